@@ -1,0 +1,1 @@
+"""The commands, the configuration and the wiring: the only importer of consumers and producers."""

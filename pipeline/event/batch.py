@@ -1,0 +1,119 @@
+"""What crosses the stages: records as they were polled, and the columns that they become.
+
+Axes: B = events of a batch, in learning order. Suffixes name them (`user_B`).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.integer]
+FloatArray = npt.NDArray[np.floating]
+
+
+class TopicPartition(NamedTuple):
+    """One partition of a topic. Equal by value to what Kafka clients call the same."""
+
+    topic: str
+    partition: int
+
+
+class Span(NamedTuple):
+    """The offsets `start <= offset < stop` of one partition. Offsets may have gaps: never count with them."""
+
+    topic: str
+    partition: int
+    start: int
+    stop: int
+
+    @property
+    def source(self) -> TopicPartition:
+        """The partition that the span lies in."""
+        return TopicPartition(self.topic, self.partition)
+
+
+class Record(Protocol):
+    """One record of a topic, as the Kafka client hands it over (`kafka.consumer.fetcher.ConsumerRecord` fits)."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...  # milliseconds; when the record was appended or sent
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """Records of one batch in learning order, and where they came from.
+
+    `order_R[i]` is the index in `spans` of the partition that gave `records[i]`: with the spans it makes the
+    batch repeatable, record by record, from the topic alone.
+    """
+
+    spans: tuple[Span, ...]
+    records: list[Record]
+    order_R: npt.NDArray[np.int32]
+
+    def __bool__(self) -> bool:
+        return bool(self.spans)
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A record that can't be learned: it goes to the dead letters byte for byte, with its reason.
+
+    `reason` is a short fixed word (a metric label), `detail` the sentence for a human.
+    """
+
+    record: Record
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Decoded events as columns, in learning order; ids are still text.
+
+    `source_B[b]` is the index in the batch's `spans`. `append_ms_B` is the record's timestamp, 0 where it isn't
+    plausible. `event_ids` holds None where the event had none.
+    """
+
+    user_ids: list[str]
+    item_ids: list[str]
+    types: list[str]
+    event_ids: list[str | None]
+    time_ms_B: npt.NDArray[np.int64]
+    append_ms_B: npt.NDArray[np.int64]
+    value_B: npt.NDArray[np.float64]
+    source_B: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class RawBatch:
+    """One batch before the state has seen it: good events as columns beside the bad records.
+
+    `seq` numbers the batches of one worker from 0; `now_ms` is wall-clock time when the batch was closed, the only
+    clock that learning may look at, so that the journal can repeat it.
+    """
+
+    seq: int
+    now_ms: int
+    spans: tuple[Span, ...]
+    events: Events
+    rejects: list[Reject]
+
+    def before(self, committed: dict[TopicPartition, int]) -> bool:
+        """Say whether every record of the batch lies before the committed offsets, so its output is out already."""
+        return all(span.stop <= committed.get(span.source, 0) for span in self.spans)

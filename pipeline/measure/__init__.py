@@ -1,0 +1,1 @@
+"""The stage measure: quality of every model on the live stream, drift, metrics."""

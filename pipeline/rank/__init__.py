@@ -1,0 +1,1 @@
+"""The stage rank: pools of candidates, rules, top K and reasons."""

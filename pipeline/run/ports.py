@@ -1,0 +1,88 @@
+"""What the loop needs from the world: a source, a sink and a clock. Real edges live in consumers/ and producers/."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from pipeline.event.batch import Polled, Reject, Span, TopicPartition
+from pipeline.event.records import DriftAlarm, Ranking
+
+
+class Clock(Protocol):
+    """Wall time for records, monotonic time for durations."""
+
+    def now_ms(self) -> int: ...
+    def monotonic_s(self) -> float: ...
+
+
+class Listener(Protocol):
+    """Told by the source, inside `poll` or `close`, when partitions come and go.
+
+    `revoked`: the partitions are still ours: finish, write shards, commit. `lost`: they are not: drop, never commit.
+    `assigned`: must `seek` each partition.
+    """
+
+    def assigned(self, partitions: Sequence[TopicPartition]) -> None: ...
+    def revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
+    def lost(self, partitions: Sequence[TopicPartition]) -> None: ...
+
+
+class Source(Protocol):
+    """Where events come from, partitions merged by record timestamp (equal: lower topic and partition first)."""
+
+    def start(self, listener: Listener) -> None:
+        """Join; from now on `poll` may call the listener."""
+
+    def poll(self, max_events: int, max_wait_s: float) -> Polled:
+        """Return up to `max_events` records; empty when none came within `max_wait_s`."""
+
+    def read(self, spans: tuple[Span, ...], order_R: Sequence[int]) -> Polled:
+        """Read exactly these records again, in this order, in no group. Raise `OffsetsGone` when they are gone."""
+
+    def seek(self, partition: TopicPartition, offset: int | None) -> None:
+        """Go on from `offset`; None: from the earliest record."""
+
+    def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The group's committed offsets; partitions that have none are left out."""
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Commit explicit offsets for the group."""
+
+    def keep_alive(self) -> None:
+        """Stay in the group during a long step: poll with everything paused; records are kept for later."""
+
+    def lag(self) -> dict[TopicPartition, int]:
+        """Records between each assigned partition's position and its end, as last seen."""
+
+    def partitions(self) -> list[TopicPartition]:
+        """Every partition of the subscribed topics, assigned here or not."""
+
+    def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The offset after the last record of each partition."""
+
+    def generation(self) -> int:
+        """The group's generation, 0 outside a group; the higher of two shards of a partition is the newer."""
+
+    def close(self) -> None:
+        """Leave the group."""
+
+
+class Receipt(Protocol):
+    """A batch on its way out."""
+
+    def done(self) -> bool:
+        """Say whether everything is acknowledged; raise `PublishFailed` when something can't be."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when everything is acknowledged; raise `PublishFailed` otherwise."""
+
+
+class Sink(Protocol):
+    """Where rankings, dead letters and drift alarms go."""
+
+    def publish(
+        self, rankings: Sequence[Ranking], rejects: Sequence[Reject], alarms: Sequence[DriftAlarm], gone: Sequence[str]
+    ) -> Receipt:
+        """Send without waiting. `gone` are users whose list is to be removed (tombstones)."""
+
+    def close(self) -> None:
+        """Flush and close."""

@@ -1,0 +1,1 @@
+"""The stage train: models that score a batch and then learn it."""

@@ -1,0 +1,1 @@
+"""The edge out (the stage publish): where rankings, dead letters and replayed events go."""
