@@ -1,0 +1,133 @@
+"""Every setting of afresh with its default: one frozen struct a table of the TOML file. Read and layered by app/config.py.
+
+Surface promises: a key's name and meaning stay. Unknown keys are errors. `__post_init__` raises ValueError with
+"KEY = VALUE: expected ..." texts, which app/config.py turns into one line.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+Role = Literal["positive", "neutral", "negative", "exposure"]
+POSITIVE, NEUTRAL, NEGATIVE, EXPOSURE = 0, 1, 2, 3  # codes of the roles in columns
+ROLE_CODES: dict[str, int] = {"positive": POSITIVE, "neutral": NEUTRAL, "negative": NEGATIVE, "exposure": EXPOSURE}
+BUILT_IN_ROLES: dict[str, Role] = {
+    "impression": "exposure",
+    "dislike": "negative",
+    "cancel": "negative",
+    "return": "negative",
+    "refund": "negative",
+}
+EVENT_FIELDS = (
+    "user_id", "item_id", "event_type", "timestamp_ms", "value", "event_id", "session_id", "ranking_id", "context",
+)  # fmt: skip
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the configuration file."""
+
+
+class KafkaConfig(Table):
+    bootstrap_servers: str = "127.0.0.1:9092"
+    group_id: str = "afresh"
+    worker_id: str = "worker-0"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: str = ""
+    sasl_username: str = ""
+    sasl_password: str = ""  # from the environment only
+    ssl_cafile: str = ""
+    broker_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    transactions: bool = False
+    options: dict[str, str | int | float | bool] = {}
+
+
+class TopicsConfig(Table):
+    events: list[str] | dict[str, str] = ["events"]  # a table maps topic -> default event type
+    items: str = "items"
+    recommendations: str = "recommendations"
+    dead_letters: str = "events.dead-letter"
+    drift: str = "events.drift"
+
+    def event_topics(self) -> dict[str, str]:
+        """Each events topic with the event type of its records that name none."""
+        return dict(self.events) if isinstance(self.events, dict) else dict.fromkeys(self.events, "click")
+
+
+class EventsConfig(Table):
+    fields: dict[str, str] = {}  # our field -> the name it has in YOUR records
+    time_unit: Literal["ms", "s", "iso"] = "ms"
+    roles: dict[str, Role] = {}
+    weights: dict[str, Annotated[float, msgspec.Meta(ge=0)]] = {}
+
+    def __post_init__(self) -> None:
+        for name in self.fields:
+            if name not in EVENT_FIELDS:
+                raise ValueError(f"events.fields.{name}: no such field; expected one of {', '.join(EVENT_FIELDS)}")
+
+    def role(self, event_type: str) -> int:
+        """Return the role's code; every type that no table names is positive."""
+        return ROLE_CODES[self.roles.get(event_type, BUILT_IN_ROLES.get(event_type, "positive"))]
+
+    def weight(self, event_type: str) -> float:
+        """Return how much one event of this type counts."""
+        return self.weights.get(event_type, 1.0)
+
+
+class BatchConfig(Table):
+    max_events: Positive = 512
+    max_wait_ms: NotNegative = 50
+
+
+class ModelConfig(Table):
+    name: Literal["attention", "popularity", "recent_popularity", "item_knn"] = "attention"
+    memories: Literal["default", "none"] = "default"
+    dim: Annotated[int, msgspec.Meta(ge=4, le=1024)] = 64
+    history: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
+    threads: Positive = 1
+    device: str = "cpu"
+    seed: NotNegative = 0
+
+
+class RankConfig(Table):
+    k: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
+    exclude: list[str] | None = None  # None: every positive type; []: repeats are welcome
+    because: bool = True
+
+
+class CheckpointConfig(Table):
+    path: str = ""
+    journal: str = ""
+    interval_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    keep: Positive = 3
+
+
+class LimitsConfig(Table):
+    users: NotNegative = 0  # 0: no limit
+    items: NotNegative = 0
+    admit_after: Positive = 1
+    user_ttl_days: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # 0: never
+    item_ttl_days: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    record_bytes: Positive = 65_536
+    dead_letter_ratio: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5  # over the last 10,000 records
+    dead_letter_run: Positive = 10_000
+
+
+class MetricsConfig(Table):
+    address: str = "127.0.0.1:9464"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole configuration, resolved."""
+
+    kafka: KafkaConfig = KafkaConfig()
+    topics: TopicsConfig = TopicsConfig()
+    events: EventsConfig = EventsConfig()
+    batch: BatchConfig = BatchConfig()
+    model: ModelConfig = ModelConfig()
+    rank: RankConfig = RankConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    limits: LimitsConfig = LimitsConfig()
+    metrics: MetricsConfig = MetricsConfig()
