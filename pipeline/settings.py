@@ -45,7 +45,7 @@ class KafkaConfig(Table):
 
 
 class TopicsConfig(Table):
-    events: list[str] | dict[str, str] = ["events"]  # a table maps topic -> default event type
+    events: list[str] | dict[str, str] = msgspec.field(default_factory=lambda: ["events"])  # a table maps topic -> default event type
     items: str = "items"
     recommendations: str = "recommendations"
     dead_letters: str = "events.dead-letter"
