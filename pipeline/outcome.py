@@ -1,0 +1,81 @@
+"""What one step gives back: the lists to publish, and the figures of the batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from pipeline.event.batch import IntArray, RawBatch, TopicPartition
+from pipeline.event.records import DriftAlarm, Ranking
+from pipeline.state.shards import Shard, Snapshot
+
+STAGES = ("event", "state", "train", "rank", "publish", "measure")
+Mark = Callable[[str], None]  # called with a stage's name when the stage has ended
+
+
+def no_mark(stage: str) -> None:
+    """Measure nothing."""
+
+
+class TableFigures(NamedTuple):
+    """Rows of one table after the batch, and how many came and went in it."""
+
+    live: int
+    admitted: int
+    evicted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What happened in one batch."""
+
+    types: dict[str, int]  # events by type, known types only; others under "other"
+    duplicates: int
+    learned: int  # events learned in this batch
+    loss: float  # mean over the batch's targets; NaN when there was none
+    gradient_norm: float
+    skipped: str  # why no training step was taken; "" when one was, "no_target" when nothing was to be learned
+    newest_event_ms: int
+    tables: dict[str, TableFigures]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The output of `Recommender.step`."""
+
+    rankings: list[Ranking]
+    gone: list[str]  # users whose published list is to be removed
+    alarms: list[DriftAlarm]
+    figures: Figures
+    append_ms_B: IntArray = field(repr=False)  # record timestamps of the batch's events; 0 where not plausible
+
+
+class Learner(Protocol):
+    """What the loop, the checkpoint and `inspect` need of a recommender."""
+
+    seq: int  # of the next batch
+    events_learned: int
+    offsets: dict[TopicPartition, int]  # what the state knows: the next offset of every partition it holds
+
+    def step(self, raw: RawBatch, mark: Mark = no_mark) -> Outcome:
+        """Learn a batch and rank its users. `raw.seq` must equal `seq`. Advances `seq` and `offsets`."""
+
+    def catch_up(self, raw: RawBatch) -> None:
+        """Bring users' state alone up to date with events that another worker has learned; `seq` stays."""
+
+    def take(self, source: TopicPartition) -> Shard:
+        """Copy the partition's users out."""
+
+    def put(self, shard: Shard) -> None:
+        """Add a shard's users, in the place of what is held of that partition."""
+
+    def release(self, source: TopicPartition) -> None:
+        """Drop a partition: its users and its offset."""
+
+    def snapshot(self) -> Snapshot:
+        """Copy everything out, with a shard for every partition held."""
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Become what the snapshot was, shards included; only on a recommender that has learned nothing."""
+
+    def digests(self) -> dict[str, str]:
+        """Return `digest_model` and `digest_users`: equal for equal content, whatever the row numbers."""
