@@ -18,6 +18,13 @@ class Tested(NamedTuple):
     greater_B: npt.NDArray[np.int64]  # candidates that score above the target
     equal_B: npt.NDArray[np.int64]  # other candidates that score the same as the target
     candidates_B: npt.NDArray[np.int64]  # the target and all that it was ranked among
-    tested_B: npt.NDArray[np.bool_]  # the event is a test: a positive role, its item not excluded for this user
-    known_B: npt.NDArray[np.bool_]  # the item had a row when the batch began; a test of an unknown one is a miss
+    tested_B: npt.NDArray[
+        np.bool_
+    ]  # the event is a test: a positive role, its item not excluded for this user
+    known_B: npt.NDArray[
+        np.bool_
+    ]  # the item had a row when the batch began; a test of an unknown one is a miss
     loss_B: npt.NDArray[np.float32] | None = None  # nats, NaN where none; None where the model has no loss
+
+
+Tested.__test__ = False  # type: ignore[attr-defined]  # pytest collects whatever is called Test...
