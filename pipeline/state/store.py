@@ -1,0 +1,90 @@
+"""One mechanism for everything that the state and the models keep: named columns.
+
+A column says what its first axis counts (users, items, neither) and whether its values are item rows. That is enough
+to grow it, clear rows of it, scrub withdrawn items out of it, save it, move it between workers, weigh it and digest
+it; a store adds nothing but its names and its arithmetic.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Axis = Literal["user", "item", "none"]
+AnyArray = npt.NDArray[np.generic]
+Rows = npt.NDArray[np.integer]
+
+
+@dataclass(slots=True)
+class Column:
+    """One array; `data` is replaced when it grows, so always read it anew.
+
+    `fill` is the value of a row that holds nothing. `of_items`: the values are item rows, -1 for none.
+    """
+
+    data: AnyArray
+    axis: Axis
+    fill: float = 0
+    of_items: bool = False
+
+
+class Store(Protocol):
+    """Anything that keeps columns."""
+
+    def columns(self) -> Mapping[str, Column]:
+        """Return the columns by name; names are unique in a store and never change."""
+
+
+def grow(stores: Iterable[Store], axis: Axis, rows: int) -> None:
+    """Make room for `rows` rows in every column of `axis`; what is there stays."""
+    for store in stores:
+        for column in store.columns().values():
+            held = column.data.shape[0]
+            if column.axis == axis and held < rows:
+                grown = np.full((rows, *column.data.shape[1:]), column.fill, column.data.dtype)
+                grown[:held] = column.data
+                column.data = grown
+
+
+def clear(stores: Iterable[Store], axis: Axis, rows: Rows) -> None:
+    """Reset rows to their fill value, so that the next id finds nothing of the last one."""
+    for store in stores:
+        for column in store.columns().values():
+            if column.axis == axis:
+                column.data[rows] = column.fill
+
+
+def scrub(stores: Iterable[Store], axis: Axis, start: int, stop: int, doomed_M: npt.NDArray[np.bool_]) -> None:
+    """Replace doomed item rows by -1 in rows `start <= row < stop` of every column of `axis` that holds items."""
+    for store in stores:
+        for column in store.columns().values():
+            if column.axis == axis and column.of_items:
+                part = column.data[start:stop]
+                part[(part >= 0) & doomed_M[part]] = -1
+
+
+def nbytes(stores: Iterable[Store]) -> int:
+    """Return the bytes that the columns take."""
+    return sum(column.data.nbytes for store in stores for column in store.columns().values())
+
+
+def translate(values: AnyArray, new_of_old: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Map item rows through a table (rows without a successor are -1 there); -1 stays."""
+    return np.where(values >= 0, new_of_old[values], np.int32(-1)).astype(np.int32)
+
+
+def update_digest(
+    digest: "hashlib._Hash", name: str, column: Column, rows: Rows, canonical_M: npt.NDArray[np.int32]
+) -> None:
+    """Add `rows` of a column (all of it when it has no axis) to a digest, item rows as canonical numbers.
+
+    Arrays are hashed by dtype, shape and bytes; NaN and negative zero count as they are stored.
+    """
+    data = column.data if column.axis == "none" else column.data[rows]
+    if column.of_items:
+        data = translate(data, canonical_M)
+    digest.update(f"{name}{data.dtype.str}{data.shape}".encode())
+    digest.update(np.ascontiguousarray(data).tobytes())

@@ -1,0 +1,158 @@
+"""Ids and rows: admission, least-recently-used order, quarantine of freed item rows.
+
+A row is FREE, NEW (admitted in this batch), LIVE, or GONE (given back, but perhaps still named in histories and
+successor tables; reused only when a sweep has scrubbed it everywhere).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.state.store import Column
+
+FREE, LIVE, NEW, GONE, SWEPT = 0, 1, 2, 3, 4  # SWEPT: gone, and the running sweep is scrubbing it
+IntRows = npt.NDArray[np.int32]
+
+
+class IdTable:
+    """A table of ids, each with one row. Rows are handed out lowest first on a fresh table, then reused.
+
+    Columns (all on `axis`): `status` uint8, `last_event` int64 (the number of the learned event that touched the row
+    last: unique, so the order of eviction depends on no row number), `last_ms` int64 (its event time).
+    """
+
+    def __init__(self, axis: str, capacity: int = 1024, admit_after: int = 1, pending_limit: int = 100_000) -> None:
+        self.axis = axis
+        self.admit_after = admit_after
+        self.row_of: dict[str, int] = {}
+        self.id_of: list[str] = [""] * capacity
+        self.free: list[int] = list(range(capacity - 1, -1, -1))  # a stack: the lowest row comes first
+        self.pending: dict[str, int] = {}  # sightings of ids that are not admitted yet, oldest first
+        self.pending_limit = pending_limit
+        self.status = Column(np.zeros(capacity, np.uint8), axis)  # type: ignore[arg-type]
+        self.last_event = Column(np.full(capacity, -1, np.int64), axis, -1)  # type: ignore[arg-type]
+        self.last_ms = Column(np.zeros(capacity, np.int64), axis)  # type: ignore[arg-type]
+        self.admitted = 0  # ever
+        self.evicted = 0
+        self._oldest: list[tuple[int, int]] = []  # (last_event, row), newest first: a derived queue
+
+    def __len__(self) -> int:
+        return len(self.row_of)
+
+    @property
+    def capacity(self) -> int:
+        """Rows there is room for."""
+        return len(self.id_of)
+
+    def columns(self) -> dict[str, Column]:
+        return {"status": self.status, "last_event": self.last_event, "last_ms": self.last_ms}
+
+    def missing(self, ids: Sequence[str]) -> list[str]:
+        """Return the ids that have no row, each once, in order of appearance, counting them towards admission.
+
+        An id is returned at its `admit_after`-th sighting.
+        """
+        row_of = self.row_of
+        unknown = [text for text in ids if text not in row_of]
+        if not unknown:
+            return unknown
+        if self.admit_after == 1:
+            return list(dict.fromkeys(unknown))
+        pending, ready = self.pending, dict[str, None]()
+        for text in unknown:
+            seen = pending.pop(text, 0) + 1
+            if seen >= self.admit_after:
+                ready[text] = None
+            pending[text] = seen
+        for text in ready:
+            pending.pop(text, None)
+        while len(pending) > self.pending_limit:
+            del pending[next(iter(pending))]
+        return list(ready)
+
+    def admit(self, ids: Sequence[str]) -> IntRows:
+        """Give each of these ids a row, status NEW. The caller has made room (`room`)."""
+        rows = np.empty(len(ids), np.int32)
+        for index, text in enumerate(ids):
+            row = self.free.pop()
+            self.row_of[text] = row
+            self.id_of[row] = text
+            rows[index] = row
+        self.status.data[rows] = NEW
+        self.admitted += len(ids)
+        return rows
+
+    def room(self, wanted: int) -> int:
+        """Return the capacity that `wanted` more rows need: the present one, or doubled as often as it takes."""
+        capacity = self.capacity
+        while capacity - self.capacity + len(self.free) < wanted:
+            capacity *= 2
+        return capacity
+
+    def extend(self, capacity: int) -> None:
+        """Take note that the columns have grown to `capacity` rows."""
+        self.free = list(range(capacity - 1, self.capacity - 1, -1)) + self.free
+        self.id_of.extend([""] * (capacity - self.capacity))
+
+    def rows(self, ids: Sequence[str]) -> IntRows:
+        """Return the row of each id, -1 where it has none."""
+        get = self.row_of.get
+        return np.array([get(text, -1) for text in ids], np.int32)
+
+    def touch(self, row_B: IntRows, event_B: npt.NDArray[np.int64], time_ms_B: npt.NDArray[np.int64]) -> None:
+        """Note the number and time of each row's newest event; later entries win, rows below 0 are left out."""
+        known = row_B >= 0
+        rows, events = row_B[known], event_B[known]
+        self.last_event.data[rows] = events
+        np.maximum.at(self.last_ms.data, rows, time_ms_B[known])
+
+    def settle(self, rows: IntRows) -> None:
+        """Make NEW rows LIVE, at the end of their batch."""
+        self.status.data[rows] = LIVE
+
+    def oldest(self) -> int:
+        """Return the live row that was touched longest ago; -1 on an empty table.
+
+        The queue is made from one pass over the table and used until it is spent: a row touched since has a newer
+        number and is passed over, so the answer is exact whenever the queue was made.
+        """
+        status, last = self.status.data, self.last_event.data
+        for _ in range(2):
+            while self._oldest:
+                event, row = self._oldest[-1]
+                if status[row] == LIVE and last[row] == event:
+                    return row
+                self._oldest.pop()
+            live = np.flatnonzero(status == LIVE)
+            if live.size == 0:
+                return -1
+            some = live
+            if live.size > 4096:
+                some = live[np.argpartition(last[live], 4096)[:4096]]
+            some = some[np.argsort(-last[some], kind="stable")]
+            self._oldest = list(zip(last[some].tolist(), some.tolist(), strict=True))
+        raise AssertionError("unreachable: the queue was just made from live rows")
+
+    def forget(self, row: int, status: int) -> str:
+        """Take a row's id away and leave the row in `status` (FREE rows can be used again at once)."""
+        text = self.id_of[row]
+        del self.row_of[text]
+        self.id_of[row] = ""
+        self.status.data[row] = status
+        if status == FREE:
+            self.free.append(row)
+        self.evicted += 1
+        return text
+
+    def reuse(self, rows: IntRows) -> None:
+        """Put scrubbed rows back on the stack of free ones."""
+        self.status.data[rows] = FREE
+        self.free.extend(rows[::-1].tolist())
+
+    def canonical(self) -> tuple[IntRows, IntRows]:
+        """Return the held rows in order of their ids, and the table row -> place in that order (-1: not held)."""
+        order = np.array([self.row_of[text] for text in sorted(self.row_of)], np.int32)
+        place = np.full(self.capacity, -1, np.int32)
+        place[order] = np.arange(order.size, dtype=np.int32)
+        return order, place
