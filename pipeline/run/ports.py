@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from pipeline.event.batch import Polled, Reject, Span, TopicPartition
+from pipeline.event.batch import IntArray, Polled, Reject, Span, TopicPartition
 from pipeline.event.records import DriftAlarm, Ranking
 
 
@@ -35,8 +35,11 @@ class Source(Protocol):
     def poll(self, max_events: int, max_wait_s: float) -> Polled:
         """Return up to `max_events` records; empty when none came within `max_wait_s`."""
 
-    def read(self, spans: tuple[Span, ...], order_R: Sequence[int]) -> Polled:
-        """Read exactly these records again, in this order, in no group. Raise `OffsetsGone` when they are gone."""
+    def read(self, spans: tuple[Span, ...], order_R: Sequence[int] | IntArray | None) -> Polled:
+        """Read exactly these records again, in this order, in no group. Raise `OffsetsGone` when they are gone.
+
+        Without an order (another worker has it): every record of the spans, one span after the other.
+        """
 
     def seek(self, partition: TopicPartition, offset: int | None) -> None:
         """Go on from `offset`; None: from the earliest record."""
@@ -55,6 +58,9 @@ class Source(Protocol):
 
     def partitions(self) -> list[TopicPartition]:
         """Every partition of the subscribed topics, assigned here or not."""
+
+    def start_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The offset of the oldest record that each partition still holds."""
 
     def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The offset after the last record of each partition."""
