@@ -1,0 +1,182 @@
+"""The merge of partitions against sorting: order, spans, bounds, partitions that come and go."""
+
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumers.list_source import ListRecord
+from consumers.merge import Merge, arrange
+from pipeline.errors import OffsetsGone
+from pipeline.event.batch import Polled, Span, TopicPartition
+
+A, B, C = TopicPartition("events", 0), TopicPartition("events", 1), TopicPartition("more", 0)
+
+
+def rows(partition: TopicPartition, *pairs: tuple[int, int]) -> list[ListRecord]:
+    """Records of one partition from (offset, timestamp)."""
+    return [ListRecord(*partition, offset, timestamp, None, b"{}") for offset, timestamp in pairs]
+
+
+def drained(merge: Merge, limit: int = 1_000) -> Polled:
+    merge.fill(limit)
+    return merge.take()
+
+
+def where(polled: Polled) -> list[tuple[str, int, int]]:
+    return [(record.topic, record.partition, record.offset) for record in polled.records]
+
+
+def test_oldest_record_goes_first_and_ties_go_to_the_lower_topic_and_partition() -> None:
+    merge = Merge(10)
+    for partition in (C, B, A):
+        merge.assign(partition, 0)
+    merge.add(C, rows(C, (0, 5), (1, 7)))
+    merge.add(B, rows(B, (0, 5), (1, 6)))
+    merge.add(A, rows(A, (0, 5), (1, 8)))
+    assert where(drained(merge)) == [
+        ("events", 0, 0), ("events", 1, 0), ("more", 0, 0),
+        ("events", 1, 1), ("more", 0, 1), ("events", 0, 1),
+    ]  # fmt: skip
+
+
+def test_order_of_offsets_stands_against_timestamps_that_go_back() -> None:
+    merge = Merge(10)
+    merge.assign(A, 0)
+    merge.add(A, rows(A, (0, 9), (1, 3), (2, 5)))
+    assert [record.offset for record in drained(merge).records] == [0, 1, 2]
+
+
+lanes = st.lists(st.lists(st.integers(0, 20), max_size=12).map(sorted), min_size=1, max_size=4)
+
+
+@given(lanes, st.integers(1, 7), st.integers(1, 5))
+def test_batches_joined_equal_one_sort_however_they_are_cut(
+    timestamps: list[list[int]], limit: int, capacity: int
+) -> None:
+    merge = Merge(capacity)
+    stored = {
+        TopicPartition("events", index): rows(TopicPartition("events", index), *enumerate(column))
+        for index, column in enumerate(timestamps)
+    }
+    fetched = dict.fromkeys(stored, 0)
+    for partition in stored:
+        merge.assign(partition, 0)
+    merged, cuts = [], []
+    while True:
+        while True:
+            for partition, records in stored.items():
+                start = fetched[partition]
+                room = merge.wanted(partition)
+                merge.add(partition, records[start : start + room])
+                fetched[partition] = min(len(records), start + room)
+            behind = [partition for partition, records in stored.items() if fetched[partition] < len(records)]
+            if merge.fill(limit, behind) == limit or not behind:
+                break
+        batch = merge.take()
+        if not batch:
+            break
+        cuts.append(len(batch.records))
+        merged += batch.records
+        spans_cover_exactly(batch)
+    everything = sorted(
+        (record for records in stored.values() for record in records),
+        key=lambda record: (record.timestamp, record.topic, record.partition, record.offset),
+    )
+    assert merged == everything
+    assert all(size == limit for size in cuts[:-1])
+
+
+def spans_cover_exactly(batch: Polled) -> None:
+    by_source = defaultdict(list)
+    for record, index in zip(batch.records, batch.order_R.tolist(), strict=True):
+        span = batch.spans[index]
+        assert (record.topic, record.partition) == (span.topic, span.partition)
+        assert span.start <= record.offset < span.stop
+        by_source[index].append(record)
+    assert list(batch.spans) == sorted(batch.spans)
+    again = arrange(batch.spans, [by_source[index] for index in range(len(batch.spans))], batch.order_R)
+    assert again.records == batch.records
+
+
+def test_spans_join_without_holes_over_gaps_of_offsets() -> None:
+    merge = Merge(10)
+    merge.assign(A, 3)
+    merge.add(A, rows(A, (5, 1), (9, 2), (12, 3)))
+    merge.fill(2)
+    assert merge.take().spans == (Span("events", 0, 3, 10),)
+    assert drained(merge).spans == (Span("events", 0, 10, 13),)
+    assert merge.position(A) == 13
+
+
+def test_a_partition_that_is_behind_holds_the_others_back_until_the_caller_gives_up() -> None:
+    merge = Merge(10)
+    merge.assign(A, 0)
+    merge.assign(B, 0)
+    merge.add(A, rows(A, (0, 5), (1, 9)))
+    assert merge.missing() == [B]
+    assert merge.fill(10, behind=[B]) == 0
+    merge.add(B, rows(B, (0, 1), (1, 7)))
+    assert (
+        merge.fill(10, behind=[B]) == 3
+    )  # stops as soon as B runs dry again: its next may be older than A's 9
+    assert merge.fill(10) == 4
+    assert where(merge.take()) == [("events", 1, 0), ("events", 0, 0), ("events", 1, 1), ("events", 0, 1)]
+
+
+def test_a_full_partition_says_so_and_has_room_again_after_a_batch() -> None:
+    merge = Merge(2)
+    merge.assign(A, 0)
+    assert (merge.wanted(A), merge.full(A)) == (2, False)
+    merge.add(A, rows(A, (0, 1), (1, 2)))
+    assert (merge.wanted(A), merge.full(A)) == (0, True)
+    merge.fill(1)
+    assert (merge.wanted(A), merge.full(A)) == (1, False)
+    assert merge.full(B)  # not assigned: nothing is wanted of it
+
+
+def test_records_that_were_fetched_twice_are_merged_once() -> None:
+    merge = Merge(10)
+    merge.assign(A, 1)
+    merge.add(A, rows(A, (0, 1), (1, 2), (2, 3)))
+    merge.add(A, rows(A, (1, 2), (2, 3), (3, 4)))
+    assert [record.offset for record in drained(merge).records] == [1, 2, 3]
+
+
+def test_a_released_partition_leaves_nothing_behind_in_the_batch_in_the_making() -> None:
+    merge = Merge(10)
+    merge.assign(A, 0)
+    merge.assign(B, 0)
+    merge.add(A, rows(A, (0, 1), (1, 3)))
+    merge.add(B, rows(B, (0, 2), (1, 4)))
+    assert merge.fill(3) == 3
+    merge.release(A)
+    merge.release(A)
+    assert where(drained(merge)) == [("events", 1, 0), ("events", 1, 1)]
+    assert merge.partitions() == [B]
+    merge.add(A, rows(A, (2, 5)))
+    assert not drained(merge)
+
+
+def test_assigning_again_seeks_and_drops_what_was_buffered() -> None:
+    merge = Merge(10)
+    merge.assign(A, 0)
+    merge.add(A, rows(A, (0, 1), (1, 2)))
+    merge.fill(1)
+    merge.assign(A, 1)
+    assert not drained(merge)
+    merge.add(A, rows(A, (1, 2)))
+    assert drained(merge).spans == (Span("events", 0, 1, 2),)
+
+
+def test_records_that_are_gone_are_told_with_their_offsets() -> None:
+    spans = (Span("events", 0, 0, 3),)
+    with pytest.raises(OffsetsGone, match="events-0, offsets 0 to 3: found 1 records, expected the 2"):
+        arrange(spans, [rows(A, (2, 1))], np.zeros(2, np.int32))
+
+
+def test_no_room_for_a_record_is_refused() -> None:
+    with pytest.raises(ValueError, match="capacity = 0: expected at least 1"):
+        Merge(0)
