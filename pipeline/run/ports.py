@@ -86,7 +86,11 @@ class Sink(Protocol):
     """Where rankings, dead letters and drift alarms go."""
 
     def publish(
-        self, rankings: Sequence[Ranking], rejects: Sequence[Reject], alarms: Sequence[DriftAlarm], gone: Sequence[str]
+        self,
+        rankings: Sequence[Ranking],
+        rejects: Sequence[Reject],
+        alarms: Sequence[DriftAlarm],
+        gone: Sequence[str],
     ) -> Receipt:
         """Send without waiting. `gone` are users whose list is to be removed (tombstones)."""
 
