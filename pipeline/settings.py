@@ -1,7 +1,7 @@
-"""Every setting of afresh with its default: one frozen struct a table of the TOML file. Read and layered by app/config.py.
+"""Every setting of afresh with its default: one frozen struct a table of the TOML file.
 
-Surface promises: a key's name and meaning stay. Unknown keys are errors. `__post_init__` raises ValueError with
-"KEY = VALUE: expected ..." texts, which app/config.py turns into one line.
+Surface promises: a key's name and meaning stay. Unknown keys are errors. `__post_init__` raises ValueError
+with "KEY = VALUE: expected ..." texts, which app/config.py turns into one line.
 """
 
 from typing import Annotated, Literal
@@ -10,7 +10,12 @@ import msgspec
 
 Role = Literal["positive", "neutral", "negative", "exposure"]
 POSITIVE, NEUTRAL, NEGATIVE, EXPOSURE = 0, 1, 2, 3  # codes of the roles in columns
-ROLE_CODES: dict[str, int] = {"positive": POSITIVE, "neutral": NEUTRAL, "negative": NEGATIVE, "exposure": EXPOSURE}
+ROLE_CODES: dict[str, int] = {
+    "positive": POSITIVE,
+    "neutral": NEUTRAL,
+    "negative": NEGATIVE,
+    "exposure": EXPOSURE,
+}
 BUILT_IN_ROLES: dict[str, Role] = {
     "impression": "exposure",
     "dislike": "negative",
@@ -19,7 +24,8 @@ BUILT_IN_ROLES: dict[str, Role] = {
     "refund": "negative",
 }
 EVENT_FIELDS = (
-    "user_id", "item_id", "event_type", "timestamp_ms", "value", "event_id", "session_id", "ranking_id", "context",
+    "user_id", "item_id", "event_type", "timestamp_ms", "value", "event_id", "session_id", "ranking_id",
+    "context",
 )  # fmt: skip
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -30,7 +36,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A table of the configuration file."""
 
 
-class KafkaConfig(Table):
+class KafkaConfig(Table, frozen=True):
     bootstrap_servers: str = "127.0.0.1:9092"
     group_id: str = "afresh"
     worker_id: str = "worker-0"
@@ -44,8 +50,9 @@ class KafkaConfig(Table):
     options: dict[str, str | int | float | bool] = {}
 
 
-class TopicsConfig(Table):
-    events: list[str] | dict[str, str] = msgspec.field(default_factory=lambda: ["events"])  # a table maps topic -> default event type
+class TopicsConfig(Table, frozen=True):
+    # A table maps a topic to the event type of its records that name none.
+    events: list[str] | dict[str, str] = msgspec.field(default_factory=lambda: ["events"])
     items: str = "items"
     recommendations: str = "recommendations"
     dead_letters: str = "events.dead-letter"
@@ -56,7 +63,7 @@ class TopicsConfig(Table):
         return dict(self.events) if isinstance(self.events, dict) else dict.fromkeys(self.events, "click")
 
 
-class EventsConfig(Table):
+class EventsConfig(Table, frozen=True):
     fields: dict[str, str] = {}  # our field -> the name it has in YOUR records
     time_unit: Literal["ms", "s", "iso"] = "ms"
     roles: dict[str, Role] = {}
@@ -65,7 +72,9 @@ class EventsConfig(Table):
     def __post_init__(self) -> None:
         for name in self.fields:
             if name not in EVENT_FIELDS:
-                raise ValueError(f"events.fields.{name}: no such field; expected one of {', '.join(EVENT_FIELDS)}")
+                raise ValueError(
+                    f"events.fields.{name}: no such field; expected one of {', '.join(EVENT_FIELDS)}"
+                )
 
     def role(self, event_type: str) -> int:
         """Return the role's code; every type that no table names is positive."""
@@ -76,12 +85,12 @@ class EventsConfig(Table):
         return self.weights.get(event_type, 1.0)
 
 
-class BatchConfig(Table):
+class BatchConfig(Table, frozen=True):
     max_events: Positive = 512
     max_wait_ms: NotNegative = 50
 
 
-class ModelConfig(Table):
+class ModelConfig(Table, frozen=True):
     name: Literal["attention", "popularity", "recent_popularity", "item_knn"] = "attention"
     memories: Literal["default", "none"] = "default"
     dim: Annotated[int, msgspec.Meta(ge=4, le=1024)] = 64
@@ -91,20 +100,20 @@ class ModelConfig(Table):
     seed: NotNegative = 0
 
 
-class RankConfig(Table):
+class RankConfig(Table, frozen=True):
     k: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
     exclude: list[str] | None = None  # None: every positive type; []: repeats are welcome
     because: bool = True
 
 
-class CheckpointConfig(Table):
+class CheckpointConfig(Table, frozen=True):
     path: str = ""
     journal: str = ""
     interval_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     keep: Positive = 3
 
 
-class LimitsConfig(Table):
+class LimitsConfig(Table, frozen=True):
     users: NotNegative = 0  # 0: no limit
     items: NotNegative = 0
     admit_after: Positive = 1
@@ -115,7 +124,7 @@ class LimitsConfig(Table):
     dead_letter_run: Positive = 10_000
 
 
-class MetricsConfig(Table):
+class MetricsConfig(Table, frozen=True):
     address: str = "127.0.0.1:9464"
 
 

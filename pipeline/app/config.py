@@ -1,0 +1,249 @@
+"""Read the configuration: --set flags over the environment over a TOML file over the defaults of settings.py.
+
+Each value is checked on its own as it is read, so that an error names its key, the value, its origin and what was
+expected. What several values must agree on is checked at the end, in rules.py.
+"""
+
+import contextlib
+import difflib
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import inspect
+
+from pipeline.app.rules import Origins, check, wrong
+from pipeline.errors import UsageError
+from pipeline.settings import EVENT_FIELDS, Settings
+
+PREFIX = "AFRESH_"
+HIDDEN = "********"
+SECRET = re.compile(r"password|secret|token", re.IGNORECASE)  # in the table kafka and its options
+URL_LOGIN = re.compile(r"//[^/@\s]*@")
+ENTRY_NAMES: dict[str, tuple[str, ...]] = {"events.fields": EVENT_FIELDS}  # entries with fixed names
+
+
+class Given(NamedTuple):
+    """One value as somebody wrote it; `entry` is the name inside a setting that is a table, or ""."""
+
+    table: str
+    key: str
+    entry: str
+    value: object
+    raw: str | None  # as typed; None from a file, where a value's type is explicit
+    origin: str  # "--set", "environment AFRESH_...", "file ..."
+
+    @property
+    def setting(self) -> str:
+        """The setting's name, without the entry."""
+        return f"{self.table}.{self.key}" if self.key else self.table
+
+    @property
+    def name(self) -> str:
+        """The name as it stands in messages."""
+        return f"{self.setting}.{self.entry}" if self.entry else self.setting
+
+
+def load_settings(config: Path | None, sets: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """Layer the sources and return the checked settings.
+
+    `sets` are texts `table.key=value`; a second dot is followed by an entry: `events.roles.cart.add=positive`.
+    Names from the environment are lower-cased: `AFRESH_EVENTS__ROLES__BUY` sets `events.roles.buy`.
+    Raise `UsageError` with one line for anything unknown, wrong or missing.
+    """
+    tables = _tables()
+    values: dict[str, dict[str, Any]] = {name: {} for name in tables}
+    origins: Origins = {}
+    for given in (*_from_file(config), *_from_environment(environ), *_from_flags(sets)):
+        converted = _convert(given, _find(given))
+        if given.entry:
+            before = values[given.table].get(given.key)
+            converted = {**(before if isinstance(before, dict) else {}), **converted}
+        values[given.table][given.key] = converted
+        origins[given.setting] = given.origin
+    return check(Settings(**{name: table(**values[name]) for name, table in tables.items()}), origins)
+
+
+def describe(settings: Settings) -> str:
+    """Return the settings as TOML, one line a key, with secrets hidden.
+
+    >>> describe(load_settings(None, ["kafka.group_id=shop"], {})).splitlines()[1]
+    'kafka.group_id = "shop"'
+    """
+    return "\n".join(
+        f"{table}.{key} = {_as_toml(value, table, key)}"
+        for table in _tables()
+        for key, value in msgspec.structs.asdict(getattr(settings, table)).items()
+        if value is not None  # TOML has no null; left out, the key has its default again
+    )
+
+
+def _tables() -> dict[str, Any]:
+    return {field.name: field.type for field in msgspec.structs.fields(Settings)}
+
+
+def _types() -> dict[str, Any]:
+    return {
+        f"{name}.{field.name}": field.type
+        for name, table in _tables().items()
+        for field in msgspec.structs.fields(table)
+    }
+
+
+def _from_file(config: Path | None) -> Iterator[Given]:
+    if config is None:
+        return
+    origin = f"file {config}"
+    try:
+        document = tomllib.loads(config.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {config}: {error.strerror}; expected a readable TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {config}: expected TOML in UTF-8; {error}") from None
+    for table, content in document.items():
+        if table not in _tables() or not isinstance(content, dict):
+            raise _unknown(table, origin)
+        for key, value in content.items():
+            yield Given(table, key, "", value, None, origin)
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[Given]:
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and "__" in name:
+            path = name.removeprefix(PREFIX).lower().split("__", 2)
+            yield _typed(path, environ[name], f"environment {name}")
+
+
+def _from_flags(sets: Sequence[str]) -> Iterator[Given]:
+    for text in sets:
+        name, equals, raw = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set {text}: expected table.key=value, such as --set batch.max_events=128")
+        yield _typed(name.strip().split(".", 2), raw, "--set")
+
+
+def _typed(path: list[str], raw: str, origin: str) -> Given:
+    table, key, entry = (*path, "", "")[:3]
+    value: object = raw
+    if "\n" not in raw and not _is_secret(table, entry or key):  # a password is as typed, quotes and all
+        with contextlib.suppress(tomllib.TOMLDecodeError):  # plain text
+            value = tomllib.loads(f"value = {raw}")["value"]
+    return Given(table, key, entry, value, raw, origin)
+
+
+def _find(given: Given) -> Any:
+    """Return the type of the setting that a value is for, once its name is known to be right."""
+    kind = _types().get(given.setting)
+    if kind is None:
+        raise _unknown(given.name, given.origin)
+    words = inspect.type_info(kind)
+    if given.entry and _entry_type(words) is None:
+        raise UsageError(
+            f"{given.name} ({given.origin}): no such setting; "
+            f"{given.setting} is {_words(words)} and has no entries"
+        )
+    if isinstance(given.value, dict) and not given.entry:
+        for entry, value in given.value.items():
+            _check_name(given, entry, value)
+    else:
+        _check_name(given, given.entry, given.value)
+    return kind
+
+
+def _check_name(given: Given, entry: str, value: object) -> None:
+    """Raise for an entry that has no such name, and for a secret outside the environment."""
+    name = f"{given.setting}.{entry}" if entry else given.setting
+    fixed = ENTRY_NAMES.get(given.setting)
+    if entry and fixed and entry not in fixed:
+        raise _unknown(name, given.origin, [f"{given.setting}.{each}" for each in fixed])
+    if _is_secret(given.table, entry or given.key) and value and not given.origin.startswith("environment"):
+        variable = PREFIX + name.upper().replace(".", "__")
+        raise UsageError(f"{name} ({given.origin}): a secret comes from the environment only: set {variable}")
+
+
+def _convert(given: Given, kind: Any) -> Any:
+    """Return the value as the setting's type. Typed text may mean itself where its TOML value doesn't fit."""
+    for value, strict in ((given.value, True), (given.raw, False)):
+        if value is None:
+            continue
+        try:
+            converted = msgspec.convert({given.entry: value} if given.entry else value, kind, strict=strict)
+        except msgspec.ValidationError:
+            continue
+        numbers = converted.values() if isinstance(converted, dict) else [converted]
+        if all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+            return converted
+    expected = inspect.type_info(kind)
+    if given.entry:
+        expected = _entry_type(expected) or expected
+    shown = HIDDEN if _is_secret(given.table, given.entry or given.key) else given.value
+    raise wrong(given.name, shown, given.origin, _words(expected))
+
+
+def _unknown(name: str, origin: str, known: Sequence[str] = ()) -> UsageError:
+    """Say that there is no such setting, and which one may be meant."""
+    known = known or list(_types())
+    close = difflib.get_close_matches(name, known, 1, 0.6)
+    close = close or [key for key in known if key.endswith(f".{name}")]  # the table was left out
+    if close:
+        return UsageError(f"{name} ({origin}): no such setting; did you mean {close[0]}?")
+    siblings = [key for key in known if key.startswith(f"{name.partition('.')[0]}.")]
+    expected = ", ".join(siblings) or "a key of " + ", ".join(f"[{table}]" for table in _tables())
+    return UsageError(f"{name} ({origin}): no such setting; expected one of {expected}")
+
+
+def _entry_type(kind: inspect.Type) -> inspect.Type | None:
+    """Return the type of a table's values; None for what is no table."""
+    members = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
+    return next((member.value_type for member in members if isinstance(member, inspect.DictType)), None)
+
+
+def _words(kind: inspect.Type) -> str:
+    """Put a type into words.
+
+    >>> _words(inspect.type_info(list[str] | dict[str, str]))
+    'an array of text or a table of text'
+    """
+    match kind:
+        case inspect.UnionType():
+            return " or ".join(_words(each) for each in kind.types if not isinstance(each, inspect.NoneType))
+        case inspect.LiteralType():
+            return "one of " + ", ".join(str(value) for value in kind.values)
+        case inspect.ListType():
+            return f"an array of {_words(kind.item_type)}"
+        case inspect.DictType():
+            return f"a table of {_words(kind.value_type)}"
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.IntType() | inspect.FloatType():
+            noun = "a whole number" if isinstance(kind, inspect.IntType) else "a finite number"
+            named = (("above", kind.gt), ("at least", kind.ge), ("below", kind.lt), ("at most", kind.le))
+            limits = " and ".join(f"{word} {limit}" for word, limit in named if limit is not None)
+            return f"{noun}, {limits}" if limits else noun
+    return "text"
+
+
+def _is_secret(table: str, name: str) -> bool:
+    return table == "kafka" and SECRET.search(name) is not None
+
+
+def _as_toml(value: object, table: str, name: str) -> str:
+    match value:
+        case str() if value and _is_secret(table, name):
+            return json.dumps(HIDDEN)
+        case str():
+            shown = URL_LOGIN.sub(f"//{HIDDEN}@", value)
+            return json.dumps(shown, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case dict():
+            pairs = [
+                f"{_as_toml(key, table, '')} = {_as_toml(each, table, key)}" for key, each in value.items()
+            ]
+            return "{" + ", ".join(pairs) + "}"
+        case list():
+            return "[" + ", ".join(_as_toml(each, table, name) for each in value) + "]"
+    return json.dumps(value)  # true, false and numbers are written as in JSON
