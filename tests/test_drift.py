@@ -1,0 +1,152 @@
+"""Drift alarms: only a fall counts, batches don't matter, and a restored detector is the same detector."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.measure.drift import BLOCK, KEPT, WARM_UP, DriftWatch, likeliest_change, scaled_loss
+from pipeline.train.tested import Tested
+
+SETTLED = BLOCK * WARM_UP
+
+
+def flips(rate, events, seed):
+    """Hits of a model with this hit rate."""
+    return (np.random.default_rng(seed).random(events) < rate).astype(np.float64)
+
+
+def hit_alarms(hits, watch=None, at_event=0):
+    watch = watch or DriftWatch(("hit_rate",))
+    return watch.update(hits, np.full(len(hits), np.nan), at_event, now_ms=7)
+
+
+def test_a_halved_hit_rate_raises_one_alarm_soon_with_both_means():
+    hits = np.concatenate((flips(0.3, 20_000, 1), flips(0.15, 5_000, 2)))
+    (alarm,) = hit_alarms(hits)
+    assert 20_000 < alarm.at_event <= 21_600
+    assert (alarm.detector, alarm.signal, alarm.detected_at_ms) == ("adwin", "hit_rate", 7)
+    assert alarm.before == pytest.approx(0.3, abs=0.02)
+    assert alarm.after == pytest.approx(0.15, abs=0.05)
+
+
+def test_a_rising_loss_raises_an_alarm_and_a_falling_one_none():
+    rng = np.random.default_rng(0)
+    low, high = rng.uniform(0.2, 0.9, 20_000), rng.uniform(0.5, 1.0, 20_000)
+    none = np.full(40_000, np.nan)
+    (alarm,) = DriftWatch(("loss",)).update(none, np.concatenate((low, high)), 0, 0)
+    assert alarm.signal == "loss"
+    assert 20_000 < alarm.at_event < 21_000
+    assert DriftWatch(("loss",)).update(none, np.concatenate((high, low)), 0, 0) == []
+
+
+def test_a_model_that_learns_from_zero_raises_no_alarm():
+    rates = np.concatenate((np.linspace(0, 0.4, 10_000), np.full(20_000, 0.4)))
+    hits = (np.random.default_rng(3).random(30_000) < rates).astype(np.float64)
+    assert hit_alarms(hits) == []
+
+
+def test_a_sudden_improvement_is_no_alarm_but_a_fall_from_it_is():
+    hits = np.concatenate((flips(0.1, 10_000, 4), flips(0.4, 10_000, 5), flips(0.1, 5_000, 6)))
+    (alarm,) = hit_alarms(hits)
+    assert alarm.at_event > 20_000
+    assert alarm.before == pytest.approx(0.4, abs=0.03)
+
+
+def test_a_filling_catalogue_at_the_very_start_raises_no_alarm():
+    items = np.minimum(10 + np.arange(10_000), 1_000)  # ten places, ever more items to put there
+    hits = (np.random.default_rng(8).random(10_000) < 10 / items).astype(np.float64)
+    assert hit_alarms(hits) == []
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.2, 0.6])
+def test_60_000_events_without_a_change_raise_at_most_one_alarm(rate):
+    assert max(len(hit_alarms(flips(rate, 60_000, seed))) for seed in range(3)) <= 1
+
+
+def test_events_that_are_no_test_count_as_events_but_not_as_misses():
+    hits = np.full(60_000, np.nan)
+    hits[::3] = np.concatenate((flips(0.3, 15_000, 1), flips(0.1, 5_000, 2)))
+    (alarm,) = hit_alarms(hits, at_event=100)
+    dense = hits[::3]
+    (same,) = hit_alarms(dense)
+    assert alarm.at_event == 100 + 3 * (same.at_event - 1) + 1
+
+
+FALL = np.concatenate(
+    (flips(0.4, SETTLED + 1_500, 11), flips(0.02, 1_500, 12), flips(0.5, 1_500, 13), flips(0.02, 1_500, 14))
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, len(FALL) - 1), max_size=12), st.integers(0, 12))
+def test_batch_borders_and_a_restart_at_any_of_them_change_no_alarm(borders, restart):
+    expected = hit_alarms(FALL)
+    assert len(expected) == 2
+    watch, alarms = DriftWatch(("hit_rate",)), []
+    edges = [0, *sorted(borders), len(FALL)]
+    for number, (start, stop) in enumerate(itertools.pairwise(edges)):
+        if number == restart:
+            restored = DriftWatch(("hit_rate",))
+            restored.load(watch.arrays())
+            watch = restored
+        alarms += hit_alarms(FALL[start:stop], watch, at_event=start)
+    assert alarms == expected
+    assert watch.alarms_total == {"hit_rate": 2}
+    assert watch.last_alarm_ms == 7
+
+
+def test_a_window_is_bounded_and_a_restart_after_it_was_full_changes_no_alarm():
+    events = SETTLED + BLOCK * (KEPT + KEPT // 4)
+    watch = DriftWatch(("hit_rate",))
+    assert hit_alarms(flips(0.3, events, 21), watch) == []
+    assert len(watch.arrays()["hit_rate.window"]) == KEPT // 2 + KEPT // 4
+    restored = DriftWatch(("hit_rate",))
+    restored.load(watch.arrays())
+    fall = flips(0.2, 10_000, 22)
+    alarms = hit_alarms(fall, watch, events)
+    assert len(alarms) == 1
+    assert hit_alarms(fall, restored, events) == alarms
+
+
+def test_alarms_of_two_signals_come_in_order_of_events():
+    hits = np.concatenate((flips(0.5, 8_000, 31), flips(0.02, 4_000, 32)))
+    alarms = DriftWatch().update(hits, 1 - hits, 0, 0)
+    assert {alarm.signal for alarm in alarms} == {"hit_rate", "loss"}
+    assert [alarm.at_event for alarm in alarms] == sorted(alarm.at_event for alarm in alarms)
+
+
+def test_an_unknown_signal_is_refused():
+    with pytest.raises(ValueError, match="drift signal 'clicks': expected one of hit_rate, loss"):
+        DriftWatch(("clicks",))
+
+
+def test_loss_is_a_share_of_that_of_chance_and_missing_where_there_is_no_test():
+    tested = Tested(
+        greater_B=np.zeros(5, np.int64),
+        equal_B=np.zeros(5, np.int64),
+        candidates_B=np.array([100, 100, 100, 100, 1]),
+        tested_B=np.array([True, True, False, True, True]),
+        known_B=np.array([True, True, True, False, True]),
+        loss_B=np.array([np.log(10), 50.0, 1.0, 1.0, 0.0], np.float32),
+    )
+    assert scaled_loss(tested) == pytest.approx([0.5, 1.0, np.nan, np.nan, 0.0], nan_ok=True)
+    assert np.isnan(scaled_loss(tested._replace(loss_B=None))).all()
+    assert np.isnan(scaled_loss(tested._replace(loss_B=np.full(5, np.inf, np.float32)))).all()
+
+
+@given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=10, max_size=40))
+def test_the_likeliest_change_parts_the_values_at_the_largest_difference(values):
+    def contrast(border):
+        head, tail = values[:border], values[border:]
+        return abs(np.mean(head) - np.mean(tail)) / np.sqrt(1 / len(head) + 1 / len(tail))
+
+    best = max(contrast(border) for border in range(5, len(values) - 4))
+    assert contrast(likeliest_change(np.array(values))) == pytest.approx(best, abs=1e-9)
+
+
+def test_too_few_values_have_no_place_for_a_change():
+    with pytest.raises(ValueError, match="9 values: expected at least 10"):
+        likeliest_change(np.zeros(9))
