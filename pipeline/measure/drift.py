@@ -21,7 +21,7 @@ DETECTOR = "adwin"
 SIGNALS = {"hit_rate": -1, "loss": 1}  # each with the direction in which it gets worse
 BLOCK = 10  # tests a value
 DELTA = 0.002  # measured: tests/benchmarks/results/drift-first-form.md
-WARM_UP = 200  # values that are not looked at: while a catalogue fills, hits get rarer though nothing changed
+WARM_UP = 500  # values that are not looked at: while a catalogue fills, hits get rarer though nothing changed
 LEAST_PART = 5  # values on either side of a change; what ADWIN asks for too
 KEPT = 20_000  # values a window may hold; the older half goes when it is full
 
