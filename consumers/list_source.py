@@ -9,7 +9,7 @@ partitions that it doesn't hold.
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NoReturn
 
 from consumers.merge import Merge, arrange
 from pipeline.errors import OffsetsGone
@@ -161,19 +161,19 @@ class ListSource:
             if self._merge.fill(max_events, behind) >= max_events or not behind:
                 return self._merge.take()
 
-    def read(self, spans: tuple[Span, ...], order_R: Sequence[int] | IntArray) -> Polled:
-        """Read exactly these records again. Raise `OffsetsGone` when the log no longer holds them."""
+    def read(self, spans: tuple[Span, ...], order_R: Sequence[int] | IntArray | None) -> Polled:
+        """Read exactly these records again, without an order span by span. Raise `OffsetsGone` when they
+        are gone."""
+        for span in spans:
+            if span.start < self._log.start(span.source):
+                self._raise_gone(span.source, span.start)
         return arrange(spans, [self._log.read(span.source, span.start, span.stop) for span in spans], order_R)
 
     def seek(self, partition: TopicPartition, offset: int | None) -> None:
         """Go on from `offset`; None: from the earliest record. Raise `OffsetsGone` outside of the log."""
-        start, end = self._log.start(partition), self._log.end(partition)
-        position = start if offset is None else offset
-        if not start <= position <= end:
-            raise OffsetsGone(
-                f"{_name(partition)}: offset {position} is out of range, expected {start} to {end}. "
-                "The topic was made anew or has dropped records; start from an empty checkpoint folder"
-            )
+        position = self._log.start(partition) if offset is None else offset
+        if not self._log.start(partition) <= position <= self._log.end(partition):
+            self._raise_gone(partition, position)
         self._merge.assign(partition, position)
         self._fetched[partition] = position
 
@@ -203,6 +203,10 @@ class ListSource:
     def partitions(self) -> list[TopicPartition]:
         """Every partition of the log."""
         return self._log.partitions()
+
+    def start_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The offset of the oldest record that each partition still holds."""
+        return {source: self._log.start(source) for source in partitions}
 
     def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The offset after the last record of each partition."""
@@ -265,6 +269,13 @@ class ListSource:
             if self._fetched[source] < self._log.end(source):
                 behind.append(source)
         return behind
+
+    def _raise_gone(self, source: TopicPartition, offset: int) -> NoReturn:
+        raise OffsetsGone(
+            f"{_name(source)}: offset {offset} is out of range, expected {self._log.start(source)} to "
+            f"{self._log.end(source)}. The topic was made anew or has dropped records; start from an empty "
+            "checkpoint folder"
+        )
 
     def _names(self) -> str:
         return ", ".join(map(_name, sorted(self._held))) or "none"

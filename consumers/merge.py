@@ -160,22 +160,26 @@ class Merge:
 
 
 def arrange(
-    spans: tuple[Span, ...], records: Sequence[Iterable[Record]], order_R: Sequence[int] | IntArray
+    spans: tuple[Span, ...], records: Sequence[Iterable[Record]], order_R: Sequence[int] | IntArray | None
 ) -> Polled:
     """Bring records that were read again, one iterable a span, into the order that `order_R` kept.
 
-    Raise `OffsetsGone` when a span has not as many records as the order names: then they are not the same
-    ones.
+    Without an order: one span after the other. Raise `OffsetsGone` when a span has not as many records as the
+    order names: then they are not the same ones.
     """
     lanes = [list(lane) for lane in records]
+    sizes = np.array([len(lane) for lane in lanes], np.int64)
+    if order_R is None:
+        order = np.repeat(np.arange(len(spans), dtype=np.int32), sizes)
+        return Polled(spans, [record for lane in lanes for record in lane], order)
     order = np.asarray(order_R, np.int32)
-    for span, lane, expected in zip(
-        spans, lanes, np.bincount(order, minlength=len(spans)).tolist(), strict=True
+    for span, found, expected in zip(
+        spans, sizes.tolist(), np.bincount(order, minlength=len(spans)).tolist(), strict=True
     ):
-        if len(lane) != expected:
+        if found != expected:
             raise OffsetsGone(
-                f"{span.topic}-{span.partition}, offsets {span.start} to {span.stop}: "
-                f"found {len(lane)} records, expected the {expected} that were learned. Let the topic keep "
+                f"{span.topic}-{span.partition}, offsets {span.start} to {span.stop}: found {found} records, "
+                f"expected the {expected} that were learned. Let the topic keep "
                 "its records longer than the oldest checkpoint, or start from an empty checkpoint folder"
             )
     cursors = [iter(lane) for lane in lanes]

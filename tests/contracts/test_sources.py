@@ -156,6 +156,16 @@ def test_reading_again_leaves_the_stream_where_it_was(world: World, source: Sour
     assert values(drain(source, 3, max_events=3)) == [b"3", b"4", b"5"]
 
 
+def test_spans_are_read_one_after_the_other_without_an_order(world: World, source: Source) -> None:
+    for step in range(6):
+        world.publish(step % 2, 1_700_000_000_000 + step, b"%d" % step)
+    source.start(Recorder(source))
+    drain(source, 6)
+    again = source.read((Span(world.topic, 1, 1, 3), Span(world.topic, 0, 0, 1)), None)
+    assert at(again.records) == [(1, 1), (1, 2), (0, 0)]
+    assert again.order_R.tolist() == [0, 0, 1]
+
+
 def source_first(source: Source) -> Polled:
     (polled,) = drain(source, 3, max_events=3)
     return polled
@@ -167,6 +177,7 @@ def test_records_that_the_topic_dropped_are_gone(world: World, source: Source) -
     source.start(Recorder(source))
     polled = drain(source, 6)[0]
     world.trim(0, 4)
+    assert source.start_offsets([TopicPartition(world.topic, 0)]) == {TopicPartition(world.topic, 0): 4}
     with pytest.raises(OffsetsGone, match=f"{world.topic}-0"):
         source.read(polled.spans, polled.order_R.tolist())
 
