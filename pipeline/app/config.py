@@ -1,6 +1,6 @@
 """Read the configuration: --set flags over the environment over a TOML file over the defaults of settings.py.
 
-Each value is checked on its own as it is read, so that an error names its key, the value, its origin and what was
+Each value is checked on its own as it is read, so that an error can name key, value, origin and what was
 expected. What several values must agree on is checked at the end, in rules.py.
 """
 
@@ -23,7 +23,7 @@ from pipeline.settings import EVENT_FIELDS, Settings
 
 PREFIX = "AFRESH_"
 HIDDEN = "********"
-SECRET = re.compile(r"password|secret|token", re.IGNORECASE)  # in the table kafka and its options
+SECRET = re.compile(r"pass|secret|token|credential", re.IGNORECASE)  # in the table kafka and its options
 URL_LOGIN = re.compile(r"//[^/@\s]*@")
 ENTRY_NAMES: dict[str, tuple[str, ...]] = {"events.fields": EVENT_FIELDS}  # entries with fixed names
 
@@ -52,7 +52,7 @@ class Given(NamedTuple):
 def load_settings(config: Path | None, sets: Sequence[str], environ: Mapping[str, str]) -> Settings:
     """Layer the sources and return the checked settings.
 
-    `sets` are texts `table.key=value`; a second dot is followed by an entry: `events.roles.cart.add=positive`.
+    `sets` are texts `table.key=value`; behind a second dot is an entry: `events.roles.cart.add=positive`.
     Names from the environment are lower-cased: `AFRESH_EVENTS__ROLES__BUY` sets `events.roles.buy`.
     Raise `UsageError` with one line for anything unknown, wrong or missing.
     """
@@ -107,7 +107,7 @@ def _from_file(config: Path | None) -> Iterator[Given]:
         raise UsageError(f"--config {config}: expected TOML in UTF-8; {error}") from None
     for table, content in document.items():
         if table not in _tables() or not isinstance(content, dict):
-            raise _unknown(table, origin)
+            raise _unknown(table, content, origin)
         for key, value in content.items():
             yield Given(table, key, "", value, None, origin)
 
@@ -140,13 +140,11 @@ def _find(given: Given) -> Any:
     """Return the type of the setting that a value is for, once its name is known to be right."""
     kind = _types().get(given.setting)
     if kind is None:
-        raise _unknown(given.name, given.origin)
+        raise _unknown(given.name, given.value, given.origin)
     words = inspect.type_info(kind)
     if given.entry and _entry_type(words) is None:
-        raise UsageError(
-            f"{given.name} ({given.origin}): no such setting; "
-            f"{given.setting} is {_words(words)} and has no entries"
-        )
+        expected = f"a known setting; {given.setting} has no entries, it is {_words(words)}"
+        raise wrong(given.name, given.value, given.origin, expected)
     if isinstance(given.value, dict) and not given.entry:
         for entry, value in given.value.items():
             _check_name(given, entry, value)
@@ -160,7 +158,7 @@ def _check_name(given: Given, entry: str, value: object) -> None:
     name = f"{given.setting}.{entry}" if entry else given.setting
     fixed = ENTRY_NAMES.get(given.setting)
     if entry and fixed and entry not in fixed:
-        raise _unknown(name, given.origin, [f"{given.setting}.{each}" for each in fixed])
+        raise _unknown(name, value, given.origin, [f"{given.setting}.{each}" for each in fixed])
     if _is_secret(given.table, entry or given.key) and value and not given.origin.startswith("environment"):
         variable = PREFIX + name.upper().replace(".", "__")
         raise UsageError(f"{name} ({given.origin}): a secret comes from the environment only: set {variable}")
@@ -185,16 +183,17 @@ def _convert(given: Given, kind: Any) -> Any:
     raise wrong(given.name, shown, given.origin, _words(expected))
 
 
-def _unknown(name: str, origin: str, known: Sequence[str] = ()) -> UsageError:
+def _unknown(name: str, value: object, origin: str, known: Sequence[str] = ()) -> UsageError:
     """Say that there is no such setting, and which one may be meant."""
     known = known or list(_types())
+    shown = HIDDEN if SECRET.search(name) else value
     close = difflib.get_close_matches(name, known, 1, 0.6)
     close = close or [key for key in known if key.endswith(f".{name}")]  # the table was left out
     if close:
-        return UsageError(f"{name} ({origin}): no such setting; did you mean {close[0]}?")
+        return wrong(name, shown, origin, f"a known setting; did you mean {close[0]}?")
     siblings = [key for key in known if key.startswith(f"{name.partition('.')[0]}.")]
-    expected = ", ".join(siblings) or "a key of " + ", ".join(f"[{table}]" for table in _tables())
-    return UsageError(f"{name} ({origin}): no such setting; expected one of {expected}")
+    expected = ", ".join(siblings) or ", ".join(f"[{table}]" for table in _tables())
+    return wrong(name, shown, origin, f"a known setting, one of {expected}")
 
 
 def _entry_type(kind: inspect.Type) -> inspect.Type | None:

@@ -77,7 +77,7 @@ def _kafka(settings: Settings) -> Complaints:
     for option in kafka.options:
         if option in OWN_OPTIONS:
             shown = "(hidden)" if "password" in option else kafka.options[option]
-            yield f"kafka.options.{option}", shown, f"no such option here: {OWN_OPTIONS[option]}"
+            yield f"kafka.options.{option}", shown, f"nothing here: {OWN_OPTIONS[option]}"
     if kafka.ssl_cafile and not Path(kafka.ssl_cafile).is_file():
         yield "kafka.ssl_cafile", kafka.ssl_cafile, "a file that exists"
     yield from _login(kafka)

@@ -70,12 +70,12 @@ class BatchHistogram(Collector):
 class Metrics:
     """All metrics of one worker, in a registry of their own unless one is given.
 
-    Methods are called by the loop, once a batch or less; scrapes read from other threads. Times are in seconds
-    since 1970.
+    Methods are called by the loop, once a batch or less; scrapes read from other threads. Times (`at_s`) are
+    seconds since 1970.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # twice the series
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         if registry is None:
             registry = CollectorRegistry()
             ProcessCollector(registry=registry)
