@@ -1,0 +1,169 @@
+"""The script `afresh`: find the command, read the configuration, set up logging, make errors exit codes.
+
+A command's module is imported when it is asked for, and imports what is heavy only when it runs.
+"""
+
+import argparse
+import difflib
+import importlib
+import logging
+import os
+import sys
+import textwrap
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn, Protocol, cast
+
+from pipeline.errors import AfreshError
+from pipeline.settings import Settings
+
+COMMANDS = ("demo", "run", "replay", "evaluate", "train", "inspect", "broker")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+INTERRUPTED = 130
+READER_GONE = 141  # as a shell shows it for a process that died of SIGPIPE
+
+logger = logging.getLogger(__name__)
+
+
+class Command(Protocol):
+    """What a module in commands/ offers."""
+
+    HELP: str  # what the command does; the first line stands in the list of commands
+    EXAMPLE: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+    def run(self, args: argparse.Namespace, settings: Settings) -> int: ...
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `afresh` and return its exit code. Unexpected errors pass through, with their traceback."""
+    try:
+        code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()  # here, where a reader that is gone can be told
+        return code
+    except AfreshError as error:
+        print(f"afresh: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return READER_GONE
+
+
+def _dispatch(argv: list[str]) -> int:
+    name = argv[0] if argv else ""
+    if name in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if name in ("-V", "--version"):
+        from importlib.metadata import version  # 20 ms that no other call needs
+
+        print(f"afresh {version('afresh')}")
+        return 0
+    if name not in COMMANDS:
+        print(f"afresh: {_no_command(name)}; see afresh --help", file=sys.stderr)
+        return 2
+    command = _load(name)
+    try:
+        args = _parser(name, command).parse_args(argv[1:])
+    except SystemExit as shown:  # help, or the parser's line of error
+        return int(shown.code or 0)
+    _set_up_logging(args.log_level)
+    from pipeline.app.config import describe, load_settings  # not needed for help
+
+    settings = load_settings(args.config, args.sets, os.environ)
+    level = logging.INFO if name == "run" else logging.DEBUG
+    logger.log(level, "configuration:\n%s", describe(settings))
+    return command.run(args, settings)
+
+
+def _load(name: str) -> Command:
+    return cast(Command, importlib.import_module(f"pipeline.app.commands.{name}"))
+
+
+def _parser(name: str, command: Command) -> Parser:
+    parser = Parser(
+        prog=f"afresh {name}",
+        description=command.HELP,
+        epilog="example:\n" + textwrap.indent(command.EXAMPLE.strip(), "  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_arguments(parser)
+    common = parser.add_argument_group("common options")
+    common.add_argument("--config", type=Path, metavar="FILE", help="configuration in TOML")
+    common.add_argument(
+        "--set", action="append", default=[], dest="sets", metavar="KEY=VALUE",
+        help="set one key, such as batch.max_events=128; may be repeated",
+    )  # fmt: skip
+    common.add_argument(
+        "--log-level", choices=LOG_LEVELS, default="info", help="how much is logged to stderr (default: info)"
+    )
+    return parser
+
+
+def _overview() -> str:
+    """Return the help of `afresh` itself."""
+    lines = [
+        "usage: afresh COMMAND [options]",
+        "",
+        "A recommender that learns from the stream: events in from Kafka, refreshed rankings out.",
+        "",
+        "commands:",
+        *(f"  {name:<10}{_load(name).HELP.strip().splitlines()[0]}" for name in COMMANDS),
+        "",
+        "options:",
+        "  -h, --help      show this; afresh COMMAND --help shows the options of a command",
+        "  -V, --version   show the version",
+        "",
+        "Every command takes --config FILE, --set table.key=value and --log-level LEVEL. The environment",
+        "sets keys too: AFRESH_TABLE__KEY=value. A flag wins over the environment, that over the file.",
+    ]
+    return "\n".join(lines)
+
+
+def _no_command(name: str) -> str:
+    commands = f"one of {', '.join(COMMANDS)}"
+    if not name:
+        return f"no command given; expected {commands}"
+    if name.startswith("-"):
+        return f"{name}: a command comes first; expected {commands}"
+    close = difflib.get_close_matches(name, COMMANDS, 1, 0.5)
+    return f"no command {name!r}; " + (f"did you mean {close[0]!r}?" if close else f"expected {commands}")
+
+
+def _set_up_logging(level: str) -> None:
+    formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler()  # stderr: stdout is for products
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for library in (
+        "kafka",
+        "numba",
+    ):  # their INFO is about every connection, numba's DEBUG about every byte code
+        logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def _reader_is_gone() -> bool:
+    """Say whether it is stdout that broke, and keep Python from failing again on it at its end."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
