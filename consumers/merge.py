@@ -73,6 +73,10 @@ class Merge:
             self._batch = [record for record, _ in kept]
             self._batch_lanes = [owner for _, owner in kept]
 
+    def __len__(self) -> int:
+        """Count the records that are held, those of the batch in the making included."""
+        return len(self._batch) + sum(len(lane.buffer) for lane in self._lanes.values())
+
     def partitions(self) -> list[TopicPartition]:
         """Every assigned partition, in order."""
         return sorted(self._lanes)

@@ -37,3 +37,10 @@ class PublishFailed(AfreshError):
     """A batch's rankings or dead letters were not acknowledged; its offsets stay uncommitted."""
 
     exit_code = 3
+
+
+class CommitRefused(AfreshError):
+    """Offsets were not committed: the group is being rebalanced, or the broker did not answer in time.
+
+    Nothing is lost: poll (which may tell the listener that partitions are revoked or lost) and commit again.
+    """
