@@ -84,7 +84,7 @@ class Events:
     """Decoded events as columns, in learning order; ids are still text.
 
     `source_B[b]` is the index in the batch's `spans`. `append_ms_B` is the record's timestamp, 0 where it isn't
-    plausible. `event_ids` holds None where the event had none.
+    plausible. `event_ids` holds None, `value_B` NaN where the event had none.
     """
 
     user_ids: list[str]

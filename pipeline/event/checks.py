@@ -1,0 +1,144 @@
+"""What makes an event good, wherever it comes from: one set of rules for records of a topic and rows of a
+file.
+
+Each check returns None, or a `Problem` that names the field, the value got and what was expected, in one
+line.
+"""
+
+import math
+import re
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+TimeUnit = Literal["ms", "s", "iso"]
+
+REASONS = (
+    "tombstone",  # a record without a value
+    "too_large",  # longer than limits.record_bytes
+    "not_utf8",
+    "not_json",
+    "too_deep",  # JSON nested deeper than MAX_DEPTH
+    "not_object",  # JSON, but no object
+    "bad_row",  # a row of a file that has not the header's number of fields, or that its format forbids
+    "missing_field",
+    "wrong_type",
+    "empty_id",
+    "long_id",  # more than MAX_ID_BYTES
+    "not_finite",  # NaN, an infinity, or a number that no double holds
+    "bad_time",  # before 2000, more than a day ahead, or not readable as a time
+)
+
+MAX_ID_BYTES = 256
+SHORT = MAX_ID_BYTES // 4  # so many characters are never too long: UTF-8 has at most 4 bytes for each
+EARLIEST_MS = 946_684_800_000  # 2000-01-01T00:00:00Z
+AHEAD_MS = 86_400_000  # clocks of producers may be a day fast
+MAX_DEPTH = (
+    128  # far below what any caller's stack allows: how deep a record may be must not depend on who reads it
+)
+
+
+class Problem(NamedTuple):
+    """Why an event is refused: one of `REASONS`, and a sentence."""
+
+    reason: str
+    detail: str
+
+
+def id_problem(field: str, text: str) -> Problem | None:
+    """Say what is wrong with an id (or an event type): expected are 1 to 256 bytes of UTF-8.
+
+    >>> id_problem("user_id", "0444778") is None
+    True
+    >>> id_problem("item_id", "")
+    Problem(reason='empty_id', detail='item_id is empty; expected 1 to 256 bytes')
+    """
+    if not text:
+        return Problem("empty_id", f"{field} is empty; expected 1 to {MAX_ID_BYTES} bytes")
+    if len(text) <= SHORT and text.isascii():
+        return None
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        return Problem(
+            "not_utf8", f"{field} = {shown(text)}: not UTF-8; expected 1 to {MAX_ID_BYTES} bytes of UTF-8"
+        )
+    if size > MAX_ID_BYTES:
+        return Problem("long_id", f"{field} has {size} bytes; expected 1 to {MAX_ID_BYTES} bytes")
+    return None
+
+
+def value_problem(field: str, value: float) -> Problem | None:
+    """Say what is wrong with an event's value: it must be finite.
+
+    >>> value_problem("value", float("inf"))
+    Problem(reason='not_finite', detail='value = inf: expected a finite number')
+    """
+    return (
+        None
+        if math.isfinite(value)
+        else Problem("not_finite", f"{field} = {value}: expected a finite number")
+    )
+
+
+def plausible(time_ms: float, now_ms: int) -> bool:
+    """Say whether a time can be real: from 2000 on, and at most a day ahead of `now_ms`. NaN is not."""
+    return EARLIEST_MS <= time_ms <= now_ms + AHEAD_MS
+
+
+def time_problem(field: str, time_ms: float, now_ms: int) -> Problem | None:
+    """Say what is wrong with an event's time, in milliseconds.
+
+    >>> time_problem("timestamp_ms", 12, now_ms=1_700_000_000_000).detail
+    'timestamp_ms is 12 in ms: expected 2000-01-01 to 2023-11-15T22:13:20Z (a day ahead)'
+    """
+    if plausible(time_ms, now_ms):
+        return None
+    latest = datetime.fromtimestamp((now_ms + AHEAD_MS) // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    got = f"{time_ms:.15g}" if abs(time_ms) < 1e300 else "beyond all clocks"
+    return Problem("bad_time", f"{field} is {got} in ms: expected 2000-01-01 to {latest} (a day ahead)")
+
+
+def iso_ms(text: str) -> int:
+    """Return the milliseconds of an ISO 8601 time; one without an offset is UTC. Raise ValueError for
+    anything else.
+
+    >>> iso_ms("2023-11-14T22:13:20Z"), iso_ms("2023-11-14 23:13:20.5+01:00")
+    (1700000000000, 1700000000500)
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    try:
+        return round((moment - _EPOCH).total_seconds() * 1000)
+    except OverflowError:  # the offset leads out of the years 1 to 9999
+        raise ValueError(f"no such time: {text}") from None
+
+
+def too_deep(document: bytes) -> bool:
+    """Say whether JSON is nested deeper than `MAX_DEPTH`, in time linear in its length.
+
+    A parser's own limit is what is left of the caller's stack, so it would refuse a record in one place and
+    take it in another.
+
+    >>> too_deep(b"[" * 500), too_deep(b'"' + b"[" * 500 + b'"')
+    (True, False)
+    """
+    if document.count(b"[") + document.count(b"{") <= MAX_DEPTH:
+        return False
+    bare = np.frombuffer(_STRING.sub(b"", document), np.uint8)
+    return bool(np.cumsum(_STEPS[bare]).max(initial=0) > MAX_DEPTH)
+
+
+def shown(text: str, limit: int = 60) -> str:
+    """Return text for a message: quoted, on one line, ASCII, cut when long."""
+    return ascii(text if len(text) <= limit else text[:limit] + "...")
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# A string, or the rest when it never ends: else every later quote would be tried in turn, in quadratic time.
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_STEPS = np.zeros(256, np.int32)
+_STEPS[[*b"[{"]] = 1
+_STEPS[[*b"]}"]] = -1

@@ -1,0 +1,364 @@
+"""Decoding against a slow oracle (json and plain checks): good events keep their order, nothing raises."""
+
+import json
+import math
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from consumers.list_source import ListRecord
+from pipeline.errors import UsageError
+from pipeline.event.batch import Polled, RawBatch, Span
+from pipeline.event.checks import AHEAD_MS, EARLIEST_MS, MAX_DEPTH, REASONS, iso_ms, too_deep
+from pipeline.event.decode import Decoder
+from pipeline.settings import EventsConfig, TopicsConfig
+
+NOW = 1_700_000_000_000
+LIMIT = 2_000
+
+
+def decoded(*values: bytes | None, timestamp: int = NOW, topic: str = "events", **config: Any) -> RawBatch:
+    topics = config.pop("topics", TopicsConfig())
+    records = [ListRecord(topic, 0, offset, timestamp, b"key", value) for offset, value in enumerate(values)]
+    polled = Polled((Span(topic, 0, 0, len(values)),), list(records), np.zeros(len(values), np.int32))
+    return Decoder(EventsConfig(**config), topics, LIMIT).decode(3, NOW, polled)
+
+
+def event(**fields: Any) -> bytes:
+    return json.dumps({"user_id": "ann", "item_id": "tea", **fields}).encode()
+
+
+def refused(value: bytes | None, **config: Any) -> tuple[str, str]:
+    """Reason and detail of one bad record, which good ones around it must survive."""
+    batch = decoded(event(item_id="before"), value, event(item_id="after"), **config)
+    assert batch.events.item_ids == ["before", "after"]
+    (reject,) = batch.rejects
+    assert reject.record.value is value
+    assert reject.reason in REASONS
+    assert "\n" not in reject.detail
+    return reject.reason, reject.detail
+
+
+def test_a_full_event_fills_every_column() -> None:
+    full = event(
+        event_type="buy", timestamp_ms=NOW - 5, value=2.5, event_id="e1", session_id="s", ranking_id="r",
+        context={"page": "home"}, unknown=[1, {"deep": None}],
+    )  # fmt: skip
+    batch = decoded(full, timestamp=NOW - 1)
+    events = batch.events
+    assert (batch.seq, batch.now_ms, batch.spans, batch.rejects) == (3, NOW, (Span("events", 0, 0, 1),), [])
+    assert (events.user_ids, events.item_ids, events.types, events.event_ids) == (
+        ["ann"],
+        ["tea"],
+        ["buy"],
+        ["e1"],
+    )
+    assert (events.time_ms_B.tolist(), events.append_ms_B.tolist()) == ([NOW - 5], [NOW - 1])
+    assert (events.value_B.tolist(), events.source_B.tolist()) == ([2.5], [0])
+
+
+@pytest.mark.parametrize(
+    "value", [event(), event(event_type=None, timestamp_ms=None, value=None, event_id=None)]
+)
+def test_what_an_event_leaves_out_has_its_default(value: bytes) -> None:
+    events = decoded(value, timestamp=NOW - 7).events
+    assert (events.types, events.event_ids, events.time_ms_B.tolist()) == (["click"], [None], [NOW - 7])
+    assert math.isnan(events.value_B[0])
+
+
+def test_a_topic_of_a_table_gives_the_type_of_its_events() -> None:
+    topics = TopicsConfig(events={"orders": "buy"})
+    assert decoded(event(), event(event_type="gift"), topic="orders", topics=topics).events.types == [
+        "buy",
+        "gift",
+    ]
+
+
+def test_events_know_the_span_that_they_came_from() -> None:
+    records = [ListRecord("events", index % 2, index, NOW, None, event()) for index in range(3)]
+    spans = (Span("events", 0, 0, 3), Span("events", 1, 1, 2))
+    polled = Polled(spans, list(records), np.array([0, 1, 0], np.int32))
+    events = Decoder(EventsConfig(), TopicsConfig(), LIMIT).decode(0, NOW, polled).events
+    assert events.source_B.tolist() == [0, 1, 0]
+
+
+def test_an_empty_poll_gives_empty_columns() -> None:
+    events = decoded().events
+    assert len(events) == 0
+    assert events.time_ms_B.dtype == np.int64
+    assert events.value_B.dtype == np.float64
+
+
+def test_field_names_of_the_user_are_read() -> None:
+    fields = {"user_id": "uid", "item_id": "sku", "timestamp_ms": "at", "event_type": "kind"}
+    value = json.dumps({"uid": "ann", "sku": "tea", "at": NOW - 1, "kind": "buy", "item_id": 5}).encode()
+    events = decoded(value, fields=fields).events
+    assert (events.user_ids, events.item_ids, events.types) == (["ann"], ["tea"], ["buy"])
+    assert events.time_ms_B.tolist() == [NOW - 1]
+
+
+def test_two_fields_of_one_name_are_refused_at_the_start() -> None:
+    with pytest.raises(UsageError, match="item_id and event_id are both read from 'event_id'"):
+        decoded(fields={"item_id": "event_id"})
+
+
+@pytest.mark.parametrize(
+    ("unit", "time"),
+    [
+        ("ms", 1_600_000_000_123),
+        ("ms", 1_600_000_000_123.0),
+        ("s", 1_600_000_000.123),
+        ("iso", "2020-09-13T12:26:40.123Z"),
+        ("iso", "2020-09-13 14:26:40.123+02:00"),
+        ("iso", "2020-09-13T12:26:40.123"),
+    ],
+)
+def test_times_are_read_in_their_unit(unit: str, time: object) -> None:
+    assert decoded(event(timestamp_ms=time), time_unit=unit).events.time_ms_B.tolist() == [1_600_000_000_123]
+
+
+def test_whole_seconds_are_seconds() -> None:
+    assert decoded(event(timestamp_ms=1_600_000_000), time_unit="s").events.time_ms_B.tolist() == [
+        1_600_000_000_000
+    ]
+
+
+@pytest.mark.parametrize("timestamp", [-1, 0, EARLIEST_MS - 1, NOW + AHEAD_MS + 1])
+def test_an_append_time_that_cannot_be_is_zero(timestamp: int) -> None:
+    batch = decoded(event(timestamp_ms=NOW), timestamp=timestamp)
+    assert batch.events.append_ms_B.tolist() == [0]
+    assert decoded(event(), timestamp=timestamp).rejects[0].reason == "bad_time"
+
+
+BAD = [
+    ("tombstone", None),
+    ("too_large", event(note="x" * LIMIT)),
+    ("not_utf8", b'{"user_id":"ann","item_id":"\xff"}'),
+    ("not_utf8", b'{"user_id":"ann","item_id":"tea","ignored":"\xff"}'),
+    ("not_utf8", b'{"user_id":"ann","item_id":"\xed\xa0\x80"}'),
+    ("not_json", b""),
+    ("not_json", b"hello"),
+    ("not_json", b'{"user_id":"ann","item_id":"tea"'),
+    ("not_json", b'{"user_id":"ann","item_id":"tea"} {}'),
+    ("not_json", b'{"user_id":"ann","item_id":"tea","value":01}'),
+    ("not_json", b'{"user_id":"ann\x00","item_id":"tea"}'),
+    ("not_json", b'\xef\xbb\xbf{"user_id":"ann","item_id":"tea"}'),
+    ("not_json", b'{"user_id":"\\ud800","item_id":"tea"}'),
+    ("not_json", b'{"user_id":"ann","item_id":"\\udc00\\ud800"}'),
+    ("not_json", b'{"user_id":"ann","item_id":"tea","ignored":"\\ud800"}'),
+    ("not_json", b'{"a":' * 100),
+    ("too_deep", b'{"user_id":"ann","item_id":"tea","ignored":' + b"[" * 150 + b"]" * 150 + b"}"),
+    ("too_deep", b'{"user_id":' * 160),
+    ("not_object", b"[]"),
+    ("not_object", b'[{"user_id":"ann","item_id":"tea"}]'),
+    ("not_object", b"null"),
+    ("not_object", b'"ann"'),
+    ("missing_field", b"{}"),
+    ("missing_field", b'{"user_id":"ann"}'),
+    ("missing_field", b'{"item_id":"tea"}'),
+    ("wrong_type", event(user_id=5)),
+    ("wrong_type", event(item_id=None)),
+    ("wrong_type", event(item_id=["tea"])),
+    ("wrong_type", event(event_type=True)),
+    ("wrong_type", event(timestamp_ms="2020-09-13")),
+    ("wrong_type", event(timestamp_ms=True)),
+    ("wrong_type", event(value="5")),
+    ("wrong_type", event(value=False)),
+    ("wrong_type", event(event_id=7)),
+    ("wrong_type", event(session_id=7)),
+    ("wrong_type", event(context=[])),
+    ("wrong_type", event(context={"page": 1})),
+    ("wrong_type", b'{"user_id":5,"user_id":"ann","item_id":"tea"}'),
+    ("empty_id", event(user_id="")),
+    ("empty_id", event(item_id="")),
+    ("long_id", event(user_id="x" * 257)),
+    ("long_id", event(item_id="ü" * 129)),
+    ("long_id", event(event_id="x" * 257)),
+    ("long_id", event(event_type="x" * 257)),
+    ("not_finite", event(value=math.nan)),
+    ("not_finite", event(value=-math.inf)),
+    ("not_finite", event(ignored=math.nan)),
+    ("not_finite", b'{"user_id":"ann","item_id":"tea","value":1e999}'),
+    ("not_finite", b'{"user_id":"ann","item_id":"tea","value":1' + b"0" * 400 + b"}"),
+    ("bad_time", event(timestamp_ms=0)),
+    ("bad_time", event(timestamp_ms=-(10**40))),
+    ("bad_time", event(timestamp_ms=1_600_000_000)),
+    ("bad_time", event(timestamp_ms=EARLIEST_MS - 1)),
+    ("bad_time", event(timestamp_ms=NOW + AHEAD_MS + 1)),
+    ("bad_time", event(timestamp_ms=1e308)),
+    ("bad_time", event(timestamp_ms=int("9" * 400))),
+    ("bad_time", b'{"user_id":"ann","item_id":"tea","timestamp_ms":1e999}'),
+]
+
+
+@pytest.mark.parametrize(("reason", "value"), BAD, ids=[f"{index}-{bad[0]}" for index, bad in enumerate(BAD)])
+def test_a_bad_record_is_refused_with_its_reason(reason: str, value: bytes | None) -> None:
+    assert refused(value)[0] == reason
+
+
+@pytest.mark.parametrize("time", ["yesterday", "", "0001-01-01T00:00:00+14:00", "1999-12-31T23:59:59Z"])
+def test_a_text_that_is_no_time_is_refused(time: str) -> None:
+    batch = decoded(event(timestamp_ms=time), time_unit="iso")
+    assert [reject.reason for reject in batch.rejects] == ["bad_time"]
+
+
+@pytest.mark.parametrize("time", [1e306, -1e306, 10**30])
+def test_seconds_beyond_all_clocks_are_refused(time: float) -> None:
+    batch = decoded(event(timestamp_ms=time), time_unit="s")
+    assert [reject.reason for reject in batch.rejects] == ["bad_time"]
+
+
+def test_details_name_the_users_field_and_the_value() -> None:
+    config = {"fields": {"user_id": "uid", "timestamp_ms": "at"}}
+    value = b'{"uid":"ann","item_id":"tea","at":12}'
+    assert decoded(value, **config).rejects[0].detail == (
+        "at is 12 in ms: expected 2000-01-01 to 2023-11-15T22:13:20Z (a day ahead)"
+    )
+    assert "`uid`" in decoded(b'{"item_id":"tea"}', **config).rejects[0].detail
+    assert refused(event(item_id="x" * 300))[1] == "item_id has 300 bytes; expected 1 to 256 bytes"
+    assert refused(event(note="x" * LIMIT))[1].endswith("expected at most limits.record_bytes = 2000")
+
+
+@pytest.mark.parametrize("text", ["0444778", "nan", "1e5", " a ", "ü" * 128, "x" * 256, "\u0000", "null"])
+def test_ids_are_text_byte_for_byte(text: str) -> None:
+    assert decoded(event(user_id=text, item_id=text)).events.user_ids == [text]
+
+
+@pytest.mark.parametrize("time", [EARLIEST_MS, NOW + AHEAD_MS])
+def test_times_at_the_borders_are_good(time: int) -> None:
+    assert decoded(event(timestamp_ms=time)).events.time_ms_B.tolist() == [time]
+
+
+def test_depth_is_judged_alike_however_little_stack_is_left() -> None:
+    near = b'{"user_id":"ann","item_id":"tea","x":' + b"[" * (MAX_DEPTH - 1) + b"]" * (MAX_DEPTH - 1) + b"}"
+
+    def at_depth(frames: int) -> RawBatch:
+        return decoded(near) if not frames else at_depth(frames - 1)
+
+    assert not decoded(near).rejects
+    assert not at_depth(500).rejects
+
+
+def nested(document: object) -> int:
+    if isinstance(document, dict):
+        return 1 + max(map(nested, document.values()), default=0)
+    return 1 + max(map(nested, document), default=0) if isinstance(document, list) else 0
+
+
+brackets = st.lists(st.sampled_from([*'[]{}"\\:,a']), max_size=40).map("".join)
+
+
+@given(brackets, st.integers(0, 140), st.integers(0, 140))
+def test_depth_counts_brackets_outside_of_strings(noise: str, arrays: int, objects: int) -> None:
+    document: object = noise
+    for _ in range(arrays):
+        document = [document, noise]
+    for _ in range(objects):
+        document = {noise: document}
+    assert too_deep(json.dumps(document).encode()) == (nested(document) > MAX_DEPTH)
+
+
+def test_strings_that_never_end_are_scanned_in_linear_time() -> None:
+    assert not too_deep(b"[" * 100 + b"]" * 100 + b"{" * 20 + b'"' + b'\\"[' * 300_000)
+
+
+def refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def finite(number: float) -> bool:
+    try:
+        return math.isfinite(float(number))
+    except OverflowError:
+        return False
+
+
+def right_type(name: str, got: object) -> bool:
+    if name in ("user_id", "item_id"):
+        return isinstance(got, str)
+    if name in ("event_type", "event_id"):
+        return got is None or isinstance(got, str)
+    if name in ("value", "timestamp_ms"):
+        return got is None or (isinstance(got, int | float) and not isinstance(got, bool) and finite(got))
+    return True
+
+
+def acceptable(value: bytes) -> dict[str, Any] | None:
+    """The oracle: the event if the bytes are a good one, by `json` and one check after the other."""
+    try:
+        pairs = json.loads(value.decode(), object_pairs_hook=list, parse_constant=refuse_constant)
+        json.dumps(pairs, ensure_ascii=False).encode()  # lone surrogates can't be written
+    except ValueError:
+        return None
+    is_object = value.decode().lstrip(" \t\r\n").startswith("{")
+    if not is_object or not all(right_type(name, got) for name, got in pairs):  # each of a name's occurrences
+        return None
+    fields = dict(pairs)
+    if not all(1 <= len(fields.get(name, "").encode()) <= 256 for name in ("user_id", "item_id")):
+        return None
+    if any(len((fields.get(name) or "").encode()) > 256 for name in ("event_type", "event_id")):
+        return None
+    time = fields.get("timestamp_ms")
+    return fields if time is None or EARLIEST_MS <= round(time) <= NOW + AHEAD_MS else None
+
+
+scalars = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+    | st.sampled_from(["", "ann", "tea", "x" * 257, NOW, NOW - 5.5, 0])
+)  # fmt: skip
+anything = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
+)
+names = st.sampled_from(["user_id", "item_id", "event_type", "timestamp_ms", "value", "event_id", "other"])
+ids = st.text(min_size=1, max_size=70)
+likely = st.fixed_dictionaries(
+    {"user_id": ids, "item_id": st.just("tea") | ids},
+    optional={
+        "timestamp_ms": st.integers(NOW - 9, NOW) | scalars,
+        "value": st.floats(allow_nan=False) | scalars,
+        "event_id": st.text(max_size=70),
+        "event_type": st.sampled_from(["buy", ""]) | scalars,
+        "other": anything,
+    },
+)
+
+
+@st.composite
+def payloads(draw: st.DrawFn) -> bytes:
+    """Mostly events, some with a wrong field, some any JSON, some cut off, some any bytes."""
+    if draw(st.integers(0, 9)) == 0:
+        return draw(st.binary(max_size=40))
+    document = draw(likely | likely | st.dictionaries(names, scalars) | anything)
+    text = json.dumps(document, ensure_ascii=draw(st.booleans())).encode(errors="surrogatepass")
+    return text[: draw(st.integers(0, len(text)))] if draw(st.integers(0, 9)) == 0 else text
+
+
+@given(st.lists(payloads(), max_size=6))
+@example([b'{"user_id":"a","item_id":"b","value":1e400}', b'{"user_id":"a","item_id":"b","other":1e400}'])
+@example([b'{"user_id":"a","item_id":"b","event_type":"\\ud83d\\ude00"}'])
+@example([b'{"user_id":null,"user_id":"a","item_id":"b"}', b'{"user_id":"c","user_id":"a","item_id":"b"}'])
+def test_exactly_the_good_events_pass_in_their_order(values: list[bytes]) -> None:
+    batch = decoded(*values)
+    expected = [acceptable(value) for value in values]
+    good = [fields for fields in expected if fields is not None]
+    events = batch.events
+    assert events.user_ids == [fields["user_id"] for fields in good]
+    assert events.item_ids == [fields["item_id"] for fields in good]
+    assert events.types == [fields.get("event_type") or "click" for fields in good]
+    assert events.event_ids == [fields.get("event_id") or None for fields in good]
+    times = [fields.get("timestamp_ms") for fields in good]
+    assert events.time_ms_B.tolist() == [NOW if time is None else round(time) for time in times]
+    got = [None if math.isnan(value) else value for value in events.value_B]
+    assert got == [None if fields.get("value") is None else float(fields["value"]) for fields in good]
+    refused_at = [index for index, fields in enumerate(expected) if fields is None]
+    assert [reject.record.offset for reject in batch.rejects] == refused_at
+    assert all(reject.reason in REASONS and "\n" not in reject.detail for reject in batch.rejects)
+
+
+@given(st.datetimes(min_value=datetime(2000, 1, 2), timezones=st.timezones()))
+def test_iso_times_come_back(moment: datetime) -> None:
+    assert abs(iso_ms(moment.isoformat()) - moment.timestamp() * 1000) <= 1
