@@ -1,0 +1,180 @@
+"""How soon a change of taste raises an alarm, and how often nothing does.
+
+    python tests/benchmarks/drift.py [--seeds 20] [--deltas 0.05,0.002,0.0001]
+
+Feeds ADWIN as the product does with the hits and losses of a small learner (successors of the last items,
+backed off to popularity) over simulated shoppers, with and without a change in mid-stream, and with hits drawn
+at random.
+Prints a table, and one JSON line at the end.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass
+from statistics import median
+
+import numba
+import numpy as np
+
+from pipeline.event.records import DriftAlarm
+from pipeline.measure import drift
+from pipeline.measure.quality import gains_of
+from pipeline.train.tested import Tested
+from producers.shoppers import Columns, Market, shoppers
+
+EVENTS, CHANGE_AT, BATCH = 60_000, 30_000, 128
+RECENT = 5  # items of a history that the learner looks at
+IID_RATES = (0.02, 0.1, 0.3, 0.6)
+
+
+@dataclass
+class Row:
+    """One line of the table: a detector's alarms over all seeds."""
+
+    delta: float
+    signal: str
+    false_alarms: int  # all streams without a change together
+    false_alarms_most: int  # in one stream
+    found: int  # streams with a change whose alarm came within 3,000 events
+    delay_median: float
+    delay_most: float
+    alarms_a_change: float
+
+
+@numba.njit(cache=True)
+def learn(user_B, item_B, users, items, batch):  # plain loops: this is a benchmark's stand-in for a model
+    """Predict, then learn, batch by batch; return the columns of `Tested`."""
+    n = len(user_B)
+    follows, totals, popular = np.zeros((items, items), np.float32), np.zeros(items), np.zeros(items)
+    history, met = np.full((users, RECENT), -1), np.zeros((users, items), np.bool_)
+    greater, equal, candidates = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
+    tested, known, loss = np.zeros(n, np.bool_), np.zeros(n, np.bool_), np.full(n, np.nan, np.float32)
+    before, score, counted = np.full((n, RECENT), -1), np.zeros(items), 0.0
+    for start in range(0, n, batch):
+        stop = min(n, start + batch)
+        live = np.count_nonzero(popular)
+        for b in range(start, stop):
+            user, target = user_B[b], item_B[b]
+            before[b] = history[user]
+            tested[b], known[b] = not met[user, target], popular[target] > 0
+            if tested[b] and known[b]:
+                support, mass = 20.0, 0.0
+                for k in range(RECENT):
+                    if before[b, k] >= 0:
+                        support += 0.6**k * totals[before[b, k]]
+                for item in range(items):
+                    score[item] = -1.0
+                    if popular[item] > 0 and not met[user, item]:
+                        weight = 20 * (popular[item] + 0.02) / (counted + 0.02 * live)
+                        for k in range(RECENT):
+                            if before[b, k] >= 0:
+                                weight += 0.6**k * follows[before[b, k], item]
+                        score[item] = weight / support
+                        mass += score[item]
+                        candidates[b] += 1
+                greater[b] = np.count_nonzero(score > score[target])
+                equal[b] = np.count_nonzero(score == score[target]) - 1
+                loss[b] = -np.log(score[target] / mass)
+            if tested[b]:
+                history[user, 1:] = history[user, :-1].copy()
+                history[user, 0] = target
+                met[user, target] = True
+        for b in range(start, stop):
+            popular[item_B[b]] += 1
+            counted += 1
+            for k in range(RECENT):
+                if tested[b] and before[b, k] >= 0:
+                    follows[before[b, k], item_B[b]] += 0.7**k
+                    totals[before[b, k]] += 0.7**k
+    return greater, equal, candidates, tested, known, loss
+
+
+def figures(seed: int, change_at: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return hits and scaled losses of the learner over one stream of shoppers."""
+    chunks = shoppers(EVENTS, seed, change_at)
+    stream = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
+    tested = Tested(*learn(stream.user_B, stream.item_B, Market().users, Market().items, BATCH))
+    return gains_of(tested).hit_B, drift.scaled_loss(tested)
+
+
+def alarms_of(hit_B: np.ndarray, loss_B: np.ndarray) -> list[DriftAlarm]:
+    """Return the alarms of a fresh watch."""
+    return drift.DriftWatch().update(hit_B, loss_B, 0, 0)
+
+
+def row(delta: float, signal: str, steady: list[list[DriftAlarm]], changed: list[list[DriftAlarm]]) -> Row:
+    """Sum the alarms of one signal up."""
+    false = [sum(alarm.signal == signal for alarm in alarms) for alarms in steady]
+    false += [sum(a.signal == signal and a.at_event <= CHANGE_AT for a in alarms) for alarms in changed]
+    true = [
+        [a.at_event - CHANGE_AT for a in alarms if a.signal == signal and a.at_event > CHANGE_AT]
+        for alarms in changed
+    ]
+    delays = [min(found, default=EVENTS) for found in true]
+    within = sum(delay <= 3_000 for delay in delays)
+    each = sum(map(len, true)) / len(true)
+    return Row(delta, signal, sum(false), max(false), within, median(delays), max(delays), each)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument(
+        "--deltas", type=lambda text: [float(part) for part in text.split(",")], default=[0.05, 0.002, 0.0001]
+    )
+    options = parser.parse_args()
+    began = time.perf_counter()
+    steady = [figures(seed, None) for seed in range(options.seeds)]
+    changed = [figures(seed, CHANGE_AT) for seed in range(options.seeds)]
+    nothing = np.full(EVENTS, np.nan)
+    rng = np.random.default_rng(0)
+    random_hits = {
+        rate: [(rng.random(EVENTS) < rate) * 1.0 for _ in range(options.seeds)] for rate in IID_RATES
+    }
+    rows, at_random = [], {}
+    print(
+        "| delta | signal | false alarms (most in a stream) | found within 3,000 "
+        "| delay, median | most | alarms a change |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for delta in options.deltas:
+        drift.DELTA = delta
+        without, with_change = [alarms_of(*pair) for pair in steady], [alarms_of(*pair) for pair in changed]
+        for signal in drift.SIGNALS:
+            line = row(delta, signal, without, with_change)
+            rows.append(line)
+            print(
+                f"| {delta} | {signal} | {line.false_alarms} ({line.false_alarms_most}) "
+                f"| {line.found} of {options.seeds} "
+                f"| {line.delay_median:.0f} | {line.delay_most:.0f} | {line.alarms_a_change:.1f} |"
+            )
+        counts = {
+            rate: sum(len(alarms_of(hits, nothing)) for hits in drawn) for rate, drawn in random_hits.items()
+        }
+        at_random[delta] = sum(counts.values())
+    print(
+        f"\nhits at random, {len(IID_RATES)} rates, {options.seeds} streams each, "
+        f"false alarms by delta: {at_random}"
+    )
+    rates = [float(np.nanmean(np.concatenate([hit[part] for hit, _ in changed]))) for part in PARTS.values()]
+    print(
+        "hit rate of the learner, "
+        + ", ".join(f"{name} {rate:.3f}" for name, rate in zip(PARTS, rates, strict=True))
+    )
+    print(json.dumps({
+        "events": EVENTS, "change_at": CHANGE_AT, "seeds": options.seeds,
+        "rows": [asdict(line) for line in rows],
+        "false_alarms_at_random": at_random, "seconds": round(time.perf_counter() - began, 1),
+    }))  # fmt: skip
+
+
+PARTS = {
+    "before the change": slice(CHANGE_AT - 5_000, CHANGE_AT),
+    "in the 2,000 events after it": slice(CHANGE_AT, CHANGE_AT + 2_000),
+    "at the end": slice(EVENTS - 5_000, EVENTS),
+}
+
+if __name__ == "__main__":
+    main()
