@@ -3,9 +3,8 @@
     python tests/benchmarks/drift.py [--seeds 20] [--deltas 0.05,0.002,0.0001]
 
 Feeds ADWIN as the product does with the hits and losses of a small learner (successors of the last items,
-backed off to popularity) over simulated shoppers, with and without a change in mid-stream, and with hits drawn
-at random.
-Prints a table, and one JSON line at the end.
+backed off to popularity) over simulated shoppers, with and without a change in mid-stream, and with hits
+drawn at random. Prints a table, and one JSON line at the end.
 """
 
 import argparse
