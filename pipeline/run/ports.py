@@ -1,4 +1,5 @@
-"""What the loop needs from the world: a source, a sink and a clock. Real edges live in consumers/ and producers/."""
+"""What the loop needs from the world: a source, a sink and a clock. The real edges are in consumers/ and
+producers/."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
@@ -17,8 +18,8 @@ class Clock(Protocol):
 class Listener(Protocol):
     """Told by the source, inside `poll` or `close`, when partitions come and go.
 
-    `revoked`: the partitions are still ours: finish, write shards, commit. `lost`: they are not: drop, never commit.
-    `assigned`: must `seek` each partition.
+    `revoked`: the partitions are still ours: finish, write shards, commit. `lost`: they are not: drop, never
+    commit. `assigned`: must `seek` each partition.
     """
 
     def assigned(self, partitions: Sequence[TopicPartition]) -> None: ...
@@ -27,7 +28,8 @@ class Listener(Protocol):
 
 
 class Source(Protocol):
-    """Where events come from, partitions merged by record timestamp (equal: lower topic and partition first)."""
+    """Where events come from, partitions merged by record timestamp (equal: lower topic and
+    partition first)."""
 
     def start(self, listener: Listener) -> None:
         """Join; from now on `poll` may call the listener."""
@@ -36,9 +38,10 @@ class Source(Protocol):
         """Return up to `max_events` records; empty when none came within `max_wait_s`."""
 
     def read(self, spans: tuple[Span, ...], order_R: Sequence[int] | IntArray | None) -> Polled:
-        """Read exactly these records again, in this order, in no group. Raise `OffsetsGone` when they are gone.
+        """Read exactly these records again, in this order, in no group.
 
-        Without an order (another worker has it): every record of the spans, one span after the other.
+        Without an order (another worker has it): every record of the spans, one span after the other. Raise
+        `OffsetsGone` when they are gone.
         """
 
     def seek(self, partition: TopicPartition, offset: int | None) -> None:

@@ -1,0 +1,92 @@
+"""Whole files in a folder on this machine or behind any fsspec URL, and arrays as safetensors bytes."""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import PurePosixPath
+from typing import Protocol
+
+import fsspec
+import numpy as np
+from fsspec.implementations.local import LocalFileSystem
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from pipeline.state.shards import Arrays
+
+
+class Folder(Protocol):
+    """Where a checkpoint's files live; names are relative and may hold slashes."""
+
+    @property
+    def url(self) -> str:
+        """The folder as the user named it."""
+
+    def names(self, under: str) -> list[str]:
+        """Every file below `under`, sorted; none when there is no such folder."""
+
+    def read(self, name: str) -> bytes:
+        """Read a whole file. Raise FileNotFoundError when there is none."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a whole file, aside and renamed: under its name it is whole, or not there."""
+
+    def delete(self, name: str) -> None:
+        """Delete a file; one that is not there is fine."""
+
+
+class UrlFolder:
+    """A `Folder` behind a path or an fsspec URL. A local file is on disk before it gets its name."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._system, self._root = fsspec.core.url_to_fs(url)
+        self._local = isinstance(self._system, LocalFileSystem)
+
+    def names(self, under: str) -> list[str]:
+        """Return every file below `under`, sorted; files still being written are left out."""
+        self._system.invalidate_cache()
+        root = PurePosixPath(self._root)
+        found = (PurePosixPath(path) for path in self._system.find(f"{self._root}/{under}"))
+        return sorted(str(path.relative_to(root)) for path in found if path.suffix != ".part")
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a file."""
+        with self._system.open(f"{self._root}/{name}", "rb") as file:
+            data: bytes = file.read()
+        return data
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write the file under another name and rename it."""
+        path = f"{self._root}/{name}"
+        self._system.makedirs(os.path.dirname(path), exist_ok=True)
+        with self._system.open(f"{path}.part", "wb") as file:
+            file.write(data)
+            if self._local:
+                file.flush()
+                os.fsync(file.fileno())
+        if self._local:
+            os.replace(f"{path}.part", path)
+        else:
+            self._system.mv(f"{path}.part", path)
+
+    def delete(self, name: str) -> None:
+        """Delete the file if it is there."""
+        with suppress(FileNotFoundError):
+            self._system.rm_file(f"{self._root}/{name}")
+
+
+def pack(arrays: Arrays, metadata: Mapping[str, str]) -> bytes:
+    """Return the arrays as the bytes of a safetensors file."""
+    # The format wants C order; ascontiguousarray would turn a single value into an array of one.
+    ready = {name: np.require(array, requirements="C") for name, array in arrays.items()}
+    return bytes(save(ready, dict(metadata)))
+
+
+def unpack(data: bytes) -> Arrays:
+    """Undo `pack`. Raise ValueError when the bytes are no whole safetensors file."""
+    try:
+        arrays: Arrays = load(data)
+    except SafetensorError as error:
+        raise ValueError(f"no whole safetensors file: {error}") from None
+    return arrays
