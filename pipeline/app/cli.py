@@ -8,6 +8,7 @@ import difflib
 import importlib
 import logging
 import os
+import select
 import sys
 import textwrap
 import time
@@ -156,13 +157,17 @@ def _set_up_logging(level: str) -> None:
 
 
 def _reader_is_gone() -> bool:
-    """Say whether it is stdout that broke, and keep Python from failing again on it at its end."""
+    """Say whether it is stdout that broke; if so, keep Python from failing on it once more at its end."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        stdout = sys.stdout.fileno()
+    except OSError:  # no file: it can't break
+        return False
+    poll = select.poll()
+    poll.register(stdout, 0)  # errors are always told
+    if not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
+    return True
 
 
 if __name__ == "__main__":

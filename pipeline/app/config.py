@@ -23,7 +23,7 @@ from pipeline.settings import EVENT_FIELDS, Settings
 
 PREFIX = "AFRESH_"
 HIDDEN = "********"
-SECRET = re.compile(r"pass|secret|token|credential", re.IGNORECASE)  # in the table kafka and its options
+SECRET = re.compile(r"pass|pw|secret|token|credential", re.IGNORECASE)  # in the table kafka and its options
 URL_LOGIN = re.compile(r"//[^/@\s]*@")
 ENTRY_NAMES: dict[str, tuple[str, ...]] = {"events.fields": EVENT_FIELDS}  # entries with fixed names
 
@@ -186,9 +186,9 @@ def _convert(given: Given, kind: Any) -> Any:
 def _unknown(name: str, value: object, origin: str, known: Sequence[str] = ()) -> UsageError:
     """Say that there is no such setting, and which one may be meant."""
     known = known or list(_types())
-    shown = HIDDEN if SECRET.search(name) else value
     close = difflib.get_close_matches(name, known, 1, 0.6)
     close = close or [key for key in known if key.endswith(f".{name}")]  # the table was left out
+    shown = HIDDEN if SECRET.search(" ".join([name, *close])) else value  # a misspelt password is one
     if close:
         return wrong(name, shown, origin, f"a known setting; did you mean {close[0]}?")
     siblings = [key for key in known if key.startswith(f"{name.partition('.')[0]}.")]

@@ -21,6 +21,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from pipeline.event.batch import TopicPartition
+from pipeline.event.checks import REASONS
 from pipeline.outcome import STAGES
 
 LATENCY_BUCKETS_S = (
@@ -99,6 +100,9 @@ class Metrics:
         self._rejected = counter("events_rejected", "Records that are no event, by reason.", "reason")
         self._duplicates = counter("events_duplicate", "Events dropped because their event_id came before.")
         self._dead_letters = counter("dead_letters", "Records sent to the dead-letter topic.", "reason")
+        for reason in REASONS:  # a rate over a series that begins at 1 misses the first
+            self._rejected.labels(reason)
+            self._dead_letters.labels(reason)
         self._learned = gauge(
             "events_learned", "Events in the model and the users' state, restored ones included."
         )

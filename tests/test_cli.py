@@ -1,0 +1,221 @@
+"""The script `afresh`: help, errors in one line, exit codes, logging."""
+
+import logging
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.app import cli
+from pipeline.errors import BrokerLost, SafetyLimit
+from pipeline.settings import Settings
+
+Run = Callable[[object, Settings], int]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Run], None]]:
+    """Put a function in the place of the command `run`, and logging back as it was."""
+
+    def put(run: Run) -> None:
+        def add_arguments(parser: object) -> None:
+            parser.add_argument("--user")  # type: ignore[attr-defined]
+
+        module = SimpleNamespace(
+            HELP="Do it.\n\nIn full.", EXAMPLE="afresh run", add_arguments=add_arguments, run=run
+        )
+        monkeypatch.setitem(sys.modules, "pipeline.app.commands.run", module)
+
+    root = logging.getLogger()
+    before = (root.level, root.handlers[:])
+    for name in ("AFRESH_DATA", "AFRESH_KAFKA__GROUP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    yield put
+    root.setLevel(before[0])
+    root.handlers[:] = before[1]
+
+
+def in_a_process(*args: str, code: str = "") -> "subprocess.CompletedProcess[str]":
+    start = f"import sys; from pipeline.app import cli\n{code}\nsys.exit(cli.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", start, *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def with_run(body: str) -> str:
+    """Return code that makes `body` the command `run` of a process."""
+    return (
+        "import types; m = types.ModuleType('m'); m.HELP = m.EXAMPLE = ''; m.add_arguments = repr; "
+        f"m.run = lambda args, settings: {body}; sys.modules['pipeline.app.commands.run'] = m"
+    )
+
+
+def test_the_overview_names_every_command_with_one_line() -> None:
+    shown = in_a_process("--help")
+    assert shown.returncode == 0
+    for name in cli.COMMANDS:
+        assert re.search(rf"^  {name} +\S.*[.\w]$", shown.stdout, re.M), name
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help_with_an_example_and_the_common_options(name: str) -> None:
+    shown = in_a_process(name, "--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert re.search(rf"^example:\n  .*afresh {name}", shown.stdout, re.M | re.S)
+    for option in ("--config", "--set", "--log-level"):
+        assert option in shown.stdout
+
+
+@pytest.mark.parametrize("args", [["--help"], *([name, "--help"] for name in cli.COMMANDS)])
+def test_help_imports_nothing_heavy(args: list[str]) -> None:
+    code = "import atexit; atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr))"
+    shown = in_a_process(*args, code=code)
+    assert shown.returncode == 0
+    loaded = set(shown.stderr.split())
+    assert "pipeline.app.cli" in loaded
+    assert not loaded & {"torch", "numba", "numpy", "kafka", "river", "prometheus_client", "rich"}
+
+
+def test_help_takes_less_than_half_a_second() -> None:
+    in_a_process("--help")  # byte code is written
+    seconds = []
+    for _ in range(5):  # the best of some: other programs share the machine
+        start = time.perf_counter()
+        in_a_process("--help")
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.5
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert re.fullmatch(r"afresh \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["evalute"], "no command 'evalute'; did you mean 'evaluate'?"),
+        (["zzz"], "no command 'zzz'; expected one of demo, run,"),
+        ([], "no command given; expected one of demo, run,"),
+        (["--config", "x"], "--config: a command comes first; expected one of demo, run,"),
+    ],
+)
+def test_a_wrong_command_is_one_line_and_exit_code_two(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(args) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"afresh: {message}")
+    assert shown.err.count("\n") == 1
+
+
+def test_a_wrong_option_is_one_line_and_exit_code_two(
+    command: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(lambda args, settings: 0)
+    assert cli.main(["run", "--users", "u"]) == 2
+    assert capsys.readouterr().err == "afresh run: unrecognized arguments: --users u; see afresh run --help\n"
+
+
+def test_a_command_gets_its_options_and_the_layered_settings(
+    command: Callable[[Run], None], monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    got: list[object] = []
+
+    def run(args: object, settings: Settings) -> int:
+        got.extend((args.user, settings.kafka.group_id, settings.batch.max_events))  # type: ignore[attr-defined]
+        return 7
+
+    command(run)
+    config = tmp_path / "c.toml"  # type: ignore[operator]
+    config.write_text("[batch]\nmax_events = 5\n[kafka]\ngroup_id = 'file'")
+    monkeypatch.setenv("AFRESH_KAFKA__GROUP_ID", "environment")
+    args = ["run", "--user", "u", "--config", str(config), "--set", "rank.k=3", "--set", "batch.max_events=6"]
+    assert cli.main(args) == 7
+    assert got == ["u", "environment", 6]
+
+
+def test_a_wrong_setting_is_one_line_and_exit_code_two(
+    command: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(lambda args, settings: 0)
+    assert cli.main(["run", "--set", "rank.k=0"]) == 2
+    assert capsys.readouterr().err.startswith("afresh: rank.k = 0 (--set): expected a whole number")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(BrokerLost("lost"), 3), (SafetyLimit("lost"), 4), (KeyboardInterrupt(), 130)]
+)
+def test_an_error_of_afresh_is_one_line_and_its_exit_code(
+    error: BaseException, code: int, command: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(args: object, settings: Settings) -> int:
+        raise error
+
+    command(run)
+    assert cli.main(["run", "--log-level", "error"]) == code
+    assert capsys.readouterr().err == ("" if code == 130 else "afresh: lost\n")
+
+
+def test_an_unexpected_error_shows_its_traceback_and_exits_with_one() -> None:
+    shown = in_a_process("run", code=with_run("1 / 0"))
+    assert shown.returncode == 1
+    assert "Traceback" in shown.stderr
+    assert "ZeroDivisionError" in shown.stderr
+
+
+def test_a_reader_of_stdout_that_went_away_is_no_error() -> None:
+    code = with_run("print('line\\n' * 100_000) or 0")
+    script = (
+        "import sys; from pipeline.app import cli; "
+        + code
+        + "; sys.exit(cli.main(['run', '--log-level', 'error']))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(4)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == cli.READER_GONE
+
+
+def test_a_broken_connection_is_not_taken_for_a_reader_of_stdout() -> None:
+    broken = "(_ for _ in ()).throw(BrokenPipeError('socket'))"
+    shown = in_a_process("run", code=with_run(broken))
+    assert shown.returncode == 1
+    assert "BrokenPipeError: socket" in shown.stderr
+
+
+def test_logs_go_to_stderr_in_utc_and_the_configuration_once(
+    command: Callable[[Run], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(args: object, settings: Settings) -> int:
+        logging.getLogger("pipeline.run.loop").info("ready")
+        logging.getLogger("kafka.client").info("connected")
+        return 0
+
+    command(run)
+    monkeypatch.setenv("AFRESH_KAFKA__OPTIONS__SSL_PASSWORD", "hunter2")
+    assert cli.main(["run"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert re.search(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO    pipeline\.run\.loop: ready$", shown.err, re.M)
+    assert shown.err.count("kafka.group_id = ") == 1
+    assert "connected" not in shown.err
+    assert "hunter2" not in shown.err
+
+
+def test_the_log_level_is_an_option(
+    command: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(lambda args, settings: logging.getLogger("pipeline").info("hidden") or 0)
+    assert cli.main(["run", "--log-level", "warning"]) == 0
+    assert capsys.readouterr().err == ""
+    assert cli.main(["run", "--log-level", "loud"]) == 2

@@ -1,0 +1,252 @@
+"""The layers of the configuration, its errors, and what it shows of itself."""
+
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pipeline.app.config import describe, load_settings
+from pipeline.errors import UsageError
+from pipeline.settings import Settings
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "afresh.toml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def error_of(config: Path | None = None, sets: tuple[str, ...] = (), **environ: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        load_settings(config, sets, environ)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_without_sources_every_setting_has_its_default() -> None:
+    assert load_settings(None, [], {}) == Settings()
+
+
+def test_flags_win_over_the_environment_that_over_the_file_that_over_the_default(tmp_path: Path) -> None:
+    config = write(tmp_path, "[batch]\nmax_events = 1\nmax_wait_ms = 1\n[rank]\nk = 1")
+    environ = {"AFRESH_BATCH__MAX_EVENTS": "2", "AFRESH_RANK__K": "2"}
+    settings = load_settings(config, ["rank.k=3"], environ)
+    assert (settings.batch.max_wait_ms, settings.batch.max_events, settings.rank.k) == (1, 2, 3)
+    assert settings.model.dim == Settings().model.dim
+
+
+def test_a_later_flag_wins_over_an_earlier_one() -> None:
+    assert load_settings(None, ["rank.k=3", "rank.k=4"], {}).rank.k == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("kafka.group_id=007", "group_id", "007"),
+        ("kafka.group_id=12", "group_id", "12"),
+        ("kafka.group_id=true", "group_id", "true"),
+        ("kafka.group_id='12'", "group_id", "12"),
+        ("kafka.group_id=a=b", "group_id", "a=b"),
+        ("kafka.transactions=true", "transactions", True),
+        ("kafka.transactions=False", "transactions", False),
+        ("kafka.broker_timeout_s=5", "broker_timeout_s", 5.0),
+        ("kafka.options={fetch_min_bytes = 1}", "options", {"fetch_min_bytes": 1}),
+        ('kafka.options.client_id="5"', "options", {"client_id": "5"}),
+        ("kafka.options.client_rack=eu", "options", {"client_rack": "eu"}),
+    ],
+)
+def test_typed_text_is_a_toml_value_where_that_fits_and_itself_otherwise(
+    text: str, key: str, value: object
+) -> None:
+    read = getattr(load_settings(None, [text], {}).kafka, key)
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_no_excluded_types_differs_from_the_default() -> None:
+    assert load_settings(None, [], {}).rank.exclude is None
+    assert load_settings(None, ["rank.exclude=[]"], {}).rank.exclude == []
+
+
+def test_entries_are_merged_over_the_layers_and_may_hold_dots(tmp_path: Path) -> None:
+    config = write(tmp_path, '[events.roles]\nbuy = "positive"\nsee = "neutral"')
+    settings = load_settings(
+        config, ["events.roles.cart.add=neutral"], {"AFRESH_EVENTS__ROLES__SEE": "exposure"}
+    )
+    assert settings.events.roles == {"buy": "positive", "see": "exposure", "cart.add": "neutral"}
+
+
+def test_events_topics_are_an_array_or_a_table_with_default_types() -> None:
+    assert load_settings(None, ['topics.events=["a", "b"]'], {}).topics.event_topics() == {
+        "a": "click",
+        "b": "click",
+    }
+    table = load_settings(None, ["topics.events.shop.orders=purchase"], {}).topics
+    assert table.event_topics() == {"shop.orders": "purchase"}
+
+
+def test_variables_of_others_and_of_the_benchmarks_are_left_alone() -> None:
+    environ = {"AFRESH_DATA": "x", "AFRESH_PORT_9464_TCP": "x", "OTHER__KEY": "x", "HOME": "x"}
+    assert load_settings(None, [], environ) == Settings()
+
+
+def test_an_unknown_key_names_the_nearest_one_and_its_origin(tmp_path: Path) -> None:
+    assert error_of(sets=("batch.max_event=3",)) == (
+        "batch.max_event = 3 (--set): expected a known setting; did you mean batch.max_events?"
+    )
+    assert "(environment AFRESH_MODEL__DIMS): expected a known setting; did you mean model.dim?" in error_of(
+        AFRESH_MODEL__DIMS="8"
+    )
+    assert "did you mean kafka.worker_id?" in error_of(sets=("worker_id=w",))
+    config = write(tmp_path, "[rank]\nzzzzzz = 1")
+    assert error_of(config) == (
+        f"rank.zzzzzz = 1 (file {config}): "
+        "expected a known setting, one of rank.k, rank.exclude, rank.because"
+    )
+
+
+def test_an_unknown_table_lists_the_tables(tmp_path: Path) -> None:
+    assert "expected a known setting, one of [kafka], [topics]" in error_of(write(tmp_path, "[zzzz]"))
+    assert "expected a known setting" in error_of(write(tmp_path, "kafka = 1"))
+
+
+def test_an_unknown_entry_names_the_nearest_field() -> None:
+    assert "did you mean events.fields.user_id?" in error_of(sets=("events.fields.user=uid",))
+    assert "did you mean events.fields.item_id?" in error_of(sets=('events.fields={items = "i"}',))
+    assert "rank.k has no entries, it is a whole number" in error_of(sets=("rank.k.x=1",))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batch.max_events=0", "batch.max_events = 0 (--set): expected a whole number, at least 1"),
+        ("batch.max_events=many", "batch.max_events = 'many' (--set): expected a whole number, at least 1"),
+        ("model.dim=2000", "model.dim = 2000 (--set): expected a whole number, at least 4 and at most 1024"),
+        ("model.name=atention", "expected one of attention, item_knn, popularity, recent_popularity"),
+        ("kafka.transactions=yes", "kafka.transactions = 'yes' (--set): expected true or false"),
+        ("rank.exclude=purchase", "rank.exclude = 'purchase' (--set): expected an array of text"),
+        ("checkpoint.interval_s=nan", "expected a finite number, above 0"),
+        ("events.weights.buy=inf", "events.weights.buy = inf (--set): expected a finite number, at least 0"),
+        ("events.roles.buy=good", "events.roles.buy = 'good' (--set): expected one of exposure, negative"),
+        ("batch.max_events", "--set batch.max_events: expected table.key=value"),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_what_was_expected(text: str, message: str) -> None:
+    assert message in error_of(sets=(text,))
+
+
+def test_a_file_has_typed_values(tmp_path: Path) -> None:
+    assert "expected a whole number" in error_of(write(tmp_path, '[batch]\nmax_events = "512"'))
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    assert "No such file or directory; expected a readable TOML file" in error_of(tmp_path / "none.toml")
+    assert "expected TOML in UTF-8" in error_of(write(tmp_path, "[kafka"))
+    latin = tmp_path / "latin.toml"
+    latin.write_bytes(b'[kafka]\ngroup_id = "\xe9"')
+    assert "expected TOML in UTF-8" in error_of(latin)
+
+
+SASL = ("kafka.security_protocol=SASL_SSL", "kafka.sasl_mechanism=PLAIN", "kafka.sasl_username=me")
+
+
+def test_a_password_comes_from_the_environment_as_it_was_typed() -> None:
+    password = '"12 = x"'
+    settings = load_settings(None, SASL, {"AFRESH_KAFKA__SASL_PASSWORD": password})
+    assert settings.kafka.sasl_password == password
+
+
+def test_a_secret_in_a_file_or_a_flag_is_an_error_that_does_not_show_it(tmp_path: Path) -> None:
+    message = error_of(sets=("kafka.sasl_password=hunter2",))
+    assert message.endswith("a secret comes from the environment only: set AFRESH_KAFKA__SASL_PASSWORD")
+    for text in ('[kafka]\nsasl_password = "hunter2"', '[kafka.options]\nssl_password = "hunter2"'):
+        message = error_of(write(tmp_path, text))
+        assert "a secret comes from the environment only" in message
+        assert "hunter2" not in message
+    assert "hunter2" not in error_of(sets=("kafka.sasl_pasword=hunter2",))
+    assert "hunter2" not in error_of(AFRESH_KAFKA__OPTIONS__SASL_PLAIN_PASSWORD="hunter2")
+
+
+def test_describe_hides_secrets_and_logins_and_is_toml() -> None:
+    environ = {
+        "AFRESH_KAFKA__SASL_PASSWORD": "hunter2",
+        "AFRESH_KAFKA__OPTIONS__SSL_PASSWORD": "hunter3",
+        "AFRESH_CHECKPOINT__PATH": "s3://key:hunter4@bucket/path",
+        "AFRESH_CHECKPOINT__JOURNAL": "/var/journal",
+    }
+    text = describe(load_settings(None, SASL, environ))
+    assert "hunter" not in text
+    assert 'kafka.sasl_password = "********"' in text
+    assert 'kafka.options = {"ssl_password" = "********"}' in text
+    assert 'checkpoint.path = "s3://********@bucket/path"' in text
+
+
+def test_describe_read_back_gives_the_same_settings(tmp_path: Path) -> None:
+    settings = load_settings(
+        None,
+        ['kafka.group_id=a"b\\c\té\x7f☃😀', "rank.exclude=['buy']", "topics.events={'a.b' = 'buy'}"],
+        {"AFRESH_EVENTS__WEIGHTS": "{buy = 2.5, see = 1e-7}", "AFRESH_CHECKPOINT__PATH": "/data"},
+    )
+    text = describe(settings)
+    assert load_settings(write(tmp_path, text), [], {}) == settings
+    assert set(tomllib.loads(text)) == {field.name for field in msgspec.structs.fields(Settings)}
+
+
+def test_the_journal_lies_beside_a_local_checkpoint() -> None:
+    for path, folder in (("/data/c", "/data/c"), ("file:///data/a%20b", "/data/a b"), ("", "")):
+        assert load_settings(None, [f"checkpoint.path={path}"], {}).checkpoint.journal == folder
+    both = load_settings(None, ["checkpoint.path=s3://b/c", "checkpoint.journal=/data/j"], {})
+    assert both.checkpoint.journal == "/data/j"
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (("checkpoint.path=s3://b/c",), "expected a local folder, as checkpoint.path is remote (s3)"),
+        (("checkpoint.path=/c", "checkpoint.journal=s3://b/j"), "expected a local folder, as it is written"),
+        (
+            ("checkpoint.journal=/j",),
+            "checkpoint.journal = '/j' (--set): expected nothing while checkpoint.path",
+        ),
+        (("kafka.worker_id=a/b",), "kafka.worker_id = 'a/b' (--set): expected a folder name"),
+        (("kafka.worker_id=..",), "expected a folder name"),
+        (("kafka.bootstrap_servers=kafka:9092,",), "expected host:port, several with commas"),
+        (("kafka.bootstrap_servers=http://kafka:9092",), "expected host:port"),
+        (("kafka.group_id=",), "kafka.group_id = '' (--set): expected a name"),
+        (
+            ("kafka.options.group_id=g",),
+            "kafka.options.group_id = 'g' (--set): expected nothing here: use kafka",
+        ),
+        (("kafka.options.enable_auto_commit=true",), "afresh sets it itself"),
+        (("kafka.ssl_cafile=/no/such/file",), "expected a file that exists"),
+        (
+            ("kafka.sasl_username=me",),
+            "kafka.security_protocol = 'PLAINTEXT' (default): expected SASL_SSL or",
+        ),
+        (SASL[:1], "kafka.sasl_mechanism = '' (default): expected one of PLAIN, SCRAM-SHA-256"),
+        (SASL[:2], "kafka.sasl_username = '' (default): expected a name"),
+        (SASL, "expected a password in the variable AFRESH_KAFKA__SASL_PASSWORD"),
+        (("topics.events=[]",), "expected at least one topic"),
+        (("topics.items=a b",), "topics.items = 'a b' (--set): expected a topic name"),
+        (("topics.recommendations=events",), "expected a topic of its own; topics.events has this name too"),
+        (("rank.exclude=['']",), "expected event types, none of them empty"),
+        (("events.fields.user_id=",), "expected the name that this field has in the records"),
+        (("metrics.address=9464",), "expected host:port, such as 127.0.0.1:9464"),
+        (("metrics.address=::1:9464",), "expected host:port"),
+        (("metrics.address=localhost:99999",), "expected host:port with a port from 0"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_one_line(sets: tuple[str, ...], message: str) -> None:
+    assert message in error_of(sets=sets)
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1:0", "[::1]:9464", "localhost:9464"])
+def test_addresses_of_every_kind_are_taken(address: str) -> None:
+    assert load_settings(None, [f"metrics.address={address}"], {}).metrics.address == address
+
+
+def test_brokers_of_every_kind_are_taken() -> None:
+    servers = "kafka-1.example:9092, 10.0.0.1:9092,[::1]:9092,kafka"
+    assert load_settings(None, [f"kafka.bootstrap_servers={servers}"], {}).kafka.bootstrap_servers == servers

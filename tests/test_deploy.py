@@ -1,0 +1,287 @@
+"""The files of deploy/, read by parsers: what they name exists, what they promise is what the code does."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import yaml
+
+from consumers.list_source import ListRecord
+from pipeline.app.config import load_settings
+from pipeline.event.batch import Polled, Span
+from pipeline.event.decode import Decoder
+from pipeline.event.records import DEFAULT_USER, DriftAlarm, Ranking
+from pipeline.settings import EVENT_FIELDS, Settings
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+REFERENCE = "#/components/schemas/{name}"
+
+
+def read_yaml(name: str) -> dict[str, Any]:
+    content = yaml.safe_load((DEPLOY / name).read_text("utf-8"))
+    assert isinstance(content, dict)
+    return content
+
+
+def read_config() -> Settings:
+    return load_settings(DEPLOY / "config/afresh.toml", [], {})
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return read_yaml("compose.yaml")
+
+
+@pytest.fixture(scope="module")
+def asyncapi() -> dict[str, Any]:
+    return read_yaml("asyncapi.yaml")
+
+
+# The Dockerfile
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Return the Dockerfile's instructions: comments out, continued lines joined."""
+    text = re.sub(r"^\s*#.*\n", "", (DEPLOY / "Dockerfile").read_text("utf-8"), flags=re.M)
+    lines = filter(str.strip, text.replace("\\\n", " ").splitlines())
+    return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines)]
+
+
+def last(word: str) -> str:
+    return [rest for each, rest in instructions() if each == word][-1]
+
+
+def test_every_instruction_is_one_that_docker_knows() -> None:
+    known = {"FROM", "WORKDIR", "RUN", "COPY", "ARG", "ENV", "USER", "VOLUME", "EXPOSE", "HEALTHCHECK"}
+    known |= {"STOPSIGNAL", "ENTRYPOINT", "CMD"}
+    assert {word for word, _ in instructions()} <= known
+    assert instructions()[0] == ("FROM", "python:3.11-slim AS build")
+
+
+def test_the_image_copies_what_exists_and_all_that_the_build_needs() -> None:
+    stages = [rest.partition(" AS ")[2] for word, rest in instructions() if word == "FROM"]
+    copied = []
+    for word, rest in instructions():
+        if word == "COPY":
+            *sources, _ = shlex.split(rest)
+            if sources[0].startswith("--from="):
+                assert sources[0].removeprefix("--from=") in stages
+                continue
+            copied += sources
+    for source in copied:
+        assert (ROOT / source).exists(), source
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    needed = {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
+    needed |= set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    assert needed | {"constraints.txt", "deploy/config/afresh.toml"} == set(copied)
+
+
+def test_the_image_runs_the_service_as_an_ordinary_user() -> None:
+    words = [word for word, _ in instructions()]
+    assert last("USER") not in ("root", "0")
+    assert words.index("USER") > max(n for n, word in enumerate(words) if word in ("RUN", "COPY"))
+    assert (last("ENTRYPOINT"), last("CMD")) == (
+        '["afresh"]',
+        '["run", "--config", "/etc/afresh/afresh.toml"]',
+    )
+
+
+def test_the_build_of_torch_is_an_argument_and_no_host_is_named() -> None:
+    assert ("ARG", 'PIP_EXTRA_INDEX_URL=""') in instructions()
+    text = (DEPLOY / "Dockerfile").read_text("utf-8") + (DEPLOY / "compose.yaml").read_text("utf-8")
+    assert set(re.findall(r"https?://([\w.-]+)", text)) <= {"127.0.0.1"}
+
+
+def test_the_image_is_healthy_while_the_loop_is_live() -> None:
+    port = read_config().metrics.address.rpartition(":")[2]
+    assert f"http://127.0.0.1:{port}/live" in last("HEALTHCHECK")
+    assert last("EXPOSE") == port
+
+
+# The example configuration
+
+
+def test_the_example_configuration_is_good_and_names_every_key() -> None:
+    read_config()
+    text = (DEPLOY / "config/afresh.toml").read_text("utf-8")
+    for table in msgspec.structs.fields(Settings):
+        part = text.partition(f"[{table.name}]\n")[2].partition("\n[")[0]
+        keys = re.findall(r"^(?:# )?(\w+) = ", part, re.M)
+        assert set(keys) == {key.name for key in msgspec.structs.fields(table.type)} - {"sasl_password"}
+
+
+def test_a_key_that_is_commented_out_shows_its_default(tmp_path: Path) -> None:
+    text = (DEPLOY / "config/afresh.toml").read_text("utf-8")
+    config = tmp_path / "afresh.toml"
+    kept = [
+        line for line in text.splitlines() if not line.startswith("# exclude")
+    ]  # an example, for it has none
+    commented = [re.sub(r"^# (?=\w+ = )", "", line) for line in kept if re.match(r"\[|# \w+ = ", line)]
+    config.write_text("\n".join(commented), "utf-8")
+    assert load_settings(config, [], {}) == Settings()
+
+
+# compose.yaml
+
+
+def test_services_depend_on_services_and_mount_what_exists(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert set(services) == {"kafka", "topics", "afresh", "prometheus"}
+    for name, service in services.items():
+        assert set(service.get("depends_on", ())) <= set(services), name
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            assert (DEPLOY / source).is_file() if source.startswith(".") else source in compose["volumes"], (
+                source
+            )
+    build = services["afresh"]["build"]
+    assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()
+
+
+def test_afresh_reaches_the_broker_under_the_name_it_gives_itself(compose: dict[str, Any]) -> None:
+    kafka = compose["services"]["kafka"]
+    advertised = kafka["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+    inside = re.search(r"INSIDE://([^,]+)", advertised)
+    assert inside is not None
+    assert read_config().kafka.bootstrap_servers == inside[1]
+    assert inside[1] in compose["services"]["topics"]["command"][0]
+    listeners = dict(re.findall(r"(\w+)://[\w.]*:(\d+)", kafka["environment"]["KAFKA_LISTENERS"]))
+    security = dict(re.findall(r"(\w+):(\w+)", kafka["environment"]["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"]))
+    assert set(listeners) == set(security) == {"INSIDE", "OUTSIDE", "CONTROLLER"}
+    assert dict(re.findall(r"(\w+)://[\w.]*:(\d+)", advertised)).items() <= listeners.items()
+
+
+def test_only_loopback_is_opened_on_the_machine(compose: dict[str, Any]) -> None:
+    ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_the_topics_are_made_under_their_configured_names_and_compacted_where_keys_count(
+    compose: dict[str, Any],
+) -> None:
+    script = compose["services"]["topics"]["command"][0]
+    made = dict(re.findall(r"create --topic (\S+)(.*)", script))
+    topics = read_config().topics
+    assert set(made) == {
+        *topics.event_topics(),
+        topics.items,
+        topics.recommendations,
+        topics.dead_letters,
+        topics.drift,
+    }
+    compacted = {name for name, options in made.items() if "cleanup.policy=compact" in options}
+    assert compacted == {topics.items, topics.recommendations}
+
+
+def test_prometheus_scrapes_afresh_where_it_listens(compose: dict[str, Any]) -> None:
+    scrape = read_yaml("prometheus/prometheus.yml")["scrape_configs"][0]
+    targets = scrape["static_configs"][0]["targets"]
+    assert targets == [f"afresh:{read_config().metrics.address.rpartition(':')[2]}"]
+    assert scrape.get("metrics_path", "/metrics") == "/metrics"
+
+
+def test_state_outlives_the_container(compose: dict[str, Any]) -> None:
+    mounts = [volume.split(":")[1] for volume in compose["services"]["afresh"]["volumes"]]
+    assert any(read_config().checkpoint.path.startswith(f"{mount}/") for mount in mounts)
+    assert last("VOLUME") in mounts
+
+
+# asyncapi.yaml
+
+
+def references(node: object) -> list[str]:
+    if isinstance(node, dict):
+        return [
+            each for key, value in node.items() for each in ([value] if key == "$ref" else references(value))
+        ]
+    return [each for value in node for each in references(value)] if isinstance(node, list) else []
+
+
+def test_every_reference_of_asyncapi_leads_somewhere(asyncapi: dict[str, Any]) -> None:
+    assert asyncapi["asyncapi"] == "3.0.0"
+    for reference in references(asyncapi):
+        node = asyncapi
+        for part in reference.removeprefix("#/").split("/"):
+            node = node[part]
+
+
+def test_the_channels_are_the_default_topics(asyncapi: dict[str, Any]) -> None:
+    topics = Settings().topics
+    assert {name: channel["address"] for name, channel in asyncapi["channels"].items()} == {
+        "events": next(iter(topics.event_topics())),
+        "items": topics.items,
+        "recommendations": topics.recommendations,
+        "deadLetters": topics.dead_letters,
+        "drift": topics.drift,
+    }
+    used = {operation["channel"]["$ref"].rpartition("/")[2] for operation in asyncapi["operations"].values()}
+    assert used == set(asyncapi["channels"])
+    assert DEFAULT_USER in asyncapi["channels"]["recommendations"]["description"]
+
+
+def bare(schema: object) -> object:
+    """Return a schema without what doesn't change what it allows."""
+    if isinstance(schema, dict):
+        kept = {key: bare(value) for key, value in schema.items() if key not in ("title", "description")}
+        return {key: sorted(value) if key == "required" else value for key, value in kept.items()}
+    return [bare(each) for each in schema] if isinstance(schema, list) else schema
+
+
+def test_the_schemas_of_what_is_written_are_those_of_the_code(asyncapi: dict[str, Any]) -> None:
+    _, written = msgspec.json.schema_components([Ranking, DriftAlarm], ref_template=REFERENCE)
+    described = asyncapi["components"]["schemas"]
+    assert set(written) == {"Ranking", "RankedItem", "DriftAlarm"}
+    for name, schema in written.items():
+        assert bare(described[name]) == bare(schema), name
+
+
+def test_the_examples_of_what_is_written_are_records_of_the_code(asyncapi: dict[str, Any]) -> None:
+    messages = asyncapi["components"]["messages"]
+    for name, struct in (("ranking", Ranking), ("driftAlarm", DriftAlarm)):
+        for example in messages[name]["examples"]:
+            msgspec.convert(example["payload"], struct)
+
+
+def test_the_fields_of_an_event_are_those_that_are_read(asyncapi: dict[str, Any]) -> None:
+    assert tuple(asyncapi["components"]["schemas"]["Event"]["properties"]) == EVENT_FIELDS
+
+
+def decode(payload: dict[str, Any]) -> str:
+    """Return "" for a good event, else the reason."""
+    settings = Settings()
+    record = ListRecord("events", 0, 0, 1_760_000_000_000, None, msgspec.json.encode(payload))
+    polled = Polled((Span("events", 0, 0, 1),), [record], np.zeros(1, np.int32))
+    decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
+    raw = decoder.decode(0, 1_760_000_001_000, polled)
+    assert len(raw.events) + len(raw.rejects) == 1
+    return raw.rejects[0].reason if raw.rejects else ""
+
+
+def test_the_event_of_the_example_is_read_and_the_required_fields_are(asyncapi: dict[str, Any]) -> None:
+    schema = asyncapi["components"]["schemas"]["Event"]
+    payload = asyncapi["components"]["messages"]["event"]["examples"][0]["payload"]
+    assert decode(payload) == ""
+    for field in EVENT_FIELDS:
+        rest = {name: value for name, value in payload.items() if name != field}
+        assert decode(rest) == ("missing_field" if field in schema["required"] else ""), field
+
+
+def test_types_and_sizes_of_an_event_are_those_that_are_read(asyncapi: dict[str, Any]) -> None:
+    schema = asyncapi["components"]["schemas"]["Event"]
+    payload = asyncapi["components"]["messages"]["event"]["examples"][0]["payload"]
+    good = {"string": "x", "integer": 1_760_000_000_000, "number": 0.5, "object": {"page": "home"}}
+    for field, kind in schema["properties"].items():
+        named = "string" if "$ref" in kind else kind["type"]
+        assert decode({**payload, field: good[named]}) == "", field
+        assert decode({**payload, field: [good[named]]}) == "wrong_type", field
+    limits = asyncapi["components"]["schemas"]["Id"]
+    assert decode({**payload, "user_id": "x" * limits["maxLength"]}) == ""
+    assert decode({**payload, "user_id": "x" * (limits["maxLength"] + 1)}) == "long_id"
+    assert decode({**payload, "user_id": "x" * (limits["minLength"] - 1)}) == "empty_id"
