@@ -1,0 +1,252 @@
+"""The rows of a recorded file, whatever its format: text, numbers and where they stand; nothing is judged
+here."""
+
+import csv
+import gzip
+import io
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, NoReturn, Protocol
+
+import msgspec
+
+from pipeline.errors import UsageError
+from pipeline.event.checks import MAX_DEPTH, Problem, TimeUnit, shown, too_deep
+from pipeline.event.decode import json_problem
+
+SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
+NEEDED = ("user", "item", "timestamp")
+
+
+class Columns(NamedTuple):
+    """The names that the columns have in the file. A file may lack `event` and `value` unless they are
+    renamed."""
+
+    user: str = "user"
+    item: str = "item"
+    timestamp: str = "timestamp"
+    event: str = "event"
+    value: str = "value"
+
+
+class Row(NamedTuple):
+    """One row as it stands in the file. An empty event is the default type; an empty value or None is
+    none."""
+
+    number: int  # of the line, or of the row in a parquet file, from 1
+    user: str
+    item: str
+    time: str | float
+    event: str
+    value: str | float | None
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of a file's rows so far. `first` holds the first problem of each reason."""
+
+    rejected: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+    share: float = 0.0  # of the file that has been read, 0 to 1
+    counted: str = "line"  # what the numbers of rows count
+
+    def reject(self, number: int, problem: Problem, rows: int = 1) -> None:
+        """Count rows that can't be read, from line or row `number` on."""
+        self.rejected[problem.reason] += rows
+        self.first.setdefault(problem.reason, f"{self.counted} {number}: {problem.detail}")
+
+    def lines(self) -> list[str]:
+        """One line for each reason, the most frequent first; none when every row could be read."""
+        return [
+            f"{count} rows rejected: {reason}. The first: {self.first[reason]}"
+            for reason, count in self.rejected.most_common()
+        ]
+
+
+class Rows(Protocol):
+    """A file that is being read. `time_unit` is set where the format itself says what its times are."""
+
+    time_unit: TimeUnit | None
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield the rows once, in order. Raise `UsageError` when the file can't be read or lacks a column."""
+
+    def share(self) -> float:
+        """Share of the file that has been read."""
+
+
+def open_rows(path: Path, columns: Columns, tally: Tally) -> Rows:
+    """Choose the reader by the file's name; rows that it can't make out go to `tally`.
+
+    Raise `UsageError` for a name that none of `SUFFIXES` ends.
+    """
+    name = path.name.lower()
+    if name.endswith((".csv", ".csv.gz")):
+        return _CsvRows(path, columns, tally)
+    if name.endswith((".jsonl", ".jsonl.gz")):
+        return _JsonRows(path, columns, tally)
+    if name.endswith(".parquet"):
+        from consumers.parquet_rows import ParquetRows  # nobody else needs what it needs
+
+        return ParquetRows(path, columns, tally)
+    raise UsageError(f"{path}: unknown kind of file; expected a name that ends in {', '.join(SUFFIXES)}")
+
+
+class _Bytes:
+    """The bytes of a file, unpacked, and how far they have been read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._raw: BinaryIO | None = None
+        self._size = 0
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """Open the file. Errors of the file inside the block become a `UsageError`."""
+        try:
+            with self._path.open("rb") as raw:
+                self._raw, self._size = raw, raw.seek(0, io.SEEK_END)
+                raw.seek(0)
+                if self._path.name.lower().endswith(".gz"):
+                    with gzip.open(raw) as unpacked:
+                        yield io.BufferedReader(unpacked, 1 << 16)
+                else:
+                    yield raw
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise UsageError(f"{self._path}: not a whole gzip file: {error}; get it again") from error
+        except OSError as error:
+            raise UsageError(f"{self._path}: can't be read: {error.strerror or error}") from error
+
+    def share(self) -> float:
+        """Share of the packed bytes that have been read."""
+        if self._raw is None or not self._size:
+            return 0.0
+        return 1.0 if self._raw.closed else self._raw.tell() / self._size
+
+
+class _CsvRows:
+    time_unit: TimeUnit | None = None
+
+    def __init__(self, path: Path, columns: Columns, tally: Tally) -> None:
+        self._path, self._columns, self._tally = path, columns, tally
+        self._bytes = _Bytes(path)
+        self.share = self._bytes.share
+
+    def __iter__(self) -> Iterator[Row]:
+        with self._bytes.open() as binary:
+            # Bytes that are not UTF-8 become surrogates, so that they spoil their own row only.
+            text = io.TextIOWrapper(binary, "utf-8-sig", errors="surrogateescape", newline="")
+            reader = csv.reader(text)
+            header = next(reader, None)
+            if header is None:
+                raise UsageError(f"{self._path}: empty; expected a header line such as {','.join(Columns())}")
+            user, item, time, event, value = places_of(self._path, self._columns, header)
+            width, line = len(header), reader.line_num
+            while True:
+                try:
+                    for row in reader:
+                        if len(row) == width:
+                            row.append("")  # for columns that the file lacks
+                            line = reader.line_num
+                            yield Row(line, row[user], row[item], row[time], row[event], row[value])
+                        elif row:  # a blank line is no row
+                            problem = Problem("bad_row", f"{len(row)} fields; expected the header's {width}")
+                            self._tally.reject(line + 1, problem, reader.line_num - line)
+                        line = reader.line_num
+                    return
+                except csv.Error as error:  # such as a quote that never ends: it has swallowed some lines
+                    self._tally.reject(line + 1, Problem("bad_row", str(error)), reader.line_num - line)
+                    line = reader.line_num
+
+
+def places_of(path: Path, columns: Columns, header: list[str]) -> list[int]:
+    """Where each column stands; one behind the last where the file lacks a column that it need not have.
+
+    Raise `UsageError` when it lacks another: the message names those that it has, and the option to use.
+    """
+    missing = [
+        column
+        for column, name in columns._asdict().items()
+        if name not in header and (column in NEEDED or name != column)
+    ]
+    if missing:
+        _raise_no_column(path, columns, missing[0], header)
+    return [header.index(name) if name in header else len(header) for name in columns]
+
+
+def _raise_no_column(path: Path, columns: Columns, column: str, found: Iterable[str]) -> NoReturn:
+    raise UsageError(
+        f"{path}: no column {getattr(columns, column)!r}; found {', '.join(map(shown, found))}. "
+        f"Name the one that holds the {column} with --{column}-column"
+    )
+
+
+class _JsonRows:
+    time_unit: TimeUnit | None = None
+
+    def __init__(self, path: Path, columns: Columns, tally: Tally) -> None:
+        self._path, self._columns, self._tally = path, columns, tally
+        self._bytes = _Bytes(path)
+        self.share = self._bytes.share
+
+    def __iter__(self) -> Iterator[Row]:
+        first: dict[str, Any] | None = None
+        good = 0
+        with self._bytes.open() as binary:
+            for number, line in enumerate(binary, 1):
+                if line.isspace():
+                    continue
+                row = self._parsed(number, line)
+                if row is None:
+                    continue
+                first = row if first is None else first
+                got = self._as_row(number, row)
+                if isinstance(got, Row):
+                    good += 1
+                    yield got
+                else:
+                    self._tally.reject(number, got)
+        if first is not None and not good:  # no row fits: most likely the names don't
+            places_of(self._path, self._columns, list(first))
+
+    def _parsed(self, number: int, line: bytes) -> dict[str, Any] | None:
+        problem = Problem("too_deep", f"nested deeper than {MAX_DEPTH} levels; expected a flat JSON object")
+        if not too_deep(line):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                return msgspec.json.decode(text.strip(), type=dict[str, Any])
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                problem = json_problem(line, error, time_field=self._columns.timestamp)
+        self._tally.reject(number, problem)
+        return None
+
+    def _as_row(self, number: int, row: dict[str, Any]) -> Row | Problem:
+        texts = []
+        for column in ("user", "item", "event"):
+            name = getattr(self._columns, column)
+            text = row.get(name)
+            if text is None and column == "event":
+                text = ""
+            if isinstance(text, int) and not isinstance(text, bool):
+                text = str(text)
+            if not isinstance(text, str):
+                return wrong_type(name, text, "text or a whole number")
+            texts.append(text)
+        time, value = row.get(self._columns.timestamp), row.get(self._columns.value)
+        if not isinstance(time, str | int | float) or isinstance(time, bool):
+            return wrong_type(self._columns.timestamp, time, "a number or an ISO 8601 text")
+        if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+            return wrong_type(self._columns.value, value, "a number")
+        user, item, event = texts
+        return Row(number, user, item, time, event, value)
+
+
+def wrong_type(name: str, got: object, expected: str) -> Problem:
+    """Say that a column holds nothing, or something of the wrong type."""
+    if got is None:
+        return Problem("missing_field", f"no {name}; expected {expected}")
+    return Problem("wrong_type", f"{name} = {shown(str(got))}: expected {expected}")

@@ -1,0 +1,370 @@
+"""Recorded files: every format gives the same columns, ids stay text, and no row is dropped in silence."""
+
+import gzip
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumers.file_source import Columns, Tally, read_events
+from pipeline.errors import UsageError
+from pipeline.event.batch import Events
+from pipeline.event.checks import REASONS
+
+NOW = 1_700_000_000_000
+HEADER = "user,item,timestamp,event,value\n"
+
+
+def written(folder: Path, text: str | bytes, name: str = "events.csv") -> Path:
+    path = folder / name
+    data = text.encode() if isinstance(text, str) else text
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    return path
+
+
+def chunks(path: Path, batch: int = 100, **options: Any) -> list[Events]:
+    return list(read_events(path, batch, now_ms=NOW, **options))
+
+
+def only(path: Path, **options: Any) -> Events:
+    (events,) = chunks(path, **options)
+    return events
+
+
+def rejected(path: Path, **options: Any) -> dict[str, int]:
+    """Read a file of which at least one row is bad; return how many of each reason."""
+    tally = Tally()
+    chunks(path, tally=tally, **options)
+    assert set(tally.rejected) <= set(REASONS)
+    assert set(tally.first) == set(tally.rejected)
+    return dict(tally.rejected)
+
+
+def test_a_csv_fills_every_column(tmp_path: Path) -> None:
+    events = only(written(tmp_path, HEADER + "ann,tea,1600000000,buy,2.5\nbob,rum,1600000001.25,,\n"))
+    assert (events.user_ids, events.item_ids, events.types) == (
+        ["ann", "bob"],
+        ["tea", "rum"],
+        ["buy", "click"],
+    )
+    assert events.event_ids == [None, None]
+    assert events.time_ms_B.tolist() == [1_600_000_000_000, 1_600_000_001_250]
+    assert events.append_ms_B.tolist() == events.source_B.tolist() == [0, 0]
+    assert events.value_B[0] == 2.5
+    assert np.isnan(events.value_B[1])
+    assert (events.time_ms_B.dtype, events.source_B.dtype) == (np.int64, np.int32)
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    return HEADER + "".join(",".join(str(row[name]) for name in Columns()) + "\n" for row in rows)
+
+
+def as_jsonl(rows: Sequence[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+ROWS = [
+    {
+        "user": f"u{number}",
+        "item": "0444778",
+        "timestamp": 1_600_000_000 + number,
+        "event": "buy",
+        "value": number / 4,
+    }
+    for number in range(10)
+]
+
+
+def as_parquet(folder: Path, columns: dict[str, Any], name: str = "events.parquet") -> Path:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table(columns), folder / name)
+    return folder / name
+
+
+def test_every_format_gives_the_same_columns(tmp_path: Path) -> None:
+    paths = [
+        written(tmp_path, as_csv(ROWS), "a.csv"),
+        written(tmp_path, as_csv(ROWS), "a.csv.gz"),
+        written(tmp_path, as_csv(ROWS).replace("\n", "\r\n"), "windows.CSV"),
+        written(tmp_path, "\ufeff" + as_csv(ROWS), "bom.csv"),
+        written(tmp_path, as_jsonl(ROWS), "a.jsonl"),
+        written(tmp_path, "\ufeff" + as_jsonl(ROWS), "a.jsonl.gz"),
+        as_parquet(tmp_path, {name: [row[name] for row in ROWS] for name in Columns()}),
+    ]
+    expected = only(paths[0])
+    assert expected.item_ids == ["0444778"] * 10
+    for path in paths[1:]:
+        events = only(path)
+        assert (events.user_ids, events.item_ids, events.types) == (
+            expected.user_ids, expected.item_ids, expected.types,
+        )  # fmt: skip
+        np.testing.assert_array_equal(events.time_ms_B, expected.time_ms_B)
+        np.testing.assert_array_equal(events.value_B, expected.value_B)
+
+
+IDS = [
+    "0444778",
+    "nan",
+    "1e5",
+    " a ",
+    "007",
+    "None",
+    "true",
+    "ü" * 128,
+    "x" * 256,
+    "a,b",
+    'say "hi"',
+    "two\nlines",
+]
+
+
+def test_ids_are_text_byte_for_byte(tmp_path: Path) -> None:
+    quoted = "".join('"{0}","{0}",1600000000,,\n'.format(text.replace('"', '""')) for text in IDS)
+    rows = [{"user": text, "item": text, "timestamp": 1_600_000_000} for text in IDS]
+    columns = {name: [row[name] for row in rows] for name in ("user", "item", "timestamp")}
+    for path in (
+        written(tmp_path, HEADER + quoted),
+        written(tmp_path, as_jsonl(rows), "ids.jsonl"),
+        as_parquet(tmp_path, columns),
+    ):
+        assert only(path).user_ids == only(path).item_ids == IDS
+
+
+def test_whole_numbers_become_their_digits(tmp_path: Path) -> None:
+    numbers = [7, -1, 2**63 - 1]
+    columns = {"user": numbers, "item": numbers, "timestamp": [1_600_000_000] * 3}
+    rows = [{"user": number, "item": number, "timestamp": 1_600_000_000} for number in numbers]
+    for path in (as_parquet(tmp_path, columns), written(tmp_path, as_jsonl(rows), "ids.jsonl")):
+        assert only(path).user_ids == ["7", "-1", "9223372036854775807"]
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        (["1600000000", "1600000000.123"], [1_600_000_000_000, 1_600_000_000_123]),
+        (["1600000000000", "1600000000123.4"], [1_600_000_000_000, 1_600_000_000_123]),
+        (["2020-09-13T12:26:40Z", "2020-09-13 14:26:40.123+02:00"], [1_600_000_000_000, 1_600_000_000_123]),
+        (["2020-09-13", "2020-09-13T12:26:40"], [1_599_955_200_000, 1_600_000_000_000]),
+        (["oops", "1600000000000", "12", "1600000000001"], [1_600_000_000_000, 1_600_000_000_001]),
+    ],
+)
+def test_the_unit_of_time_is_found_from_the_first_rows(
+    tmp_path: Path, times: list[str], expected: list[int]
+) -> None:
+    path = written(tmp_path, HEADER + "".join(f"ann,tea,{time},,\n" for time in times))
+    assert only(path).time_ms_B.tolist() == expected
+
+
+def test_the_first_rows_settle_the_unit_for_the_whole_file(tmp_path: Path) -> None:
+    text = HEADER + "ann,tea,1600000000,,\n" * 100 + "ann,tea,1600000000000,,\n"
+    assert rejected(written(tmp_path, text)) == {"bad_time": 1}
+
+
+def test_a_given_unit_wins_over_the_finding(tmp_path: Path) -> None:
+    path = written(tmp_path, HEADER + "ann,tea,1600000000,,\n")
+    assert rejected(path, time_unit="ms") == {"bad_time": 1}
+    assert rejected(path, time_unit="iso") == {"bad_time": 1}
+
+
+def test_times_of_parquet_say_their_own_unit(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    nanoseconds = pa.array([1_600_000_000_123_456_789], pa.timestamp("ns", "Europe/Paris"))
+    path = as_parquet(tmp_path, {"user": ["ann"], "item": ["tea"], "timestamp": nanoseconds})
+    assert only(path).time_ms_B.tolist() == [1_600_000_000_123]
+
+
+BAD_ROWS = [
+    ("empty_id", ",tea,1600000000,,"),
+    ("empty_id", "ann,,1600000000,,"),
+    ("long_id", f"{'x' * 257},tea,1600000000,,"),
+    ("long_id", f"ann,{'ü' * 129},1600000000,,"),
+    ("long_id", f"ann,tea,1600000000,{'x' * 257},"),
+    ("not_utf8", b"ann,te\xff,1600000000,,"),
+    ("not_utf8", b"ann,tea,1600000000,\xff,"),
+    ("bad_time", "ann,tea,,,"),
+    ("bad_time", "ann,tea,soon,,"),
+    ("bad_time", "ann,tea,nan,,"),
+    ("bad_time", "ann,tea,inf,,"),
+    ("bad_time", "ann,tea,1_600_000_000,,"),
+    ("bad_time", "ann,tea,946684799,,"),
+    ("bad_time", "ann,tea,1700086401,,"),
+    ("wrong_type", "ann,tea,1600000000,,five"),
+    ("wrong_type", "ann,tea,1600000000,,1_0"),
+    ("not_finite", "ann,tea,1600000000,,nan"),
+    ("not_finite", "ann,tea,1600000000,,-inf"),
+    ("not_finite", "ann,tea,1600000000,,1e999"),
+    ("bad_row", "ann,tea,1600000000,buy"),
+    ("bad_row", "ann,tea,1600000000,buy,1,more"),
+]
+
+
+@pytest.mark.parametrize(("reason", "row"), BAD_ROWS, ids=[f"{i}-{bad[0]}" for i, bad in enumerate(BAD_ROWS)])
+def test_a_bad_row_is_counted_between_good_ones(tmp_path: Path, reason: str, row: str | bytes) -> None:
+    line = row if isinstance(row, bytes) else row.encode()
+    good = b"%s,tea,1600000000,,1\n"
+    path = written(tmp_path, HEADER.encode() + good % b"before" + line + b"\n\n" + good % b"after")
+    tally = Tally()
+    assert only(path, tally=tally).user_ids == ["before", "after"]
+    assert dict(tally.rejected) == {reason: 1}
+    assert tally.lines() == [f"1 rows rejected: {reason}. The first: {tally.first[reason]}"]
+    assert tally.first[reason].startswith("line 3: ")
+
+
+BAD_OBJECTS = [
+    ("not_json", "{"),
+    ("not_json", '{"user":"\\ud800","item":"tea","timestamp":1600000000}'),
+    ("not_finite", '{"user":"ann","item":"tea","timestamp":1600000000,"value":NaN}'),
+    ("not_finite", '{"user":"ann","item":"tea","timestamp":1600000000,"value":1e999}'),
+    ("not_object", "[]"),
+    ("too_deep", '{"x":' + "[" * 300 + "]" * 300 + "}"),
+    ("missing_field", '{"user":"ann","timestamp":1600000000}'),
+    ("missing_field", '{"user":null,"item":"tea","timestamp":1600000000}'),
+    ("missing_field", '{"user":"ann","item":"tea"}'),
+    ("wrong_type", '{"user":1.0,"item":"tea","timestamp":1600000000}'),
+    ("wrong_type", '{"user":true,"item":"tea","timestamp":1600000000}'),
+    ("wrong_type", '{"user":"ann","item":["tea"],"timestamp":1600000000}'),
+    ("wrong_type", '{"user":"ann","item":"tea","timestamp":true}'),
+    ("wrong_type", '{"user":"ann","item":"tea","timestamp":1600000000,"value":false}'),
+    ("wrong_type", '{"user":"ann","item":"tea","timestamp":1600000000,"value":1' + "0" * 400 + "}"),
+    ("long_id", '{"user":1' + "0" * 300 + ',"item":"tea","timestamp":1600000000}'),
+    ("bad_time", '{"user":"ann","item":"tea","timestamp":"2020-09-13"}'),
+]
+
+
+@pytest.mark.parametrize(
+    ("reason", "line"), BAD_OBJECTS, ids=[f"{i}-{bad[0]}" for i, bad in enumerate(BAD_OBJECTS)]
+)
+def test_a_bad_object_is_counted_between_good_ones(tmp_path: Path, reason: str, line: str) -> None:
+    good = '{"user":"%s","item":"tea","timestamp":1600000000}\n'
+    path = written(tmp_path, good % "before" + line + "\n\n" + good % "after", "events.jsonl")
+    tally = Tally()
+    assert only(path, tally=tally).user_ids == ["before", "after"]
+    assert dict(tally.rejected) == {reason: 1}
+
+
+def test_nothing_in_a_needed_column_of_parquet_is_counted(tmp_path: Path) -> None:
+    columns = {
+        "user": ["a", None, "c"],
+        "item": ["x", "y", "z"],
+        "timestamp": [1_600_000_000, 1_600_000_001, None],
+    }
+    tally = Tally()
+    assert only(as_parquet(tmp_path, columns), tally=tally).user_ids == ["a"]
+    assert tally.rejected == {"missing_field": 2}
+    assert tally.first["missing_field"].startswith("row 2: no user;")
+
+
+def test_a_quote_that_never_ends_is_counted_with_the_lines_it_swallowed(tmp_path: Path) -> None:
+    row = "ann,tea,1600000000,,\n"
+    path = written(tmp_path, HEADER + row + '"' + row * 10_000)
+    counted = rejected(path)
+    assert counted["bad_row"] > 1
+    assert counted["bad_row"] + sum(map(len, chunks(path))) == 10_001
+
+
+def test_batches_are_exact_whatever_is_rejected_between(tmp_path: Path) -> None:
+    rows = [f"u{number},{'' if number % 3 == 1 else 'tea'},1600000000,,\n" for number in range(30)]
+    path = written(tmp_path, HEADER + "".join(rows))
+    assert [len(events) for events in chunks(path, 7)] == [7, 7, 6]
+    users = [user for events in chunks(path, 7) for user in events.user_ids]
+    assert users == [f"u{number}" for number in range(30) if number % 3 != 1]
+
+
+@given(start=st.integers(0, 12), limit=st.none() | st.integers(0, 12), batch=st.integers(1, 5))
+def test_start_and_limit_count_good_events(
+    tmp_path_factory: pytest.TempPathFactory, start: int, limit: int | None, batch: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "slices.csv"
+    if not path.exists():
+        path.write_text(
+            HEADER + "".join(f"u{number},tea,1600000000,,\n,tea,1600000000,,\n" for number in range(9))
+        )
+    got = chunks(path, batch, start=start, limit=limit)
+    expected = [f"u{number}" for number in range(9)][start : None if limit is None else start + limit]
+    assert [user for events in got for user in events.user_ids] == expected
+    assert all(len(events) == batch for events in got[:-1])
+
+
+def test_columns_may_have_other_names_and_stand_anywhere(tmp_path: Path) -> None:
+    path = written(tmp_path, "note,when,sku,who\nx,1600000000,tea,ann\n")
+    events = only(path, columns=Columns(user="who", item="sku", timestamp="when"), default_type="buy")
+    assert (events.user_ids, events.item_ids, events.types) == (["ann"], ["tea"], ["buy"])
+    assert np.isnan(events.value_B[0])
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "message"),
+    [
+        ("a,item,timestamp", Columns(), r"no column 'user'; found 'a', 'item', 'timestamp'.*--user-column"),
+        ("user,b,timestamp", Columns(), r"no column 'item'; .*--item-column"),
+        ("user,item,t", Columns(), r"no column 'timestamp'; .*--timestamp-column"),
+        ("user,item,timestamp", Columns(event="kind"), r"no column 'kind'; .*--event-column"),
+        ("user,item,timestamp", Columns(value="price"), r"no column 'price'; .*--value-column"),
+    ],
+)
+def test_a_column_that_the_file_lacks_is_named(
+    tmp_path: Path, header: str, columns: Columns, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        chunks(written(tmp_path, header + "\na,b,1600000000\n"), columns=columns)
+
+
+def test_names_that_fit_no_object_are_told(tmp_path: Path) -> None:
+    path = written(tmp_path, '{"user_id":"ann","item":"tea","timestamp":1600000000}\n' * 3, "events.jsonl")
+    with pytest.raises(UsageError, match=r"no column 'user'; found 'user_id', .*--user-column"):
+        chunks(path)
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    whole = gzip.compress((HEADER + "ann,tea,1600000000,,\n" * 5_000).encode())
+    (tmp_path / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
+    written(tmp_path, "plain", "plain.csv").rename(tmp_path / "plain.csv.gz")
+    written(tmp_path, "", "nothing.csv")
+    written(tmp_path, "x", "events.txt")
+    for name, message in [
+        ("none.csv", "none.csv: can't be read: No such file"),
+        ("nothing.csv", "nothing.csv: empty; expected a header line such as user,item,"),
+        ("events.txt", r"events.txt: unknown kind of file; expected .*\.parquet"),
+        ("cut.csv.gz", "cut.csv.gz: not a whole gzip file"),
+        ("plain.csv.gz", "plain.csv.gz: not a whole gzip"),
+    ]:
+        with pytest.raises(UsageError, match=message) as error:
+            chunks(tmp_path / name)
+        assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_parquet_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    with pytest.raises(UsageError, match="bad.parquet: can't be read as parquet") as error:
+        chunks(written(tmp_path, "no parquet", "bad.parquet"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_parquet_column_that_would_have_to_be_guessed_at_is_refused(tmp_path: Path) -> None:
+    path = as_parquet(tmp_path, {"user": [1.0], "item": ["tea"], "timestamp": [1_600_000_000]})
+    with pytest.raises(UsageError, match="column 'user' holds double; expected text or whole numbers"):
+        chunks(path)
+
+
+def test_parquet_without_its_package_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r"pip install 'afresh\[parquet\]'"):
+        chunks(tmp_path / "events.parquet")
+
+
+def test_the_share_read_grows_to_the_whole(tmp_path: Path) -> None:
+    path = written(tmp_path, HEADER + "ann,tea,1600000000,,\n" * 50_000)
+    tally = Tally()
+    shares = [tally.share for _ in read_events(path, 10_000, now_ms=NOW, tally=tally)]
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < 0.5
+    assert tally.share == 1.0
