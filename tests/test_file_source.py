@@ -342,7 +342,7 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_parquet_is_one_line(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
-    with pytest.raises(UsageError, match="bad.parquet: can't be read as parquet") as error:
+    with pytest.raises(UsageError, match=r"bad\.parquet: can't be read as parquet") as error:
         chunks(written(tmp_path, "no parquet", "bad.parquet"))
     assert "\n" not in str(error.value)
 
