@@ -1,0 +1,261 @@
+"""A world in which the loop can be killed at any step: what survives, and what breaks.
+
+The log, the group's commits, what the broker has taken, the folder and the journal survive a crash.
+Everything else is made anew for the next life, as a new process would make it.
+"""
+
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from consumers.list_source import ListLog, ListSource
+from pipeline.event.batch import Polled, Record, Reject
+from pipeline.event.decode import Decoder
+from pipeline.event.records import DriftAlarm, Ranking
+from pipeline.outcome import Learner
+from pipeline.run.checkpoint import Checkpoints
+from pipeline.run.clock import ManualClock
+from pipeline.run.files import UrlFolder
+from pipeline.run.journal import Journal
+from pipeline.run.loop import Edges, Loop, Survival
+from pipeline.run.observe import Unobserved
+from pipeline.settings import BatchConfig, CheckpointConfig, RankConfig, Settings, TopicsConfig
+from producers.list_sink import ListSink, Outbox
+
+START_MS = 1_700_000_000_000
+TOPICS = {"events": 2, "shop": 1}
+
+
+class Crash(BaseException):
+    """The process is gone: nothing may catch this."""
+
+
+class Fate:
+    """Counts operations, and ends the process when its time has come."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.done = 0
+        self.last = -1  # the operation that never ends; -1: none
+
+    def due(self) -> bool:
+        """Count an operation and say whether it is the last one."""
+        self.done += 1
+        return self.done == self.last
+
+    def strike(self, *_: object) -> None:
+        """Count an operation, and die of it if it is the last one."""
+        if self.due():
+            raise Crash
+
+
+class Fated:
+    """Any object, but each call of a method is an operation that may be the last."""
+
+    def __init__(self, inner: object, fate: Fate) -> None:
+        self.__dict__.update(inner=inner, fate=fate)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.inner, name)
+        if not callable(found):
+            return found
+
+        def call(*args: Any, **options: Any) -> Any:
+            self.fate.strike(name)
+            return found(*args, **options)
+
+        return call
+
+
+class FatedFolder(UrlFolder):
+    """A folder on which writes may be torn, and files may be left under their temporary names."""
+
+    def __init__(self, url: str, fate: Fate) -> None:
+        super().__init__(url)
+        self.fate = fate
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write, or die before, in the middle, or just after."""
+        if self.fate.due():
+            path = Path(self.url, f"{name}.part")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data[: self.fate.random.randrange(len(data))])
+            raise Crash
+        super().write(name, data)
+        self.fate.strike()
+
+    def delete(self, name: str) -> None:
+        """Delete, or die before."""
+        self.fate.strike()
+        super().delete(name)
+
+
+class SlowReceipt:
+    """Acknowledged when waited for, or when asked for the second time."""
+
+    def __init__(self, sink: "SlowSink") -> None:
+        self.sink = sink
+        self.acknowledged = False
+        self.asked = 0
+
+    def done(self) -> bool:
+        """Say whether the batch has been taken."""
+        self.asked += 1
+        if self.asked == 2:
+            self.sink.deliver(self)
+        return self.acknowledged
+
+    def wait(self, timeout_s: float) -> None:
+        """Take the batch."""
+        self.sink.deliver(self)
+
+
+class SlowSink:
+    """A sink whose broker takes batches late, and of the last ones only a part when the process dies."""
+
+    def __init__(self, outbox: Outbox, fate: Fate) -> None:
+        self.taken = ListSink(outbox)
+        self.fate = fate
+        self.open: list[tuple[SlowReceipt, Sequence[Ranking], Sequence[Reject]]] = []
+
+    def publish(
+        self,
+        rankings: Sequence[Ranking],
+        rejects: Sequence[Reject],
+        alarms: Sequence[DriftAlarm],
+        gone: Sequence[str],
+    ) -> SlowReceipt:
+        """Send a batch."""
+        receipt = SlowReceipt(self)
+        self.open.append((receipt, rankings, rejects))
+        return receipt
+
+    def deliver(self, upto: SlowReceipt) -> None:
+        """Let the broker take everything up to a batch, in order."""
+        while not upto.acknowledged:
+            receipt, rankings, rejects = self.open.pop(0)
+            self.taken.publish(rankings, rejects, [], [])
+            receipt.acknowledged = True
+
+    def perish(self) -> None:
+        """Let the broker have taken some part of what was sent, in order."""
+        for _, rankings, rejects in self.open:
+            some, few = self.fate.random.randint(0, len(rankings)), self.fate.random.randint(0, len(rejects))
+            self.taken.publish(rankings[:some], rejects[:few], [], [])
+            if some < len(rankings):
+                return
+
+    def close(self) -> None:
+        """Take the rest."""
+        if self.open:
+            self.deliver(self.open[-1][0])
+
+
+class RestlessSource(ListSource):
+    """A source whose batches have other borders each time, as with a live topic; polls take time."""
+
+    def __init__(self, log: ListLog, fate: Fate, clock: ManualClock) -> None:
+        super().__init__(log)
+        self.fate = fate
+        self.clock = clock
+        self.idle = False
+
+    def poll(self, max_events: int, max_wait_s: float) -> Polled:
+        """Return one to `max_events` records."""
+        self.clock.advance(0.3)
+        polled = super().poll(self.fate.random.randint(1, max_events), max_wait_s)
+        self.idle = not polled
+        return polled
+
+
+class World:
+    """All that survives, and the lives that are lived in it."""
+
+    def __init__(self, folder: Path, make: Any, settings: Settings, log: ListLog, seed: int) -> None:
+        self.folder = folder
+        self.make = make
+        self.settings = settings
+        self.log = log
+        self.fate = Fate(seed)
+        self.clock = ManualClock(START_MS)
+        self.outbox = Outbox()
+        self.crashes = 0
+
+    def decoder(self) -> Decoder:
+        """Make the decoder of one life."""
+        return Decoder(self.settings.events, self.settings.topics, self.settings.limits.record_bytes)
+
+    def journal(self) -> Journal:
+        """Make the journal of one life; its lines may be torn."""
+
+        def write(descriptor: int, line: bytes) -> int:
+            if self.fate.due():
+                os.write(descriptor, line[: self.fate.random.randrange(len(line))])
+                raise Crash
+            written = os.write(descriptor, line)
+            self.fate.strike()
+            return written
+
+        return Journal(self.folder / self.settings.kafka.worker_id, keep_all=True, write=write)
+
+    def live(self, operations: int = -1) -> Learner | None:
+        """Start a process and let it work until all is done; None when it died in operation `operations`."""
+        fate = self.fate
+        fate.done, fate.last = 0, operations
+        learner = self.make(self.settings)
+        sink = SlowSink(self.outbox, fate)
+        source = RestlessSource(self.log, fate, self.clock)
+        journal = self.journal()
+        checkpoints = Checkpoints(FatedFolder(str(self.folder), fate), self.settings)
+        edges = Edges(Fated(source, fate), self.decoder(), Fated(sink, fate), self.clock, Unobserved())
+        loop = Loop(Fated(learner, fate), edges, self.settings, Survival(checkpoints, journal))
+        try:
+            loop.start()
+            while not source.idle:
+                loop.tick()
+            loop.leave()
+        except Crash:
+            self.crashes += 1
+            sink.perish()
+            return None
+        finally:
+            journal.close()  # as the end of a process does
+        return learner
+
+
+def settings_for(folder: Path) -> Settings:
+    """Return settings under which batches are small and checkpoints frequent."""
+    return Settings(
+        topics=TopicsConfig(events=list(TOPICS)),
+        batch=BatchConfig(max_events=9),
+        rank=RankConfig(k=4),
+        checkpoint=CheckpointConfig(path=str(folder), journal=str(folder), interval_s=2.0, keep=2),
+    )
+
+
+SPOILED = (b"{", b"\xff\xfe", b'{"user_id": 7}', None)
+
+
+def fill(log: ListLog, events: int, seed: int) -> None:
+    """Append events of a few users, about one in twelve of them spoiled, with gaps in the offsets."""
+    chance = random.Random(seed)
+    for number in range(events):
+        topic, partition = chance.choice(log.partitions())
+        user = f"{topic}{partition}-{chance.randrange(6)}"  # a user's events lie in one partition
+        value = msgspec.json.encode({"user_id": user, "item_id": f"i{chance.randrange(9)}"})
+        log.append(
+            chance.choice(SPOILED) if chance.random() < 1 / 12 else value,
+            topic=topic,
+            partition=partition,
+            timestamp=START_MS + 10 * number,
+            skip=chance.randrange(5) // 4,
+        )
+
+
+def is_spoiled(record: Record) -> bool:
+    """Say whether a record of `fill` is no event."""
+    return record.value in SPOILED

@@ -1,0 +1,140 @@
+"""A small exact learner: it counts, so that every lost, repeated or reordered event shows in its digests."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from pipeline.event.batch import RawBatch, TopicPartition
+from pipeline.event.records import RankedItem, Ranking
+from pipeline.outcome import Figures, Mark, Outcome, no_mark
+from pipeline.settings import Settings
+from pipeline.state.shards import Arrays, Shard, Snapshot, pack_texts, unpack_texts
+
+MakeLearner = Callable[[Settings], "CountingLearner"]
+Users = dict[str, list[object]]  # user -> [newest event time, digest of all events so far, [recent items]]
+
+
+class CountingLearner:
+    """Counts items over all partitions, and keeps each user's recent items.
+
+    The model's digest hangs on the borders, times and order of all batches; a user's on the order of that
+    user's events. A ranking holds the recent items, scored by the counts at that moment. Records that were
+    skipped or come twice raise AssertionError at once.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.k = settings.rank.k
+        self.seq = 0
+        self.events_learned = 0
+        self.offsets: dict[TopicPartition, int] = {}
+        self.counts: Counter[str] = Counter()
+        self.chain = ""
+        self.users: dict[TopicPartition, Users] = {}
+
+    def step(self, raw: RawBatch, mark: Mark = no_mark) -> Outcome:
+        """Count the events, then rank their users."""
+        assert raw.seq == self.seq, f"batch {raw.seq}, expected {self.seq}"
+        touched = self._learn_users(raw)
+        mark("state")
+        events = raw.events
+        self.counts.update(events.item_ids)
+        pairs = list(zip(events.user_ids, events.item_ids, strict=True))
+        self.chain = _digest(self.chain, raw.seq, raw.now_ms, pairs)
+        self.seq += 1
+        self.events_learned += len(events)
+        mark("train")
+        rankings = [self._rank(user, source, raw) for user, source in sorted(touched.items())]
+        mark("rank")
+        newest = int(events.time_ms_B.max(initial=0))
+        figures = Figures(dict(Counter(events.types)), 0, len(events), 0.5, 0.1, "", newest, {})
+        return Outcome(rankings, [], [], figures, events.append_ms_B)
+
+    def catch_up(self, raw: RawBatch) -> None:
+        """Learn the users alone."""
+        self._learn_users(raw)
+
+    def take(self, source: TopicPartition) -> Shard:
+        """Copy the partition's users out."""
+        data = np.frombuffer(json.dumps(self.users[source]).encode(), np.uint8).copy()
+        return Shard(source, self.offsets[source], {"users": data})
+
+    def put(self, shard: Shard) -> None:
+        """Take users in."""
+        self.users[shard.source] = json.loads(shard.arrays["users"].tobytes())
+        self.offsets[shard.source] = shard.offset
+
+    def release(self, source: TopicPartition) -> None:
+        """Forget the partition's users."""
+        del self.users[source], self.offsets[source]
+
+    def snapshot(self) -> Snapshot:
+        """Copy everything out."""
+        names = sorted(self.counts)
+        data, borders = pack_texts(names)
+        arrays: Arrays = {
+            "items": data,
+            "borders": borders,
+            "counts": np.array([self.counts[name] for name in names], np.int64),
+        }
+        meta = {"seq": self.seq, "events_learned": self.events_learned, "chain": self.chain}
+        return Snapshot(arrays, dict(meta), [self.take(source) for source in sorted(self.offsets)])
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Become what the snapshot was."""
+        assert (self.seq, self.offsets) == (0, {}), "restore on a learner that has learned"
+        names = unpack_texts(snapshot.arrays["items"], snapshot.arrays["borders"])
+        self.counts = Counter(dict(zip(names, snapshot.arrays["counts"].tolist(), strict=True)))
+        self.seq, self.events_learned = int(snapshot.meta["seq"]), int(snapshot.meta["events_learned"])
+        self.chain = str(snapshot.meta["chain"])
+        for shard in snapshot.shards:
+            self.put(shard)
+
+    def digests(self) -> dict[str, str]:
+        """Digest the model, and the users of all partitions held."""
+        users = {user: state for held in self.users.values() for user, state in held.items()}
+        model = _digest(self.chain, sorted(self.counts.items()))
+        return {"digest_model": model, "digest_users": _digest(sorted(users.items()))}
+
+    def quality(self) -> dict[str, object]:
+        """Return cumulative figures, as the recommender does."""
+        return {"counting": {"tests": self.events_learned}}
+
+    def describe_user(self, user_id: str) -> dict[str, object]:
+        """Tell what is known of a user; nothing for a stranger."""
+        for source, users in self.users.items():
+            if user_id in users:
+                return {"partition": source.partition, "history": users[user_id][2]}
+        return {}
+
+    def describe_item(self, item_id: str) -> dict[str, object]:
+        """Tell what is known of an item; nothing for a stranger."""
+        return {"count": self.counts[item_id]} if item_id in self.counts else {}
+
+    def _learn_users(self, raw: RawBatch) -> dict[str, TopicPartition]:
+        for span in raw.spans:
+            known = self.offsets.get(span.source, span.start)
+            assert known == span.start, f"{span} comes after offset {known}"
+            self.offsets[span.source] = span.stop
+            self.users.setdefault(span.source, {})
+        touched = {}
+        events = raw.events
+        columns = (events.user_ids, events.item_ids, events.time_ms_B.tolist(), events.source_B.tolist())
+        for user, item, time_ms, place in zip(*columns, strict=True):
+            source = raw.spans[place].source
+            before = self.users[source].get(user, [0, "", []])
+            recent = [item, *(other for other in before[2] if other != item)][: self.k]  # type: ignore[attr-defined]
+            self.users[source][user] = [time_ms, _digest(before[1], item, time_ms), recent]
+            touched[user] = source
+        return touched
+
+    def _rank(self, user: str, source: TopicPartition, raw: RawBatch) -> Ranking:
+        time_ms, _, recent = self.users[source][user]
+        items = [RankedItem(item, float(self.counts[item])) for item in recent]  # type: ignore[attr-defined]
+        return Ranking(user, f"{user}-{raw.seq}", items, raw.now_ms, int(time_ms), "counting", raw.seq)  # type: ignore[call-overload]
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,0 +1,102 @@
+"""Kill the loop at thousands of points and go on: as if nothing had happened.
+
+Each life ends in the middle of some operation (a call of source, sink or learner, a line of the journal, a
+file of a checkpoint); the next one starts with new objects over what survived. The reference is a learner
+that was never killed, and that repeats the journal's batches from an empty state in one go.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from crashes import TOPICS, World, fill, is_spoiled, settings_for
+from learners import CountingLearner
+
+from consumers.list_source import ListLog, ListSource
+from pipeline.event.records import Ranking
+from pipeline.run.journal import Journal
+
+
+class Case(NamedTuple):
+    """A learner to kill, and how often: it must not take long."""
+
+    make: Any
+    singles: int  # streams of 110 events, with one crash at each operation of a run
+    rows: int  # streams of 300 events, with a row of crashes each
+
+
+CASES = [pytest.param(Case(CountingLearner, singles=3, rows=40), id="counting")]
+
+
+@pytest.fixture(autouse=True)
+def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the disk: what the kernel has survives the end of a process."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+class Reference(NamedTuple):
+    """What a run never killed ends with."""
+
+    digests: dict[str, str]
+    events_learned: int
+    newest: dict[str, Ranking]
+
+
+def never_killed(world: World) -> Reference:
+    """Repeat the batches of a world's journal from an empty state."""
+    learner = world.make(world.settings)
+    source, decoder = ListSource(world.log), world.decoder()
+    newest: dict[str, Ranking] = {}
+    for entry in Journal(world.folder / world.settings.kafka.worker_id).entries(0):
+        polled = source.read(entry.spans, entry.order_R)
+        outcome = learner.step(decoder.decode(entry.seq, entry.now_ms, polled))
+        newest.update((ranking.user_id, ranking) for ranking in outcome.rankings)
+    return Reference(learner.digests(), learner.events_learned, newest)
+
+
+def make_world(folder: Path, make: Any, events: int, seed: int) -> World:
+    """Return a new world with its log filled."""
+    log = ListLog(TOPICS)
+    fill(log, events, seed)
+    return World(folder, make, settings_for(folder), log, seed)
+
+
+def assert_as_if_never_killed(world: World) -> None:
+    """Start once more over what is left; hold the end against the run never killed."""
+    learner = world.live()
+    assert learner is not None
+    reference = never_killed(world)
+    records = [record for source in world.log.partitions() for record in world.log.read(source, 0)]
+    bad = {(r.topic, r.partition, r.offset) for r in records if is_spoiled(r)}
+    assert learner.events_learned == reference.events_learned == len(records) - len(bad)
+    assert learner.digests() == reference.digests
+    assert world.outbox.newest == reference.newest
+    assert {(r.record.topic, r.record.partition, r.record.offset) for r in world.outbox.rejects} == bad
+    assert world.log.committed == {source: world.log.end(source) for source in world.log.partitions()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_crash_at_any_operation_changes_nothing(tmp_path: Path, case: Case) -> None:
+    for seed in range(case.singles):
+        whole = make_world(tmp_path / f"{seed}-whole", case.make, 110, seed)
+        assert whole.live() is not None
+        operations = whole.fate.done
+        assert operations > 150
+        for last in range(1, operations + 1):
+            world = make_world(tmp_path / f"{seed}-{last}", case.make, 110, seed)
+            assert world.live(last) is None, f"operation {last} of {operations} did not happen"
+            assert_as_if_never_killed(world)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_crashes_in_a_row_change_nothing(tmp_path: Path, case: Case) -> None:
+    crashes = 0
+    for seed in range(case.rows):
+        world = make_world(tmp_path / str(seed), case.make, 300, seed)
+        mean = world.fate.random.choice([20, 45, 100])
+        while world.crashes < 100 and world.live(1 + int(world.fate.random.expovariate(1 / mean))) is None:
+            pass
+        crashes += world.crashes
+        assert_as_if_never_killed(world)
+    assert crashes > 20 * case.rows
