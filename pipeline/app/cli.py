@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +72,7 @@ def _dispatch(argv: list[str]) -> int:
         print(f"afresh {version('afresh')}")
         return 0
     if name not in COMMANDS:
-        print(f"afresh: {_no_command(name)}; see afresh --help", file=sys.stderr)
+        print(f"afresh: {_no_command(name)} (see afresh --help)", file=sys.stderr)
         return 2
     command = _load(name)
     try:
