@@ -19,20 +19,7 @@ Origins = dict[str, str]  # "table.key" -> where its value came from; a key that
 TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 FOLDER = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 BROKER = re.compile(r"(\[[0-9A-Fa-f:]+\]|[^\s:/\[\]]+)(:\d{1,5})?")
-MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "OAUTHBEARER")
-OWN_OPTIONS = {  # options of the client on which delivery depends, or that have a key of their own
-    **{
-        name: f"use kafka.{name}"
-        for name in ("bootstrap_servers", "group_id", "security_protocol", "sasl_mechanism", "ssl_cafile")
-    },
-    "sasl_plain_username": "use kafka.sasl_username",
-    "sasl_plain_password": "use kafka.sasl_password",
-    **dict.fromkeys(
-        ("enable_auto_commit", "auto_offset_reset", "isolation_level", "transactional_id", "key_deserializer",
-         "value_deserializer", "key_serializer", "value_serializer", "partitioner"),
-        "afresh sets it itself",
-    ),
-}  # fmt: skip
+MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "OAUTHBEARER", "AWS_MSK_IAM")
 
 
 def wrong(name: str, value: object, origin: str, expected: str) -> UsageError:
@@ -74,10 +61,6 @@ def _kafka(settings: Settings) -> Complaints:
             kafka.worker_id,
             "a folder name of letters, digits, '.', '_' and '-', at most 100",
         )
-    for option in kafka.options:
-        if option in OWN_OPTIONS:
-            shown = "(hidden)" if "password" in option else kafka.options[option]
-            yield f"kafka.options.{option}", shown, f"nothing here: {OWN_OPTIONS[option]}"
     if kafka.ssl_cafile and not Path(kafka.ssl_cafile).is_file():
         yield "kafka.ssl_cafile", kafka.ssl_cafile, "a file that exists"
     yield from _login(kafka)
