@@ -1,0 +1,121 @@
+"""`afresh demo`: broker, shoppers, pipeline and a live view on one machine, with nothing set up before."""
+
+import argparse
+import json
+import logging
+import math
+import sys
+from pathlib import Path
+
+import msgspec
+
+from pipeline.settings import (
+    CheckpointConfig,
+    EventsConfig,
+    KafkaConfig,
+    MetricsConfig,
+    Settings,
+    TopicsConfig,
+)
+
+HELP = """See afresh at work: made-up shoppers, an embedded broker and the pipeline, live, on this machine.
+
+Starts a broker of its own on loopback, publishes shoppers' events from a separate process, learns them as
+they arrive and publishes rankings. Halfway the shoppers' taste changes. Ends by itself or on Ctrl-C, with a
+summary on stderr and one JSON line on stdout. Nothing is left behind. --file plays a recorded stream instead."""
+EXAMPLE = "afresh demo --events 60000 --rate 2000\nafresh demo --file events.csv.gz --rate 1000"
+EVENTS = 60_000
+PARTITIONS = 4
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's own options."""
+    parser.add_argument(
+        "--events", type=_positive, metavar="N", help="how many (default: 60000; of a file: all)"
+    )
+    parser.add_argument(
+        "--rate",
+        type=_rate,
+        default=2_000.0,
+        metavar="R",
+        help="events a second (default: 2000; 0: as fast as possible)",
+    )
+    parser.add_argument(
+        "--file", type=Path, metavar="PATH", help="play a recorded stream instead of shoppers"
+    )
+    parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="of the shoppers (default: 0)")
+
+
+def demo_settings(settings: Settings, bootstrap_servers: str) -> Settings:
+    """Return the settings with the demo's own broker, topics and records, and nothing that outlives it.
+
+    Batches, model, ranking and limits stay as the user has them.
+    """
+    metrics = settings.metrics
+    return msgspec.structs.replace(
+        settings,
+        kafka=KafkaConfig(bootstrap_servers=bootstrap_servers),
+        topics=TopicsConfig(),
+        events=EventsConfig(),
+        checkpoint=CheckpointConfig(),
+        # The default address may be a running service's; one that the user chose is wanted.
+        metrics=MetricsConfig(address="") if metrics == MetricsConfig() else metrics,
+    )
+
+
+def planned(args: argparse.Namespace) -> tuple[int | None, int | None]:
+    """Return how many events are to come, and the one at which taste changes; None: not known, never."""
+    if args.file is not None:
+        return args.events, None
+    events = args.events or EVENTS
+    return events, events // 2
+
+
+def sender_command(args: argparse.Namespace, bootstrap_servers: str, change_at: int | None) -> list[str]:
+    """Return the command of the process that sends the events."""
+    if args.file is not None:
+        limit = [] if args.events is None else ["--limit", str(args.events)]
+        address = ["--set", f"kafka.bootstrap_servers={bootstrap_servers}"]
+        return [
+            sys.executable,
+            "-m",
+            "pipeline.app.cli",
+            "replay",
+            str(args.file),
+            "--rate",
+            str(args.rate),
+            *limit,
+            *address,
+        ]
+    events = ["--events", str(args.events or EVENTS), "--rate", str(args.rate), "--seed", str(args.seed)]
+    change = [] if change_at is None else ["--change-at", str(change_at)]
+    address = ["--bootstrap-servers", bootstrap_servers, "--until-stdin-closes"]
+    return [sys.executable, "-m", "producers.simulate", *events, *change, *address]
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number, {least} or more")
+    return number
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: expected events a second, or 0 for as fast as possible")
+    return rate
+
+
+def _positive(text: str) -> int:
+    return _whole(text, 1)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0)

@@ -1,0 +1,351 @@
+"""The demo over a real loop: it starts the sender when ready, ends when all is learned, leaves no process."""
+
+import argparse
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import msgspec
+import numpy as np
+import pytest
+from learners import CountingLearner
+
+from consumers.list_source import ListLog, ListSource
+from pipeline.app.commands import demo as command
+from pipeline.app.demo import Demo, closing_words
+from pipeline.app.demo_view import View, line
+from pipeline.app.demo_watch import DemoWatch, Latency, ModelLine, Progress, Speed
+from pipeline.errors import AfreshError
+from pipeline.event.decode import Decoder
+from pipeline.event.records import DriftAlarm, RankedItem, Ranking
+from pipeline.measure.quality import Quality
+from pipeline.run.clock import ManualClock
+from pipeline.run.loop import Edges, Loop
+from pipeline.run.observe import Delivered, Unobserved
+from pipeline.settings import CheckpointConfig, KafkaConfig, MetricsConfig, ModelConfig, Settings
+from pipeline.train.tested import Tested
+from producers.child import SenderProcess
+from producers.list_sink import ListSink
+from producers.shoppers import shoppers, wire_events
+
+NOW_MS = 1_750_000_000_000
+ALARM = DriftAlarm("adwin", "hit_rate", 900, 0.374, 0.061, NOW_MS)
+
+
+class Clock(ManualClock):
+    """A clock on which every look takes 10 ms."""
+
+    def monotonic_s(self):
+        self.advance(0.01)
+        return super().monotonic_s()
+
+
+class ListSender:
+    """Put shoppers' events and one bad record into the log at the start."""
+
+    def __init__(self, log, events):
+        self.log, self.events, self.started, self.stopped, self.error = log, events, 0, 0, None
+
+    def start(self):
+        self.started += 1
+        for columns in shoppers(self.events, seed=0):
+            for event in wire_events(columns, NOW_MS - 10**7):
+                self.log.append(msgspec.json.encode(event), key=event.user_id.encode(), timestamp=NOW_MS - 40)
+        self.log.append(b"not json", timestamp=NOW_MS)
+
+    def sent(self):
+        if self.error:
+            raise self.error
+        return self.events + 1 if self.started else None
+
+    def stop(self):
+        self.stopped += 1
+
+
+class AlarmingLearner(CountingLearner):
+    """Raise one alarm, in the third batch."""
+
+    def step(self, raw, *arguments):
+        outcome = super().step(raw, *arguments)
+        if raw.seq == 2:
+            outcome.alarms.append(ALARM)
+        return outcome
+
+
+class Stage:
+    """A demo, its loop and what they say, without a broker."""
+
+    def __init__(self, events=2_000, change_at=600):
+        self.clock, self.log, self.said = Clock(NOW_MS), ListLog(), io.StringIO()
+        self.sender, self.sink, settings = ListSender(self.log, events), ListSink(), Settings()
+        self.demo = Demo(View(self.said), self.clock, self.sender, events, change_at)
+        self.watch = self.demo.observe(Unobserved())
+        decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
+        self.source = ListSource(self.log)
+        edges = Edges(self.source, decoder, self.sink, self.clock, self.watch)
+        self.loop = Loop(AlarmingLearner(settings), edges, settings)
+        self.quality = Quality(["attention", "popularity"])
+
+    def play(self):
+        return self.demo.play(self.loop, self.quality)
+
+
+def test_the_demo_ends_by_itself_when_all_that_was_sent_is_learned_and_acknowledged():
+    stage = Stage()
+    summary = stage.play()
+    assert (stage.sender.started, stage.sender.stopped) == (1, 1)
+    assert summary["events"] == 2_000
+    assert summary["dead_letters"] == len(stage.sink.outbox.rejects) == 1
+    assert summary["rankings"] == len(stage.sink.outbox.rankings) > 0
+    assert stage.log.committed == {
+        partition: stage.log.end(partition) for partition in stage.log.partitions()
+    }
+    assert summary["events_per_s"] > 0
+    assert 40 <= summary["latency_p50_ms"] <= summary["latency_p99_ms"]
+
+
+def test_the_summary_has_the_keys_of_the_last_json_line():
+    stage = Stage()
+    hits = Tested(*(np.array([value]) for value in (4, 0, 100)), *(np.array([True]),) * 2)
+    stage.quality.update("attention", hits, np.array([False]))
+    summary = json.loads(json.dumps(stage.play()))
+    assert list(summary) == [
+        "events", "rankings", "dead_letters", "events_per_s", "latency_p50_ms", "latency_p99_ms", "models",
+        "drift_alarms", "seconds",
+    ]  # fmt: skip
+    assert summary["models"]["attention"] == {"hr@10": 1.0, "ndcg@10": pytest.approx(1 / np.log2(6))}
+    assert summary["models"]["popularity"] == {"hr@10": 0.0, "ndcg@10": 0.0}
+    assert summary["drift_alarms"] == [{"signal": "hit_rate", "at_event": 900, "delay_events": 300}]
+
+
+@pytest.mark.parametrize("change_at", [None, 900, 1_500])
+def test_an_alarm_that_no_planted_change_explains_has_no_delay(change_at):
+    (alarm,) = Stage(change_at=change_at).play()["drift_alarms"]
+    assert alarm["delay_events"] is None
+
+
+def test_where_no_terminal_is_progress_and_alarms_come_as_plain_lines():
+    stage = Stage(events=40_000)
+    stage.play()
+    lines = stage.said.getvalue().splitlines()
+    assert lines.count("drift: hit_rate .374 -> .061 at event 900, 300 after the change of taste") == 1
+    assert sum(text.startswith("40,001 of 40,000 events | ") for text in lines) == 1
+    assert "\x1b" not in stage.said.getvalue()
+
+
+def test_a_first_signal_ends_the_demo_in_good_order():
+    stage = Stage(events=20_000)
+    poll = stage.source.poll
+
+    def interrupted_poll(*arguments):
+        if stage.loop.learner.seq == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return poll(*arguments)
+
+    stage.source.poll = interrupted_poll
+    before = signal.getsignal(signal.SIGINT)
+    summary = stage.play()
+    assert 0 < summary["events"] < 20_000
+    assert stage.sender.stopped == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_signal_ends_it_at_once():
+    stage = Stage()
+
+    def interrupted_poll(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return poll(*arguments)
+
+    poll, stage.source.poll = stage.source.poll, interrupted_poll
+    stage.loop.leave = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        stage.play()
+
+
+def test_a_sender_that_failed_ends_the_demo_with_its_error():
+    stage = Stage()
+    stage.sender.error = AfreshError("the process that sends the events ended with code 1: disk full")
+    with pytest.raises(AfreshError, match="disk full"):
+        stage.play()
+
+
+def test_a_loop_that_does_not_report_is_refused():
+    stage = Stage()
+    demo = Demo(View(stage.said), stage.clock, stage.sender, 1, None)
+    with pytest.raises(RuntimeError, match=r"build it with the observer of observe\(\)"):
+        demo.play(stage.loop, stage.quality)
+
+
+RANKING = Ranking("[bold]ann[/]", "r", [RankedItem("[red]tea", 1.5, ["milk", "cup"])], 0, 0, "attention", 1)
+
+
+MODELS = (ModelLine("attention", 0.3, 0.2), ModelLine("popularity", None, None))
+PROGRESS = Progress(7, None, 12.4, 3, 9.0, 80.0, MODELS, ("drift: x",), RANKING)
+
+
+class Terminal(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_on_a_terminal_the_view_shows_models_alarms_and_one_list_with_reasons(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    terminal = Terminal()
+    with View(terminal) as view:
+        view.show(PROGRESS, now_s=0.0)
+    shown = terminal.getvalue()
+    for text in ("7 events | 12/s | lag 3", "p50 9 ms, p99 80 ms", ".300", "drift: x", "milk, cup"):
+        assert text in shown
+    assert "ranking of [bold]ann[/]" in shown  # an id is text, never markup
+    assert "[red]tea" in shown
+    assert shown.endswith("\x1b[?25h")  # the cursor is back
+
+
+def test_a_plain_line_has_every_model():
+    assert line(PROGRESS) == (
+        "7 events | 12/s | lag 3 | latency p50 9 ms, p99 80 ms "
+        "| HR/NDCG@10: attention .300/.200, popularity -/-"
+    )
+
+
+def test_closing_words_name_latency_models_and_alarms():
+    words = closing_words(Stage().play())
+    assert words[0].startswith("2,000 events learned and ")
+    assert words[1].startswith("from the event's record to the acknowledged ranking: p50 ")
+    assert words[2:] == [
+        "attention: hit rate@10 .000, NDCG@10 .000, whole stream",
+        "popularity: hit rate@10 .000, NDCG@10 .000, whole stream",
+        "drift alarm: hit_rate at event 900, 300 after the change of taste",
+    ]
+
+
+def test_latency_percentiles_are_those_of_all_times():
+    times = np.random.default_rng(0).integers(-5, 900, 5_001)
+    latency = Latency()
+    for part in np.array_split(times, 7):
+        latency.add(part)
+    for share in (0.5, 0.99, 1.0):
+        assert latency.percentile(share) == np.percentile(
+            np.maximum(times, 0), share * 100, method="inverted_cdf"
+        )
+    assert Latency().percentile(0.5) is None
+
+
+def test_times_beyond_a_minute_count_as_one():
+    latency = Latency()
+    latency.add(np.array([10**9]))
+    assert latency.percentile(0.5) == 60_000
+
+
+def test_records_without_a_plausible_time_are_in_no_latency():
+    watch = DemoWatch(Unobserved(), Clock(NOW_MS), lambda: None, lambda: None)
+    watch.delivered(Delivered(1, {}, np.array([0, NOW_MS - 30])), NOW_MS)
+    assert watch.latency.percentile(1.0) == 30
+
+
+def test_speed_is_that_of_the_last_two_seconds():
+    speed = Speed()
+    assert speed.over(0, 0.0) == 0.0
+    assert speed.over(100, 1.0) == 100.0
+    for second in range(2, 10):
+        latest = speed.over(100 + 500 * second, float(second))
+    assert latest == 500.0
+
+
+def test_the_demo_keeps_its_own_broker_topics_and_records_and_the_users_model():
+    mine = Settings(
+        kafka=KafkaConfig(bootstrap_servers="prod:9092", group_id="live"),
+        checkpoint=CheckpointConfig(path="/var/lib/afresh"),
+        model=ModelConfig(dim=32),
+    )
+    settings = command.demo_settings(mine, "127.0.0.1:1234")
+    assert settings.kafka == KafkaConfig(bootstrap_servers="127.0.0.1:1234")
+    assert settings.checkpoint.path == ""
+    assert settings.model.dim == 32
+    assert settings.metrics.address == ""
+    chosen = Settings(metrics=MetricsConfig(address="127.0.0.1:9999"))
+    assert command.demo_settings(chosen, "127.0.0.1:1234").metrics.address == "127.0.0.1:9999"
+
+
+def options(*arguments):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def test_by_default_60_000_events_come_at_2_000_a_second_and_taste_changes_halfway():
+    args = options()
+    assert command.planned(args) == (60_000, 30_000)
+    assert " --events 60000 --rate 2000.0 --seed 0 --change-at 30000 " in " ".join(
+        command.sender_command(args, "127.0.0.1:1", 30_000)
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--events", "many"), ("--events", "0"), ("--rate", "-1"), ("--rate", "nan")]
+)
+def test_a_wrong_number_is_told_in_one_line(arguments, capsys):
+    with pytest.raises(SystemExit):
+        options(*arguments)
+    assert f"argument {arguments[0]}: {arguments[1]}: expected " in capsys.readouterr().err
+
+
+def python(code):
+    return [sys.executable, "-c", code]
+
+
+def finish(sender):
+    """Wait for the process without a poll, then ask."""
+    sender.wait(timeout_s=30)
+    return sender.sent()
+
+
+def test_a_sender_process_says_how_many_events_it_sent():
+    with SenderProcess(python("print('hello'); print('{\"events\": 12, \"seconds\": 1}')")) as sender:
+        assert sender.sent() is None
+        sender.start()
+        assert finish(sender) == 12
+
+
+def test_a_sender_process_that_fails_is_told_with_its_last_line():
+    with SenderProcess(python("import sys; print('x' * 100_000); sys.exit('no disk')")) as sender:
+        sender.start()
+        with pytest.raises(AfreshError, match="ended with code 1: no disk"):
+            finish(sender)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sys; sys.stdin.read()",
+        "import time; time.sleep(600)",
+    ],
+)
+def test_no_sender_process_outlives_its_block_even_one_that_ignores_its_input(code, monkeypatch):
+    monkeypatch.setattr("producers.child.STOP_WAIT_S", 0.2)
+    with SenderProcess(python(code)) as sender:
+        sender.start()
+        pid = sender.pid
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_sender_ends_when_the_process_that_started_it_is_killed(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    child = "import sys; out = open(sys.argv[1], 'w'); print('up', file=out, flush=True); sys.stdin.read()"
+    parent = (
+        "import sys; from producers.child import SenderProcess; "
+        "SenderProcess([sys.executable, '-c', *sys.argv[1:]]).start(); sys.stdin.read()"
+    )
+    command = [*python(parent), child, str(tmp_path / "fifo")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process, (tmp_path / "fifo").open() as fifo:
+        assert fifo.readline() == "up\n"
+        process.kill()
+        assert fifo.read() == ""  # the end of the file: the only writer is gone
