@@ -117,3 +117,29 @@ class RawBatch:
     def before(self, committed: dict[TopicPartition, int]) -> bool:
         """Say whether every record of the batch lies before the committed offsets, so its output is out already."""
         return all(span.stop <= committed.get(span.source, 0) for span in self.spans)
+
+
+class Batch(NamedTuple):
+    """One batch in rows: what every stage after the state's admission works on. All columns [B], in learning order.
+
+    `item_B` is -1 where the item isn't admitted yet. `previous_B[b]` is the place of the same user's event before b
+    in this batch, -1 for none. `moment_ms_B` is the event's time, at most `now_ms`.
+    """
+
+    seq: int
+    now_ms: int
+    first_event: int  # events learned before this batch
+    user_B: npt.NDArray[np.int32]
+    item_B: npt.NDArray[np.int32]
+    known_B: npt.NDArray[np.bool_]  # the item had a row when the batch began
+    role_B: npt.NDArray[np.int8]  # see pipeline.settings
+    weight_B: npt.NDArray[np.float32]
+    type_B: npt.NDArray[np.uint16]  # a stable hash of the type's name
+    consumes_B: npt.NDArray[np.bool_]  # the event bars its item from this user's lists
+    time_ms_B: npt.NDArray[np.int64]
+    moment_ms_B: npt.NDArray[np.int64]
+    append_ms_B: npt.NDArray[np.int64]
+    source_B: npt.NDArray[np.int32]
+    previous_B: npt.NDArray[np.int32]
+    types: dict[str, int]  # events by type
+    duplicates: int

@@ -39,7 +39,9 @@ class Consumed:
 
     def add(self, user_B: IntArray, item_B: IntArray, add_B: Any, status_M: Any) -> None:
         """Add events in order where `add_B`; an item that is there already moves to the newest place."""
-        for b in _full(user_B, item_B, add_B, self.start.data, self.size.data, self.room.data, self.values.data).tolist():
+        for b in _full(
+            user_B, item_B, add_B, self.start.data, self.size.data, self.room.data, self.values.data
+        ).tolist():
             self._make_room(int(user_B[b]), int(np.count_nonzero(add_B & (user_B == user_B[b]))), status_M)
         _add(user_B, item_B, add_B, self.start.data, self.size.data, self.values.data)
 
@@ -56,7 +58,9 @@ class Consumed:
         _copy_out(user_B, self.start.data, self.size.data, self.values.data, border, out)
         return out, border
 
-    def put(self, user_B: IntArray, values: IntArray, border: npt.NDArray[np.int64], room_B: IntArray) -> None:
+    def put(
+        self, user_B: IntArray, values: IntArray, border: npt.NDArray[np.int64], room_B: IntArray
+    ) -> None:
         """Set the blocks of users that have none, with the room they had: when a block moves must not change."""
         for b, u in enumerate(user_B.tolist()):
             start, stop = int(border[b]), int(border[b + 1])

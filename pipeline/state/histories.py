@@ -43,10 +43,12 @@ class Histories:
             "newest_ms": self.newest_ms,
         }
 
-    def push(self, user_B: IntArray, item_B: IntArray, type_B: Any, time_ms_B: Any, push_B: Any) -> None:
-        """Append events in order; those with `push_B` false only move `newest_ms`."""
+    def push(
+        self, user_B: IntArray, item_B: IntArray, type_B: Any, moment_ms_B: Any, push_B: Any, time_ms_B: Any
+    ) -> None:
+        """Append events in order, at `moment_ms_B`; those with `push_B` false only move `newest_ms` to `time_ms_B`."""
         _push(
-            user_B, item_B, type_B, time_ms_B, push_B, self.items.data, self.types.data, self.times.data,
+            user_B, item_B, type_B, moment_ms_B, push_B, time_ms_B, self.items.data, self.types.data, self.times.data,
             self.pushed.data, self.repeats.data, self.newest_ms.data,
         )  # fmt: skip
 
@@ -86,7 +88,7 @@ class Histories:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _push(user_B, item_B, type_B, time_B, push_B, items, types, times, pushed, repeats, newest_ms):  # type: ignore[no-untyped-def]
+def _push(user_B, item_B, type_B, moment_B, push_B, time_B, items, types, times, pushed, repeats, newest_ms):  # type: ignore[no-untyped-def]
     length = items.shape[1]
     for b in range(user_B.shape[0]):
         u = user_B[b]
@@ -100,7 +102,7 @@ def _push(user_B, item_B, type_B, time_B, push_B, items, types, times, pushed, r
                 repeats[u] += 1
                 break
         slot = pushed[u] % length
-        items[u, slot], types[u, slot], times[u, slot] = m, type_B[b], time_B[b]
+        items[u, slot], types[u, slot], times[u, slot] = m, type_B[b], moment_B[b]
         pushed[u] += 1
 
 

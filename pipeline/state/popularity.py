@@ -35,6 +35,8 @@ class Popularity:
         self.gain = Column(np.ones(WIDTH), "none")
         self.total = Column(np.zeros(WIDTH), "none")
         self.clock_ms = Column(np.zeros(1, np.int64), "none")
+        self.version = 0  # moves with every change; not saved
+        self.rescaled = 0  # how often `stored` was rounded anew; not saved
 
     def columns(self) -> dict[str, Column]:
         return {"stored": self.stored, "gain": self.gain, "total": self.total, "clock_ms": self.clock_ms}
@@ -49,15 +51,18 @@ class Popularity:
             item_B, weight_B, cell_B, time_ms_B, HALF_LIVES, self.stored.data, self.gain.data, self.total.data,
             self.clock_ms.data,
         )  # fmt: skip
+        self.version += 1
         for column in np.flatnonzero(self.gain.data > _RESCALE).tolist():
             self.stored.data[:, column] /= np.float32(self.gain.data[column])
             self.total.data[column] /= self.gain.data[column]
             self.gain.data[column] = 1.0
+            self.rescaled += 1
 
     def forget(self, rows: npt.NDArray[np.integer]) -> None:
         """Take rows out of the totals, before they are cleared."""
         self.total.data -= self.stored.data[rows].sum(0, dtype=np.float64)
         np.maximum(self.total.data, 0, out=self.total.data)
+        self.version += 1
 
 
 def cells(times_BL: Any, length_B: Any, now_ms_B: Any) -> npt.NDArray[np.int8]:

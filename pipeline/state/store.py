@@ -57,7 +57,9 @@ def clear(stores: Iterable[Store], axis: Axis, rows: Rows) -> None:
                 column.data[rows] = column.fill
 
 
-def scrub(stores: Iterable[Store], axis: Axis, start: int, stop: int, doomed_M: npt.NDArray[np.bool_]) -> None:
+def scrub(
+    stores: Iterable[Store], axis: Axis, start: int, stop: int, doomed_M: npt.NDArray[np.bool_]
+) -> None:
     """Replace doomed item rows by -1 in rows `start <= row < stop` of every column of `axis` that holds items."""
     for store in stores:
         for column in store.columns().values():

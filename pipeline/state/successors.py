@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from pipeline.state.splitmix import next_uniform
 from pipeline.state.store import Column
 from pipeline.state.tables import LIVE, NEW
 
@@ -34,7 +35,9 @@ class Successors:
         self.backward = Column(np.zeros((capacity, slots), np.float32), "item")
         self.count = Column(np.zeros(capacity, np.float32), "item")
         self.followed = Column(np.zeros(capacity, np.float32), "item")
-        self.context = Column(np.full((capacity, contexts, 1 + BEFORE), -1, np.int32), "item", -1, of_items=True)
+        self.context = Column(
+            np.full((capacity, contexts, 1 + BEFORE), -1, np.int32), "item", -1, of_items=True
+        )
         self.contexts = Column(np.zeros(capacity, np.int64), "item")
 
     def columns(self) -> dict[str, Column]:
@@ -48,23 +51,14 @@ class Successors:
             "contexts": self.contexts,
         }
 
-    def add(self, item_B: Any, weight_B: Any, window_BL: Any, length_B: Any, status_M: Any, seed: int) -> None:
+    def add(
+        self, item_B: Any, weight_B: Any, window_BL: Any, length_B: Any, status_M: Any, seed: int
+    ) -> None:
         """Count events in order, each after the items of its window; weights of 0 and rows below 0 are left out."""
         _add(
             item_B, weight_B, window_BL, length_B, status_M, np.uint64(seed), self.partner.data, self.forward.data,
             self.backward.data, self.count.data, self.followed.data, self.context.data, self.contexts.data,
         )  # fmt: skip
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _uniform(state):  # type: ignore[no-untyped-def]
-    """Return the next state and a number in [0, 1): splitmix64, so that no generator has to be saved."""
-    state = state + np.uint64(0x9E3779B97F4A7C15)
-    z = state
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z = z ^ (z >> np.uint64(31))
-    return state, (z >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -106,12 +100,12 @@ def _add(  # type: ignore[no-untyped-def]
         n = min(length_B[b], REACH)
         for k in range(n):
             h = window_BL[b, k]
-            state, chance = _uniform(state)
+            state, chance = next_uniform(state)
             s, entered = _slot(h, m, w, chance, status_M, partner, forward, backward)
             if s >= 0:
                 forward[h, s] += entered
             followed[h] += w
-            state, chance = _uniform(state)
+            state, chance = next_uniform(state)
             s, entered = _slot(m, h, w, chance, status_M, partner, forward, backward)
             if s >= 0:
                 backward[m, s] += entered

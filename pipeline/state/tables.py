@@ -22,7 +22,9 @@ class IdTable:
     last: unique, so the order of eviction depends on no row number), `last_ms` int64 (its event time).
     """
 
-    def __init__(self, axis: str, capacity: int = 1024, admit_after: int = 1, pending_limit: int = 100_000) -> None:
+    def __init__(
+        self, axis: str, capacity: int = 1024, admit_after: int = 1, pending_limit: int = 100_000
+    ) -> None:
         self.axis = axis
         self.admit_after = admit_after
         self.row_of: dict[str, int] = {}

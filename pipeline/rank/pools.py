@@ -1,0 +1,84 @@
+"""Which rows are scored: each query's candidates, and a uniform sample of all known items for the lesson."""
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.state.popularity import WIDTH, Popularity
+from pipeline.state.successors import Successors
+from pipeline.state.tables import LIVE, IdTable
+from pipeline.train.memories import LISTED, Gatherer
+from pipeline.train.model import Pool, Queries
+
+IntArray = npt.NDArray[np.int32]
+NEGATIVES = 128  # measured: from 64 to 1,024 no difference in quality, since the candidates carry the mass
+
+
+class PopularLists:
+    """The LISTED most popular live rows by every popularity column, kept current by what a batch touched.
+
+    All of a column decays alike, so only touched rows can rise: the next list is among the last one and them. After
+    a row left the table or the stored weights were rounded anew, the lists are made afresh. Order: (value desc, row
+    asc). Derived, never saved.
+    """
+
+    def __init__(self, popularity: Popularity, items: IdTable) -> None:
+        self.popularity, self.items = popularity, items
+        self.rows: IntArray = np.full((WIDTH, LISTED), -1, np.int32)
+        self._made_for = (-1, -1)
+
+    def update(self, touched: IntArray) -> None:
+        """Bring the lists up to date after rows were counted."""
+        state = (self.items.evicted, self.popularity.rescaled)
+        status = self.items.status.data
+        if state != self._made_for:
+            self._made_for = state
+            pools: list[IntArray] = [np.flatnonzero(status == LIVE).astype(np.int32)] * WIDTH
+        else:
+            pools = [np.union1d(listed[listed >= 0], touched) for listed in self.rows]
+        for column, rows in enumerate(pools):
+            stored = self.popularity.stored.data[rows, column]
+            if rows.size > LISTED:
+                # keep all that tie with the last place, so that the order below decides
+                least = -np.partition(-stored, LISTED - 1)[LISTED - 1]
+                rows, stored = rows[stored >= least], stored[stored >= least]
+            rows, stored = rows[stored > 0], stored[stored > 0]
+            order = np.lexsort((rows, -stored))[:LISTED]
+            self.rows[column] = -1
+            self.rows[column, : order.size] = rows[order]
+
+
+class Pools:
+    """Builds pools from the memories; holds only what can be derived."""
+
+    def __init__(
+        self,
+        popularity: Popularity,
+        successors: Successors,
+        items: IdTable,
+        least: int,
+        repeats: bool,
+        seed: int,
+    ) -> None:
+        self.popularity, self.successors, self.items = popularity, successors, items
+        self.popular = PopularLists(popularity, items)
+        self.gatherer = Gatherer(least)
+        self.repeats, self.seed = repeats, seed
+
+    def candidates(self, queries: Queries, lists: tuple[int, ...]) -> Pool:
+        """Return each query's candidates alone: what a ranking is made of."""
+        found = self.gatherer.gather(
+            queries.items_BL, queries.length_B, queries.cell_B, queries.barred, queries.border_B, self.repeats, lists,
+            len(self.items), self.successors, self.popularity, self.popular.rows, self.items.status.data,
+        )  # fmt: skip
+        return Pool(found, np.empty(0, np.int32), 0)
+
+    def lesson(self, queries: Queries, lists: tuple[int, ...], seq: int) -> Pool:
+        """Return candidates and a sample of the known items, drawn from (seed, seq) alone."""
+        known = np.flatnonzero(self.items.status.data == LIVE).astype(np.int32)
+        drawn = known
+        if known.size > NEGATIVES:
+            places = np.random.default_rng((self.seed, seq)).choice(
+                known.size, NEGATIVES, replace=False, shuffle=False
+            )
+            drawn = known[np.sort(places)]
+        return self.candidates(queries, lists)._replace(negatives_N=drawn, known=known.size)

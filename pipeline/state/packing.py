@@ -1,0 +1,189 @@
+"""The state out of and into checkpoints: the item side as it lies, users by partition with items as ids.
+
+Axes: N = users of a shard, V = entries of all their consumed sets, M = item rows.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.event.batch import TopicPartition
+from pipeline.state.duplicates import Duplicates
+from pipeline.state.shards import Arrays, Shard, pack_texts, unpack_texts
+from pipeline.state.state import NOBODY, State
+from pipeline.state.store import Column, translate, update_digest
+from pipeline.state.tables import LIVE, NEW
+
+IntArray = npt.NDArray[np.int32]
+_OWN = {"consumed.start", "origin.partition"}  # mean something in this process alone
+
+
+def take(state: State, source: TopicPartition) -> Shard:
+    """Copy a partition's users out. Items that are no longer known leave an empty place, so that rings keep their pace."""
+    number = state.number_of(source)
+    held = np.flatnonzero(state.origin.partition.data == number)
+    ids = sorted(state.users.id_of[row] for row in held.tolist())
+    rows = state.users.rows(ids)
+    arrays: Arrays = {}
+    arrays["user_ids"], arrays["user_id_borders"] = pack_texts(ids)
+    known = np.isin(state.items.status.data, (LIVE, NEW))
+    values, borders = state.consumed.ragged(rows)
+    pieces = {name: column.data[rows] for name, column in _user_columns(state).items()}
+    of_items = [name for name, column in _user_columns(state).items() if column.of_items]
+    mentioned = np.unique(np.concatenate([values, *(pieces[name].ravel() for name in of_items)]))
+    mentioned = mentioned[(mentioned >= 0) & known[mentioned]]
+    place = np.full(state.items.capacity, -1, np.int32)
+    place[mentioned] = np.arange(mentioned.size, dtype=np.int32)
+    arrays["item_ids"], arrays["item_id_borders"] = pack_texts(
+        [state.items.id_of[row] for row in mentioned.tolist()]
+    )
+    for name, piece in pieces.items():
+        arrays[f"user.{name}"] = translate(piece, place) if name in of_items else piece
+    arrays["consumed_values"], arrays["consumed_borders"] = translate(values, place), borders
+    arrays["user.last_event"], arrays["user.last_ms"] = (
+        state.users.last_event.data[rows],
+        state.users.last_ms.data[rows],
+    )
+    if source in state.duplicates:
+        arrays["duplicates"] = state.duplicates[source].hashes()
+    return Shard(source, state.offsets.get(source, 0), arrays)
+
+
+def put(state: State, shard: Shard) -> None:
+    """Add a shard's users in the place of what is held of that partition; unknown items are admitted without counts."""
+    state.drop_partition(shard.source)
+    arrays = shard.arrays
+    ids = unpack_texts(_bytes(arrays["user_ids"]), _longs(arrays["user_id_borders"]))
+    twice = state.users.rows(ids)
+    state.forget_users(twice[twice >= 0])  # the newest owner's copy of a user wins
+    state.add_users(ids)
+    rows = state.users.rows(ids)
+    item_ids = unpack_texts(_bytes(arrays["item_ids"]), _longs(arrays["item_id_borders"]))
+    new = state.admit_items(list(dict.fromkeys(text for text in item_ids if text not in state.items.row_of)))
+    state.items.settle(new)
+    row_of_place = state.items.rows(item_ids)
+    for name, column in _user_columns(state).items():
+        if f"user.{name}" in arrays:
+            piece = arrays[f"user.{name}"]
+            column.data[rows] = translate(piece, row_of_place) if column.of_items else piece
+    state.consumed.size.data[rows] = 0
+    room, state.consumed.room.data[rows] = state.consumed.room.data[rows].copy(), 0
+    state.consumed.put(
+        rows, translate(arrays["consumed_values"], row_of_place), _longs(arrays["consumed_borders"]), room
+    )
+    state.users.last_event.data[rows] = arrays["user.last_event"]
+    state.users.last_ms.data[rows] = arrays["user.last_ms"]
+    state.origin.partition.data[rows] = state.number_of(shard.source)
+    state.offsets[shard.source] = shard.offset
+    if "duplicates" in arrays:
+        state.duplicates[shard.source] = Duplicates(arrays["duplicates"].astype(np.uint64))
+
+
+def save_items(state: State) -> tuple[Arrays, dict[str, object]]:
+    """Copy the item side out: every column that belongs to items or to nobody, the table, and plain values."""
+    items = state.items
+    arrays: Arrays = {name: column.data.copy() for name, column in shared_columns(state).items()}
+    arrays |= {f"items.{name}": column.data.copy() for name, column in items.columns().items()}
+    arrays["items.ids"], arrays["items.id_borders"] = pack_texts(items.id_of)
+    arrays["items.free"] = np.array(items.free, np.int32)
+    arrays["items.pending_ids"], arrays["items.pending_borders"] = pack_texts(list(items.pending))
+    arrays["items.pending_counts"] = np.array(list(items.pending.values()), np.int64)
+    meta: dict[str, object] = {
+        "events_learned": state.events_learned,
+        "items_admitted": items.admitted,
+        "items_evicted": items.evicted,
+        "users_admitted": state.users.admitted,
+        "users_evicted": state.users.evicted,
+        "sweep_step": state.sweep.step,
+    }
+    return arrays, meta
+
+
+def load_items(state: State, arrays: Arrays, meta: Mapping[str, object]) -> None:
+    """Undo `save_items` on a fresh state."""
+    items = state.items
+    for name, column in shared_columns(state).items():
+        _set(column, arrays[name])
+    for name, column in items.columns().items():
+        _set(column, arrays[f"items.{name}"])
+    items.id_of = unpack_texts(_bytes(arrays["items.ids"]), _longs(arrays["items.id_borders"]))
+    items.row_of = {text: row for row, text in enumerate(items.id_of) if text}
+    items.free = arrays["items.free"].tolist()
+    pending = unpack_texts(_bytes(arrays["items.pending_ids"]), _longs(arrays["items.pending_borders"]))
+    items.pending = dict(zip(pending, arrays["items.pending_counts"].tolist(), strict=True))
+    numbers = {name: int(str(value)) for name, value in meta.items() if isinstance(value, int)}
+    state.events_learned = numbers["events_learned"]
+    items.admitted, items.evicted = numbers["items_admitted"], numbers["items_evicted"]
+    state.users.admitted, state.users.evicted = numbers["users_admitted"], numbers["users_evicted"]
+    state.popularity.version += 1
+    state.sweep.resume(numbers["sweep_step"], state.users.capacity)
+
+
+def digests(state: State) -> dict[str, str]:
+    """Return `digest_model` and `digest_users`, the same for the same content in whatever rows it lies."""
+    item_rows, canonical = state.items.canonical()
+    model = hashlib.sha256(json.dumps(sorted(state.items.row_of)).encode())
+    for name, column in sorted((shared_columns(state) | _prefixed("items", state.items.columns())).items()):
+        update_digest(model, name, column, item_rows, canonical)
+    users = hashlib.sha256()
+    ids = sorted(set(state.users.row_of) - {NOBODY})
+    rows = state.users.rows(ids)
+    sources = [state.partitions[number] for number in state.origin.partition.data[rows].tolist()]
+    users.update(json.dumps([ids, [list(source) for source in sources]]).encode())
+    for name, column in sorted((_user_columns(state) | _prefixed("users", state.users.columns())).items()):
+        if name not in ("consumed.size", "consumed.room"):  # what a set holds counts, not how it is packed
+            update_digest(users, name, column, rows, canonical)
+    values, borders = state.consumed.ragged(rows)
+    kept = translate(values, canonical)
+    counts = (
+        np.add.reduceat(np.append(kept >= 0, False).astype(np.int64), borders[:-1])
+        if rows.size
+        else borders[:-1]
+    )
+    counts[np.diff(borders) == 0] = 0
+    users.update(kept[kept >= 0].tobytes() + counts.tobytes())
+    for source in sorted(state.duplicates):
+        users.update(f"{source}".encode() + state.duplicates[source].hashes().tobytes())
+    return {"digest_model": model.hexdigest(), "digest_users": users.hexdigest()}
+
+
+def shared_columns(state: State) -> dict[str, Column]:
+    """Return the columns that belong to items or to nobody, by full name."""
+    return {
+        f"{name}.{key}": column
+        for name, store in state.stores.items()
+        for key, column in store.columns().items()
+        if column.axis != "user"
+    }
+
+
+def _user_columns(state: State) -> dict[str, Column]:
+    return {
+        f"{name}.{key}": column
+        for name, store in state.stores.items()
+        for key, column in store.columns().items()
+        if column.axis == "user" and f"{name}.{key}" not in _OWN
+    }
+
+
+def _prefixed(prefix: str, columns: Mapping[str, Column]) -> dict[str, Column]:
+    return {f"{prefix}.{name}": column for name, column in columns.items()}
+
+
+def _set(column: Column, data: npt.NDArray[np.generic]) -> None:
+    """Replace what grows; copy into what does not, since a model may share its memory."""
+    if column.axis == "none":
+        column.data[...] = data
+    else:
+        column.data = data.copy()
+
+
+def _bytes(array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    return array.astype(np.uint8, copy=False)
+
+
+def _longs(array: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
+    return array.astype(np.int64, copy=False)

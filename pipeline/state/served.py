@@ -1,0 +1,28 @@
+"""The list last published to each user."""
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.state.store import Column
+
+IntArray = npt.NDArray[np.int32]
+
+
+class Served:
+    """Columns: `items` int32 [U, K], best first, -1 at the end."""
+
+    def __init__(self, capacity: int, k: int) -> None:
+        self.items = Column(np.full((capacity, k), -1, np.int32), "user", -1, of_items=True)
+
+    def columns(self) -> dict[str, Column]:
+        return {"items": self.items}
+
+    def put(self, user_B: IntArray, rows_BK: IntArray) -> None:
+        """Note the lists just published."""
+        self.items.data[user_B] = rows_BK
+
+    def hits(self, user_B: IntArray, item_B: IntArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Return, for each event, whether its user had a list at all, and whether the item was on it."""
+        lists_BK = self.items.data[user_B]
+        listed = (lists_BK >= 0).any(1)
+        return listed, ((lists_BK == item_B[:, None]) & (item_B >= 0)[:, None]).any(1)

@@ -1,0 +1,288 @@
+"""The state: everything that is known of users and items, moved on by one batch at a time.
+
+Axis B = events of a batch. Shards (what moves with a partition) are packed and unpacked in packing.py.
+"""
+
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from pipeline.event.batch import Batch, RawBatch, Span, TopicPartition
+from pipeline.settings import NEUTRAL, POSITIVE, EventsConfig, LimitsConfig
+from pipeline.state.consumed import Consumed
+from pipeline.state.duplicates import Duplicates
+from pipeline.state.histories import Histories
+from pipeline.state.popularity import Popularity, cells
+from pipeline.state.served import Served
+from pipeline.state.store import Column, Store, clear, grow
+from pipeline.state.successors import REACH, Successors
+from pipeline.state.sweep import Sweep
+from pipeline.state.tables import FREE, GONE, LIVE, IdTable
+
+IntArray = npt.NDArray[np.int32]
+DAY_MS = 86_400_000
+NOBODY = "__default__"  # the user without events: row 0, never seen in a batch, never evicted
+
+
+@dataclass(frozen=True, slots=True)
+class EventType:
+    """What the configuration says of one event type."""
+
+    role: int
+    weight: float
+    code: int  # a stable 16-bit hash of the name: shards of other workers use the same
+    consumes: bool
+
+
+class Origin:
+    """The partition each user's newest event came from, as a column `partition` int32 [U] of registered numbers."""
+
+    def __init__(self, capacity: int) -> None:
+        self.partition = Column(np.full(capacity, -1, np.int32), "user", -1)
+
+    def columns(self) -> dict[str, Column]:
+        return {"partition": self.partition}
+
+
+class State:
+    """Tables, histories and counts. `welcome` is called with rows and ids of items just admitted."""
+
+    def __init__(
+        self,
+        events: EventsConfig,
+        limits: LimitsConfig,
+        exclude: list[str] | None,
+        history: int,
+        k: int,
+        seed: int,
+    ) -> None:
+        self.events, self.limits, self.exclude, self.seed = events, limits, exclude, seed
+        self.users = IdTable("user")
+        self.items = IdTable("item", admit_after=limits.admit_after)
+        self.histories = Histories(self.users.capacity, max(history, REACH))
+        self.consumed = Consumed(self.users.capacity)
+        self.served = Served(self.users.capacity, k)
+        self.origin = Origin(self.users.capacity)
+        self.popularity = Popularity(self.items.capacity)
+        self.successors = Successors(self.items.capacity)
+        self.stores: dict[str, Store] = {
+            "histories": self.histories,
+            "consumed": self.consumed,
+            "served": self.served,
+            "origin": self.origin,
+            "popularity": self.popularity,
+            "successors": self.successors,
+        }
+        self.sweep = Sweep(self.items, self.consumed, lambda: list(self.stores.values()))
+        self.partitions: list[TopicPartition] = []  # by registered number; a number is never given twice
+        self.offsets: dict[TopicPartition, int] = {}
+        self.duplicates: dict[TopicPartition, Duplicates] = {}
+        self.events_learned = 0
+        self.welcome: Callable[[IntArray, Sequence[str]], None] = lambda rows, ids: None
+        self._types: dict[str, EventType] = {}
+        self.users.settle(self.users.admit([NOBODY]))
+        self.users.last_event.data[0] = np.iinfo(np.int64).max
+
+    def register(self, name: str, store: Store) -> None:
+        """Let a model's columns be grown, cleared, saved and digested with the state's own."""
+        self.stores[name] = store
+
+    def number_of(self, source: TopicPartition) -> int:
+        """Return the partition's number, a new one at its first appearance."""
+        if source not in self.partitions:
+            self.partitions.append(source)
+        return self.partitions.index(source)
+
+    def event_type(self, name: str) -> EventType:
+        """Return what the configuration says of a type, remembered for the next time."""
+        kind = self._types.get(name)
+        if kind is None:
+            role = self.events.role(name)
+            consumes = role == POSITIVE if self.exclude is None else name in self.exclude
+            kind = EventType(role, self.events.weight(name), zlib.crc32(name.encode()) & 0xFFFF, consumes)
+            if len(self._types) < 10_000:  # names come from outside
+                self._types[name] = kind
+        return kind
+
+    def admit(self, raw: RawBatch) -> Batch:
+        """Turn ids into rows, new ones admitted, duplicates left out. Histories and counts stay as they are."""
+        numbers = self._advance(raw.spans)
+        keep = self._first_sightings(raw)
+        events = raw.events
+        users = [events.user_ids[b] for b in keep]
+        items = [events.item_ids[b] for b in keep]
+        kinds = [self.event_type(events.types[b]) for b in keep]
+        where = np.array(keep, np.int64)
+        new_users = self.users.missing(users)
+        self.add_users(new_users)
+        new_items = self.admit_items(self.items.missing(items))
+        user_B, item_B = self.users.rows(users), self.items.rows(items)
+        time_B = events.time_ms_B[where]
+        moment_B = np.minimum(time_B, raw.now_ms)
+        number_B = self.events_learned + np.arange(len(keep))
+        self.users.touch(user_B, number_B, moment_B)
+        self.items.touch(item_B, number_B, moment_B)
+        first = self.events_learned
+        self.events_learned += len(keep)
+        types: dict[str, int] = {}
+        for b in keep:
+            types[events.types[b]] = types.get(events.types[b], 0) + 1
+        source_B = np.array(numbers, np.int32)[events.source_B[where]] if len(keep) else np.zeros(0, np.int32)
+        self.origin.partition.data[user_B] = source_B
+        known_B = (item_B >= 0) & (self.items.status.data[item_B] == LIVE)
+        self._new_items = new_items
+        return Batch(
+            seq=raw.seq,
+            now_ms=raw.now_ms,
+            first_event=first,
+            user_B=user_B,
+            item_B=item_B,
+            known_B=known_B,
+            role_B=np.array([kind.role for kind in kinds], np.int8),
+            weight_B=np.array([kind.weight for kind in kinds], np.float32),
+            type_B=np.array([kind.code for kind in kinds], np.uint16),
+            consumes_B=np.array([kind.consumes for kind in kinds], np.bool_),
+            time_ms_B=time_B,
+            moment_ms_B=moment_B,
+            append_ms_B=events.append_ms_B[where],
+            source_B=source_B,
+            previous_B=previous_of(user_B, self.users.capacity),
+            types=types,
+            duplicates=len(events) - len(keep),
+        )
+
+    def update(
+        self, batch: Batch, windows: tuple[IntArray, npt.NDArray[np.int64], IntArray], learn: bool = True
+    ) -> None:
+        """Move on by a batch: counts (unless another worker has them), consumed sets, histories.
+
+        `windows` are the items [B, L], times [B, L] and lengths [B] that the batch's queries were made of.
+        """
+        items_BL, times_BL, length_B = windows
+        status = self.items.status.data
+        if learn:
+            weight_B = np.where(batch.role_B == POSITIVE, batch.weight_B, np.float32(0))
+            cell_B = cells(times_BL, length_B, batch.moment_ms_B)
+            self.popularity.add(batch.item_B, weight_B, cell_B, batch.moment_ms_B)
+            seed = int(np.random.default_rng((self.seed, batch.seq)).integers(2**63))
+            self.successors.add(batch.item_B, weight_B, items_BL, length_B, status, seed)
+        self.consumed.add(batch.user_B, batch.item_B, batch.consumes_B, status)
+        self.histories.push(
+            batch.user_B, batch.item_B, batch.type_B, batch.moment_ms_B, pushes(batch), batch.time_ms_B
+        )
+        self.items.settle(self._new_items)
+
+    def expire(self, now_ms: int) -> list[str]:
+        """Give rows back: over the limits, or unseen for longer than their time to live. Return the users who went."""
+        gone: list[str] = []
+        while (
+            row := self._overdue(self.users, self.limits.users, self.limits.user_ttl_days, now_ms, spare=1)
+        ) >= 0:
+            gone.append(self.users.id_of[row])
+            self.forget_users(np.array([row], np.int32))
+        doomed: list[int] = []
+        while (row := self._overdue(self.items, self.limits.items, self.limits.item_ttl_days, now_ms)) >= 0:
+            self.items.forget(row, GONE)
+            doomed.append(row)
+        if doomed:
+            rows = np.array(doomed, np.int32)
+            self.popularity.forget(rows)
+            clear(self.stores.values(), "item", rows)
+        self.sweep.advance(self.users.capacity, wanted_rows=False)
+        return gone
+
+    def admit_items(self, ids: Sequence[str]) -> IntArray:
+        """Give new items rows (status NEW) and a welcome; grow the tables, or finish the sweep first if that makes room."""
+        items = self.items
+        if items.room(len(ids)) > items.capacity and np.count_nonzero(items.status.data >= GONE) >= len(
+            ids
+        ) - len(items.free):
+            for _ in range(2):  # a running cycle frees its own rows; a second one those that went since
+                self.sweep.advance(self.users.capacity, wanted_rows=True)
+        capacity = items.room(len(ids))
+        if capacity > items.capacity:
+            grow([*self.stores.values(), items], "item", capacity)
+            items.extend(capacity)
+        rows = items.admit(ids)
+        self.welcome(rows, ids)
+        return rows
+
+    def drop_partition(self, source: TopicPartition) -> None:
+        """Forget a partition: its users, its offset, its duplicates."""
+        if source in self.partitions:
+            number = self.partitions.index(source)
+            rows = np.flatnonzero(self.origin.partition.data == number).astype(np.int32)
+            self.forget_users(rows)
+        self.offsets.pop(source, None)
+        self.duplicates.pop(source, None)
+
+    def _advance(self, spans: Sequence[Span]) -> list[int]:
+        for span in spans:
+            self.offsets[span.source] = max(span.stop, self.offsets.get(span.source, 0))
+        return [self.number_of(span.source) for span in spans]
+
+    def _first_sightings(self, raw: RawBatch) -> list[int]:
+        """Return the places of the events that are no duplicates."""
+        ids = raw.events.event_ids
+        if not any(ids):
+            return list(range(len(ids)))
+        keep = []
+        for b, event_id in enumerate(ids):
+            source = raw.spans[raw.events.source_B[b]].source
+            if event_id is None or not self.duplicates.setdefault(source, Duplicates()).seen(event_id):
+                keep.append(b)
+        return keep
+
+    def add_users(self, ids: Sequence[str]) -> None:
+        """Give new users rows, live at once."""
+        capacity = self.users.room(len(ids))
+        if capacity > self.users.capacity:
+            grow([*self.stores.values(), self.users], "user", capacity)
+            self.users.extend(capacity)
+        self.users.settle(self.users.admit(ids))
+
+    def forget_users(self, rows: IntArray) -> None:
+        """Drop all that is held of these users."""
+        self.consumed.release(rows)
+        clear(self.stores.values(), "user", rows)
+        for row in rows.tolist():
+            self.users.forget(row, FREE)
+
+    def _overdue(self, table: IdTable, limit: int, ttl_days: float, now_ms: int, spare: int = 0) -> int:
+        """Return the oldest row when it must go, else -1."""
+        over = limit and len(table) - spare > limit
+        if not over and not ttl_days:
+            return -1
+        row = table.oldest()
+        if row < 0 or table.last_event.data[row] == np.iinfo(np.int64).max:
+            return -1
+        late = ttl_days and table.last_ms.data[row] < now_ms - math.floor(ttl_days * DAY_MS)
+        return row if over or late else -1
+
+
+def pushes(batch: Batch) -> npt.NDArray[np.bool_]:
+    """Say which events enter histories: positive and neutral ones of admitted items."""
+    return ((batch.role_B == POSITIVE) | (batch.role_B == NEUTRAL)) & (batch.item_B >= 0)
+
+
+def previous_of(user_B: IntArray, capacity: int) -> IntArray:
+    """Return the place of each user's event before b in the batch, -1 for none.
+
+    >>> previous_of(np.array([3, 1, 3, 3], np.int32), 4).tolist()
+    [-1, -1, 0, 2]
+    """
+    return _previous(user_B, np.full(capacity, -1, np.int32))
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _previous(user_B, last_U):  # type: ignore[no-untyped-def]
+    out = np.full(user_B.shape[0], -1, np.int32)
+    for b in range(user_B.shape[0]):
+        out[b] = last_U[user_B[b]]
+        last_U[user_B[b]] = b
+    return out

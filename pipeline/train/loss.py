@@ -1,0 +1,207 @@
+"""Softmax cross entropy over a query's candidates, and the rest of the catalogue by a uniform sample.
+
+    loss_b = -logit_b(target) + ln( sum over candidates and target of e^logit + R_b / n_b * sum over sampled others of e^logit )
+
+The candidates carry most of the mass and are summed exactly; R_b counts the items that are neither candidate, target
+nor barred, and n_b how many of them were drawn, so the sum is unbiased (log-Q correction of a uniform draw). With
+every other item drawn it is the full softmax.
+
+    logit_b(m) = u_b . e_m + sum over dense features D_mf c_bf + sum over sparse features X_bmf c_bf
+
+Axes: B = queries, C = candidate slots, N = sampled rows, D = embedding, F = features (dense, then sparse).
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from pipeline.state.tables import LIVE
+from pipeline.train.memories import D_CELL, DENSE, SPARSE
+
+_FAST = {
+    "reassoc",
+    "contract",
+    "nsz",
+    "arcp",
+}  # lets dot products use vector registers; the order stays fixed
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)  # type: ignore[untyped-decorator]
+def dot(a, b, n):  # type: ignore[no-untyped-def]
+    """Return the inner product of the first n entries."""
+    total = np.float32(0)
+    for i in range(n):
+        total += a[i] * b[i]
+    return total
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)  # type: ignore[untyped-decorator]
+def dense_part(table_row, dim, cell, coef):  # type: ignore[no-untyped-def]
+    """Return the dense features' part of a logit; of the cell columns only the query's own counts."""
+    total = np.float32(0)
+    for f in range(D_CELL):
+        total += table_row[dim + f] * coef[f]
+    return total + table_row[dim + D_CELL + cell] * coef[D_CELL]
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def pool_logits(user_BD, table, dim, cell_B, coef_BF, rows_BC, count_B, X_BCS, out_BC):  # type: ignore[no-untyped-def]
+    """Write every candidate's logit to `out_BC`."""
+    for b in range(rows_BC.shape[0]):
+        for c in range(count_B[b]):
+            row = table[rows_BC[b, c]]
+            logit = dot(user_BD[b], row, dim) + dense_part(row, dim, cell_B[b], coef_BF[b])
+            for f in range(SPARSE):
+                logit += X_BCS[b, c, f] * coef_BF[b, DENSE + f]
+            out_BC[b, c] = logit
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def softmax_loss(  # type: ignore[no-untyped-def]
+    user_BD, table, dim, cell_B, coef_BF, rows_BC, count_B, X_BCS, logit_BC, target_B, weight_B, barred, border_B,
+    known, negative_N, logit_BN, tag, stamp, loss_B, slope_BC, slope_B, slope_BN, coef_grad_BF,
+):  # fmt: skip
+    """Write losses and slopes d loss / d logit; return nothing.
+
+    `slope_B` is the target's own slope where it is no candidate (else 0). `known` counts the rows that may be shown
+    at all; `stamp` is scratch [M] int64 and `tag` a number larger than any in it.
+    """
+    for b in range(rows_BC.shape[0]):
+        loss_B[b], slope_B[b] = 0, 0
+        slope_BC[b, :], slope_BN[b, :], coef_grad_BF[b, :] = 0, 0, 0
+        t = target_B[b]
+        if t < 0 or weight_B[b] <= 0:
+            continue
+        mark = tag + b
+        rest = known
+        for e in range(border_B[b], border_B[b + 1]):
+            if barred[e] >= 0 and stamp[barred[e]] != mark:
+                stamp[barred[e]] = mark
+                rest -= 1
+        at = -1
+        top = np.float32(-np.inf)
+        for c in range(count_B[b]):
+            m = rows_BC[b, c]
+            stamp[m] = mark
+            rest -= 1
+            if m == t:
+                at = c
+            top = max(top, logit_BC[b, c])
+        own = np.float32(0)
+        if at < 0:
+            row = table[t]
+            own = dot(user_BD[b], row, dim) + dense_part(row, dim, cell_B[b], coef_BF[b])
+            stamp[t] = mark
+            rest -= 1
+            top = max(top, own)
+        drawn = 0
+        for n in range(negative_N.shape[0]):
+            if stamp[negative_N[n]] != mark:
+                drawn += 1
+                top = max(top, logit_BN[b, n])
+        lift = np.float32(max(rest, 1) / drawn) if drawn > 0 else np.float32(0)
+        total = np.float32(0)
+        for c in range(count_B[b]):
+            slope_BC[b, c] = np.exp(logit_BC[b, c] - top)
+            total += slope_BC[b, c]
+        if at < 0:
+            slope_B[b] = np.exp(own - top)
+            total += slope_B[b]
+        for n in range(negative_N.shape[0]):
+            if stamp[negative_N[n]] != mark:
+                slope_BN[b, n] = lift * np.exp(logit_BN[b, n] - top)
+                total += slope_BN[b, n]
+        loss_B[b] = np.log(total) + top - (own if at < 0 else logit_BC[b, at])
+        w = weight_B[b] / total
+        for c in range(count_B[b]):
+            slope_BC[b, c] *= w
+        for n in range(negative_N.shape[0]):
+            slope_BN[b, n] *= w
+        if at < 0:
+            slope_B[b] = slope_B[b] * w - weight_B[b]
+        else:
+            slope_BC[b, at] -= weight_B[b]
+        _coefficient_gradient(
+            b,
+            table,
+            dim,
+            cell_B,
+            rows_BC,
+            count_B,
+            X_BCS,
+            t,
+            at,
+            negative_N,
+            slope_BC,
+            slope_B,
+            slope_BN,
+            coef_grad_BF,
+        )
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)  # type: ignore[untyped-decorator]
+def _coefficient_gradient(  # type: ignore[no-untyped-def]
+    b, table, dim, cell_B, rows_BC, count_B, X_BCS, t, at, negative_N, slope_BC, slope_B, slope_BN, grad_BF
+):
+    cell = dim + D_CELL + cell_B[b]
+    for c in range(count_B[b]):
+        slope = slope_BC[b, c]
+        row = table[rows_BC[b, c]]
+        for f in range(D_CELL):
+            grad_BF[b, f] += slope * row[dim + f]
+        grad_BF[b, D_CELL] += slope * row[cell]
+        for f in range(SPARSE):
+            grad_BF[b, DENSE + f] += slope * X_BCS[b, c, f]
+    if at < 0:
+        row = table[t]
+        for f in range(D_CELL):
+            grad_BF[b, f] += slope_B[b] * row[dim + f]
+        grad_BF[b, D_CELL] += slope_B[b] * row[cell]
+    for n in range(negative_N.shape[0]):
+        slope = slope_BN[b, n]
+        if slope != 0:
+            row = table[negative_N[n]]
+            for f in range(D_CELL):
+                grad_BF[b, f] += slope * row[dim + f]
+            grad_BF[b, D_CELL] += slope * row[cell]
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def exact_rank(  # type: ignore[no-untyped-def]
+    logit_BM, coef_BF, rows_BC, count_B, X_BCS, target_B, barred, border_B, status_M, greater_B, equal_B, candidates_B,
+):  # fmt: skip
+    """Count, over all LIVE rows but the barred ones, those above and those level with the target (itself left out).
+
+    `logit_BM` holds embedding and dense part; the sparse part is added here, and barred entries are overwritten.
+    `candidates_B` counts the rows compared, the target included. A target below 0 counts nothing.
+    """
+    low = np.float32(-np.inf)
+    for b in range(logit_BM.shape[0]):
+        t = target_B[b]
+        greater_B[b], equal_B[b], candidates_B[b] = 0, 0, 0
+        if t < 0:
+            continue
+        scores = logit_BM[b]
+        for c in range(count_B[b]):
+            m = rows_BC[b, c]
+            for f in range(SPARSE):
+                scores[m] += X_BCS[b, c, f] * coef_BF[b, DENSE + f]
+        own = scores[t]
+        for e in range(border_B[b], border_B[b + 1]):
+            if barred[e] >= 0:
+                scores[barred[e]] = low
+        above, level, seen = 0, 0, 0
+        for m in range(status_M.shape[0]):
+            shown = (status_M[m] == LIVE) & (scores[m] != low)
+            above += shown & (scores[m] > own)
+            level += shown & (scores[m] == own)
+            seen += shown
+        greater_B[b], equal_B[b], candidates_B[b] = above, level - 1, seen
+
+
+def softmax_cross_entropy(logits_BM: Any, target_B: Any) -> Any:
+    """Return the full-catalogue loss [B] of torch logits: the oracle that the kernel above is tested against."""
+    import torch
+
+    return torch.nn.functional.cross_entropy(logits_BM, target_B, reduction="none")

@@ -1,0 +1,358 @@
+"""The default model `attention`: attention over the history plus gated streaming memories.
+
+    score_b(m) = u_b . e_m + x_bm . c_b
+
+u_b from attention.py over the tied item embeddings e, x the features of memories.py, c from gate.py. One pass is the
+test and the lesson: ranks, loss and gradients come from the same parameters, which move only afterwards.
+Axes as in loss.py, attention.py and memories.py; P = dense feature columns, T = rows of the item table.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from numba import njit
+
+from pipeline.state.histories import Histories
+from pipeline.state.popularity import Popularity
+from pipeline.state.splitmix import next_uniform
+from pipeline.state.store import Column
+from pipeline.state.successors import Successors
+from pipeline.state.tables import IdTable
+from pipeline.train import loss as loss_kernels
+from pipeline.train import memories, optimizer
+from pipeline.train.attention import Attention, side_buckets
+from pipeline.train.gate import Gate
+from pipeline.train.memories import COLUMNS, D_CELL, FEATURES, KINDS
+from pipeline.train.model import FloatArray, IntArray, Learned, Pool, Queries, Targets
+from pipeline.train.optimizer import RowGradients
+from pipeline.train.success import update_success
+from pipeline.train.tested import Tested
+
+EMBEDDING_STD = 0.1
+EMBEDDING_RATE = 0.05
+WEIGHT_RATE, WEIGHT_MOST = 0.02, 0.05
+FAINT = 1e-4  # slopes below this move no embedding: most of the pool, and nothing of the quality
+BLOCK = 128  # queries ranked exactly at a time: bounds the memory of [BLOCK, M] scores
+
+
+class StreamingAttention:
+    """Attention and memories behind the protocol `Model`.
+
+    Columns: `table` float32 [M, D + P] (embedding, then the dense features, derived from the popularity),
+    `table_squares` float32 [M], the gate's, the module's parameters with an accumulator each, and `success` float32
+    [U, KINDS] of every user.
+    """
+
+    name = "attention"
+    lists = memories.LISTS_SHOWN
+
+    def __init__(
+        self,
+        items: IdTable,
+        histories: Histories,
+        popularity: Popularity,
+        successors: Successors,
+        dim: int,
+        length: int,
+        seed: int,
+        with_memories: bool = True,
+    ) -> None:
+        self.items, self.histories, self.popularity, self.successors = (
+            items,
+            histories,
+            popularity,
+            successors,
+        )
+        self.dim, self.seed, self.with_memories = dim, seed, with_memories
+        self.module = Attention(dim, 2 if dim % 2 == 0 else 1, length, seed)
+        self.table = Column(np.zeros((items.capacity, dim + COLUMNS), np.float32), "item")
+        self.table_squares = Column(np.zeros(items.capacity, np.float32), "item")
+        self.success = Column(np.zeros((histories.pushed.data.shape[0], KINDS), np.float32), "user")
+        self.gate = Gate(np.full(FEATURES, 1.0 if with_memories else 0.0, np.float32))
+        self.parameters = {name: p for name, p in self.module.named_parameters()}
+        self.weights = {  # numpy views of the module's own memory
+            name: Column(p.detach().numpy(), "none") for name, p in self.parameters.items()
+        }
+        self.squares = {
+            name: Column(np.zeros(p.shape, np.float32), "none") for name, p in self.parameters.items()
+        }
+        self.gradients = RowGradients(dim)
+        self._stamp = np.zeros(0, np.int64)
+        self._tag = 1
+        self._fresh = -1  # the popularity's version that the dense columns show
+
+    def columns(self) -> dict[str, Column]:
+        named = {f"module_{name}": column for name, column in self.weights.items()}
+        named |= {f"module_{name}_squares": column for name, column in self.squares.items()}
+        return named | self.gate.columns() | {
+            "table": self.table,
+            "table_squares": self.table_squares,
+            "success": self.success,
+        }  # fmt: skip
+
+    def welcome(self, rows: IntArray, ids: Sequence[str]) -> None:
+        """Give new item rows their first embedding: drawn from the id, so that no row number decides."""
+        if rows.size:
+            self.table.data[rows, : self.dim] = (
+                _first_embeddings(_hashes(ids, self.seed), self.dim) * EMBEDDING_STD
+            )
+            self._fresh = -1
+
+    def score(self, queries: Queries, pool: Pool) -> FloatArray:
+        """Return scores [B, C]; see `Model`."""
+        self._refresh()
+        with torch.no_grad():
+            user_BD = self.module(*self._inputs(queries)).numpy()
+        return self._logits(queries, pool, user_BD, self.gate.coefficients(self._context(queries)))
+
+    def learn(self, queries: Queries, pool: Pool, targets: Targets) -> Learned:
+        """Test, then update; see `Model`."""
+        self._refresh()
+        context = self._context(queries)
+        coef = self.gate.coefficients(context)
+        items_BLD, *sides = self._inputs(queries)
+        items_BLD.requires_grad_()
+        vectors = self.module(items_BLD, *sides)
+        user_BD = vectors.detach().numpy()
+        logit_BC = self._logits(queries, pool, user_BD, coef)
+        tested = self._test(queries, pool, targets, user_BD, coef)
+        loss_B, slopes, coef_gradient = self._loss(queries, pool, targets, user_BD, coef, logit_BC)
+        taught = targets.row_B >= 0
+        mean = float(loss_B[taught].mean()) if taught.any() else float("nan")
+        tested = tested._replace(loss_B=np.where(taught, loss_B, np.float32(np.nan)))
+        if not taught.any():
+            return Learned(tested, mean, 0.0, "no_target")
+        user_gradient = self._gather_gradients(queries, pool, targets, user_BD, slopes)
+        vectors.backward(torch.from_numpy(user_gradient))
+        optimizer.add_windows(
+            queries.items_BL, queries.length_B, items_BLD.grad.numpy(), *self.gradients.scratch
+        )
+        norm = self._norm(coef_gradient)
+        if not (np.isfinite(mean) and np.isfinite(norm)):
+            self._drop_gradients()
+            return Learned(tested, mean, norm, "non_finite")
+        self._update(context, coef_gradient)
+        update_success(queries, pool.candidates, targets.row_B, self.table.data, self.dim, self.success.data)  # type: ignore[arg-type]
+        return Learned(tested, mean, norm, "")
+
+    def contributions(self, queries: Queries, rows_BK: IntArray, pool: Pool) -> FloatArray:
+        """Return the parts of the scores [B, K, L + 1]; see `Model`."""
+        self._refresh()
+        coef = self.gate.coefficients(self._context(queries))
+        inputs = self._inputs(queries)
+        held = torch.from_numpy(self.table.data[np.maximum(rows_BK, 0), : self.dim])
+        parts, rest = self.module.contributions(*inputs, held)
+        out = np.zeros((*rows_BK.shape, queries.items_BL.shape[1] + 1), np.float32)
+        out[:, :, : parts.shape[2]] = parts.numpy()
+        out[:, :, -1] = rest.numpy()
+        memories.explain(
+            queries.items_BL, queries.length_B, queries.cell_B, rows_BK, pool.candidates, coef, self.table.data, self.dim,
+            self.successors, out,
+        )  # fmt: skip
+        return out
+
+    def _refresh(self) -> None:
+        if self._fresh != self.popularity.version:
+            memories.dense_columns(self.popularity, len(self.items), self.table.data[:, self.dim :])
+            self._fresh = self.popularity.version
+
+    def _context(self, queries: Queries) -> FloatArray:
+        return memories.contexts(
+            queries.user_B, queries.items_BL, queries.times_BL, queries.length_B, queries.now_ms_B, queries.cell_B,
+            self.histories.pushed.data, self.histories.repeats.data, self.success.data, self.successors,
+        )  # fmt: skip
+
+    def _inputs(self, queries: Queries) -> tuple[Any, Any, Any, Any]:
+        """Return the module's inputs, cut to the longest window of the batch."""
+        longest = max(1, int(queries.length_B.max(initial=1)))
+        items = queries.items_BL[:, :longest]
+        gathered = np.empty((*items.shape, self.dim), np.float32)
+        _gather_items(items, self.table.data, gathered)
+        gaps, types = side_buckets(
+            queries.times_BL[:, :longest], queries.now_ms_B, queries.types_BL[:, :longest]
+        )
+        return torch.from_numpy(gathered), torch.from_numpy(items < 0), gaps, types
+
+    def _logits(self, queries: Queries, pool: Pool, user_BD: FloatArray, coef: FloatArray) -> FloatArray:
+        candidates = pool.candidates
+        out = np.zeros(candidates.rows.shape, np.float32)
+        loss_kernels.pool_logits(
+            user_BD, self.table.data, self.dim, queries.cell_B, coef, candidates.rows, candidates.count,
+            candidates.features, out,
+        )  # fmt: skip
+        return out
+
+    def _wide(self, queries: Queries, user_BD: FloatArray, coef: FloatArray) -> FloatArray:
+        """Return each query as one vector [B, D + P] against the item table: one matrix product scores all rows."""
+        wide = np.zeros((user_BD.shape[0], self.dim + COLUMNS), np.float32)
+        wide[:, : self.dim] = user_BD
+        wide[:, self.dim : self.dim + D_CELL] = coef[:, :D_CELL]
+        wide[np.arange(user_BD.shape[0]), self.dim + D_CELL + queries.cell_B] = coef[:, D_CELL]
+        return wide
+
+    def _test(
+        self, queries: Queries, pool: Pool, targets: Targets, user_BD: FloatArray, coef: FloatArray
+    ) -> Tested:
+        count = targets.row_B.shape[0]
+        ranks = np.zeros((3, count), np.int64)
+        exact = np.flatnonzero(targets.exact_B & (targets.row_B >= 0))
+        wide = torch.from_numpy(self._wide(queries, user_BD, coef))
+        table = torch.from_numpy(self.table.data).T
+        for first in range(0, exact.size, BLOCK):
+            some = exact[first : first + BLOCK]
+            part = queries.pick(some)
+            scores = (wide[torch.from_numpy(some)] @ table).numpy()
+            out = np.zeros((3, some.size), np.int64)
+            loss_kernels.exact_rank(
+                scores, coef[some], pool.candidates.rows[some], pool.candidates.count[some],
+                pool.candidates.features[some], targets.row_B[some], part.barred, part.border_B, self.items.status.data,
+                out[0], out[1], out[2],
+            )  # fmt: skip
+            ranks[:, some] = out
+        tested = targets.tested_B & (targets.exact_B | ~targets.known_B)
+        return Tested(ranks[0], ranks[1], ranks[2], tested, targets.known_B)
+
+    def _loss(
+        self,
+        queries: Queries,
+        pool: Pool,
+        targets: Targets,
+        user_BD: FloatArray,
+        coef: FloatArray,
+        logit_BC: FloatArray,
+    ) -> tuple[FloatArray, tuple[FloatArray, FloatArray, FloatArray], FloatArray]:
+        """Return losses [B], slopes of candidates, target and sample, and the gradient of the coefficients [B, F]."""
+        batch, drawn = user_BD.shape[0], pool.negatives_N.shape[0]
+        sampled = np.ascontiguousarray(
+            self._wide(queries, user_BD, coef) @ self.table.data[pool.negatives_N].T
+        )
+        loss_B, slope_B = np.zeros(batch, np.float32), np.zeros(batch, np.float32)
+        slope_BC, slope_BN = np.zeros_like(logit_BC), np.zeros((batch, drawn), np.float32)
+        gradient = np.zeros((batch, FEATURES), np.float32)
+        if self._stamp.shape[0] < self.items.capacity:
+            self._stamp, self._tag = np.zeros(self.items.capacity, np.int64), 1
+        candidates = pool.candidates
+        loss_kernels.softmax_loss(
+            user_BD, self.table.data, self.dim, queries.cell_B, coef, candidates.rows, candidates.count,
+            candidates.features, logit_BC, targets.row_B, targets.weight_B, queries.barred, queries.border_B, pool.known,
+            pool.negatives_N, sampled, self._tag, self._stamp, loss_B, slope_BC, slope_B, slope_BN, gradient,
+        )  # fmt: skip
+        self._tag += batch
+        return loss_B, (slope_BC, slope_B, slope_BN), gradient
+
+    def _gather_gradients(
+        self,
+        queries: Queries,
+        pool: Pool,
+        targets: Targets,
+        user_BD: FloatArray,
+        slopes: tuple[FloatArray, FloatArray, FloatArray],
+    ) -> FloatArray:
+        """Collect the item rows' gradients of the output side; return the users' [B, D]."""
+        slope_BC, slope_B, slope_BN = slopes
+        batch, window = queries.items_BL.shape
+        self.gradients.begin(
+            self.items.capacity, batch * (window + pool.candidates.rows.shape[1] + 1) + slope_BN.shape[1]
+        )
+        table = self.table.data
+        drawn = table[pool.negatives_N, : self.dim]
+        user_gradient = np.ascontiguousarray(slope_BN @ drawn)
+        norms = (user_BD**2).mean(1)
+        _output_gradients(
+            user_BD, norms, table, pool.candidates.rows, pool.candidates.count, slope_BC, targets.row_B, slope_B,
+            user_gradient, *self.gradients.scratch,
+        )  # fmt: skip
+        optimizer.add_rows(
+            pool.negatives_N,
+            np.ascontiguousarray(slope_BN.T @ user_BD),
+            norms @ slope_BN**2,
+            *self.gradients.scratch,
+        )
+        return user_gradient
+
+    def _norm(self, coef_gradient: FloatArray) -> float:
+        """Return the norm of the whole gradient."""
+        parts = [float(p.grad.norm()) for p in self.parameters.values() if p.grad is not None]
+        return float(
+            np.linalg.norm([*parts, self.gradients.norm(), float(np.linalg.norm(coef_gradient.sum(0)))])
+        )
+
+    def _drop_gradients(self) -> None:
+        self.module.zero_grad(set_to_none=True)
+
+    def _update(self, context: FloatArray, coef_gradient: FloatArray) -> None:
+        optimizer.apply(
+            self.table.data, self.table_squares.data, np.float32(EMBEDDING_RATE), *self.gradients.scratch
+        )
+        for name, parameter in self.parameters.items():
+            gradient = parameter.grad.numpy()  # type: ignore[union-attr]
+            # single events' gradients of a dense weight aren't kept: the square of their sum stands for them
+            optimizer.adagrad(
+                self.weights[name].data,
+                self.squares[name].data,
+                gradient,
+                gradient**2,
+                WEIGHT_RATE,
+                WEIGHT_MOST,  # type: ignore[arg-type]
+            )
+        self._drop_gradients()
+        if self.with_memories:
+            self.gate.update(context, coef_gradient)
+
+
+def _hashes(ids: Sequence[str], seed: int) -> npt.NDArray[np.uint64]:
+    """Return a stable 64-bit number of each id and the seed."""
+    key = seed.to_bytes(8, "little")
+    pieces = [hashlib.blake2b(text.encode(), digest_size=8, key=key).digest() for text in ids]
+    return np.frombuffer(b"".join(pieces), "<u8")
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _first_embeddings(hash_N, dim):  # type: ignore[no-untyped-def]
+    """Return standard normal vectors [N, D], each from its hash (splitmix64 and the polar form of Box and Muller)."""
+    out = np.empty((hash_N.shape[0], dim), np.float32)
+    for n in range(hash_N.shape[0]):
+        state = hash_N[n]
+        for d in range(0, dim, 2):
+            state, first = next_uniform(state)
+            state, second = next_uniform(state)
+            radius = np.sqrt(-2.0 * np.log(first + 1e-300))
+            out[n, d] = radius * np.cos(2 * np.pi * second)
+            if d + 1 < dim:
+                out[n, d + 1] = radius * np.sin(2 * np.pi * second)
+    return out
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _gather_items(items_BL, table, out_BLD):  # type: ignore[no-untyped-def]
+    dim = out_BLD.shape[2]
+    for b in range(items_BL.shape[0]):
+        for k in range(items_BL.shape[1]):
+            m = items_BL[b, k]
+            for d in range(dim):
+                out_BLD[b, k, d] = table[m, d] if m >= 0 else np.float32(0)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _output_gradients(  # type: ignore[no-untyped-def]
+    user_BD, norm_B, table, rows_BC, count_B, slope_BC, target_B, slope_B, user_gradient, tag, stamp, slot, rows, total,
+    squares, used,
+):  # fmt: skip
+    dim = user_BD.shape[1]
+    for b in range(user_BD.shape[0]):
+        if target_B[b] < 0:
+            continue
+        for c in range(-1, count_B[b]):
+            slope = slope_BC[b, c] if c >= 0 else slope_B[b]
+            if abs(slope) < FAINT:
+                continue
+            row = rows_BC[b, c] if c >= 0 else target_B[b]
+            s = optimizer.slot_of(row, tag, stamp, slot, rows, total, squares, used)
+            for d in range(dim):
+                user_gradient[b, d] += slope * table[row, d]
+                total[s, d] += slope * user_BD[b, d]
+            squares[s] += slope * slope * norm_B[b]

@@ -1,0 +1,61 @@
+"""How well each kind of memory alone has ranked a user's items so far: running figures that steer the gate."""
+
+import numpy as np
+from numba import njit
+
+from pipeline.train.memories import D_CELL, D_DAY, KINDS, S_BACKOFF, S_CONTEXT, S_COSINE, S_NEAR, Candidates
+from pipeline.train.model import FloatArray, IntArray, Queries
+
+KEEP = np.float32(0.8)  # share of the old figure that each event leaves
+KIND_FEATURES = np.array([S_BACKOFF, S_CONTEXT, S_COSINE, S_NEAR])
+
+
+def update_success(
+    queries: Queries,
+    candidates: Candidates,
+    target_B: IntArray,
+    table: FloatArray,
+    dim: int,
+    success_UK: FloatArray,
+) -> None:
+    """Move each user's figures towards the reciprocal rank [0..1] of the target by each kind, event by event.
+
+    Kinds: the four sparse memories, then popularity in the moment's cell and by one day. A target that a kind says
+    nothing of counts 0.
+    """
+    _update(
+        queries.user_B, queries.cell_B, candidates.rows, candidates.count, candidates.features, target_B, table, dim,
+        success_UK,
+    )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _update(user_B, cell_B, rows, count, X, target_B, table, dim, success):  # type: ignore[no-untyped-def]
+    value = np.zeros(KINDS, np.float32)
+    for b in range(user_B.shape[0]):
+        t = target_B[b]
+        if t < 0:
+            continue
+        value[:] = 0
+        at = 0
+        while at < count[b] and rows[b, at] != t:
+            at += 1
+        if at < count[b]:
+            for i in range(KINDS):
+                above = 0
+                if i < 4:
+                    f = KIND_FEATURES[i]
+                    own = X[b, at, f]
+                    if own <= 0:
+                        continue
+                    for c in range(count[b]):
+                        above += X[b, c, f] > own
+                else:
+                    column = dim + (D_CELL + cell_B[b] if i == 4 else D_DAY)
+                    own = table[t, column]
+                    for c in range(count[b]):
+                        above += table[rows[b, c], column] > own
+                value[i] = 1.0 / (1.0 + above)
+        u = user_B[b]
+        for i in range(KINDS):
+            success[u, i] = KEEP * success[u, i] + (1 - KEEP) * value[i]
