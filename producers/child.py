@@ -14,7 +14,7 @@ STOP_WAIT_S = 3.0
 
 
 class SenderProcess:
-    """A command that sends events and prints a JSON line with their number, `events`, when all are in.
+    """A command that sends events and prints a JSON line with their number, `sent`, when all are in.
 
     It must end when its standard input does: nobody else could stop it once this process is killed. A context
     manager: leaving it ends the process.
@@ -54,7 +54,7 @@ class SenderProcess:
             return None
         lines = _text(self._out).splitlines()
         if code == 0 and lines:
-            return int(json.loads(lines[-1])["events"])
+            return int(json.loads(lines[-1])["sent"])
         said = _text(self._err).strip().splitlines() or ["it said nothing"]
         raise AfreshError(f"the process that sends the events ended with code {code}: {said[-1]}")
 

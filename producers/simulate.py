@@ -3,7 +3,7 @@
     python -m producers.simulate --bootstrap-servers 127.0.0.1:9092 --events 60000 --rate 2000
 
 Records are stamped when they are sent, so that latency can be measured; the shoppers' own time, which runs
-faster, is in `timestamp_ms` and ends about now.
+faster, is in `timestamp_ms` and ends about now. The last line of stdout is JSON: `sent`, `seconds`.
 """
 
 import argparse
@@ -13,74 +13,30 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator
 
 import msgspec
 from kafka import KafkaProducer
-from kafka.errors import KafkaError
 
 from consumers.kafka_client import connect
-from pipeline.errors import AfreshError, PublishFailed
+from pipeline.errors import AfreshError
 from pipeline.settings import KafkaConfig
 from producers.kafka_client import producer_options
-from producers.pace import paced, pause
-from producers.shoppers import Market, ShopEvent, shoppers, wire_events
-
-FLUSH_S = 30.0
-
-
-class Sent(NamedTuple):
-    """How many events went out, and in how many seconds."""
-
-    events: int
-    seconds: float
+from producers.pace import pause
+from producers.replay import Sending, WireEvent, send_events
+from producers.shoppers import Market, shoppers, wire_events
 
 
-class Delivery(Protocol):
-    """What a producer promises for one record."""
-
-    def add_errback(self, call: Callable[[BaseException], object]) -> object: ...
-
-
-class Producer(Protocol):
-    """The part of a Kafka producer that sending needs."""
-
-    def send(self, topic: str, *, key: bytes, value: bytes) -> Delivery: ...
-    def flush(self, timeout: float | None = None) -> object: ...
-
-
-def send(
-    producer: Producer,
-    topic: str,
-    events: Iterable[ShopEvent],
-    rate: float,
-    wait: Callable[[float], bool] = pause,
-) -> Sent:
-    """Send the events at `rate` a second (0: as fast as possible), keyed by user, and wait until all are in.
-
-    `wait(seconds)` is called between slices; True from it ends the stream early.
-
-    Raises PublishFailed when the broker did not take a record.
-    """
+def encoded(
+    events: int, seed: int, change_at: int | None, end_ms: int, market: Market | None = None
+) -> Iterator[WireEvent]:
+    """Yield shoppers' events ready to be sent; their own time ends at about `end_ms`."""
+    market = market or Market()
     encode = msgspec.json.Encoder().encode
-    failed: list[BaseException] = []
-    start_s, sent = time.monotonic(), 0
-    try:
-        for event in paced(events, rate, wait):
-            producer.send(topic, key=event.user_id.encode(), value=encode(event)).add_errback(failed.append)
-            sent += 1
-            if failed:
-                break
-        producer.flush(timeout=FLUSH_S)
-    except KafkaError as error:
-        failed.append(error)
-    if failed:
-        raise PublishFailed(
-            f"an event was not taken by topic {topic}: {type(failed[0]).__name__} {failed[0]}; "
-            "look at the broker and start again"
-        )
-    return Sent(sent, time.monotonic() - start_s)
+    start_ms = end_ms - int(events * market.pause_s * 1000 / market.sessions)
+    for columns in shoppers(events, seed, change_at, market):
+        for event in wire_events(columns, start_ms):
+            yield WireEvent(event.timestamp_ms, event.user_id.encode(), encode(event))
 
 
 def until_stdin_closes(seconds: float) -> bool:
@@ -95,23 +51,18 @@ def until_stdin_closes(seconds: float) -> bool:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parser().parse_args(arguments)
-    market = Market(users=options.users, items=options.items)
-    span_ms = int(options.events * market.pause_s * 1000 / market.sessions)
-    start_ms = int(time.time() * 1000) - span_ms
-    chunks = shoppers(options.events, options.seed, options.change_at, market)
-    events = (event for columns in chunks for event in wire_events(columns, start_ms))
+    kafka, sending = KafkaConfig(bootstrap_servers=options.bootstrap_servers), Sending()
+    events = encoded(options.events, options.seed, options.change_at, time.time_ns() // 1_000_000)
     wait = until_stdin_closes if options.until_stdin_closes else pause
     try:
-        kafka = KafkaConfig(bootstrap_servers=options.bootstrap_servers)
-        producer = connect(KafkaProducer, producer_options(kafka))
-        with contextlib.closing(producer):
-            sent = send(producer, options.topic, events, options.rate, wait)
+        with contextlib.closing(connect(KafkaProducer, producer_options(kafka))) as producer:
+            send_events(producer, options.topic, events, sending, rate=options.rate, wait=wait)
     except AfreshError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    print(json.dumps(sent._asdict()))
+    print(json.dumps({"sent": sending.sent, "seconds": round(sending.seconds, 3)}))
     return 0
 
 
@@ -127,8 +78,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--change-at", type=int, help="event number at which all tastes change (default: never)"
     )
-    parser.add_argument("--users", type=int, default=Market().users)
-    parser.add_argument("--items", type=int, default=Market().items)
     parser.add_argument("--until-stdin-closes", action="store_true", help="end when standard input does")
     return parser
 

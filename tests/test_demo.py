@@ -308,7 +308,7 @@ def finish(sender):
 
 
 def test_a_sender_process_says_how_many_events_it_sent():
-    with SenderProcess(python("print('hello'); print('{\"events\": 12, \"seconds\": 1}')")) as sender:
+    with SenderProcess(python("print('hello'); print('{\"sent\": 12, \"seconds\": 1}')")) as sender:
         assert sender.sent() is None
         sender.start()
         assert finish(sender) == 12

@@ -1,17 +1,31 @@
 """The made-up shoppers: repeatable, worth learning, changing when told to, and sent at an even rate."""
 
+import contextlib
+import json
 import subprocess
 import sys
+import time
 from itertools import pairwise
 
 import msgspec
 import numpy as np
 import pytest
+from kafka import KafkaConsumer, TopicPartition
 
-from pipeline.errors import PublishFailed
+from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.pace import paced
 from producers.shoppers import CATEGORIES, TYPES, Columns, Market, ShopEvent, shoppers, wire_events
-from producers.simulate import send
+from producers.simulate import encoded
+from producers.topics import create_topics
+
+
+class Bare(msgspec.Struct, frozen=True, order=True):
+    """An event without its time."""
+
+    user_id: str
+    item_id: str
+    event_type: str
+    session_id: str
 
 
 def all_events(events, seed, change_at=None, market=None, chunk=8_192):
@@ -191,50 +205,65 @@ def test_a_rate_that_is_none_is_refused(rate):
         list(paced([1], rate))
 
 
-class Future:
-    def __init__(self, error):
-        self.error = error
-
-    def add_errback(self, call):
-        if self.error:
-            call(self.error)
-        return self
-
-
-class ListProducer:
-    """Keep what is sent; refuse what comes after `room` records."""
-
-    def __init__(self, room=10**9):
-        self.records, self.room, self.flushed = [], room, False
-
-    def send(self, topic, *, key, value):
-        self.records.append((topic, key, value))
-        return Future(OSError("disk full") if len(self.records) > self.room else None)
-
-    def flush(self, timeout=None):
-        self.flushed = True
+def test_events_are_keyed_by_user_and_their_own_time_ends_about_now():
+    now_ms = 1_750_000_000_000
+    events = list(encoded(3_000, 0, None, now_ms))
+    assert len(events) == 3_000
+    for event in events[::500]:
+        shown = msgspec.json.decode(event.value, type=ShopEvent)
+        assert (event.key.decode(), event.time_ms) == (shown.user_id, shown.timestamp_ms)
+    times = [event.time_ms for event in events]
+    assert times == sorted(times)
+    span_ms = now_ms - times[0]
+    assert abs(times[-1] - now_ms) < 0.1 * span_ms
 
 
-def some_events(count):
-    return (event for columns in shoppers(count, 0) for event in wire_events(columns, 0))
+@pytest.mark.kafka
+def test_the_process_sends_everything_and_says_how_many(broker, topic_name):
+    topics = TopicsConfig(events=[topic_name("shoppers")])
+    create_topics(KafkaConfig(bootstrap_servers=broker), topics, partitions=2)
+    (topic,) = topics.event_topics()
+    command = [sys.executable, "-m", "producers.simulate", "--bootstrap-servers", broker, "--topic", topic]
+    done = subprocess.run(
+        [*command, "--events", "500", "--rate", "5000"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert json.loads(done.stdout.splitlines()[-1])["sent"] == 500
+    with contextlib.closing(
+        KafkaConsumer(bootstrap_servers=broker, auto_offset_reset="earliest")
+    ) as consumer:
+        consumer.assign([TopicPartition(topic, 0), TopicPartition(topic, 1)])
+        records = []
+        while len(records) < 500:
+            records += [record for batch in consumer.poll(1_000).values() for record in batch]
+    sent = sorted(event.value for event in encoded(500, 0, None, 0))
+    strip = msgspec.json.Decoder(Bare).decode
+    assert sorted(map(strip, (record.value for record in records))) == sorted(map(strip, sent))
+    assert all(abs(record.timestamp / 1000 - time.time()) < 60 for record in records)
 
 
-def test_sending_keys_records_by_user_and_waits_until_all_are_in():
-    producer = ListProducer()
-    assert send(producer, "clicks", some_events(50), rate=0).events == 50
-    assert producer.flushed
-    for (topic, key, value), event in zip(producer.records, some_events(50), strict=True):
-        assert (topic, key.decode()) == ("clicks", event.user_id)
-        assert msgspec.json.decode(value, type=ShopEvent) == event
-
-
-def test_a_record_that_is_not_taken_ends_the_sending_with_one_line():
-    producer = ListProducer(room=3)
-    with pytest.raises(
-        PublishFailed, match="not taken by topic clicks: OSError disk full; look at the broker"
-    ):
-        send(producer, "clicks", some_events(50), rate=0)
-    assert len(producer.records) == 4
+@pytest.mark.kafka
+def test_the_process_ends_when_its_input_does(broker, topic_name):
+    topics = TopicsConfig(events=[topic_name("shoppers")])
+    create_topics(KafkaConfig(bootstrap_servers=broker), topics, partitions=1)
+    command = [
+        sys.executable,
+        "-m",
+        "producers.simulate",
+        "--bootstrap-servers",
+        broker,
+        "--until-stdin-closes",
+    ]
+    with subprocess.Popen(
+        [*command, "--topic", next(iter(topics.event_topics())), "--rate", "10"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        out, _ = process.communicate(timeout=60)  # closes its input
+    assert process.returncode == 0
+    assert json.loads(out)["sent"] < 60_000
 
 
 def test_the_process_says_which_broker_it_could_not_reach():
