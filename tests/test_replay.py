@@ -167,7 +167,7 @@ def test_an_interruption_flushes_what_is_out() -> None:
 
 def test_a_refused_event_ends_the_sending() -> None:
     taker, sending = Taker(refuses=3, error=MessageSizeTooLargeError("big")), Sending()
-    with pytest.raises(PublishFailed, match="topic 'shop' did not take an event, after about 3: .*big"):
+    with pytest.raises(PublishFailed, match=r"topic 'shop' did not take an event, after about 3: .*big"):
         send_events(taker, "shop", at_times([0] * 10), sending)
     assert len(taker.sent) == 3
 
