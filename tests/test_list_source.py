@@ -1,0 +1,181 @@
+"""What a source and a sink over lists do beyond the contract: a coordinator by hand, a log and an outbox
+that survive."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from consumers.list_source import ListLog, ListSource, record
+from pipeline.errors import PublishFailed
+from pipeline.event.batch import Reject, TopicPartition
+from pipeline.event.records import DriftAlarm, Ranking
+from pipeline.run.ports import Sink, Source
+from producers.list_sink import ListSink, Outbox
+
+A, B = TopicPartition("events", 0), TopicPartition("events", 1)
+
+
+class Diary:
+    """A listener that writes down what it heard, with the generation at that moment."""
+
+    def __init__(self, source: Source, seek: bool = True) -> None:
+        self.source, self.seek = source, seek
+        self.heard: list[tuple[str, list[TopicPartition], int]] = []
+        self.on_revoked: Callable[[], None] = lambda: None
+
+    def assigned(self, partitions: Sequence[TopicPartition]) -> None:
+        self.heard.append(("assigned", list(partitions), self.source.generation()))
+        for partition in partitions if self.seek else ():
+            self.source.seek(partition, self.source.committed([partition]).get(partition))
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        self.heard.append(("revoked", list(partitions), self.source.generation()))
+        self.on_revoked()
+
+    def lost(self, partitions: Sequence[TopicPartition]) -> None:
+        self.heard.append(("lost", list(partitions), self.source.generation()))
+
+
+def log_of(records: int) -> ListLog:
+    log = ListLog({"events": 2})
+    for step in range(records):
+        log.append(b"%d" % step, partition=step % 2, timestamp=step)
+    return log
+
+
+def started(log: ListLog, **options: Sequence[TopicPartition]) -> tuple[ListSource, Diary]:
+    source = ListSource(log, **options)
+    diary = Diary(source)
+    source.start(diary)
+    return source, diary
+
+
+def values(source: Source, count: int = 100) -> list[bytes | None]:
+    return [each.value for each in source.poll(count, 0.0).records]
+
+
+def test_changes_reach_the_listener_inside_the_next_poll_in_their_order() -> None:
+    log = log_of(6)
+    source, diary = started(log, assigned=[A])
+    assert values(source) == [b"0", b"2", b"4"]
+    source.assign([B])
+    source.revoke([A])
+    source.lose([B])
+    assert len(diary.heard) == 1
+    assert values(source) == []
+    assert diary.heard == [("assigned", [A], 1), ("assigned", [B], 2), ("revoked", [A], 2), ("lost", [B], 2)]
+
+
+def test_a_partition_may_be_committed_until_it_is_gone() -> None:
+    source, diary = started(log_of(4))
+    source.poll(4, 0.0)
+    diary.on_revoked = lambda: source.commit({A: 2})
+    source.revoke([A])
+    source.poll(4, 0.0)
+    assert source.committed([A, B]) == {A: 2}
+    with pytest.raises(
+        ValueError, match="commit of events-0: it isn't assigned here; expected one of events-1"
+    ):
+        source.commit({A: 2})
+
+
+def test_what_was_read_ahead_of_a_lost_partition_comes_again_with_it() -> None:
+    source, _ = started(log_of(6))
+    assert values(source, 2) == [b"0", b"1"]
+    source.commit({A: 1, B: 1})
+    source.lose([A])
+    assert values(source) == [b"3", b"5"]
+    source.assign([A])
+    assert values(source) == [b"2", b"4"]
+
+
+def test_a_source_made_again_over_the_log_goes_on_from_the_commits() -> None:
+    log = log_of(6)
+    killed, _ = started(log)
+    killed.poll(4, 0.0)
+    killed.commit({A: 1, B: 1})
+    again, diary = started(log)
+    assert values(again) == [b"2", b"3", b"4", b"5"]
+    assert diary.heard == [("assigned", [A, B], 2)]
+
+
+def test_a_listener_that_forgets_to_seek_is_caught() -> None:
+    source = ListSource(log_of(1))
+    source.start(Diary(source, seek=False))
+    with pytest.raises(RuntimeError, match="did not seek events-0, events-1"):
+        source.poll(1, 0.0)
+
+
+def test_polling_before_the_start_is_caught() -> None:
+    with pytest.raises(RuntimeError, match=r"call start\(listener\) before poll"):
+        ListSource(log_of(1)).poll(1, 0.0)
+
+
+def test_offsets_of_a_log_may_have_gaps_and_never_go_back() -> None:
+    log = ListLog()
+    log.append(b"a")
+    assert log.append(b"b", skip=3).offset == 4
+    log.extend([record("events", 0, 9, 0, None, b"c")])
+    assert [each.offset for each in log.read(A, 1)] == [4, 9]
+    assert [each.offset for each in log.read(A, 0, 9)] == [0, 4]
+    with pytest.raises(ValueError, match="offset 9 of events-0: expected 10 or more"):
+        log.extend([record("events", 0, 9, 0, None, b"d")])
+    log.trim(A, 99)
+    assert (log.start(A), log.end(A)) == (10, 10)
+
+
+def ranking(user_id: str, model_version: int = 0) -> Ranking:
+    return Ranking(user_id, f"{user_id}-{model_version}", [], 0, 0, "attention", model_version)
+
+
+def test_an_outbox_keeps_everything_in_order_over_the_lives_of_its_sinks() -> None:
+    outbox = Outbox()
+    first: Sink = ListSink(outbox)
+    bad = Reject(record("events", 0, 0, 0, None, b"?"), "not_json", "")
+    alarm = DriftAlarm("adwin", "loss", 1, 0.0, 1.0, 2)
+    assert first.publish([ranking("ann"), ranking("bob")], [bad], [alarm], []).done()
+    second = ListSink(outbox)
+    second.publish([ranking("bob", 1), ranking("cy")], [], [], ["ann", "cy"])
+    assert [each.ranking_id for each in outbox.rankings] == ["ann-0", "bob-0", "bob-1", "cy-0"]
+    assert (outbox.rejects, outbox.alarms, outbox.gone) == ([bad], [alarm], ["ann", "cy"])
+    assert outbox.newest == {"bob": ranking("bob", 1)}
+
+
+def test_receipts_stay_open_until_they_are_acknowledged_in_order() -> None:
+    sink = ListSink(at_once=False)
+    first, second, third = (sink.publish([], [], [], []) for _ in range(3))
+    assert not first.done()
+    sink.acknowledge(upto=first)
+    assert (first.done(), second.done()) == (True, False)
+    third.wait(1.0)  # what was sent before is answered before
+    assert (second.done(), third.done()) == (True, True)
+
+
+def test_a_sink_that_does_not_answer_fails_the_wait() -> None:
+    sink = ListSink(at_once=False)
+    receipt = sink.publish([], [], [], [])
+    sink.answers = False
+    with pytest.raises(PublishFailed, match=r"not acknowledged within 0\.5 s"):
+        receipt.wait(0.5)
+    sink.close()
+    assert not receipt.done()
+
+
+def test_a_batch_that_fails_is_not_written_and_the_next_one_is() -> None:
+    sink = ListSink()
+    sink.fail_next("disk full")
+    failed = sink.publish([ranking("ann")], [], [], [])
+    for check in (failed.done, lambda: failed.wait(1.0)):
+        with pytest.raises(PublishFailed, match="disk full"):
+            check()
+    assert sink.publish([ranking("bob")], [], [], []).done()
+    assert list(sink.outbox.newest) == ["bob"]
+
+
+def test_a_closed_sink_takes_nothing() -> None:
+    sink = ListSink(at_once=False)
+    receipt = sink.publish([], [], [], [])
+    sink.close()
+    assert receipt.done()
+    with pytest.raises(RuntimeError, match="publish on a closed sink"):
+        sink.publish([], [], [], [])
