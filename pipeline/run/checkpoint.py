@@ -9,6 +9,7 @@ nothing that an older manifest names is ever overwritten. A checkpoint is taken 
 and all is committed.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import logging
@@ -268,6 +269,7 @@ def _seq(manifest_name: str) -> int:
     return int(manifest_name.rpartition("-")[2].removesuffix(".json"))
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for library in LIBRARIES:

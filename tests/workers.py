@@ -1,0 +1,97 @@
+"""Workers of one group for tests: loops over one log, one outbox and one folder, driven tick by tick."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from learners import CountingLearner
+
+from consumers.list_source import ListLog, ListSource
+from pipeline.event.batch import TopicPartition
+from pipeline.event.decode import Decoder
+from pipeline.run.checkpoint import Checkpoints
+from pipeline.run.clock import ManualClock
+from pipeline.run.files import UrlFolder
+from pipeline.run.journal import Journal
+from pipeline.run.loop import Edges, Loop, Survival
+from pipeline.run.observe import Observer, Unobserved
+from pipeline.settings import BatchConfig, CheckpointConfig, KafkaConfig, LimitsConfig, Settings
+from producers.list_sink import ListSink, Outbox
+
+START_MS = 1_700_000_000_000
+P0, P1, P2 = (TopicPartition("events", number) for number in range(3))
+
+
+def publish(log: ListLog, users: Iterable[str], source: TopicPartition = P0, start: int = 0) -> None:
+    """Append one event a user, each of another item."""
+    for number, user in enumerate(users, start):
+        value = msgspec.json.encode({"user_id": user, "item_id": f"item-{number}"})
+        log.append(value, topic=source.topic, partition=source.partition, timestamp=START_MS + number)
+
+
+def settings_for(folder: Path | None, worker: str = "worker-0", **limits: Any) -> Settings:
+    """Return settings with small batches; no checkpoints without a folder."""
+    path = "" if folder is None else str(folder)
+    return Settings(
+        kafka=KafkaConfig(worker_id=worker),
+        batch=BatchConfig(max_events=4),
+        checkpoint=CheckpointConfig(path=path, journal=path, interval_s=60.0, keep=2),
+        limits=LimitsConfig(**limits),
+    )
+
+
+class Worker:
+    """One worker: its parts are there to be looked at."""
+
+    def __init__(
+        self,
+        log: ListLog,
+        settings: Settings,
+        outbox: Outbox | None = None,
+        assigned: Iterable[TopicPartition] | None = None,
+        wrap: Callable[[str, Any], Any] = lambda name, part: part,
+        observer: Observer | None = None,
+    ) -> None:
+        """`wrap` may put something around a part ("source", "sink", "learner") before the loop gets it."""
+        self.log = log
+        self.settings = settings
+        self.learner = CountingLearner(settings)
+        self.source = ListSource(log, assigned=assigned)
+        self.sink = ListSink(outbox)
+        self.clock = ManualClock(START_MS + 1_000_000)
+        edges = Edges(
+            wrap("source", self.source),
+            Decoder(settings.events, settings.topics, settings.limits.record_bytes),
+            wrap("sink", self.sink),
+            self.clock,
+            observer or Unobserved(),
+        )
+        self.survival: Survival | None = None
+        if settings.checkpoint.path:
+            journal = Journal(Path(settings.checkpoint.journal) / settings.kafka.worker_id, keep_all=True)
+            self.survival = Survival(Checkpoints(UrlFolder(settings.checkpoint.path), settings), journal)
+        self.loop = Loop(wrap("learner", self.learner), edges, settings, self.survival)
+
+    @property
+    def outbox(self) -> Outbox:
+        """What the broker has taken."""
+        return self.sink.outbox
+
+    def finish(self, most: int = 100) -> None:
+        """Tick until nothing is left to read."""
+        for _ in range(most):
+            self.loop.tick()
+            if not any(self.source.lag().values()):
+                return
+        raise AssertionError(f"still behind after {most} ticks: {self.source.lag()}")
+
+    def settle(self) -> None:
+        """Commit what is acknowledged."""
+        self.clock.advance(1.5)
+        self.loop.tick()
+
+    def kill(self) -> None:
+        """End as a killed process does: the kernel closes its files."""
+        if self.survival is not None:
+            self.survival.journal.close()
