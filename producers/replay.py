@@ -94,11 +94,11 @@ def as_recorded(
     behind it without a gap. `wait(seconds)` is called in gaps and now and then between; True from it ends
     the stream.
     """
-    start_s, newest_ms, first_ms = now_s(), -math.inf, None
+    start_s, first_ms = now_s(), 0
     for out, event in enumerate(events):
-        first_ms = event.time_ms if first_ms is None else first_ms
-        newest_ms = max(newest_ms, event.time_ms)
-        due_s = start_s + (newest_ms - first_ms) / 1000 / speed
+        if not out:
+            first_ms = event.time_ms
+        due_s = start_s + (event.time_ms - first_ms) / 1000 / speed
         if out % LOOK_EVERY == 0 and wait(0.0):
             return
         while (early_s := due_s - now_s()) > 0:
