@@ -27,7 +27,7 @@ IntArray = npt.NDArray[np.int32]
 MORE_TYPES = "other"  # names of event types come from outside: figures name so many at most
 TYPES_NAMED = 32
 TEST_CELLS = (
-    1 << 24
+    1 << 21
 )  # query-item pairs scored exactly a batch; a larger catalogue tests a share of the events
 
 

@@ -3,7 +3,7 @@
 import msgspec
 
 
-class RankedItem(msgspec.Struct, frozen=True):
+class RankedItem(msgspec.Struct, frozen=True, gc=False):
     """One place of a ranking; `because` names the items of the user's history that add most to the score."""
 
     item_id: str
@@ -11,7 +11,7 @@ class RankedItem(msgspec.Struct, frozen=True):
     because: list[str] = []
 
 
-class Ranking(msgspec.Struct, frozen=True):
+class Ranking(msgspec.Struct, frozen=True, gc=False):
     """A user's newest list, best first. `event_timestamp_ms` is the time of the newest event that it knows."""
 
     user_id: str

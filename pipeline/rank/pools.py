@@ -4,10 +4,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.state.popularity import WIDTH, Popularity
+from pipeline.state.queries import Queries
 from pipeline.state.successors import Successors
 from pipeline.state.tables import LIVE, IdTable
 from pipeline.train.memories import LISTED, Gatherer
-from pipeline.train.model import Pool, Queries
+from pipeline.train.model import Pool
 
 IntArray = npt.NDArray[np.int32]
 NEGATIVES = 128  # measured: from 64 to 1,024 no difference in quality, since the candidates carry the mass

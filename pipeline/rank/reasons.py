@@ -23,7 +23,7 @@ def reasons(
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _reasons(parts, items_BL, rows_BK, least_share, out):  # type: ignore[no-untyped-def]
     length = min(items_BL.shape[1], parts.shape[2] - 1)
     merged = np.zeros(length, np.float32)

@@ -22,7 +22,7 @@ def top_k(
     return rows, scores
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _top_k(scores_BC, rows_BC, count_B, out_rows, out_scores):  # type: ignore[no-untyped-def]
     k = out_rows.shape[1]
     for b in range(rows_BC.shape[0]):
@@ -41,6 +41,6 @@ def _top_k(scores_BC, rows_BC, count_B, out_rows, out_scores):  # type: ignore[n
             n = min(n + 1, k)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _before(value, row, other_value, other_row):  # type: ignore[no-untyped-def]
     return value > other_value or (value == other_value and row < other_row)

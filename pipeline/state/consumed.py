@@ -14,7 +14,8 @@ from pipeline.state.store import Column
 from pipeline.state.tables import LIVE, NEW
 
 LIMIT = 1000
-_SMALLEST, _CLASSES = 4, 9  # block sizes 4, 8, ... 1024
+SMALLEST = 4  # blocks hold 4, 8, ... 1024
+CLASSES = 9
 
 IntArray = npt.NDArray[np.int32]
 
@@ -23,7 +24,8 @@ class Consumed:
     """Packed sets of consumed items.
 
     Columns: `start` int64 [U] (-1: no block), `size` int32 [U], `room` int32 [U]. `values` int32 is the shared
-    array; it is not a column of its own, since its rows mean nothing: `ragged` and `put` move its content.
+    array; it is not a column of its own, since its places mean nothing: `ragged` and `put` move its content. A free
+    block's first entry holds the next free block of its size as -2 - start, so that no sweep takes it for an item.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -31,19 +33,23 @@ class Consumed:
         self.size = Column(np.zeros(capacity, np.int32), "user")
         self.room = Column(np.zeros(capacity, np.int32), "user")
         self.values = Column(np.full(4096, -1, np.int32), "none", -1, of_items=True)
-        self._used = 0
-        self._spare: list[list[int]] = [[] for _ in range(_CLASSES)]  # free blocks by size class
+        self._free = np.full(CLASSES, -1, np.int64)  # first free block of each size
+        self._used = np.zeros(1, np.int64)
 
     def columns(self) -> dict[str, Column]:
         return {"start": self.start, "size": self.size, "room": self.room}
 
     def add(self, user_B: IntArray, item_B: IntArray, add_B: Any, status_M: Any) -> None:
         """Add events in order where `add_B`; an item that is there already moves to the newest place."""
-        for b in _full(
-            user_B, item_B, add_B, self.start.data, self.size.data, self.room.data, self.values.data
-        ).tolist():
-            self._make_room(int(user_B[b]), int(np.count_nonzero(add_B & (user_B == user_B[b]))), status_M)
-        _add(user_B, item_B, add_B, self.start.data, self.size.data, self.values.data)
+        done = 0
+        while True:
+            done = _add(
+                done, user_B, item_B, add_B, status_M, self.start.data, self.size.data, self.room.data,
+                self.values.data, self._free, self._used,
+            )  # fmt: skip
+            if done == user_B.shape[0]:
+                return
+            self._extend()
 
     def of(self, user: int, status_M: Any) -> IntArray:
         """Return one user's consumed items that are still known, oldest first."""
@@ -51,7 +57,7 @@ class Consumed:
         return rows[(rows >= 0) & np.isin(status_M[rows], (LIVE, NEW))]
 
     def ragged(self, user_B: IntArray) -> tuple[IntArray, npt.NDArray[np.int64]]:
-        """Return all blocks of these users one behind the other (with -1 where an item went) and the borders [B+1]."""
+        """Return all blocks of these users one behind the other (-1 where an item went) and the borders [B + 1]."""
         border = np.zeros(user_B.shape[0] + 1, np.int64)
         np.cumsum(self.size.data[user_B], out=border[1:])
         out = np.empty(border[-1], np.int32)
@@ -63,81 +69,65 @@ class Consumed:
     ) -> None:
         """Set the blocks of users that have none, with the room they had: when a block moves must not change."""
         for b, u in enumerate(user_B.tolist()):
-            start, stop = int(border[b]), int(border[b + 1])
-            if room_B[b]:
-                place, room = self._allocate(int(room_B[b]))
+            room = int(room_B[b])
+            if room:
+                while (place := _allocate(room, self.values.data, self._free, self._used)) < 0:
+                    self._extend()
+                start, stop = int(border[b]), int(border[b + 1])
                 self.values.data[place : place + stop - start] = values[start:stop]
                 self.start.data[u], self.size.data[u], self.room.data[u] = place, stop - start, room
 
     def release(self, rows: npt.NDArray[np.integer]) -> None:
         """Give the blocks of these users back (before their rows are cleared)."""
         for u in rows.tolist():
-            self._free(u)
+            if self.room.data[u]:
+                _release(self.start.data[u], self.room.data[u], self.values.data, self._free)
 
     def scrub(self, start: int, stop: int, doomed_M: npt.NDArray[np.bool_]) -> None:
         """Replace doomed items by -1 in one stretch of the shared array."""
         part = self.values.data[start:stop]
-        part[(part >= 0) & doomed_M[part]] = -1
+        items = np.flatnonzero(part >= 0)  # links of free blocks are below
+        part[items[doomed_M[part[items]]]] = -1
 
-    def _make_room(self, user: int, more: int, status_M: Any) -> None:
-        """Let `more` items fit in: drop what is no longer known, then the oldest; move to a larger block."""
-        held = self.of(user, status_M)
-        held = held[max(0, held.size + more - LIMIT) :] if more < LIMIT else held[:0]
-        place, room = self._allocate(min(max(held.size + more, 2 * held.size), LIMIT + 24))
-        self.values.data[place : place + held.size] = held
-        self._free(user)
-        self.start.data[user], self.size.data[user], self.room.data[user] = place, held.size, room
-
-    def _allocate(self, size: int) -> tuple[int, int]:
-        index = max(0, (max(size, 1) - 1).bit_length() - 2)
-        room = _SMALLEST << index
-        while index >= len(self._spare):
-            self._spare.append([])
-        if self._spare[index]:
-            return self._spare[index].pop(), room
-        place = self._used
-        self._used += room
-        while self.values.data.size < self._used:
-            self.values.data = np.concatenate([self.values.data, np.full_like(self.values.data, -1)])
-        return place, room
-
-    def _free(self, user: int) -> None:
-        room = int(self.room.data[user])
-        if room:
-            self._spare[(room // _SMALLEST).bit_length() - 1].append(int(self.start.data[user]))
-            self.start.data[user], self.size.data[user], self.room.data[user] = -1, 0, 0
+    def _extend(self) -> None:
+        self.values.data = np.concatenate([self.values.data, np.full_like(self.values.data, -1)])
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _full(user_B, item_B, add_B, start, size, room, values):  # type: ignore[no-untyped-def]
-    """Return one event each of the users whose block could overflow in this batch."""
-    need = np.zeros(user_B.shape[0], np.int32)
-    last = np.full(user_B.shape[0], -1, np.int64)
-    count = {0: 0}
-    count.clear()
-    for b in range(user_B.shape[0]):
-        if add_B[b] and item_B[b] >= 0:
-            u = user_B[b]
-            if u in count:
-                count[u] += 1
-            else:
-                count[u] = 1
-    out = np.empty(len(count), np.int64)
-    n = 0
-    for b in range(user_B.shape[0]):
-        if add_B[b] and item_B[b] >= 0:
-            u = user_B[b]
-            if u in count:
-                if size[u] + count[u] > room[u]:
-                    out[n] = b
-                    n += 1
-                del count[u]
-    return out[:n]
+@njit(cache=True, nogil=True)
+def _class_of(room):  # type: ignore[no-untyped-def]
+    index = 0
+    while (SMALLEST << index) < room:
+        index += 1
+    return index
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _add(user_B, item_B, add_B, start, size, values):  # type: ignore[no-untyped-def]
-    for b in range(user_B.shape[0]):
+@njit(cache=True, nogil=True)
+def _allocate(room, values, free, used):  # type: ignore[no-untyped-def]
+    """Return the start of a block of `room` entries, -1 when the array is too short."""
+    index = _class_of(room)
+    place = free[index]
+    if place >= 0:
+        free[index] = -2 - values[place]  # -1 there, no further block, gives -1
+        return place
+    if used[0] + (SMALLEST << index) > values.shape[0]:
+        return np.int64(-1)
+    place = used[0]
+    used[0] += SMALLEST << index
+    return place
+
+
+@njit(cache=True, nogil=True)
+def _release(place, room, values, free):  # type: ignore[no-untyped-def]
+    index = _class_of(room)
+    values[place : place + room] = -1
+    values[place] = -2 - free[index] if free[index] >= 0 else -1
+    free[index] = place
+
+
+@njit(cache=True, nogil=True)
+def _add(done, user_B, item_B, add_B, status_M, start, size, room, values, free, used):  # type: ignore[no-untyped-def]
+    """Add from event `done` on; return the event that found no space, or B."""
+    for b in range(done, user_B.shape[0]):
         m = item_B[b]
         if not add_B[b] or m < 0:
             continue
@@ -149,11 +139,36 @@ def _add(user_B, item_B, add_B, start, size, values):  # type: ignore[no-untyped
                     values[first + q] = values[first + q + 1]
                 n -= 1
                 break
+        if n == room[u] or n == LIMIT:
+            known = 0
+            for k in range(n):
+                v = values[first + k]
+                known += v >= 0 and (status_M[v] == LIVE or status_M[v] == NEW)
+            drop = max(0, known + 1 - LIMIT)  # the oldest of those that are known
+            wanted = max(SMALLEST, min(2 * (known - drop), LIMIT + 24))
+            wanted = SMALLEST << _class_of(max(wanted, known - drop + 1))
+            place = _allocate(wanted, values, free, used)
+            if place < 0:
+                size[u] = n
+                return b
+            kept = 0
+            for k in range(n):
+                v = values[first + k]
+                if v >= 0 and (status_M[v] == LIVE or status_M[v] == NEW):
+                    if drop > 0:
+                        drop -= 1
+                    else:
+                        values[place + kept] = v
+                        kept += 1
+            if room[u] > 0:
+                _release(first, room[u], values, free)
+            start[u], room[u], first, n = place, wanted, place, kept
         values[first + n] = m
         size[u] = n + 1
+    return user_B.shape[0]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _copy_out(user_B, start, size, values, border, out):  # type: ignore[no-untyped-def]
     for b in range(user_B.shape[0]):
         u = user_B[b]

@@ -87,7 +87,7 @@ class Histories:
         return items, types, times, length
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _push(user_B, item_B, type_B, moment_B, push_B, time_B, items, types, times, pushed, repeats, newest_ms):  # type: ignore[no-untyped-def]
     length = items.shape[1]
     for b in range(user_B.shape[0]):
@@ -106,7 +106,7 @@ def _push(user_B, item_B, type_B, moment_B, push_B, time_B, items, types, times,
         pushed[u] += 1
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _windows(  # type: ignore[no-untyped-def]
     user_B, previous_B, item_B, type_B, time_B, push_B, status_M, items, types, times, pushed,
     out_items, out_types, out_times, out_length,

@@ -43,7 +43,8 @@ class Popularity:
 
     def values(self, column: int) -> npt.NDArray[np.float32]:
         """Return the decayed counts [M] of one column."""
-        return self.stored.data[:, column] / np.float32(self.gain.data[column])
+        values: npt.NDArray[np.float32] = self.stored.data[:, column] / np.float32(self.gain.data[column])
+        return values
 
     def add(self, item_B: Any, weight_B: Any, cell_B: Any, time_ms_B: Any) -> None:
         """Count events in order; rows below 0 and weights of 0 are left out."""
@@ -74,7 +75,7 @@ def cells(times_BL: Any, length_B: Any, now_ms_B: Any) -> npt.NDArray[np.int8]:
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _cells(times_BL, length_B, now_B, out):  # type: ignore[no-untyped-def]
     for b in range(length_B.shape[0]):
         n = length_B[b]
@@ -89,7 +90,7 @@ def _cells(times_BL, length_B, now_B, out):  # type: ignore[no-untyped-def]
             out[b] = 2 if steps == 0 else (3 if steps == 1 else (4 if steps < 5 else 5))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _add(item_B, weight_B, cell_B, time_B, half_lives, stored, gain, total, clock):  # type: ignore[no-untyped-def]
     growth = np.exp(math.log(2.0) / half_lives)
     for b in range(item_B.shape[0]):

@@ -38,7 +38,7 @@ class Queries(NamedTuple):
         np.cumsum(size, out=border[1:])
         where = np.repeat(self.border_B[rows] - border[:-1], size) + np.arange(border[-1])
         columns = [column[rows] for column in self[:-2]]
-        return Queries(*columns, self.barred[where], border)  # type: ignore[arg-type]
+        return Queries._make([*columns, self.barred[where], border])
 
     @property
     def windows(self) -> tuple[IntArray, npt.NDArray[np.int64], IntArray]:
@@ -92,7 +92,7 @@ def barred_targets(queries: Queries, item_B: IntArray) -> npt.NDArray[np.bool_]:
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _earlier(previous_B, counts_B):  # type: ignore[no-untyped-def]
     """Return how many of the user's earlier events in the batch count."""
     out = np.zeros(previous_B.shape[0], np.int64)
@@ -103,7 +103,7 @@ def _earlier(previous_B, counts_B):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _bar(previous_B, item_B, consumes_B, held, held_border, border, barred):  # type: ignore[no-untyped-def]
     for b in range(previous_B.shape[0]):
         n = border[b]
@@ -122,7 +122,7 @@ def _bar(previous_B, item_B, consumes_B, held, held_border, border, barred):  # 
             p = previous_B[p]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _barred(item_B, barred, border, out):  # type: ignore[no-untyped-def]
     for b in range(item_B.shape[0]):
         for e in range(border[b], border[b + 1]):

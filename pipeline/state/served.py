@@ -24,5 +24,5 @@ class Served:
     def hits(self, user_B: IntArray, item_B: IntArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Return, for each event, whether its user had a list at all, and whether the item was on it."""
         lists_BK = self.items.data[user_B]
-        listed = (lists_BK >= 0).any(1)
-        return listed, ((lists_BK == item_B[:, None]) & (item_B >= 0)[:, None]).any(1)
+        on_list_BK = (lists_BK == item_B[:, None]) & (item_B >= 0)[:, None]
+        return np.any(lists_BK >= 0, axis=1), np.any(on_list_BK, axis=1)

@@ -267,7 +267,7 @@ class State:
 
 def pushes(batch: Batch) -> npt.NDArray[np.bool_]:
     """Say which events enter histories: positive and neutral ones of admitted items."""
-    return ((batch.role_B == POSITIVE) | (batch.role_B == NEUTRAL)) & (batch.item_B >= 0)
+    return np.asarray(((batch.role_B == POSITIVE) | (batch.role_B == NEUTRAL)) & (batch.item_B >= 0))
 
 
 def previous_of(user_B: IntArray, capacity: int) -> IntArray:
@@ -276,10 +276,11 @@ def previous_of(user_B: IntArray, capacity: int) -> IntArray:
     >>> previous_of(np.array([3, 1, 3, 3], np.int32), 4).tolist()
     [-1, -1, 0, 2]
     """
-    return _previous(user_B, np.full(capacity, -1, np.int32))
+    out: IntArray = _previous(user_B, np.full(capacity, -1, np.int32))
+    return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _previous(user_B, last_U):  # type: ignore[no-untyped-def]
     out = np.full(user_B.shape[0], -1, np.int32)
     for b in range(user_B.shape[0]):

@@ -8,13 +8,13 @@ it; a store adds nothing but its names and its arithmetic.
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Axis = Literal["user", "item", "none"]
-AnyArray = npt.NDArray[np.generic]
+AnyArray = npt.NDArray[Any]
 Rows = npt.NDArray[np.integer]
 
 

@@ -61,7 +61,7 @@ class Successors:
         )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _slot(row, m, w, chance, status_M, partner, forward, backward):  # type: ignore[no-untyped-def]
     """Return the slot of `m` in a row and the weight to add there, -1 when the newcomer does not enter."""
     slots = partner.shape[1]
@@ -85,7 +85,7 @@ def _slot(row, m, w, chance, status_M, partner, forward, backward):  # type: ign
     return weakest, w
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _add(  # type: ignore[no-untyped-def]
     item_B, weight_B, window_BL, length_B, status_M, seed, partner, forward, backward, count, followed, context,
     contexts,

@@ -137,7 +137,7 @@ class ItemKnnModel(Counter):
         return self._scratch
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _popularity_ranks(  # type: ignore[no-untyped-def]
     stored, ordered, live, target_B, barred, border, greater_B, equal_B, candidates_B
 ):
@@ -159,7 +159,7 @@ def _popularity_ranks(  # type: ignore[no-untyped-def]
         greater_B[b], equal_B[b], candidates_B[b] = greater, equal, seen
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _knn_fill(b, items_BL, length_B, partner, forward, backward, directed, sums, sign):  # type: ignore[no-untyped-def]
     """Add (sign 1) or clear (sign 0) the query's sums in the scratch array [M]."""
     fade = np.float32(1)
@@ -175,7 +175,7 @@ def _knn_fill(b, items_BL, length_B, partner, forward, backward, directed, sums,
         fade *= np.float32(FADE)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _knn_scores(  # type: ignore[no-untyped-def]
     items_BL, length_B, partner, forward, backward, directed, sums, rows, count_B, out
 ):
@@ -186,7 +186,7 @@ def _knn_scores(  # type: ignore[no-untyped-def]
         _knn_fill(b, items_BL, length_B, partner, forward, backward, directed, sums, 0)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _knn_ranks(  # type: ignore[no-untyped-def]
     items_BL, length_B, partner, forward, backward, directed, sums, status, live, target_B, barred, border, greater_B,
     equal_B, candidates_B,
@@ -222,7 +222,7 @@ def _knn_ranks(  # type: ignore[no-untyped-def]
                 sums[barred[e]] = 0
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _knn_parts(items_BL, length_B, partner, forward, backward, directed, rows_BK, out):  # type: ignore[no-untyped-def]
     for b in range(rows_BK.shape[0]):
         fade = np.float32(1)

@@ -37,7 +37,7 @@ class Gate:
 
     def coefficients(self, context_BG: FloatArray) -> FloatArray:
         """Return c [B, F]."""
-        mixed: FloatArray = self.weight.data + context_BG @ self.slope.data.T  # type: ignore[operator]
+        mixed: FloatArray = self.weight.data + context_BG @ self.slope.data.T
         return np.ascontiguousarray(mixed * self.active_F)
 
     def update(self, context_BG: FloatArray, gradient_BF: FloatArray) -> None:
@@ -49,5 +49,5 @@ class Gate:
             (self.slope, self.slope_squares, gradient_BF.T @ context_BG, squares.T @ context_BG**2),
         )
         for parameter, accumulator, total, square in pairs:
-            adagrad(parameter.data, accumulator.data, total, square, RATE, MOST)  # type: ignore[arg-type]
+            adagrad(parameter.data, accumulator.data, total, square, RATE, MOST)
             np.clip(parameter.data, -BOUND, BOUND, out=parameter.data)

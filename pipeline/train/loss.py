@@ -27,7 +27,7 @@ _FAST = {
 }  # lets dot products use vector registers; the order stays fixed
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, fastmath=_FAST)
 def dot(a, b, n):  # type: ignore[no-untyped-def]
     """Return the inner product of the first n entries."""
     total = np.float32(0)
@@ -36,7 +36,7 @@ def dot(a, b, n):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, fastmath=_FAST)
 def dense_part(table_row, dim, cell, coef):  # type: ignore[no-untyped-def]
     """Return the dense features' part of a logit; of the cell columns only the query's own counts."""
     total = np.float32(0)
@@ -45,7 +45,7 @@ def dense_part(table_row, dim, cell, coef):  # type: ignore[no-untyped-def]
     return total + table_row[dim + D_CELL + cell] * coef[D_CELL]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def pool_logits(user_BD, table, dim, cell_B, coef_BF, rows_BC, count_B, X_BCS, out_BC):  # type: ignore[no-untyped-def]
     """Write every candidate's logit to `out_BC`."""
     for b in range(rows_BC.shape[0]):
@@ -57,7 +57,7 @@ def pool_logits(user_BD, table, dim, cell_B, coef_BF, rows_BC, count_B, X_BCS, o
             out_BC[b, c] = logit
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def softmax_loss(  # type: ignore[no-untyped-def]
     user_BD, table, dim, cell_B, coef_BF, rows_BC, count_B, X_BCS, logit_BC, target_B, weight_B, barred, border_B,
     known, negative_N, logit_BN, tag, stamp, loss_B, slope_BC, slope_B, slope_BN, coef_grad_BF,
@@ -140,7 +140,7 @@ def softmax_loss(  # type: ignore[no-untyped-def]
         )
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, fastmath=_FAST)
 def _coefficient_gradient(  # type: ignore[no-untyped-def]
     b, table, dim, cell_B, rows_BC, count_B, X_BCS, t, at, negative_N, slope_BC, slope_B, slope_BN, grad_BF
 ):
@@ -167,7 +167,7 @@ def _coefficient_gradient(  # type: ignore[no-untyped-def]
             grad_BF[b, D_CELL] += slope * row[cell]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def exact_rank(  # type: ignore[no-untyped-def]
     logit_BM, coef_BF, rows_BC, count_B, X_BCS, target_B, barred, border_B, status_M, greater_B, equal_B, candidates_B,
 ):  # fmt: skip

@@ -9,7 +9,6 @@ item of the history, p_m the smoothed popularity share of item m at half-life 1,
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +56,7 @@ class Candidates:
 
 def smoothed_total(popularity: Popularity, known: int) -> float:
     """Return the sum that popularity shares at half-life 1,000 are taken of: counts and pseudo-counts."""
-    return float(popularity.total.data[P1000] / popularity.gain.data[P1000]) + SMALL * known  # type: ignore[operator]
+    return float(popularity.total.data[P1000] / popularity.gain.data[P1000]) + SMALL * known
 
 
 def dense_columns(popularity: Popularity, known: int, out: FloatArray) -> None:
@@ -65,7 +64,7 @@ def dense_columns(popularity: Popularity, known: int, out: FloatArray) -> None:
     _dense(popularity.stored.data, popularity.gain.data, smoothed_total(popularity, max(known, 1)), out)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _dense(stored, gain, total, out):  # type: ignore[no-untyped-def]
     one = np.float32(1)
     g1000, g300, day = (
@@ -133,7 +132,7 @@ class Gatherer:
         return Candidates(rows, count, features)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _gather(  # type: ignore[no-untyped-def]
     items_BL, length_B, cell_B, barred, border, repeats, partner, forward, backward, count_M, followed, context, contexts,
     stored, gain, share, lists, wanted, least, status_M, tag, stamp, barred_M, place, rows, count_B, X,
@@ -305,7 +304,7 @@ def explain(
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _explain(  # type: ignore[no-untyped-def]
     items_BL, length_B, cell_B, rows_BK, rows_BC, count_B, X, coef, table, dim, partner, forward, backward, count_M, out,
 ):  # fmt: skip

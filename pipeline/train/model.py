@@ -51,8 +51,13 @@ class Learned(NamedTuple):
 class Model(Protocol):
     """A ranking model. It is a store: its columns are saved, digested, weighed and cleared with everything else."""
 
-    name: str
-    lists: tuple[int, ...]  # popularity lists that it wants in its pool, see `pipeline.rank.pools`
+    @property
+    def name(self) -> str:
+        """The name in metrics and rankings."""
+
+    @property
+    def lists(self) -> tuple[int, ...]:
+        """The popularity lists that it wants in its pool, see `pipeline.rank.pools`."""
 
     def welcome(self, rows: IntArray, ids: Sequence[str]) -> None:
         """Take note of items just admitted; no row number may decide anything."""

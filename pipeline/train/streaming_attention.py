@@ -18,6 +18,7 @@ from numba import njit
 
 from pipeline.state.histories import Histories
 from pipeline.state.popularity import Popularity
+from pipeline.state.queries import Queries
 from pipeline.state.splitmix import next_uniform
 from pipeline.state.store import Column
 from pipeline.state.successors import Successors
@@ -27,7 +28,7 @@ from pipeline.train import memories, optimizer
 from pipeline.train.attention import Attention, side_buckets
 from pipeline.train.gate import Gate
 from pipeline.train.memories import COLUMNS, D_CELL, FEATURES, KINDS
-from pipeline.train.model import FloatArray, IntArray, Learned, Pool, Queries, Targets
+from pipeline.train.model import FloatArray, IntArray, Learned, Pool, Targets
 from pipeline.train.optimizer import RowGradients
 from pipeline.train.success import update_success
 from pipeline.train.tested import Tested
@@ -136,7 +137,7 @@ class StreamingAttention:
             self._drop_gradients()
             return Learned(tested, mean, norm, "non_finite")
         self._update(context, coef_gradient)
-        update_success(queries, pool.candidates, targets.row_B, self.table.data, self.dim, self.success.data)  # type: ignore[arg-type]
+        update_success(queries, pool.candidates, targets.row_B, self.table.data, self.dim, self.success.data)
         return Learned(tested, mean, norm, "")
 
     def contributions(self, queries: Queries, rows_BK: IntArray, pool: Pool) -> FloatArray:
@@ -289,7 +290,7 @@ class StreamingAttention:
             self.table.data, self.table_squares.data, np.float32(EMBEDDING_RATE), *self.gradients.scratch
         )
         for name, parameter in self.parameters.items():
-            gradient = parameter.grad.numpy()  # type: ignore[union-attr]
+            gradient = parameter.grad.numpy()
             # single events' gradients of a dense weight aren't kept: the square of their sum stands for them
             optimizer.adagrad(
                 self.weights[name].data,
@@ -297,7 +298,7 @@ class StreamingAttention:
                 gradient,
                 gradient**2,
                 WEIGHT_RATE,
-                WEIGHT_MOST,  # type: ignore[arg-type]
+                WEIGHT_MOST,
             )
         self._drop_gradients()
         if self.with_memories:
@@ -311,7 +312,7 @@ def _hashes(ids: Sequence[str], seed: int) -> npt.NDArray[np.uint64]:
     return np.frombuffer(b"".join(pieces), "<u8")
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _first_embeddings(hash_N, dim):  # type: ignore[no-untyped-def]
     """Return standard normal vectors [N, D], each from its hash (splitmix64 and the polar form of Box and Muller)."""
     out = np.empty((hash_N.shape[0], dim), np.float32)
@@ -327,7 +328,7 @@ def _first_embeddings(hash_N, dim):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _gather_items(items_BL, table, out_BLD):  # type: ignore[no-untyped-def]
     dim = out_BLD.shape[2]
     for b in range(items_BL.shape[0]):
@@ -337,7 +338,7 @@ def _gather_items(items_BL, table, out_BLD):  # type: ignore[no-untyped-def]
                 out_BLD[b, k, d] = table[m, d] if m >= 0 else np.float32(0)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _output_gradients(  # type: ignore[no-untyped-def]
     user_BD, norm_B, table, rows_BC, count_B, slope_BC, target_B, slope_B, user_gradient, tag, stamp, slot, rows, total,
     squares, used,

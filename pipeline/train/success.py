@@ -3,8 +3,9 @@
 import numpy as np
 from numba import njit
 
+from pipeline.state.queries import Queries
 from pipeline.train.memories import D_CELL, D_DAY, KINDS, S_BACKOFF, S_CONTEXT, S_COSINE, S_NEAR, Candidates
-from pipeline.train.model import FloatArray, IntArray, Queries
+from pipeline.train.model import FloatArray, IntArray
 
 KEEP = np.float32(0.8)  # share of the old figure that each event leaves
 KIND_FEATURES = np.array([S_BACKOFF, S_CONTEXT, S_COSINE, S_NEAR])
@@ -29,7 +30,7 @@ def update_success(
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _update(user_B, cell_B, rows, count, X, target_B, table, dim, success):  # type: ignore[no-untyped-def]
     value = np.zeros(KINDS, np.float32)
     for b in range(user_B.shape[0]):
