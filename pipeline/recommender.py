@@ -1,7 +1,7 @@
 """The stages in order: a batch in, rankings out. Everything that a checkpoint holds; no Kafka, no clock, no thread."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,11 @@ from pipeline.rank.rules import RULES, apply_rules
 from pipeline.rank.top_k import top_k
 from pipeline.settings import POSITIVE, Settings
 from pipeline.state import packing
+from pipeline.state.popularity import P1000
 from pipeline.state.queries import Queries, barred_targets, lesson_queries, serving_queries
 from pipeline.state.shards import Shard, Snapshot
 from pipeline.state.state import State
+from pipeline.state.tables import LIVE
 from pipeline.train.build import build_models
 from pipeline.train.model import Learned, Model, Pool, Targets
 
@@ -29,6 +31,14 @@ TYPES_NAMED = 32
 TEST_CELLS = (
     1 << 21
 )  # query-item pairs scored exactly a batch; a larger catalogue tests a share of the events
+
+
+class Ranked(NamedTuple):
+    """Lists of item rows, best first, -1 past the end; `because_BK` [B, K, reasons] names history items."""
+
+    rows_BK: IntArray
+    scores_BK: npt.NDArray[np.float32]
+    because_BK: IntArray
 
 
 class Recommender:
@@ -166,38 +176,32 @@ class Recommender:
         """Rank for these users with the new parameters and histories: score > rules > top K > reasons."""
         if users.size == 0:
             return []
+        ranked = self.rank(users)
+        self.state.served.put(users, ranked.rows_BK)
+        self.coverage.update(ranked.rows_BK)
+        return self._rankings(users, ranked, raw, label)
+
+    def rank(self, users: IntArray) -> Ranked:
+        """Rank for these user rows: score > rules > top K > reasons. Changes nothing."""
         model = self.models[0]
         queries = serving_queries(self.state, users)
         pool = self.pools.candidates(queries, model.lists)
         scores = model.score(queries, pool)
         scores = apply_rules(RULES, self.state, queries, pool.candidates, scores)
         rows_BK, scores_BK = top_k(scores, pool.candidates.rows, pool.candidates.count, self.settings.rank.k)
-        because_BK = self._because(queries, rows_BK, pool)
-        self.state.served.put(users, rows_BK)
-        self.coverage.update(rows_BK)
-        return self._rankings(users, rows_BK, scores_BK, because_BK, raw, label)
+        return Ranked(rows_BK, scores_BK, self._because(queries, rows_BK, pool))
 
     def _because(self, queries: Queries, rows_BK: IntArray, pool: Pool) -> IntArray:
         if not self.settings.rank.because:
             return np.full((*rows_BK.shape, 0), -1, np.int32)
         return reasons(self.models[0].contributions(queries, rows_BK, pool), queries.items_BL, rows_BK)
 
-    def _rankings(
-        self,
-        users: IntArray,
-        rows_BK: IntArray,
-        scores_BK: Any,
-        because_BK: IntArray,
-        raw: RawBatch,
-        label: str,
-    ) -> list[Ranking]:
+    def _rankings(self, users: IntArray, ranked: Ranked, raw: RawBatch, label: str) -> list[Ranking]:
         item_of, user_of = self.state.items.id_of, self.state.users.id_of
         newest = self.state.histories.newest_ms.data[users].tolist()
         prefix = f"{self.settings.kafka.worker_id}-{raw.seq}-{label}"
         name, version, now_ms = self.models[0].name, self.seq, raw.now_ms
-        columns = zip(
-            users.tolist(), rows_BK.tolist(), scores_BK.tolist(), because_BK.tolist(), newest, strict=True
-        )
+        columns = zip(users.tolist(), *(column.tolist() for column in ranked), newest, strict=True)
         return [
             Ranking(
                 user_of[user],
@@ -270,3 +274,49 @@ class Recommender:
     def digests(self) -> dict[str, str]:
         """Return `digest_model` and `digest_users`: equal for equal content, whatever the row numbers."""
         return packing.digests(self.state)
+
+    def describe_user(self, user_id: str) -> dict[str, object] | None:
+        """Return what is held of a user, as JSON values; None when nobody of that id is held."""
+        row = self.state.users.row_of.get(user_id)
+        if row is None or row == 0:
+            return None
+        state = self.state
+        items, times = state.histories.window(row, state.items.status.data)
+        name = state.items.id_of
+        ranked = self.rank(np.array([row], np.int32))
+        lists = zip(*(column[0].tolist() for column in ranked), strict=True)
+        return {
+            "user_id": user_id,
+            "partition": list(state.partitions[int(state.origin.partition.data[row])]),
+            "history": [
+                {"item_id": name[item], "timestamp_ms": ms}
+                for item, ms in zip(items.tolist(), times.tolist(), strict=True)
+            ],
+            "consumed": [name[item] for item in state.consumed.of(row, state.items.status.data).tolist()],
+            "ranking": [
+                {"item_id": name[item], "score": score, "because": [name[r] for r in why if r >= 0]}
+                for item, score, why in lists
+                if item >= 0
+            ],
+        }
+
+    def describe_item(self, item_id: str) -> dict[str, object] | None:
+        """Return what is held of an item, as JSON values; None when it is not in the catalogue."""
+        row = self.state.items.row_of.get(item_id)
+        if row is None:
+            return None
+        state, successors = self.state, self.state.successors
+        partners = successors.partner.data[row]
+        weights = successors.forward.data[row]
+        live = (partners >= 0) & (state.items.status.data[partners] == LIVE) & (weights > 0)
+        order = np.flatnonzero(live)[np.argsort(-weights[live], kind="stable")]
+        return {
+            "item_id": item_id,
+            "events": float(successors.count.data[row]),
+            "popularity": float(state.popularity.values(P1000)[row]),
+            "last_timestamp_ms": int(state.items.last_ms.data[row]),
+            "followed_by": [
+                {"item_id": state.items.id_of[partners[slot]], "weight": float(weights[slot])}
+                for slot in order[:10].tolist()
+            ],
+        }

@@ -43,8 +43,7 @@ class Popularity:
 
     def values(self, column: int) -> npt.NDArray[np.float32]:
         """Return the decayed counts [M] of one column."""
-        values: npt.NDArray[np.float32] = self.stored.data[:, column] / np.float32(self.gain.data[column])
-        return values
+        return np.asarray(self.stored.data[:, column] / np.float32(self.gain.data[column]), np.float32)
 
     def add(self, item_B: Any, weight_B: Any, cell_B: Any, time_ms_B: Any) -> None:
         """Count events in order; rows below 0 and weights of 0 are left out."""

@@ -290,6 +290,7 @@ class StreamingAttention:
             self.table.data, self.table_squares.data, np.float32(EMBEDDING_RATE), *self.gradients.scratch
         )
         for name, parameter in self.parameters.items():
+            assert parameter.grad is not None  # backward has just run
             gradient = parameter.grad.numpy()
             # single events' gradients of a dense weight aren't kept: the square of their sum stands for them
             optimizer.adagrad(

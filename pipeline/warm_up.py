@@ -1,0 +1,31 @@
+"""Compile every kernel before the service joins its group: ten seconds on a fresh machine, then from numba's cache."""
+
+import numpy as np
+
+from pipeline.event.batch import Events, RawBatch, Span
+from pipeline.recommender import Recommender
+from pipeline.settings import Settings
+
+START_MS = 1_700_000_000_000
+
+
+def warm_up(settings: Settings) -> None:
+    """Run a throwaway recommender of the same shape over a few made-up batches, checkpoint and takeover included."""
+    recommender = Recommender(settings)
+    size = 64
+    for seq in range(4):
+        places = np.arange(size) + seq * size
+        events = Events(
+            user_ids=[f"user-{place % 17}" for place in places.tolist()],
+            item_ids=[f"item-{place * 7 % 101}" for place in places.tolist()],
+            types=["click"] * size,
+            event_ids=[None] * size,
+            time_ms_B=START_MS + 1000 * places,
+            append_ms_B=START_MS + 1000 * places,
+            value_B=np.zeros(size),
+            source_B=np.zeros(size, np.int32),
+        )
+        span = Span("warm-up", 0, seq * size, (seq + 1) * size)
+        recommender.step(RawBatch(seq, START_MS + 10_000_000, (span,), events, []))
+    other = Recommender(settings)
+    other.restore(recommender.snapshot())
