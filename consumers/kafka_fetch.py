@@ -1,0 +1,214 @@
+"""What the client fetches, and what is known to come: the part of the source that decides about waiting.
+
+Ends are known from fetches, at no cost. An end can lie: markers of transactions fill offsets without a
+record, and nothing behind the start of an open transaction can be read yet. What turns out barren isn't
+waited for again before it moves.
+"""
+
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import kafka.errors
+from kafka import KafkaConsumer
+from kafka import TopicPartition as KafkaPartition
+from kafka.errors import KafkaError
+
+from consumers.kafka_client import MEMBERSHIP, Patience, translated
+from consumers.kafka_member import Fetched, Member
+from consumers.kafka_reader import gone, out_of_range
+from consumers.merge import Merge
+from pipeline.event.batch import TopicPartition
+from pipeline.settings import KafkaConfig
+
+CAPACITY = 4096  # records a partition: enough to learn from while a fetch waits for other partitions
+QUICK_S = 0.05  # a look that fails sooner than this is not repeated before
+
+
+@dataclass(slots=True)
+class _Mark:
+    """How far one partition was fetched."""
+
+    next: int  # offset that the client fetches next
+    end: int = -1  # of the topic when it was sought; -1: not asked yet
+    barren: tuple[int, int] = (-1, -1)  # the `next` and end at which no record was to be had
+
+
+class Fetcher:
+    """Fill the buffers of a `Merge` from a group's consumer, and watch the broker's health.
+
+    Raises `BrokerLost` when nobody answers for `kafka.broker_timeout_s`, `OffsetsGone` for a position that
+    the topic doesn't hold.
+    """
+
+    def __init__(self, consumer: KafkaConsumer, kafka: KafkaConfig, capacity: int) -> None:
+        self.merge = Merge(max(capacity, CAPACITY))
+        self.member = Member(consumer)
+        self.patience = Patience(kafka)
+        self.waiting_since = 0.0  # when the oldest buffered record came, or before
+        self._consumer = consumer
+        self._marks: dict[TopicPartition, _Mark] = {}
+        self._probe_every_s = min(2.0, kafka.broker_timeout_s / 5)
+        self._heard_at = time.monotonic()
+        self._probes: list[TopicPartition] = []
+
+    def watch(self, partitions: Iterable[TopicPartition]) -> None:
+        """Name the partitions that the broker may be asked about, to see whether it is there."""
+        self._probes = list(partitions)
+
+    def seek(self, source: TopicPartition, position: int) -> None:
+        """Go on from `position`; what was buffered is dropped."""
+        self._consumer.seek(KafkaPartition(*source), position)
+        self.merge.assign(source, position)
+        self._marks[source] = _Mark(next=position)
+
+    def forget(self, partitions: Iterable[TopicPartition]) -> None:
+        """Drop partitions that are no longer ours."""
+        for source in partitions:
+            self.merge.release(source)
+            self._marks.pop(source, None)
+
+    def fetch(self, timeout_s: float) -> bool:
+        """Move what the client has into the buffers, waiting for it; say whether anything came."""
+        began = time.monotonic()
+        self._pause_full()
+        try:
+            fetched = self.member.poll(timeout_s)
+        except KafkaError as error:
+            self.judge(error, began)
+            time.sleep(max(0.0, min(timeout_s, QUICK_S) - (time.monotonic() - began)))
+            return False
+        self._take_in(fetched)
+        if not fetched and time.monotonic() - self._heard_at >= self._probe_every_s:
+            self._probe()
+        return bool(fetched)
+
+    def touch(self) -> None:
+        """Stay in the group: no new fetches, no listener calls. What the client holds is kept."""
+        began = time.monotonic()
+        held = self._consumer.assignment() - self._consumer.paused()
+        self._consumer.pause(*held)
+        try:
+            self._take_in(self.member.touch())
+        except KafkaError as error:
+            self.judge(error, began)
+        finally:
+            self._consumer.resume(*(held & self._consumer.assignment()))
+
+    def behind(self) -> set[TopicPartition]:
+        """Partitions that are known to hold more records than were fetched."""
+        unseen = [source for source, mark in self._marks.items() if mark.end < 0]
+        if unseen:
+            self._check_range(unseen)
+        empty = set(self.merge.missing())
+        return {source for source in self._marks if self._has_more(source, source in empty)}
+
+    def blind(self, behind: Collection[TopicPartition]) -> list[TopicPartition]:
+        """Those of `behind` of which nothing is buffered: the next record may be theirs."""
+        return [source for source in self.merge.missing() if source in behind]
+
+    def look_at_ends(self, blind: Sequence[TopicPartition]) -> None:
+        """Ask where readable records end, and wait no more where that is reached."""
+        began = time.monotonic()
+        theirs = [KafkaPartition(*source) for source in blind]
+        try:
+            ends = self._consumer.end_offsets(theirs, timeout_ms=1_000)
+        except KafkaError as error:
+            self.judge(error, began)
+            return
+        self.give_up([source for source in blind if ends[source] <= self._marks[source].next])
+
+    def give_up(self, blind: Iterable[TopicPartition]) -> None:
+        """Wait no more for these partitions until they move."""
+        for source in blind:
+            self._marks[source].barren = (self._marks[source].next, self._end(source))
+
+    def lag(self) -> dict[TopicPartition, int]:
+        """Offsets between what was handed out and the end; those known to hold no record don't count."""
+        empty = set(self.merge.missing())
+        lags = {}
+        for source, mark in self._marks.items():
+            position = mark.next if source in empty else self.merge.position(source)
+            lags[source] = max(0, self._end(source) - position)
+        return lags
+
+    def edges(self, sources: Iterable[TopicPartition], *, first: bool) -> dict[TopicPartition, int]:
+        """Ask for the first (or the last) offsets of partitions."""
+        theirs = [KafkaPartition(*source) for source in sources]
+        if not theirs:
+            return {}
+        call = self._consumer.beginning_offsets if first else self._consumer.end_offsets
+        found = self.patience.insist(lambda ms: call(theirs, timeout_ms=ms), "asking for offsets")
+        return {TopicPartition(*source): int(offset) for source, offset in found.items()}
+
+    def heard(self) -> None:
+        """Note a sign of life from the broker."""
+        self._heard_at = time.monotonic()
+        self.patience.answered()
+
+    def judge(self, error: KafkaError, began: float) -> None:
+        """Raise what can't be retried; count the rest as no answer since `began`."""
+        out_of_range(error)
+        if isinstance(error, kafka.errors.NoOffsetForPartitionError):
+            raise RuntimeError("listener.assigned did not seek every partition") from error
+        if not isinstance(error, (*MEMBERSHIP, kafka.errors.RetriableError)):
+            raise translated(error, "reading events") from error
+        self.patience.failed("reading events", began, error)
+
+    def _take_in(self, fetched: Fetched) -> None:
+        if not fetched:
+            return
+        if not len(self.merge):
+            self.waiting_since = time.monotonic()
+        for source, records in fetched.items():
+            mark = self._marks.get(source)
+            if mark is not None:
+                self.merge.add(source, records)
+                mark.next = records[-1].offset + 1
+        self.heard()
+
+    def _pause_full(self) -> None:
+        """Stop fetching partitions whose buffer is full; go on with those whose buffer is half empty."""
+        paused = self._consumer.paused()
+        for source in self.merge.partitions():
+            theirs = KafkaPartition(*source)
+            if theirs in paused:
+                if self.merge.wanted(source) * 2 >= self.merge.capacity:
+                    self._consumer.resume(theirs)
+            elif self.merge.full(source):
+                self._consumer.pause(theirs)
+
+    def _has_more(self, source: TopicPartition, empty: bool) -> bool:
+        mark, end = self._marks[source], self._end(source)
+        if mark.next >= end:
+            return False
+        if empty:  # the client has passed offsets that hold no record
+            mark.next = max(mark.next, self._consumer.position(KafkaPartition(*source), timeout_ms=0) or 0)
+        return mark.next < end and mark.barren != (mark.next, end)
+
+    def _end(self, source: TopicPartition) -> int:
+        """The partition's end as the last fetch told it; before the first fetch, as the broker was asked."""
+        theirs = KafkaPartition(*source)
+        highwater = self._consumer.highwater(theirs) if theirs in self._consumer.assignment() else None
+        return self._marks[source].end if highwater is None else int(highwater)
+
+    def _check_range(self, sources: Sequence[TopicPartition]) -> None:
+        """Learn the ends of partitions that were sought, and refuse positions outside of the topic."""
+        starts, ends = self.edges(sources, first=True), self.edges(sources, first=False)
+        for source in sources:
+            mark, start, end = self._marks[source], starts[source], ends[source]
+            if not start <= mark.next <= end:
+                raise gone(source, f"offset {mark.next}", f"the topic holds {start} to {end}")
+            mark.end = end
+
+    def _probe(self) -> None:
+        """Ask something small: an idle topic and a dead broker look the same to a poll."""
+        began = time.monotonic()
+        self._probes.append(self._probes.pop(0))  # another partition, perhaps another broker, each time
+        theirs = [KafkaPartition(*self._probes[0])]
+        try:
+            self._consumer.end_offsets(theirs, timeout_ms=self._probe_every_s * 500)
+        except KafkaError as error:
+            self.judge(error, began)
+        else:
+            self.heard()

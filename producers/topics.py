@@ -1,0 +1,67 @@
+"""The topics that afresh reads and writes, and how to create them."""
+
+from dataclasses import dataclass
+
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+from consumers.kafka_client import connect, connection_options, extra_options, translated
+from pipeline.settings import KafkaConfig, TopicsConfig
+from producers.kafka_client import MAX_REQUEST_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class NewTopic:
+    """A topic to be created; -1 leaves a number to the broker."""
+
+    name: str
+    partitions: int
+    configs: dict[str, str]
+
+
+def wanted_topics(topics: TopicsConfig, partitions: int = -1) -> list[NewTopic]:
+    """Every topic of the configuration with what it needs; `partitions` is for events and recommendations.
+
+    >>> [topic.name for topic in wanted_topics(TopicsConfig()) if "compact" in topic.configs.values()]
+    ['items', 'recommendations']
+    """
+    compact = {"cleanup.policy": "compact"}
+    delete = {"cleanup.policy": "delete"}
+    return [
+        *(NewTopic(name, partitions, delete) for name in topics.event_topics()),
+        NewTopic(topics.items, 1, compact),
+        NewTopic(topics.recommendations, partitions, compact),
+        # a dead letter is a record that the broker took once, and headers: it must fit again
+        NewTopic(topics.dead_letters, 1, delete | {"max.message.bytes": str(MAX_REQUEST_BYTES)}),
+        NewTopic(topics.drift, 1, delete),
+    ]
+
+
+def create_topics(
+    kafka: KafkaConfig, topics: TopicsConfig, partitions: int = -1, replication: int = -1
+) -> list[str]:
+    """Create the topics that don't exist; return their names. Those that exist stay as they are.
+
+    Raise `UsageError` when no broker answers or it refuses.
+    """
+    options = connection_options(kafka) | extra_options(kafka, KafkaAdminClient.DEFAULT_CONFIG)
+    admin = connect(KafkaAdminClient, options)
+    created = []
+    try:
+        for topic in wanted_topics(topics, partitions):
+            spec = {
+                "num_partitions": topic.partitions,
+                "replication_factor": replication,
+                "configs": topic.configs,
+            }
+            try:
+                admin.create_topics({topic.name: spec})
+            except TopicAlreadyExistsError:
+                continue
+            created.append(topic.name)
+        admin.wait_for_topics(created)
+    except KafkaError as error:
+        raise translated(error, "creating topics") from error
+    finally:
+        admin.close()
+    return created

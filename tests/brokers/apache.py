@@ -1,0 +1,104 @@
+"""One Apache Kafka broker (KRaft, no other service) from the jars under KAFKA_HOME/libs."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+
+READY_WAIT_S = 60.0
+PROPERTIES = """
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={folder}/data
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+group.initial.rebalance.delay.ms=0
+num.partitions=4
+auto.create.topics.enable=false
+"""
+
+
+class ApacheKafka:
+    """A broker process in a process group of its own; `bootstrap_servers` is its address."""
+
+    def __init__(self, home: Path, folder: Path) -> None:
+        self._folder = folder
+        self._java = ["java", "-cp", f"{home}/libs/*"]
+        self.port, controller = _free_ports(2)
+        self.bootstrap_servers = f"127.0.0.1:{self.port}"
+        properties = folder / "server.properties"
+        properties.write_text(PROPERTIES.format(port=self.port, controller=controller, folder=folder))
+        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        self._run("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties))
+        with (folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [*self._java[:1], "-Xmx512m", *self._java[1:], "kafka.Kafka", str(properties)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                start_new_session=True,
+            )
+
+    def wait_ready(self) -> None:
+        """Wait until a metadata request is answered. Raise `RuntimeError` with the log's end otherwise."""
+        until = time.monotonic() + READY_WAIT_S
+        while time.monotonic() < until and self._process.poll() is None:
+            with contextlib.suppress(KafkaError, OSError):
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                KafkaAdminClient(bootstrap_servers=self.bootstrap_servers, bootstrap_timeout_ms=5_000).close()
+                return
+            time.sleep(0.1)
+        raise RuntimeError(f"Kafka did not start:\n{(self._folder / 'log').read_text()[-2_000:]}")
+
+    def stop(self) -> None:
+        """Kill the broker's process group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _run(self, *command: str) -> None:
+        done = subprocess.run([*self._java, *command], capture_output=True, text=True, cwd=self._folder)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+
+
+@contextmanager
+def apache_kafka(home: Path) -> Iterator[ApacheKafka]:
+    """Run one broker on free ports, its data in a temporary folder."""
+    folder = Path(tempfile.mkdtemp(prefix="afresh-kafka-"))
+    broker = None
+    try:
+        broker = ApacheKafka(home.resolve(), folder)
+        broker.wait_ready()
+        yield broker
+    finally:
+        if broker is not None:
+            broker.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]

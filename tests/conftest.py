@@ -1,0 +1,51 @@
+"""Fixtures that several test files share: brokers, and topics of a test's own."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from brokers.apache import apache_kafka
+from brokers.embedded import embedded_broker as run_embedded
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def embedded_broker() -> Iterator[str]:
+    """Address of an embedded broker that the whole session shares."""
+    with run_embedded() as broker:
+        yield broker.bootstrap_servers
+
+
+@pytest.fixture(scope="session")
+def apache_broker() -> Iterator[str]:
+    """Address of an Apache Kafka broker that the whole session shares."""
+    home = os.environ.get("KAFKA_HOME")
+    if not home:
+        pytest.skip("KAFKA_HOME is not set: it names a folder with Apache Kafka's libs/")
+    with apache_kafka(Path(home)) as broker:
+        yield broker.bootstrap_servers
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("embedded_broker", marks=pytest.mark.kafka, id="embedded"),
+        pytest.param("apache_broker", marks=pytest.mark.kafka, id="apache"),
+    ]
+)
+def broker(request: pytest.FixtureRequest) -> str:
+    """Address of each kind of broker in turn."""
+    address: str = request.getfixturevalue(request.param)
+    return address
+
+
+@pytest.fixture
+def topic_name() -> Callable[[str], str]:
+    """Make names that no other test uses, for topics and groups."""
+
+    def make(stem: str) -> str:
+        return f"{stem}-{os.getpid()}-{next(_numbers)}"
+
+    return make
