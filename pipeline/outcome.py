@@ -53,8 +53,14 @@ class Learner(Protocol):
     """What the loop, the checkpoint and `inspect` need of a recommender."""
 
     seq: int  # of the next batch
-    events_learned: int
-    offsets: dict[TopicPartition, int]  # what the state knows: the next offset of every partition it holds
+
+    @property
+    def events_learned(self) -> int:
+        """Events learned so far, duplicates and rejects left out."""
+
+    @property
+    def offsets(self) -> dict[TopicPartition, int]:
+        """What the state knows: the next offset of every partition it holds."""
 
     def step(self, raw: RawBatch, mark: Mark = no_mark) -> Outcome:
         """Learn a batch and rank its users. `raw.seq` must equal `seq`. Advances `seq` and `offsets`."""
