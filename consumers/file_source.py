@@ -34,6 +34,7 @@ from pipeline.event.checks import (
     iso_ms,
     shown,
     time_problem,
+    user_problem,
     value_problem,
 )
 
@@ -135,7 +136,7 @@ def _unread(row: Row, columns: Columns, unit: TimeUnit) -> Problem:
 def _problem(row: Row, columns: Columns, time_ms: int, amount: float, now_ms: int) -> Problem | None:
     """Look at one row field by field."""
     return (
-        id_problem(columns.user, row.user)
+        user_problem(columns.user, row.user)
         or id_problem(columns.item, row.item)
         or (id_problem(columns.event, row.event) if row.event else None)
         or time_problem(columns.timestamp, time_ms, now_ms)

@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from pipeline.event.records import DEFAULT_USER
+
 TimeUnit = Literal["ms", "s", "iso"]
 
 REASONS = (
@@ -26,6 +28,7 @@ REASONS = (
     "wrong_type",
     "empty_id",
     "long_id",  # more than MAX_ID_BYTES
+    "reserved_id",  # the user id under which the list for people without events is published
     "not_finite",  # NaN, an infinity, or a number that no double holds
     "bad_time",  # before 2000, more than a day ahead, or not readable as a time
 )
@@ -67,6 +70,19 @@ def id_problem(field: str, text: str) -> Problem | None:
     if size > MAX_ID_BYTES:
         return Problem("long_id", f"{field} has {size} bytes; expected 1 to {MAX_ID_BYTES} bytes")
     return None
+
+
+def user_problem(field: str, text: str) -> Problem | None:
+    """Say what is wrong with a user's id: as any id, and not the key of the list for people without events.
+
+    >>> user_problem("user_id", "__default__").reason
+    'reserved_id'
+    """
+    if text == DEFAULT_USER:
+        return Problem(
+            "reserved_id", f"{field} = {text!r} is taken for the default list; expected another id"
+        )
+    return id_problem(field, text)
 
 
 def value_problem(field: str, value: float) -> Problem | None:

@@ -22,6 +22,7 @@ from pipeline.event.checks import (
     shown,
     time_problem,
     too_deep,
+    user_problem,
 )
 from pipeline.settings import EVENT_FIELDS, EventsConfig, TopicsConfig
 
@@ -120,7 +121,7 @@ class Decoder:
     def _problem(self, event: Any, time_ms: int, now_ms: int) -> Problem | None:
         """Look at one parsed event field by field."""
         names = self._names
-        problem = id_problem(names["user_id"], event.user_id) or id_problem(names["item_id"], event.item_id)
+        problem = user_problem(names["user_id"], event.user_id) or id_problem(names["item_id"], event.item_id)
         for field, text in (("event_type", event.event_type), ("event_id", event.event_id)):
             if text and not problem:  # an empty one is as good as none
                 problem = id_problem(names[field], text)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from numba import njit
 
 from pipeline.event.batch import Batch, RawBatch, Span, TopicPartition
+from pipeline.event.records import DEFAULT_USER
 from pipeline.settings import NEUTRAL, POSITIVE, EventsConfig, LimitsConfig
 from pipeline.state.consumed import Consumed
 from pipeline.state.duplicates import Duplicates
@@ -26,7 +27,7 @@ from pipeline.state.tables import FREE, GONE, LIVE, IdTable
 
 IntArray = npt.NDArray[np.int32]
 DAY_MS = 86_400_000
-NOBODY = "__default__"  # the user without events: row 0, never seen in a batch, never evicted
+NOBODY = DEFAULT_USER  # the user without events: row 0, never seen in a batch, never evicted
 
 
 @dataclass(frozen=True, slots=True)
