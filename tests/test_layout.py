@@ -25,6 +25,7 @@ ORDER = (
     ("pipeline.rank",),
     ("pipeline.measure",),
     ("pipeline.recommender",),
+    ("pipeline.warm_up",),
     ("pipeline.run",),
     ("consumers",),
     ("producers",),
