@@ -1,0 +1,69 @@
+"""`afresh evaluate`: how good the rankings would have been, on a recorded file."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import msgspec
+
+from pipeline.app.evaluation import add_evaluation_options, document, judge_file, show
+from pipeline.settings import Settings
+
+HELP = """Measure ranking quality on a recorded file: each event is predicted, then learned. No broker.
+
+Runs what the service runs, batch by batch, beside baselines on the same events. An event is a test when its
+type is positive and its item is not excluded for the user; ranks are exact, over all items known when the batch
+begins. Baselines get the best setting of a printed grid, in hindsight. --repeats lets consumed items come
+again, as in music (rank.exclude = []). Rows that can't be read are counted, and take no place in a batch."""
+EXAMPLE = (
+    "afresh evaluate events.csv.gz --events 40000\nafresh evaluate plays.parquet --repeats --report out.html"
+)
+MODELS = ("attention", "popularity", "recent_popularity", "item_knn")
+PLANNED = ("markov", "session_knn", "isgd", "biased_mf")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's own options."""
+    add_evaluation_options(parser)
+    parser.add_argument("--repeats", action="store_true", help="a consumed item may be recommended again")
+    parser.add_argument(
+        "--models", type=_names, default=(), metavar="A,B,C",
+        help="which to compare (default: model.name, popularity,recent_popularity,item_knn)",
+    )  # fmt: skip
+    parser.add_argument("--report", type=Path, metavar="OUT.html", help="write one offline page with plots")
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Test and learn the file and show the figures; 0 then. Raise `UsageError` for a file without events."""
+    from pipeline.app.evaluation_page import page  # the models need torch, not needed for help
+    from pipeline.errors import UsageError
+    from pipeline.run.evaluate import compared
+
+    if args.repeats:
+        settings = msgspec.structs.replace(settings, rank=msgspec.structs.replace(settings.rank, exclude=[]))
+    evaluation, tally = judge_file(args, settings, compared(settings, args.models))
+    result = evaluation.result()
+    show(args, result, tally)
+    figures = {**document(args, result, tally), "repeats": settings.rank.exclude == []}
+    if args.report is not None:
+        try:
+            args.report.write_text(page(figures, result), "utf-8")
+        except OSError as error:
+            raise UsageError(f"--report {args.report}: can't be written: {error.strerror}") from None
+        print(f"report: {args.report}", file=sys.stderr)
+    if args.json:
+        print(json.dumps(figures))
+    return 0
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name in PLANNED:
+            raise argparse.ArgumentTypeError(
+                f"{name}: comes with a later version; expected {', '.join(MODELS)}"
+            )
+        if name not in MODELS:
+            raise argparse.ArgumentTypeError(f"{name!r}: no such model; expected {', '.join(MODELS)}")
+    return names

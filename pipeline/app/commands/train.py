@@ -1,0 +1,57 @@
+"""`afresh train`: a warm start for the service, from a recorded file."""
+
+import argparse
+import json
+import sys
+
+import msgspec
+
+from pipeline.app.evaluation import add_evaluation_options, document, judge_file, show
+from pipeline.settings import Settings
+
+HELP = """Learn a recorded file and save a checkpoint that the service starts from; nothing is published.
+
+The service starts with the items, parameters, counts, figures and users of the file when its checkpoint.path
+is PATH; model, rank and events must be configured alike, and kafka.worker_id be the same. It reads the topic
+from where its group has committed, at first from the start: it should not hold the file's events again."""
+EXAMPLE = "afresh train history.csv.gz --checkpoint ./state\nafresh run --set checkpoint.path=./state"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's own options."""
+    add_evaluation_options(parser)
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="PATH", help="a new or empty folder, or any fsspec URL"
+    )
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Learn and save; 0 then. Raise `UsageError` for a file without events, or a folder that holds files."""
+    from pipeline.errors import UsageError  # the models need torch, not needed for help
+    from pipeline.run.checkpoint import Checkpoints
+    from pipeline.run.clock import SystemClock
+    from pipeline.run.evaluate import as_served
+    from pipeline.run.files import UrlFolder
+
+    settings = msgspec.structs.replace(
+        settings, checkpoint=msgspec.structs.replace(settings.checkpoint, path=args.checkpoint)
+    )
+    folder = UrlFolder(args.checkpoint)
+    held = folder.names("")
+    if held:  # a service's own checkpoints would be deleted as newer than this one
+        raise UsageError(
+            f"--checkpoint {args.checkpoint}: holds {len(held)} files, such as {held[0]}; expected a new or "
+            "empty folder. Choose another one"
+        )
+    evaluation, tally = judge_file(args, settings, as_served(settings))
+    result = evaluation.result()
+    show(args, result, tally)
+    manifest = Checkpoints(folder, settings).save(evaluation.recommender, 0, SystemClock().now_ms())
+    print(
+        f"checkpoint of {manifest.events_learned:,} events in {args.checkpoint}; go on with: "
+        f"afresh run --set checkpoint.path={args.checkpoint}",
+        file=sys.stderr,
+    )
+    if args.json:
+        print(json.dumps({**document(args, result, tally), "checkpoint": args.checkpoint}))
+    return 0

@@ -1,0 +1,217 @@
+"""What `evaluate` and `train` share: a file through the judge, and its figures as a table and as JSON."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pipeline.app.file_options import add_file_options, columns_of
+from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from consumers.file_source import Tally
+    from pipeline.run.evaluate import Evaluation, Line, Result, Variant
+
+BATCH = 128
+WHOLE = ("tests", "hr@10", "ndcg@10", "mrr@10")  # the figures of a quarter
+WIDTH = 120  # of a table that no terminal shows
+
+
+def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the file, what of it is learned, and how."""
+    add_file_options(parser)
+    parser.add_argument("--events", type=positive, metavar="N", help="how many (default: all)")
+    parser.add_argument(
+        "--batch", type=positive, default=BATCH, metavar="B",
+        help=f"events that are predicted before they are learned together (default: {BATCH})",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+
+
+def positive(text: str) -> int:
+    """Read a whole number of 1 or more."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+    return number
+
+
+def judge_file(
+    args: argparse.Namespace, settings: Settings, variants: Sequence["Variant"]
+) -> tuple["Evaluation", "Tally"]:
+    """Test and learn the file; show a bar on stderr, where that is a terminal.
+
+    Raise `UsageError` when the file can't be read or holds no good event.
+    """
+    import torch
+
+    from consumers.file_source import Tally, read_events
+    from pipeline.errors import UsageError
+    from pipeline.run.clock import SystemClock
+    from pipeline.run.evaluate import Evaluation
+
+    torch.set_num_threads(settings.model.threads)
+    clock, tally = SystemClock(), Tally()
+    now_ms = clock.now_ms()
+    default_type = next(iter(settings.topics.event_topics().values()))
+    chunks = read_events(
+        args.file, args.batch, now_ms=now_ms, columns=columns_of(args), time_unit=args.time_unit,
+        default_type=default_type, start=args.start, limit=args.events, tally=tally,
+    )  # fmt: skip
+    evaluation = Evaluation(settings, variants, clock)
+    with _progress(tally, args.events) as watch:
+        evaluation.learn(chunks, now_ms, watch)
+    if not evaluation.recommender.events_learned:
+        why = tally.lines()[0] if tally.rejected else f"nothing after the first {args.start} events"
+        raise UsageError(f"{args.file}: no event to learn: {why}; expected one row or more that can be read")
+    return evaluation, tally
+
+
+def document(args: argparse.Namespace, result: "Result", tally: "Tally") -> dict[str, Any]:
+    """Return the figures as they stand in the JSON document."""
+    return {
+        "file": str(args.file),
+        "events": result.events,
+        "batch": args.batch,
+        "rejected": dict(tally.rejected),
+        "default": result.lines[0].variant.model,
+        "models": {name: _as_json(line, result) for name, line in result.best().items()},
+        "served": {"events": result.served.events, "hr": result.served.hr},
+        "skipped_steps": result.skipped_steps,
+        "seconds": round(result.seconds, 3),
+        "events_per_s": _rate(result.events, result.seconds),
+    }
+
+
+def show(args: argparse.Namespace, result: "Result", tally: "Tally") -> None:
+    """Print the tables: on stdout, or on stderr where stdout is for the JSON document."""
+    from rich.console import Console
+
+    stream = sys.stderr if args.json else sys.stdout
+    console = Console(file=stream, width=None if stream.isatty() else WIDTH, highlight=False)
+    console.print(
+        f"{args.file}: {result.events:,} events in batches of {args.batch}, {tally.rejected.total():,} rows "
+        f"rejected, {result.seconds:.1f} s "
+        f"({_rate(result.events, result.seconds):,.0f} events/s, lists included)",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    for line in tally.lines():
+        console.print(line, markup=False, soft_wrap=True)
+    if result.skipped_steps:
+        console.print(f"{result.skipped_steps:,} steps skipped: their figures were not finite")
+    _print_models(console, result)
+    _print_grids(console, result)
+
+
+def best_baseline(result: "Result") -> float:
+    """Return the NDCG@10 of the best model beside the first; 0.0 where it is alone."""
+    return max((line.figures["ndcg@10"] for line in list(result.best().values())[1:]), default=0.0)
+
+
+def ratio(ndcg: float, best: float) -> str:
+    """Return how much of the best baseline's NDCG this is, as text.
+
+    >>> ratio(0.11, 0.1), ratio(0.1, 0.0)
+    ('1.100', '-')
+    """
+    return f"{ndcg / best:.3f}" if best else "-"
+
+
+def as_words(settings: dict[str, Any]) -> str:
+    """Return settings on one line.
+
+    >>> as_words({"half_life": "300", "directed": True})
+    'half_life=300 directed=true'
+    """
+    return " ".join(f"{key}={str(value).lower()}" for key, value in settings.items())
+
+
+def _as_json(line: "Line", result: "Result") -> dict[str, Any]:
+    grid = result.grid(line.variant.model)
+    figures: dict[str, Any] = {
+        **line.figures,
+        "quarters": [{key: part[key] for key in WHOLE} for part in line.quarters],  # type: ignore[literal-required]
+        "events_per_s": _rate(result.events, line.seconds),
+        "settings": line.settings,
+    }  # fmt: skip
+    if len(grid) > 1:
+        figures["grid"] = [{"settings": each.settings, "ndcg@10": each.figures["ndcg@10"]} for each in grid]
+    return figures
+
+
+def _print_models(console: "Console", result: "Result") -> None:
+    best = best_baseline(result)
+    title = (
+        "Predicted, then learned. Ratio: NDCG@10 to the best baseline's; events/s: of the model's own lesson"
+    )
+    headings = ("NDCG@10", "ratio", "HR@10", "MRR@10", "cold", "warm", "NDCG@10 by quarter", "events/s")
+    table = _table(title, ["model"], headings)
+    for name, line in result.best().items():
+        figures = line.figures
+        table.add_row(
+            name,
+            f"{figures['ndcg@10']:.4f}",
+            ratio(figures["ndcg@10"], best),
+            f"{figures['hr@10']:.4f}",
+            f"{figures['mrr@10']:.4f}",
+            f"{figures['cold']['ndcg@10']:.4f}",
+            f"{figures['warm']['ndcg@10']:.4f}",
+            " ".join(f"{part['ndcg@10']:.3f}" for part in line.quarters),
+            f"{_rate(result.events, line.seconds):,.0f}",
+        )
+    console.print(table)
+
+
+def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> "Table":
+    """Make a table whose lines never break."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="", box=SIMPLE_HEAD)
+    for heading in words:
+        table.add_column(heading, no_wrap=True)
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _print_grids(console: "Console", result: "Result") -> None:
+    title = "Settings of the baselines: the best on this very stream is taken"
+    table = _table(title, ["baseline", "setting"], ["NDCG@10", "HR@10", ""])
+    for name, chosen in result.best().items():
+        grid = result.grid(name)
+        for line in grid if len(grid) > 1 else []:
+            figures = (f"{line.figures['ndcg@10']:.4f}", f"{line.figures['hr@10']:.4f}")
+            table.add_row(name, as_words(line.settings), *figures, "taken" if line is chosen else "")
+    if table.row_count:
+        console.print(table)
+
+
+@contextmanager
+def _progress(tally: "Tally", limit: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr, where that is a terminal; the function given moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    began_s = time.monotonic()
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
+        task = bar.add_task("", total=1.0)
+
+        def watch(events: int) -> None:
+            share = events / limit if limit else tally.share
+            rate = _rate(events, time.monotonic() - began_s)
+            bar.update(task, completed=share, description=f"{events:,} events, {rate:,.0f}/s")
+
+        yield watch
+
+
+def _rate(events: int, seconds: float) -> float:
+    return round(events / seconds, 1) if seconds else 0.0

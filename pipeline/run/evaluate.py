@@ -1,0 +1,247 @@
+"""Predict-then-learn over recorded events: the service's own `Recommender`, judged on every event.
+
+A run is a list of models on the same events: the served one first, then what it is compared with. A baseline
+that has a setting runs in every variant of a printed grid; under its plain name stands the variant that did
+best on this very stream (in hindsight, so the comparison errs in the baseline's favour).
+
+A batch holds exactly so many good events (the last one: what is left). Rows that can't be read take no place
+in it, as `replay` sends none of them: so batches are those of a service that reads the replayed topic in full
+batches.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.event.batch import Events, RawBatch, Span, TopicPartition
+from pipeline.measure.quality import ModelFigures, ServedFigures, between
+from pipeline.recommender import Recommender
+from pipeline.run.ports import Clock
+from pipeline.settings import Settings
+from pipeline.state.queries import Queries
+from pipeline.state.state import State
+from pipeline.state.store import Column
+from pipeline.train.baselines import ItemKnnModel, PopularityModel
+from pipeline.train.build import LIVE_LINES, build_model
+from pipeline.train.model import FloatArray, IntArray, Learned, Model, Pool, Targets
+
+# Where a file's users come from. No topic can have this name, so a service that starts from a trained
+# checkpoint never takes the file for a partition of its own: it keeps these users, and each moves to the
+# partition that the first live event comes from.
+FILE_SOURCE = TopicPartition("@file", 0)
+BASELINES = ("popularity", "recent_popularity", "item_knn")
+MARKS = 100  # at least so many moments of a long stream are kept
+Value = str | int | bool
+# The service's own setting comes first.
+GRIDS: dict[str, list[dict[str, Value]]] = {
+    "recent_popularity": [{"half_life": "1000"}, {"half_life": "300"}, {"half_life": "24h"}],
+    "item_knn": [{"directed": True}, {"directed": False}],
+}
+
+
+class Variant(NamedTuple):
+    """One model of a run: its plain name, and the setting that tells it from others of that name."""
+
+    model: str
+    setting: dict[str, Value]
+
+    @property
+    def name(self) -> str:
+        """Name of the variant.
+
+        >>> Variant("item_knn", {"directed": True}).name, Variant("popularity", {}).name
+        ('item_knn directed=true', 'popularity')
+        """
+        words = [f"{key}={str(value).lower()}" for key, value in self.setting.items()]
+        return " ".join([self.model, *words])
+
+
+def compared(settings: Settings, names: Sequence[str] = ()) -> list[Variant]:
+    """Return the variants of a run, the served model's first. Without names: `model.name` and all baselines.
+
+    `attention` is served wherever it is named: its lesson draws on candidates, and those are made for the
+    served model. Otherwise `model.name` is, otherwise the first one named.
+    """
+    wanted = list(dict.fromkeys(names or (settings.model.name, *BASELINES)))
+    wanted.sort(key=lambda name: (name != "attention", name != settings.model.name))
+    return [Variant(name, setting) for name in wanted for setting in GRIDS.get(name, [{}])]
+
+
+def as_served(settings: Settings) -> list[Variant]:
+    """Return the models that the service itself runs."""
+    served = settings.model.name
+    return [Variant(name, {}) for name in (served, *(line for line in LIVE_LINES if line != served))]
+
+
+class Line(NamedTuple):
+    """What one model did. `parts` are figures of equal parts of the stream, `seconds` its lessons' time."""
+
+    variant: Variant
+    settings: dict[str, Value]
+    figures: ModelFigures
+    quarters: list[ModelFigures]
+    curve: list[ModelFigures]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A run's outcome. `lines` holds every variant in the order of the models, the served one first."""
+
+    events: int
+    seconds: float
+    skipped_steps: int  # batches whose figures were not finite: nothing was learned from them
+    curve_events: list[int]  # where the parts of each line's `curve` end
+    lines: list[Line]
+    served: ServedFigures
+
+    def best(self) -> dict[str, Line]:
+        """Return, by plain name, the line of the best variant by NDCG@10 (equal: the first)."""
+        best: dict[str, Line] = {}
+        for line in self.lines:
+            held = best.get(line.variant.model)
+            if held is None or line.figures["ndcg@10"] > held.figures["ndcg@10"]:
+                best[line.variant.model] = line
+        return best
+
+    def grid(self, model: str) -> list[Line]:
+        """Return the lines of a model's variants."""
+        return [line for line in self.lines if line.variant.model == model]
+
+
+class Evaluation:
+    """One run. `recommender` is the service's, with every event tested and a stopwatch at each model."""
+
+    def __init__(self, settings: Settings, variants: Sequence[Variant], clock: Clock) -> None:
+        self._settings, self._variants, self._clock = settings, list(variants), clock
+        self._timed: list[_Timed] = []
+        self.recommender = Recommender(settings, self._build, test_all=True)
+        self._marks = _Marks([(0, self.recommender.quality.cumulative())])
+        self._seconds = 0.0
+        self._skipped = 0
+
+    def learn(
+        self, chunks: Iterable[Events], now_ms: int, watch: Callable[[int], None] = lambda events: None
+    ) -> None:
+        """Test and learn the chunks in order, each as one batch. `watch` gets the events so far after each.
+
+        `now_ms` is the wall-clock time that every batch is closed at: recorded times are capped by it.
+        """
+        began_s = self._clock.monotonic_s()
+        recommender = self.recommender
+        at = recommender.offsets.get(FILE_SOURCE, 0)
+        for events in chunks:
+            span = Span(*FILE_SOURCE, at, at + len(events))
+            outcome = recommender.step(RawBatch(recommender.seq, now_ms, (span,), events, []))
+            self._skipped += outcome.figures.skipped == "non_finite"
+            at = span.stop
+            self._marks.note(at, recommender.quality.cumulative)
+            watch(at)
+        self._marks.close(at, recommender.quality.cumulative)
+        self._seconds += self._clock.monotonic_s() - began_s
+
+    def result(self) -> Result:
+        """Return what the models did so far."""
+        quarters, curve = self._marks.parts(4), self._marks.parts(MARKS // 2)
+        lines = []
+        for variant, timed in zip(self._variants, self._timed, strict=True):
+            name = variant.name
+            lines.append(
+                Line(
+                    variant,
+                    variant.setting or self._settings_of(variant.model),
+                    self.recommender.quality.cumulative()[name],
+                    [between(before[name], after[name]) for (_, before), (_, after) in quarters],
+                    [between(before[name], after[name]) for (_, before), (_, after) in curve],
+                    timed.seconds,
+                )
+            )
+        return Result(
+            self.recommender.offsets.get(FILE_SOURCE, 0), self._seconds, self._skipped,
+            [stop for _, (stop, _) in curve], lines, self.recommender.quality.served(),
+        )  # fmt: skip
+
+    def _build(self, state: State, settings: Settings) -> list[Model]:
+        models = [_built(variant, state, settings) for variant in self._variants]
+        self._timed = [_Timed(model, self._clock) for model in models]
+        return list(self._timed)
+
+    def _settings_of(self, model: str) -> dict[str, Value]:
+        chosen = self._settings.model
+        if model != "attention":
+            return {}
+        return {
+            "dim": chosen.dim, "history": chosen.history, "memories": chosen.memories, "seed": chosen.seed
+        }  # fmt: skip
+
+
+def _built(variant: Variant, state: State, settings: Settings) -> Model:
+    if not variant.setting:
+        return build_model(variant.model, state, settings)
+    if variant.model == "recent_popularity":
+        half_life = str(variant.setting["half_life"])
+        return PopularityModel(state.popularity, state.items, half_life, variant.name)
+    return ItemKnnModel(state.successors, state.items, bool(variant.setting["directed"]), variant.name)
+
+
+class _Timed:
+    """A model with a stopwatch around its lessons."""
+
+    def __init__(self, model: Model, clock: Clock) -> None:
+        self.name, self.lists = model.name, model.lists
+        self.seconds = 0.0
+        self._model, self._clock = model, clock
+
+    def learn(self, queries: Queries, pool: Pool, targets: Targets) -> Learned:
+        began_s = self._clock.monotonic_s()
+        learned = self._model.learn(queries, pool, targets)
+        self.seconds += self._clock.monotonic_s() - began_s
+        return learned
+
+    def welcome(self, rows: IntArray, ids: Sequence[str]) -> None:
+        self._model.welcome(rows, ids)
+
+    def score(self, queries: Queries, pool: Pool) -> FloatArray:
+        return self._model.score(queries, pool)
+
+    def contributions(self, queries: Queries, rows_BK: IntArray, pool: Pool) -> FloatArray:
+        return self._model.contributions(queries, rows_BK, pool)
+
+    def columns(self) -> Mapping[str, Column]:
+        return self._model.columns()
+
+
+Moment = tuple[int, dict[str, ModelFigures]]  # events so far, and the cumulative figures of all models
+
+
+@dataclass(slots=True)
+class _Marks:
+    """Cumulative figures at moments of the stream, evenly spaced: at most 2 * MARKS, however long it is."""
+
+    moments: list[Moment]
+    _every: int = 1
+    _batches: int = field(default=0)
+
+    def note(self, events: int, figures: Callable[[], dict[str, ModelFigures]]) -> None:
+        """Take note of a batch's end, if its turn has come."""
+        self._batches += 1
+        if self._batches % self._every == 0:
+            self.moments.append((events, figures()))
+            if len(self.moments) > 2 * MARKS:
+                self.moments = self.moments[::2]
+                self._every *= 2
+
+    def close(self, events: int, figures: Callable[[], dict[str, ModelFigures]]) -> None:
+        """Take note of the stream's end."""
+        if self.moments[-1][0] < events:
+            self.moments.append((events, figures()))
+
+    def parts(self, count: int) -> list[tuple[Moment, Moment]]:
+        """Return the ends of at most `count` equal parts, each at the nearest moment that was kept."""
+        at = np.array([events for events, _ in self.moments])
+        borders = np.linspace(0, at[-1], count + 1)
+        nearest = np.unique([int(np.abs(at - border).argmin()) for border in borders]).tolist()
+        return [(self.moments[first], self.moments[last]) for first, last in pairwise(nearest)]
