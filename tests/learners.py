@@ -98,8 +98,13 @@ class CountingLearner:
         model = _digest(self.chain, sorted(self.counts.items()))
         return {"digest_model": model, "digest_users": _digest(sorted(users.items()))}
 
-    def quality(self) -> dict[str, object]:
-        """Return cumulative figures, as the recommender does."""
+    @property
+    def quality(self) -> "CountingLearner":
+        """Return what knows the cumulative figures."""
+        return self
+
+    def cumulative(self) -> dict[str, object]:
+        """Return cumulative figures, as the recommender's quality does."""
         return {"counting": {"tests": self.events_learned}}
 
     def describe_user(self, user_id: str) -> dict[str, object]:

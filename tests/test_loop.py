@@ -310,6 +310,7 @@ def test_a_revoked_partition_goes_to_the_next_owner_as_a_shard(tmp_path: Path) -
     old.source.revoke([P1])
     old.loop.tick()
     assert log.committed[P1] == 2
+    assert old.survival.checkpoints.shards.newest()[P1].offset == 2  # type: ignore[union-attr]
     assert P1 not in old.learner.offsets
     new = Worker(log, settings_for(tmp_path, "new"), outbox, assigned=[P1])
     new.loop.start()
@@ -374,6 +375,49 @@ def test_a_damaged_shard_gives_way_to_the_one_before(
     heir.finish()
     assert heir.learner.users[P0] == learned_users(log, [P0])
     assert newest.path in caplog.text
+
+
+def test_a_shard_beyond_the_commit_says_where_to_go_on(tmp_path: Path) -> None:
+    log = ListLog({"events": 2})
+    publish(log, ["ann", "bob"])
+    first = Worker(log, settings_for(tmp_path, "first"))
+    first.loop.start()
+    first.finish()
+    first.settle()
+    first.kill()
+    publish(log, ["ann", "cid"], start=2)
+    second = Worker(log, settings_for(tmp_path, "second"))
+    second.loop.start()
+    second.finish()
+    log.committed, kept = {}, dict(log.committed)
+    second.source.revoke([P0])
+    second.loop.tick()
+    log.committed = kept  # as when the group refuses the commit of a revoked partition
+    second.kill()
+    again = Worker(log, settings_for(tmp_path, "first"))
+    again.loop.start()
+    publish(log, ["ann"], start=4)
+    again.finish()
+    assert again.learner.users[P0] == learned_users(log, [P0])
+    assert [ranking.user_id for ranking in again.outbox.rankings] == ["ann"]
+    again.settle()
+    assert log.committed == {P0: 5}
+
+
+def test_a_commit_never_goes_back_behind_another_workers(tmp_path: Path) -> None:
+    log = ListLog()
+    publish(log, ["ann", "bob", "ann", "cid", "dan"])
+    worker = Worker(log, settings_for(tmp_path))
+    worker.loop.start()
+    worker.loop.tick()  # four events, not committed
+    worker.kill()
+    again = Worker(log, settings_for(tmp_path))
+    again.loop.start()
+    log.committed = {P0: 5}  # by another worker, meanwhile
+    again.loop.tick()
+    again.settle()
+    assert log.committed == {P0: 5}
+    assert again.learner.users[P0] == learned_users(log, [P0])
 
 
 def test_a_lost_partition_is_never_committed(tmp_path: Path) -> None:

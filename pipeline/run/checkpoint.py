@@ -16,6 +16,7 @@ import logging
 import platform
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,6 +143,19 @@ class Checkpoints:
                 f"{self.shards.worker} is whole; expected one. Restore one from a backup, or choose another "
                 "checkpoint.path to start anew"
             )
+        return None
+
+    def configuration(self) -> Settings | None:
+        """Return the settings, secrets apart, that the newest readable checkpoint was saved with.
+
+        None when there is no checkpoint, or when this version doesn't know all of them.
+        """
+        for name in reversed(self._manifests()):
+            with suppress(Damaged):
+                try:
+                    return msgspec.convert(self._read_manifest(name).configuration, Settings)
+                except (msgspec.ValidationError, ValueError):
+                    return None
         return None
 
     def workers(self) -> list[str]:

@@ -163,7 +163,6 @@ class Loop:
         """Finish what is in flight, commit, save, and leave the group."""
         self._observer.became("stopping")
         if self._joined:  # else the journal is still ahead of the state, and has it all
-            self.partitions.abandon()
             if self.partitions.unsettled or not self._saved():
                 self.checkpoint()
             self.in_flight.drain()

@@ -1,7 +1,7 @@
 """What the loop tells about itself, and its translation into metrics and health."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,14 @@ class Delivered:
     rankings: int
     dead_letters: Mapping[str, int]  # by reason
     append_ms_B: IntArray  # 0 where not plausible
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How well the models do of late: (model, measure, segment) -> mean, and the share of items shown."""
+
+    quality: Mapping[tuple[str, str, str], float]
+    coverage: float
 
 
 class Observer(Protocol):
@@ -83,10 +91,14 @@ class Unobserved:
 class MetricsObserver:
     """An observer that keeps the metrics and the health of one worker."""
 
-    def __init__(self, metrics: Metrics, health: Health, clock: Clock) -> None:
+    def __init__(
+        self, metrics: Metrics, health: Health, clock: Clock, standing: Callable[[], Standing] | None = None
+    ) -> None:
+        """`standing` is asked with each commit: about once a second."""
         self._metrics = metrics
         self._health = health
         self._clock = clock
+        self._standing = standing
         self._since_s = clock.monotonic_s()
 
     def became(self, state: State) -> None:
@@ -144,9 +156,14 @@ class MetricsObserver:
         self._metrics.publish_failed(records)
 
     def committed(self, at_ms: int, lag: Mapping[TopicPartition, int]) -> None:
-        """Set the time of the last commit, and the lag."""
+        """Set the time of the last commit, the lag, and how well the models do."""
         self._metrics.committed(at_ms / 1000)
         self._metrics.lag(lag)
+        if self._standing is not None:
+            standing = self._standing()
+            for labels, value in standing.quality.items():
+                self._metrics.quality(*labels, value)
+            self._metrics.coverage(standing.coverage)
 
     def rebalanced(self) -> None:
         """Count a rebalance."""

@@ -91,7 +91,6 @@ class Partitions:
         """Let partitions go that are another worker's already: nothing of them is written or committed."""
         logger.warning("the group gave %s to another worker", ", ".join(f"{t}-{p}" for t, p in partitions))
         self._observer.became("rebalancing")
-        self._in_flight.forget(partitions)
         self._let_go(partitions)
 
     def settle(self, decoder: Decoder, clock: Clock, stopping: Callable[[], bool]) -> None:
@@ -123,12 +122,6 @@ class Partitions:
                 del self._pending[source]
         self.unsettled = False
         self._observer.became("ready")
-
-    def abandon(self) -> None:
-        """Give up what `settle` has not done, before the end: no half-known users are saved."""
-        for source in self._pending:
-            self._release(source)
-        self._pending.clear()
 
     def release_strangers(self) -> None:
         """Drop users of partitions that an earlier life of this worker owned and the group gave away."""
@@ -174,7 +167,7 @@ class Partitions:
 def _check_range(source: TopicPartition, position: int, start: int, end: int) -> None:
     if not start <= position <= end:
         raise OffsetsGone(
-            f"{source.topic}-{source.partition}: offset {position} comes next, but the topic holds {start} to "
-            f"{end}; expected it among them. The topic was made anew or its retention is too short: choose "
-            "another kafka.group_id and checkpoint.path to start anew, or restore the topic"
+            f"{source.topic}-{source.partition}: offset {position} comes next, but the topic holds {start} "
+            f"to {end}; expected it among them. The topic was made anew or its retention is too short: "
+            "choose another kafka.group_id and checkpoint.path to start anew, or restore the topic"
         )

@@ -1,0 +1,41 @@
+"""`afresh inspect`: what is in a checkpoint."""
+
+import argparse
+import json
+
+from pipeline.errors import UsageError
+from pipeline.settings import Settings
+
+HELP = """Show what the newest whole checkpoint holds; no broker is needed, and nothing is changed.
+
+Offsets, digests (equal for equal content) and quality since the first event; of a user the history, what was
+consumed, the partition, and the ranking with its reasons."""
+EXAMPLE = "afresh inspect --checkpoint /var/lib/afresh --user ann --json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's own options."""
+    parser.add_argument(
+        "--checkpoint", metavar="PATH", help="folder or URL of the checkpoints (default: checkpoint.path)"
+    )
+    parser.add_argument("--user", metavar="ID", help="show this user too")
+    parser.add_argument("--item", metavar="ID", help="show this item too")
+    parser.add_argument("--json", action="store_true", help="one JSON document on the last line of stdout")
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Print what was asked for; 0 then. Raise `UsageError` when there is no checkpoint, user or item."""
+    from pipeline.app.inspection import describe, lines, open_newest  # all of this is not needed for help
+    from pipeline.recommender import Recommender
+
+    path = args.checkpoint or settings.checkpoint.path
+    if not path:
+        raise UsageError(
+            "no checkpoint named; expected --checkpoint PATH, or checkpoint.path in the configuration"
+        )
+    report = describe(open_newest(path, settings, Recommender), args.user, args.item)
+    if args.json:
+        print(json.dumps(report, ensure_ascii=False))
+    else:
+        print("\n".join(lines(report)))
+    return 0

@@ -1,0 +1,114 @@
+"""Open the newest checkpoint of a worker, and tell what is in it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from pipeline.errors import UsageError
+from pipeline.outcome import Learner
+from pipeline.run.checkpoint import Checkpoints, Manifest
+from pipeline.run.files import UrlFolder
+from pipeline.settings import Settings
+
+
+class Judged(Protocol):
+    """Figures of quality since the first event."""
+
+    def cumulative(self) -> Mapping[str, Any]: ...
+
+
+class Inspected(Learner, Protocol):
+    """A learner that can be asked; of an id that it doesn't know it tells nothing, an empty dict."""
+
+    @property
+    def quality(self) -> Judged: ...
+    def describe_user(self, user_id: str) -> dict[str, Any]: ...
+    def describe_item(self, item_id: str) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A checkpoint, and the learner that it was restored into."""
+
+    manifest: Manifest
+    learner: Inspected
+
+
+def open_newest(path: str, settings: Settings, make: Callable[[Settings], Inspected]) -> Opened:
+    """Restore the newest whole checkpoint into a learner made with the configuration that it was saved with.
+
+    The worker is `kafka.worker_id`, or the only one that there is.
+    """
+    folder = UrlFolder(path)
+    settings = _of_worker(Checkpoints(folder, settings), settings)
+    saved = Checkpoints(folder, settings).configuration()
+    if saved is not None:
+        settings = saved
+    found = Checkpoints(folder, settings).load()
+    if found is None:
+        raise UsageError(
+            f"{path}: no checkpoint is there; expected a folder that `afresh run` has saved into"
+        )
+    manifest, snapshot = found
+    learner = make(settings)
+    learner.restore(snapshot)
+    return Opened(manifest, learner)
+
+
+def describe(opened: Opened, user_id: str | None, item_id: str | None) -> dict[str, Any]:
+    """Return the whole report. Raise `UsageError` for a user or item that the checkpoint doesn't know."""
+    manifest, learner = opened.manifest, opened.learner
+    offsets: dict[str, dict[str, int]] = {}
+    for each in manifest.offsets:
+        offsets.setdefault(each.topic, {})[str(each.partition)] = each.offset
+    report: dict[str, Any] = {
+        "seq": manifest.seq,
+        "events_learned": manifest.events_learned,
+        "offsets": offsets,
+        **learner.digests(),
+        "quality": learner.quality.cumulative(),
+    }
+    for kind, name, ask in (("user", user_id, "describe_user"), ("item", item_id, "describe_item")):
+        if name is not None:
+            report[kind] = getattr(learner, ask)(name)
+            if not report[kind]:
+                raise UsageError(
+                    f"--{kind} {name}: not in checkpoint {manifest.seq}; expected the id of a {kind} "
+                    "that has been seen, exactly as in the events"
+                )
+    return report
+
+
+def lines(report: dict[str, Any], indent: str = "") -> list[str]:
+    """Lay a report out for a human: one line a figure, nested ones indented.
+
+    >>> print("\\n".join(lines({"seq": 3, "offsets": {"events": {"0": 7}}})))
+    seq: 3
+    offsets:
+      events:
+        0: 7
+    """
+    out = []
+    for name, value in report.items():
+        if isinstance(value, dict) and value:
+            out += [f"{indent}{name}:", *lines(value, indent + "  ")]
+        else:
+            out.append(f"{indent}{name}: {value}")
+    return out
+
+
+def _of_worker(checkpoints: Checkpoints, settings: Settings) -> Settings:
+    """Turn to the only worker of the folder when the configured one has nothing there."""
+    workers = checkpoints.workers()
+    if not workers or settings.kafka.worker_id in workers:
+        return settings
+    if len(workers) > 1:
+        raise UsageError(
+            f"kafka.worker_id = {settings.kafka.worker_id!r}: no such worker in "
+            f"{checkpoints.folder.url}; expected one of {', '.join(workers)}: "
+            f"add --set kafka.worker_id={workers[0]}"
+        )
+    kafka = msgspec.structs.replace(settings.kafka, worker_id=workers[0])
+    return msgspec.structs.replace(settings, kafka=kafka)

@@ -1,0 +1,103 @@
+"""Put a worker together out of its settings: the service's only importer of consumers/ and producers/."""
+
+import logging
+import platform
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from consumers.kafka_source import KafkaSource
+from pipeline.errors import AfreshError
+from pipeline.event.batch import Events, RawBatch, Span
+from pipeline.event.decode import Decoder
+from pipeline.measure.health import Health
+from pipeline.measure.metrics import Metrics
+from pipeline.recommender import Recommender
+from pipeline.run.checkpoint import Checkpoints
+from pipeline.run.clock import SystemClock
+from pipeline.run.files import UrlFolder
+from pipeline.run.journal import Journal
+from pipeline.run.loop import Edges, Loop, Survival
+from pipeline.run.observe import MetricsObserver, Observer, Standing
+from pipeline.settings import Settings
+from pipeline.state.tables import LIVE
+from producers.kafka_sink import KafkaSink
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A worker, ready to run, and what can be seen of it."""
+
+    loop: Loop
+    recommender: Recommender
+    metrics: Metrics
+    health: Health
+
+
+def build_service(settings: Settings, watch: Callable[[Observer], Observer] = lambda inner: inner) -> Service:
+    """Connect to the broker and build everything; nothing is read and no group is joined yet.
+
+    `watch` may put an observer around the one that keeps the metrics. Raise `UsageError` when no broker
+    answers, a topic is missing, or a setting is wrong.
+    """
+    torch.set_num_threads(settings.model.threads)
+    decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
+    clock = SystemClock()
+    source = KafkaSource(settings.kafka, list(settings.topics.event_topics()), settings.batch)
+    try:
+        sink = KafkaSink(settings.kafka, settings.topics)
+    except AfreshError:
+        with suppress(AfreshError):
+            source.close()
+        raise
+    warm_up(settings)
+    recommender = Recommender(settings)
+    metrics, health = Metrics(), Health(clock)
+    metrics.build_info(version("afresh"), platform.python_version(), torch.__version__)
+    observer = watch(MetricsObserver(metrics, health, clock, lambda: standing(recommender)))
+    edges = Edges(source, decoder, sink, clock, observer)
+    loop = Loop(recommender, edges, settings, build_survival(settings))
+    return Service(loop, recommender, metrics, health)
+
+
+def build_survival(settings: Settings) -> Survival | None:
+    """Return what outlives the process; None when `checkpoint.path` is empty."""
+    path = settings.checkpoint.path
+    if not path:
+        return None
+    folder = Path(settings.checkpoint.journal or path) / settings.kafka.worker_id
+    return Survival(Checkpoints(UrlFolder(path), settings), Journal(folder))
+
+
+def standing(recommender: Recommender) -> Standing:
+    """Return how well the models do of late."""
+    live_rows = np.flatnonzero(recommender.state.items.status.data == LIVE)
+    return Standing(recommender.quality.ratios(), recommender.coverage.ratio(live_rows))
+
+
+def warm_up(settings: Settings) -> None:
+    """Compile every kernel on a recommender that is thrown away: the group must not wait for that later."""
+    recommender = Recommender(settings)
+    topic = next(iter(settings.topics.event_topics()))
+    users, items = ["a", "b", "a", "b"], ["x", "y", "z", "x"]
+    count, now_ms = len(users), SystemClock().now_ms()
+    for seq in range(2):
+        events = Events(
+            user_ids=users,
+            item_ids=items,
+            types=["click"] * count,
+            event_ids=[None] * count,
+            time_ms_B=np.full(count, now_ms, np.int64),
+            append_ms_B=np.full(count, now_ms, np.int64),
+            value_B=np.full(count, np.nan),
+            source_B=np.zeros(count, np.int32),
+        )
+        span = Span(topic, 0, seq * count, (seq + 1) * count)
+        recommender.step(RawBatch(seq, now_ms, (span,), events, []))
