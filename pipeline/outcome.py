@@ -33,7 +33,8 @@ class Figures:
     learned: int  # events learned in this batch
     loss: float  # mean over the batch's targets; NaN when there was none
     gradient_norm: float
-    skipped: str  # why no training step was taken; "" when one was, "no_target" when nothing was to be learned
+    # why no training step was taken; "" when one was, "no_target" when nothing was to be learned
+    skipped: str
     newest_event_ms: int
     tables: dict[str, TableFigures]
 
@@ -46,7 +47,8 @@ class Outcome:
     gone: list[str]  # users whose published list is to be removed
     alarms: list[DriftAlarm]
     figures: Figures
-    append_ms_B: IntArray = field(repr=False)  # record timestamps of the batch's events; 0 where not plausible
+    # record timestamps of the batch's events; 0 where not plausible
+    append_ms_B: IntArray = field(repr=False)
 
 
 class Learner(Protocol):

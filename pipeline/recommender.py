@@ -1,4 +1,6 @@
-"""The stages in order: a batch in, rankings out. Everything that a checkpoint holds; no Kafka, no clock, no thread."""
+"""The stages in order: a batch in, rankings out. Everything that a checkpoint holds; no Kafka, no clock, no
+thread.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -44,8 +46,9 @@ class Ranked(NamedTuple):
 class Recommender:
     """Learns batches in order. Two of them fed the same batches hold the same content, bit for bit.
 
-    `models[0]` is served, the others are live baselines. `test_all`: rank every event's target exactly, however
-    large the catalogue (`evaluate`); else a share of them, drawn by (seed, seq), keeps a step's cost bounded.
+    `models[0]` is served, the others are live baselines. `test_all`: rank every event's target exactly,
+    however large the catalogue (`evaluate`); else a share of them, drawn by (seed, seq), keeps a step's cost
+    bounded.
     """
 
     def __init__(

@@ -35,7 +35,9 @@ class Span(NamedTuple):
 
 
 class Record(Protocol):
-    """One record of a topic, as the Kafka client hands it over (`kafka.consumer.fetcher.ConsumerRecord` fits)."""
+    """One record of a topic, as the Kafka client hands it over (`kafka.consumer.fetcher.ConsumerRecord`
+    fits).
+    """
 
     @property
     def topic(self) -> str: ...
@@ -83,8 +85,8 @@ class Reject:
 class Events:
     """Decoded events as columns, in learning order; ids are still text.
 
-    `source_B[b]` is the index in the batch's `spans`. `append_ms_B` is the record's timestamp, 0 where it isn't
-    plausible. `event_ids` holds None, `value_B` NaN where the event had none.
+    `source_B[b]` is the index in the batch's `spans`. `append_ms_B` is the record's timestamp, 0 where it
+    isn't plausible. `event_ids` holds None, `value_B` NaN where the event had none.
     """
 
     user_ids: list[str]
@@ -104,8 +106,8 @@ class Events:
 class RawBatch:
     """One batch before the state has seen it: good events as columns beside the bad records.
 
-    `seq` numbers the batches of one worker from 0; `now_ms` is wall-clock time when the batch was closed, the only
-    clock that learning may look at, so that the journal can repeat it.
+    `seq` numbers the batches of one worker from 0; `now_ms` is wall-clock time when the batch was closed, the
+    only clock that learning may look at, so that the journal can repeat it.
     """
 
     seq: int
@@ -115,15 +117,18 @@ class RawBatch:
     rejects: list[Reject]
 
     def before(self, committed: dict[TopicPartition, int]) -> bool:
-        """Say whether every record of the batch lies before the committed offsets, so its output is out already."""
+        """Say whether every record of the batch lies before the committed offsets, so its output is out
+        already.
+        """
         return all(span.stop <= committed.get(span.source, 0) for span in self.spans)
 
 
 class Batch(NamedTuple):
-    """One batch in rows: what every stage after the state's admission works on. All columns [B], in learning order.
+    """One batch in rows: what every stage after the state's admission works on. All columns [B], in learning
+    order.
 
-    `item_B` is -1 where the item isn't admitted yet. `previous_B[b]` is the place of the same user's event before b
-    in this batch, -1 for none. `moment_ms_B` is the event's time, at most `now_ms`.
+    `item_B` is -1 where the item isn't admitted yet. `previous_B[b]` is the place of the same user's event
+    before b in this batch, -1 for none. `moment_ms_B` is the event's time, at most `now_ms`.
     """
 
     seq: int

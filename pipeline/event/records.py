@@ -1,4 +1,6 @@
-"""The records that afresh writes, as they lie on the wire (JSON, UTF-8). Events, read by decode.py, have a reader of their own."""
+"""The records that afresh writes, as they lie on the wire (JSON, UTF-8). Events, read by decode.py, have a
+reader of their own.
+"""
 
 import msgspec
 
@@ -12,7 +14,8 @@ class RankedItem(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ranking(msgspec.Struct, frozen=True, gc=False):
-    """A user's newest list, best first. `event_timestamp_ms` is the time of the newest event that it knows."""
+    """A user's newest list, best first. `event_timestamp_ms` is the time of the newest event that it knows.
+    """
 
     user_id: str
     ranking_id: str

@@ -17,9 +17,9 @@ NEGATIVES = 128  # measured: from 64 to 1,024 no difference in quality, since th
 class PopularLists:
     """The LISTED most popular live rows by every popularity column, kept current by what a batch touched.
 
-    All of a column decays alike, so only touched rows can rise: the next list is among the last one and them. After
-    a row left the table or the stored weights were rounded anew, the lists are made afresh. Order: (value desc, row
-    asc). Derived, never saved.
+    All of a column decays alike, so only touched rows can rise: the next list is among the last one and them.
+    After a row left the table or the stored weights were rounded anew, the lists are made afresh. Order:
+    (value desc, row asc). Derived, never saved.
     """
 
     def __init__(self, popularity: Popularity, items: IdTable) -> None:
@@ -68,8 +68,9 @@ class Pools:
     def candidates(self, queries: Queries, lists: tuple[int, ...]) -> Pool:
         """Return each query's candidates alone: what a ranking is made of."""
         found = self.gatherer.gather(
-            queries.items_BL, queries.length_B, queries.cell_B, queries.barred, queries.border_B, self.repeats, lists,
-            len(self.items), self.successors, self.popularity, self.popular.rows, self.items.status.data,
+            queries.items_BL, queries.length_B, queries.cell_B, queries.barred, queries.border_B,
+            self.repeats, lists, len(self.items), self.successors, self.popularity, self.popular.rows,
+            self.items.status.data,
         )  # fmt: skip
         return Pool(found, np.empty(0, np.int32), 0)
 

@@ -1,5 +1,5 @@
-"""Rules after scoring: what may not be shown gets -inf. A chain of functions; what a user consumed is barred before
-scoring already (`Queries.barred`), because candidates must be topped up from what is left.
+"""Rules after scoring: what may not be shown gets -inf. A chain of functions; what a user consumed is barred
+before scoring already (`Queries.barred`), because candidates must be topped up from what is left.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,6 @@
-"""The K best of each query's candidates: (score desc, row asc). Axes: B = queries, C = candidate slots, K = places."""
+"""The K best of each query's candidates: (score desc, row asc). Axes: B = queries, C = candidate slots, K =
+places.
+"""
 
 from typing import Any
 

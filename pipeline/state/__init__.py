@@ -1,1 +1,1 @@
-"""The stage state: ids and rows, histories, consumed items, and the counts that are the streaming memories."""
+"""The stage state: ids and rows, histories, consumed items, counts (the streaming memories)."""

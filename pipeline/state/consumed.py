@@ -1,7 +1,8 @@
 """Which items each user has consumed: packed item rows, at most `LIMIT` a user, the oldest given up first.
 
-All users share one flat array of blocks whose sizes are powers of two; a block that is full moves to a larger one.
-Which rows are still known decides alone what a block drops, so content never depends on when a sweep came by.
+All users share one flat array of blocks whose sizes are powers of two; a block that is full moves to a larger
+one. Which rows are still known decides alone what a block drops, so content never depends on when a sweep
+came by.
 """
 
 from typing import Any
@@ -23,9 +24,10 @@ IntArray = npt.NDArray[np.int32]
 class Consumed:
     """Packed sets of consumed items.
 
-    Columns: `start` int64 [U] (-1: no block), `size` int32 [U], `room` int32 [U]. `values` int32 is the shared
-    array; it is not a column of its own, since its places mean nothing: `ragged` and `put` move its content. A free
-    block's first entry holds the next free block of its size as -2 - start, so that no sweep takes it for an item.
+    Columns: `start` int64 [U] (-1: no block), `size` int32 [U], `room` int32 [U]. `values` int32 is the
+    shared array; it is not a column of its own, since its places mean nothing: `ragged` and `put` move its
+    content. A free block's first entry holds the next free block of its size as -2 - start, so that no sweep
+    takes it for an item.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -57,7 +59,9 @@ class Consumed:
         return rows[(rows >= 0) & np.isin(status_M[rows], (LIVE, NEW))]
 
     def ragged(self, user_B: IntArray) -> tuple[IntArray, npt.NDArray[np.int64]]:
-        """Return all blocks of these users one behind the other (-1 where an item went) and the borders [B + 1]."""
+        """Return all blocks of these users one behind the other (-1 where an item went) and the borders [B +
+        1].
+        """
         border = np.zeros(user_B.shape[0] + 1, np.int64)
         np.cumsum(self.size.data[user_B], out=border[1:])
         out = np.empty(border[-1], np.int32)
@@ -67,7 +71,7 @@ class Consumed:
     def put(
         self, user_B: IntArray, values: IntArray, border: npt.NDArray[np.int64], room_B: IntArray
     ) -> None:
-        """Set the blocks of users that have none, with the room they had: when a block moves must not change."""
+        """Set the blocks of users that have none, with the room they had: when a block moves must stay."""
         for b, u in enumerate(user_B.tolist()):
             room = int(room_B[b])
             if room:

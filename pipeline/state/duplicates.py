@@ -10,7 +10,7 @@ WINDOW = 100_000  # events with an id that a partition remembers
 
 
 class Duplicates:
-    """Remembers the last WINDOW event ids of one partition. Two ids share a hash with odds of WINDOW / 2**64."""
+    """Remembers the last WINDOW event ids of a partition; two share a hash with odds of WINDOW / 2**64."""
 
     def __init__(self, hashes: npt.NDArray[np.uint64] | None = None) -> None:
         self._ring: deque[int] = deque([] if hashes is None else hashes.tolist(), maxlen=WINDOW)

@@ -1,6 +1,7 @@
 """What each user did last, and the windows that the models see of it.
 
-Axes: B = events or users of a batch, L = places of a window, newest first, U = user rows, H = ring slots a user.
+Axes: B = events or users of a batch, L = places of a window, newest first, U = user rows, H = ring slots a
+user.
 """
 
 from typing import Any
@@ -18,10 +19,10 @@ IntArray = npt.NDArray[np.int32]
 class Histories:
     """A ring of each user's last interactions, plus what is remembered of the user beyond it.
 
-    Columns: `items` int32 [U, H], `types` uint16 [U, H] (a stable hash of the event type's name), `times` int64
-    [U, H] (ms), `pushed` int64 [U] (ever), `repeats` float32 [U] (interactions with an item already in the ring),
-    `source` int32 [U] (the partition of the newest event), `newest_ms` int64 [U] (event time of the newest event of
-    any kind).
+    Columns: `items` int32 [U, H], `types` uint16 [U, H] (a stable hash of the event type's name), `times`
+    int64 [U, H] (ms), `pushed` int64 [U] (ever), `repeats` float32 [U] (interactions with an item already in
+    the ring), `source` int32 [U] (the partition of the newest event), `newest_ms` int64 [U] (event time of
+    the newest event of any kind).
     """
 
     def __init__(self, capacity: int, length: int) -> None:
@@ -46,10 +47,12 @@ class Histories:
     def push(
         self, user_B: IntArray, item_B: IntArray, type_B: Any, moment_ms_B: Any, push_B: Any, time_ms_B: Any
     ) -> None:
-        """Append events in order, at `moment_ms_B`; those with `push_B` false only move `newest_ms` to `time_ms_B`."""
+        """Append events in order, at `moment_ms_B`; those with `push_B` false only move `newest_ms` to
+        `time_ms_B`.
+        """
         _push(
-            user_B, item_B, type_B, moment_ms_B, push_B, time_ms_B, self.items.data, self.types.data, self.times.data,
-            self.pushed.data, self.repeats.data, self.newest_ms.data,
+            user_B, item_B, type_B, moment_ms_B, push_B, time_ms_B, self.items.data, self.types.data,
+            self.times.data, self.pushed.data, self.repeats.data, self.newest_ms.data,
         )  # fmt: skip
 
     def window(self, user: int, status_M: npt.NDArray[np.uint8]) -> tuple[IntArray, npt.NDArray[np.int64]]:
@@ -73,9 +76,9 @@ class Histories:
     ) -> tuple[IntArray, Any, Any, IntArray]:
         """Return each event's window just before it: items, types, times [B, L] and lengths [B].
 
-        `previous_B[b]` is the place of the user's event before b in the same batch, -1 for none: a window holds the
-        batch's own earlier events first, then the ring. Items that are no longer known are passed over; places past
-        the length hold -1 and 0.
+        `previous_B[b]` is the place of the user's event before b in the same batch, -1 for none: a window
+        holds the batch's own earlier events first, then the ring. Items that are no longer known are passed
+        over; places past the length hold -1 and 0.
         """
         shape = (user_B.shape[0], self.length)
         items, types = np.full(shape, -1, np.int32), np.zeros(shape, np.uint16)

@@ -22,7 +22,9 @@ _OWN = {"consumed.start", "origin.partition"}  # mean something in this process 
 
 
 def take(state: State, source: TopicPartition) -> Shard:
-    """Copy a partition's users out. Items that are no longer known leave an empty place, so that rings keep their pace."""
+    """Copy a partition's users out. Items that are no longer known leave an empty place, so that rings keep
+    their pace.
+    """
     number = state.number_of(source)
     held = np.flatnonzero(state.origin.partition.data == number)
     ids = sorted(state.users.id_of[row] for row in held.tolist())
@@ -53,7 +55,9 @@ def take(state: State, source: TopicPartition) -> Shard:
 
 
 def put(state: State, shard: Shard) -> None:
-    """Add a shard's users in the place of what is held of that partition; unknown items are admitted without counts."""
+    """Add a shard's users in the place of what is held of that partition; unknown items are admitted without
+    counts.
+    """
     state.drop_partition(shard.source)
     arrays = shard.arrays
     ids = unpack_texts(_bytes(arrays["user_ids"]), _longs(arrays["user_id_borders"]))
@@ -83,7 +87,7 @@ def put(state: State, shard: Shard) -> None:
 
 
 def save_items(state: State) -> tuple[Arrays, dict[str, object]]:
-    """Copy the item side out: every column that belongs to items or to nobody, the table, and plain values."""
+    """Copy the item side out: columns that belong to items or to nobody, the table, and plain values."""
     items = state.items
     arrays: Arrays = {name: column.data.copy() for name, column in shared_columns(state).items()}
     arrays |= {f"items.{name}": column.data.copy() for name, column in items.columns().items()}

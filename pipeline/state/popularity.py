@@ -1,6 +1,7 @@
 """Decayed popularity of every item at several half-lives: the first of the streaming memories.
 
-Decay touches no table: a column adds a growing weight g instead of shrinking what is there, and value = stored / g.
+Decay touches no table: a column adds a growing weight g instead of shrinking what is there, and value =
+stored / g.
 """
 
 import math
@@ -14,7 +15,8 @@ from pipeline.state.store import Column
 
 DAY_MS = 86_400_000
 GAP_MS = 30 * 60 * 1000  # a longer pause starts a new session
-# columns: all time, half-life 1,000 and 300 events, one day by event time, then half-life 300 in six cells of the
+# columns: all time, half-life 1,000 and 300 events, one day by event time, then half-life 300 in six cells of
+# the
 # user's moment (see `cells`)
 ALL, P1000, P300, DAY, CELL = 0, 1, 2, 3, 4
 CELLS = 6
@@ -26,8 +28,8 @@ _RESCALE = 1e20
 class Popularity:
     """Counts per item, column and weight.
 
-    Columns: `stored` float32 [M, WIDTH], `gain` float64 [WIDTH] (the present g), `total` float64 [WIDTH] (sum over
-    items, stored scale), `clock_ms` int64 [1] (newest event time that the one-day column has seen).
+    Columns: `stored` float32 [M, WIDTH], `gain` float64 [WIDTH] (the present g), `total` float64 [WIDTH] (sum
+    over items, stored scale), `clock_ms` int64 [1] (newest event time that the one-day column has seen).
     """
 
     def __init__(self, capacity: int) -> None:
@@ -48,8 +50,8 @@ class Popularity:
     def add(self, item_B: Any, weight_B: Any, cell_B: Any, time_ms_B: Any) -> None:
         """Count events in order; rows below 0 and weights of 0 are left out."""
         _add(
-            item_B, weight_B, cell_B, time_ms_B, HALF_LIVES, self.stored.data, self.gain.data, self.total.data,
-            self.clock_ms.data,
+            item_B, weight_B, cell_B, time_ms_B, HALF_LIVES, self.stored.data, self.gain.data,
+            self.total.data, self.clock_ms.data,
         )  # fmt: skip
         self.version += 1
         for column in np.flatnonzero(self.gain.data > _RESCALE).tolist():
@@ -66,8 +68,8 @@ class Popularity:
 
 
 def cells(times_BL: Any, length_B: Any, now_ms_B: Any) -> npt.NDArray[np.int8]:
-    """Return each moment's cell [B]: 0 no history; 1 a pause of 30 minutes or more; else 2-5 by the steps made in
-    this session before the newest one: 0, 1, 2-4, 5 or more.
+    """Return each moment's cell [B]: 0 no history; 1 a pause of 30 minutes or more; else 2-5 by the steps
+    made in this session before the newest one: 0, 1, 2-4, 5 or more.
     """
     out = np.zeros(length_B.shape[0], np.int8)
     _cells(times_BL, length_B, now_ms_B, out)

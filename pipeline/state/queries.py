@@ -1,4 +1,6 @@
-"""Queries: a moment of a user each, which models score. Axes: B = queries, L = places of a window, newest first."""
+"""Queries: a moment of a user each, which models score. Axes: B = queries, L = places of a window, newest
+first.
+"""
 
 from typing import NamedTuple
 
@@ -16,8 +18,9 @@ IntArray = npt.NDArray[np.int32]
 class Queries(NamedTuple):
     """What each user had done just before a moment, and what may not be shown.
 
-    `barred[border_B[b]:border_B[b + 1]]` are the item rows that query b may not show, each once (-1: none). `cell_B` is the
-    moment's popularity cell, see `pipeline.state.popularity.cells`. `earlier_B` counts the user's interactions so far.
+    `barred[border_B[b]:border_B[b + 1]]` are the item rows that query b may not show, each once (-1: none).
+    `cell_B` is the moment's popularity cell, see `pipeline.state.popularity.cells`. `earlier_B` counts the
+    user's interactions so far.
     """
 
     user_B: IntArray

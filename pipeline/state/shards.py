@@ -3,6 +3,7 @@
 A shard names items by id, never by row, so another worker can put it into tables of its own.
 """
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,4 +50,4 @@ def unpack_texts(data: npt.NDArray[np.uint8], borders: npt.NDArray[np.int64]) ->
     """Undo `pack_texts`."""
     raw = data.tobytes()
     edges = borders.tolist()
-    return [raw[start:stop].decode() for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    return [raw[start:stop].decode() for start, stop in itertools.pairwise(edges)]

@@ -1,4 +1,6 @@
-"""Random numbers from a counter, for kernels: no generator state has to be saved (Steele et al., OOPSLA 2014)."""
+"""Random numbers from a counter, for kernels: no generator state has to be saved (Steele et al., OOPSLA
+2014).
+"""
 
 import numpy as np
 from numba import njit

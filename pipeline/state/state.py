@@ -23,7 +23,7 @@ from pipeline.state.served import Served
 from pipeline.state.store import Column, Store, clear, grow
 from pipeline.state.successors import REACH, Successors
 from pipeline.state.sweep import Sweep
-from pipeline.state.tables import FREE, GONE, LIVE, IdTable
+from pipeline.state.tables import FREE, GONE, LIVE, NEVER, IdTable
 
 IntArray = npt.NDArray[np.int32]
 DAY_MS = 86_400_000
@@ -41,7 +41,9 @@ class EventType:
 
 
 class Origin:
-    """The partition each user's newest event came from, as a column `partition` int32 [U] of registered numbers."""
+    """The partition each user's newest event came from, as a column `partition` int32 [U] of registered
+    numbers.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.partition = Column(np.full(capacity, -1, np.int32), "user", -1)
@@ -87,7 +89,7 @@ class State:
         self.welcome: Callable[[IntArray, Sequence[str]], None] = lambda rows, ids: None
         self._types: dict[str, EventType] = {}
         self.users.settle(self.users.admit([NOBODY]))
-        self.users.last_event.data[0] = np.iinfo(np.int64).max
+        self.users.last_event.data[0] = NEVER
 
     def register(self, name: str, store: Store) -> None:
         """Let a model's columns be grown, cleared, saved and digested with the state's own."""
@@ -111,7 +113,7 @@ class State:
         return kind
 
     def admit(self, raw: RawBatch) -> Batch:
-        """Turn ids into rows, new ones admitted, duplicates left out. Histories and counts stay as they are."""
+        """Turn ids into rows, new ones admitted, duplicates left out. Histories and counts stay."""
         numbers = self._advance(raw.spans)
         keep = self._first_sightings(raw)
         events = raw.events
@@ -179,7 +181,9 @@ class State:
         self.items.settle(self._new_items)
 
     def expire(self, now_ms: int) -> list[str]:
-        """Give rows back: over the limits, or unseen for longer than their time to live. Return the users who went."""
+        """Give rows back: over the limits, or unseen for longer than their time to live. Return the users who
+        went.
+        """
         gone: list[str] = []
         while (
             row := self._overdue(self.users, self.limits.users, self.limits.user_ttl_days, now_ms, spare=1)
@@ -198,7 +202,9 @@ class State:
         return gone
 
     def admit_items(self, ids: Sequence[str]) -> IntArray:
-        """Give new items rows (status NEW) and a welcome; grow the tables, or finish the sweep first if that makes room."""
+        """Give new items rows (status NEW) and a welcome; grow the tables, or finish the sweep first if that
+        makes room.
+        """
         items = self.items
         if items.room(len(ids)) > items.capacity and np.count_nonzero(items.status.data >= GONE) >= len(
             ids
@@ -260,7 +266,7 @@ class State:
         if not over and not ttl_days:
             return -1
         row = table.oldest()
-        if row < 0 or table.last_event.data[row] == np.iinfo(np.int64).max:
+        if row < 0:
             return -1
         late = ttl_days and table.last_ms.data[row] < now_ms - math.floor(ttl_days * DAY_MS)
         return row if over or late else -1

@@ -1,8 +1,8 @@
 """One mechanism for everything that the state and the models keep: named columns.
 
-A column says what its first axis counts (users, items, neither) and whether its values are item rows. That is enough
-to grow it, clear rows of it, scrub withdrawn items out of it, save it, move it between workers, weigh it and digest
-it; a store adds nothing but its names and its arithmetic.
+A column says what its first axis counts (users, items, neither) and whether its values are item rows. That is
+enough to grow it, clear rows of it, scrub withdrawn items out of it, save it, move it between workers, weigh
+it and digest it; a store adds nothing but its names and its arithmetic.
 """
 
 import hashlib
@@ -60,7 +60,9 @@ def clear(stores: Iterable[Store], axis: Axis, rows: Rows) -> None:
 def scrub(
     stores: Iterable[Store], axis: Axis, start: int, stop: int, doomed_M: npt.NDArray[np.bool_]
 ) -> None:
-    """Replace doomed item rows by -1 in rows `start <= row < stop` of every column of `axis` that holds items."""
+    """Replace doomed item rows by -1 in rows `start <= row < stop` of every column of `axis` that holds
+    items.
+    """
     for store in stores:
         for column in store.columns().values():
             if column.axis == axis and column.of_items:

@@ -1,8 +1,9 @@
-"""Who follows whom: successor tables with bounded rows, and the last contexts in which each item was followed.
+"""Who follows whom: successor tables with bounded rows, and the last contexts in which each item was
+followed.
 
-One row an item holds SLOTS partners, each with a forward weight (the partner came after) and a backward weight (it
-came before). Which slot gives way decides quality: a newcomer of weight w meets the smallest slot m; w >= m takes it,
-else it enters with probability w / m and keeps m, which leaves expectations right.
+One row an item holds SLOTS partners, each with a forward weight (the partner came after) and a backward
+weight (it came before). Which slot gives way decides quality: a newcomer of weight w meets the smallest slot
+m; w >= m takes it, else it enters with probability w / m and keeps m, which leaves expectations right.
 """
 
 from typing import Any
@@ -24,9 +25,9 @@ BEFORE = 4  # items kept before each
 class Successors:
     """Bounded co-occurrence tables.
 
-    Columns: `partner` int32 [M, SLOTS] (-1: empty), `forward`, `backward` float32 [M, SLOTS], `count` float32 [M]
-    (events), `followed` float32 [M] (all forward weight, kept or not), `context` int32 [M, CONTEXTS, 1 + BEFORE]
-    (what followed, then what came before, newest first), `contexts` int64 [M] (occurrences ever).
+    Columns: `partner` int32 [M, SLOTS] (-1: empty), `forward`, `backward` float32 [M, SLOTS], `count` float32
+    [M] (events), `followed` float32 [M] (all forward weight, kept or not), `context` int32 [M, CONTEXTS, 1 +
+    BEFORE] (what followed, then what came before, newest first), `contexts` int64 [M] (occurrences ever).
     """
 
     def __init__(self, capacity: int, slots: int = SLOTS, contexts: int = CONTEXTS) -> None:
@@ -54,10 +55,13 @@ class Successors:
     def add(
         self, item_B: Any, weight_B: Any, window_BL: Any, length_B: Any, status_M: Any, seed: int
     ) -> None:
-        """Count events in order, each after the items of its window; weights of 0 and rows below 0 are left out."""
+        """Count events in order, each after the items of its window; weights of 0 and rows below 0 are left
+        out.
+        """
         _add(
-            item_B, weight_B, window_BL, length_B, status_M, np.uint64(seed), self.partner.data, self.forward.data,
-            self.backward.data, self.count.data, self.followed.data, self.context.data, self.contexts.data,
+            item_B, weight_B, window_BL, length_B, status_M, np.uint64(seed), self.partner.data,
+            self.forward.data, self.backward.data, self.count.data, self.followed.data, self.context.data,
+            self.contexts.data,
         )  # fmt: skip
 
 
@@ -87,8 +91,8 @@ def _slot(row, m, w, chance, status_M, partner, forward, backward):  # type: ign
 
 @njit(cache=True, nogil=True)
 def _add(  # type: ignore[no-untyped-def]
-    item_B, weight_B, window_BL, length_B, status_M, seed, partner, forward, backward, count, followed, context,
-    contexts,
+    item_B, weight_B, window_BL, length_B, status_M, seed, partner, forward, backward, count, followed,
+    context, contexts,
 ):  # fmt: skip
     state = seed
     for b in range(item_B.shape[0]):

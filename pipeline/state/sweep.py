@@ -1,8 +1,8 @@
 """Quarantine of freed item rows: bounded work a batch scrubs them out of everything, then they are reused.
 
-A row that is reused while an old history still names it would show an old user a new item as their own. A cycle takes
-all rows that are GONE at its start, scrubs them from every store in STEPS batches, and frees them. Readers pass over
-rows that are not live, so no result depends on how far a sweep has come.
+A row that is reused while an old history still names it would show an old user a new item as their own. A
+cycle takes all rows that are GONE at its start, scrubs them from every store in STEPS batches, and frees
+them. Readers pass over rows that are not live, so no result depends on how far a sweep has come.
 """
 
 from collections.abc import Callable, Sequence

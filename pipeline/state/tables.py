@@ -1,7 +1,7 @@
 """Ids and rows: admission, least-recently-used order, quarantine of freed item rows.
 
-A row is FREE, NEW (admitted in this batch), LIVE, or GONE (given back, but perhaps still named in histories and
-successor tables; reused only when a sweep has scrubbed it everywhere).
+A row is FREE, NEW (admitted in this batch), LIVE, or GONE (given back, but perhaps still named in histories
+and successor tables; reused only when a sweep has scrubbed it everywhere).
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,15 @@ import numpy.typing as npt
 from pipeline.state.store import Column
 
 FREE, LIVE, NEW, GONE, SWEPT = 0, 1, 2, 3, 4  # SWEPT: gone, and the running sweep is scrubbing it
+NEVER = np.iinfo(np.int64).max  # as `last_event`: this row is never the oldest
 IntRows = npt.NDArray[np.int32]
 
 
 class IdTable:
     """A table of ids, each with one row. Rows are handed out lowest first on a fresh table, then reused.
 
-    Columns (all on `axis`): `status` uint8, `last_event` int64 (the number of the learned event that touched the row
+    Columns (all on `axis`): `status` uint8, `last_event` int64 (the number of the learned event that touched the
+    row
     last: unique, so the order of eviction depends on no row number), `last_ms` int64 (its event time).
     """
 
@@ -51,7 +53,8 @@ class IdTable:
         return {"status": self.status, "last_event": self.last_event, "last_ms": self.last_ms}
 
     def missing(self, ids: Sequence[str]) -> list[str]:
-        """Return the ids that have no row, each once, in order of appearance, counting them towards admission.
+        """Return the ids that have no row, each once, in order of appearance, counting them towards
+        admission.
 
         An id is returned at its `admit_after`-th sighting.
         """
@@ -81,12 +84,12 @@ class IdTable:
             self.row_of[text] = row
             self.id_of[row] = text
             rows[index] = row
-        self.status.data[rows] = NEW
+        self.status.data[rows], self.last_event.data[rows], self.last_ms.data[rows] = NEW, -1, 0
         self.admitted += len(ids)
         return rows
 
     def room(self, wanted: int) -> int:
-        """Return the capacity that `wanted` more rows need: the present one, or doubled as often as it takes."""
+        """Return the capacity that `wanted` more rows need: the present one, doubled as often as it takes."""
         capacity = self.capacity
         while capacity - self.capacity + len(self.free) < wanted:
             capacity *= 2
@@ -103,7 +106,7 @@ class IdTable:
         return np.array([get(text, -1) for text in ids], np.int32)
 
     def touch(self, row_B: IntRows, event_B: npt.NDArray[np.int64], time_ms_B: npt.NDArray[np.int64]) -> None:
-        """Note the number and time of each row's newest event; later entries win, rows below 0 are left out."""
+        """Note the number and time of each row's newest event; later ones win, rows below 0 are left out."""
         known = row_B >= 0
         rows, events = row_B[known], event_B[known]
         self.last_event.data[rows] = events
@@ -114,10 +117,11 @@ class IdTable:
         self.status.data[rows] = LIVE
 
     def oldest(self) -> int:
-        """Return the live row that was touched longest ago; -1 on an empty table.
+        """Return the live row that was touched longest ago; -1 when no row may go (`last_event` NEVER holds
+        one).
 
-        The queue is made from one pass over the table and used until it is spent: a row touched since has a newer
-        number and is passed over, so the answer is exact whenever the queue was made.
+        The queue is made from one pass over the table and used until it is spent: a row touched since has a
+        newer number and is passed over, so the answer is exact whenever the queue was made.
         """
         status, last = self.status.data, self.last_event.data
         for _ in range(2):
@@ -126,7 +130,7 @@ class IdTable:
                 if status[row] == LIVE and last[row] == event:
                     return row
                 self._oldest.pop()
-            live = np.flatnonzero(status == LIVE)
+            live = np.flatnonzero((status == LIVE) & (last != NEVER))
             if live.size == 0:
                 return -1
             some = live
@@ -153,7 +157,9 @@ class IdTable:
         self.free.extend(rows[::-1].tolist())
 
     def canonical(self) -> tuple[IntRows, IntRows]:
-        """Return the held rows in order of their ids, and the table row -> place in that order (-1: not held)."""
+        """Return the held rows in order of their ids, and the table row -> place in that order (-1: not
+        held).
+        """
         order = np.array([self.row_of[text] for text in sorted(self.row_of)], np.int32)
         place = np.full(self.capacity, -1, np.int32)
         place[order] = np.arange(order.size, dtype=np.int32)

@@ -2,9 +2,10 @@
 
 Axes: B = queries, L = places of a window (newest first), H = heads, D = embedding, E = D / H, S = side rows.
 
-One query a user (the newest item) keeps a step linear in L. The keys' projection is folded into the query and the
-values' projection is applied after pooling, so nothing of size [B, L, D] is computed but the gathered items. Place,
-time gap and event type add learned keys (never values): they say how much an interaction counts, not what it means.
+One query a user (the newest item) keeps a step linear in L. The keys' projection is folded into the query and
+the values' projection is applied after pooling, so nothing of size [B, L, D] is computed but the gathered
+items. Place, time gap and event type add learned keys (never values): they say how much an interaction
+counts, not what it means.
 """
 
 import math
@@ -28,7 +29,8 @@ def side_buckets(times_BL: Any, now_ms_B: Any, types_BL: Any) -> tuple[Tensor, T
 class Attention(nn.Module):
     """Turns a window into the user's vector: layer norm of (projected newest item + attended items).
 
-        alpha_l = softmax_l( (q . k_l + side_l) / sqrt(E) ),  q = W_q x_0,  k_l = W_k x_l,  z = W_o [sum_l alpha_l W_v x_l] + W_p x_0
+        alpha_l = softmax_l( (q . k_l + side_l) / sqrt(E) ),  q = W_q x_0,  k_l = W_k x_l
+        z = W_o [sum_l alpha_l W_v x_l] + W_p x_0
         user = gamma * (z - mean z) / std z + beta
 
     gamma starts small: an untrained vector must not drown the memories it is added to.

@@ -1,5 +1,5 @@
-"""Baselines behind the protocol `Model`: popularity of all time, recent popularity, item-kNN. They read the counts
-that the memories keep, so a live line of each costs next to nothing; they learn nothing themselves.
+"""Baselines behind the protocol `Model`: popularity of all time, recent popularity, item-kNN. They read the
+counts that the memories keep, so a live line of each costs next to nothing; they learn nothing themselves.
 
 Axes: B = queries, C = candidate slots, M = item rows.
 """
@@ -79,8 +79,8 @@ class PopularityModel(Counter):
 
 
 class ItemKnnModel(Counter):
-    """Item-kNN on decayed co-occurrence: score(m) = sum over the newest REACH items h_k of FADE^k times how often m
-    came after h_k (directed), or after or before it (undirected).
+    """Item-kNN on decayed co-occurrence: score(m) = sum over the newest REACH items h_k of FADE^k times how
+    often m came after h_k (directed), or after or before it (undirected).
     """
 
     name = "item_knn"
@@ -98,8 +98,8 @@ class ItemKnnModel(Counter):
         out = np.zeros(pool.candidates.rows.shape, np.float32)
         s = self.successors
         _knn_scores(
-            queries.items_BL, queries.length_B, s.partner.data, s.forward.data, s.backward.data, self.directed,
-            self._room(), pool.candidates.rows, pool.candidates.count, out,
+            queries.items_BL, queries.length_B, s.partner.data, s.forward.data, s.backward.data,
+            self.directed, self._room(), pool.candidates.rows, pool.candidates.count, out,
         )  # fmt: skip
         return out
 
@@ -109,9 +109,9 @@ class ItemKnnModel(Counter):
         s = self.successors
         status = self.items.status.data
         _knn_ranks(
-            queries.items_BL, queries.length_B, s.partner.data, s.forward.data, s.backward.data, self.directed,
-            self._room(), status, np.count_nonzero(status == LIVE), targets.row_B, queries.barred, queries.border_B,
-            ranks[0], ranks[1], ranks[2],
+            queries.items_BL, queries.length_B, s.partner.data, s.forward.data, s.backward.data,
+            self.directed, self._room(), status, np.count_nonzero(status == LIVE), targets.row_B,
+            queries.barred, queries.border_B, ranks[0], ranks[1], ranks[2],
         )  # fmt: skip
         return self.learned(Tested(ranks[0], ranks[1], ranks[2], targets.tested_B, targets.known_B))
 
@@ -188,8 +188,8 @@ def _knn_scores(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _knn_ranks(  # type: ignore[no-untyped-def]
-    items_BL, length_B, partner, forward, backward, directed, sums, status, live, target_B, barred, border, greater_B,
-    equal_B, candidates_B,
+    items_BL, length_B, partner, forward, backward, directed, sums, status, live, target_B, barred, border,
+    greater_B, equal_B, candidates_B,
 ):  # fmt: skip
     for b in range(target_B.shape[0]):
         t = target_B[b]

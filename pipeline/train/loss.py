@@ -1,10 +1,11 @@
 """Softmax cross entropy over a query's candidates, and the rest of the catalogue by a uniform sample.
 
-    loss_b = -logit_b(target) + ln( sum over candidates and target of e^logit + R_b / n_b * sum over sampled others of e^logit )
+    loss_b = -logit_b(target) + ln( sum over candidates and target of e^logit
+                                    + R_b / n_b * sum over sampled others of e^logit )
 
-The candidates carry most of the mass and are summed exactly; R_b counts the items that are neither candidate, target
-nor barred, and n_b how many of them were drawn, so the sum is unbiased (log-Q correction of a uniform draw). With
-every other item drawn it is the full softmax.
+The candidates carry most of the mass and are summed exactly; R_b counts the items that are neither candidate,
+target nor barred, and n_b how many of them were drawn, so the sum is unbiased (log-Q correction of a uniform
+draw). With every other item drawn it is the full softmax.
 
     logit_b(m) = u_b . e_m + sum over dense features D_mf c_bf + sum over sparse features X_bmf c_bf
 
@@ -59,13 +60,13 @@ def pool_logits(user_BD, table, dim, cell_B, coef_BF, rows_BC, count_B, X_BCS, o
 
 @njit(cache=True, nogil=True)
 def softmax_loss(  # type: ignore[no-untyped-def]
-    user_BD, table, dim, cell_B, coef_BF, rows_BC, count_B, X_BCS, logit_BC, target_B, weight_B, barred, border_B,
-    known, negative_N, logit_BN, tag, stamp, loss_B, slope_BC, slope_B, slope_BN, coef_grad_BF,
+    user_BD, table, dim, cell_B, coef_BF, rows_BC, count_B, X_BCS, logit_BC, target_B, weight_B, barred,
+    border_B, known, negative_N, logit_BN, tag, stamp, loss_B, slope_BC, slope_B, slope_BN, coef_grad_BF,
 ):  # fmt: skip
     """Write losses and slopes d loss / d logit; return nothing.
 
-    `slope_B` is the target's own slope where it is no candidate (else 0). `known` counts the rows that may be shown
-    at all; `stamp` is scratch [M] int64 and `tag` a number larger than any in it.
+    `slope_B` is the target's own slope where it is no candidate (else 0). `known` counts the rows that may be
+    shown at all; `stamp` is scratch [M] int64 and `tag` a number larger than any in it.
     """
     for b in range(rows_BC.shape[0]):
         loss_B[b], slope_B[b] = 0, 0
@@ -169,12 +170,15 @@ def _coefficient_gradient(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def exact_rank(  # type: ignore[no-untyped-def]
-    logit_BM, coef_BF, rows_BC, count_B, X_BCS, target_B, barred, border_B, status_M, greater_B, equal_B, candidates_B,
+    logit_BM, coef_BF, rows_BC, count_B, X_BCS, target_B, barred, border_B, status_M, greater_B, equal_B,
+    candidates_B,
 ):  # fmt: skip
-    """Count, over all LIVE rows but the barred ones, those above and those level with the target (itself left out).
+    """Count, over all LIVE rows but the barred ones, those above and those level with the target (itself left
+    out).
 
-    `logit_BM` holds embedding and dense part; the sparse part is added here, and barred entries are overwritten.
-    `candidates_B` counts the rows compared, the target included. A target below 0 counts nothing.
+    `logit_BM` holds embedding and dense part; the sparse part is added here, and barred entries are
+    overwritten. `candidates_B` counts the rows compared, the target included. A target below 0 counts
+    nothing.
     """
     low = np.float32(-np.inf)
     for b in range(logit_BM.shape[0]):
@@ -201,7 +205,7 @@ def exact_rank(  # type: ignore[no-untyped-def]
 
 
 def softmax_cross_entropy(logits_BM: Any, target_B: Any) -> Any:
-    """Return the full-catalogue loss [B] of torch logits: the oracle that the kernel above is tested against."""
+    """Return the full-catalogue loss [B] of torch logits: what the kernel above is tested against."""
     import torch
 
     return torch.nn.functional.cross_entropy(logits_BM, target_B, reduction="none")

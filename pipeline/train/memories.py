@@ -3,9 +3,9 @@
 Axes: B = queries, C = candidate slots of a query, M = item rows, D = dense features, S = sparse features,
 G = gate context, U = user rows.
 
-Dense features are defined for every item and lie as columns beside the item embeddings (one matrix product scores
-them all); sparse features are zero but for a query's candidates. Formulae: natural logarithms, h_k the k-th newest
-item of the history, p_m the smoothed popularity share of item m at half-life 1,000.
+Dense features are defined for every item and lie as columns beside the item embeddings (one matrix product
+scores them all); sparse features are zero but for a query's candidates. Formulae: natural logarithms, h_k the
+k-th newest item of the history, p_m the smoothed popularity share of item m at half-life 1,000.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,8 @@ from pipeline.state.tables import LIVE
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 
-# dense: ln p_m; ln(popularity at half-life 300 + SMALL), as such and in the moment's cell; the same by one day of event time
+# dense: ln p_m; ln(popularity at half-life 300 + SMALL), as such and in the moment's cell; the same by one
+# day of event time
 D_SHARE, D_RECENT, D_DAY, D_CELL = 0, 1, 2, 3
 DENSE = 4  # features; the cell's feature takes CELLS columns, of which a query uses its own
 COLUMNS = D_CELL + CELLS
@@ -29,7 +30,9 @@ COLUMNS = D_CELL + CELLS
 S_BACKOFF, S_CONTEXT, S_COSINE, S_NEAR, S_OWN, S_OFTEN = 0, 1, 2, 3, 4, 5
 SPARSE = 6
 FEATURES = DENSE + SPARSE
-KINDS = 6  # memories whose success with each user is followed: the four sparse ones, recent popularity, one-day popularity
+# memories whose success with each user is followed: the four sparse ones, recent popularity, one-day
+# popularity
+KINDS = 6
 GATE = 8 + KINDS
 
 SMALL = 0.02  # pseudo-count of popularity
@@ -47,7 +50,9 @@ LISTS_SHOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The items a query's memories speak of: `rows` int32 [B, C] (-1 past `count`), `features` float32 [B, C, S]."""
+    """The items a query's memories speak of: `rows` int32 [B, C] (-1 past `count`), `features` float32 [B, C,
+    S].
+    """
 
     rows: IntArray
     count: IntArray
@@ -109,9 +114,10 @@ class Gatherer:
     ) -> Candidates:
         """Return the candidates of each query.
 
-        `barred[border[b]:border[b + 1]]` are rows that query b may not show. `lists` int32 [WIDTH, LISTED] holds the
-        most popular rows by each popularity column, -1 at the end; `wanted` names those to draw from. `known` rows
-        hold an item. A query left with fewer than `least` candidates gets known rows in order of their number.
+        `barred[border[b]:border[b + 1]]` are rows that query b may not show. `lists` int32 [WIDTH, LISTED]
+        holds the most popular rows by each popularity column, -1 at the end; `wanted` names those to draw
+        from. `known` rows hold an item. A query left with fewer than `least` candidates gets known rows in
+        order of their number.
         """
         rows = np.full((items_BL.shape[0], self.width), -1, np.int32)
         count = np.zeros(items_BL.shape[0], np.int32)
@@ -122,11 +128,11 @@ class Gatherer:
             self._place, self._tag = np.zeros(size, np.int32), 0
         _gather(
             items_BL, length_B, cell_B, barred, barred_border_B, repeats, successors.partner.data,
-            successors.forward.data, successors.backward.data, successors.count.data, successors.followed.data,
-            successors.context.data, successors.contexts.data, popularity.stored.data,
-            popularity.gain.data, smoothed_total(popularity, max(known, 1)), lists, np.array(wanted, np.int64),
-            self.least, status_M, self._tag, self._stamp, self._barred, self._place, rows, count,
-            features,
+            successors.forward.data, successors.backward.data, successors.count.data,
+            successors.followed.data, successors.context.data, successors.contexts.data,
+            popularity.stored.data, popularity.gain.data, smoothed_total(popularity, max(known, 1)), lists,
+            np.array(wanted, np.int64), self.least, status_M, self._tag, self._stamp, self._barred,
+            self._place, rows, count, features,
         )  # fmt: skip
         self._tag += items_BL.shape[0] + 1
         return Candidates(rows, count, features)
@@ -134,8 +140,9 @@ class Gatherer:
 
 @njit(cache=True, nogil=True)
 def _gather(  # type: ignore[no-untyped-def]
-    items_BL, length_B, cell_B, barred, border, repeats, partner, forward, backward, count_M, followed, context, contexts,
-    stored, gain, share, lists, wanted, least, status_M, tag, stamp, barred_M, place, rows, count_B, X,
+    items_BL, length_B, cell_B, barred, border, repeats, partner, forward, backward, count_M, followed,
+    context, contexts, stored, gain, share, lists, wanted, least, status_M, tag, stamp, barred_M, place,
+    rows, count_B, X,
 ):  # fmt: skip
     width = rows.shape[1]
     room = width - wanted.shape[0] * POPULAR - least
@@ -149,7 +156,8 @@ def _gather(  # type: ignore[no-untyped-def]
             if barred[e] >= 0:
                 barred_M[barred[e]] = tag
         n, length = 0, length_B[b]
-        # successors of the newest items: S_BACKOFF sums .6^k forward, S_COSINE .8^k (forward + backward) / sqrt(count),
+        # successors of the newest items: S_BACKOFF sums .6^k forward, S_COSINE .8^k (forward + backward) /
+        # sqrt(count),
         # S_NEAR .8^k (forward + backward)
         fade6, fade8 = one, one
         for k in range(min(length, PARENTS)):
@@ -261,8 +269,9 @@ def contexts(
 ) -> FloatArray:
     """Return the gate's context [B, GATE] of each moment, every entry about -1 .. 2.
 
-    Log history length, log count of the newest item, log time since it, log support of its successor row, steps in this
-    session, new session, no history, rate of repeats, and how well each kind of memory has served the user so far.
+    Log history length, log count of the newest item, log time since it, log support of its successor row,
+    steps in this session, new session, no history, rate of repeats, and how well each kind of memory has
+    served the user so far.
     """
     out = np.zeros((user_B.shape[0], GATE), np.float32)
     has = length_B > 0
@@ -295,18 +304,20 @@ def explain(
 ) -> None:
     """Add to `out` [B, K, L + 1] what each place of the window adds to the memories' part of a score.
 
-    A sum over history items is shared out as it was summed, whatever logarithm was taken of it; what depends on no
-    history item (popularity) goes to the last place.
+    A sum over history items is shared out as it was summed, whatever logarithm was taken of it; what depends
+    on no history item (popularity) goes to the last place.
     """
     _explain(
-        items_BL, length_B, cell_B, rows_BK, candidates.rows, candidates.count, candidates.features, coef_BF, table, dim,
-        successors.partner.data, successors.forward.data, successors.backward.data, successors.count.data, out_BKP,
+        items_BL, length_B, cell_B, rows_BK, candidates.rows, candidates.count, candidates.features, coef_BF,
+        table, dim, successors.partner.data, successors.forward.data, successors.backward.data,
+        successors.count.data, out_BKP,
     )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
 def _explain(  # type: ignore[no-untyped-def]
-    items_BL, length_B, cell_B, rows_BK, rows_BC, count_B, X, coef, table, dim, partner, forward, backward, count_M, out,
+    items_BL, length_B, cell_B, rows_BK, rows_BC, count_B, X, coef, table, dim, partner, forward, backward,
+    count_M, out,
 ):  # fmt: skip
     rest = out.shape[2] - 1
     part = np.zeros((3, PARENTS), np.float32)

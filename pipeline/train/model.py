@@ -1,6 +1,7 @@
 """The protocol of every model, and what it sees: queries, a pool of rows, the targets.
 
-Axes: B = queries, L = places of a window (newest first), C = candidate slots, N = sampled rows, M = item rows.
+Axes: B = queries, L = places of a window (newest first), C = candidate slots, N = sampled rows, M = item
+rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,9 @@ class Pool(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What a batch teaches. `row_B` is -1 where the event is no target: negative role, excluded, or unknown item."""
+    """What a batch teaches. `row_B` is -1 where the event is no target: negative role, excluded, or unknown
+    item.
+    """
 
     row_B: IntArray
     weight_B: FloatArray
@@ -49,7 +52,9 @@ class Learned(NamedTuple):
 
 
 class Model(Protocol):
-    """A ranking model. It is a store: its columns are saved, digested, weighed and cleared with everything else."""
+    """A ranking model. It is a store: its columns are saved, digested, weighed and cleared with everything
+    else.
+    """
 
     @property
     def name(self) -> str:
@@ -63,13 +68,14 @@ class Model(Protocol):
         """Take note of items just admitted; no row number may decide anything."""
 
     def score(self, queries: Queries, pool: Pool) -> FloatArray:
-        """Return the scores [B, C] of the pool's candidates; pure. Slots past a query's count mean nothing."""
+        """Return the scores [B, C] of the pool's candidates; pure. Slots past a count mean nothing."""
 
     def learn(self, queries: Queries, pool: Pool, targets: Targets) -> Learned:
         """Test the batch with the parameters as they are, then update them from the same scores."""
 
     def contributions(self, queries: Queries, rows_BK: IntArray, pool: Pool) -> FloatArray:
-        """Return what each history item adds to the score of each row: [B, K, L + 1], the rest in the last place.
+        """Return what each history item adds to the score of each row: [B, K, L + 1], the rest in the last
+        place.
 
         The sum over the last axis is the score.
         """

@@ -1,11 +1,12 @@
 """Adagrad, in the three shapes that a stream needs; one scaling rule for all.
 
-The rule: the accumulator takes the sum of the squared gradients of single events, not the square of their sum:
+The rule: the accumulator takes the sum of the squared gradients of single events, not the square of their
+sum:
 
     A += sum_b g_b^2          step = lr * sum_b g_b / sqrt(A)
 
-so that n events move a parameter nearly as far in one batch as in n batches of one (Duchi et al. 2011 is the case of
-one event a batch). Axes: R = touched rows, D = row width.
+so that n events move a parameter nearly as far in one batch as in n batches of one (Duchi et al. 2011 is the
+case of one event a batch). Axes: R = touched rows, D = row width.
 """
 
 from typing import Any
@@ -26,7 +27,8 @@ def adagrad(
     rate: float,
     most: float,
 ) -> None:
-    """Move a dense parameter in place. No entry moves further than `most` at once: the first steps have no scale yet.
+    """Move a dense parameter in place. No entry moves further than `most` at once: the first steps have no
+    scale yet.
 
     >>> p, a = np.zeros(1, np.float32), np.zeros(1, np.float32)
     >>> adagrad(p, a, np.float32([2.0]), np.float32([4.0]), rate=0.1, most=1.0)

@@ -2,9 +2,10 @@
 
     score_b(m) = u_b . e_m + x_bm . c_b
 
-u_b from attention.py over the tied item embeddings e, x the features of memories.py, c from gate.py. One pass is the
-test and the lesson: ranks, loss and gradients come from the same parameters, which move only afterwards.
-Axes as in loss.py, attention.py and memories.py; P = dense feature columns, T = rows of the item table.
+u_b from attention.py over the tied item embeddings e, x the features of memories.py, c from gate.py. One pass
+is the test and the lesson: ranks, loss and gradients come from the same parameters, which move only
+afterwards. Axes as in loss.py, attention.py and memories.py; P = dense feature columns, T = rows of the item
+table.
 """
 
 import hashlib
@@ -44,8 +45,8 @@ class StreamingAttention:
     """Attention and memories behind the protocol `Model`.
 
     Columns: `table` float32 [M, D + P] (embedding, then the dense features, derived from the popularity),
-    `table_squares` float32 [M], the gate's, the module's parameters with an accumulator each, and `success` float32
-    [U, KINDS] of every user.
+    `table_squares` float32 [M], the gate's, the module's parameters with an accumulator each, and `success`
+    float32 [U, KINDS] of every user.
     """
 
     name = "attention"
@@ -74,7 +75,7 @@ class StreamingAttention:
         self.table_squares = Column(np.zeros(items.capacity, np.float32), "item")
         self.success = Column(np.zeros((histories.pushed.data.shape[0], KINDS), np.float32), "user")
         self.gate = Gate(np.full(FEATURES, 1.0 if with_memories else 0.0, np.float32))
-        self.parameters = {name: p for name, p in self.module.named_parameters()}
+        self.parameters = dict(self.module.named_parameters())
         self.weights = {  # numpy views of the module's own memory
             name: Column(p.detach().numpy(), "none") for name, p in self.parameters.items()
         }
@@ -151,8 +152,8 @@ class StreamingAttention:
         out[:, :, : parts.shape[2]] = parts.numpy()
         out[:, :, -1] = rest.numpy()
         memories.explain(
-            queries.items_BL, queries.length_B, queries.cell_B, rows_BK, pool.candidates, coef, self.table.data, self.dim,
-            self.successors, out,
+            queries.items_BL, queries.length_B, queries.cell_B, rows_BK, pool.candidates, coef,
+            self.table.data, self.dim, self.successors, out,
         )  # fmt: skip
         return out
 
@@ -163,8 +164,9 @@ class StreamingAttention:
 
     def _context(self, queries: Queries) -> FloatArray:
         return memories.contexts(
-            queries.user_B, queries.items_BL, queries.times_BL, queries.length_B, queries.now_ms_B, queries.cell_B,
-            self.histories.pushed.data, self.histories.repeats.data, self.success.data, self.successors,
+            queries.user_B, queries.items_BL, queries.times_BL, queries.length_B, queries.now_ms_B,
+            queries.cell_B, self.histories.pushed.data, self.histories.repeats.data, self.success.data,
+            self.successors,
         )  # fmt: skip
 
     def _inputs(self, queries: Queries) -> tuple[Any, Any, Any, Any]:
@@ -188,7 +190,9 @@ class StreamingAttention:
         return out
 
     def _wide(self, queries: Queries, user_BD: FloatArray, coef: FloatArray) -> FloatArray:
-        """Return each query as one vector [B, D + P] against the item table: one matrix product scores all rows."""
+        """Return each query as one vector [B, D + P] against the item table: one matrix product scores all
+        rows.
+        """
         wide = np.zeros((user_BD.shape[0], self.dim + COLUMNS), np.float32)
         wide[:, : self.dim] = user_BD
         wide[:, self.dim : self.dim + D_CELL] = coef[:, :D_CELL]
@@ -210,8 +214,8 @@ class StreamingAttention:
             out = np.zeros((3, some.size), np.int64)
             loss_kernels.exact_rank(
                 scores, coef[some], pool.candidates.rows[some], pool.candidates.count[some],
-                pool.candidates.features[some], targets.row_B[some], part.barred, part.border_B, self.items.status.data,
-                out[0], out[1], out[2],
+                pool.candidates.features[some], targets.row_B[some], part.barred, part.border_B,
+                self.items.status.data, out[0], out[1], out[2],
             )  # fmt: skip
             ranks[:, some] = out
         tested = targets.tested_B & (targets.exact_B | ~targets.known_B)
@@ -226,7 +230,9 @@ class StreamingAttention:
         coef: FloatArray,
         logit_BC: FloatArray,
     ) -> tuple[FloatArray, tuple[FloatArray, FloatArray, FloatArray], FloatArray]:
-        """Return losses [B], slopes of candidates, target and sample, and the gradient of the coefficients [B, F]."""
+        """Return losses [B], slopes of candidates, target and sample, and the gradient of the coefficients
+        [B, F].
+        """
         batch, drawn = user_BD.shape[0], pool.negatives_N.shape[0]
         sampled = np.ascontiguousarray(
             self._wide(queries, user_BD, coef) @ self.table.data[pool.negatives_N].T
@@ -239,8 +245,9 @@ class StreamingAttention:
         candidates = pool.candidates
         loss_kernels.softmax_loss(
             user_BD, self.table.data, self.dim, queries.cell_B, coef, candidates.rows, candidates.count,
-            candidates.features, logit_BC, targets.row_B, targets.weight_B, queries.barred, queries.border_B, pool.known,
-            pool.negatives_N, sampled, self._tag, self._stamp, loss_B, slope_BC, slope_B, slope_BN, gradient,
+            candidates.features, logit_BC, targets.row_B, targets.weight_B, queries.barred, queries.border_B,
+            pool.known, pool.negatives_N, sampled, self._tag, self._stamp, loss_B, slope_BC, slope_B,
+            slope_BN, gradient,
         )  # fmt: skip
         self._tag += batch
         return loss_B, (slope_BC, slope_B, slope_BN), gradient
@@ -264,8 +271,8 @@ class StreamingAttention:
         user_gradient = np.ascontiguousarray(slope_BN @ drawn)
         norms = (user_BD**2).mean(1)
         _output_gradients(
-            user_BD, norms, table, pool.candidates.rows, pool.candidates.count, slope_BC, targets.row_B, slope_B,
-            user_gradient, *self.gradients.scratch,
+            user_BD, norms, table, pool.candidates.rows, pool.candidates.count, slope_BC, targets.row_B,
+            slope_B, user_gradient, *self.gradients.scratch,
         )  # fmt: skip
         optimizer.add_rows(
             pool.negatives_N,
@@ -315,7 +322,9 @@ def _hashes(ids: Sequence[str], seed: int) -> npt.NDArray[np.uint64]:
 
 @njit(cache=True, nogil=True)
 def _first_embeddings(hash_N, dim):  # type: ignore[no-untyped-def]
-    """Return standard normal vectors [N, D], each from its hash (splitmix64 and the polar form of Box and Muller)."""
+    """Return standard normal vectors [N, D], each from its hash (splitmix64 and the polar form of Box and
+    Muller).
+    """
     out = np.empty((hash_N.shape[0], dim), np.float32)
     for n in range(hash_N.shape[0]):
         state = hash_N[n]
@@ -341,8 +350,8 @@ def _gather_items(items_BL, table, out_BLD):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _output_gradients(  # type: ignore[no-untyped-def]
-    user_BD, norm_B, table, rows_BC, count_B, slope_BC, target_B, slope_B, user_gradient, tag, stamp, slot, rows, total,
-    squares, used,
+    user_BD, norm_B, table, rows_BC, count_B, slope_BC, target_B, slope_B, user_gradient, tag, stamp, slot,
+    rows, total, squares, used,
 ):  # fmt: skip
     dim = user_BD.shape[1]
     for b in range(user_BD.shape[0]):

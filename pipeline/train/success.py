@@ -1,4 +1,4 @@
-"""How well each kind of memory alone has ranked a user's items so far: running figures that steer the gate."""
+"""How well each kind of memory alone has ranked a user's items so far: figures that steer the gate."""
 
 import numpy as np
 from numba import njit
@@ -21,12 +21,12 @@ def update_success(
 ) -> None:
     """Move each user's figures towards the reciprocal rank [0..1] of the target by each kind, event by event.
 
-    Kinds: the four sparse memories, then popularity in the moment's cell and by one day. A target that a kind says
-    nothing of counts 0.
+    Kinds: the four sparse memories, then popularity in the moment's cell and by one day. A target that a kind
+    says nothing of counts 0.
     """
     _update(
-        queries.user_B, queries.cell_B, candidates.rows, candidates.count, candidates.features, target_B, table, dim,
-        success_UK,
+        queries.user_B, queries.cell_B, candidates.rows, candidates.count, candidates.features, target_B,
+        table, dim, success_UK,
     )  # fmt: skip
 
 
