@@ -1,0 +1,341 @@
+"""Ids and rows, against a plain dict that never gives a row twice."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from streams import MINUTE_MS, ROLES, START_MS, Batches, Event, Moved, move_on, names_of, new_state, small_settings
+
+from pipeline.event.batch import RawBatch
+from pipeline.settings import LimitsConfig
+from pipeline.state import sweep
+from pipeline.state.state import DAY_MS, State
+from pipeline.state.store import nbytes
+from pipeline.state.sweep import STEPS
+from pipeline.state.tables import FREE, GONE, LIVE, NEW, SWEPT, IdTable
+
+HISTORY = 10  # a ring is never shorter than the reach of the successors
+Life = tuple[str, int]  # an id, and which of its admissions
+
+
+@dataclass
+class Held:
+    last_event: int
+    last_ms: int
+
+
+@dataclass
+class PlainTable:
+    """What a table should hold, with no rows at all."""
+
+    limit: int
+    ttl_days: float
+    admit_after: int = 1
+    held: dict[str, Held] = field(default_factory=dict)
+    sightings: dict[str, int] = field(default_factory=dict)
+    lives: dict[str, int] = field(default_factory=dict)
+
+    def admit(self, ids: list[str]) -> None:
+        for text in ids:
+            if text not in self.held:
+                self.sightings[text] = self.sightings.get(text, 0) + 1
+        for text, seen in list(self.sightings.items()):
+            if seen >= self.admit_after:
+                del self.sightings[text]
+                self.held[text] = Held(-1, 0)
+                self.lives[text] = self.lives.get(text, 0) + 1
+
+    def touch(self, text: str, number: int, time_ms: int) -> None:
+        if text in self.held:
+            self.held[text] = Held(number, max(time_ms, self.held[text].last_ms))
+
+    def expire(self, now_ms: int) -> list[str]:
+        gone = []
+        while self.held:
+            oldest = min(self.held, key=lambda text: self.held[text].last_event)
+            late = self.ttl_days > 0 and self.held[oldest].last_ms < now_ms - self.ttl_days * DAY_MS
+            if not late and not (self.limit and len(self.held) > self.limit):
+                break
+            del self.held[oldest]
+            gone.append(oldest)
+        return gone
+
+    def life(self, text: str) -> Life | None:
+        return (text, self.lives[text]) if text in self.held else None
+
+
+class PlainState:
+    """Users' histories and consumed items as lists of lives: what died once never comes back."""
+
+    def __init__(self, limits: LimitsConfig) -> None:
+        self.users = PlainTable(limits.users, limits.user_ttl_days)
+        self.items = PlainTable(limits.items, limits.item_ttl_days, limits.admit_after)
+        self.rings: dict[str, list[Life]] = {}
+        self.consumed: dict[str, list[Life]] = {}
+        self.learned = 0
+
+    def step(self, raw: RawBatch) -> list[str]:
+        events = raw.events
+        self.users.admit(events.user_ids)
+        self.items.admit(events.item_ids)
+        for user, item, kind, time_ms in zip(
+            events.user_ids, events.item_ids, events.types, events.time_ms_B.tolist(), strict=True
+        ):
+            moment = min(time_ms, raw.now_ms)
+            self.users.touch(user, self.learned, moment)
+            self.items.touch(item, self.learned, moment)
+            self.learned += 1
+            life = self.items.life(item)
+            if life is None:
+                continue
+            if kind in ("click", "view"):
+                self.rings[user] = [*self.rings.get(user, []), life][-HISTORY:]
+            if kind == "click":
+                self.consumed[user] = [x for x in self.consumed.get(user, []) if x != life] + [life]
+        gone = self.users.expire(raw.now_ms)
+        for user in gone:
+            self.rings.pop(user, None)
+            self.consumed.pop(user, None)
+        self.items.expire(raw.now_ms)
+        return gone
+
+    def alive(self, lives: list[Life]) -> list[str]:
+        return [text for text, number in lives if self.items.life(text) == (text, number)]
+
+
+def check(state: State, plain: PlainState) -> None:
+    for table, expected in ((state.users, plain.users), (state.items, plain.items)):
+        ids = {text: row for text, row in table.row_of.items() if text != "__default__"}
+        assert set(ids) == set(expected.held)
+        assert all(table.id_of[row] == text for text, row in ids.items())
+        for text, row in ids.items():
+            assert table.status.data[row] == LIVE
+            assert Held(table.last_event.data[row], table.last_ms.data[row]) == expected.held[text], text
+        assert not set(table.free) & set(ids.values())
+        assert len(set(table.free)) == len(table.free)
+        assert (table.status.data[table.free] == FREE).all()
+    status = state.items.status.data
+    for user in plain.users.held:
+        row = state.users.row_of[user]
+        window = names_of(state, state.histories.window(row, status)[0])
+        assert window == plain.alive(plain.rings.get(user, []))[::-1]
+        assert names_of(state, state.consumed.of(row, status)) == plain.alive(plain.consumed.get(user, []))
+
+
+def with_few_rows(state: State, rows: int) -> State:
+    """Leave so many free item rows, that rows have to be reused or the table has to grow."""
+    state.items.free = state.items.free[-rows:]
+    return state
+
+
+events = st.tuples(
+    st.integers(0, 5), st.integers(0, 24), st.sampled_from(["click", "view", "dislike", "impression"])
+)
+
+
+@given(
+    st.lists(st.lists(events, max_size=14), max_size=24),
+    st.sampled_from([(0, 0, 1, 0.0), (3, 8, 1, 0.0), (2, 5, 2, 0.0), (0, 6, 3, 0.001), (0, 0, 1, 0.002)]),
+    st.integers(6, 12),
+)
+@settings(max_examples=60, deadline=None)
+def test_admission_eviction_and_expiry_are_a_plain_dicts(
+    stream: list[list[tuple[int, int, str]]], numbers: tuple[int, int, int, float], rows: int
+) -> None:
+    users, items, admit_after, ttl = numbers
+    limits = LimitsConfig(
+        users=users, items=items, admit_after=admit_after, user_ttl_days=ttl, item_ttl_days=ttl
+    )
+    state = with_few_rows(new_state(small_settings(limits=limits)), rows)
+    plain, batches = PlainState(limits), Batches()
+    few, sweep.BATCH_OF_GONE = sweep.BATCH_OF_GONE, 3
+    try:
+        for number, drawn in enumerate(stream):
+            time_ms = START_MS + number * MINUTE_MS
+            raw = batches([Event(f"u{u}", f"i{i}", kind, time_ms) for u, i, kind in drawn], time_ms)
+            assert move_on(state, raw).gone == plain.step(raw)
+            check(state, plain)
+    finally:
+        sweep.BATCH_OF_GONE = few
+
+
+def test_an_id_gets_a_row_at_its_nth_sighting_within_a_batch_or_across_batches() -> None:
+    table = IdTable("item", capacity=8, admit_after=3)
+    assert table.missing(["a", "b", "a"]) == []
+    assert table.missing(["b", "a", "c", "c", "c"]) == ["a", "c"]
+    table.admit(["a", "c"])
+    assert table.missing(["b", "a"]) == ["b"]
+
+
+def test_sightings_are_forgotten_oldest_first_above_their_limit() -> None:
+    table = IdTable("item", capacity=8, admit_after=2, pending_limit=2)
+    table.missing(["a", "b", "c"])
+    assert list(table.pending) == ["b", "c"]
+    assert table.missing(["a", "c"]) == ["c"]
+
+
+def test_an_unadmitted_item_is_in_the_batch_without_a_row_and_unknown() -> None:
+    state = new_state(small_settings(limits=LimitsConfig(admit_after=2)))
+    batches = Batches()
+    first = move_on(state, batches([Event("u", "a")])).batch
+    second = move_on(state, batches([Event("u", "a"), Event("u", "a")])).batch
+    third = move_on(state, batches([Event("u", "a")])).batch
+    assert first.item_B.tolist() == [-1]
+    assert second.item_B.tolist() == [0, 0]
+    assert [batch.known_B.tolist() for batch in (first, second, third)] == [[False], [False, False], [True]]
+
+
+def test_a_time_to_live_counts_from_the_newest_event() -> None:
+    limits = LimitsConfig(user_ttl_days=1, item_ttl_days=1)
+    state, batches = new_state(small_settings(limits=limits)), Batches()
+    move_on(state, batches([Event("old", "a"), Event("new", "b")]))
+    move_on(state, batches([Event("new", "b", time_ms=START_MS + DAY_MS)]))
+    assert len(state.users) == 3  # a day is not yet more than a day
+    gone = move_on(state, batches([Event("new", "b", time_ms=START_MS + DAY_MS + 1)])).gone
+    assert gone == ["old"]
+    assert set(state.items.row_of) == {"b"}
+
+
+def test_a_batch_with_more_ids_than_the_limit_keeps_the_newest() -> None:
+    state, batches = new_state(small_settings(limits=LimitsConfig(users=3, items=3))), Batches()
+    moved = move_on(state, batches([Event(f"u{n}", f"i{n}") for n in range(9)]))
+    assert moved.gone == [f"u{n}" for n in range(6)]
+    assert set(state.items.row_of) == {"i6", "i7", "i8"}
+
+
+def test_a_reused_row_keeps_no_time_of_its_last_owner() -> None:
+    state, batches = new_state(small_settings(limits=LimitsConfig(users=1))), Batches()
+    move_on(state, batches([Event("first", "a", time_ms=START_MS + DAY_MS)]))
+    move_on(state, batches([Event("second", "a", time_ms=START_MS)], START_MS + DAY_MS))
+    move_on(state, batches([Event("third", "a", time_ms=START_MS)], START_MS + DAY_MS))
+    assert state.users.last_ms.data[state.users.row_of["third"]] == START_MS
+
+
+def test_the_oldest_row_is_exact_however_old_the_queue_is() -> None:
+    rng = np.random.default_rng(1)
+    table = IdTable("user", capacity=8192)
+    rows = table.admit([f"u{n}" for n in range(6000)])
+    table.settle(rows)
+    table.touch(rows, rng.permutation(6000).astype(np.int64), np.zeros(6000, np.int64))
+    for number in range(6000, 9000):
+        live = np.flatnonzero(table.status.data == LIVE)
+        oldest = table.oldest()
+        assert table.last_event.data[oldest] == table.last_event.data[live].min()
+        if number % 3 == 0:
+            table.forget(oldest, GONE)
+        else:
+            table.touch(live[rng.integers(live.size, size=1)].astype(np.int32), np.array([number]), np.zeros(1, np.int64))
+
+
+def test_a_gone_row_is_not_given_out_before_a_sweep_has_scrubbed_it() -> None:
+    state, batches = new_state(small_settings(limits=LimitsConfig(items=1))), Batches()
+    move_on(state, batches([Event("u", "a")]))
+    row = state.items.row_of["a"]
+    move_on(state, batches([Event("u", "b")]))
+    assert state.items.status.data[row] == GONE
+    for n in range(30):
+        move_on(state, batches([Event("u", f"c{n}")]))
+        assert state.items.row_of[f"c{n}"] != row
+
+
+def test_a_sweep_takes_its_steps_and_then_gives_the_rows_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "BATCH_OF_GONE", 2)
+    state, batches = new_state(small_settings(limits=LimitsConfig(items=2))), Batches()
+    move_on(state, batches([Event("u", name) for name in "abcd"]))  # the sweep of a and b has begun
+    dead = [0, 1]
+    for step in range(1, STEPS):
+        assert state.sweep.step == step
+        assert state.items.status.data[dead].tolist() == [SWEPT, SWEPT]
+        move_on(state, batches([Event("v", "d")]))
+    assert state.sweep.step == 0
+    assert state.items.status.data[dead].tolist() == [FREE, FREE]
+    assert state.items.free[-2:] == [1, 0]
+    for store in state.stores.values():
+        for name, column in store.columns().items():
+            if column.of_items:
+                assert not np.isin(column.data, dead).any(), name
+
+
+def test_rows_are_swept_at_once_rather_than_growing_the_table() -> None:
+    state, batches = new_state(small_settings(limits=LimitsConfig(items=4))), Batches()
+    with_few_rows(state, 8)
+    for n in range(40):
+        move_on(state, batches([Event("u", f"i{n}"), Event("v", f"i{n}")]))
+    assert state.items.capacity == 1024
+    assert len(state.items) == 4
+
+
+def test_a_table_that_grows_keeps_what_it_holds() -> None:
+    state, batches = new_state(small_settings()), Batches()
+    for first in range(0, 2400, 300):
+        events = [Event(f"u{n}", f"i{n}", time_ms=START_MS + n) for n in range(first, first + 300)]
+        move_on(state, batches(events))
+    assert (state.items.capacity, state.users.capacity) == (4096, 4096)
+    for n in (0, 1023, 1024, 2399):
+        row = state.users.row_of[f"u{n}"]
+        assert names_of(state, state.histories.window(row, state.items.status.data)[0]) == [f"i{n}"]
+    assert {column.data.shape[0] for column in state.successors.columns().values()} == {4096}
+
+
+def test_a_consumed_item_that_moves_over_the_border_of_a_sweep_is_scrubbed_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sweep, "BATCH_OF_GONE", 1)
+    state, batches = new_state(small_settings(limits=LimitsConfig(items=300))), Batches()
+    held = [f"i{n}" for n in range(300)]
+    move_on(state, batches([Event("v", "i0"), *(Event("u", name) for name in held)]))
+    # the block of u lies across a border between two steps of a sweep: the entry behind that border dies
+    share = state.consumed.values.data.size // STEPS
+    start = int(state.consumed.start.data[state.users.row_of["u"]])
+    border = (start // share + 1) * share
+    assert border < start + 300
+    dying = state.consumed.values.data[border]
+    victim = state.items.id_of[dying]
+    move_on(state, batches([Event("w", name, "view") for name in held if name != victim]))
+    move_on(state, batches([Event("w", "fresh", "view")]))  # the limit takes `victim`, the first step runs
+    while state.sweep.step * share < border:
+        move_on(state, batches([Event("w", "fresh", "view")]))
+    assert state.items.status.data[dying] == SWEPT
+    first = state.items.id_of[state.consumed.values.data[start]]
+    move_on(state, batches([Event("u", first)]))  # moves to the newest place, all others one to the left
+    for _ in range(STEPS):
+        move_on(state, batches([Event("w", "fresh", "view")]))
+    assert state.items.status.data[dying] == FREE
+    block, _ = state.consumed.ragged(np.array([state.users.row_of["u"]], np.int32))
+    assert dying not in block
+
+
+def test_forgotten_users_leave_nothing_behind() -> None:
+    state, batches = new_state(small_settings(limits=LimitsConfig(users=2))), Batches()
+    before = {name: {key: c.data[5].copy() for key, c in store.columns().items() if c.axis == "user"}
+              for name, store in state.stores.items()}  # fmt: skip
+    move_on(state, batches([Event(f"u{n}", f"i{n}") for n in range(2)]))
+    move_on(state, batches([Event(f"u{n}", "i0", kind) for n in range(2, 9) for kind in ("click", "view")]))
+    assert set(state.users.row_of) == {"__default__", "u7", "u8"}
+    for name, store in state.stores.items():
+        for key, column in store.columns().items():
+            if column.axis == "user":
+                np.testing.assert_array_equal(column.data[1], before[name][key], err_msg=f"{name}.{key}")
+
+
+def test_columns_weigh_what_their_arrays_weigh() -> None:
+    state = new_state(small_settings())
+    table = state.items
+    assert nbytes([table]) == 1024 * (1 + 8 + 8)
+
+
+def test_an_empty_batch_moves_nothing_but_offsets() -> None:
+    state, batches = new_state(small_settings()), Batches()
+    moved: Moved = move_on(state, batches([]))
+    assert (len(moved.batch.user_B), state.events_learned, len(state.items)) == (0, 0, 0)
+
+
+def test_new_rows_are_new_until_their_batch_has_ended() -> None:
+    state, batches = new_state(small_settings()), Batches()
+    seen = []
+    move_on(state, batches([Event("u", "a")]), lambda batch, _: seen.append(state.items.status.data[batch.item_B[0]]))
+    assert seen == [NEW]
+    assert state.items.status.data[0] == LIVE
+    assert ROLES.role("view") == 1
