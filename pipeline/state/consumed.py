@@ -88,10 +88,11 @@ class Consumed:
                 _release(self.start.data[u], self.room.data[u], self.values.data, self._free)
 
     def scrub(self, start: int, stop: int, doomed_M: npt.NDArray[np.bool_]) -> None:
-        """Replace doomed items by -1 in one stretch of the shared array."""
-        part = self.values.data[start:stop]
-        items = np.flatnonzero(part >= 0)  # links of free blocks are below
-        part[items[doomed_M[part[items]]]] = -1
+        """Replace doomed items by -1 in the blocks of users `start <= row < stop`.
+
+        By user, not by stretch of the shared array: an entry may move within its block between two calls.
+        """
+        _scrub(start, stop, self.start.data, self.size.data, self.values.data, doomed_M)
 
     def _extend(self) -> None:
         self.values.data = np.concatenate([self.values.data, np.full_like(self.values.data, -1)])
@@ -170,6 +171,15 @@ def _add(done, user_B, item_B, add_B, status_M, start, size, room, values, free,
         values[first + n] = m
         size[u] = n + 1
     return user_B.shape[0]
+
+
+@njit(cache=True, nogil=True)
+def _scrub(first_user, last_user, start, size, values, doomed_M):  # type: ignore[no-untyped-def]
+    for u in range(first_user, last_user):
+        for k in range(size[u]):
+            v = values[start[u] + k]
+            if v >= 0 and doomed_M[v]:
+                values[start[u] + k] = -1
 
 
 @njit(cache=True, nogil=True)

@@ -123,7 +123,7 @@ def load_items(state: State, arrays: Arrays, meta: Mapping[str, object]) -> None
     items.admitted, items.evicted = numbers["items_admitted"], numbers["items_evicted"]
     state.users.admitted, state.users.evicted = numbers["users_admitted"], numbers["users_evicted"]
     state.popularity.version += 1
-    state.sweep.resume(numbers["sweep_step"], state.users.capacity)
+    state.sweep.resume(numbers["sweep_step"])
 
 
 def digests(state: State) -> dict[str, str]:

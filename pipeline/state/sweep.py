@@ -23,7 +23,6 @@ class Extent(NamedTuple):
 
     users: int
     items: int
-    consumed: int
 
 
 class Sweep:
@@ -32,7 +31,7 @@ class Sweep:
     def __init__(self, items: IdTable, consumed: Consumed, stores: Callable[[], Sequence[Store]]) -> None:
         self.items, self.consumed, self.stores = items, consumed, stores
         self.step = 0
-        self._extent = Extent(0, 0, 0)
+        self._extent = Extent(0, 0)
 
     def advance(self, users: int, wanted_rows: bool) -> None:
         """Do one batch's share; all that is left at once when rows are wanted and none are free."""
@@ -42,18 +41,20 @@ class Sweep:
             if np.count_nonzero(gone) < BATCH_OF_GONE and not wanted_rows:
                 return
             status[gone] = SWEPT
-            self._extent = Extent(users, self.items.capacity, self.consumed.values.data.size)
+            self._extent = Extent(users, self.items.capacity)
         doomed = status == SWEPT
         last = STEPS if wanted_rows else self.step + 1
-        users_n, items_n, consumed_n = self._extent
-        for axis, rows in (("user", users_n), ("item", items_n)):
+        for axis, rows in (("user", self._extent.users), ("item", self._extent.items)):
             scrub(self.stores(), axis, rows * self.step // STEPS, rows * last // STEPS, doomed)  # type: ignore[arg-type]
-        self.consumed.scrub(consumed_n * self.step // STEPS, consumed_n * last // STEPS, doomed)
+        users_n = self._extent.users
+        self.consumed.scrub(users_n * self.step // STEPS, users_n * last // STEPS, doomed)
         self.step = last % STEPS
         if self.step == 0:
             self.items.reuse(np.flatnonzero(doomed).astype(np.int32))
 
-    def resume(self, step: int, users: int) -> None:
-        """Go on after a restart: shards name no dead item, so only item-side rows are left to scrub."""
+    def resume(self, step: int) -> None:
+        """Go on after a restart: shards name no dead item, and the item side is scrubbed at once, since how far
+        the cycle had come hangs on the tables' size at its start. The rows are freed when they would have been.
+        """
         self.step = step
-        self._extent = Extent(users, self.items.capacity, self.consumed.values.data.size)
+        scrub(self.stores(), "item", 0, self.items.capacity, self.items.status.data == SWEPT)
