@@ -107,16 +107,16 @@ class CountingLearner:
         """Return cumulative figures, as the recommender's quality does."""
         return {"counting": {"tests": self.events_learned}}
 
-    def describe_user(self, user_id: str) -> dict[str, object]:
-        """Tell what is known of a user; nothing for a stranger."""
+    def describe_user(self, user_id: str) -> dict[str, object] | None:
+        """Tell what is known of a user; None for a stranger."""
         for source, users in self.users.items():
             if user_id in users:
                 return {"partition": source.partition, "history": users[user_id][2]}
-        return {}
+        return None
 
-    def describe_item(self, item_id: str) -> dict[str, object]:
-        """Tell what is known of an item; nothing for a stranger."""
-        return {"count": self.counts[item_id]} if item_id in self.counts else {}
+    def describe_item(self, item_id: str) -> dict[str, object] | None:
+        """Tell what is known of an item; None for a stranger."""
+        return {"count": self.counts[item_id]} if item_id in self.counts else None
 
     def _learn_users(self, raw: RawBatch) -> dict[str, TopicPartition]:
         for span in raw.spans:

@@ -80,7 +80,8 @@ def pack(arrays: Arrays, metadata: Mapping[str, str]) -> bytes:
     """Return the arrays as the bytes of a safetensors file."""
     # The format wants C order; ascontiguousarray would turn a single value into an array of one.
     ready = {name: np.require(array, requirements="C") for name, array in arrays.items()}
-    return bytes(save(ready, dict(metadata)))
+    # Without arrays and metadata safetensors writes a header that it can't read again.
+    return bytes(save(ready, dict(metadata) or None))
 
 
 def unpack(data: bytes) -> Arrays:

@@ -1,0 +1,257 @@
+"""Checkpoints: a round trip, damage of every kind, what is kept, and what `inspect` shows of them."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from learners import CountingLearner
+from workers import P0, P1, Worker, publish, settings_for
+
+from consumers.list_source import ListLog
+from pipeline.app.inspection import describe, lines, open_newest
+from pipeline.errors import CheckpointError, UsageError
+from pipeline.event.batch import TopicPartition
+from pipeline.run.checkpoint import Checkpoints
+from pipeline.run.files import UrlFolder, pack, unpack
+from pipeline.run.shard_files import ShardFiles, ShardName, parse
+from pipeline.settings import CheckpointConfig, KafkaConfig, ModelConfig, Settings
+from pipeline.state.shards import Shard
+
+
+def saved(folder: Path | str, rounds: int = 1, settings: Settings | None = None) -> CountingLearner:
+    """Learn and save `rounds` times, four events each, as the one worker of a group."""
+    settings = settings or settings_for(Path(folder))
+    log = ListLog({"events": 2})
+    worker = Worker(log, settings)
+    worker.loop.start()
+    for number in range(rounds):
+        publish(log, ["ann", "bob"], P0, start=4 * number)
+        publish(log, ["xia", "ann2"], P1, start=4 * number + 2)
+        worker.finish()
+        worker.loop.checkpoint()
+    worker.kill()
+    return worker.learner
+
+
+def manifests(folder: Path) -> list[Path]:
+    return sorted((folder / "worker-0").glob("manifest-*.json"))
+
+
+@given(
+    st.dictionaries(
+        st.text("abcdef./", min_size=1, max_size=8),
+        st.sampled_from([np.float32, np.float64, np.int32, np.int64, np.uint8, np.bool_]).flatmap(
+            lambda kind: arrays.arrays(kind, arrays.array_shapes(min_dims=0, min_side=0, max_side=4))
+        ),
+        max_size=4,
+    )
+)
+def test_arrays_come_back_as_they_were(columns: dict[str, Any]) -> None:
+    turned = {name: array.T for name, array in columns.items()}  # not in C order
+    back = unpack(pack(turned, {}))
+    assert back.keys() == turned.keys()
+    for name, array in turned.items():
+        assert back[name].dtype == array.dtype
+        np.testing.assert_array_equal(back[name], array)
+
+
+def test_a_checkpoint_comes_back_with_all_its_partitions(tmp_path: Path) -> None:
+    learner = saved(tmp_path, rounds=2)
+    found = Checkpoints(UrlFolder(str(tmp_path)), settings_for(tmp_path)).load()
+    assert found is not None
+    manifest, snapshot = found
+    again = CountingLearner(settings_for(tmp_path))
+    again.restore(snapshot)
+    assert again.digests() == learner.digests()
+    assert (manifest.seq, manifest.events_learned) == (again.seq, again.events_learned) == (learner.seq, 8)
+    assert again.offsets == {P0: 4, P1: 4}
+    assert manifest.versions.keys() >= {"python", "numpy", "safetensors"}
+
+
+def test_a_remote_folder_serves_as_well(tmp_path: Path) -> None:
+    url = f"memory://{tmp_path.name}"
+    settings = Settings(checkpoint=CheckpointConfig(path=url, journal=str(tmp_path), keep=2))
+    learner = saved(url, rounds=4, settings=settings)
+    found = Checkpoints(UrlFolder(url), settings).load()
+    assert found is not None
+    assert found[0].events_learned == learner.events_learned
+    assert len([name for name in UrlFolder(url).names("worker-0") if "manifest" in name]) == 2
+
+
+def test_no_checkpoint_at_all_is_no_error(tmp_path: Path) -> None:
+    assert Checkpoints(UrlFolder(str(tmp_path / "new")), settings_for(tmp_path)).load() is None
+
+
+DAMAGE = {
+    "missing": lambda path: path.unlink(),
+    "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: os.truncate(path, 0),
+    "one byte": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x07"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("part", ["model", "shard"])
+def test_a_damaged_file_makes_the_checkpoint_before_count(
+    tmp_path: Path, part: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved(tmp_path, rounds=2)
+    manifest = msgspec.json.decode(manifests(tmp_path)[-1].read_bytes())
+    name = manifest["model"]["name"] if part == "model" else manifest["shards"][1]["name"]
+    DAMAGE[damage](tmp_path / name)
+    with caplog.at_level(logging.WARNING):
+        found = Checkpoints(UrlFolder(str(tmp_path)), settings_for(tmp_path)).load()
+    assert found is not None
+    assert found[0].events_learned == 4
+    assert manifests(tmp_path)[-1].name in caplog.text
+    assert name in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda data: data[: len(data) // 2], "can't be read"),
+        (lambda data: b"", "can't be read"),
+        (lambda data: data.replace(b'"format": 1', b'"format": 99'), "format 99, this version reads 1"),
+    ],
+    ids=["truncated", "empty", "of another version"],
+)
+def test_a_manifest_that_is_not_whole_is_skipped(
+    tmp_path: Path, change: Any, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved(tmp_path, rounds=2)
+    newest = manifests(tmp_path)[-1]
+    newest.write_bytes(change(newest.read_bytes()))
+    found = Checkpoints(UrlFolder(str(tmp_path)), settings_for(tmp_path)).load()
+    assert found is not None
+    assert found[0].events_learned == 4
+    assert newest.name in caplog.text
+    assert why in caplog.text
+
+
+def test_a_worker_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
+    learner = saved(tmp_path, rounds=2)
+    os.truncate(manifests(tmp_path)[-1], 5)
+    log = ListLog({"events": 2})
+    for number in range(2):
+        publish(log, ["ann", "bob"], P0, start=4 * number)
+        publish(log, ["xia", "ann2"], P1, start=4 * number + 2)
+    again = Worker(log, settings_for(tmp_path))
+    again.loop.start()
+    assert again.learner.digests() == learner.digests()
+    again.kill()
+
+
+def test_checkpoints_of_which_none_is_whole_are_an_error(tmp_path: Path) -> None:
+    saved(tmp_path, rounds=2)
+    for path in manifests(tmp_path):
+        os.truncate(path, 5)
+    with pytest.raises(CheckpointError, match=r"none of the 2 checkpoints of worker worker-0 is whole"):
+        Checkpoints(UrlFolder(str(tmp_path)), settings_for(tmp_path)).load()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (ModelConfig(dim=32), r"model\.dim = 32: .* was made with 64"),
+        (ModelConfig(history=20), r"model\.history = 20: .* was made with 50"),
+        (ModelConfig(name="popularity"), r"model\.name = 'popularity': .* was made with 'attention'"),
+        (ModelConfig(memories="none"), r"model\.memories = 'none': .* was made with 'default'"),
+    ],
+)
+def test_a_model_of_another_shape_is_refused(tmp_path: Path, model: ModelConfig, message: str) -> None:
+    saved(tmp_path)
+    changed = msgspec.structs.replace(settings_for(tmp_path), model=model)
+    with pytest.raises(CheckpointError, match=message):
+        Checkpoints(UrlFolder(str(tmp_path)), changed).load()
+
+
+def test_the_newest_are_kept_with_their_files_and_no_others(tmp_path: Path) -> None:
+    saved(tmp_path, rounds=5)
+    kept = [msgspec.json.decode(path.read_bytes()) for path in manifests(tmp_path)]
+    assert [manifest["events_learned"] for manifest in kept] == [16, 20]
+    named = {m["model"]["name"] for m in kept} | {s["name"] for m in kept for s in m["shards"]}
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.safetensors")}
+    assert found == named
+
+
+def test_other_workers_files_are_left_alone(tmp_path: Path) -> None:
+    shards = ShardFiles(UrlFolder(str(tmp_path)), "other")
+    elsewhere = TopicPartition("elsewhere", 0)
+    foreign = [shards.save(Shard(elsewhere, offset, {}), 0, 1)[0] for offset in (1, 2)]
+    saved(tmp_path, rounds=5)
+    assert set(foreign) <= set(shards.all())
+
+
+def test_the_highest_generation_then_the_highest_offset_is_the_newest_shard(tmp_path: Path) -> None:
+    shards = ShardFiles(UrlFolder(str(tmp_path)), "worker-a-1")
+    for generation, offset in ((2, 900), (10, 7), (10, 31), (9, 5_000)):
+        name, _ = shards.save(Shard(P0, offset, {}), generation, seq=3)
+        assert parse(name.path) == name
+    newest: ShardName = shards.newest()[P0]
+    assert (newest.generation, newest.offset, newest.worker) == (10, 31, "worker-a-1")
+
+
+def test_secrets_stay_out_of_the_manifest(tmp_path: Path) -> None:
+    kafka = KafkaConfig(sasl_password="hunter2", options={"ssl_password": "hunter2", "fetch_min_bytes": 7})
+    saved(tmp_path, settings=msgspec.structs.replace(settings_for(tmp_path), kafka=kafka))
+    text = manifests(tmp_path)[-1].read_text()
+    assert "hunter2" not in text
+    assert "fetch_min_bytes" in text
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_that_says_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path)
+    checkpoints = Checkpoints(UrlFolder(str(tmp_path)), settings_for(tmp_path))
+
+    def full(source: str, target: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(CheckpointError, match=r"No space left.*the journal has what"):
+        checkpoints.save(CountingLearner(settings_for(tmp_path)), generation=1, now_ms=1)
+    assert checkpoints.load() is not None
+
+
+def test_inspect_shows_the_newest_checkpoint_with_the_configuration_it_was_saved_with(tmp_path: Path) -> None:
+    narrow = msgspec.structs.replace(settings_for(tmp_path), model=ModelConfig(dim=8))
+    learner = saved(tmp_path, rounds=2, settings=narrow)
+    made: list[Settings] = []
+
+    def make(settings: Settings) -> CountingLearner:
+        made.append(settings)
+        return CountingLearner(settings)
+
+    report = describe(open_newest(str(tmp_path), Settings(), make), "ann", "item-0")
+    assert made[0].model.dim == 8
+    assert report == {
+        "seq": learner.seq,
+        "events_learned": 8,
+        "offsets": {"events": {"0": 4, "1": 4}},
+        **learner.digests(),
+        "quality": {"counting": {"tests": 8}},
+        "user": {"partition": 0, "history": ["item-4", "item-0"]},
+        "item": {"count": 1},
+    }
+    assert "  events:" in lines(report)
+
+
+def test_inspect_says_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no checkpoint is there"):
+        open_newest(str(tmp_path), Settings(), CountingLearner)
+    saved(tmp_path)
+    opened = open_newest(str(tmp_path), Settings(kafka=KafkaConfig(worker_id="elsewhere")), CountingLearner)
+    with pytest.raises(UsageError, match="--user nobody: not in checkpoint"):
+        describe(opened, "nobody", None)
+    saved(tmp_path, settings=settings_for(tmp_path, "worker-7"))
+    with pytest.raises(UsageError, match=r"no such worker in .* expected one of worker-0, worker-7"):
+        open_newest(str(tmp_path), Settings(kafka=KafkaConfig(worker_id="elsewhere")), CountingLearner)
