@@ -13,8 +13,8 @@ from pipeline.settings import Settings
 HELP = """Measure ranking quality on a recorded file: each event is predicted, then learned. No broker.
 
 Runs what the service runs, batch by batch, beside baselines on the same events. An event is a test when its
-type is positive and its item is not excluded for the user; ranks are exact, over all items known when the batch
-begins. Baselines get the best setting of a printed grid, in hindsight. --repeats lets consumed items come
+type is positive and its item is not excluded for the user; ranks are exact, over all items known before the
+batch. Baselines get the best setting of a printed grid, in hindsight. --repeats lets consumed items come
 again, as in music (rank.exclude = []). Rows that can't be read are counted, and take no place in a batch."""
 EXAMPLE = (
     "afresh evaluate events.csv.gz --events 40000\nafresh evaluate plays.parquet --repeats --report out.html"
