@@ -83,7 +83,7 @@ def _dispatch(argv: list[str]) -> int:
     from pipeline.app.config import describe, load_settings  # not needed for help
 
     settings = load_settings(args.config, args.sets, os.environ)
-    # numpy's own threads, read when it is first imported: more than cores that are free make each product wait
+    # numpy reads it when it is first imported: with more threads than free cores each product waits
     os.environ.setdefault("OPENBLAS_NUM_THREADS", str(settings.model.threads))
     level = logging.INFO if name == "run" else logging.DEBUG
     logger.log(level, "configuration:\n%s", describe(settings))
