@@ -11,6 +11,7 @@ from typing import BinaryIO
 from pipeline.errors import AfreshError
 
 STOP_WAIT_S = 3.0
+EXIT_CODES = (2, 3, 4)  # of errors that say themselves what is wrong: a parent ends with the same
 
 
 class SenderProcess:
@@ -56,7 +57,9 @@ class SenderProcess:
         if code == 0 and lines:
             return int(json.loads(lines[-1])["sent"])
         said = _text(self._err).strip().splitlines() or ["it said nothing"]
-        raise AfreshError(f"the process that sends the events ended with code {code}: {said[-1]}")
+        error = AfreshError(f"the process that sends the events ended with code {code}: {said[-1]}")
+        error.exit_code = code if code in EXIT_CODES else error.exit_code
+        raise error
 
     def wait(self, timeout_s: float) -> None:
         """Wait for the end of the process. Raise `subprocess.TimeoutExpired` when it takes longer."""

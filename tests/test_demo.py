@@ -4,9 +4,11 @@ import argparse
 import io
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from learners import CountingLearner
 
 from consumers.list_source import ListLog, ListSource
+from pipeline.app import cli
 from pipeline.app.commands import demo as command
 from pipeline.app.demo import Demo, closing_words
 from pipeline.app.demo_view import View, line
@@ -314,11 +317,14 @@ def test_a_sender_process_says_how_many_events_it_sent():
         assert finish(sender) == 12
 
 
-def test_a_sender_process_that_fails_is_told_with_its_last_line():
-    with SenderProcess(python("import sys; print('x' * 100_000); sys.exit('no disk')")) as sender:
-        sender.start()
-        with pytest.raises(AfreshError, match="ended with code 1: no disk"):
-            finish(sender)
+def test_a_sender_process_that_fails_is_told_with_its_last_line_and_its_code():
+    fails = "import sys; print('x' * 100_000); print('no disk', file=sys.stderr); sys.exit({})"
+    for code, shown in ((3, 3), (77, 1)):
+        with SenderProcess(python(fails.format(code))) as sender:
+            sender.start()
+            with pytest.raises(AfreshError, match=f"ended with code {code}: no disk") as caught:
+                finish(sender)
+        assert caught.value.exit_code == shown
 
 
 @pytest.mark.parametrize(
@@ -349,3 +355,70 @@ def test_a_sender_ends_when_the_process_that_started_it_is_killed(tmp_path):
         assert fifo.readline() == "up\n"
         process.kill()
         assert fifo.read() == ""  # the end of the file: the only writer is gone
+
+
+DEMO = [sys.executable, "-m", "pipeline.app.cli", "demo"]
+
+
+def children(pid):
+    """Every process that descends from this one."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += [int(child), *children(child)]
+    return found
+
+
+def read_until(stream, text):
+    """Read lines up to one with this text."""
+    for shown in iter(stream.readline, ""):
+        if text in shown:
+            return
+    raise AssertionError(f"ended without {text!r}")
+
+
+@pytest.mark.kafka
+def test_the_command_plays_shoppers_through_a_broker_of_its_own_and_ends_with_one_json_line():
+    done = subprocess.run(
+        [*DEMO, "--events", "1500", "--rate", "0"], capture_output=True, text=True, timeout=120, check=True
+    )
+    (last,) = done.stdout.splitlines()
+    summary = json.loads(last)
+    assert summary["events"] == 1_500
+    assert summary["dead_letters"] == 0
+    assert next(iter(summary["models"])) == "attention"
+    assert "1,500 events learned" in done.stderr
+
+
+@pytest.mark.kafka
+def test_the_command_plays_a_file(tmp_path):
+    rows = [f"u{row % 7},i{row % 50},{1_700_000_000 + row},click,\n" for row in range(400)]
+    (tmp_path / "events.csv").write_text("user,item,timestamp,event,value\n" + "".join(rows))
+    command = [*DEMO, "--file", str(tmp_path / "events.csv"), "--rate", "0", "--events", "300"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert json.loads(done.stdout)["events"] == 300
+
+
+def test_a_file_that_is_not_there_is_told_in_one_line(tmp_path, capsys):
+    assert cli.main(["demo", "--file", str(tmp_path / "none.csv")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert "none.csv: no such file" in err
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_the_command_whatever_ends_it(number):
+    command = [*DEMO, "--events", "100000", "--rate", "100"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        read_until(process.stderr, " of 100,000 events")
+        family = [os.pidfd_open(pid) for pid in children(process.pid)]
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=30)
+    assert len(family) >= 2  # broker and sender
+    for one in family:
+        assert select.select([one], [], [], 10)[0], "a child process outlived the demo"
+        os.close(one)
+    if number == signal.SIGINT:
+        assert process.returncode == 0
+        assert 0 < json.loads(out)["events"] < 100_000

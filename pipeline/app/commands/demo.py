@@ -5,10 +5,14 @@ import json
 import logging
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from pipeline.errors import UsageError
 from pipeline.settings import (
     CheckpointConfig,
     EventsConfig,
@@ -18,14 +22,21 @@ from pipeline.settings import (
     TopicsConfig,
 )
 
+if TYPE_CHECKING:  # the heavy parts are imported when the command runs, not for its help
+    from pipeline.app.demo import Demo
+    from pipeline.measure.quality import Quality
+    from pipeline.run.loop import Loop
+
 HELP = """See afresh at work: made-up shoppers, an embedded broker and the pipeline, live, on this machine.
 
 Starts a broker of its own on loopback, publishes shoppers' events from a separate process, learns them as
 they arrive and publishes rankings. Halfway the shoppers' taste changes. Ends by itself or on Ctrl-C, with a
-summary on stderr and one JSON line on stdout. Nothing is left behind. --file plays a recorded stream instead."""
+summary on stderr and one JSON line on stdout. Nothing is left behind. --file plays a recorded stream
+instead."""
 EXAMPLE = "afresh demo --events 60000 --rate 2000\nafresh demo --file events.csv.gz --rate 1000"
 EVENTS = 60_000
 PARTITIONS = 4
+PRACTICE_EVENTS = 2_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +55,90 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--file", type=Path, metavar="PATH", help="play a recorded stream instead of shoppers"
     )
     parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="of the shoppers (default: 0)")
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Play the demo; 0 when it ended by itself or by a first Ctrl-C.
+
+    Raises UsageError without the file, or when the broker can't be started, other AfreshErrors as the loop and the sender do, and
+    KeyboardInterrupt before the loop runs or on a second Ctrl-C.
+    """
+    from pipeline.app.demo import Demo, closing_words
+    from pipeline.app.demo_view import View
+    from pipeline.run.clock import SystemClock
+    from producers.child import SenderProcess
+    from producers.embedded_broker import EmbeddedBroker
+    from producers.topics import create_topics
+
+    if args.file is not None and not args.file.is_file():
+        raise UsageError(
+            f"--file {args.file}: no such file; expected a recorded stream, .csv, .jsonl or .parquet"
+        )
+    if args.log_level == "info":  # lines of a log would tear the view apart
+        logging.getLogger().setLevel(logging.WARNING)
+        logging.getLogger("pipeline.run.loop").setLevel(logging.ERROR)  # that nothing is saved is meant here
+    total, change_at = planned(args)
+    with View() as view:
+        view.say("starting the embedded broker")
+        with EmbeddedBroker() as broker:
+            own = demo_settings(settings, broker.bootstrap_servers)
+            create_topics(own.kafka, own.topics, PARTITIONS)
+            view.say("compiling: some seconds, the first time more")
+            practise(own)
+            with SenderProcess(sender_command(args, broker.bootstrap_servers, change_at)) as sender:
+                demo = Demo(view, SystemClock(), sender, total, change_at)
+                with service(own, demo) as (loop, quality):
+                    view.say("the shoppers come" if args.file is None else f"playing {args.file}")
+                    summary = demo.play(loop, quality)
+        for words in closing_words(summary):
+            view.say(words)
+    print(json.dumps(summary))
+    return 0
+
+
+def practise(settings: Settings) -> None:
+    """Learn some made-up events and forget them, so that all is compiled before the first event comes."""
+    from consumers.list_source import ListLog, ListSource
+    from pipeline.event.decode import Decoder
+    from pipeline.recommender import Recommender
+    from pipeline.run.clock import SystemClock
+    from pipeline.run.loop import Edges, Loop
+    from pipeline.run.observe import Unobserved
+    from producers.list_sink import ListSink
+    from producers.simulate import encoded
+
+    clock, log = SystemClock(), ListLog()
+    for event in encoded(PRACTICE_EVENTS, seed=1, change_at=None, end_ms=clock.now_ms()):
+        log.append(event.value, key=event.key, timestamp=clock.now_ms())
+    decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
+    edges = Edges(ListSource(log), decoder, ListSink(), clock, Unobserved())
+    loop = Loop(Recommender(settings), edges, settings)
+    loop.start()
+    while loop.learner.events_learned < PRACTICE_EVENTS:
+        loop.tick()
+
+
+@contextmanager
+def service(settings: Settings, demo: "Demo") -> Iterator[tuple["Loop", "Quality"]]:
+    """Give a loop over the broker that reports to the demo, and the judge of its models."""
+    from consumers.kafka_source import KafkaSource
+    from pipeline.event.decode import Decoder
+    from pipeline.measure.health import Health, serve
+    from pipeline.measure.metrics import Metrics
+    from pipeline.recommender import Recommender
+    from pipeline.run.clock import SystemClock
+    from pipeline.run.loop import Edges, Loop
+    from pipeline.run.observe import MetricsObserver
+    from producers.kafka_sink import KafkaSink
+
+    clock, metrics, recommender = SystemClock(), Metrics(), Recommender(settings)
+    health = Health(clock)
+    source = KafkaSource(settings.kafka, list(settings.topics.event_topics()), settings.batch)
+    decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
+    sink = KafkaSink(settings.kafka, settings.topics)
+    observer = demo.observe(MetricsObserver(metrics, health, clock))
+    with serve(settings.metrics.address, metrics.registry, health) or nullcontext():
+        yield Loop(recommender, Edges(source, decoder, sink, clock, observer), settings), recommender.quality
 
 
 def demo_settings(settings: Settings, bootstrap_servers: str) -> Settings:
@@ -74,9 +169,7 @@ def planned(args: argparse.Namespace) -> tuple[int | None, int | None]:
 def sender_command(args: argparse.Namespace, bootstrap_servers: str, change_at: int | None) -> list[str]:
     """Return the command of the process that sends the events."""
     if args.file is not None:
-        limit = [] if args.events is None else ["--limit", str(args.events)]
-        address = ["--set", f"kafka.bootstrap_servers={bootstrap_servers}"]
-        return [
+        command = [
             sys.executable,
             "-m",
             "pipeline.app.cli",
@@ -84,9 +177,10 @@ def sender_command(args: argparse.Namespace, bootstrap_servers: str, change_at: 
             str(args.file),
             "--rate",
             str(args.rate),
-            *limit,
-            *address,
         ]
+        limit = [] if args.events is None else ["--limit", str(args.events)]
+        address = ["--set", f"kafka.bootstrap_servers={bootstrap_servers}"]
+        return [*command, *limit, *address, "--json", "--until-stdin-closes"]
     events = ["--events", str(args.events or EVENTS), "--rate", str(args.rate), "--seed", str(args.seed)]
     change = [] if change_at is None else ["--change-at", str(change_at)]
     address = ["--bootstrap-servers", bootstrap_servers, "--until-stdin-closes"]
