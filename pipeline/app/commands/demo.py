@@ -5,10 +5,8 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,11 +20,6 @@ from pipeline.settings import (
     TopicsConfig,
 )
 
-if TYPE_CHECKING:  # the heavy parts are imported when the command runs, not for its help
-    from pipeline.app.demo import Demo
-    from pipeline.measure.quality import Quality
-    from pipeline.run.loop import Loop
-
 HELP = """See afresh at work: made-up shoppers, an embedded broker and the pipeline, live, on this machine.
 
 Starts a broker of its own on loopback, publishes shoppers' events from a separate process, learns them as
@@ -36,7 +29,6 @@ instead."""
 EXAMPLE = "afresh demo --events 60000 --rate 2000\nafresh demo --file events.csv.gz --rate 1000"
 EVENTS = 60_000
 PARTITIONS = 4
-PRACTICE_EVENTS = 2_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,11 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Play the demo; 0 when it ended by itself or by a first Ctrl-C.
 
-    Raises UsageError without the file, or when the broker can't be started, other AfreshErrors as the loop and the sender do, and
-    KeyboardInterrupt before the loop runs or on a second Ctrl-C.
+    Raises UsageError without the file, or when the broker can't be started, other AfreshErrors as the loop
+    and the sender do, and KeyboardInterrupt before the loop runs or on a second Ctrl-C.
     """
     from pipeline.app.demo import Demo, closing_words
     from pipeline.app.demo_view import View
+    from pipeline.app.wiring import build_service  # torch and the Kafka client, not needed for help
+    from pipeline.measure.health import serve
     from pipeline.run.clock import SystemClock
     from producers.child import SenderProcess
     from producers.embedded_broker import EmbeddedBroker
@@ -84,61 +78,16 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             own = demo_settings(settings, broker.bootstrap_servers)
             create_topics(own.kafka, own.topics, PARTITIONS)
             view.say("compiling: some seconds, the first time more")
-            practise(own)
             with SenderProcess(sender_command(args, broker.bootstrap_servers, change_at)) as sender:
                 demo = Demo(view, SystemClock(), sender, total, change_at)
-                with service(own, demo) as (loop, quality):
-                    view.say("the shoppers come" if args.file is None else f"playing {args.file}")
-                    summary = demo.play(loop, quality)
+                service = build_service(own, demo.observe)
+                view.say("the shoppers come" if args.file is None else f"playing {args.file}")
+                with serve(own.metrics.address, service.metrics.registry, service.health) or nullcontext():
+                    summary = demo.play(service.loop, service.recommender.quality)
         for words in closing_words(summary):
             view.say(words)
     print(json.dumps(summary))
     return 0
-
-
-def practise(settings: Settings) -> None:
-    """Learn some made-up events and forget them, so that all is compiled before the first event comes."""
-    from consumers.list_source import ListLog, ListSource
-    from pipeline.event.decode import Decoder
-    from pipeline.recommender import Recommender
-    from pipeline.run.clock import SystemClock
-    from pipeline.run.loop import Edges, Loop
-    from pipeline.run.observe import Unobserved
-    from producers.list_sink import ListSink
-    from producers.simulate import encoded
-
-    clock, log = SystemClock(), ListLog()
-    for event in encoded(PRACTICE_EVENTS, seed=1, change_at=None, end_ms=clock.now_ms()):
-        log.append(event.value, key=event.key, timestamp=clock.now_ms())
-    decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
-    edges = Edges(ListSource(log), decoder, ListSink(), clock, Unobserved())
-    loop = Loop(Recommender(settings), edges, settings)
-    loop.start()
-    while loop.learner.events_learned < PRACTICE_EVENTS:
-        loop.tick()
-
-
-@contextmanager
-def service(settings: Settings, demo: "Demo") -> Iterator[tuple["Loop", "Quality"]]:
-    """Give a loop over the broker that reports to the demo, and the judge of its models."""
-    from consumers.kafka_source import KafkaSource
-    from pipeline.event.decode import Decoder
-    from pipeline.measure.health import Health, serve
-    from pipeline.measure.metrics import Metrics
-    from pipeline.recommender import Recommender
-    from pipeline.run.clock import SystemClock
-    from pipeline.run.loop import Edges, Loop
-    from pipeline.run.observe import MetricsObserver
-    from producers.kafka_sink import KafkaSink
-
-    clock, metrics, recommender = SystemClock(), Metrics(), Recommender(settings)
-    health = Health(clock)
-    source = KafkaSource(settings.kafka, list(settings.topics.event_topics()), settings.batch)
-    decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
-    sink = KafkaSink(settings.kafka, settings.topics)
-    observer = demo.observe(MetricsObserver(metrics, health, clock))
-    with serve(settings.metrics.address, metrics.registry, health) or nullcontext():
-        yield Loop(recommender, Edges(source, decoder, sink, clock, observer), settings), recommender.quality
 
 
 def demo_settings(settings: Settings, bootstrap_servers: str) -> Settings:
