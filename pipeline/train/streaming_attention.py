@@ -196,7 +196,8 @@ class StreamingAttention:
         wide = np.zeros((user_BD.shape[0], self.dim + COLUMNS), np.float32)
         wide[:, : self.dim] = user_BD
         wide[:, self.dim : self.dim + D_CELL] = coef[:, :D_CELL]
-        wide[np.arange(user_BD.shape[0]), self.dim + D_CELL + queries.cell_B] = coef[:, D_CELL]
+        cell_B = queries.cell_B.astype(np.int64)  # int8 can't count the columns
+        wide[np.arange(user_BD.shape[0]), self.dim + D_CELL + cell_B] = coef[:, D_CELL]
         return wide
 
     def _test(
