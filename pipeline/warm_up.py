@@ -1,4 +1,6 @@
-"""Compile every kernel before the service joins its group: ten seconds on a fresh machine, then from numba's cache."""
+"""Compile every kernel before the service joins its group: ten seconds on a fresh machine, then from numba's
+cache.
+"""
 
 import numpy as np
 
@@ -10,7 +12,9 @@ START_MS = 1_700_000_000_000
 
 
 def warm_up(settings: Settings) -> None:
-    """Run a throwaway recommender of the same shape over a few made-up batches, checkpoint and takeover included."""
+    """Run a throwaway recommender of the same shape over a few made-up batches, checkpoint and takeover
+    included.
+    """
     recommender = Recommender(settings)
     size = 64
     for seq in range(4):

@@ -13,7 +13,6 @@ import torch
 
 from consumers.kafka_source import KafkaSource
 from pipeline.errors import AfreshError
-from pipeline.event.batch import Events, RawBatch, Span
 from pipeline.event.decode import Decoder
 from pipeline.measure.health import Health
 from pipeline.measure.metrics import Metrics
@@ -26,6 +25,7 @@ from pipeline.run.loop import Edges, Loop, Survival
 from pipeline.run.observe import MetricsObserver, Observer, Standing
 from pipeline.settings import Settings
 from pipeline.state.tables import LIVE
+from pipeline.warm_up import warm_up
 from producers.kafka_sink import KafkaSink
 
 logger = logging.getLogger(__name__)
@@ -80,24 +80,3 @@ def standing(recommender: Recommender) -> Standing:
     """Return how well the models do of late."""
     live_rows = np.flatnonzero(recommender.state.items.status.data == LIVE)
     return Standing(recommender.quality.ratios(), recommender.coverage.ratio(live_rows))
-
-
-def warm_up(settings: Settings) -> None:
-    """Compile every kernel on a recommender that is thrown away: the group must not wait for that later."""
-    recommender = Recommender(settings)
-    topic = next(iter(settings.topics.event_topics()))
-    users, items = ["a", "b", "a", "b"], ["x", "y", "z", "x"]
-    count, now_ms = len(users), SystemClock().now_ms()
-    for seq in range(2):
-        events = Events(
-            user_ids=users,
-            item_ids=items,
-            types=["click"] * count,
-            event_ids=[None] * count,
-            time_ms_B=np.full(count, now_ms, np.int64),
-            append_ms_B=np.full(count, now_ms, np.int64),
-            value_B=np.full(count, np.nan),
-            source_B=np.zeros(count, np.int32),
-        )
-        span = Span(topic, 0, seq * count, (seq + 1) * count)
-        recommender.step(RawBatch(seq, now_ms, (span,), events, []))
