@@ -163,7 +163,7 @@ class Recommender:
             self.quality.update(model.name, lesson.tested, cold_B)
             for model, lesson in zip(self.models, lessons, strict=True)
         ]
-        listed_B, hit_B = self.state.served.hits(batch.user_B, batch.item_B)
+        listed_B, hit_B = self.state.served.hits(batch.user_B, batch.item_B, self.state.items.status.data)
         self.quality.update_served(hit_B[listed_B & (batch.role_B == POSITIVE)])
         return self.drift.update(
             gains[0].hit_B, scaled_loss(lessons[0].tested), batch.first_event, batch.now_ms

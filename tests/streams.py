@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from pipeline.event.batch import Batch, Events, RawBatch, Span, TopicPartition
 from pipeline.settings import (
@@ -16,6 +17,8 @@ from pipeline.settings import (
 )
 from pipeline.state.queries import Queries, lesson_queries
 from pipeline.state.state import State
+
+torch.set_num_threads(1)  # as the service does: with more, a small batch waits for its threads
 
 START_MS = 1_700_000_000_000
 MINUTE_MS = 60_000
@@ -105,7 +108,9 @@ class Moved(NamedTuple):
     gone: list[str]
 
 
-def move_on(state: State, raw: RawBatch, before_update: Callable[[Batch, Queries], None] | None = None) -> Moved:
+def move_on(
+    state: State, raw: RawBatch, before_update: Callable[[Batch, Queries], None] | None = None
+) -> Moved:
     """Bring a state on by one batch, as `Recommender.step` does, without models."""
     batch = state.admit(raw)
     queries = lesson_queries(state, batch)

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import MINUTE_MS, ROLES, START_MS, Batches, Event, Moved, move_on, names_of, new_state, small_settings
+from streams import (
+    MINUTE_MS,
+    ROLES,
+    START_MS,
+    Batches,
+    Event,
+    Moved,
+    move_on,
+    names_of,
+    new_state,
+    small_settings,
+)
 
 from pipeline.event.batch import RawBatch
 from pipeline.settings import LimitsConfig
@@ -226,7 +237,11 @@ def test_the_oldest_row_is_exact_however_old_the_queue_is() -> None:
         if number % 3 == 0:
             table.forget(oldest, GONE)
         else:
-            table.touch(live[rng.integers(live.size, size=1)].astype(np.int32), np.array([number]), np.zeros(1, np.int64))
+            table.touch(
+                live[rng.integers(live.size, size=1)].astype(np.int32),
+                np.array([number]),
+                np.zeros(1, np.int64),
+            )
 
 
 def test_a_gone_row_is_not_given_out_before_a_sweep_has_scrubbed_it() -> None:
@@ -335,7 +350,11 @@ def test_an_empty_batch_moves_nothing_but_offsets() -> None:
 def test_new_rows_are_new_until_their_batch_has_ended() -> None:
     state, batches = new_state(small_settings()), Batches()
     seen = []
-    move_on(state, batches([Event("u", "a")]), lambda batch, _: seen.append(state.items.status.data[batch.item_B[0]]))
+    move_on(
+        state,
+        batches([Event("u", "a")]),
+        lambda batch, _: seen.append(state.items.status.data[batch.item_B[0]]),
+    )
     assert seen == [NEW]
     assert state.items.status.data[0] == LIVE
     assert ROLES.role("view") == 1

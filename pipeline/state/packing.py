@@ -68,6 +68,8 @@ def put(state: State, shard: Shard) -> None:
     item_ids = unpack_texts(_bytes(arrays["item_ids"]), _longs(arrays["item_id_borders"]))
     new = state.admit_items(list(dict.fromkeys(text for text in item_ids if text not in state.items.row_of)))
     state.items.settle(new)
+    # else an item that its users bring along would be long overdue
+    state.items.last_ms.data[new] = arrays["user.last_ms"].max(initial=0)
     row_of_place = state.items.rows(item_ids)
     for name, column in _user_columns(state).items():
         if f"user.{name}" in arrays:
@@ -80,6 +82,8 @@ def put(state: State, shard: Shard) -> None:
     )
     state.users.last_event.data[rows] = arrays["user.last_event"]
     state.users.last_ms.data[rows] = arrays["user.last_ms"]
+    state.users.reorder()
+    state.items.reorder()
     state.origin.partition.data[rows] = state.number_of(shard.source)
     state.offsets[shard.source] = shard.offset
     if "duplicates" in arrays:

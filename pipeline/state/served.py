@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.state.store import Column
+from pipeline.state.tables import LIVE, NEW
 
 IntArray = npt.NDArray[np.int32]
 
@@ -21,8 +22,12 @@ class Served:
         """Note the lists just published."""
         self.items.data[user_B] = rows_BK
 
-    def hits(self, user_B: IntArray, item_B: IntArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    def hits(
+        self, user_B: IntArray, item_B: IntArray, status_M: npt.NDArray[np.uint8]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Return, for each event, whether its user had a list at all, and whether the item was on it."""
         lists_BK = self.items.data[user_B]
         on_list_BK = (lists_BK == item_B[:, None]) & (item_B >= 0)[:, None]
-        return np.any(lists_BK >= 0, axis=1), np.any(on_list_BK, axis=1)
+        # a list whose items are all gone is none, whether a sweep has come by or not
+        shown_BK = (lists_BK >= 0) & np.isin(status_M[lists_BK], (LIVE, NEW))
+        return np.any(shown_BK, axis=1), np.any(on_list_BK, axis=1)

@@ -77,6 +77,8 @@ def nbytes(stores: Iterable[Store]) -> int:
 
 def translate(values: AnyArray, new_of_old: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     """Map item rows through a table (rows without a successor are -1 there); -1 stays."""
+    if new_of_old.size == 0:
+        return np.full(values.shape, -1, np.int32)
     return np.where(values >= 0, new_of_old[values], np.int32(-1)).astype(np.int32)
 
 

@@ -139,6 +139,10 @@ class IdTable:
             self._oldest = list(zip(last[some].tolist(), some.tolist(), strict=True))
         raise AssertionError("unreachable: the queue was just made from live rows")
 
+    def reorder(self) -> None:
+        """Take note that rows have come with a `last_event` of long ago, which the queue of the oldest can't know."""
+        self._oldest.clear()
+
     def forget(self, row: int, status: int) -> str:
         """Take a row's id away and leave the row in `status` (FREE rows can be used again at once)."""
         text = self.id_of[row]

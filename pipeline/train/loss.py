@@ -61,12 +61,11 @@ def pool_logits(user_BD, table, dim, cell_B, coef_BF, rows_BC, count_B, X_BCS, o
 @njit(cache=True, nogil=True)
 def softmax_loss(  # type: ignore[no-untyped-def]
     user_BD, table, dim, cell_B, coef_BF, rows_BC, count_B, X_BCS, logit_BC, target_B, weight_B, barred,
-    border_B, known, negative_N, logit_BN, tag, stamp, loss_B, slope_BC, slope_B, slope_BN, coef_grad_BF,
+    border_B, known, status_M, negative_N, logit_BN, tag, stamp, loss_B, slope_BC, slope_B, slope_BN, coef_grad_BF,
 ):  # fmt: skip
     """Write losses and slopes d loss / d logit; return nothing.
 
-    `slope_B` is the target's own slope where it is no candidate (else 0). `known` counts the rows that may be
-    shown at all; `stamp` is scratch [M] int64 and `tag` a number larger than any in it.
+    `slope_B` is the target's own slope where it is no candidate (else 0). `known` counts the LIVE rows; `stamp` is scratch [M] int64 and `tag` a number larger than any in it.
     """
     for b in range(rows_BC.shape[0]):
         loss_B[b], slope_B[b] = 0, 0
@@ -77,7 +76,8 @@ def softmax_loss(  # type: ignore[no-untyped-def]
         mark = tag + b
         rest = known
         for e in range(border_B[b], border_B[b + 1]):
-            if barred[e] >= 0 and stamp[barred[e]] != mark:
+            # only what `known` counts is taken off it: a barred item may be new, or gone and not yet scrubbed
+            if barred[e] >= 0 and status_M[barred[e]] == LIVE and stamp[barred[e]] != mark:
                 stamp[barred[e]] = mark
                 rest -= 1
         at = -1

@@ -1,0 +1,304 @@
+"""Out of a recommender and into another: nothing may change by it, whatever rows the ids get there."""
+
+import itertools
+
+import numpy as np
+import pytest
+from streams import (
+    START_MS,
+    Batches,
+    Event,
+    move_on,
+    names_of,
+    new_state,
+    shoppers,
+    small_settings,
+    source,
+)
+
+from pipeline.event.batch import RawBatch
+from pipeline.event.records import DEFAULT_USER, Ranking
+from pipeline.outcome import Outcome
+from pipeline.recommender import Recommender
+from pipeline.settings import LimitsConfig, Settings
+from pipeline.state import packing, sweep
+from pipeline.state.shards import Snapshot
+from pipeline.state.state import DAY_MS, State
+from pipeline.state.tables import FREE, SWEPT
+
+LIMITS = LimitsConfig(users=9, items=130, user_ttl_days=0.4, item_ttl_days=0.6)
+CASES = {
+    "no limits": small_settings(),
+    "repeats": small_settings(exclude=[]),
+    "some types bar": small_settings(exclude=["buy"]),
+    "limits": small_settings(limits=LIMITS),
+    "limits and repeats": small_settings(exclude=[], limits=LIMITS),
+    "late admission": small_settings(limits=LimitsConfig(items=90, admit_after=2)),
+    "item-knn": small_settings(name="item_knn", limits=LIMITS),
+}
+TYPES = ("click", "click", "buy", "view", "dislike", "impression")
+
+
+def stream(batches: int = 40) -> list[RawBatch]:
+    """A stream whose items move on, with users of three partitions, and event ids that come twice."""
+    rng = np.random.default_rng(7)
+    return shoppers(
+        rng, Batches(), batches, size=40, users=14, window=160, pace=8, partitions=3, ids=True, types=TYPES
+    )
+
+
+def lists(outcome: Outcome) -> list[Ranking]:
+    """The rankings of users; the default list goes out again after a restart."""
+    return [ranking for ranking in outcome.rankings if ranking.user_id != DEFAULT_USER]
+
+
+def restored(settings: Settings, snapshot: Snapshot) -> Recommender:
+    recommender = Recommender(settings)
+    recommender.restore(snapshot)
+    return recommender
+
+
+@pytest.fixture(autouse=True)
+def _short_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "BATCH_OF_GONE", 5)
+
+
+@pytest.mark.parametrize("settings", CASES.values(), ids=CASES.keys())
+def test_a_restored_recommender_goes_on_bit_for_bit(settings: Settings) -> None:
+    raws = stream()
+    whole = Recommender(settings)
+    snapshots: dict[int, Snapshot] = {}
+    outcomes = []
+    for number, raw in enumerate(raws):
+        if number in (0, 11, 17, 22):
+            snapshots[number] = whole.snapshot()
+        outcomes.append(whole.step(raw))
+    if settings.limits.items:
+        assert whole.state.items.evicted > 50
+        assert whole.state.sweep.step or whole.state.items.evicted > 200
+    for number, snapshot in snapshots.items():
+        again = restored(settings, snapshot)
+        for raw, outcome in itertools.islice(zip(raws, outcomes, strict=True), number, None):
+            other = again.step(raw)
+            assert lists(other) == lists(outcome), f"restored at {number}, batch {raw.seq}"
+            assert other.gone == outcome.gone
+            assert other.figures.tables == outcome.figures.tables
+            assert repr(other.figures) == repr(outcome.figures)
+        assert again.digests() == whole.digests(), f"restored at {number}"
+        for name, array in whole.quality.arrays().items():
+            np.testing.assert_array_equal(again.quality.arrays()[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["no limits", "limits"])
+def test_a_snapshot_restores_to_the_same_digests_and_to_an_equal_snapshot(name: str) -> None:
+    settings = CASES[name]
+    first = Recommender(settings)
+    for raw in stream(20):
+        first.step(raw)
+    snapshot = first.snapshot()
+    second = restored(settings, snapshot)
+    assert second.digests() == first.digests()
+    assert second.events_learned == first.events_learned
+    assert second.offsets == first.offsets
+    assert second.seq == first.seq
+    again = second.snapshot()
+    assert again.meta == snapshot.meta
+    assert [shard.source for shard in again.shards] == [shard.source for shard in snapshot.shards]
+    for one, two in zip(again.shards, snapshot.shards, strict=True):
+        assert one.offset == two.offset
+        assert one.arrays.keys() == two.arrays.keys()
+        for key, array in one.arrays.items():
+            np.testing.assert_array_equal(array, two.arrays[key], err_msg=key)
+
+
+def test_digests_tell_one_changed_value_from_none() -> None:
+    recommender = Recommender(small_settings())
+    for raw in stream(6):
+        recommender.step(raw)
+    before = recommender.digests()
+    state = recommender.state
+    row = state.users.row_of["u3"]
+    state.histories.repeats.data[row] += 1
+    changed = recommender.digests()
+    assert changed["digest_users"] != before["digest_users"]
+    assert changed["digest_model"] == before["digest_model"]
+    state.histories.repeats.data[row] -= 1
+    state.successors.forward.data[next(iter(state.items.row_of.values())), 0] += 1
+    changed = recommender.digests()
+    assert changed["digest_users"] == before["digest_users"]
+    assert changed["digest_model"] != before["digest_model"]
+
+
+def moved_users(state: State, user: str) -> tuple[list[str], list[str], list[str]]:
+    """A user's history, consumed items and last list, by id."""
+    row, status = state.users.row_of[user], state.items.status.data
+    window = names_of(state, state.histories.window(row, status)[0])
+    return (
+        window,
+        names_of(state, state.consumed.of(row, status)),
+        names_of(state, state.served.items.data[row]),
+    )
+
+
+def test_a_shard_carries_users_into_tables_with_other_rows() -> None:
+    settings = small_settings()
+    giver, taker = Recommender(settings), Recommender(settings)
+    for raw in stream(12):
+        giver.step(raw)
+    elsewhere = Batches(ends={3: 0})
+    taker.step(elsewhere([Event(f"x{n}", f"i{200 - n}", partition=3) for n in range(60)]))
+    shard = giver.take(source(1))
+    taker.put(shard)
+    number = giver.state.number_of(source(1))
+    users = [u for u in giver.state.users.row_of
+             if giver.state.origin.partition.data[giver.state.users.row_of[u]] == number]  # fmt: skip
+    assert len(users) == 5
+    rows = [(giver.state.items.row_of[i], taker.state.items.row_of[i]) for i in ("i150", "i160")
+            if i in giver.state.items.row_of and i in taker.state.items.row_of]  # fmt: skip
+    assert any(one != two for one, two in rows)
+    for user in users:
+        assert moved_users(taker.state, user) == moved_users(giver.state, user)
+    assert taker.offsets[source(1)] == giver.offsets[source(1)]
+    back = taker.take(source(1))
+    assert back.arrays.keys() == shard.arrays.keys()
+    for key in ("user_ids", "user.histories.pushed", "user.histories.times", "user.users", "duplicates"):
+        if key in shard.arrays:
+            np.testing.assert_array_equal(back.arrays[key], shard.arrays[key])
+
+
+def test_users_have_one_digest_whatever_rows_they_and_their_items_lie_in() -> None:
+    settings = small_settings()
+    first = Recommender(settings)
+    for raw in stream(12):
+        first.step(raw)
+    digest = first.digests()["digest_users"]
+    # the users leave and come back in another order: their rows are others now
+    shards = [first.take(source(number)) for number in range(3)]
+    for number in (1, 0, 2):
+        first.release(source(number))
+    before = [shard.offset for shard in shards]
+    for number in (2, 0, 1):
+        first.put(shards[number])
+    assert [first.offsets[source(number)] for number in range(3)] == before
+    assert first.digests()["digest_users"] == digest
+
+
+def test_a_shard_replaces_what_is_held_of_its_partition_and_of_its_users() -> None:
+    settings = small_settings()
+    older, newer = Recommender(settings), Recommender(settings)
+    raws = stream(10)
+    for raw in raws[:5]:
+        older.step(raw)
+    for raw in raws:
+        newer.step(raw)
+    newest = {
+        user: moved_users(newer.state, user) for user in newer.state.users.row_of if user != DEFAULT_USER
+    }
+    for number in range(3):
+        older.put(newer.take(source(number)))
+    assert {user: moved_users(older.state, user) for user in newest} == newest
+    assert set(older.state.users.row_of) == set(newer.state.users.row_of)
+
+
+def test_a_released_partition_leaves_no_user_no_offset_and_no_event_id() -> None:
+    recommender = Recommender(small_settings())
+    for raw in stream(5):
+        recommender.step(raw)
+    recommender.release(source(1))
+    assert source(1) not in recommender.offsets
+    assert source(1) not in recommender.state.duplicates
+    assert {int(user[1:]) % 3 for user in recommender.state.users.row_of if user != DEFAULT_USER} == {0, 2}
+
+
+def test_catching_up_moves_users_and_leaves_the_model() -> None:
+    settings = small_settings()
+    learner, follower = Recommender(settings), Recommender(settings)
+    raws = stream(6)
+    for raw in raws[:3]:
+        learner.step(raw)
+        follower.step(raw)
+    model = {name: column.data.copy() for name, column in packing.shared_columns(follower.state).items()}
+    for raw in raws[3:]:
+        learner.step(raw)
+        follower.catch_up(raw)
+    assert (follower.seq, follower.events_learned) == (
+        3,
+        sum(len(set(raw.events.event_ids)) for raw in raws[:3]),
+    )
+    for name, column in packing.shared_columns(follower.state).items():
+        if not name.endswith(".table"):  # new items have got an embedding
+            rows = model[name].shape[0] if column.data.ndim else ...
+            np.testing.assert_array_equal(column.data[:rows], model[name], err_msg=name)
+    for user in learner.state.users.row_of:
+        if user != DEFAULT_USER:
+            assert moved_users(follower.state, user)[:2] == moved_users(learner.state, user)[:2]
+
+
+def test_event_ids_are_remembered_over_a_restart() -> None:
+    settings = small_settings()
+    first, batches = Recommender(settings), Batches()
+    first.step(batches([Event("u", "a", event_id="e1"), Event("u", "b", event_id="e2")]))
+    second = restored(settings, first.snapshot())
+    outcome = second.step(batches([Event("u", "c", event_id="e2"), Event("u", "d", event_id="e3")]))
+    assert (outcome.figures.duplicates, outcome.figures.learned) == (1, 1)
+
+
+def test_users_who_know_no_item_survive_a_restart() -> None:
+    settings = small_settings(limits=LimitsConfig(admit_after=2))
+    first, batches = Recommender(settings), Batches()
+    first.step(batches([Event("u", "a")]))
+    second = restored(settings, first.snapshot())
+    assert second.digests() == first.digests()
+    assert moved_users(second.state, "u") == ([], [], [])
+
+
+def test_a_partition_without_users_survives_a_restart() -> None:
+    settings = small_settings()
+    first, batches = Recommender(settings), Batches()
+    first.step(batches([]))
+    second = restored(settings, first.snapshot())
+    assert second.offsets == first.offsets == {source(0): 0}
+
+
+def test_items_that_came_with_a_shard_do_not_expire_at_once() -> None:
+    settings = small_settings(limits=LimitsConfig(item_ttl_days=1))
+    giver, taker = Recommender(settings), Recommender(settings)
+    giver.step(Batches()([Event("u", "a", partition=1), Event("u", "b", partition=1)]))
+    taker.put(giver.take(source(1)))
+    taker.step(Batches()([Event("v", "c", time_ms=START_MS + 1000)]))
+    assert moved_users(taker.state, "u")[0] == ["b", "a"]
+    taker.step(Batches(seq=1, ends={0: 1})([Event("v", "c", time_ms=START_MS + DAY_MS + 2000)]))
+    assert moved_users(taker.state, "u")[0] == []
+
+
+def test_users_who_came_with_a_shard_leave_in_order_of_their_last_event() -> None:
+    settings = small_settings(limits=LimitsConfig(users=5))
+    giver, taker = new_state(settings), new_state(settings)
+    move_on(giver, Batches()([Event("early", "a", partition=1)]))
+    batches = Batches()
+    move_on(taker, batches([Event(f"u{n}", "a") for n in range(7)]))  # makes the queue of the oldest
+    packing.put(taker, packing.take(giver, source(1)))
+    assert move_on(taker, batches([Event("u6", "a")])).gone == ["early"]
+
+
+def test_a_cycle_of_the_sweep_is_resumed_after_the_table_has_grown() -> None:
+    settings = small_settings(limits=LimitsConfig(items=900))
+    first, batches = new_state(settings), Batches()
+    move_on(first, batches([Event("u", f"i{n}") for n in range(906)]))  # six die: the cycle begins
+    dead = np.flatnonzero(first.items.status.data == SWEPT)
+    assert (first.sweep.step, dead.size) == (1, 6)
+    for _ in range(3):
+        move_on(first, batches([Event("v", "i905", "view")]))
+    # rows above the part that is scrubbed already still name a dead item
+    first.successors.partner.data[300:500, 0] = dead[0]
+    move_on(first, batches([Event("v", f"j{n}", "view") for n in range(300)]))
+    assert first.items.capacity == 2048
+    arrays, meta = packing.save_items(first)
+    second = new_state(settings)
+    packing.load_items(second, arrays, meta)
+    for shard in (packing.take(first, source(0)),):
+        packing.put(second, shard)
+    while second.sweep.step:
+        move_on(second, batches([Event("v", "j299", "view")]))
+    assert (second.items.status.data[dead] == FREE).all()
+    assert not np.isin(second.successors.partner.data, dead).any()
