@@ -1,6 +1,4 @@
-"""Compile every kernel before the service joins its group: ten seconds on a fresh machine, then from numba's
-cache.
-"""
+"""Compile every kernel before the service joins its group: ten seconds once, then from numba's cache."""
 
 import numpy as np
 
@@ -12,16 +10,14 @@ START_MS = 1_700_000_000_000
 
 
 def warm_up(settings: Settings) -> None:
-    """Run a throwaway recommender of the same shape over a few made-up batches, checkpoint and takeover
-    included.
-    """
+    """Run a throwaway recommender of the same shape over made-up batches of full size, and restore its copy."""
     recommender = Recommender(settings)
-    size = 64
+    size = settings.batch.max_events
     for seq in range(4):
         places = np.arange(size) + seq * size
         events = Events(
-            user_ids=[f"user-{place % 17}" for place in places.tolist()],
-            item_ids=[f"item-{place * 7 % 101}" for place in places.tolist()],
+            user_ids=[f"user-{place % 1009}" for place in places.tolist()],
+            item_ids=[f"item-{place * 7 % 503}" for place in places.tolist()],
             types=["click"] * size,
             event_ids=[None] * size,
             time_ms_B=START_MS + 1000 * places,
