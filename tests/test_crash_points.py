@@ -26,7 +26,7 @@ class Case(NamedTuple):
     rows: int  # streams of 300 events, with a row of crashes each
 
 
-CASES = [pytest.param(Case(CountingLearner, singles=3, rows=40), id="counting")]
+CASES = [pytest.param(Case(CountingLearner, singles=2, rows=50), id="counting")]
 
 
 @pytest.fixture(autouse=True)

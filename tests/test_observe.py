@@ -1,0 +1,47 @@
+"""What the loop tells its observer becomes the metrics that it stands for."""
+
+from pathlib import Path
+
+from workers import P0, START_MS, Worker, publish, settings_for
+
+from consumers.list_source import ListLog
+from pipeline.measure.health import Health
+from pipeline.measure.metrics import Metrics
+from pipeline.run.clock import ManualClock
+from pipeline.run.observe import MetricsObserver, Standing
+
+
+def test_a_run_shows_in_metrics_and_health(tmp_path: Path) -> None:
+    log = ListLog()
+    publish(log, ["ann", "bob", "ann"])
+    log.append(b"{", timestamp=START_MS + 3)
+    clock = ManualClock(START_MS)
+    metrics, health = Metrics(), Health(clock)
+    standing = Standing({("counting", "hr", "all"): 0.25}, 0.5)
+    observer = MetricsObserver(metrics, health, clock, lambda: standing)
+    worker = Worker(log, settings_for(tmp_path), observer=observer)
+
+    def value(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(f"afresh_{name}", labels)
+
+    worker.loop.start()
+    worker.finish()
+    worker.loop.checkpoint()
+    assert health.state == "ready"
+    assert value("events_consumed_total", type="click") == 3
+    assert value("events_rejected_total", reason="not_json") == 1
+    assert value("dead_letters_total", reason="not_json") == 1
+    assert value("events_learned") == 3
+    assert value("rankings_published_total") == 2
+    assert value("end_to_end_latency_seconds_count") == 3
+    assert value("stage_seconds_count", stage="publish") == 1
+    assert value("train_steps_total") == 1
+    assert value("partitions_assigned") == 1
+    assert value("consumer_lag_records", topic="events", partition="0") == 0
+    assert value("quality_ratio", model="counting", measure="hr", segment="all") == 0.25
+    assert value("catalogue_coverage_ratio") == 0.5
+    assert value("checkpoint_seconds_count") == 1
+    worker.source.revoke([P0])
+    worker.loop.tick()
+    assert value("partitions_assigned") == 0
+    worker.kill()
