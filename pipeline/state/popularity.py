@@ -49,16 +49,11 @@ class Popularity:
 
     def add(self, item_B: Any, weight_B: Any, cell_B: Any, time_ms_B: Any) -> None:
         """Count events in order; rows below 0 and weights of 0 are left out."""
-        _add(
+        self.rescaled += _add(
             item_B, weight_B, cell_B, time_ms_B, HALF_LIVES, self.stored.data, self.gain.data,
             self.total.data, self.clock_ms.data,
         )  # fmt: skip
         self.version += 1
-        for column in np.flatnonzero(self.gain.data > _RESCALE).tolist():
-            self.stored.data[:, column] /= np.float32(self.gain.data[column])
-            self.total.data[column] /= self.gain.data[column]
-            self.gain.data[column] = 1.0
-            self.rescaled += 1
 
     def forget(self, rows: npt.NDArray[np.integer]) -> None:
         """Take rows out of the totals, before they are cleared."""
@@ -94,6 +89,7 @@ def _cells(times_BL, length_B, now_B, out):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _add(item_B, weight_B, cell_B, time_B, half_lives, stored, gain, total, clock):  # type: ignore[no-untyped-def]
     growth = np.exp(math.log(2.0) / half_lives)
+    rescaled = 0
     for b in range(item_B.shape[0]):
         m, w = item_B[b], weight_B[b]
         if m < 0 or w <= 0:
@@ -103,6 +99,7 @@ def _add(item_B, weight_B, cell_B, time_B, half_lives, stored, gain, total, cloc
         if time_B[b] > clock[0]:
             gain[DAY] *= 2.0 ** min((time_B[b] - clock[0]) / DAY_MS, 60.0)
             clock[0] = time_B[b]
+            rescaled += _rescale(DAY, stored, gain, total)
         own = CELL + cell_B[b]
         for c in range(CELL + CELLS):
             if c < CELL or c == own:
@@ -110,3 +107,20 @@ def _add(item_B, weight_B, cell_B, time_B, half_lives, stored, gain, total, cloc
                 total[c] += w * gain[c]
             if c != DAY:
                 gain[c] *= growth[c]
+                rescaled += _rescale(c, stored, gain, total)
+    return rescaled
+
+
+@njit(cache=True, nogil=True)
+def _rescale(c, stored, gain, total):  # type: ignore[no-untyped-def]
+    """Bring a column's weights back to 1 before float32 can't hold them; return how often (0 or 1).
+
+    At once, not after the batch: three pauses of two months in one batch are more than float32 holds.
+    """
+    if gain[c] <= _RESCALE:
+        return 0
+    for m in range(stored.shape[0]):
+        stored[m, c] /= np.float32(gain[c])
+    total[c] /= gain[c]
+    gain[c] = 1.0
+    return 1

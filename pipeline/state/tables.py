@@ -19,8 +19,8 @@ IntRows = npt.NDArray[np.int32]
 class IdTable:
     """A table of ids, each with one row. Rows are handed out lowest first on a fresh table, then reused.
 
-    Columns (all on `axis`): `status` uint8, `last_event` int64 (the number of the learned event that touched the
-    row last: unique, so the order of eviction depends on no row number), `last_ms` int64 (its event time).
+    Columns (all on `axis`): `status` uint8, `last_event` int64 (the number of the learned event that touched
+    the row last: unique, so the order of eviction depends on no row number), `last_ms` int64 (its event time).
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class IdTable:
         raise AssertionError("unreachable: the queue was just made from live rows")
 
     def reorder(self) -> None:
-        """Take note that rows have come with a `last_event` of long ago, which the queue of the oldest can't know."""
+        """Take note that rows have come with a `last_event` of long ago: the queue can't know them."""
         self._oldest.clear()
 
     def forget(self, row: int, status: int) -> str:

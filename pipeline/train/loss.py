@@ -61,11 +61,13 @@ def pool_logits(user_BD, table, dim, cell_B, coef_BF, rows_BC, count_B, X_BCS, o
 @njit(cache=True, nogil=True)
 def softmax_loss(  # type: ignore[no-untyped-def]
     user_BD, table, dim, cell_B, coef_BF, rows_BC, count_B, X_BCS, logit_BC, target_B, weight_B, barred,
-    border_B, known, status_M, negative_N, logit_BN, tag, stamp, loss_B, slope_BC, slope_B, slope_BN, coef_grad_BF,
+    border_B, known, status_M, negative_N, logit_BN, tag, stamp, loss_B, slope_BC, slope_B, slope_BN,
+    coef_grad_BF,
 ):  # fmt: skip
     """Write losses and slopes d loss / d logit; return nothing.
 
-    `slope_B` is the target's own slope where it is no candidate (else 0). `known` counts the LIVE rows; `stamp` is scratch [M] int64 and `tag` a number larger than any in it.
+    `slope_B` is the target's own slope where it is no candidate (else 0). `known` counts the LIVE rows;
+    `stamp` is scratch [M] int64 and `tag` a number larger than any in it.
     """
     for b in range(rows_BC.shape[0]):
         loss_B[b], slope_B[b] = 0, 0
