@@ -1,5 +1,6 @@
 """Decayed counts, against counting every event anew with the weight that it has by now."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -153,7 +154,7 @@ def plain_cell(times: list[int], now_ms: int) -> int:
     if now_ms - times[0] >= GAP_MS:
         return 1
     steps = 0
-    for newer, older in zip(times, times[1:], strict=False):
+    for newer, older in itertools.pairwise(times):
         if newer - older >= GAP_MS:
             break
         steps += 1

@@ -53,8 +53,10 @@ class Sweep:
             self.items.reuse(np.flatnonzero(doomed).astype(np.int32))
 
     def resume(self, step: int) -> None:
-        """Go on after a restart: shards name no dead item, and the item side is scrubbed at once, since how far
-        the cycle had come hangs on the tables' size at its start. The rows are freed when they would have been.
+        """Go on after a restart; the rows are freed when they would have been.
+
+        Shards name no dead item, and the item side is scrubbed at once: how far the cycle had come hangs on
+        the tables' size at its start.
         """
         self.step = step
         scrub(self.stores(), "item", 0, self.items.capacity, self.items.status.data == SWEPT)

@@ -20,7 +20,7 @@ class IdTable:
     """A table of ids, each with one row. Rows are handed out lowest first on a fresh table, then reused.
 
     Columns (all on `axis`): `status` uint8, `last_event` int64 (the number of the learned event that touched
-    the row last: unique, so the order of eviction depends on no row number), `last_ms` int64 (its event time).
+    the row last: unique, so the order of eviction depends on no row number), `last_ms` int64 (event time).
     """
 
     def __init__(
