@@ -1,0 +1,119 @@
+"""Row-wise Adagrad, against an obvious loop over events."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.train import optimizer
+from pipeline.train.optimizer import EPSILON, RowGradients, adagrad
+
+ROWS, DIM = 9, 3
+
+
+class PlainRows:
+    """A table with one accumulator a row, moved from a list of (row, gradient) of single events."""
+
+    def __init__(self, table: np.ndarray) -> None:  # type: ignore[type-arg]
+        self.table, self.squares = table.astype(np.float64), np.zeros(table.shape[0])
+
+    def apply(self, gradients: list[tuple[int, np.ndarray]], rate: float) -> None:  # type: ignore[type-arg]
+        total = np.zeros((self.table.shape[0], DIM))
+        for row, gradient in gradients:
+            total[row] += gradient
+            self.squares[row] += (gradient**2).mean()
+        for row in {row for row, _ in gradients}:
+            self.table[row, :DIM] -= rate * total[row] / np.sqrt(self.squares[row] + EPSILON)
+
+
+batch = st.tuples(
+    st.lists(st.integers(-1, ROWS - 1), max_size=12),
+    st.lists(st.lists(st.integers(0, ROWS - 1), max_size=4), max_size=5),
+)
+
+
+@given(st.lists(batch, min_size=1, max_size=6), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_rows_move_as_in_a_loop_over_events(
+    batches: list[tuple[list[int], list[list[int]]]], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    table = rng.normal(size=(ROWS, DIM + 2)).astype(np.float32)
+    plain, squares, gradients = PlainRows(table), np.zeros(ROWS, np.float32), RowGradients(DIM)
+    derived = table[:, DIM:].copy()
+    for rows, windows in batches:
+        gradients.begin(ROWS, 1000)
+        events: list[tuple[int, np.ndarray]] = []  # type: ignore[type-arg]
+        single = rng.normal(size=(len(rows), DIM)).astype(np.float32)
+        optimizer.add_rows(
+            np.array(rows, np.int32), single, (single**2).mean(1).astype(np.float32), *gradients.scratch
+        )
+        events += [(row, single[n]) for n, row in enumerate(rows) if row >= 0]
+        items = np.full((len(windows), 4), -1, np.int32)
+        for b, window in enumerate(windows):
+            items[b, : len(window)] = window
+        length = np.array([len(window) for window in windows], np.int32)
+        # the model cuts gradients to the longest window of the batch
+        places = rng.normal(size=(len(windows), max([1, *map(len, windows)]), DIM)).astype(np.float32)
+        optimizer.add_windows(items, length, places, *gradients.scratch)
+        events += [(row, places[b, k]) for b, window in enumerate(windows) for k, row in enumerate(window)]
+        summed = np.zeros((ROWS, DIM))
+        for row, gradient in events:
+            summed[row] += gradient
+        assert gradients.norm() == pytest.approx(np.linalg.norm(summed), rel=1e-5, abs=1e-6)
+        optimizer.apply(table, squares, np.float32(0.05), *gradients.scratch)
+        plain.apply(events, 0.05)
+        np.testing.assert_allclose(table, plain.table, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(squares, plain.squares, rtol=1e-4)
+    np.testing.assert_array_equal(table[:, DIM:], derived)
+
+
+def test_equal_gradients_move_a_row_nearly_as_far_in_one_batch_as_in_many() -> None:
+    ends = []
+    for size in (1, 8, 64):
+        table, squares = np.zeros((1, DIM), np.float32), np.zeros(1, np.float32)
+        squares[0] = 50  # a row that has been learned for a while: the first steps have no scale yet
+        gradients = RowGradients(DIM)
+        for _ in range(64 // size):
+            gradients.begin(1, size)
+            ones = np.ones((size, DIM), np.float32)
+            optimizer.add_rows(np.zeros(size, np.int32), ones, ones[:, 0].copy(), *gradients.scratch)
+            optimizer.apply(table, squares, np.float32(0.05), *gradients.scratch)
+        ends.append(float(table[0, 0]))
+        assert squares[0] == 114
+    assert ends[2] == pytest.approx(ends[0], rel=0.25)
+    assert ends[1] == pytest.approx(ends[0], rel=0.05)
+
+
+def test_scratch_space_grows_and_forgets_between_batches() -> None:
+    gradients = RowGradients(DIM)
+    for known in (4, 3000, 5000):
+        gradients.begin(known, known)
+        rows = np.arange(known, dtype=np.int32)
+        ones = np.ones((known, DIM), np.float32)
+        optimizer.add_rows(rows, ones, ones[:, 0].copy(), *gradients.scratch)
+        assert gradients.used[0] == known
+        assert gradients.norm() == pytest.approx(np.sqrt(known * DIM), rel=1e-5)
+
+
+def test_a_dense_parameter_moves_as_in_a_loop_and_never_further_than_allowed() -> None:
+    rng = np.random.default_rng(2)
+    parameter, accumulator = rng.normal(size=(4, 3)).astype(np.float32), np.zeros((4, 3), np.float32)
+    plain, squares = parameter.astype(np.float64), np.zeros((4, 3))
+    for _ in range(10):
+        events = rng.normal(size=(6, 4, 3)).astype(np.float32)
+        adagrad(parameter, accumulator, events.sum(0), (events**2).sum(0), 0.3, 0.2)
+        before = plain.copy()
+        for place in np.ndindex(4, 3):
+            squares[place] += sum(float(event[place]) ** 2 for event in events)
+            move = 0.3 * sum(float(event[place]) for event in events) / np.sqrt(squares[place] + EPSILON)
+            plain[place] -= min(max(move, -0.2), 0.2)
+        assert np.abs(plain - before).max() <= 0.2 + 1e-9
+        np.testing.assert_allclose(parameter, plain, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(accumulator, squares, rtol=1e-5)
+
+
+def test_a_parameter_without_a_gradient_stays() -> None:
+    parameter, accumulator = np.ones(2, np.float32), np.zeros(2, np.float32)
+    adagrad(parameter, accumulator, np.zeros(2, np.float32), np.zeros(2, np.float32), 0.3, 0.2)
+    assert parameter.tolist() == [1, 1]
