@@ -180,7 +180,7 @@ def exact_rank(  # type: ignore[no-untyped-def]
 
     `logit_BM` holds embedding and dense part; the sparse part is added here, and barred entries are
     overwritten. `candidates_B` counts the rows compared, the target included. A target below 0 counts
-    nothing.
+    nothing; one whose score is no finite number stands below all.
     """
     low = np.float32(-np.inf)
     for b in range(logit_BM.shape[0]):
@@ -203,6 +203,8 @@ def exact_rank(  # type: ignore[no-untyped-def]
             above += shown & (scores[m] > own)
             level += shown & (scores[m] == own)
             seen += shown
+        if not np.isfinite(own):
+            above, level = seen, 1
         greater_B[b], equal_B[b], candidates_B[b] = above, level - 1, seen
 
 

@@ -264,7 +264,7 @@ def contexts(
     cell_B: npt.NDArray[np.int8],
     pushed_U: npt.NDArray[np.int64],
     repeats_U: FloatArray,
-    success_UK: FloatArray,
+    success_BK: FloatArray,
     successors: Successors,
 ) -> FloatArray:
     """Return the gate's context [B, GATE] of each moment, every entry about -1 .. 2.
@@ -286,7 +286,7 @@ def contexts(
     out[:, 5] = cell_B == 1
     out[:, 6] = ~has
     out[:, 7] = repeats_U[user_B] / np.maximum(pushed, 1)
-    out[:, 8:] = success_UK[user_B]
+    out[:, 8:] = success_BK
     return out
 
 

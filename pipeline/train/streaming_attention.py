@@ -31,7 +31,7 @@ from pipeline.train.gate import Gate
 from pipeline.train.memories import COLUMNS, D_CELL, FEATURES, KINDS
 from pipeline.train.model import FloatArray, IntArray, Learned, Pool, Targets
 from pipeline.train.optimizer import RowGradients
-from pipeline.train.success import update_success
+from pipeline.train.success import success_of, update_success
 from pipeline.train.tested import Tested
 
 EMBEDDING_STD = 0.1
@@ -46,7 +46,7 @@ class StreamingAttention:
 
     Columns: `table` float32 [M, D + P] (embedding, then the dense features, derived from the popularity),
     `table_squares` float32 [M], the gate's, the module's parameters with an accumulator each, and `success`
-    float32 [U, KINDS] of every user.
+    float32 [U, KINDS + 1] of every user beside `typical` float32 [KINDS], see success.py.
     """
 
     name = "attention"
@@ -73,7 +73,8 @@ class StreamingAttention:
         self.module = Attention(dim, 2 if dim % 2 == 0 else 1, length, seed)
         self.table = Column(np.zeros((items.capacity, dim + COLUMNS), np.float32), "item")
         self.table_squares = Column(np.zeros(items.capacity, np.float32), "item")
-        self.success = Column(np.zeros((histories.pushed.data.shape[0], KINDS), np.float32), "user")
+        self.success = Column(np.zeros((histories.pushed.data.shape[0], KINDS + 1), np.float32), "user")
+        self.typical = Column(np.zeros(KINDS, np.float32), "none")
         self.gate = Gate(np.full(FEATURES, 1.0 if with_memories else 0.0, np.float32))
         self.parameters = dict(self.module.named_parameters())
         self.weights = {  # numpy views of the module's own memory
@@ -94,6 +95,7 @@ class StreamingAttention:
             "table": self.table,
             "table_squares": self.table_squares,
             "success": self.success,
+            "typical": self.typical,
         }  # fmt: skip
 
     def welcome(self, rows: IntArray, ids: Sequence[str]) -> None:
@@ -138,7 +140,10 @@ class StreamingAttention:
             self._drop_gradients()
             return Learned(tested, mean, norm, "non_finite")
         self._update(context, coef_gradient)
-        update_success(queries, pool.candidates, targets.row_B, self.table.data, self.dim, self.success.data)
+        update_success(
+            queries, pool.candidates, targets.row_B, self.table.data, self.dim, self.success.data,
+            self.typical.data,
+        )  # fmt: skip
         return Learned(tested, mean, norm, "")
 
     def contributions(self, queries: Queries, rows_BK: IntArray, pool: Pool) -> FloatArray:
@@ -163,9 +168,10 @@ class StreamingAttention:
             self._fresh = self.popularity.version
 
     def _context(self, queries: Queries) -> FloatArray:
+        success = success_of(queries.user_B, self.success.data, self.typical.data)
         return memories.contexts(
             queries.user_B, queries.items_BL, queries.times_BL, queries.length_B, queries.now_ms_B,
-            queries.cell_B, self.histories.pushed.data, self.histories.repeats.data, self.success.data,
+            queries.cell_B, self.histories.pushed.data, self.histories.repeats.data, success,
             self.successors,
         )  # fmt: skip
 

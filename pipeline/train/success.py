@@ -1,4 +1,10 @@
-"""How well each kind of memory alone has ranked a user's items so far: figures that steer the gate."""
+"""How well each kind of memory alone has ranked a user's items so far: figures that steer the gate.
+
+What is not known of a user yet is taken to be what is typical of the last events. (From zero instead, the
+gate learned that memories are worth nothing to new users, since the first of them come while the memories are
+empty: in a chain that all users follow, 85 to 99 of 100 new users got the next item first, and now all do.)
+Axes: U = user rows, B = queries, K = kinds of memory.
+"""
 
 import numpy as np
 from numba import njit
@@ -8,6 +14,7 @@ from pipeline.train.memories import D_CELL, D_DAY, KINDS, S_BACKOFF, S_CONTEXT, 
 from pipeline.train.model import FloatArray, IntArray
 
 KEEP = np.float32(0.8)  # share of the old figure that each event leaves
+TYPICAL_KEEP = np.float32(0.999)
 KIND_FEATURES = np.array([S_BACKOFF, S_CONTEXT, S_COSINE, S_NEAR])
 
 
@@ -18,20 +25,33 @@ def update_success(
     table: FloatArray,
     dim: int,
     success_UK: FloatArray,
+    typical_K: FloatArray,
 ) -> None:
-    """Move each user's figures towards the reciprocal rank [0..1] of the target by each kind, event by event.
+    """Move the figures towards the reciprocal rank [0..1] of the target by each kind, event by event.
 
     Kinds: the four sparse memories, then popularity in the moment's cell and by one day. A target that a kind
-    says nothing of counts 0.
+    says nothing of counts 0. `success` has one more column: the share of the figures that rests on the user's
+    own events.
     """
     _update(
         queries.user_B, queries.cell_B, candidates.rows, candidates.count, candidates.features, target_B,
-        table, dim, success_UK,
+        table, dim, success_UK, typical_K,
     )  # fmt: skip
 
 
+def success_of(user_B: IntArray, success_UK: FloatArray, typical_K: FloatArray) -> FloatArray:
+    """Return each user's figures [B, K], what is typical in the place of what is not known.
+
+    >>> success_of(np.array([0]), np.float32([[0.2, 0.2]]), np.float32([0.5])).round(3).tolist()
+    [[0.6000000238418579]]
+    """
+    held_BK = success_UK[user_B]
+    mixed: FloatArray = held_BK[:, :-1] + (1 - held_BK[:, -1:]) * typical_K
+    return mixed
+
+
 @njit(cache=True, nogil=True)
-def _update(user_B, cell_B, rows, count, X, target_B, table, dim, success):  # type: ignore[no-untyped-def]
+def _update(user_B, cell_B, rows, count, X, target_B, table, dim, success, typical):  # type: ignore[no-untyped-def]
     value = np.zeros(KINDS, np.float32)
     for b in range(user_B.shape[0]):
         t = target_B[b]
@@ -60,3 +80,5 @@ def _update(user_B, cell_B, rows, count, X, target_B, table, dim, success):  # t
         u = user_B[b]
         for i in range(KINDS):
             success[u, i] = KEEP * success[u, i] + (1 - KEEP) * value[i]
+            typical[i] = TYPICAL_KEEP * typical[i] + (1 - TYPICAL_KEEP) * value[i]
+        success[u, KINDS] = KEEP * success[u, KINDS] + (1 - KEEP)
