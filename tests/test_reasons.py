@@ -1,0 +1,102 @@
+"""Reasons, against a plain sum by item."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from streams import Batches, Event, small_settings
+
+from pipeline.event.records import DEFAULT_USER
+from pipeline.rank.reasons import LEAST_SHARE, REASONS, reasons
+from pipeline.recommender import Recommender
+from pipeline.settings import RankConfig
+
+
+def plain_reasons(parts: list[float], items: list[int], row: int) -> list[int]:
+    if row < 0:
+        return []
+    sums: dict[int, float] = {}
+    for part, item in zip(parts, items, strict=False):
+        if item < 0:
+            break
+        sums[item] = sums.get(item, 0.0) + part
+    sums.pop(row, None)
+    good = {item: part for item, part in sums.items() if part > 0}
+    least = LEAST_SHARE * sum(good.values())
+    best = sorted(good, key=lambda item: -good[item])  # stable: the newer of two equal ones first
+    return [item for item in best if good[item] > least][:REASONS]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(
+                st.tuples(st.integers(0, 6), st.sampled_from([-2.0, -0.5, 0.0, 0.25, 1.0, 3.0])), max_size=8
+            ),
+            st.integers(-1, 6),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(max_examples=150, deadline=None)
+def test_the_strongest_history_items_are_the_reasons(
+    queries: list[tuple[list[tuple[int, float]], int]],
+) -> None:
+    length = 8
+    items = np.full((len(queries), length), -1, np.int32)
+    parts = np.full(
+        (len(queries), 1, length + 1), 50, np.float32
+    )  # the rest is no reason, and no empty place
+    for b, (window, _) in enumerate(queries):
+        for place, (item, part) in enumerate(window):
+            items[b, place], parts[b, 0, place] = item, part
+    rows = np.array([[row] for _, row in queries], np.int32)
+    found = reasons(parts, items, rows)
+    for b, (_, row) in enumerate(queries):
+        expected = plain_reasons(parts[b, 0].tolist(), items[b].tolist(), row)
+        assert found[b, 0].tolist() == expected + [-1] * (REASONS - len(expected))
+
+
+def test_without_a_history_there_is_no_reason() -> None:
+    assert (
+        reasons(np.ones((1, 1, 4), np.float32), np.full((1, 3), -1, np.int32), np.array([[0]], np.int32))
+        == -1
+    ).all()
+
+
+def test_published_reasons_are_the_users_own_items_and_never_the_item_itself() -> None:
+    recommender, batches = Recommender(small_settings(exclude=[])), Batches()
+    rng = np.random.default_rng(4)
+    past: dict[str, set[str]] = {}
+    given_reasons = 0
+    for _ in range(8):
+        events = [Event(f"u{rng.integers(6)}", f"i{rng.integers(25)}") for _ in range(20)]
+        for event in events:
+            past.setdefault(event.user, set()).add(event.item)
+        for ranking in recommender.step(batches(events)).rankings:
+            for item in ranking.items:
+                assert set(item.because) <= past.get(ranking.user_id, set()) - {item.item_id}
+                assert len(item.because) == len(set(item.because)) <= REASONS
+                given_reasons += len(item.because)
+                assert ranking.user_id != DEFAULT_USER or not item.because
+    assert given_reasons > 100
+
+
+def test_a_planted_pair_is_the_reason() -> None:
+    recommender, batches = Recommender(small_settings()), Batches()
+    for n in range(12):
+        recommender.step(
+            batches([Event(f"u{n}", "cause"), Event(f"u{n}", "effect"), Event(f"v{n}", f"other{n}")])
+        )
+    outcome = recommender.step(batches([Event("new", "cause")]))
+    (ranking,) = [ranking for ranking in outcome.rankings if ranking.user_id == "new"]
+    assert ranking.items[0].item_id == "effect"
+    assert ranking.items[0].because == ["cause"]
+
+
+def test_reasons_can_be_switched_off() -> None:
+    settings_ = small_settings()
+    rank = RankConfig(k=5, because=False)
+    recommender = Recommender(type(settings_)(model=settings_.model, rank=rank))
+    outcome = recommender.step(Batches()([Event("u", "a"), Event("v", "b"), Event("u", "c")]))
+    assert {tuple(item.because) for ranking in outcome.rankings for item in ranking.items} == {()}
