@@ -1,5 +1,7 @@
 """Baselines' ranks, against brute force over all items."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from streams import Batches, move_on, new_state, shoppers, small_settings
@@ -37,12 +39,14 @@ def knn_scores(model: ItemKnnModel, queries: Queries, b: int) -> Scores:
     return out
 
 
-MODELS = {
-    **{f"popularity {name}": (lambda s, n=name: PopularityModel(s.popularity, s.items, n, "p"), popularity_scores)
-       for name in HALF_LIFE_COLUMNS},
+def _popularity(half_life: str) -> Callable[[State], Model]:
+    return lambda state: PopularityModel(state.popularity, state.items, half_life, "popularity")
+
+
+MODELS = {f"popularity {name}": (_popularity(name), popularity_scores) for name in HALF_LIFE_COLUMNS} | {
     "item-knn directed": (lambda s: ItemKnnModel(s.successors, s.items), knn_scores),
     "item-knn undirected": (lambda s: ItemKnnModel(s.successors, s.items, directed=False), knn_scores),
-}  # fmt: skip
+}
 
 
 def targets_of(queries: Queries, batch: Batch) -> Targets:
