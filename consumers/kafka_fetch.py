@@ -6,7 +6,7 @@ waited for again before it moves.
 """
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import kafka.errors
@@ -16,13 +16,15 @@ from kafka.errors import KafkaError
 
 from consumers.kafka_client import MEMBERSHIP, Patience, translated
 from consumers.kafka_member import Fetched, Member
-from consumers.kafka_reader import gone, out_of_range
+from consumers.kafka_reader import gone, missed
 from consumers.merge import Merge
 from pipeline.event.batch import TopicPartition
 from pipeline.settings import KafkaConfig
 
 CAPACITY = 4096  # records a partition: enough to learn from while a fetch waits for other partitions
-QUICK_S = 0.05  # a look that fails sooner than this is not repeated before
+# Between looks at what the client has, growing: a client that is told to wait asks on and on a broker that
+# answers an empty fetch at once, as the embedded one does.
+PAUSE_S = (0.001, 0.01)
 
 
 @dataclass(slots=True)
@@ -30,7 +32,7 @@ class _Mark:
     """How far one partition was fetched."""
 
     next: int  # offset that the client fetches next
-    end: int = -1  # of the topic when it was sought; -1: not asked yet
+    end: int = 0  # of the topic, as asked after it was sought
     barren: tuple[int, int] = (-1, -1)  # the `next` and end at which no record was to be had
 
 
@@ -48,6 +50,7 @@ class Fetcher:
         self.waiting_since = 0.0  # when the oldest buffered record came, or before
         self._consumer = consumer
         self._marks: dict[TopicPartition, _Mark] = {}
+        self._unchecked: set[TopicPartition] = set()  # sought, and not yet held against the topic's range
         self._probe_every_s = min(2.0, kafka.broker_timeout_s / 5)
         self._heard_at = time.monotonic()
         self._probes: list[TopicPartition] = []
@@ -61,27 +64,26 @@ class Fetcher:
         self._consumer.seek(KafkaPartition(*source), position)
         self.merge.assign(source, position)
         self._marks[source] = _Mark(next=position)
+        self._unchecked.add(source)
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
         """Drop partitions that are no longer ours."""
         for source in partitions:
             self.merge.release(source)
             self._marks.pop(source, None)
+            self._unchecked.discard(source)
 
     def fetch(self, timeout_s: float) -> bool:
-        """Move what the client has into the buffers, waiting for it; say whether anything came."""
-        began = time.monotonic()
+        """Move what the client has into the buffers, waiting for it; say whether anything is new."""
+        until, pause_s = time.monotonic() + timeout_s, PAUSE_S[0]
         self._pause_full()
-        try:
-            fetched = self.member.poll(timeout_s)
-        except KafkaError as error:
-            self.judge(error, began)
-            time.sleep(max(0.0, min(timeout_s, QUICK_S) - (time.monotonic() - began)))
-            return False
-        self._take_in(fetched)
-        if not fetched and time.monotonic() - self._heard_at >= self._probe_every_s:
-            self._probe()
-        return bool(fetched)
+        while not self._fetch_now():
+            left_s = until - time.monotonic()
+            if left_s <= 0.0:
+                return False
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(2 * pause_s, PAUSE_S[1])
+        return True
 
     def touch(self) -> None:
         """Stay in the group: no new fetches, no listener calls. What the client holds is kept."""
@@ -97,9 +99,7 @@ class Fetcher:
 
     def behind(self) -> set[TopicPartition]:
         """Partitions that are known to hold more records than were fetched."""
-        unseen = [source for source, mark in self._marks.items() if mark.end < 0]
-        if unseen:
-            self._check_range(unseen)
+        self._check_sought()
         empty = set(self.merge.missing())
         return {source for source in self._marks if self._has_more(source, source in empty)}
 
@@ -132,14 +132,15 @@ class Fetcher:
             lags[source] = max(0, self._end(source) - position)
         return lags
 
-    def edges(self, sources: Iterable[TopicPartition], *, first: bool) -> dict[TopicPartition, int]:
-        """Ask for the first (or the last) offsets of partitions."""
-        theirs = [KafkaPartition(*source) for source in sources]
-        if not theirs:
-            return {}
-        call = self._consumer.beginning_offsets if first else self._consumer.end_offsets
-        found = self.patience.insist(lambda ms: call(theirs, timeout_ms=ms), "asking for offsets")
-        return {TopicPartition(*source): int(offset) for source, offset in found.items()}
+    def starts(self, sources: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Ask for the offset of the oldest record that each partition holds."""
+        found, ends = self._edges(self._consumer.beginning_offsets, sources), self.ends(sources)
+        # the embedded broker names the end of the log when its first record is in an open transaction
+        return {source: min(offset, ends[source]) for source, offset in found.items()}
+
+    def ends(self, sources: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Ask for the offset after the last record of each partition that can be read."""
+        return self._edges(self._consumer.end_offsets, sources)
 
     def heard(self) -> None:
         """Note a sign of life from the broker."""
@@ -148,12 +149,27 @@ class Fetcher:
 
     def judge(self, error: KafkaError, began: float) -> None:
         """Raise what can't be retried; count the rest as no answer since `began`."""
-        out_of_range(error)
+        if lost := missed(error):
+            source, wanted = lost
+            start, end = self.starts([source])[source], self.ends([source])[source]
+            raise gone(source, wanted, f"the topic holds {start} to {end}") from error
         if isinstance(error, kafka.errors.NoOffsetForPartitionError):
             raise RuntimeError("listener.assigned did not seek every partition") from error
         if not isinstance(error, (*MEMBERSHIP, kafka.errors.RetriableError)):
             raise translated(error, "reading events") from error
         self.patience.failed("reading events", began, error)
+
+    def _fetch_now(self) -> bool:
+        began = time.monotonic()
+        try:
+            fetched = self.member.poll()
+        except KafkaError as error:
+            self.judge(error, began)
+            return False
+        self._take_in(fetched)
+        if not fetched and began - self._heard_at >= self._probe_every_s:
+            self._probe()
+        return bool(fetched or self._unchecked)
 
     def _take_in(self, fetched: Fetched) -> None:
         if not fetched:
@@ -192,9 +208,22 @@ class Fetcher:
         highwater = self._consumer.highwater(theirs) if theirs in self._consumer.assignment() else None
         return self._marks[source].end if highwater is None else int(highwater)
 
-    def _check_range(self, sources: Sequence[TopicPartition]) -> None:
+    def _edges(
+        self, call: Callable[..., dict[KafkaPartition, int]], sources: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        theirs = [KafkaPartition(*source) for source in sources]
+        if not theirs:
+            return {}
+        found = self.patience.insist(lambda ms: call(theirs, timeout_ms=ms), "asking for offsets")
+        return {TopicPartition(*source): int(offset) for source, offset in found.items()}
+
+    def _check_sought(self) -> None:
         """Learn the ends of partitions that were sought, and refuse positions outside of the topic."""
-        starts, ends = self.edges(sources, first=True), self.edges(sources, first=False)
+        sources = sorted(self._unchecked)
+        if not sources:
+            return
+        self._unchecked.clear()
+        starts, ends = self.starts(sources), self.ends(sources)
         for source in sources:
             mark, start, end = self._marks[source], starts[source], ends[source]
             if not start <= mark.next <= end:

@@ -9,14 +9,16 @@ caller's thread.
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.errors import KafkaError
 from kafka.future import Future
+from kafka.structs import MemberState
 
 from pipeline.event.batch import Record, TopicPartition
 from pipeline.run.ports import Listener
@@ -25,6 +27,11 @@ Fetched = dict[TopicPartition, list[Record]]
 # One poll takes everything that was fetched (bounded by fetch_max_bytes). A partition that is paused with its
 # records half taken is never served again by kafka-python 3.0.12, and keeps `poll` from waiting.
 EVERYTHING = 1 << 30
+JOIN_WAIT_S = 1.0
+JOIN_STEP_S = 0.1
+TOUCH_WAIT_S = 0.05
+# The embedded broker forgets a member that has not heard of a join when the next one begins.
+REVOKED_PAUSE_S = 0.1
 
 
 class _Call(NamedTuple):
@@ -61,13 +68,16 @@ class Member:
         self._listener = listener
         self._consumer.subscribe(topics=list(topics), listener=_Relay(self._replies))
 
-    def poll(self, timeout_s: float) -> Fetched:
-        """Return what the client has fetched, waiting up to `timeout_s` for something; may run the listener.
+    def poll(self) -> Fetched:
+        """Return what the client has fetched, without waiting for more; may run the listener.
+
+        During a rebalance it stays up to `JOIN_WAIT_S`: kafka-python 3.0.12 drops the result of a join that
+        comes when nobody is in `poll`, and joins again.
 
         Raise what the listener raised, or the client's `KafkaError`.
         """
         if not self._under_way:
-            self._begin(lambda: self._consumer.poll(timeout_ms=timeout_s * 1000, max_records=EVERYTHING))
+            self._begin(self._poll)
         fetched: Fetched = self._finish()
         return fetched
 
@@ -76,8 +86,11 @@ class Member:
         if self._listening or self._parked is not None:
             return {}
         if not self._under_way:
-            self._begin(lambda: self._consumer.poll(timeout_ms=0, max_records=EVERYTHING))
-        reply = self._replies.get()
+            self._begin(self._poll)
+        try:
+            reply = self._replies.get(timeout=TOUCH_WAIT_S)
+        except Empty:  # a join: the helper stays with it
+            return {}
         if isinstance(reply, _Call):
             self._parked = reply
             return {}
@@ -96,6 +109,16 @@ class Member:
             finally:
                 self._errands.put(None)
                 self._helper.join(timeout_s)
+
+    def _poll(self) -> Any:
+        fetched = self._consumer.poll(timeout_ms=0, max_records=EVERYTHING)
+        until = time.monotonic() + JOIN_WAIT_S
+        while not fetched and self._joining() and time.monotonic() < until:
+            fetched = self._consumer.poll(timeout_ms=JOIN_STEP_S * 1000, max_records=EVERYTHING)
+        return fetched
+
+    def _joining(self) -> bool:
+        return bool(self._consumer.group_metadata().state != MemberState.STABLE)
 
     def _begin(self, errand: Callable[[], Any]) -> None:
         self._under_way = True
@@ -130,6 +153,8 @@ class Member:
         try:
             getattr(self._listener, call.event)(call.partitions)
         finally:
+            if call.event == "revoked":  # the client now joins again, to have them given to others
+                time.sleep(REVOKED_PAUSE_S)
             self._listening = False
             call.answered.success(None)
             with contextlib.suppress(KafkaError):

@@ -106,7 +106,8 @@ class Reader:
         except RetriableError:
             return False
         except KafkaError as error:
-            out_of_range(error)
+            if lost := missed(error):
+                raise gone(*lost, "the topic no longer holds them") from error
             raise translated(error, "reading records again") from error
         for source, records in fetched.items():
             self._lanes[source].add(records)
@@ -151,11 +152,11 @@ def gone(source: TopicPartition, wanted: str, found: str) -> OffsetsGone:
     )
 
 
-def out_of_range(error: KafkaError) -> None:
-    """Raise `OffsetsGone` when the client says that records are gone."""
+def missed(error: KafkaError) -> tuple[TopicPartition, str] | None:
+    """Say what can't be read where, when the client says that records are gone; None for other errors."""
     if isinstance(error, OffsetOutOfRangeError):
         (source, offset), *_ = error.args[0].items()
-        raise gone(TopicPartition(*source), f"offset {offset}", "the topic does not hold it") from error
+        return TopicPartition(*source), f"offset {offset}"
     if isinstance(error, LogTruncationError):
-        source = next(iter(error.divergent_offsets))
-        raise gone(TopicPartition(*source), "records read before", "the topic was truncated") from error
+        return TopicPartition(*next(iter(error.divergent_offsets))), "records that were read before"
+    return None

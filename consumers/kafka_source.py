@@ -14,7 +14,7 @@ from kafka import TopicPartition as KafkaPartition
 from kafka.errors import KafkaError
 
 from consumers.kafka_client import MEMBERSHIP, connect, consumer_options, translated
-from consumers.kafka_fetch import QUICK_S, Fetcher
+from consumers.kafka_fetch import Fetcher
 from consumers.kafka_reader import Reader
 from consumers.merge import arrange
 from pipeline.errors import CommitRefused, UsageError
@@ -23,6 +23,7 @@ from pipeline.run.ports import Listener
 from pipeline.settings import BatchConfig, KafkaConfig
 
 BACKLOG_WAIT_S = 2.0  # so long is a partition waited for that is known to hold more
+LOOK_S = 0.05  # between looks at the ends of partitions that are waited for
 COMMIT_WAIT_S = 5.0
 CLOSE_WAIT_S = 5.0
 
@@ -54,6 +55,7 @@ class KafkaSource:
         self._fetcher = Fetcher(self._consumer, kafka, 4 * batch.max_events)
         self._fetcher.watch(sorted(self._partitions))
         self._reader = Reader(lambda: connect(KafkaConsumer, alone), self._fetcher.patience)
+        self._commit_wait_s = min(COMMIT_WAIT_S, kafka.broker_timeout_s)
         self._started = self._closed = False
 
     def start(self, listener: Listener) -> None:
@@ -87,7 +89,7 @@ class KafkaSource:
                     return merge.take()
             elif now >= blind_until:
                 fetcher.give_up(blind)
-            elif fetcher.fetch(min(blind_until - now, max(due - now, QUICK_S))):
+            elif fetcher.fetch(min(blind_until - now, max(due - now, LOOK_S))):
                 blind_until = time.monotonic() + patience_s
             elif now >= due:
                 fetcher.look_at_ends(blind)
@@ -118,7 +120,7 @@ class KafkaSource:
         theirs = {KafkaPartition(*source): OffsetAndMetadata(offset) for source, offset in offsets.items()}
         began = time.monotonic()
         try:
-            self._consumer.commit(theirs, timeout_ms=COMMIT_WAIT_S * 1000)
+            self._consumer.commit(theirs, timeout_ms=self._commit_wait_s * 1000)
         except MEMBERSHIP as error:
             raise CommitRefused(f"offsets were not committed: {_brief(error)}; poll, commit again") from error
         except kafka.errors.RetriableError as error:
@@ -146,11 +148,11 @@ class KafkaSource:
 
     def start_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The offset of the oldest record that each partition still holds."""
-        return self._fetcher.edges(partitions, first=True)
+        return self._fetcher.starts(list(partitions))
 
     def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The offset after the last record of each partition, before any open transaction."""
-        return self._fetcher.edges(partitions, first=False)
+        return self._fetcher.ends(list(partitions))
 
     def generation(self) -> int:
         """The group's generation, 0 outside a group."""

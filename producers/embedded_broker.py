@@ -25,7 +25,7 @@ READY_WAIT_S = 15.0
 STOP_WAIT_S = 5.0
 LOOPBACK = "127.0.0.1"
 # The broker and a watcher of our end of a pipe, in one process group: when this process dies, even by
-# SIGKILL, the pipe closes and the watcher ends the broker; when the broker ends, the shell removes its folder.
+# SIGKILL, the pipe closes and the watcher ends the broker; when the broker ends, its folder is removed.
 GUARD = """
 scratch=$1; shift
 exec 3<&0

@@ -1,0 +1,445 @@
+"""The Kafka source against real brokers: order, offsets, transactions, rebalances, lost records, no broker."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+
+import pytest
+from brokers.clients import (
+    QUICK,
+    Recorder,
+    Row,
+    config,
+    make_topic,
+    open_source,
+    poll_forever,
+    poll_until,
+    write,
+)
+from brokers.embedded import embedded_broker as run_embedded
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka import TopicPartition as KafkaPartition
+from kafka.admin import MemberToRemove
+from kafka.errors import KafkaError
+
+from consumers.kafka_client import consumer_options
+from consumers.kafka_source import BACKLOG_WAIT_S, KafkaSource
+from pipeline.errors import BrokerLost, CommitRefused, OffsetsGone, UsageError
+from pipeline.event.batch import Polled, TopicPartition
+from pipeline.settings import BatchConfig, KafkaConfig
+
+START_MS = 1_700_000_000_000
+Name = Callable[[str], str]
+Opener = Callable[..., tuple[KafkaSource, Recorder]]
+
+
+@pytest.fixture
+def opened() -> Iterator[Opener]:
+    """Open sources that are closed after the test."""
+    sources: list[KafkaSource] = []
+
+    def make(kafka: KafkaConfig, *topics: str) -> tuple[KafkaSource, Recorder]:
+        source, recorder = open_source(kafka, *topics)
+        sources.append(source)
+        return source, recorder
+
+    yield make
+    for source in sources:
+        source.close()
+
+
+@pytest.fixture
+def admin(broker: str) -> Iterator[KafkaAdminClient]:
+    client = KafkaAdminClient(bootstrap_servers=broker)
+    yield client
+    client.close()
+
+
+def numbered(count: int, partition: int = 0, start: int = 0) -> list[Row]:
+    """Records whose value is their number, a millisecond apart."""
+    return [Row(partition, START_MS + n, b"%d" % n) for n in range(start, start + count)]
+
+
+def values(batches: list[Polled]) -> list[bytes | None]:
+    return [record.value for batch in batches for record in batch.records]
+
+
+def ends(batches: list[Polled]) -> dict[TopicPartition, int]:
+    return {span.source: span.stop for batch in batches for span in batch.spans}
+
+
+@contextmanager
+def transaction(broker: str, topic: str, rows: list[Row]) -> Iterator[KafkaProducer]:
+    """Write records in a transaction that is open meanwhile, and given up when nobody commits it."""
+    producer = KafkaProducer(bootstrap_servers=broker, transactional_id=f"{topic}-writer", linger_ms=0)
+    try:
+        producer.init_transactions()
+        producer.begin_transaction()
+        for row in rows:
+            producer.send(topic, value=row.value, partition=row.partition, timestamp_ms=row.timestamp)
+        producer.flush(timeout=20)
+        yield producer
+    finally:
+        with suppress(KafkaError):  # it was committed
+            producer.abort_transaction()
+        producer.close(timeout=5)
+
+
+@contextmanager
+def member(kafka: KafkaConfig, topic: str) -> Iterator[tuple[Recorder, list[Polled]]]:
+    """Run another member of the group in a thread of its own, as another process would."""
+    source, recorder = open_source(kafka, topic)
+    taken: list[Polled] = []
+    over = threading.Event()
+
+    def poll() -> None:
+        while not over.is_set():
+            taken.append(source.poll(20, 0.02))
+
+    with ThreadPoolExecutor(1) as pool:
+        polling = pool.submit(poll)
+        try:
+            yield recorder, taken
+        finally:
+            over.set()
+            polling.result()
+            source.close()
+
+
+def test_an_uneven_backlog_comes_in_order_of_time_and_in_full_batches(
+    broker: str, topic_name: Name, opened: Opener
+) -> None:
+    topic = topic_name("events")
+    make_topic(broker, topic, 4)
+    times = random.Random(7).sample(range(100_000), 3_060)
+    rows = [
+        Row(partition, START_MS + time_ms, b"%d" % time_ms)
+        for partition, (start, stop) in enumerate([(0, 2_000), (2_000, 2_060), (2_060, 3_060), (0, 0)])
+        for time_ms in sorted(times[start:stop])
+    ]
+    write(broker, topic, rows)
+    source, _ = opened(config(broker, topic), topic)
+    batches = poll_until(source, 3_060)
+    assert values(batches) == [b"%d" % time_ms for time_ms in sorted(times)]
+    assert [len(batch.records) for batch in batches] == [128] * 23 + [116]
+
+
+def test_a_batch_is_closed_soon_after_its_first_record(broker: str, topic_name: Name, opened: Opener) -> None:
+    topic = topic_name("events")
+    make_topic(broker, topic, 2)
+    source, recorder = opened(config(broker, topic), topic)
+    while not recorder.held:
+        source.poll(128, 0.05)
+    write(broker, topic, numbered(3))
+    began = time.monotonic()
+    (batch,) = poll_until(source, 3, wait_s=0.1)
+    assert len(batch.records) == 3
+    assert time.monotonic() - began < BACKLOG_WAIT_S
+
+
+def test_spans_step_over_aborted_transactions(broker: str, topic_name: Name, opened: Opener) -> None:
+    topic = topic_name("events")
+    make_topic(broker, topic)
+    write(broker, topic, numbered(50))
+    with transaction(broker, topic, numbered(20, start=1_000)):
+        pass
+    write(broker, topic, numbered(50, start=50))
+    source, _ = opened(config(broker, topic), topic)
+    batches = poll_until(source, 100, max_events=40)
+    assert values(batches) == [b"%d" % n for n in range(100)]
+    spans = [span for batch in batches for span in batch.spans]
+    assert [len(batch.records) for batch in batches] == [40, 40, 20]
+    assert all(before.stop == after.start for before, after in pairwise(spans))
+    assert spans[-1].stop == 121  # 20 aborted records and their marker lie between
+    assert values([source.read(batch.spans, batch.order_R) for batch in batches]) == values(batches)
+
+
+def test_an_aborted_tail_leaves_no_lag(broker: str, topic_name: Name, opened: Opener) -> None:
+    topic = topic_name("events")
+    make_topic(broker, topic)
+    write(broker, topic, numbered(5))
+    with transaction(broker, topic, numbered(5, start=100)):
+        pass
+    source, _ = opened(config(broker, topic), topic)
+    poll_until(source, 5)
+    source.poll(128, 0.2)
+    assert source.lag() == {TopicPartition(topic, 0): 0}
+
+
+def test_an_open_transaction_holds_nobody_up(broker: str, topic_name: Name, opened: Opener) -> None:
+    topic = topic_name("events")
+    make_topic(broker, topic, 2)
+    with transaction(broker, topic, [Row(0, START_MS, b"open")]) as producer:
+        write(broker, topic, numbered(3, partition=1))
+        source, _ = opened(config(broker, topic), topic)
+        assert values(poll_until(source, 3)) == [b"0", b"1", b"2"]
+        began = time.monotonic()
+        source.poll(128, 0.05)
+        source.poll(128, 0.05)
+        assert time.monotonic() - began < BACKLOG_WAIT_S
+        producer.commit_transaction()
+    assert values(poll_until(source, 1)) == [b"open"]
+
+
+def test_a_new_member_goes_on_at_the_commit(broker: str, topic_name: Name, opened: Opener) -> None:
+    topic = topic_name("events")
+    make_topic(broker, topic)
+    write(broker, topic, numbered(300))
+    first, _ = open_source(config(broker, topic), topic)
+    batches = poll_until(first, 256)
+    assert first.committed(first.partitions()) == {}
+    first.commit(ends(batches[:1]))
+    first.close()
+    second, _ = opened(config(broker, topic), topic)
+    assert second.committed(second.partitions()) == {TopicPartition(topic, 0): 128}  # before it has joined
+    assert values(poll_until(second, 172)) == [b"%d" % n for n in range(128, 300)]
+
+
+def test_seeking_goes_back_and_drops_what_was_buffered(broker: str, topic_name: Name, opened: Opener) -> None:
+    topic = topic_name("events")
+    make_topic(broker, topic)
+    write(broker, topic, numbered(100))
+    source, _ = opened(config(broker, topic), topic)
+    partition = TopicPartition(topic, 0)
+    poll_until(source, 30, max_events=30)
+    assert source.lag() == {partition: 70}
+    source.seek(partition, 10)
+    assert values(poll_until(source, 90, max_events=90)) == [b"%d" % n for n in range(10, 100)]
+    source.seek(partition, None)
+    assert values([source.poll(2, 0.5)]) == [b"0", b"1"]
+
+
+def test_offsets_and_partitions_are_told_without_joining(
+    broker: str, topic_name: Name, admin: KafkaAdminClient
+) -> None:
+    topic = topic_name("events")
+    make_topic(broker, topic, 2)
+    write(broker, topic, numbered(10))
+    admin.delete_records({KafkaPartition(topic, 0): 4})
+    source = KafkaSource(config(broker, topic), [topic], BatchConfig())
+    both = [TopicPartition(topic, 0), TopicPartition(topic, 1)]
+    assert source.partitions() == both
+    assert source.start_offsets(both) == dict(zip(both, (4, 0), strict=True))
+    assert source.end_offsets(both) == dict(zip(both, (10, 0), strict=True))
+    assert source.generation() == 0
+    source.close()
+
+
+def test_a_second_member_takes_half_and_nothing_is_lost_or_doubled(
+    broker: str, topic_name: Name, opened: Opener
+) -> None:
+    topic = topic_name("events")
+    make_topic(broker, topic, 4)
+    write(broker, topic, [row for partition in range(4) for row in numbered(100, partition, partition * 100)])
+    first, held_by_first = opened(config(broker, topic), topic)
+    seen = poll_until(first, 120, max_events=60)
+
+    def commit(partitions: object) -> None:
+        first.commit(ends(seen))
+
+    held_by_first.on_revoked = commit
+    with member(config(broker, topic), topic) as (held_by_second, taken):
+        while len(held_by_second.held) < 2 or len(values(seen + taken)) < 400:
+            seen.append(first.poll(20, 0.02))
+        assert held_by_second.source.generation() == first.generation() > 1
+        assert held_by_first.held.isdisjoint(held_by_second.held)
+    held_by_first.on_revoked = lambda partitions: None
+    assert sorted(values(seen + taken)) == sorted(b"%d" % n for n in range(400))
+    assert len(held_by_first.told("revoked")) == 2  # what stays isn't taken away first
+    assert held_by_first.told("lost") == []
+    assert held_by_first.threads == {threading.get_ident()}
+
+
+def test_the_last_member_is_told_what_closing_revokes(broker: str, topic_name: Name) -> None:
+    topic = topic_name("events")
+    make_topic(broker, topic)
+    write(broker, topic, numbered(10))
+    source, recorder = open_source(config(broker, topic), topic)
+    seen = poll_until(source, 10)
+    recorder.on_revoked = lambda partitions: source.commit(ends(seen))
+    source.close()
+    source.close()
+    assert recorder.calls[-1] == ("revoked", [TopicPartition(topic, 0)])
+    again = KafkaSource(config(broker, topic), [topic], BatchConfig())
+    assert again.committed(again.partitions()) == {TopicPartition(topic, 0): 10}
+    again.close()
+
+
+def test_staying_alive_during_a_rebalance_leaves_the_listener_alone(
+    broker: str, topic_name: Name, opened: Opener
+) -> None:
+    topic = topic_name("events")
+    make_topic(broker, topic, 2)
+    first, held_by_first = opened(config(broker, topic), topic)
+    while len(held_by_first.held) < 2:
+        first.poll(10, 0.05)
+    calls = list(held_by_first.calls)
+    with member(config(broker, topic), topic) as (held_by_second, _):
+        while held_by_second.source.generation() == 0:  # until both have joined anew
+            first.keep_alive()
+        first.keep_alive()
+        assert held_by_first.calls == calls
+        while not held_by_second.held:
+            first.poll(10, 0.02)
+        assert len(held_by_first.held) == len(held_by_second.held) == 1
+
+
+def test_staying_alive_loses_no_records(broker: str, topic_name: Name, opened: Opener) -> None:
+    topic = topic_name("events")
+    make_topic(broker, topic, 2)
+    write(broker, topic, [*numbered(500), *numbered(500, partition=1, start=500)])
+    source, _ = opened(config(broker, topic), topic)
+    seen = []
+    while len(values(seen)) < 1_000:
+        seen.append(source.poll(90, 0.05))
+        source.keep_alive()
+    assert values(seen) == [b"%d" % n for n in range(1_000)]
+
+
+def test_a_member_that_is_thrown_out_loses_its_partitions_and_may_not_commit(
+    broker: str, topic_name: Name, opened: Opener, admin: KafkaAdminClient
+) -> None:
+    topic = topic_name("events")
+    make_topic(broker, topic)
+    write(broker, topic, numbered(20))
+    source, recorder = opened(config(broker, topic), topic)
+    first = poll_until(source, 5, max_events=5)
+    (group,) = admin.describe_groups([topic]).values()
+    admin.remove_group_members(topic, [MemberToRemove(member_id=group["members"][0]["member_id"])])
+    with pytest.raises(CommitRefused, match="poll, commit again"):
+        source.commit(ends(first))
+    assert source.generation() == 0
+    seen = poll_until(source, 20)  # nothing was committed: from the start
+    assert recorder.told("lost") == [TopicPartition(topic, 0)]
+    assert recorder.told("revoked") == []
+    assert values(seen) == [b"%d" % n for n in range(20)]
+
+
+def test_an_error_of_the_listener_comes_out_of_poll(broker: str, topic_name: Name, opened: Opener) -> None:
+    topic = topic_name("events")
+    make_topic(broker, topic)
+    source, recorder = opened(config(broker, topic), topic)
+
+    def refuse(partitions: object) -> None:
+        raise OffsetsGone("not these")
+
+    recorder.assigned = refuse  # type: ignore[method-assign, assignment]
+    with pytest.raises(OffsetsGone, match="not these"):
+        poll_forever(source)
+
+
+def test_records_that_retention_took_are_gone(
+    broker: str, topic_name: Name, opened: Opener, admin: KafkaAdminClient
+) -> None:
+    topic = topic_name("events")
+    make_topic(broker, topic)
+    write(broker, topic, numbered(100))
+    source, _ = opened(config(broker, topic), topic)
+    early, late = poll_until(source, 100, max_events=50)
+    admin.delete_records({KafkaPartition(topic, 0): 50})
+    with pytest.raises(OffsetsGone, match=f"{topic}-0: wanted offset 0"):
+        source.read(early.spans, early.order_R)
+    assert values([source.read(late.spans, late.order_R)]) == values([late])
+    source.seek(TopicPartition(topic, 0), 10)
+    with pytest.raises(OffsetsGone, match="the topic holds 50 to 100"):
+        source.poll(10, 0.5)
+
+
+def test_a_topic_that_was_made_anew_is_noticed(
+    broker: str, topic_name: Name, opened: Opener, admin: KafkaAdminClient
+) -> None:
+    topic = topic_name("events")
+    make_topic(broker, topic)
+    write(broker, topic, numbered(100))
+    first, _ = open_source(config(broker, topic), topic)
+    (batch,) = poll_until(first, 100, max_events=100)
+    first.commit(ends([batch]))
+    first.close()
+    admin.delete_topics([topic])
+    while topic in admin.list_topics():
+        pass
+    make_topic(broker, topic)
+    write(broker, topic, numbered(7))
+    second, recorder = opened(config(broker, topic), topic)
+    with pytest.raises(OffsetsGone, match="the topic ends at 7"):
+        second.read(batch.spans, batch.order_R)
+    recorder.assigned = lambda partitions: second.seek(partitions[0], 100)  # type: ignore[method-assign]
+    with pytest.raises(OffsetsGone, match="wanted offset 100, but the topic holds 0 to 7"):
+        poll_forever(second)
+
+
+def test_reading_again_goes_any_way_through_the_topic(broker: str, topic_name: Name, opened: Opener) -> None:
+    topic = topic_name("events")
+    make_topic(broker, topic, 3)
+    write(broker, topic, [row for partition in range(3) for row in numbered(200, partition, partition)])
+    source, _ = opened(config(broker, topic), topic)
+    batches = poll_until(source, 600, max_events=64)
+    for index in (0, 1, 2, 7, 8, 3, 3, 9):
+        again = source.read(batches[index].spans, batches[index].order_R)
+        assert [(r.partition, r.offset) for r in again.records] == [
+            (r.partition, r.offset) for r in batches[index].records
+        ]
+    assert not source.poll(64, 0.0)  # the group's own position has not moved
+
+
+@pytest.mark.kafka
+def test_a_broker_that_goes_away_is_lost(topic_name: Name) -> None:
+    topic = topic_name("events")
+    with run_embedded() as broker:
+        make_topic(broker.bootstrap_servers, topic)
+        write(broker.bootstrap_servers, topic, numbered(5))
+        source, _ = open_source(config(broker.bootstrap_servers, topic, broker_timeout_s=1.5), topic)
+        seen = poll_until(source, 5)
+        broker.stop()
+
+        def commit() -> None:
+            with suppress(CommitRefused):
+                source.commit(ends(seen))
+
+        with pytest.raises(BrokerLost, match=r"has not answered for .*kafka\.broker_timeout_s = 1\.5"):
+            poll_forever(source, commit)
+        source.close()
+
+
+def test_no_broker_at_start_is_told_in_one_line() -> None:
+    kafka = KafkaConfig(bootstrap_servers="127.0.0.1:1", options={"bootstrap_timeout_ms": 300})
+    with pytest.raises(
+        UsageError, match=r"no broker answered at kafka\.bootstrap_servers = '127\.0\.0\.1:1'"
+    ) as told:
+        KafkaSource(kafka, ["events"], BatchConfig())
+    assert "\n" not in str(told.value)
+
+
+def test_a_topic_that_does_not_exist_is_told(broker: str, topic_name: Name) -> None:
+    with pytest.raises(UsageError, match=r"nowhere.*does not exist"):
+        KafkaSource(config(broker), [topic_name("nowhere")], BatchConfig())
+
+
+def test_options_of_the_user_reach_the_client_but_not_those_of_the_guarantees() -> None:
+    kafka = KafkaConfig(
+        security_protocol="SASL_SSL", sasl_mechanism="PLAIN", sasl_username="ann", sasl_password="secret",
+        ssl_cafile="/ca.pem", options={"fetch_min_bytes": 10, "linger_ms": 1},
+    )  # fmt: skip
+    options = consumer_options(kafka, in_group=True)
+    assert options["fetch_min_bytes"] == 10
+    assert "linger_ms" not in options  # a producer's option
+    assert options["sasl_plain_password"] == "secret"
+    assert options["ssl_cafile"] == "/ca.pem"
+    assert (options["enable_auto_commit"], options["auto_offset_reset"]) == (False, "none")
+    assert consumer_options(kafka, in_group=False)["group_id"] is None
+    for wrong, said in {
+        "fetch_min_byte": "did you mean fetch_min_bytes",
+        "enable_auto_commit": "afresh sets this option itself",
+    }.items():
+        with pytest.raises(UsageError, match=rf"kafka\.options\.{wrong} = 1: .*{said}"):
+            consumer_options(KafkaConfig(options={wrong: 1}), in_group=True)
+
+
+def test_a_value_that_the_client_refuses_is_told(broker: str) -> None:
+    kafka = KafkaConfig(bootstrap_servers=broker, options=QUICK | {"request_timeout_ms": 1})
+    with pytest.raises(UsageError, match=r"kafka\.options: the client refused its configuration"):
+        KafkaSource(kafka, ["events"], BatchConfig())
