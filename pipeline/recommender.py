@@ -3,6 +3,7 @@ thread.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -30,9 +31,8 @@ from pipeline.train.model import Learned, Model, Pool, Targets
 IntArray = npt.NDArray[np.int32]
 MORE_TYPES = "other"  # names of event types come from outside: figures name so many at most
 TYPES_NAMED = 32
-TEST_CELLS = (
-    1 << 21
-)  # query-item pairs scored exactly a batch; a larger catalogue tests a share of the events
+# query-item pairs scored exactly a batch; of a larger catalogue a share of the events is tested
+TEST_CELLS = 1_400_000
 
 
 class Ranked(NamedTuple):
@@ -200,26 +200,29 @@ class Recommender:
         return reasons(self.models[0].contributions(queries, rows_BK, pool), queries.items_BL, rows_BK)
 
     def _rankings(self, users: IntArray, ranked: Ranked, raw: RawBatch, label: str) -> list[Ranking]:
+        """Put rows into records. Flat lists and `map`: this is most of what Python does in a batch."""
         item_of, user_of = self.state.items.id_of, self.state.users.id_of
-        newest = self.state.histories.newest_ms.data[users].tolist()
-        prefix = f"{self.settings.kafka.worker_id}-{raw.seq}-{label}"
-        name, version, now_ms = self.models[0].name, self.seq, raw.now_ms
-        columns = zip(users.tolist(), *(column.tolist() for column in ranked), newest, strict=True)
-        return [
-            Ranking(
-                user_of[user],
-                f"{prefix}{place}",
-                [
-                    RankedItem(item_of[row], score, [item_of[reason] for reason in because if reason >= 0])
-                    for row, score, because in zip(rows, scores, reasons_K, strict=True)
-                    if row >= 0
-                ],
-                now_ms,
-                event_ms,
-                name,
-                version,
+        filled_BK = ranked.rows_BK >= 0
+        given_NR = ranked.because_BK[filled_BK]
+        reasons_n = [item_of[row] for row in given_NR[given_NR >= 0].tolist()]
+        edges = np.concatenate(([0], np.cumsum((given_NR >= 0).sum(1)))).tolist()
+        items = list(
+            map(
+                RankedItem,
+                [item_of[row] for row in ranked.rows_BK[filled_BK].tolist()],
+                ranked.scores_BK[filled_BK].tolist(),
+                [reasons_n[start:stop] for start, stop in pairwise(edges)],
             )
-            for place, (user, rows, scores, reasons_K, event_ms) in enumerate(columns)
+        )
+        borders = np.concatenate(([0], np.cumsum(filled_BK.sum(1)))).tolist()
+        prefix = f"{self.settings.kafka.worker_id}-{raw.seq}-{label}"
+        newest = self.state.histories.newest_ms.data[users].tolist()
+        name, version, now_ms = self.models[0].name, self.seq, raw.now_ms
+        return [
+            Ranking(user_of[user], f"{prefix}{place}", items[start:stop], now_ms, event_ms, name, version)
+            for place, (user, event_ms, (start, stop)) in enumerate(
+                zip(users.tolist(), newest, pairwise(borders), strict=True)
+            )
         ]
 
     def _figures(self, batch: Batch, served: Learned) -> Figures:

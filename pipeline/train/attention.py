@@ -99,6 +99,8 @@ class Attention(nn.Module):
         back = torch.einsum(
             "bkd,hde,hef->bhkf", pull, self.output, self.value
         )  # through W_o and W_v, per head
-        parts = ((back @ items_BLD[:, None].transpose(2, 3)) * alpha[:, :, None, :]).sum(1)
+        batch, places, length = targets_BKD.shape[0], targets_BKD.shape[1], items_BLD.shape[1]
+        mixed = back.reshape(batch, self.heads * places, self.dim) @ items_BLD.transpose(1, 2)
+        parts = (mixed.view(batch, self.heads, places, length) * alpha[:, :, None, :]).sum(1)
         parts[:, :, 0] += torch.einsum("bkd,bd->bk", pull, items_BLD[:, 0] @ self.newest.T)
         return parts, targets_BKD @ self.beta

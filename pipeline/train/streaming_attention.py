@@ -37,7 +37,7 @@ from pipeline.train.tested import Tested
 EMBEDDING_STD = 0.1
 EMBEDDING_RATE = 0.05
 WEIGHT_RATE, WEIGHT_MOST = 0.02, 0.05
-FAINT = 1e-4  # slopes below this move no embedding: most of the pool, and nothing of the quality
+FAINT = 1e-3  # slopes below this move no embedding: most of the pool, and nothing of the quality
 BLOCK = 128  # queries ranked exactly at a time: bounds the memory of [BLOCK, M] scores
 
 

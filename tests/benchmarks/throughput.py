@@ -27,7 +27,7 @@ import numpy as np
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from consumers.kafka_client import consumer_options
-from pipeline.settings import BatchConfig, KafkaConfig, Settings, TopicsConfig
+from pipeline.settings import KafkaConfig, Settings, TopicsConfig
 from producers.embedded_broker import EmbeddedBroker
 from producers.kafka_client import producer_options
 from producers.kafka_sink import key_hash
@@ -58,7 +58,7 @@ def preload(kafka: KafkaConfig, topic: str, events: int, seed: int) -> None:
 def bare_loop(kafka: KafkaConfig, topic: str, out: str, events: int) -> float:
     """Return events/s of poll, produce, flush, commit over the first `events` records."""
     consumer = KafkaConsumer(
-        **consumer_options(kafka, BatchConfig()) | {"group_id": "bare", "max_poll_records": BATCH}
+        **consumer_options(kafka, in_group=True) | {"group_id": "bare", "max_poll_records": BATCH}
     )
     partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
     consumer.assign(partitions)
