@@ -36,7 +36,7 @@ ITEMS, DIM, QUERIES, WIDTH = 40, 4, 8, 14
 
 
 class Case(NamedTuple):
-    """Random inputs of the loss's kernel: some items gone or new, some barred, candidates that are neither."""
+    """Random inputs of the loss's kernel: some items gone or new, some barred, candidates neither."""
 
     status_M: Array
     user_BD: Array
@@ -75,7 +75,8 @@ def case(seed: int) -> Case:
     weight[3] = 0
     return Case(
         status, rng.normal(size=(QUERIES, DIM)).astype(np.float32),
-        rng.normal(size=(ITEMS, DIM + COLUMNS)).astype(np.float32), rng.integers(0, 6, QUERIES).astype(np.int8),
+        rng.normal(size=(ITEMS, DIM + COLUMNS)).astype(np.float32),
+        rng.integers(0, 6, QUERIES).astype(np.int8),
         rng.normal(size=(QUERIES, FEATURES)).astype(np.float32) * 0.5, rows, count, features, targets, weight,
         np.array(barred, np.int32), np.array(border, np.int64),
     )  # fmt: skip
