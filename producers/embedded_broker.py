@@ -31,12 +31,13 @@ scratch=$1; shift
 exec 3<&0
 "$@" 3<&- </dev/null &
 broker=$!
-(cat <&3 >/dev/null; kill "$broker") &
+(read -r _ <&3; kill "$broker") 2>/dev/null &
+watcher=$!
 trap 'kill "$broker"' TERM
 while kill -0 "$broker" 2>/dev/null; do wait "$broker"; done
-trap '' TERM
+kill "$watcher" 2>/dev/null
+wait
 rm -rf "$scratch"
-kill 0
 """
 
 
@@ -61,6 +62,8 @@ class EmbeddedBroker:
             raise UsageError(
                 f"--port {self._wanted_port}: something listens there already; choose another port"
             )
+        if self._data is not None and self._data.exists() and not self._data.is_dir():
+            raise UsageError(f"--data {self._data}: not a folder; name one, or one that is to be made")
         self._scratch = Path(tempfile.mkdtemp(prefix="afresh-broker-"))
         for attempt in range(3):  # a free port may be taken by another before the broker has it
             port = self._wanted_port or _free_port()

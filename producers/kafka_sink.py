@@ -21,6 +21,7 @@ from pipeline.event.batch import Record, Reject
 from pipeline.event.records import DriftAlarm, Ranking
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.kafka_client import producer_options
+from producers.topics import missing_topics
 
 CLOSE_WAIT_S = 5.0
 DETAIL_BYTES = 1_000  # of the header `exception`
@@ -65,11 +66,15 @@ class KafkaSink:
 
     def __init__(self, kafka: KafkaConfig, topics: TopicsConfig) -> None:
         self._topics = topics
+        absent = missing_topics(kafka, (topics.recommendations, topics.dead_letters, topics.drift))
+        if absent:
+            raise UsageError(
+                f"topic {absent[0]!r} does not exist on {kafka.bootstrap_servers}: expected the topics of "
+                "[topics]; create it, or correct the name"
+            )
         self._producer: KafkaProducer = connect(KafkaProducer, producer_options(kafka))
         self._encode = msgspec.json.Encoder().encode
         self._hash = functools.lru_cache(maxsize=131_072)(key_hash)
-        for topic in (topics.recommendations, topics.dead_letters, topics.drift):
-            self._count(topic, kafka.bootstrap_servers)
 
     def publish(
         self,
@@ -135,22 +140,12 @@ class KafkaSink:
                 )
             )
 
-    def _count(self, topic: str, servers: str) -> int:
-        try:
-            return len(self._producer.partitions_for(topic))
-        except KafkaError as error:
-            self._producer.close(timeout=0)
-            raise UsageError(
-                f"topic {topic!r} does not exist on {servers}: expected the topics of the table [topics]; "
-                "create it, or correct the name"
-            ) from error
-
 
 def key_hash(key: bytes) -> int:
     """Hash a key as Kafka's default partitioner does; the partition is this modulo the number of partitions.
 
     >>> key_hash(b"ann") % 4
-    3
+    2
     """
     return int(murmur2(key)) & 0x7FFFFFFF
 

@@ -1,5 +1,6 @@
 """The topics that afresh reads and writes, and how to create them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kafka import KafkaAdminClient
@@ -44,8 +45,7 @@ def create_topics(
 
     Raise `UsageError` when no broker answers or it refuses.
     """
-    options = connection_options(kafka) | extra_options(kafka, KafkaAdminClient.DEFAULT_CONFIG)
-    admin = connect(KafkaAdminClient, options)
+    admin = _admin(kafka)
     created = []
     try:
         for topic in wanted_topics(topics, partitions):
@@ -65,3 +65,20 @@ def create_topics(
     finally:
         admin.close()
     return created
+
+
+def missing_topics(kafka: KafkaConfig, names: Iterable[str]) -> list[str]:
+    """Return those of the topics that don't exist. Raise `UsageError` when no broker answers."""
+    admin = _admin(kafka)
+    try:
+        existing = set(admin.list_topics())
+    except KafkaError as error:
+        raise translated(error, "listing topics") from error
+    finally:
+        admin.close()
+    return [name for name in names if name not in existing]
+
+
+def _admin(kafka: KafkaConfig) -> KafkaAdminClient:
+    options = connection_options(kafka) | extra_options(kafka, KafkaAdminClient.DEFAULT_CONFIG)
+    return connect(KafkaAdminClient, options)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import pytest
+from brokers.worlds import apache_world, embedded_world
 
 from consumers.list_source import ListLog, ListSource
 from pipeline.event.batch import TopicPartition
@@ -62,4 +63,8 @@ def list_world(request: pytest.FixtureRequest, partitions: int) -> World:
 
 
 Factory = Callable[[pytest.FixtureRequest, int], World]
-FACTORIES: list[object] = [pytest.param(list_world, id="list")]
+FACTORIES: list[object] = [
+    pytest.param(list_world, id="list"),
+    pytest.param(embedded_world, id="embedded", marks=pytest.mark.kafka),
+    pytest.param(apache_world, id="apache", marks=pytest.mark.kafka),
+]

@@ -1,0 +1,257 @@
+"""The Kafka sink against real brokers: what lies on the topics, byte for byte, and what a receipt says."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+import pytest
+from brokers.clients import config, make_topic
+from brokers.embedded import embedded_broker as run_embedded
+from kafka import KafkaAdminClient, KafkaConsumer
+from kafka import TopicPartition as KafkaPartition
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.consumer.fetcher import ConsumerRecord
+from kafka.partitioner.default import DefaultPartitioner
+
+from consumers.list_source import ListRecord
+from pipeline.errors import PublishFailed, UsageError
+from pipeline.event.batch import Reject
+from pipeline.event.records import DriftAlarm, RankedItem, Ranking
+from pipeline.settings import KafkaConfig, TopicsConfig
+from producers.kafka_client import producer_options
+from producers.kafka_sink import KafkaReceipt, KafkaSink
+from producers.topics import create_topics
+
+Name = Callable[[str], str]
+
+
+@pytest.fixture
+def topics(broker: str, topic_name: Name) -> TopicsConfig:
+    """The topics of a test, created."""
+    made = named(topic_name)
+    create_topics(config(broker), made, partitions=3, replication=1)
+    return made
+
+
+@pytest.fixture
+def sink(broker: str, topics: TopicsConfig) -> Iterator[KafkaSink]:
+    made = KafkaSink(config(broker), topics)
+    yield made
+    made.close()
+
+
+def named(topic_name: Name) -> TopicsConfig:
+    return TopicsConfig(
+        events=[topic_name("events")],
+        items=topic_name("items"),
+        recommendations=topic_name("recommendations"),
+        dead_letters=topic_name("dead-letter"),
+        drift=topic_name("drift"),
+    )
+
+
+def ranking(user_id: str, name: str = "r1") -> Ranking:
+    return Ranking(user_id, name, [RankedItem("i1", 1.5, ["i0"])], 1_000, 900, "attention", 7)
+
+
+def reject(value: bytes | None, key: bytes | None, partition: int = 0) -> Reject:
+    record = ListRecord("events", partition, 41, 1_700_000_000_000, key, value)
+    return Reject(record, "not_json", "expected JSON, got \u00ff")
+
+
+def lying_on(broker: str, topic: str) -> list[ConsumerRecord]:
+    """Every record of a topic, by partition and offset."""
+    consumer = KafkaConsumer(bootstrap_servers=broker, enable_auto_commit=False, fetch_max_wait_ms=50)
+    partitions = [KafkaPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
+    consumer.assign(partitions)
+    consumer.seek_to_beginning()
+    ends = consumer.end_offsets(partitions)
+    found: list[ConsumerRecord] = []
+    while any(consumer.position(partition) < end for partition, end in ends.items()):
+        for records in consumer.poll(timeout_ms=100).values():
+            found += records
+    consumer.close()
+    return sorted(found, key=lambda record: (record.partition, record.offset))
+
+
+def partition_of(broker: str, topic: str, key: bytes) -> int:
+    """Where Kafka's default partitioner puts the key."""
+    consumer = KafkaConsumer(bootstrap_servers=broker)
+    consumer.partitions_for_topic(topic)
+    chosen: int = DefaultPartitioner().partition(topic, key, key, None, None, consumer._cluster)
+    consumer.close()
+    return chosen
+
+
+def test_rankings_lie_under_their_user_where_any_client_looks_for_them(
+    broker: str, topics: TopicsConfig, sink: KafkaSink
+) -> None:
+    lists = [ranking(user_id) for user_id in ("ann", "böb", "u-\U0001f40c", "x" * 256)]
+    sink.publish(lists, [], [], []).wait(10)
+    found = lying_on(broker, topics.recommendations)
+    assert {record.key.decode(): msgspec.json.decode(record.value, type=Ranking) for record in found} == {
+        each.user_id: each for each in lists
+    }
+    for record in found:
+        assert record.partition == partition_of(broker, topics.recommendations, record.key)
+
+
+def test_the_newest_list_of_a_user_comes_last_and_the_gone_get_a_tombstone(
+    broker: str, topics: TopicsConfig, sink: KafkaSink
+) -> None:
+    receipts = [
+        sink.publish([ranking("ann", "old"), ranking("bob")], [], [], []),
+        sink.publish([ranking("ann", "new")], [], [], ["bob"]),
+    ]
+    for receipt in receipts:
+        receipt.wait(10)
+    newest = {record.key: record.value for record in lying_on(broker, topics.recommendations)}
+    assert msgspec.json.decode(newest[b"ann"], type=Ranking).ranking_id == "new"
+    assert newest[b"bob"] is None
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        (b"{not json", b"ann"),
+        (b"\xff\xfe\x00", b"\x00\xff"),
+        (b"", b""),
+        (b"no key", None),
+        (None, b"tombstone"),
+        (b"x" * 1_040_000, b"nearly as large as a broker takes by default"),
+    ],
+    ids=["text", "not utf-8", "empty", "no key", "tombstone", "large"],
+)
+def test_a_dead_letter_keeps_the_bytes_and_says_where_they_came_from(
+    broker: str, topics: TopicsConfig, sink: KafkaSink, value: bytes | None, key: bytes | None
+) -> None:
+    sink.publish([], [reject(value, key)], [], []).wait(10)
+    (letter,) = lying_on(broker, topics.dead_letters)
+    assert (letter.key, letter.value) == (key, value)
+    assert dict(letter.headers) == {
+        "reason": b"not_json",
+        "exception": "expected JSON, got ÿ".encode(),
+        "topic": b"events",
+        "partition": b"0",
+        "offset": b"41",
+    }
+
+
+def test_a_record_of_nothing_becomes_a_dead_letter_that_says_so(
+    broker: str, topics: TopicsConfig, sink: KafkaSink
+) -> None:
+    sink.publish([], [reject(None, None)], [], []).wait(10)
+    (letter,) = lying_on(broker, topics.dead_letters)
+    assert (letter.key, letter.value) == (None, b"")
+    assert dict(letter.headers)["value"] == b"null"
+
+
+def test_a_drift_alarm_lies_on_its_topic(broker: str, topics: TopicsConfig, sink: KafkaSink) -> None:
+    alarm = DriftAlarm("adwin", "hit_rate", 5_000, 0.3, 0.1, 1_700_000_000_000)
+    sink.publish([], [], [alarm], []).wait(10)
+    (record,) = lying_on(broker, topics.drift)
+    assert msgspec.json.decode(record.value, type=DriftAlarm) == alarm
+
+
+def test_a_receipt_is_done_when_the_broker_has_all(
+    broker: str, topics: TopicsConfig, sink: KafkaSink
+) -> None:
+    receipt = sink.publish([ranking(f"u{n}") for n in range(2_000)], [], [], [])
+    receipt.wait(10)
+    assert receipt.done()
+    assert len(lying_on(broker, topics.recommendations)) == 2_000
+    empty = sink.publish([], [], [], [])
+    assert empty.done()
+    empty.wait(0)
+
+
+def test_rankings_go_out_without_anybody_waiting_for_them(sink: KafkaSink) -> None:
+    receipt = sink.publish([ranking("ann")], [], [], [])
+    until = time.monotonic() + 10
+    while not receipt.done():
+        assert time.monotonic() < until
+
+
+@pytest.mark.kafka
+def test_what_a_topic_refuses_fails_the_receipt(apache_broker: str, topic_name: Name) -> None:
+    topics = named(topic_name)
+    make_topic(apache_broker, topics.recommendations, configs={"max.message.bytes": "300"})
+    create_topics(config(apache_broker), topics, replication=1)
+    sink = KafkaSink(config(apache_broker), topics)
+    small, large = ranking("ann"), Ranking("bob", "r" * 500, [], 0, 0, "m", 0)
+    sink.publish([small], [], [], []).wait(10)
+    receipt = sink.publish([large], [], [], [])
+    with pytest.raises(
+        PublishFailed, match=r"1 of 1 records of a batch were not acknowledged: MessageSizeTooLarge"
+    ):
+        receipt.wait(10)
+    with pytest.raises(PublishFailed):
+        receipt.done()
+    sink.close()
+
+
+@pytest.mark.kafka
+def test_a_broker_that_goes_away_fails_the_receipt(topic_name: Name) -> None:
+    topics = named(topic_name)
+    with run_embedded() as broker:
+        kafka = config(broker.bootstrap_servers, broker_timeout_s=1.0)
+        create_topics(kafka, topics, replication=1)
+        sink = KafkaSink(kafka, topics)
+        sink.publish([ranking("ann")], [], [], []).wait(10)
+        broker.stop()
+        receipt = sink.publish([ranking("ann"), ranking("bob")], [], [], [])
+        with pytest.raises(PublishFailed, match=r"2 of 2 .* no acknowledgement within 0\.5 s"):
+            receipt.wait(0.5)
+        with pytest.raises(PublishFailed, match="2 of 2"):
+            _until_done(receipt)
+        sink.close()
+
+
+def _until_done(receipt: KafkaReceipt) -> None:
+    until = time.monotonic() + 20
+    while not receipt.done():
+        assert time.monotonic() < until
+
+
+def test_a_topic_that_does_not_exist_is_told(broker: str, topics: TopicsConfig) -> None:
+    with pytest.raises(UsageError, match="topic 'nowhere-at-all' does not exist"):
+        KafkaSink(config(broker), msgspec.structs.replace(topics, drift="nowhere-at-all"))
+
+
+def test_no_broker_at_start_is_told_in_one_line() -> None:
+    kafka = KafkaConfig(bootstrap_servers="127.0.0.1:1", options={"bootstrap_timeout_ms": 300})
+    with pytest.raises(UsageError, match="no broker answered") as told:
+        KafkaSink(kafka, TopicsConfig())
+    assert "\n" not in str(told.value)
+
+
+def test_rankings_are_compacted_and_dead_letters_are_not(broker: str, topics: TopicsConfig) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=broker)
+    names = [topics.recommendations, topics.items, topics.dead_letters, topics.drift, *topics.event_topics()]
+    policies = {}
+    for name in names:
+        found = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+        policies[name] = str(found)
+    admin.close()
+    for name, said in policies.items():
+        wanted = "compact" if name in (topics.recommendations, topics.items) else "delete"
+        assert wanted in said
+
+
+def test_topics_that_exist_stay_as_they_are(broker: str, topic_name: Name) -> None:
+    topics = named(topic_name)
+    make_topic(broker, topics.drift, partitions=5)
+    created = create_topics(config(broker), topics, partitions=2, replication=1)
+    assert set(created) == {*topics.event_topics(), topics.items, topics.recommendations, topics.dead_letters}
+    assert create_topics(config(broker), topics, partitions=2, replication=1) == []
+    consumer = KafkaConsumer(bootstrap_servers=broker)
+    assert len(consumer.partitions_for_topic(topics.drift)) == 5
+    assert len(consumer.partitions_for_topic(topics.recommendations)) == 2
+    consumer.close()
+
+
+def test_the_producer_gives_up_with_the_broker_timeout_and_not_before() -> None:
+    options = producer_options(KafkaConfig(broker_timeout_s=20))
+    assert options["delivery_timeout_ms"] == 20_000
+    assert options["request_timeout_ms"] == 10_000
+    assert (options["acks"], options["enable_idempotence"]) == ("all", True)
