@@ -140,6 +140,7 @@ class Recommender:
         return [ranking]
 
     def _welcome(self, rows: IntArray, ids: Sequence[str]) -> None:
+        self.coverage.clear(rows)
         for model in self.models:
             model.welcome(rows, ids)
 

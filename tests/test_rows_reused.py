@@ -39,6 +39,7 @@ class Waves:
         self.quiet = [f"quiet{n}" for n in range(QUIET)]
         self.past: dict[str, set[str]] = {user: set() for user in (*self.busy, *self.quiet)}
         self.time_ms = START_MS
+        self.shown: set[str] = set()
 
     def step(self, pairs: list[tuple[str, str]]) -> Outcome:
         events = []
@@ -51,6 +52,7 @@ class Waves:
         outcome = self.recommender.step(self.batches(events))
         for ranking in outcome.rankings:
             self.check_reasons(ranking)
+            self.shown |= {item.item_id for item in ranking.items}
         return outcome
 
     def check_reasons(self, ranking: Ranking) -> None:
@@ -128,6 +130,16 @@ def test_a_row_that_is_given_out_is_empty_and_named_nowhere() -> None:
         waves.send(wave)
     assert len(seen) == 8 * WAVE
     assert len(set(seen)) < 3 * WAVE
+
+
+def test_coverage_counts_an_item_for_its_own_lists_alone() -> None:
+    waves = Waves(None)
+    items = waves.recommender.state.items
+    for wave in range(1, 6):
+        waves.send(wave)
+        live = np.flatnonzero(items.status.data == LIVE)
+        shown = sum(items.id_of[row] in waves.shown for row in live.tolist())
+        assert waves.recommender.coverage.ratio(live) == shown / live.size
 
 
 def test_a_list_whose_items_are_all_gone_is_none_whether_scrubbed_or_not() -> None:

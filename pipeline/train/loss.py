@@ -73,7 +73,7 @@ def softmax_loss(  # type: ignore[no-untyped-def]
         loss_B[b], slope_B[b] = 0, 0
         slope_BC[b, :], slope_BN[b, :], coef_grad_BF[b, :] = 0, 0, 0
         t = target_B[b]
-        if t < 0 or weight_B[b] <= 0:
+        if t < 0:
             continue
         mark = tag + b
         rest = known
