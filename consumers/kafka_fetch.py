@@ -24,7 +24,7 @@ from pipeline.settings import KafkaConfig
 CAPACITY = 4096  # records a partition: enough to learn from while a fetch waits for other partitions
 # Between looks at what the client has, growing: a client that is told to wait asks on and on a broker that
 # answers an empty fetch at once, as the embedded one does.
-PAUSE_S = (0.001, 0.01)
+PAUSE_S = (0.001, 0.02)
 
 
 @dataclass(slots=True)
@@ -52,6 +52,7 @@ class Fetcher:
         self._marks: dict[TopicPartition, _Mark] = {}
         self._unchecked: set[TopicPartition] = set()  # sought, and not yet held against the topic's range
         self._probe_every_s = min(2.0, kafka.broker_timeout_s / 5)
+        self._pause_s = PAUSE_S[0]
         self._heard_at = time.monotonic()
         self._probes: list[TopicPartition] = []
 
@@ -75,14 +76,15 @@ class Fetcher:
 
     def fetch(self, timeout_s: float) -> bool:
         """Move what the client has into the buffers, waiting for it; say whether anything is new."""
-        until, pause_s = time.monotonic() + timeout_s, PAUSE_S[0]
+        until = time.monotonic() + timeout_s
         self._pause_full()
         while not self._fetch_now():
             left_s = until - time.monotonic()
             if left_s <= 0.0:
                 return False
-            time.sleep(min(pause_s, left_s))
-            pause_s = min(2 * pause_s, PAUSE_S[1])
+            time.sleep(min(self._pause_s, left_s))
+            self._pause_s = min(2 * self._pause_s, PAUSE_S[1])
+        self._pause_s = PAUSE_S[0]
         return True
 
     def touch(self) -> None:

@@ -1,4 +1,4 @@
-"""Errors that a user of afresh can meet. A message says what, the value got, what was expected, and a mend."""
+"""Errors that a user can meet. A message says what, the value got, what was expected, what to do."""
 
 
 class AfreshError(Exception):

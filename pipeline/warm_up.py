@@ -10,7 +10,7 @@ START_MS = 1_700_000_000_000
 
 
 def warm_up(settings: Settings) -> None:
-    """Run a throwaway recommender of the same shape over made-up batches of full size, and restore its copy."""
+    """Run a throwaway recommender of the same shape over made-up batches of full size, and copy it."""
     recommender = Recommender(settings)
     size = settings.batch.max_events
     for seq in range(4):

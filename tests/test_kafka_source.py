@@ -1,4 +1,4 @@
-"""The Kafka source against real brokers: order, offsets, transactions, rebalances, lost records, no broker."""
+"""The Kafka source against real brokers: order, offsets, transactions, rebalances, what is lost."""
 
 import random
 import threading

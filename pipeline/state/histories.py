@@ -21,8 +21,7 @@ class Histories:
 
     Columns: `items` int32 [U, H], `types` uint16 [U, H] (a stable hash of the event type's name), `times`
     int64 [U, H] (ms), `pushed` int64 [U] (ever), `repeats` float32 [U] (interactions with an item already in
-    the ring), `source` int32 [U] (the partition of the newest event), `newest_ms` int64 [U] (event time of
-    the newest event of any kind).
+    the ring), `newest_ms` int64 [U] (event time of the newest event of any kind).
     """
 
     def __init__(self, capacity: int, length: int) -> None:

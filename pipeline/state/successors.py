@@ -3,7 +3,8 @@ followed.
 
 One row an item holds SLOTS partners, each with a forward weight (the partner came after) and a backward
 weight (it came before). Which slot gives way decides quality: a newcomer of weight w meets the smallest slot
-m; w >= m takes it, else it enters with probability w / m and keeps m, which leaves expectations right.
+m; w >= m takes it, else it enters with probability w / m and keeps m: a row's sum stays, and a
+newcomer's weight is right on average.
 """
 
 from typing import Any

@@ -80,8 +80,8 @@ class PopularityModel(Counter):
 
 
 class ItemKnnModel(Counter):
-    """Item-kNN on decayed co-occurrence: score(m) = sum over the newest REACH items h_k of KNN_FADE^k times how
-    often m came after h_k (directed), or after or before it (undirected).
+    """Item-kNN on decayed co-occurrence: score(m) = sum over the newest REACH items h_k of KNN_FADE^k times
+    how often m came after h_k (directed), or after or before it (undirected).
     """
 
     name = "item_knn"

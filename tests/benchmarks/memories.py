@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/memories.py --data FOLDER [--groups slots,negatives]
 
-Groups: slots (successors an item keeps), negatives (sampled), parts (attention, memories, gate), features (one
-left out), batch, seed, size. Each trial predicts, then learns the first events of each stream, in batches of
-128 where it says nothing else.
-Prints NDCG@10 and the geometric mean of the ratios to the product's defaults, and one JSON line at the end.
+Groups: slots (successors an item keeps), negatives (sampled), parts (attention, memories, gate), features
+(one left out), batch, seed, size. Each trial predicts, then learns the first events of each stream, in
+batches of 128 where it says nothing else. Prints NDCG@10 and the geometric mean of the ratios to the
+product's defaults, and one JSON line at the end.
 """
 
 import argparse
