@@ -25,19 +25,19 @@ READY_WAIT_S = 15.0
 STOP_WAIT_S = 5.0
 LOOPBACK = "127.0.0.1"
 # The broker and a watcher of our end of a pipe, in one process group: when this process dies, even by
-# SIGKILL, the pipe closes and the watcher ends the broker; when the broker ends, its folder is removed.
+# SIGKILL, the pipe closes, the watcher ends the broker, and the shell removes the folder.
 GUARD = """
 scratch=$1; shift
 exec 3<&0
 "$@" 3<&- </dev/null &
 broker=$!
-(read -r _ <&3; kill "$broker") 2>/dev/null &
+(read -r _ <&3; : >"$scratch/orphaned"; kill "$broker") 2>/dev/null &
 watcher=$!
 trap 'kill "$broker"' TERM
 while kill -0 "$broker" 2>/dev/null; do wait "$broker"; done
 kill "$watcher" 2>/dev/null
 wait
-rm -rf "$scratch"
+[ -e "$scratch/orphaned" ] && rm -rf "$scratch"
 """
 
 
@@ -65,20 +65,16 @@ class EmbeddedBroker:
         if self._data is not None and self._data.exists() and not self._data.is_dir():
             raise UsageError(f"--data {self._data}: not a folder; name one, or one that is to be made")
         self._scratch = Path(tempfile.mkdtemp(prefix="afresh-broker-"))
-        for attempt in range(3):  # a free port may be taken by another before the broker has it
-            port = self._wanted_port or _free_port()
-            self._launch(binary, port)
-            if self._ready(port):
-                self.bootstrap_servers = f"{LOOPBACK}:{port}"
-                return self
-            said = self._said()
-            if self._wanted_port or attempt == 2 or self.alive():
-                break
-            self._end()
-        self.stop()
-        raise UsageError(
-            f"the embedded broker did not become ready on port {port}: {said or 'it said nothing'}"
-        )
+        try:
+            port = self._find_port(binary)
+        except OSError as error:
+            self.stop()
+            raise UsageError(f"the embedded broker can't be started: {error}") from error
+        except BaseException:
+            self.stop()
+            raise
+        self.bootstrap_servers = f"{LOOPBACK}:{port}"
+        return self
 
     def stop(self) -> None:
         """End the broker, its whole process group, and remove the temporary folder. Twice does nothing."""
@@ -109,6 +105,21 @@ class EmbeddedBroker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _find_port(self, binary: Path) -> int:
+        """Launch the broker until it is ready: a free port may be taken by another before the broker has it."""
+        for _ in range(1 if self._wanted_port else 3):
+            port = self._wanted_port or _free_port()
+            self._launch(binary, port)
+            if self._ready(port):
+                return port
+            stuck = self.alive()
+            self._end()
+            if stuck:
+                break
+        raise UsageError(
+            f"the embedded broker did not become ready on port {port}: {self._said() or 'it said nothing'}"
+        )
 
     def _launch(self, binary: Path, port: int) -> None:
         assert self._scratch is not None

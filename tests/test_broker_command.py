@@ -90,6 +90,9 @@ def test_it_dies_with_a_parent_that_was_killed(tmp_path: Path, monkeypatch: pyte
         process.kill()
         process.wait(WAIT_S)
     assert closes(server)
+    until = time.monotonic() + WAIT_S
+    while scratch_folders(tmp_path):
+        assert time.monotonic() < until
 
 
 def test_data_outlive_it_where_a_folder_is_named(tmp_path: Path) -> None:
@@ -146,6 +149,15 @@ def test_a_stopped_broker_leaves_no_process_of_its_group() -> None:
             os.killpg(group, 0)
         broker.stop()  # twice does nothing
         assert not broker.alive()
+
+
+def test_a_broker_that_ends_at_once_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)  # it is remembered otherwise
+    monkeypatch.setattr("producers.embedded_broker._binary", lambda: Path("/bin/false"))
+    with pytest.raises(UsageError, match=r"did not become ready on port \d+: it said nothing"):
+        EmbeddedBroker().start()
+    assert scratch_folders(tmp_path) == []
 
 
 def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
