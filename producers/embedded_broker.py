@@ -107,7 +107,7 @@ class EmbeddedBroker:
         self.stop()
 
     def _find_port(self, binary: Path) -> int:
-        """Launch the broker until it is ready: a free port may be taken by another before the broker has it."""
+        """Launch it until it is ready: another process may take a free port before the broker has it."""
         for _ in range(1 if self._wanted_port else 3):
             port = self._wanted_port or _free_port()
             self._launch(binary, port)
