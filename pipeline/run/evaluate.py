@@ -10,7 +10,7 @@ batches.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -119,7 +119,7 @@ class Evaluation:
         self._settings, self._variants, self._clock = settings, list(variants), clock
         self._timed: list[_Timed] = []
         self.recommender = Recommender(settings, self._build, test_all=True)
-        self._marks = _Marks([(0, self.recommender.quality.cumulative())])
+        self._moments = Moments(self.recommender.quality.cumulative())
         self._seconds = 0.0
         self._skipped = 0
 
@@ -138,14 +138,14 @@ class Evaluation:
             outcome = recommender.step(RawBatch(recommender.seq, now_ms, (span,), events, []))
             self._skipped += outcome.figures.skipped == "non_finite"
             at = span.stop
-            self._marks.note(at, recommender.quality.cumulative)
+            self._moments.note(at, recommender.quality.cumulative)
             watch(at)
-        self._marks.close(at, recommender.quality.cumulative)
+        self._moments.close(at, recommender.quality.cumulative)
         self._seconds += self._clock.monotonic_s() - began_s
 
     def result(self) -> Result:
         """Return what the models did so far."""
-        quarters, curve = self._marks.parts(4), self._marks.parts(MARKS // 2)
+        quarters, curve = self._moments.parts(4), self._moments.parts(MARKS // 2)
         lines = []
         for variant, timed in zip(self._variants, self._timed, strict=True):
             name = variant.name
@@ -214,34 +214,36 @@ class _Timed:
         return self._model.columns()
 
 
-Moment = tuple[int, dict[str, ModelFigures]]  # events so far, and the cumulative figures of all models
+Figures = dict[str, ModelFigures]  # of all models, cumulative
+Moment = tuple[int, Figures]  # events so far, and what the figures were then
 
 
-@dataclass(slots=True)
-class _Marks:
-    """Cumulative figures at moments of the stream, evenly spaced: at most 2 * MARKS, however long it is."""
+class Moments:
+    """Figures at moments of a stream, evenly spaced: at least `MARKS` and about twice as many at the most."""
 
-    moments: list[Moment]
-    _every: int = 1
-    _batches: int = field(default=0)
+    def __init__(self, before: Figures) -> None:
+        """`before` are the figures before the first event."""
+        self.kept: list[Moment] = [(0, before)]
+        self._every = 1
+        self._batches = 0
 
-    def note(self, events: int, figures: Callable[[], dict[str, ModelFigures]]) -> None:
+    def note(self, events: int, figures: Callable[[], Figures]) -> None:
         """Take note of a batch's end, if its turn has come."""
         self._batches += 1
         if self._batches % self._every == 0:
-            self.moments.append((events, figures()))
-            if len(self.moments) > 2 * MARKS:
-                self.moments = self.moments[::2]
+            self.kept.append((events, figures()))
+            if len(self.kept) > 2 * MARKS:
+                self.kept = self.kept[::2]
                 self._every *= 2
 
-    def close(self, events: int, figures: Callable[[], dict[str, ModelFigures]]) -> None:
+    def close(self, events: int, figures: Callable[[], Figures]) -> None:
         """Take note of the stream's end."""
-        if self.moments[-1][0] < events:
-            self.moments.append((events, figures()))
+        if self.kept[-1][0] < events:
+            self.kept.append((events, figures()))
 
     def parts(self, count: int) -> list[tuple[Moment, Moment]]:
         """Return the ends of at most `count` equal parts, each at the nearest moment that was kept."""
-        at = np.array([events for events, _ in self.moments])
+        at = np.array([events for events, _ in self.kept])
         borders = np.linspace(0, at[-1], count + 1)
         nearest = np.unique([int(np.abs(at - border).argmin()) for border in borders]).tolist()
-        return [(self.moments[first], self.moments[last]) for first, last in pairwise(nearest)]
+        return [(self.kept[first], self.kept[last]) for first, last in pairwise(nearest)]

@@ -1,0 +1,420 @@
+"""Evaluate and train: the judge is the service's own, its figures add up, and a file is a warm start."""
+
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from consumers.file_source import read_events
+from consumers.list_source import ListLog, ListSource
+from pipeline.app.cli import main
+from pipeline.event.batch import TopicPartition
+from pipeline.event.decode import Decoder
+from pipeline.recommender import Recommender
+from pipeline.run.checkpoint import Checkpoints
+from pipeline.run.clock import ManualClock
+from pipeline.run.evaluate import FILE_SOURCE, MARKS, Evaluation, Moments, Variant, as_served, compared
+from pipeline.run.files import UrlFolder
+from pipeline.run.journal import Journal
+from pipeline.run.loop import Edges, Loop, Survival
+from pipeline.run.observe import Unobserved
+from pipeline.settings import BatchConfig, CheckpointConfig, ModelConfig, RankConfig, Settings
+from producers.list_sink import ListSink, Outbox
+from producers.shoppers import TYPES, Columns, Market, shoppers
+
+START_S = 1_700_000_000
+NOW_MS = START_S * 1000 + 10**9
+EVENTS = 1500
+SMALL = ("--set", "model.dim=8", "--set", "model.history=6")
+LIVE = TopicPartition("events", 0)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recorded file of made-up shoppers."""
+    chunks = shoppers(EVENTS, 0, None, Market(120, 120, 16))
+    columns = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    lines = [
+        f"u{user},i{item},{START_S + time_ms // 1000},{TYPES[type]}," for user, item, type, _, time_ms in rows
+    ][:EVENTS]
+    path = tmp_path_factory.mktemp("recorded") / "events.csv"
+    path.write_text("user,item,timestamp,event,value\n" + "\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def settings_for(**tables: msgspec.Struct) -> Settings:
+    return msgspec.structs.replace(Settings(model=ModelConfig(dim=8, history=6)), **tables)
+
+
+class Ticks(ManualClock):
+    """A clock that goes on by a second whenever it is read."""
+
+    def monotonic_s(self) -> float:
+        self.advance(1.0)
+        return super().monotonic_s()
+
+
+def judged(file: Path, settings: Settings, names: list[str], batch: int = 64) -> Evaluation:
+    evaluation = Evaluation(settings, compared(settings, names), Ticks(NOW_MS))
+    evaluation.learn(read_events(file, batch, now_ms=NOW_MS), NOW_MS)
+    return evaluation
+
+
+def replayed(file: Path, log: ListLog) -> None:
+    """Append the file's events to the live topic, as `replay` sends them."""
+    for events in read_events(file, 100, now_ms=NOW_MS):
+        for user, item, kind, time_ms in zip(
+            events.user_ids, events.item_ids, events.types, events.time_ms_B.tolist(), strict=True
+        ):
+            append(log, user, item, kind, time_ms)
+
+
+def append(log: ListLog, user: str, item: str, kind: str = "click", time_ms: int = NOW_MS) -> None:
+    value = {"user_id": user, "item_id": item, "event_type": kind, "timestamp_ms": time_ms}
+    log.append(msgspec.json.encode(value), key=user.encode(), timestamp=NOW_MS)
+
+
+def lived(
+    settings: Settings, log: ListLog, outbox: Outbox, folder: Path | None = None, test_all: bool = False
+) -> Recommender:
+    """Let a service live until the log is read, and stop it."""
+    learner = Recommender(settings, test_all=test_all)
+    source = ListSource(log)
+    decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
+    clock = ManualClock(NOW_MS)
+    survival = None
+    if folder is not None:
+        survival = Survival(Checkpoints(UrlFolder(str(folder)), settings), Journal(folder / "worker-0"))
+    loop = Loop(learner, Edges(source, decoder, ListSink(outbox), clock, Unobserved()), settings, survival)
+    loop.start()
+    while learner.offsets.get(LIVE, 0) < log.end(LIVE):
+        loop.tick()
+    loop.leave()
+    if survival is not None:
+        survival.journal.close()
+    return learner
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
+    code = main([str(each) for each in argv])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_live_figures_are_those_of_evaluate(file: Path) -> None:
+    settings = settings_for(batch=BatchConfig(max_events=64))
+    log = ListLog()
+    replayed(file, log)
+    live = lived(settings, log, Outbox(), test_all=True).quality.cumulative()
+    offline = judged(file, settings, [])
+    best = {line.variant.name: line.figures for line in offline.result().lines}
+    assert live["attention"]["tests"] > 500
+    assert live["attention"] == best["attention"]
+    assert live["popularity"] == best["popularity"]
+    assert live["recent_popularity"] == best["recent_popularity half_life=1000"]
+
+
+def test_parts_add_up_to_the_whole(file: Path) -> None:
+    result = judged(file, settings_for(), []).result()
+    for line in result.lines:
+        for parts, most in ((line.quarters, 4), (line.curve, MARKS // 2)):
+            assert 1 < len(parts) <= most
+            assert sum(part["tests"] for part in parts) == line.figures["tests"]
+            total = sum(part["tests"] * part["ndcg@10"] for part in parts)
+            assert total == pytest.approx(line.figures["tests"] * line.figures["ndcg@10"])
+    assert result.curve_events[-1] == result.events == EVENTS
+
+
+@pytest.mark.parametrize("batches", [1, 5, 399, 12_345])
+def test_moments_stay_few_and_even_however_long_the_stream(batches: int) -> None:
+    moments = Moments({})
+    for batch in range(1, batches + 1):
+        moments.note(10 * batch, dict)
+    moments.close(10 * batches + 3, dict)
+    assert len(moments.kept) <= 2 * MARKS + 2
+    quarters = moments.parts(4)
+    assert quarters[0][0][0] == 0
+    assert quarters[-1][1][0] == 10 * batches + 3
+    for (_, (stop, _)), share in zip(quarters, (0.25, 0.5, 0.75), strict=False):
+        if batches > 100:
+            assert stop / (10 * batches) == pytest.approx(share, abs=0.006)
+
+
+def test_a_stopwatch_counts_its_own_models_lessons_alone(file: Path) -> None:
+    evaluation = judged(file, settings_for(), ["attention", "popularity"], batch=100)
+    result = evaluation.result()
+    assert [line.seconds for line in result.lines] == [EVENTS / 100, EVENTS / 100]
+    assert result.seconds > sum(line.seconds for line in result.lines)
+
+
+def test_attention_is_served_wherever_it_is_named() -> None:
+    assert compared(Settings(), ["popularity", "attention"])[0].name == "attention"
+    assert compared(Settings(model=ModelConfig(name="item_knn")))[0].name == "item_knn directed=true"
+    served = [variant.name for variant in as_served(Settings())]
+    assert served == ["attention", "popularity", "recent_popularity"]
+
+
+def test_a_baseline_stands_for_its_best_setting(file: Path) -> None:
+    result = judged(file, settings_for(), ["recent_popularity", "item_knn"]).result()
+    best = result.best()
+    assert list(best) == ["recent_popularity", "item_knn"]
+    for name, line in best.items():
+        grid = result.grid(name)
+        assert line.figures["ndcg@10"] == max(each.figures["ndcg@10"] for each in grid)
+        assert len({each.figures["ndcg@10"] for each in grid}) > 1
+    assert [line.settings for line in result.grid("item_knn")] == [{"directed": True}, {"directed": False}]
+
+
+def test_the_models_beside_it_change_nothing_for_a_model(file: Path) -> None:
+    alone = judged(file, settings_for(), ["attention"]).result().best()["attention"].figures
+    assert judged(file, settings_for(), []).result().best()["attention"].figures == alone
+
+
+def test_json_stands_alone_on_stdout_with_the_promised_names(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, "evaluate", file, "--events", 600, "--json", *SMALL)
+    assert code == 0
+    assert out.count("\n") == 1
+    got = json.loads(out)
+    assert (got["file"], got["events"], got["batch"], got["default"]) == (str(file), 600, 128, "attention")
+    assert list(got["models"]) == ["attention", "popularity", "recent_popularity", "item_knn"]
+    for name, figures in got["models"].items():
+        assert {"ndcg@10", "hr@10", "mrr@10", "cold", "warm"} <= set(figures)
+        assert {"quarters", "events_per_s", "settings"} <= set(figures)
+        assert figures["cold"]["tests"] + figures["warm"]["tests"] == figures["tests"]
+        assert len(figures["quarters"]) == 4
+        assert f"{name} " in err
+    assert {each["settings"]["half_life"] for each in got["models"]["recent_popularity"]["grid"]} == {
+        "300", "1000", "24h"
+    }  # fmt: skip
+    assert "ratio" in err
+
+
+def test_without_json_the_table_is_the_product(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(
+        capsys, "evaluate", file, "--events", 300, "--models", "attention,popularity", *SMALL
+    )
+    assert (code, err) == (0, "")
+    assert "NDCG@10" in out
+    assert re.search(r"attention +0\.\d{4} +[\d.]+ ", out)
+    assert "half_life" not in out
+
+
+def test_start_and_events_choose_a_slice(
+    file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lines = file.read_text("utf-8").splitlines()
+    part = tmp_path / "part.csv"
+    part.write_text("\n".join([lines[0], *lines[101:301]]) + "\n", "utf-8")
+    figures = []
+    for options in ((file, "--start", 100, "--events", 200), (part,)):
+        _, out, _ = run(capsys, "evaluate", *options, "--models", "attention", "--json", *SMALL)
+        figures.append(json.loads(out))
+    assert figures[0]["events"] == 200
+    assert figures[0]["models"]["attention"]["ndcg@10"] == figures[1]["models"]["attention"]["ndcg@10"]
+
+
+def test_repeated_items_are_tests_only_where_repeats_are_allowed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "plays.csv"
+    rows = "".join(f"ann,{'ab'[k % 2]},{START_S + k}\n" for k in range(10))
+    file.write_text(f"user,item,timestamp\n{rows}", "utf-8")
+    tests = []
+    for options in ((), ("--repeats",)):
+        _, out, _ = run(capsys, "evaluate", file, "--json", "--models", "attention", *options, *SMALL)
+        tests.append(json.loads(out)["models"]["attention"]["tests"])
+    assert tests == [2, 10]
+
+
+def test_rows_that_cannot_be_read_are_counted_and_take_no_place(
+    file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lines = file.read_text("utf-8").splitlines()[:301]
+    spoiled = tmp_path / "spoiled.csv"
+    spoiled.write_text(
+        "\n".join([*lines[:100], ",x,1,click,", "u,x,never,click,", *lines[100:]]) + "\n", "utf-8"
+    )
+    _, out, err = run(capsys, "evaluate", spoiled, "--models", "attention", "--json", *SMALL)
+    whole = json.loads(out)
+    _, out, _ = run(capsys, "evaluate", file, "--events", 300, "--models", "attention", "--json", *SMALL)
+    assert whole["events"] == 300
+    assert sum(whole["rejected"].values()) == 2
+    assert "2 rows rejected" in err
+    assert "bad_time. The first: line" in err
+    assert whole["models"]["attention"]["ndcg@10"] == json.loads(out)["models"]["attention"]["ndcg@10"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--models", "attention,markov"),
+            r"markov: comes with a later version; expected attention, popularity",
+        ),
+        (("--models", "magic"), r"'magic': no such model; expected attention, popularity"),
+        (("--batch", "0"), r"0: expected 1 or more"),
+        (
+            ("--start", "9999"),
+            r"no event to learn: nothing after the first 9999 events; expected one row or more",
+        ),
+        (("--item-column", "film"), r"no column 'film'; found"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    file: Path, options: tuple[str, str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, "evaluate", file, *options, *SMALL)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert re.search(message, err)
+
+
+class Page(HTMLParser):
+    """Collects the tags and their attributes; void tags don't nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_report_is_one_page_that_needs_no_network(
+    file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    odd = tmp_path / "a <b> & c.csv"
+    odd.write_bytes(file.read_bytes())
+    page = tmp_path / "out.html"
+    code, _, err = run(capsys, "evaluate", odd, "--events", 600, "--report", page, *SMALL)
+    assert (code, err) == (0, f"report: {page}\n")
+    text = page.read_text("utf-8")
+    parsed = Page(text)
+    assert parsed.open == []
+    assert "a &lt;b&gt; &amp; c.csv" in text
+    assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in parsed.tags}
+    assert not any({"src", "href"} & set(attributes) for _, attributes in parsed.tags)
+    assert "url(" not in text
+    lines = [attributes["points"] for tag, attributes in parsed.tags if tag == "polyline"]
+    assert len(lines) == 4
+    points = [[float(number) for number in point.split(",")] for point in str(lines[0]).split()]
+    assert [x for x, _ in points] == sorted(x for x, _ in points)
+    assert all(20 <= y <= 320 for _, y in points)
+
+
+def test_a_report_that_cannot_be_written_is_one_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = file.parent / "no" / "out.html"
+    code, _, err = run(capsys, "evaluate", file, "--events", 200, "--report", where, "--json", *SMALL)
+    assert code == 2
+    assert f"--report {where}: can't be written: No such file or directory" in err
+
+
+@pytest.fixture
+def trained(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Path]:
+    """A checkpoint folder that `train` has made of the file."""
+    folder = tmp_path / "state"
+    code, out, err = run(capsys, "train", file, "--checkpoint", folder, "--batch", 64, "--json", *SMALL)
+    assert code == 0
+    assert json.loads(out)["checkpoint"] == str(folder)
+    assert f"afresh run --set checkpoint.path={folder}" in err
+    yield folder
+
+
+def told_of(learner: Recommender, user: str) -> dict[str, Any]:
+    told = learner.describe_user(user)
+    assert told is not None
+    return told
+
+
+def service(folder: Path, **tables: msgspec.Struct) -> Settings:
+    return settings_for(checkpoint=CheckpointConfig(path=str(folder)), **tables)
+
+
+def test_a_trained_checkpoint_holds_what_evaluate_has_learned(file: Path, trained: Path) -> None:
+    settings = service(trained)
+    found = Checkpoints(UrlFolder(str(trained)), settings).load()
+    assert found is not None
+    restored = Recommender(settings)
+    restored.restore(found[1])
+    offline = Evaluation(settings, as_served(settings), ManualClock(NOW_MS))
+    offline.learn(read_events(file, 64, now_ms=NOW_MS), NOW_MS)
+    assert restored.digests() == offline.recommender.digests()
+    assert restored.quality.cumulative() == offline.recommender.quality.cumulative()
+
+
+def test_a_service_starts_warm_and_a_user_moves_to_the_live_partition(trained: Path) -> None:
+    settings = service(trained)
+    log, outbox = ListLog(), Outbox()
+    found = Checkpoints(UrlFolder(str(trained)), settings).load()
+    assert found is not None
+    before = Recommender(settings)
+    before.restore(found[1])
+    known = told_of(before, "u1")
+    append(log, "u1", "brand new")
+    learner = lived(settings, log, outbox, trained)
+    after = told_of(learner, "u1")
+    assert after["partition"] == [*LIVE]
+    assert set(after["consumed"]) == {"brand new", *known["consumed"]}
+    shown = {item.item_id for item in outbox.newest["u1"].items}
+    assert shown
+    assert not shown & set(after["consumed"])
+    other = next(user for user in learner.state.users.row_of if user not in ("u1", "__default__"))
+    assert told_of(learner, other)["partition"] == [*FILE_SOURCE]
+    assert learner.events_learned == EVENTS + 1
+
+
+def test_the_files_users_outlive_restarts_and_the_loss_of_a_partition(trained: Path) -> None:
+    settings = service(trained)
+    log = ListLog()
+    append(log, "u1", "brand new")
+    first = lived(settings, log, Outbox(), trained)
+    append(log, "stranger", "brand new")
+    second = lived(settings, log, Outbox(), trained)
+    held = len(first.state.users)
+    assert len(second.state.users) == held + 1
+    assert second.offsets == {FILE_SOURCE: EVENTS, LIVE: 2}
+    second.release(LIVE)
+    assert len(second.state.users) == held - 1
+    assert second.describe_user("u1") is None
+
+
+def test_training_into_a_folder_in_use_is_refused(
+    file: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = sorted(path for path in trained.rglob("*") if path.is_file())
+    code, _, err = run(capsys, "train", file, "--checkpoint", trained, *SMALL)
+    assert (code, err.count("\n")) == (2, 1)
+    assert re.search(
+        rf"--checkpoint {trained}: holds {len(held)} files, such as .*; expected a new or empty", err
+    )
+    assert sorted(path for path in trained.rglob("*") if path.is_file()) == held
+
+
+def test_variant_names_tell_settings_apart() -> None:
+    names = [variant.name for variant in compared(Settings())]
+    assert len(set(names)) == len(names) == 7
+    assert Variant("recent_popularity", {"half_life": "24h"}).name in names
+
+
+def test_repeats_leave_consumed_items_in_the_lists(file: Path) -> None:
+    settings = settings_for(rank=RankConfig(exclude=[]))
+    state = judged(file, settings, ["attention"]).recommender.state
+    assert state.consumed.size.data.sum() == 0
