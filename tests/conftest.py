@@ -1,7 +1,11 @@
 """Fixtures that several test files share: brokers, and topics of a test's own."""
 
-import itertools
 import os
+
+# as the commands do, before numpy is there: on busy cores a small batch waits for its threads, ten times as long
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
