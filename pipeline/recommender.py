@@ -265,7 +265,11 @@ class Recommender:
         return Snapshot(arrays, meta | {"seq": self.seq}, shards)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Become what the snapshot was, shards included; only on a recommender that has learned nothing."""
+        """Become what the snapshot was, shards included. Raises ValueError when something is learned already."""
+        if self.seq or self.offsets:
+            raise ValueError(
+                f"{self.seq} batches are learned already: expected a fresh recommender to restore into"
+            )
         packing.load_items(self.state, snapshot.arrays, snapshot.meta)
         for name, part in (("quality", self.quality), ("coverage", self.coverage), ("drift", self.drift)):
             part.load(

@@ -2,7 +2,7 @@
 
 import os
 
-# as the commands do, before numpy is there: on busy cores a small batch waits for its threads, ten times as long
+# as the commands do, before numpy is there: on busy cores a small batch waits ten times as long for threads
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import itertools

@@ -14,7 +14,7 @@ class RankedItem(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ranking(msgspec.Struct, frozen=True, gc=False):
-    """A user's newest list, best first. `event_timestamp_ms` is the time of the newest event that it knows."""
+    """A user's newest list, best first. `event_timestamp_ms` is the time of the newest event it knows."""
 
     user_id: str
     ranking_id: str
