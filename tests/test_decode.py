@@ -160,6 +160,7 @@ BAD = [
     ("missing_field", b"{}"),
     ("missing_field", b'{"user_id":"ann"}'),
     ("missing_field", b'{"item_id":"tea"}'),
+    ("reserved_id", event(user_id="__default__")),
     ("wrong_type", event(user_id=5)),
     ("wrong_type", event(item_id=None)),
     ("wrong_type", event(item_id=["tea"])),

@@ -24,6 +24,7 @@ from pipeline.event.checks import (
     too_deep,
     user_problem,
 )
+from pipeline.event.records import DEFAULT_USER
 from pipeline.settings import EVENT_FIELDS, EventsConfig, TopicsConfig
 
 _FAR_S = 1e15  # beyond all clocks
@@ -76,6 +77,7 @@ class Decoder:
             # Nearly every event passes here; only one that doesn't is looked at field by field.
             if not (
                 0 < len(event.user_id) <= SHORT
+                and event.user_id != DEFAULT_USER
                 and 0 < len(event.item_id) <= SHORT
                 and EARLIEST_MS <= time_ms <= latest_ms
                 and (event.event_id is None or len(event.event_id) <= SHORT)
