@@ -265,11 +265,9 @@ class Recommender:
         return Snapshot(arrays, meta | {"seq": self.seq}, shards)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Become what the snapshot was, shards included. Raises ValueError when something is learned already."""
+        """Become what the snapshot was, shards included. Raises ValueError where something is learned."""
         if self.seq or self.offsets:
-            raise ValueError(
-                f"{self.seq} batches are learned already: expected a fresh recommender to restore into"
-            )
+            raise ValueError(f"{self.seq} batches are learned already: expected a fresh one")
         packing.load_items(self.state, snapshot.arrays, snapshot.meta)
         for name, part in (("quality", self.quality), ("coverage", self.coverage), ("drift", self.drift)):
             part.load(

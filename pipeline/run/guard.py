@@ -1,12 +1,19 @@
-"""The limit on dead letters: a bad deploy upstream must not drain the whole topic into them."""
+"""Safety limits: a bad deploy upstream must not drain a topic into the dead letters, and spoilt numbers must
+not go on in silence.
+"""
+
+import logging
 
 import numpy as np
 
 from pipeline.errors import SafetyLimit
 from pipeline.event.batch import Polled, RawBatch
 
+logger = logging.getLogger(__name__)
+
 WINDOW = 10_000  # records over which the share is taken
 MINIMUM = 1_000  # no share is judged over fewer records
+NON_FINITE_RUN = 20  # training steps in a row that may be skipped for a loss or gradient that is not finite
 
 
 class Guard:
@@ -21,6 +28,7 @@ class Guard:
         self._run = run
         self._bad_W = np.zeros(0, np.bool_)  # of the last records, oldest first
         self._running = 0  # bad records since the last good one
+        self._spoilt = 0  # steps in a row that were not finite
 
     def check(self, polled: Polled, raw: RawBatch) -> None:
         """Count a batch. Raise `SafetyLimit` when a limit is passed."""
@@ -40,6 +48,20 @@ class Guard:
             raise SafetyLimit(
                 f"{share:.0%} of the last {len(self._bad_W)} records are bad; expected at most "
                 f"limits.dead_letter_ratio = {self._ratio:g}. " + _advice(raw, "dead_letter_ratio")
+            )
+
+    def check_step(self, seq: int, skipped: str) -> None:
+        """Count why a batch's step was skipped, "" when it was not. Raise `SafetyLimit` after too many."""
+        if skipped != "non_finite":
+            self._spoilt = 0
+            return
+        self._spoilt += 1
+        logger.warning("batch %d: loss or gradient not finite; no step is taken, nothing published", seq)
+        if self._spoilt >= NON_FINITE_RUN:
+            raise SafetyLimit(
+                f"{self._spoilt} training steps in a row with a loss or gradient not finite; expected none. "
+                "The model's numbers are spoilt: go back to an older checkpoint (delete the newest in "
+                "checkpoint.path, and its journal), or start anew from an empty folder"
             )
 
     def _longest_run(self, bad_R: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> int:

@@ -206,6 +206,7 @@ class Loop:
         self._guard.check(polled, raw)
         self._observer.mark("event")
         outcome = self.learner.step(raw, self._observer.mark)
+        self._guard.check_step(raw.seq, outcome.figures.skipped)
         self._observer.learned(raw, outcome, self.learner)
         return raw, outcome
 

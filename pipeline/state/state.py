@@ -3,6 +3,7 @@
 Axis B = events of a batch. Shards (what moves with a partition) are packed and unpacked in packing.py.
 """
 
+import logging
 import math
 import zlib
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from numba import njit
 
 from pipeline.event.batch import Batch, RawBatch, Span, TopicPartition
 from pipeline.event.records import DEFAULT_USER
-from pipeline.settings import NEUTRAL, POSITIVE, EventsConfig, LimitsConfig
+from pipeline.settings import BUILT_IN_ROLES, NEUTRAL, POSITIVE, ROLE_CODES, EventsConfig, LimitsConfig
 from pipeline.state.consumed import Consumed
 from pipeline.state.duplicates import Duplicates
 from pipeline.state.histories import Histories
@@ -25,7 +26,12 @@ from pipeline.state.successors import REACH, Successors
 from pipeline.state.sweep import Sweep
 from pipeline.state.tables import FREE, GONE, LIVE, NEVER, IdTable
 
+logger = logging.getLogger(__name__)
+
 IntArray = npt.NDArray[np.int32]
+TYPES_KEPT = 10_000  # names come from outside: so many are remembered, and told once
+FAMILIAR_TYPES = {"view", "click", "like", "cart", "buy", *BUILT_IN_ROLES}
+ROLES = {code: role for role, code in ROLE_CODES.items()}
 DAY_MS = 86_400_000
 NOBODY = DEFAULT_USER  # the user without events: row 0, never seen in a batch, never evicted
 
@@ -108,8 +114,12 @@ class State:
             role = self.events.role(name)
             consumes = role == POSITIVE if self.exclude is None else name in self.exclude
             kind = EventType(role, self.events.weight(name), zlib.crc32(name.encode()) & 0xFFFF, consumes)
-            if len(self._types) < 10_000:  # names come from outside
+            if len(self._types) < TYPES_KEPT:
                 self._types[name] = kind
+                if not (name in FAMILIAR_TYPES or name in self.events.roles or name in self.events.weights):
+                    logger.info(
+                        "event type %r is new: taken as %s, weight %g", name, ROLES[role], kind.weight
+                    )
         return kind
 
     def admit(self, raw: RawBatch) -> Batch:
