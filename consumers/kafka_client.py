@@ -23,7 +23,8 @@ BOOTSTRAP_TIMEOUT_MS = (
 OURS = frozenset(
     {
         "acks", "auto_offset_reset", "bootstrap_servers", "enable_auto_commit", "enable_idempotence",
-        "group_id", "isolation_level", "key_deserializer", "key_serializer", "partition_assignment_strategy",
+        "group_id", "group_instance_id", "isolation_level", "key_deserializer", "key_serializer",
+        "partition_assignment_strategy",
         "partitioner", "transactional_id", "value_deserializer",
         "value_serializer", "security_protocol", "sasl_mechanism", "sasl_plain_username",
         "sasl_plain_password", "ssl_cafile",
@@ -100,11 +101,13 @@ def consumer_options(
     """Options of a consumer that decides about offsets itself; `in_group` False: one that only reads."""
     options = connection_options(kafka) | {
         "group_id": kafka.group_id if in_group else None,
+        "group_instance_id": kafka.worker_id if in_group else None,  # a restart takes its old place at once
         "enable_auto_commit": False,
         "auto_offset_reset": "none",  # a lost position is an error, never a silent jump
         "isolation_level": isolation,
         "allow_auto_create_topics": False,
         "partition_assignment_strategy": [CooperativeStickyAssignor],  # what stays is not taken away first
+        "heartbeat_interval_ms": 1_000,  # how soon a member hears of a rebalance; each takes two rounds
         "fetch_max_wait_ms": 100,  # a waiting fetch delays the next one to that broker by as much
         "fetch_max_bytes": 4 << 20,  # bounds the records that one poll has to parse
         "metrics_enabled": False,

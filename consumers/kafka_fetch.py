@@ -15,6 +15,7 @@ from kafka import TopicPartition as KafkaPartition
 from kafka.errors import KafkaError
 
 from consumers.kafka_client import MEMBERSHIP, Patience, translated
+from consumers.kafka_group import replaced
 from consumers.kafka_member import Fetched, Member
 from consumers.kafka_reader import gone, missed
 from consumers.merge import Merge
@@ -47,6 +48,7 @@ class Fetcher:
         self.merge = Merge(max(capacity, CAPACITY))
         self.member = Member(consumer)
         self.patience = Patience(kafka)
+        self._kafka = kafka
         self.waiting_since = 0.0  # when the oldest buffered record came, or before
         self._consumer = consumer
         self._marks: dict[TopicPartition, _Mark] = {}
@@ -157,6 +159,8 @@ class Fetcher:
             raise gone(source, wanted, f"the topic holds {start} to {end}") from error
         if isinstance(error, kafka.errors.NoOffsetForPartitionError):
             raise RuntimeError("listener.assigned did not seek every partition") from error
+        if isinstance(error, kafka.errors.FencedInstanceIdError):
+            raise replaced(self._kafka) from error
         if not isinstance(error, (*MEMBERSHIP, kafka.errors.RetriableError)):
             raise translated(error, "reading events") from error
         self.patience.failed("reading events", began, error)

@@ -15,6 +15,7 @@ from kafka.errors import KafkaError
 
 from consumers.kafka_client import MEMBERSHIP, connect, consumer_options, translated
 from consumers.kafka_fetch import Fetcher
+from consumers.kafka_group import leave_group, replaced
 from consumers.kafka_reader import Reader
 from consumers.merge import arrange
 from pipeline.errors import CommitRefused, UsageError
@@ -55,6 +56,7 @@ class KafkaSource:
         self._fetcher = Fetcher(self._consumer, kafka, 4 * batch.max_events)
         self._fetcher.watch(sorted(self._partitions))
         self._reader = Reader(lambda: connect(KafkaConsumer, alone), self._fetcher.patience)
+        self._kafka = kafka
         self._commit_wait_s = min(COMMIT_WAIT_S, kafka.broker_timeout_s)
         self._started = self._closed = False
 
@@ -126,6 +128,8 @@ class KafkaSource:
         except kafka.errors.RetriableError as error:
             self._fetcher.patience.failed("committing offsets", began, error)
             raise CommitRefused(f"no answer to a commit: {_brief(error)}; commit again later") from error
+        except kafka.errors.FencedInstanceIdError as error:
+            raise replaced(self._kafka) from error
         except KafkaError as error:
             raise translated(error, "committing offsets") from error
         self._fetcher.heard()
@@ -163,9 +167,12 @@ class KafkaSource:
         if self._closed:
             return
         self._closed = True
+        member = self._consumer.group_metadata()
         try:
             self._fetcher.member.close(CLOSE_WAIT_S)
         finally:
+            if self._started:
+                leave_group(self._kafka, member)
             self._reader.close()
 
     def _committed(self, source: TopicPartition) -> int | None:

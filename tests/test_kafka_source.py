@@ -1,13 +1,17 @@
 """The Kafka source against real brokers: order, offsets, transactions, rebalances, what is lost."""
 
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import pairwise
+from pathlib import Path
 
+import msgspec
 import pytest
 from brokers.clients import (
     Recorder,
@@ -91,7 +95,7 @@ def transaction(broker: str, topic: str, rows: list[Row]) -> Iterator[KafkaProdu
 @contextmanager
 def member(kafka: KafkaConfig, topic: str) -> Iterator[tuple[Recorder, list[Polled]]]:
     """Run another member of the group in a thread of its own, as another process would."""
-    source, recorder = open_source(kafka, topic)
+    source, recorder = open_source(msgspec.structs.replace(kafka, worker_id="another"), topic)
     taken: list[Polled] = []
     over = threading.Event()
 
@@ -266,6 +270,74 @@ def test_the_last_member_is_told_what_closing_revokes(broker: str, topic_name: N
     again = KafkaSource(config(broker, topic), [topic], BatchConfig())
     assert again.committed(again.partitions()) == {TopicPartition(topic, 0): 10}
     again.close()
+
+
+DOOMED = """
+import sys, time
+from brokers.clients import open_source
+from pipeline.settings import KafkaConfig
+address, topic = sys.argv[1:]
+source, recorder = open_source(KafkaConfig(bootstrap_servers=address, group_id=topic), topic)
+while True:
+    source.poll(10, 0.05)
+    if recorder.held:
+        print("held", flush=True)
+"""
+
+
+def test_a_worker_that_was_killed_gets_its_place_back_at_once(broker: str, topic_name: Name) -> None:
+    topic = topic_name("events")
+    make_topic(broker, topic, 2)
+    folder = str(Path(__file__).parent)
+    with subprocess.Popen(
+        [sys.executable, "-c", DOOMED, broker, topic], cwd=folder, stdout=subprocess.PIPE
+    ) as doomed:
+        assert doomed.stdout is not None
+        assert doomed.stdout.readline() == b"held\n"
+        doomed.kill()
+    kafka = KafkaConfig(bootstrap_servers=broker, group_id=topic)  # its session lasts 45 s
+    again, recorder = open_source(kafka, topic)
+    began = time.monotonic()
+    while len(recorder.held) < 2:
+        again.poll(10, 0.05)
+    assert time.monotonic() - began < 5
+    again.close()
+
+
+def test_of_two_processes_with_one_worker_id_the_older_one_is_told(
+    broker: str, topic_name: Name, opened: Opener, admin: KafkaAdminClient
+) -> None:
+    topic = topic_name("events")
+    make_topic(broker, topic)
+    write(broker, topic, numbered(10))
+    older, _ = opened(config(broker, topic), topic)
+    seen = poll_until(older, 10)
+    newer, recorder = opened(config(broker, topic), topic)
+    while not recorder.held:
+        newer.poll(10, 0.05)
+
+    def commit() -> None:
+        with suppress(CommitRefused):  # the embedded broker tells it at the next join only
+            older.commit(ends(seen))
+
+    with pytest.raises(UsageError, match=r"'worker-0': another process has joined group") as told:
+        poll_forever(older, commit)
+    assert "\n" not in str(told.value)
+    older.close()
+    assert len(admin.describe_groups([topic])[topic]["members"]) == 1  # it took itself out, not the newer one
+
+
+def test_a_member_that_closes_is_out_of_the_group_at_once(
+    broker: str, topic_name: Name, admin: KafkaAdminClient
+) -> None:
+    topic = topic_name("events")
+    make_topic(broker, topic)
+    source, recorder = open_source(config(broker, topic), topic)
+    while not recorder.held:
+        source.poll(10, 0.05)
+    assert len(admin.describe_groups([topic])[topic]["members"]) == 1
+    source.close()
+    assert admin.describe_groups([topic])[topic]["members"] == []
 
 
 def test_staying_alive_during_a_rebalance_leaves_the_listener_alone(
