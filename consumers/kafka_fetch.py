@@ -15,7 +15,7 @@ from kafka import TopicPartition as KafkaPartition
 from kafka.errors import KafkaError
 
 from consumers.kafka_client import MEMBERSHIP, Patience, translated
-from consumers.kafka_group import replaced
+from consumers.kafka_group import is_replaced, replaced
 from consumers.kafka_member import Fetched, Member
 from consumers.kafka_reader import gone, missed
 from consumers.merge import Merge
@@ -26,6 +26,7 @@ CAPACITY = 4096  # records a partition: enough to learn from while a fetch waits
 # Between looks at what the client has, growing: a client that is told to wait asks on and on a broker that
 # answers an empty fetch at once, as the embedded one does.
 PAUSE_S = (0.001, 0.02)
+PLACE_EVERY_S = 10.0  # between looks, on idle topics, at who holds our place in the group
 
 
 @dataclass(slots=True)
@@ -57,6 +58,7 @@ class Fetcher:
         self._pause_s = PAUSE_S[0]
         self._heard_at = time.monotonic()
         self._probes: list[TopicPartition] = []
+        self._place_at = self._heard_at
 
     def watch(self, partitions: Iterable[TopicPartition]) -> None:
         """Name the partitions that the broker may be asked about, to see whether it is there."""
@@ -247,3 +249,7 @@ class Fetcher:
             self.judge(error, began)
         else:
             self.heard()
+        if began - self._place_at >= PLACE_EVERY_S:
+            self._place_at = began
+            if is_replaced(self._kafka, self._consumer.group_metadata):
+                raise replaced(self._kafka)

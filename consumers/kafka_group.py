@@ -6,6 +6,7 @@ ends says so here; and of two live processes with one `kafka.worker_id` the olde
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from kafka import KafkaAdminClient
@@ -48,6 +49,27 @@ def leave_group(kafka: KafkaConfig, member: ConsumerGroupMetadata) -> None:
         logger.warning("did not leave the group: %s; it waits for the end of our session", error)
         return
     logger.debug("leaving the group: %s", answers)
+
+
+def is_replaced(kafka: KafkaConfig, member: Callable[[], ConsumerGroupMetadata]) -> bool:
+    """Ask whether another process holds this member's place in the group.
+
+    A client whose heartbeat is refused for that keeps quiet about it until it commits, and an idle one never
+    does. `member` is asked before and after, as it may join anew meanwhile. Without an answer: no.
+    """
+    before = member()
+    if before.member_id in NOBODY:
+        return False
+    try:
+        admin = _admin(kafka)
+        try:
+            members = admin.describe_groups([before.group_id])[before.group_id]["members"]
+        finally:
+            admin.close()
+    except (KafkaError, OSError):
+        return False
+    ids = {each["member_id"] for each in members if each["group_instance_id"] == before.group_instance_id}
+    return bool(ids) and before.member_id not in ids and member().member_id == before.member_id
 
 
 def replaced(kafka: KafkaConfig) -> UsageError:

@@ -327,6 +327,24 @@ def test_of_two_processes_with_one_worker_id_the_older_one_is_told(
     assert len(admin.describe_groups([topic])[topic]["members"]) == 1  # it took itself out, not the newer one
 
 
+def test_a_process_that_was_replaced_while_idle_is_told_too(
+    broker: str, topic_name: Name, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumers.kafka_fetch.PLACE_EVERY_S", 0.5)
+    topic = topic_name("events")
+    make_topic(broker, topic)
+    older, recorder = opened(config(broker, topic, broker_timeout_s=2.0), topic)
+    while not recorder.held:
+        older.poll(10, 0.05)
+    newer, recorder = opened(config(broker, topic), topic)
+    while not recorder.held:
+        newer.poll(10, 0.05)
+    with pytest.raises(UsageError, match=r"'worker-0': another process has joined group"):
+        poll_forever(older)
+    for _ in range(20):
+        newer.poll(10, 0.05)  # it isn't
+
+
 def test_a_member_that_closes_is_out_of_the_group_at_once(
     broker: str, topic_name: Name, admin: KafkaAdminClient
 ) -> None:

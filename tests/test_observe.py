@@ -45,3 +45,30 @@ def test_a_run_shows_in_metrics_and_health(tmp_path: Path) -> None:
     worker.loop.tick()
     assert value("partitions_assigned") == 0
     worker.kill()
+
+
+def test_a_worker_is_ready_without_a_partition_and_when_others_take_those_it_had(tmp_path: Path) -> None:
+    log = ListLog()
+    publish(log, ["ann"])
+    clock = ManualClock(START_MS)
+    health = Health(clock)
+    observer = MetricsObserver(Metrics(), health, clock)
+    worker = Worker(log, settings_for(tmp_path), assigned=[], observer=observer)
+
+    def state() -> str:
+        return health.state
+
+    worker.loop.start()
+    assert state() == "rebalancing"
+    worker.loop.tick()
+    assert state() == "ready"
+    worker.source.assign([P0])
+    worker.finish()
+    for _ in range(2):  # once with users that were learned, once with none
+        worker.source.revoke([P0])
+        worker.loop.tick()
+        worker.loop.tick()
+        assert state() == "ready"
+        worker.source.assign([P0])
+        worker.loop.tick()
+    worker.kill()

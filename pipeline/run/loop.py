@@ -131,6 +131,7 @@ class Loop:
             self._put_back(polled)
             self._settle()
             return
+        self.partitions.joined()
         if polled:
             entry = Entry(self.learner.seq, self._clock.now_ms(), polled.spans, polled.order_R)
             if self._survival is not None:

@@ -54,6 +54,7 @@ class Partitions:
         self._shards = shards
         self._observer = observer
         self._pending: dict[TopicPartition, Takeover] = {}
+        self._ready = False
 
     def assigned(self, partitions: Sequence[TopicPartition]) -> None:
         """Seek each partition to where its users' state ends, or will end after `settle`."""
@@ -71,14 +72,22 @@ class Partitions:
             self._source.seek(source, position)
         self._observer.rebalanced()
         self._observer.holds(len(self.held))
-        if not self.unsettled:
+        self.joined()
+
+    def joined(self) -> None:
+        """Be ready once in the group and settled, even without a partition.
+
+        More workers than partitions is no fault: the idle one takes over at once when another ends.
+        """
+        if not self._ready and not self.unsettled and self._source.generation():
+            self._ready = True
             self._observer.became("ready")
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> None:
         """Finish what is in flight, write the partitions' users, commit, and let them go."""
         if self.leaving:
             return
-        self._observer.became("rebalancing")
+        self._rebalancing()
         self._in_flight.drain()
         for source in partitions:
             if self._shards is not None and source in self._learner.offsets and source not in self._pending:
@@ -90,7 +99,7 @@ class Partitions:
     def lost(self, partitions: Sequence[TopicPartition]) -> None:
         """Let partitions go that are another worker's already: nothing of them is written or committed."""
         logger.warning("the group gave %s to another worker", ", ".join(f"{t}-{p}" for t, p in partitions))
-        self._observer.became("rebalancing")
+        self._rebalancing()
         self._let_go(partitions)
 
     def settle(self, decoder: Decoder, clock: Clock, stopping: Callable[[], bool]) -> None:
@@ -121,7 +130,7 @@ class Partitions:
             if self._pending.get(source) is takeover:
                 del self._pending[source]
         self.unsettled = False
-        self._observer.became("ready")
+        self.joined()
 
     def release_strangers(self) -> None:
         """Drop users of partitions that an earlier life of this worker owned and the group gave away."""
@@ -148,6 +157,10 @@ class Partitions:
             self._pending[source] = Takeover(target)
             self.unsettled = True
         return target
+
+    def _rebalancing(self) -> None:
+        self._ready = False
+        self._observer.became("rebalancing")
 
     def _let_go(self, partitions: Sequence[TopicPartition]) -> None:
         for source in partitions:
