@@ -1,0 +1,57 @@
+"""Repeat a journal from an empty state in one go: what a run that was never killed ends with.
+
+    python tests/unbroken.py JOURNAL --set key=value ...
+
+Prints one JSON line: digests, events learned, batches, and every user's newest ranking. It is a process of its
+own because numpy's products may differ in the last bit with the number of threads, which is set before the
+first import, as `afresh run` does.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("journal", type=Path)
+    parser.add_argument("--set", action="append", default=[], dest="sets")
+    args = parser.parse_args()
+
+    from pipeline.app.config import load_settings
+
+    settings = load_settings(None, args.sets, {})
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(settings.model.threads))
+
+    import torch
+
+    from consumers.kafka_source import KafkaSource
+    from pipeline.event.decode import Decoder
+    from pipeline.event.records import Ranking
+    from pipeline.recommender import Recommender
+    from pipeline.run.journal import Journal
+
+    torch.set_num_threads(settings.model.threads)
+    recommender = Recommender(settings)
+    decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
+    source = KafkaSource(settings.kafka, list(settings.topics.event_topics()), settings.batch)
+    newest: dict[str, Ranking] = {}
+    for entry in Journal(args.journal).entries(0):
+        polled = source.read(entry.spans, entry.order_R)
+        outcome = recommender.step(decoder.decode(entry.seq, entry.now_ms, polled))
+        newest.update((ranking.user_id, ranking) for ranking in outcome.rankings)
+    source.close()
+    report = {
+        "events_learned": recommender.events_learned,
+        "batches": recommender.seq,
+        **recommender.digests(),
+        "newest": newest,
+    }
+    sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
+
+
+if __name__ == "__main__":
+    main()
