@@ -148,12 +148,11 @@ class Recommender:
         """Say what is to be learned and what is a test: positive events whose item the rules let through."""
         tested_B = (batch.role_B == POSITIVE) & ~barred_targets(queries, batch.item_B)
         row_B = np.where(tested_B & batch.known_B, batch.item_B, -1).astype(np.int32)
-        exact_B = np.ones(row_B.shape[0], np.bool_)
         most = max(1, TEST_CELLS // max(1, len(self.state.items)))
         if not self.test_all and row_B.shape[0] > most:
             rng = np.random.default_rng((self.settings.model.seed, batch.seq, 1))
-            exact_B[rng.permutation(row_B.shape[0])[most:]] = False
-        return Targets(row_B, batch.weight_B, tested_B, batch.known_B, exact_B, batch.seq)
+            tested_B[rng.permutation(row_B.shape[0])[most:]] = False
+        return Targets(row_B, batch.weight_B, tested_B, batch.known_B, batch.seq)
 
     def _measure(
         self, batch: Batch, queries: Queries, targets: Targets, lessons: Sequence[Learned]

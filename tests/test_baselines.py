@@ -53,7 +53,7 @@ def targets_of(queries: Queries, batch: Batch) -> Targets:
     """What the recommender makes of a batch: positive events, unbarred, of known items."""
     tested = (batch.role_B == POSITIVE) & ~barred_targets(queries, batch.item_B)
     rows = np.where(tested & batch.known_B, batch.item_B, -1).astype(np.int32)
-    return Targets(rows, batch.weight_B, tested, batch.known_B, np.ones(rows.size, np.bool_), batch.seq)
+    return Targets(rows, batch.weight_B, tested, batch.known_B, batch.seq)
 
 
 def copied(state: State) -> dict[str, np.ndarray]:  # type: ignore[type-arg]

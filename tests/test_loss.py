@@ -21,7 +21,7 @@ from pipeline.train import gate as gates
 from pipeline.train.loss import exact_rank, pool_logits, softmax_cross_entropy, softmax_loss
 from pipeline.train.memories import COLUMNS, D_CELL, D_DAY, DENSE, FEATURES, KINDS, SPARSE
 from pipeline.train.model import Learned, Pool, Targets
-from pipeline.train.optimizer import EPSILON
+from pipeline.train.optimizer import AGREE, EPSILON
 from pipeline.train.streaming_attention import (
     BLOCK,
     EMBEDDING_RATE,
@@ -275,7 +275,7 @@ def with_lesson(
         rows = np.where(tested & batch.known_B, batch.item_B, -1).astype(np.int32)
         weight = np.random.default_rng(1).choice([0.5, 1, 2], rows.size).astype(np.float32)
         exact = np.arange(rows.size) % 5 != 4
-        targets = Targets(rows, weight, tested, batch.known_B, exact, batch.seq)
+        targets = Targets(rows, weight, tested & exact, batch.known_B, batch.seq)
         pools.popular.update(np.empty(0, np.int32))
         shake(model)
         check(Lesson(state, model, queries, pools.lesson(queries, model.lists, batch.seq), targets))
@@ -357,7 +357,8 @@ def obvious_step(at: Lesson, context: Array) -> Expected:
     each = coef.grad.numpy()
     gate = [
         np.clip(
-            start - np.clip(gates.RATE * g / np.sqrt(1 + s), -gates.MOST, gates.MOST),
+            start
+            - np.clip(gates.RATE * g / np.sqrt(1 + np.maximum(s, g**2 / AGREE)), -gates.MOST, gates.MOST),
             -gates.BOUND,
             gates.BOUND,
         )
@@ -413,12 +414,11 @@ def test_a_whole_step_of_the_model_is_autograds(exclude: list[str] | None, size:
 def check_ranks(at: Lesson, learned: Learned, logits_BM: Array) -> None:
     """Ranks are exact over all known items, for the events that are to be ranked exactly."""
     tested, targets = learned.tested, at.targets
-    expected_tests = targets.tested_B & (targets.exact_B | ~targets.known_B)
-    assert tested.tested_B.tolist() == expected_tests.tolist()
+    assert tested.tested_B.tolist() == targets.tested_B.tolist()
     assert tested.known_B.tolist() == targets.known_B.tolist()
     for b, target in enumerate(targets.row_B.tolist()):
         mine = (tested.greater_B[b], tested.equal_B[b], tested.candidates_B[b])
-        if target < 0 or not targets.exact_B[b]:
+        if target < 0 or not targets.tested_B[b]:
             assert mine == (0, 0, 0)
             continue
         shown = logits_BM[b][np.isfinite(logits_BM[b])]
@@ -463,7 +463,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_ranks_nothing_first(value: flo
         assert learned.skipped == "non_finite"
         for name, column in at.model.columns().items():
             np.testing.assert_array_equal(column.data, before[name], err_msg=name)
-        exact = (at.targets.row_B >= 0) & at.targets.exact_B
+        exact = (at.targets.row_B >= 0) & at.targets.tested_B
         tested = learned.tested
         assert (tested.greater_B[exact] >= tested.candidates_B[exact] - 1).all()
         # the next step, with sound parameters, owes nothing to this one

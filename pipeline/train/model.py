@@ -28,17 +28,15 @@ class Pool(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What a batch teaches. `row_B` is -1 where the event is no target: negative role, excluded, or unknown
-    item.
+    """What a batch teaches, and where it tests. `row_B` is -1 where the event is no target: negative role,
+    excluded, or unknown item.
     """
 
     row_B: IntArray
     weight_B: FloatArray
-    tested_B: npt.NDArray[np.bool_]  # a positive event whose item the rules let through: a test
+    # a positive event whose item the rules let through; a share of them where the catalogue is large
+    tested_B: npt.NDArray[np.bool_]
     known_B: npt.NDArray[np.bool_]  # its item was known when the batch began
-    exact_B: npt.NDArray[
-        np.bool_
-    ]  # rank it exactly over all known items (all events, or a share of a large catalogue)
     seq: int
 
 

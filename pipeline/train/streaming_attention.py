@@ -211,7 +211,7 @@ class StreamingAttention:
     ) -> Tested:
         count = targets.row_B.shape[0]
         ranks = np.zeros((3, count), np.int64)
-        exact = np.flatnonzero(targets.exact_B & (targets.row_B >= 0))
+        exact = np.flatnonzero(targets.tested_B & (targets.row_B >= 0))
         wide = torch.from_numpy(self._wide(queries, user_BD, coef))
         table = torch.from_numpy(self.table.data).T
         for first in range(0, exact.size, BLOCK):
@@ -225,8 +225,7 @@ class StreamingAttention:
                 self.items.status.data, out[0], out[1], out[2],
             )  # fmt: skip
             ranks[:, some] = out
-        tested = targets.tested_B & (targets.exact_B | ~targets.known_B)
-        return Tested(ranks[0], ranks[1], ranks[2], tested, targets.known_B)
+        return Tested(ranks[0], ranks[1], ranks[2], targets.tested_B, targets.known_B)
 
     def _loss(
         self,
