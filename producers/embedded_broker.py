@@ -15,6 +15,7 @@ import time
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
@@ -52,6 +53,7 @@ class EmbeddedBroker:
         self._wanted_port = port
         self._data = data
         self._scratch: Path | None = None
+        self._log: BinaryIO | None = None  # has no name: the guard of a launch that failed can't remove it
         self._process: subprocess.Popen[bytes] | None = None
         self.bootstrap_servers = ""
 
@@ -64,8 +66,8 @@ class EmbeddedBroker:
             )
         if self._data is not None and self._data.exists() and not self._data.is_dir():
             raise UsageError(f"--data {self._data}: not a folder; name one, or one that is to be made")
-        self._scratch = Path(tempfile.mkdtemp(prefix="afresh-broker-"))
         try:
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed by stop
             port = self._find_port(binary)
         except OSError as error:
             self.stop()
@@ -79,9 +81,9 @@ class EmbeddedBroker:
     def stop(self) -> None:
         """End the broker, its whole process group, and remove the temporary folder. Twice does nothing."""
         self._end()
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-            self._scratch = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
     def alive(self) -> bool:
         """Say whether the process runs."""
@@ -122,19 +124,19 @@ class EmbeddedBroker:
         )
 
     def _launch(self, binary: Path, port: int) -> None:
-        assert self._scratch is not None
+        # a folder for each launch: the guard of the one before may still be removing its own
+        self._scratch = Path(tempfile.mkdtemp(prefix="afresh-broker-"))
         data = self._data or self._scratch / "data"
         data.mkdir(parents=True, exist_ok=True)
         command = [str(binary), "start", "--only", "kafka", "--host", LOOPBACK]
         command += ["--kafka-port", str(port), "--data-dir", str(data)]
-        with (self._scratch / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                ["/bin/sh", "-c", GUARD, "sh", str(self._scratch), *command],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self._process = subprocess.Popen(
+            ["/bin/sh", "-c", GUARD, "sh", str(self._scratch), *command],
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     def _ready(self, port: int) -> bool:
         """Wait until a metadata request is answered."""
@@ -151,24 +153,32 @@ class EmbeddedBroker:
 
     def _said(self) -> str:
         """The last line of the broker's output."""
-        assert self._scratch is not None
-        lines = (self._scratch / "log").read_text(errors="replace").splitlines()
+        assert self._log is not None
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").splitlines()
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def _end(self) -> None:
+        """End what was launched, and remove its folder."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        assert process.stdin is not None
-        _signal_group(process.pid, signal.SIGTERM)
-        try:
-            process.wait(STOP_WAIT_S)
-        except subprocess.TimeoutExpired:
-            _signal_group(process.pid, signal.SIGKILL)
-            process.wait()
-        _signal_group(process.pid, signal.SIGKILL)  # whatever is left of the group
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
+        if process is not None:
+            _end_group(process)
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    _signal_group(process.pid, signal.SIGTERM)
+    try:
+        process.wait(STOP_WAIT_S)
+    except subprocess.TimeoutExpired:
+        _signal_group(process.pid, signal.SIGKILL)
+        process.wait()
+    _signal_group(process.pid, signal.SIGKILL)  # whatever is left of the group
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
 
 
 def _binary() -> Path:

@@ -160,6 +160,18 @@ def test_a_broker_that_ends_at_once_is_told(monkeypatch: pytest.MonkeyPatch, tmp
     assert scratch_folders(tmp_path) == []
 
 
+def test_a_folder_that_vanishes_under_a_launch_is_no_trouble(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    broken = tmp_path / "broken"
+    broken.write_text(f"#!/bin/sh\necho no luck\nrm -rf {tmp_path}/afresh-broker-*\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr("producers.embedded_broker._binary", lambda: broken)
+    with pytest.raises(UsageError, match=r"did not become ready on port \d+: no luck"):
+        EmbeddedBroker().start()
+
+
 def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
     data = tmp_path / "file"
     data.write_text("not a folder")
