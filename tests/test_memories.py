@@ -16,6 +16,7 @@ from pipeline.state.state import State
 from pipeline.state.successors import BEFORE
 from pipeline.state.tables import LIVE
 from pipeline.train import memories
+from pipeline.train.explain import explain
 from pipeline.train.memories import (
     COLUMNS,
     D_CELL,
@@ -318,7 +319,7 @@ def test_what_a_history_item_adds_is_shared_out_as_it_was_summed(mid: World) -> 
     rows[:, 7] = -1
     length = queries.items_BL.shape[1]
     out = np.zeros((*rows.shape, length + 1), np.float32)
-    memories.explain(
+    explain(
         queries.items_BL,
         queries.length_B,
         queries.cell_B,

@@ -7,7 +7,8 @@ from pipeline.state.popularity import WIDTH, Popularity
 from pipeline.state.queries import Queries
 from pipeline.state.successors import Successors
 from pipeline.state.tables import LIVE, IdTable
-from pipeline.train.memories import LISTED, Gatherer
+from pipeline.train.candidates import Gatherer
+from pipeline.train.memories import LISTED
 from pipeline.train.model import Pool
 
 IntArray = npt.NDArray[np.int32]

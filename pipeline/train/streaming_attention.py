@@ -8,25 +8,22 @@ afterwards. Axes as in loss.py, attention.py and memories.py; P = dense feature 
 table.
 """
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from numba import njit
 
 from pipeline.state.histories import Histories
 from pipeline.state.popularity import Popularity
 from pipeline.state.queries import Queries
-from pipeline.state.splitmix import next_uniform
 from pipeline.state.store import Column
 from pipeline.state.successors import Successors
 from pipeline.state.tables import IdTable
+from pipeline.train import embeddings, memories, optimizer
 from pipeline.train import loss as loss_kernels
-from pipeline.train import memories, optimizer
 from pipeline.train.attention import Attention, side_buckets
+from pipeline.train.explain import explain
 from pipeline.train.gate import Gate
 from pipeline.train.memories import COLUMNS, D_CELL, FEATURES, KINDS
 from pipeline.train.model import FloatArray, IntArray, Learned, Pool, Targets
@@ -34,10 +31,8 @@ from pipeline.train.optimizer import RowGradients
 from pipeline.train.success import success_of, update_success
 from pipeline.train.tested import Tested
 
-EMBEDDING_STD = 0.1
 EMBEDDING_RATE = 0.05
 WEIGHT_RATE, WEIGHT_MOST = 0.02, 0.05
-FAINT = 1e-3  # slopes below this move no embedding: most of the pool, and nothing of the quality
 BLOCK = 128  # queries ranked exactly at a time: bounds the memory of [BLOCK, M] scores
 
 
@@ -63,12 +58,8 @@ class StreamingAttention:
         seed: int,
         with_memories: bool = True,
     ) -> None:
-        self.items, self.histories, self.popularity, self.successors = (
-            items,
-            histories,
-            popularity,
-            successors,
-        )
+        self.items, self.histories = items, histories
+        self.popularity, self.successors = popularity, successors
         self.dim, self.seed, self.with_memories = dim, seed, with_memories
         self.module = Attention(dim, 2 if dim % 2 == 0 else 1, length, seed)
         self.table = Column(np.zeros((items.capacity, dim + COLUMNS), np.float32), "item")
@@ -101,9 +92,7 @@ class StreamingAttention:
     def welcome(self, rows: IntArray, ids: Sequence[str]) -> None:
         """Give new item rows their first embedding: drawn from the id, so that no row number decides."""
         if rows.size:
-            self.table.data[rows, : self.dim] = (
-                _first_embeddings(_hashes(ids, self.seed), self.dim) * EMBEDDING_STD
-            )
+            self.table.data[rows, : self.dim] = embeddings.first_embeddings(ids, self.seed, self.dim)
             self._fresh = -1
 
     def score(self, queries: Queries, pool: Pool) -> FloatArray:
@@ -156,7 +145,7 @@ class StreamingAttention:
         out = np.zeros((*rows_BK.shape, queries.items_BL.shape[1] + 1), np.float32)
         out[:, :, : parts.shape[2]] = parts.numpy()
         out[:, :, -1] = rest.numpy()
-        memories.explain(
+        explain(
             queries.items_BL, queries.length_B, queries.cell_B, rows_BK, pool.candidates, coef,
             self.table.data, self.dim, self.successors, out,
         )  # fmt: skip
@@ -180,7 +169,7 @@ class StreamingAttention:
         longest = max(1, int(queries.length_B.max(initial=1)))
         items = queries.items_BL[:, :longest]
         gathered = np.empty((*items.shape, self.dim), np.float32)
-        _gather_items(items, self.table.data, gathered)
+        embeddings.gather_items(items, self.table.data, gathered)
         gaps, types = side_buckets(
             queries.times_BL[:, :longest], queries.now_ms_B, queries.types_BL[:, :longest]
         )
@@ -276,7 +265,7 @@ class StreamingAttention:
         drawn = table[pool.negatives_N, : self.dim]
         user_gradient = np.ascontiguousarray(slope_BN @ drawn)
         norms = (user_BD**2).mean(1)
-        _output_gradients(
+        embeddings.output_gradients(
             user_BD, norms, table, pool.candidates.rows, pool.candidates.count, slope_BC, targets.row_B,
             slope_B, user_gradient, *self.gradients.scratch,
         )  # fmt: skip
@@ -317,59 +306,3 @@ class StreamingAttention:
         self._drop_gradients()
         if self.with_memories:
             self.gate.update(context, coef_gradient)
-
-
-def _hashes(ids: Sequence[str], seed: int) -> npt.NDArray[np.uint64]:
-    """Return a stable 64-bit number of each id and the seed."""
-    key = seed.to_bytes(8, "little")
-    pieces = [hashlib.blake2b(text.encode(), digest_size=8, key=key).digest() for text in ids]
-    return np.frombuffer(b"".join(pieces), "<u8")
-
-
-@njit(cache=True, nogil=True)
-def _first_embeddings(hash_N, dim):  # type: ignore[no-untyped-def]
-    """Return standard normal vectors [N, D], each from its hash (splitmix64 and the polar form of Box and
-    Muller).
-    """
-    out = np.empty((hash_N.shape[0], dim), np.float32)
-    for n in range(hash_N.shape[0]):
-        state = hash_N[n]
-        for d in range(0, dim, 2):
-            state, first = next_uniform(state)
-            state, second = next_uniform(state)
-            radius = np.sqrt(-2.0 * np.log(first + 1e-300))
-            out[n, d] = radius * np.cos(2 * np.pi * second)
-            if d + 1 < dim:
-                out[n, d + 1] = radius * np.sin(2 * np.pi * second)
-    return out
-
-
-@njit(cache=True, nogil=True)
-def _gather_items(items_BL, table, out_BLD):  # type: ignore[no-untyped-def]
-    dim = out_BLD.shape[2]
-    for b in range(items_BL.shape[0]):
-        for k in range(items_BL.shape[1]):
-            m = items_BL[b, k]
-            for d in range(dim):
-                out_BLD[b, k, d] = table[m, d] if m >= 0 else np.float32(0)
-
-
-@njit(cache=True, nogil=True)
-def _output_gradients(  # type: ignore[no-untyped-def]
-    user_BD, norm_B, table, rows_BC, count_B, slope_BC, target_B, slope_B, user_gradient, tag, stamp, slot,
-    rows, total, squares, used,
-):  # fmt: skip
-    dim = user_BD.shape[1]
-    for b in range(user_BD.shape[0]):
-        if target_B[b] < 0:
-            continue
-        for c in range(-1, count_B[b]):
-            slope = slope_BC[b, c] if c >= 0 else slope_B[b]
-            if abs(slope) < FAINT:
-                continue
-            row = rows_BC[b, c] if c >= 0 else target_B[b]
-            s = optimizer.slot_of(row, tag, stamp, slot, rows, total, squares, used)
-            for d in range(dim):
-                user_gradient[b, d] += slope * table[row, d]
-                total[s, d] += slope * user_BD[b, d]
-            squares[s] += slope * slope * norm_B[b]
