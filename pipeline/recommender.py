@@ -98,6 +98,7 @@ class Recommender:
         """
         if raw.seq != self.seq:
             raise ValueError(f"batch {raw.seq}: expected {self.seq}; batches are learned in order, each once")
+        before = self._tables()
         batch = self.state.admit(raw)
         mark("event")
         queries = lesson_queries(self.state, batch)
@@ -117,7 +118,7 @@ class Recommender:
         rankings = self._rank(self._touched(batch), raw) if lessons[0].skipped != "non_finite" else []
         rankings += self._default_ranking(raw) if rankings else []
         mark("rank")
-        return Outcome(rankings, gone, alarms, self._figures(batch, lessons[0]), batch.append_ms_B)
+        return Outcome(rankings, gone, alarms, self._figures(batch, lessons[0], before), batch.append_ms_B)
 
     def catch_up(self, raw: RawBatch) -> None:
         """Bring users' state alone up to date with events that another worker has learned; `seq` stays."""
@@ -225,10 +226,21 @@ class Recommender:
             )
         ]
 
-    def _figures(self, batch: Batch, served: Learned) -> Figures:
+    def _tables(self) -> dict[str, TableFigures]:
+        """Return each table's live rows, and how many ever came and went."""
+        users, items = self.state.users, self.state.items
+        return {
+            "users": TableFigures(len(users) - 1, users.admitted, users.evicted),  # row 0 is nobody's
+            "items": TableFigures(len(items), items.admitted, items.evicted),
+        }
+
+    def _figures(self, batch: Batch, served: Learned, before: dict[str, TableFigures]) -> Figures:
         types = dict(sorted(batch.types.items(), key=lambda pair: -pair[1])[:TYPES_NAMED])
         rest = sum(batch.types.values()) - sum(types.values())
-        users, items = self.state.users, self.state.items
+        tables = {
+            name: TableFigures(now.live, now.admitted - was.admitted, now.evicted - was.evicted)
+            for (name, was), now in zip(before.items(), self._tables().values(), strict=True)
+        }
         return Figures(
             types | ({MORE_TYPES: rest} if rest else {}),
             batch.duplicates,
@@ -237,10 +249,7 @@ class Recommender:
             served.gradient_norm,
             served.skipped,
             int(batch.time_ms_B.max(initial=0)),
-            {
-                "users": TableFigures(len(users) - 1, users.admitted - 1, users.evicted),
-                "items": TableFigures(len(items), items.admitted, items.evicted),
-            },
+            tables,
         )
 
     def take(self, source: TopicPartition) -> Shard:
