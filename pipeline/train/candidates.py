@@ -30,6 +30,8 @@ from pipeline.train.memories import (
 
 IntArray = npt.NDArray[np.int32]
 SPOKEN_OF = 200  # slots for what the history's items speak of; the rest is for popular items
+SHIFT = 11  # a query has fewer than 2 ** SHIFT slots: 200, 40 a list, and at most 1,000 for a list of K
+BARRED = (1 << SHIFT) - 1
 
 
 class Gatherer:
@@ -38,9 +40,7 @@ class Gatherer:
     def __init__(self, least: int) -> None:
         self.least = max(least, POPULAR)
         self._tag = 0
-        self._stamp = np.zeros(0, np.int64)
-        self._barred = np.zeros(0, np.int64)
-        self._place = np.zeros(0, np.int32)
+        self._seen = np.zeros(0, np.int64)
 
     def gather(
         self,
@@ -69,67 +69,55 @@ class Gatherer:
         count = np.zeros(items_BL.shape[0], np.int32)
         features = np.zeros((items_BL.shape[0], width, SPARSE), np.float32)
         size = status_M.shape[0]
-        if self._stamp.shape[0] < size:
-            self._stamp, self._barred = np.zeros(size, np.int64), np.zeros(size, np.int64)
-            self._place, self._tag = np.zeros(size, np.int32), 0
+        if self._seen.shape[0] < size:
+            self._seen, self._tag = np.zeros(size, np.int64), 0
         _gather(
             items_BL, length_B, cell_B, barred, barred_border_B, repeats, successors.partner.data,
             successors.forward.data, successors.backward.data, successors.count.data, successors.context.data,
             successors.contexts.data, popularity.stored.data, popularity.gain.data,
             smoothed_total(popularity, max(known, 1)), lists, np.array(wanted, np.int64), self.least,
-            status_M, self._tag, self._stamp, self._barred, self._place, rows, count, features,
+            status_M, self._tag, self._seen, rows, count, features,
         )  # fmt: skip
         self._tag += items_BL.shape[0] + 1
         return Candidates(rows, count, features)
 
 
+# In `seen` [M] the item of slot c of the query at hand holds (tag << SHIFT) + c, and a barred item + BARRED: one
+# array answers whether, and where. How an item gets its slot is written out three times: as a function it took
+# nine times as long, since numba counts references to every array at each call.
+
+
 @njit(cache=True, nogil=True)
 def _gather(  # type: ignore[no-untyped-def]
     items_BL, length_B, cell_B, barred, border, repeats, partner, forward, backward, count_M, context,
-    contexts, stored, gain, share, lists, wanted, least, status_M, tag, stamp, barred_M, place, rows,
-    count_B, X,
+    contexts, stored, gain, share, lists, wanted, least, status_M, tag, seen, rows, count_B, X,
 ):  # fmt: skip
     gain1000 = np.float32(gain[P1000])
     for b in range(items_BL.shape[0]):
         tag += 1
+        base = tag << SHIFT
         for e in range(border[b], border[b + 1]):
             if barred[e] >= 0:
-                barred_M[barred[e]] = tag
+                seen[barred[e]] = base + BARRED
         history = items_BL[b, : length_B[b]]
-        n = _successors(
-            history, partner, forward, backward, count_M, status_M, tag, stamp, barred_M, place, rows[b], X[b]
-        )
-        n, weights = _contexts(
-            n, history, context, contexts, status_M, tag, stamp, barred_M, place, rows[b], X[b]
-        )
+        n = _successors(history, partner, forward, backward, count_M, status_M, base, seen, rows[b], X[b])
+        n, weights = _contexts(n, history, context, contexts, status_M, base, seen, rows[b], X[b])
         if repeats:
-            n = _own(n, history, status_M, tag, stamp, barred_M, place, rows[b], X[b])
+            n = _own(n, history, status_M, base, seen, rows[b], X[b])
         _logarithms(n, weights, stored, gain1000, share, rows[b], X[b])
-        n = _popular(n, cell_B[b], lists, wanted, status_M, tag, stamp, barred_M, place, rows[b])
+        n = _popular(n, cell_B[b], lists, wanted, status_M, base, seen, rows[b])
         m = 0
         while n < least and m < status_M.shape[0]:
-            if stamp[m] != tag:
-                _, n = _enter(m, n, rows.shape[1], status_M, tag, stamp, barred_M, place, rows[b])
+            if status_M[m] == LIVE and seen[m] < base:
+                seen[m], rows[b, n] = base + n, m
+                n += 1
             m += 1
         count_B[b] = n
 
 
 @njit(cache=True, nogil=True)
-def _enter(m, n, room, status_M, tag, stamp, barred_M, place, rows_C):  # type: ignore[no-untyped-def]
-    """Return the slot of item m (-1: not to be shown, or no room), and the number of candidates now."""
-    if m < 0 or status_M[m] != LIVE or barred_M[m] == tag:
-        return np.int32(-1), n
-    if stamp[m] != tag:
-        if n == room:
-            return np.int32(-1), n
-        stamp[m], place[m], rows_C[n] = tag, n, m
-        n += 1
-    return place[m], n
-
-
-@njit(cache=True, nogil=True)
 def _successors(  # type: ignore[no-untyped-def]
-    history, partner, forward, backward, count_M, status_M, tag, stamp, barred_M, place, rows_C, X_CS
+    history, partner, forward, backward, count_M, status_M, base, seen, rows_C, X_CS
 ):
     """Sum over the newest items h_k: S_BACKOFF .6^k forward; S_NEAR .8^k (forward + backward); S_COSINE that
     over sqrt(1 + count of h_k).
@@ -140,8 +128,15 @@ def _successors(  # type: ignore[no-untyped-def]
         h = history[k]
         norm = fade8 / np.sqrt(one + count_M[h])
         for s in range(partner.shape[1]):
-            c, n = _enter(partner[h, s], n, SPOKEN_OF, status_M, tag, stamp, barred_M, place, rows_C)
-            if c >= 0:
+            m = partner[h, s]
+            if m < 0 or status_M[m] != LIVE:
+                continue
+            c = seen[m] - base
+            if c < 0 and n < SPOKEN_OF:
+                c = n
+                seen[m], rows_C[n] = base + n, m
+                n += 1
+            if 0 <= c < BARRED:
                 both = forward[h, s] + backward[h, s]
                 X_CS[c, S_BACKOFF] += fade6 * forward[h, s]
                 X_CS[c, S_COSINE] += norm * both
@@ -152,7 +147,7 @@ def _successors(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _contexts(n, history, context, contexts, status_M, tag, stamp, barred_M, place, rows_C, X_CS):  # type: ignore[no-untyped-def]
+def _contexts(n, history, context, contexts, status_M, base, seen, rows_C, X_CS):  # type: ignore[no-untyped-def]
     """Sum over what followed the newest item before: S_CONTEXT is the square of 1 + how well its surroundings
     match, 1 for an item in the same place of this history, .5 for one close by. Return the sum over all too.
     """
@@ -175,18 +170,32 @@ def _contexts(n, history, context, contexts, status_M, tag, stamp, barred_M, pla
                         match += np.float32(0.5)
                         break
         weights += match * match
-        c, n = _enter(context[h, r, 0], n, SPOKEN_OF, status_M, tag, stamp, barred_M, place, rows_C)
-        if c >= 0:
+        m = context[h, r, 0]
+        if m < 0 or status_M[m] != LIVE:
+            continue
+        c = seen[m] - base
+        if c < 0 and n < SPOKEN_OF:
+            c = n
+            seen[m], rows_C[n] = base + n, m
+            n += 1
+        if 0 <= c < BARRED:
             X_CS[c, S_CONTEXT] += match * match
     return n, weights
 
 
 @njit(cache=True, nogil=True)
-def _own(n, history, status_M, tag, stamp, barred_M, place, rows_C, X_CS):  # type: ignore[no-untyped-def]
+def _own(n, history, status_M, base, seen, rows_C, X_CS):  # type: ignore[no-untyped-def]
     """Count own items: S_OWN by recency of the newest occurrence, S_OFTEN by number."""
     for k in range(history.shape[0]):
-        c, n = _enter(history[k], n, SPOKEN_OF, status_M, tag, stamp, barred_M, place, rows_C)
-        if c >= 0:
+        m = history[k]
+        if status_M[m] != LIVE:
+            continue
+        c = seen[m] - base
+        if c < 0 and n < SPOKEN_OF:
+            c = n
+            seen[m], rows_C[n] = base + n, m
+            n += 1
+        if 0 <= c < BARRED:
             if X_CS[c, S_OWN] == 0:
                 X_CS[c, S_OWN] = np.float32(1) / np.float32(1 + k)
             X_CS[c, S_OFTEN] += np.float32(1)
@@ -210,7 +219,7 @@ def _logarithms(n, weights, stored, gain1000, share, rows_C, X_CS):  # type: ign
 
 
 @njit(cache=True, nogil=True)
-def _popular(n, cell, lists, wanted, status_M, tag, stamp, barred_M, place, rows_C):  # type: ignore[no-untyped-def]
+def _popular(n, cell, lists, wanted, status_M, base, seen, rows_C):  # type: ignore[no-untyped-def]
     """Add the most popular items that may be shown, POPULAR of each wanted list."""
     for choice in range(wanted.shape[0]):
         which = wanted[choice] + cell if wanted[choice] == CELL else wanted[choice]
@@ -219,6 +228,11 @@ def _popular(n, cell, lists, wanted, status_M, tag, stamp, barred_M, place, rows
             m = lists[which, e]
             if m < 0 or taken == POPULAR:
                 break
-            c, n = _enter(m, n, rows_C.shape[0], status_M, tag, stamp, barred_M, place, rows_C)
-            taken += c >= 0
+            c = seen[m] - base
+            if status_M[m] != LIVE or c == BARRED:
+                continue
+            taken += 1
+            if c < 0:
+                seen[m], rows_C[n] = base + n, m
+                n += 1
     return n
