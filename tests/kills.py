@@ -63,7 +63,7 @@ def live_until(process: Process, moment: Moment, events: int) -> int:
         began = time.monotonic()
         process.until(lambda: time.monotonic() - began > 0.5 * moment.share, "a moment of its resume")
     if moment.phase == "stream":
-        process.wait_ready()
+        process.wait_state("ready")
         begun = process.learned()
         process.wait_learned(begun + 1 + int(moment.share * (events - begun)))
     learned = process.learned()

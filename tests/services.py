@@ -1,4 +1,4 @@
-"""The service seen from outside, for tests and benchmarks: commands as processes, topics through plain clients.
+"""The service from outside, for tests and benchmarks: commands as processes, topics by plain clients.
 
 Nothing here looks into the service: it is started as a user starts it, watched through the broker, /metrics
 and its log, and ended by signals. Every wait asks for a condition until a deadline.
@@ -22,8 +22,9 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from brokers.clients import QUICK
-from kafka import KafkaConsumer, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as KafkaPartition
+from kafka.admin import MemberToRemove
 from kafka.consumer.fetcher import ConsumerRecord
 
 from pipeline.app.config import load_settings
@@ -61,9 +62,9 @@ class Sent(NamedTuple):
 
 
 class Process:
-    """`afresh COMMAND` in a process group of its own, its output in files. A context manager: it leaves nothing.
+    """`afresh COMMAND` in a process group of its own, its output in files; `log` is the file of stderr.
 
-    `log` is the file of stderr.
+    A context manager: it leaves no process behind.
     """
 
     def __init__(self, *args: str, folder: Path, name: str) -> None:
@@ -85,7 +86,7 @@ class Process:
     ) -> None:
         self.kill()
         if error is not None:
-            error.add_note(f"the end of {self.log.name}:\n{self.said()[-2_000:]}")
+            error.add_note(f"the end of {self.log.name}:\n{self._end()}")
 
     @property
     def code(self) -> int | None:
@@ -114,26 +115,28 @@ class Process:
         """Return the exit code. Raise AssertionError when it takes longer."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(wait_s)
-        raise AssertionError(f"still running after {wait_s:g} s; it said:\n{self.said()[-2_000:]}")
+        raise AssertionError(f"still running after {wait_s:g} s; it said:\n{self._end()}")
 
     def end(self, number: int = signal.SIGTERM) -> float:
         """Ask it to end; return the seconds that it took. Raise AssertionError unless the exit code is 0."""
         began = time.monotonic()
         self.tell(number)
         code = self.wait(2 * STOP_S)
-        assert code == 0, f"exit code {code}; it said:\n{self.said()[-2_000:]}"
+        assert code == 0, f"exit code {code}; it said:\n{self._end()}"
         return time.monotonic() - began
 
     def until(self, met: Callable[[], Answer], what: str, wait_s: float = WAIT_S) -> Answer:
         """As the function `until`, but a process that ends meanwhile is an AssertionError at once."""
 
         def asked() -> Answer:
-            assert self.code is None, (
-                f"ended with {self.code} before {what}; it said:\n{self.said()[-2_000:]}"
-            )
+            if self.code is not None:
+                raise AssertionError(f"ended with {self.code} before {what}; it said:\n{self._end()}")
             return met()
 
         return until(asked, what, wait_s)
+
+    def _end(self) -> str:
+        return self.said()[-2_000:]
 
     def wait_said(self, text: str) -> None:
         """Wait for text on stderr."""
@@ -161,14 +164,18 @@ class Process:
         assert status in (0, 200 if state == "ready" else 503), f"/ready is {status} when {state}"
         return state
 
-    def wait_ready(self) -> None:
-        """Wait until /ready says so."""
-        self.until(lambda: self.state() == "ready", "ready")
+    def wait_state(self, state: str) -> None:
+        """Wait until /ready tells a state."""
+        self.until(lambda: self.state() == state, state)
 
     def metrics(self) -> dict[str, float]:
         """Return every series of /metrics by its name with labels; empty while it doesn't listen."""
         series = re.findall(r"^(\w+(?:\{.*\})?) (\S+)$", self.ask("/metrics")[1], re.MULTILINE)
         return {name: float(value) for name, value in series}
+
+    def held(self) -> int:
+        """Return how many partitions it owns."""
+        return int(self.metrics().get("afresh_partitions_assigned", 0))
 
     def learned(self) -> int:
         """Return how many events it has learned; 0 while it doesn't listen."""
@@ -295,7 +302,10 @@ class Site:
         return kept
 
     def send(self, records: Iterable[Sent], places: list[tuple[int, int]] | None = None) -> int:
-        """Send records as `replay` does, stamped when they are sent; return how many. `places` gets partition and offset."""
+        """Send records as `replay` does, stamped when they are sent; return how many.
+
+        `places` gets the partition and offset of each.
+        """
         producer = KafkaProducer(**producer_options(self.configured().kafka))
         futures = [
             producer.send(
@@ -344,9 +354,15 @@ class Site:
         return consumer
 
     def commits(self) -> dict[int, int]:
-        """Return the group's committed offset of every partition of the events topic; 0 where there is none."""
+        """Return the group's committed offset of each partition of the events topic; 0: none."""
         partitions = [KafkaPartition(self.events, number) for number in range(self.partitions)]
         return {each.partition: self._onlooker.committed(each) or 0 for each in partitions}
+
+    def remove_member(self, worker: str) -> None:
+        """Take a worker out of the group, as an operator may with one that is dead."""
+        admin = KafkaAdminClient(bootstrap_servers=self.broker)
+        admin.remove_group_members(f"{self.stem}-group", [MemberToRemove(group_instance_id=worker)])
+        admin.close()
 
     def ends(self) -> dict[int, int]:
         """Return the end of every partition of the events topic."""

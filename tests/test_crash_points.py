@@ -37,7 +37,7 @@ def small_recommender(settings: Settings) -> Recommender:
 
 CASES = [
     pytest.param(Case(CountingLearner, singles=2, stride=1, rows=50), id="counting"),
-    pytest.param(Case(small_recommender, singles=1, stride=17, rows=1), id="recommender"),
+    pytest.param(Case(small_recommender, singles=1, stride=17, rows=2), id="recommender"),
 ]
 
 

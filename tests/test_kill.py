@@ -1,6 +1,7 @@
 """`kill -9` at random moments, as if nothing had happened; all of it seen from outside.
 
-AFRESH_KILL_EVENTS and AFRESH_KILL_SEED make it longer and another one: tests/benchmarks/delivery.py runs 50,000.
+AFRESH_KILL_EVENTS and AFRESH_KILL_SEED make it longer and another one; tests/benchmarks/delivery.py runs
+50,000.
 """
 
 import os
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from kills import SETTINGS, checkpoints, kill_and_compare
-from services import Site
-from truth import shopping, spoiled
+from services import STOP_S, Site
+from truth import Truth, shopping, spoiled, write_csv
 
 pytestmark = pytest.mark.kafka
 Name = Callable[[str], str]
@@ -29,3 +30,36 @@ def test_five_kills_change_nothing(broker: str, topic_name: Name, tmp_path: Path
         assert outcome.faults == []
         assert checkpoints(site) > 5
     assert max(outcome.learned_at_kills) < EVENTS, "the kills came after all was learned"
+
+
+def test_workers_that_come_and_go_lose_and_double_nothing(
+    broker: str, topic_name: Name, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A second worker joins in mid-stream, the first leaves, the second is killed, a third takes over."""
+    events = shopping(9_000, SEED, time.time_ns() // 1_000_000)
+    truth = Truth(events)
+    file = write_csv(tmp_path / "events.csv", events)
+    with Site(broker, topic_name("workers"), tmp_path, settings={"checkpoint.interval_s": 1}) as site:
+        site.create_topics()
+        first = site.run("worker-0")
+        first.wait_state("ready")
+        replay = site.start("replay", str(file), "--rate", "600")
+        second = site.run("worker-1")
+        second.until(lambda: second.held() == 2, "two partitions of the second")
+        second.wait_learned(200)
+        first.until(lambda: first.held() == 2, "two partitions of the first")
+        assert first.end() < STOP_S
+        second.until(lambda: second.held() == 4, "all partitions of the second")
+        second.wait_learned(second.learned() + 500)
+        assert replay.code is None, "the stream ended too early"
+        second.kill()
+        third = site.run("worker-2")
+        if request.node.callspec.id == "embedded":  # it never ends the session of a member that is gone
+            third.wait_state("rebalancing")
+            site.remove_member("worker-1")
+        third.until(lambda: third.held() == 4, "all partitions of the third")
+        assert replay.wait() == 0
+        third.until(site.all_committed, "all is committed")
+        assert third.end() < STOP_S
+        assert truth.wrong(site.newest()) == []
+        assert truth.otherwise_held(site.newest_state("worker-2"), history=50) == []

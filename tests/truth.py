@@ -1,4 +1,4 @@
-"""Streams of events with what must come of them, kept in plain dicts: the oracle of the tests from outside."""
+"""Streams of events with what must come of them, in plain dicts: the oracle of the tests from outside."""
 
 import csv
 import json
@@ -42,9 +42,8 @@ class Truth:
     def wrong(self, newest: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """Return what is wrong with the users' newest rankings, a line each; empty when all are right."""
         faults = [f"{user}: no ranking" for user in self.last_ms if user not in newest]
-        faults += [
-            f"{user}: a ranking, and no event" for user in newest.keys() - self.last_ms - {DEFAULT_USER}
-        ]
+        strangers = newest.keys() - self.last_ms.keys() - {DEFAULT_USER}
+        faults += [f"{user}: a ranking, and no event" for user in sorted(strangers)]
         for user in self.last_ms.keys() & newest.keys():
             ranking = newest[user]
             items = [each["item_id"] for each in ranking["items"]]
@@ -60,7 +59,7 @@ class Truth:
         return faults
 
     def otherwise_held(self, learner: Inspected, history: int) -> list[str]:
-        """Return where what a learner holds of each user, the newest `history` events, is not what happened."""
+        """Return where a learner holds of a user what has not happened, of the newest `history` events."""
         faults = []
         for user, items in self.items.items():
             held = learner.describe_user(user)

@@ -2,9 +2,9 @@
 
     python tests/unbroken.py JOURNAL --set key=value ...
 
-Prints one JSON line: digests, events learned, batches, and every user's newest ranking. It is a process of its
-own because numpy's products may differ in the last bit with the number of threads, which is set before the
-first import, as `afresh run` does.
+Prints one JSON line: digests, events learned, batches, and every user's newest ranking. It is a process of
+its own because numpy's products may differ in the last bit with the number of threads, which is set before
+the first import, as `afresh run` does.
 """
 
 import argparse

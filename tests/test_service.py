@@ -1,0 +1,315 @@
+"""The commands together, as a user has them, on real brokers: rankings, figures, health and exit codes."""
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from brokers.embedded import embedded_broker as run_embedded
+from services import STOP_S, Process, Site
+from test_metrics import NAMES
+from truth import Truth, chain, event_of, shopping, write_csv
+
+from pipeline.measure.quality import MEASURES, SEGMENTS
+from pipeline.outcome import STAGES
+from producers.embedded_broker import EmbeddedBroker
+
+pytestmark = pytest.mark.kafka
+Name = Callable[[str], str]
+MODELS = ("attention", "popularity", "recent_popularity")
+QUALITY_EVENTS = 8_000
+LIVE = {"batch.max_events": 128}  # as `evaluate` has it
+
+
+@pytest.fixture(params=["embedded", "apache"])
+def served(request: pytest.FixtureRequest, topic_name: Name, tmp_path: Path) -> Iterator[Site]:
+    """A site with its topics: on `afresh broker`, the command, which makes them; and on Apache Kafka."""
+    with Site("", topic_name("replay"), tmp_path) as site:
+        if request.param == "apache":
+            site.broker = request.getfixturevalue("apache_broker")
+            site.create_topics()
+            yield site
+            return
+        topics = [word for text in site.sets() if text.startswith("topics.") for word in ("--set", text)]
+        with Process("broker", "--port", "0", *topics, folder=tmp_path, name="broker") as process:
+            process.until(lambda: "bootstrap_servers=" in process.printed(), "its address")
+            site.broker = process.printed().strip().removeprefix("bootstrap_servers=")
+            yield site
+            process.end()
+
+
+@pytest.fixture
+def own_broker() -> Iterator[EmbeddedBroker]:
+    """A broker that a test may stop or freeze."""
+    with run_embedded() as broker:
+        yield broker
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def test_replayed_events_become_right_rankings_and_figures(served: Site, tmp_path: Path) -> None:
+    events = shopping(6_000, seed=1, now_ms=now_ms())
+    truth = Truth(events[:5_000])
+    file = write_csv(tmp_path / "events.csv", events)
+    site = served
+    service = site.run()
+    service.wait_state("ready")
+    told = json.loads(site.call("replay", str(file), "--limit", "5000", "--json").splitlines()[-1])
+    assert told["sent"] == truth.events
+    service.until(site.all_committed, "all is committed")
+    assert service.ask("/live") == (200, "live\n")
+    service.until(lambda: lag(service) == 0, "figures of the last commit")
+    look_at_metrics(service, truth)
+    assert service.end() < STOP_S
+    assert truth.wrong(site.newest()) == []
+    assert truth.otherwise_held(site.newest_state(), history=50) == []
+    assert site.commits() == site.ends()
+
+
+def lag(service: Process) -> float:
+    return sum(value for name, value in service.metrics().items() if name.startswith("afresh_consumer_lag"))
+
+
+def look_at_metrics(service: Process, truth: Truth) -> None:
+    """Hold every figure of a service that has learned exactly these events against them."""
+    text, found = service.ask("/metrics")[1], service.metrics()
+    for name in NAMES:
+        family = name.removesuffix("_total") if f"# TYPE afresh_{name} " not in text else name
+        assert f"# TYPE afresh_{family} " in text, name
+
+    def total(name: str, **labels: str) -> float:
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        series = [key for key in found if re.split("[{]", key)[0] == f"afresh_{name}"]
+        return sum(found[key] for key in series if all(label in key for label in wanted))
+
+    users, items = len(truth.items), len({item for path in truth.items.values() for item in path})
+    exact = {
+        "events_consumed_total": truth.events, "events_learned": truth.events, "events_rejected_total": 0,
+        "events_duplicate_total": 0, "dead_letters_total": 0, "partitions_assigned": 4,
+        "end_to_end_latency_seconds_count": truth.events, "publish_failures_total": 0,
+        "last_event_timestamp_seconds": max(truth.last_ms.values()) / 1000,
+    }  # fmt: skip
+    assert {name: total(name) for name in exact} == pytest.approx(exact)
+    assert total("consumer_lag_records") == 0
+    assert sum(key.startswith("afresh_consumer_lag_records{") for key in found) == 4
+    for table, rows in (("users", users), ("items", items)):
+        assert total("table_rows", table=table) == total("rows_admitted_total", table=table) == rows
+        assert total("rows_evicted_total", table=table) == 0
+    batches = total("model_version")
+    assert total("train_steps_total") + total("train_steps_skipped_total") == batches > 5
+    for stage in STAGES:
+        assert total("stage_seconds_count", stage=stage) >= batches, stage
+        assert total("stage_seconds_sum", stage=stage) > 0, stage
+    assert 0 < total("end_to_end_latency_seconds_sum") < 60 * truth.events
+    assert users <= total("rankings_published_total") <= truth.events + batches  # and the default's
+    assert total("rebalances_total") >= 1
+    assert abs(total("last_commit_timestamp_seconds") - time.time()) < 60
+    assert total("loss") > 0
+    assert total("gradient_norm") > 0
+    assert 0 < total("catalogue_coverage_ratio") <= 1
+    assert total("build_info") == 1
+    quality = {
+        (model, measure, segment): total("quality_ratio", model=model, measure=measure, segment=segment)
+        for model in MODELS
+        for measure in MEASURES
+        for segment in SEGMENTS
+    }
+    assert all(0 < value <= 1 for value in quality.values()), quality
+    assert 0 < total("quality_ratio", model="attention", measure="served_hr", segment="all") < 1
+
+
+def test_a_new_user_of_a_planted_chain_gets_the_successor_first(
+    embedded_broker: str, topic_name: Name, tmp_path: Path
+) -> None:
+    successor = np.random.default_rng(7).permutation(1_000).tolist()
+    walks = chain(successor, users=500, events=30_000, seed=8, start_ms=now_ms() - 40_000_000)
+    with Site(embedded_broker, topic_name("chain"), tmp_path) as site:
+        site.create_topics()
+        site.send(walks)
+        service = site.run()
+        service.wait_learned(len(walks))
+        starts = np.random.default_rng(9).permutation(1_000)[:100].tolist()
+        site.send(event_of(f"new-{item}", f"item-{item}", now_ms()) for item in starts)
+        service.until(site.all_committed, "all is committed")
+        service.end()
+        newest = site.newest()
+    first = {item: newest[f"new-{item}"]["items"][0]["item_id"] for item in starts}
+    assert sum(first[item] == f"item-{successor[item]}" for item in starts) >= 90
+
+
+def test_live_quality_is_that_of_evaluate(broker: str, topic_name: Name, tmp_path: Path) -> None:
+    events = shopping(QUALITY_EVENTS, seed=2, now_ms=now_ms())
+    with Site(broker, topic_name("live1"), tmp_path, 1, LIVE) as site:
+        live = live_quality(site, events)
+        offline = offline_quality(site, write_csv(tmp_path / "events.csv", events))
+    assert live.keys() == offline.keys() == set(MODELS)
+    for model in MODELS:
+        assert live[model] == pytest.approx(offline[model], abs=1e-6), model
+
+
+def test_live_quality_of_four_partitions_comes_near_that_of_evaluate(
+    embedded_broker: str, topic_name: Name, tmp_path: Path
+) -> None:
+    events = shopping(QUALITY_EVENTS, seed=2, now_ms=now_ms())
+    with Site(embedded_broker, topic_name("live4"), tmp_path, 4, LIVE) as site:
+        live = live_quality(site, events)
+        offline = offline_quality(site, write_csv(tmp_path / "events.csv", events))
+    for model in MODELS:
+        assert live[model]["ndcg@10"] >= 0.95 * offline[model]["ndcg@10"], model
+
+
+def live_quality(site: Site, events: list[Any]) -> dict[str, dict[str, float]]:
+    """Return each model's figures over events that lay ready, as the checkpoint of SIGINT has them."""
+    site.create_topics()
+    site.send(events)
+    service = site.run()
+    service.until(site.all_committed, "all is committed")
+    service.end(signal.SIGINT)
+    found = site.inspect()
+    assert found["events_learned"] == len(events)
+    return {model: flat(figures) for model, figures in found["quality"].items()}
+
+
+def offline_quality(site: Site, file: Path) -> dict[str, dict[str, float]]:
+    """Return the same figures as `evaluate` has them, of the variants that the service runs."""
+    document = json.loads(site.call("evaluate", str(file), "--batch", "128", "--json").splitlines()[-1])
+    figures = document["models"]
+    best = figures["recent_popularity"]
+    assert best["settings"] == {"half_life": "1000"}, "another setting than the service's did better"
+    return {model: flat(figures[model]) for model in MODELS}
+
+
+def flat(figures: dict[str, Any]) -> dict[str, float]:
+    """Return a model's figures in full precision, by segment."""
+    names = ("tests", "hr@10", "ndcg@10", "mrr@10")
+    whole = {name: figures[name] for name in names}
+    return whole | {f"{part} {name}": figures[part][name] for part in ("cold", "warm") for name in names}
+
+
+def test_live_and_ready_tell_each_phase(embedded_broker: str, topic_name: Name, tmp_path: Path) -> None:
+    events = shopping(6_000, seed=3, now_ms=now_ms())
+    with Site(embedded_broker, topic_name("phases"), tmp_path) as site:
+        site.create_topics()
+        site.send(events)
+        service = site.run()
+        service.wait_learned(4_000)  # and no checkpoint: the next life has to learn them again
+        service.kill()
+        service, seen = site.run(), []
+
+        def note() -> bool:
+            live, state = service.ask("/live")[0], service.state()
+            if state and state not in seen:
+                seen.append(state)
+                assert live == 200
+            return state == "ready" and service.learned() == len(events)
+
+        service.until(note, "all is learned")
+        assert [state for state in seen if state != "starting"] in (
+            ["resuming", "rebalancing", "ready"],
+            ["resuming", "ready"],  # a rebalance may be over between two looks
+        )
+        service.end()
+        assert "ready -> stopping" in service.said()
+
+
+def test_the_second_interrupt_ends_it_at_once(
+    own_broker: EmbeddedBroker, topic_name: Name, tmp_path: Path
+) -> None:
+    with Site(own_broker.bootstrap_servers, topic_name("twice"), tmp_path) as site:
+        site.create_topics()
+        site.send(shopping(500, seed=4, now_ms=now_ms()))
+        service = site.run()
+        service.wait_learned(500)
+        os.killpg(own_broker.pid, signal.SIGSTOP)  # now leaving takes its time
+        try:
+            service.tell(signal.SIGINT)
+            service.wait_said("-> stopping")
+            assert service.state() == "stopping"
+            assert service.ask("/live")[0] == 200
+            service.tell(signal.SIGINT)
+            assert service.wait(STOP_S) == 130
+        finally:
+            os.killpg(own_broker.pid, signal.SIGCONT)
+
+
+def test_a_broker_that_is_gone_for_too_long_ends_it_with_3(
+    own_broker: EmbeddedBroker, topic_name: Name, tmp_path: Path
+) -> None:
+    patience = {"kafka.broker_timeout_s": 3}
+    with Site(own_broker.bootstrap_servers, topic_name("gone"), tmp_path, settings=patience) as site:
+        site.create_topics()
+        service = site.run()
+        service.wait_state("ready")
+        own_broker.stop()
+        began = time.monotonic()
+        assert service.wait() == 3
+        assert time.monotonic() - began > 2
+        assert error_lines(service) == 1
+        assert "has not answered" in service.said()
+
+
+def test_too_many_bad_records_end_it_with_4_and_none_is_drained(
+    embedded_broker: str, topic_name: Name, tmp_path: Path
+) -> None:
+    events = shopping(50, seed=5, now_ms=now_ms())
+    bad = [event._replace(value=b"{") for event in shopping(60, seed=6, now_ms=now_ms())]
+    (tmp_path / "after").mkdir()
+    stem = topic_name("limit")
+    with Site(embedded_broker, stem, tmp_path, 1, {"limits.dead_letter_run": 40}) as site:
+        site.create_topics()
+        site.send([*events, *bad])
+        service = site.run()
+        assert service.wait() == 4
+        assert error_lines(service) == 1
+        assert "limits.dead_letter_run = 40" in service.said()
+        assert list(site.read(f"{stem}-dead_letters")) == []
+    with Site(embedded_broker, stem, tmp_path, 1, {"limits.dead_letter_run": 1_000}) as site:
+        service = site.run()
+        service.until(site.all_committed, "all is committed")
+        service.end()
+        assert [(letter.key, letter.value) for letter in site.read(f"{stem}-dead_letters")] == [
+            (record.key, b"{") for record in bad
+        ]
+        assert site.inspect()["events_learned"] == len(events)
+
+
+def error_lines(process: Process) -> int:
+    """Count the lines of stderr that are for the user who typed the command."""
+    return sum(line.startswith("afresh: ") for line in process.said().splitlines())
+
+
+def test_no_broker_at_the_start_is_told_in_one_line(topic_name: Name, tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and doesn't listen
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        with Site(address, topic_name("nobody"), tmp_path) as site:
+            service = site.run()
+            assert service.wait() == 2
+    assert error_lines(service) == 1
+    assert f"no broker answered at kafka.bootstrap_servers = '{address}'" in service.said()
+    assert "Traceback" not in service.said()
+
+
+def test_a_metrics_address_that_is_taken_is_told_in_one_line(
+    embedded_broker: str, topic_name: Name, tmp_path: Path
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with Site(embedded_broker, topic_name("taken"), tmp_path, 1, {"metrics.address": address}) as site:
+            site.create_topics()
+            service = site.run()
+            assert service.wait() == 2
+    assert error_lines(service) == 1
+    assert f"metrics.address = '{address}'" in service.said()
+    assert "Traceback" not in service.said()
