@@ -15,9 +15,8 @@ from pipeline.state.store import Column
 
 DAY_MS = 86_400_000
 GAP_MS = 30 * 60 * 1000  # a longer pause starts a new session
-# columns: all time, half-life 1,000 and 300 events, one day by event time, then half-life 300 in six cells of
-# the
-# user's moment (see `cells`)
+# columns: all time, half-life 1,000 and 300 events, one day by event time, then half-life 300 in six cells
+# of the user's moment (see `cells`)
 ALL, P1000, P300, DAY, CELL = 0, 1, 2, 3, 4
 CELLS = 6
 WIDTH = CELL + CELLS

@@ -82,9 +82,9 @@ class Gatherer:
         return Candidates(rows, count, features)
 
 
-# In `seen` [M] the item of slot c of the query at hand holds (tag << SHIFT) + c, a barred item + BARRED: one
-# array answers whether, and where. How an item gets its slot is written out three times: as a function it took nine
-# times as long, since numba counts references to every array at each call.
+# In `seen` [M] the item of slot c of the query at hand holds (tag << SHIFT) + c, a barred item + BARRED:
+# one array answers whether, and where. How an item gets its slot is written out three times: as a function
+# it took nine times as long, since numba counts references to every array at each call.
 
 
 @njit(cache=True, nogil=True)
