@@ -96,7 +96,7 @@ class ModelConfig(Table, frozen=True):
     dim: Annotated[int, msgspec.Meta(ge=4, le=1024)] = 64
     history: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
     threads: Positive = 1
-    device: str = "cpu"
+    device: Literal["cpu"] = "cpu"  # numpy, numba and torch share the tables' memory
     seed: NotNegative = 0
 
 
