@@ -12,6 +12,7 @@ import numpy as np
 from kafka import KafkaConsumer, OffsetAndMetadata
 from kafka import TopicPartition as KafkaPartition
 from kafka.errors import KafkaError
+from kafka.structs import ConsumerGroupMetadata
 
 from consumers.kafka_client import MEMBERSHIP, connect, consumer_options, translated
 from consumers.kafka_fetch import Fetcher
@@ -162,12 +163,16 @@ class KafkaSource:
         """The group's generation, 0 outside a group."""
         return max(0, int(self._consumer.group_metadata().generation_id))
 
+    def member(self) -> ConsumerGroupMetadata:
+        """Who we are in the group at this moment."""
+        return self._consumer.group_metadata()
+
     def close(self) -> None:
         """Leave the group; the listener is told that everything is revoked. Closing again does nothing."""
         if self._closed:
             return
         self._closed = True
-        member = self._consumer.group_metadata()
+        member = self.member()
         try:
             self._fetcher.member.close(CLOSE_WAIT_S)
         finally:

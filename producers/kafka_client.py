@@ -9,6 +9,8 @@ from pipeline.settings import KafkaConfig
 
 MAX_REQUEST_BYTES = 12 << 20  # a dead letter carries any record that the broker took, and headers
 
+LONGEST_TRANSACTION_MS = 900_000  # that a broker allows by default
+
 
 def producer_options(kafka: KafkaConfig) -> dict[str, Any]:
     """Options of the producer: idempotent, acknowledged by all replicas, failing after `broker_timeout_s`.
@@ -30,3 +32,15 @@ def producer_options(kafka: KafkaConfig) -> dict[str, Any]:
         "metrics_enabled": False,
     }
     return options | extra_options(kafka, KafkaProducer.DEFAULT_CONFIG)
+
+
+def transaction_options(kafka: KafkaConfig) -> dict[str, Any]:
+    """Options of a producer of transactions: the same of one worker in each of its lives."""
+    tuned = {
+        # the next transaction often finds the last one completing: at the default of 100 ms it would wait
+        # as long, for nothing
+        "retry_backoff_ms": 5,
+        "transaction_timeout_ms": min(LONGEST_TRANSACTION_MS, int(kafka.broker_timeout_s * 1000)),
+    }
+    ours = {"transactional_id": f"{kafka.group_id}-{kafka.worker_id}"}
+    return tuned | producer_options(kafka) | ours

@@ -6,12 +6,15 @@ says so.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.errors import PublishFailed
-from pipeline.event.batch import Reject
+from pipeline.event.batch import Reject, TopicPartition
 from pipeline.event.records import DriftAlarm, Ranking
+from pipeline.run.ports import NOTHING
+
+Commit = Callable[[Mapping[TopicPartition, int]], None]
 
 
 @dataclass(slots=True)
@@ -44,6 +47,9 @@ class ListReceipt:
             raise PublishFailed(self._failure)
         return self._acknowledged
 
+    def acknowledged_ms(self) -> None:
+        """Know no time: the batch counts as acknowledged when somebody looks."""
+
     def wait(self, timeout_s: float) -> None:
         """Let the sink answer up to this batch. Raise `PublishFailed` when it failed, or when nobody
         answers."""
@@ -57,10 +63,14 @@ class ListSink:
     """A sink into an `Outbox`.
 
     With `at_once=False` a receipt stays open until `acknowledge` or its own `wait`; with `answers = False`
-    waiting fails too. `fail_next` makes the next batch fail as a whole: nothing of it is written.
+    waiting fails too. `fail_next` makes the next batch fail as a whole: nothing of it is written. With
+    `commit` a batch and its offsets are written together, as in a transaction.
     """
 
-    def __init__(self, outbox: Outbox | None = None, *, at_once: bool = True) -> None:
+    def __init__(
+        self, outbox: Outbox | None = None, *, at_once: bool = True, commit: Commit | None = None
+    ) -> None:
+        self._commit = commit
         self.outbox = Outbox() if outbox is None else outbox
         self.answers = True
         self.closed = False
@@ -68,12 +78,18 @@ class ListSink:
         self._open: deque[ListReceipt] = deque()
         self._failure = ""
 
+    @property
+    def commits_offsets(self) -> bool:
+        """Whether offsets are committed here."""
+        return self._commit is not None
+
     def publish(
         self,
         rankings: Sequence[Ranking],
         rejects: Sequence[Reject],
         alarms: Sequence[DriftAlarm],
         gone: Sequence[str],
+        offsets: Mapping[TopicPartition, int] = NOTHING,
     ) -> ListReceipt:
         """Write a batch. Raise RuntimeError when the sink is closed."""
         if self.closed:
@@ -83,6 +99,8 @@ class ListSink:
         if failure:
             return receipt
         self._write(rankings, rejects, alarms, gone)
+        if self._commit is not None:
+            self._commit(offsets)
         self._open.append(receipt)
         if self._at_once:
             self.acknowledge()

@@ -22,7 +22,7 @@ from pipeline.errors import BrokerLost, PublishFailed
 from pipeline.event.batch import Events
 from pipeline.event.checks import TimeUnit
 from pipeline.settings import KafkaConfig, TopicsConfig
-from producers.kafka_sink import key_hash
+from producers.outgoing import key_hash
 from producers.pace import paced, pause
 from producers.topics import create_topics
 

@@ -7,6 +7,7 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from consumers.kafka_client import connect, connection_options, extra_options, translated
+from pipeline.errors import UsageError
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.kafka_client import MAX_REQUEST_BYTES
 
@@ -77,6 +78,16 @@ def missing_topics(kafka: KafkaConfig, names: Iterable[str]) -> list[str]:
     finally:
         admin.close()
     return [name for name in names if name not in existing]
+
+
+def expect_topics(kafka: KafkaConfig, topics: TopicsConfig) -> None:
+    """Raise `UsageError` when a topic that is written to doesn't exist, or no broker answers."""
+    absent = missing_topics(kafka, (topics.recommendations, topics.dead_letters, topics.drift))
+    if absent:
+        raise UsageError(
+            f"topic {absent[0]!r} does not exist on {kafka.bootstrap_servers}: expected the topics of "
+            "[topics]; create it, or correct the name"
+        )
 
 
 def _admin(kafka: KafkaConfig) -> KafkaAdminClient:

@@ -6,14 +6,14 @@ Everything else is made anew for the next life, as a new process would make it.
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from consumers.list_source import ListLog, ListSource
-from pipeline.event.batch import Polled, Record, Reject
+from pipeline.event.batch import Polled, Record, Reject, TopicPartition
 from pipeline.event.decode import Decoder
 from pipeline.event.records import DriftAlarm, Ranking
 from pipeline.outcome import Learner
@@ -113,9 +113,14 @@ class SlowReceipt:
         """Take the batch."""
         self.sink.deliver(self)
 
+    def acknowledged_ms(self) -> None:
+        """Know no time."""
+
 
 class SlowSink:
     """A sink whose broker takes batches late, and of the last ones only a part when the process dies."""
+
+    commits_offsets = False
 
     def __init__(self, outbox: Outbox, fate: Fate) -> None:
         self.taken = ListSink(outbox)
@@ -128,6 +133,7 @@ class SlowSink:
         rejects: Sequence[Reject],
         alarms: Sequence[DriftAlarm],
         gone: Sequence[str],
+        offsets: Mapping[TopicPartition, int],
     ) -> SlowReceipt:
         """Send a batch."""
         receipt = SlowReceipt(self)
@@ -202,12 +208,16 @@ class World:
 
         return Journal(self.folder / self.settings.kafka.worker_id, keep_all=True, write=write)
 
+    def sink(self) -> SlowSink:
+        """Make the sink of one life."""
+        return SlowSink(self.outbox, self.fate)
+
     def live(self, operations: int = -1) -> Learner | None:
         """Start a process and let it work until all is done; None when it died in operation `operations`."""
         fate = self.fate
         fate.done, fate.last = 0, operations
         learner = self.make(self.settings)
-        sink = SlowSink(self.outbox, fate)
+        sink = self.sink()
         source = RestlessSource(self.log, fate, self.clock)
         journal = self.journal()
         checkpoints = Checkpoints(FatedFolder(str(self.folder), fate), self.settings)

@@ -159,3 +159,17 @@ def test_a_full_disk_is_an_error_before_the_batch_is_learned(tmp_path: Path) -> 
         journal.append(entry(0))
     journal.close()
     assert list(Journal(tmp_path).entries(0)) == []
+
+
+def test_batches_are_cut_off_the_end_across_segments(tmp_path: Path) -> None:
+    for seq in range(8):
+        folder = tmp_path / str(seq)
+        written(folder, 7, checkpoints=(3, 5))
+        journal = Journal(folder)
+        journal.cut(seq)
+        assert plain(list(journal.entries(0))) == plain([entry(s) for s in range(min(seq, 7))])
+        if seq < 7:
+            journal.open(seq)
+            journal.append(entry(seq))
+            assert plain(list(journal.entries(0))) == plain([entry(s) for s in range(seq + 1)])
+            journal.close()

@@ -5,24 +5,24 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
-from brokers.clients import config, make_topic
+from brokers.clients import config, lying_on, make_topic
 from brokers.embedded import embedded_broker as run_embedded
 from kafka import KafkaAdminClient, KafkaConsumer
-from kafka import TopicPartition as KafkaPartition
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.consumer.fetcher import ConsumerRecord
 from kafka.partitioner.default import DefaultPartitioner
 
 from consumers.list_source import ListRecord
 from pipeline.errors import PublishFailed, UsageError
 from pipeline.event.batch import Reject
 from pipeline.event.records import DriftAlarm, RankedItem, Ranking
+from pipeline.run.clock import ManualClock, SystemClock
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.kafka_client import producer_options
 from producers.kafka_sink import KafkaReceipt, KafkaSink
 from producers.topics import create_topics
 
 Name = Callable[[str], str]
+now_ms = SystemClock().now_ms
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def topics(broker: str, topic_name: Name) -> TopicsConfig:
 
 @pytest.fixture
 def sink(broker: str, topics: TopicsConfig) -> Iterator[KafkaSink]:
-    made = KafkaSink(config(broker), topics)
+    made = KafkaSink(config(broker), topics, now_ms)
     yield made
     made.close()
 
@@ -57,21 +57,6 @@ def ranking(user_id: str, name: str = "r1") -> Ranking:
 def reject(value: bytes | None, key: bytes | None, partition: int = 0) -> Reject:
     record = ListRecord("events", partition, 41, 1_700_000_000_000, key, value)
     return Reject(record, "not_json", "expected JSON, got \u00ff")
-
-
-def lying_on(broker: str, topic: str) -> list[ConsumerRecord]:
-    """Every record of a topic, by partition and offset."""
-    consumer = KafkaConsumer(bootstrap_servers=broker, enable_auto_commit=False, fetch_max_wait_ms=50)
-    partitions = [KafkaPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
-    consumer.assign(partitions)
-    consumer.seek_to_beginning()
-    ends = consumer.end_offsets(partitions)
-    found: list[ConsumerRecord] = []
-    while any(consumer.position(partition) < end for partition, end in ends.items()):
-        for records in consumer.poll(timeout_ms=100).values():
-            found += records
-    consumer.close()
-    return sorted(found, key=lambda record: (record.partition, record.offset))
 
 
 def partition_of(broker: str, topic: str, key: bytes) -> int:
@@ -165,6 +150,22 @@ def test_a_receipt_is_done_when_the_broker_has_all(
     empty.wait(0)
 
 
+def test_a_receipt_knows_when_the_last_acknowledgement_came_however_late_it_is_asked(
+    broker: str, topics: TopicsConfig
+) -> None:
+    clock = ManualClock(1_000)
+    sink = KafkaSink(config(broker), topics, clock.now_ms)
+    receipt = sink.publish([ranking(f"u{n}") for n in range(50)], [reject(b"{", None)], [], ["gone"])
+    until = time.monotonic() + 10
+    while receipt.acknowledged_ms() is None:
+        assert time.monotonic() < until
+    assert receipt.done()
+    clock.advance(60.0)
+    assert receipt.acknowledged_ms() == 1_000
+    assert sink.publish([], [], [], []).acknowledged_ms() is None  # nothing was to be acknowledged
+    sink.close()
+
+
 def test_rankings_go_out_without_anybody_waiting_for_them(sink: KafkaSink) -> None:
     receipt = sink.publish([ranking("ann")], [], [], [])
     until = time.monotonic() + 10
@@ -177,7 +178,7 @@ def test_what_a_topic_refuses_fails_the_receipt(apache_broker: str, topic_name: 
     topics = named(topic_name)
     make_topic(apache_broker, topics.recommendations, configs={"max.message.bytes": "300"})
     create_topics(config(apache_broker), topics, replication=1)
-    sink = KafkaSink(config(apache_broker), topics)
+    sink = KafkaSink(config(apache_broker), topics, now_ms)
     small, large = ranking("ann"), Ranking("bob", "r" * 500, [], 0, 0, "m", 0)
     sink.publish([small], [], [], []).wait(10)
     receipt = sink.publish([large], [], [], [])
@@ -196,7 +197,7 @@ def test_a_broker_that_goes_away_fails_the_receipt(topic_name: Name) -> None:
     with run_embedded() as broker:
         kafka = config(broker.bootstrap_servers, broker_timeout_s=1.0)
         create_topics(kafka, topics, replication=1)
-        sink = KafkaSink(kafka, topics)
+        sink = KafkaSink(kafka, topics, now_ms)
         sink.publish([ranking("ann")], [], [], []).wait(10)
         broker.stop()
         receipt = sink.publish([ranking("ann"), ranking("bob")], [], [], [])
@@ -215,13 +216,13 @@ def _until_done(receipt: KafkaReceipt) -> None:
 
 def test_a_topic_that_does_not_exist_is_told(broker: str, topics: TopicsConfig) -> None:
     with pytest.raises(UsageError, match="topic 'nowhere-at-all' does not exist"):
-        KafkaSink(config(broker), msgspec.structs.replace(topics, drift="nowhere-at-all"))
+        KafkaSink(config(broker), msgspec.structs.replace(topics, drift="nowhere-at-all"), now_ms)
 
 
 def test_no_broker_at_start_is_told_in_one_line() -> None:
     kafka = KafkaConfig(bootstrap_servers="127.0.0.1:1", options={"bootstrap_timeout_ms": 300})
     with pytest.raises(UsageError, match="no broker answered") as told:
-        KafkaSink(kafka, TopicsConfig())
+        KafkaSink(kafka, TopicsConfig(), now_ms)
     assert "\n" not in str(told.value)
 
 

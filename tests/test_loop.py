@@ -13,8 +13,8 @@ from workers import P0, P1, P2, START_MS, Worker, publish, settings_for
 from consumers.list_source import ListLog, ListSource
 from pipeline.errors import CheckpointError, OffsetsGone, PublishFailed, SafetyLimit
 from pipeline.event.batch import TopicPartition
+from pipeline.run.in_flight import unheard
 from pipeline.run.journal import Journal
-from pipeline.run.loop import unheard
 from producers.list_sink import Outbox
 
 

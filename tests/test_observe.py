@@ -1,6 +1,7 @@
 """What the loop tells its observer becomes the metrics that it stands for."""
 
 from pathlib import Path
+from typing import Any
 
 from workers import P0, START_MS, Worker, publish, settings_for
 
@@ -9,6 +10,7 @@ from pipeline.measure.health import Health
 from pipeline.measure.metrics import Metrics
 from pipeline.run.clock import ManualClock
 from pipeline.run.observe import MetricsObserver, Standing
+from producers.list_sink import ListReceipt, ListSink
 
 
 def test_a_run_shows_in_metrics_and_health(tmp_path: Path) -> None:
@@ -71,4 +73,43 @@ def test_a_worker_is_ready_without_a_partition_and_when_others_take_those_it_had
         assert state() == "ready"
         worker.source.assign([P0])
         worker.loop.tick()
+    worker.kill()
+
+
+class PunctualReceipt(ListReceipt):
+    """A receipt that knows when it was acknowledged."""
+
+    def acknowledged_ms(self) -> int:  # type: ignore[override]
+        """A quarter of a second after the first event's record."""
+        return START_MS + 250
+
+
+class PunctualSink(ListSink):
+    """A sink whose receipts know the time."""
+
+    def publish(self, *batch: Any) -> PunctualReceipt:
+        """Take a batch."""
+        super().publish(*batch)
+        receipt = PunctualReceipt(self)
+        receipt.acknowledge()
+        return receipt
+
+
+def test_latency_ends_with_the_acknowledgement_not_when_somebody_looks(tmp_path: Path) -> None:
+    log = ListLog()
+    publish(log, ["ann"])
+    metrics, clock = Metrics(), ManualClock(START_MS)
+    sink = PunctualSink()
+    worker = Worker(
+        log,
+        settings_for(tmp_path),
+        wrap=lambda name, part: sink if name == "sink" else part,
+        observer=MetricsObserver(metrics, Health(clock), clock),
+    )
+    worker.loop.start()
+    worker.finish()
+    worker.clock.advance(30.0)
+    worker.loop.checkpoint()
+    assert metrics.registry.get_sample_value("afresh_end_to_end_latency_seconds_count") == 1
+    assert metrics.registry.get_sample_value("afresh_end_to_end_latency_seconds_sum") == 0.25
     worker.kill()

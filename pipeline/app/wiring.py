@@ -24,10 +24,12 @@ from pipeline.run.files import UrlFolder
 from pipeline.run.journal import Journal
 from pipeline.run.loop import Edges, Loop, Survival
 from pipeline.run.observe import MetricsObserver, Observer, Standing
+from pipeline.run.ports import Clock, Sink
 from pipeline.settings import Settings
 from pipeline.state.tables import LIVE
 from pipeline.warm_up import warm_up
 from producers.kafka_sink import KafkaSink
+from producers.kafka_transactions import TransactionSink
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
     clock = SystemClock()
     source = KafkaSource(settings.kafka, list(settings.topics.event_topics()), settings.batch)
     try:
-        sink = KafkaSink(settings.kafka, settings.topics)
+        sink = build_sink(settings, source, clock)
     except AfreshError:
         with suppress(AfreshError):
             source.close()
@@ -69,6 +71,13 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
     edges = Edges(source, decoder, sink, clock, observer)
     loop = Loop(recommender, edges, settings, build_survival(settings))
     return Service(loop, recommender, metrics, health)
+
+
+def build_sink(settings: Settings, source: KafkaSource, clock: Clock) -> Sink:
+    """Return the sink that `kafka.transactions` asks for."""
+    if settings.kafka.transactions:
+        return TransactionSink(settings.kafka, settings.topics, clock.now_ms, source.member)
+    return KafkaSink(settings.kafka, settings.topics, clock.now_ms)
 
 
 def build_survival(settings: Settings) -> Survival | None:

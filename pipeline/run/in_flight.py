@@ -1,13 +1,16 @@
 """Batches on their way out: what is sent, acknowledged and committed, in that order.
 
 At most one batch is in flight: it is acknowledged while the next one is learned. Only acknowledged batches
-are committed, and only up to the first one that is not.
+are committed, and only up to the first one that is not. A sink may commit a batch's offsets with the batch:
+then nothing is left to be committed here.
 """
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from pipeline.errors import CommitRefused, PublishFailed
 from pipeline.event.batch import RawBatch, Span, TopicPartition
@@ -26,10 +29,16 @@ SLICE_S = 0.5
 class Sent:
     """A batch that is on its way."""
 
-    spans: tuple[Span, ...]
+    raw: RawBatch
+    outcome: Outcome
+    spans: tuple[Span, ...]  # those of partitions that are still ours
     receipt: Receipt
-    content: Delivered
-    records: int
+
+    @property
+    def records(self) -> int:
+        """How many records it is on the topics."""
+        outcome = self.outcome
+        return len(outcome.rankings) + len(self.raw.rejects) + len(outcome.alarms) + len(outcome.gone)
 
 
 class InFlight:
@@ -56,15 +65,12 @@ class InFlight:
         self.settle()
         while len(self._sent) >= DEPTH:
             self._wait_for_oldest()
-        receipt = self._sink.publish(outcome.rankings, raw.rejects, outcome.alarms, outcome.gone)
-        content = Delivered(len(outcome.rankings), reasons(raw), outcome.append_ms_B)
-        records = len(outcome.rankings) + len(raw.rejects) + len(outcome.alarms) + len(outcome.gone)
-        self._sent.append(Sent(raw.spans, receipt, content, records))
+        self._sent.append(self._send(raw, outcome, raw.spans))
 
     def settle(self) -> None:
         """Note what has been acknowledged by now, without waiting."""
-        while self._sent and self._asked(self._sent[0].receipt.done):
-            self._land()
+        while self._sent and self._oldest_left():
+            pass
 
     def drain(self) -> None:
         """Wait until nothing is in flight. Raise `PublishFailed` when that takes longer than it may."""
@@ -93,37 +99,73 @@ class InFlight:
         for source in partitions:
             self.acknowledged.pop(source, None)
         self._sent = deque(
-            Sent(
-                tuple(span for span in sent.spans if span.source not in partitions),
-                sent.receipt,
-                sent.content,
-                sent.records,
-            )
+            replace(sent, spans=tuple(span for span in sent.spans if span.source not in partitions))
             for sent in self._sent
         )
 
+    def _send(self, raw: RawBatch, outcome: Outcome, spans: tuple[Span, ...]) -> Sent:
+        offsets = {span.source: span.stop for span in spans}
+        receipt = self._sink.publish(outcome.rankings, raw.rejects, outcome.alarms, outcome.gone, offsets)
+        return Sent(raw, outcome, spans, receipt)
+
     def _wait_for_oldest(self) -> None:
         """Wait in slices, since a signal to stop shortens the time that there is."""
-        receipt = self._sent[0].receipt
         waited_s = 0.0
-        while not self._asked(receipt.done):
+        while not self._oldest_left():
             try:
-                receipt.wait(SLICE_S)
-            except PublishFailed:
+                self._sent[0].receipt.wait(SLICE_S)
+            except (PublishFailed, CommitRefused) as error:
                 waited_s += SLICE_S
                 if waited_s >= self._timeout_s():
                     self._observer.undelivered(self._sent[0].records)
-                    raise
-        self._land()
+                    raise PublishFailed(str(error)) from error
 
-    def _asked(self, done: Callable[[], bool]) -> bool:
+    def _oldest_left(self) -> bool:
+        """Let the oldest batch go when it is acknowledged, and say whether it has gone."""
+        sent = self._sent[0]
         try:
-            return done()
+            if not sent.receipt.done():
+                return False
+        except CommitRefused as refusal:
+            logger.info("%s", refusal)
+            return self._send_again()
         except PublishFailed:
-            self._observer.undelivered(self._sent[0].records)
+            self._observer.undelivered(sent.records)
             raise
+        self._sent.popleft()
+        at_ms = sent.receipt.acknowledged_ms()
+        content = Delivered(len(sent.outcome.rankings), reasons(sent.raw), sent.outcome.append_ms_B)
+        self._observer.delivered(content, self._clock.now_ms() if at_ms is None else at_ms)
+        if not self._sink.commits_offsets:
+            self.acknowledged.update((span.source, span.stop) for span in sent.spans)
+        return True
 
-    def _land(self) -> None:
+    def _send_again(self) -> bool:
+        """Send what is still ours of a batch of which nothing is out; say whether that is nothing."""
         sent = self._sent.popleft()
-        self._observer.delivered(sent.content, self._clock.now_ms())
-        self.acknowledged.update((span.source, span.stop) for span in sent.spans)
+        lost = {span.source: span.stop for span in sent.raw.spans if span not in sent.spans}
+        if sent.spans:
+            self._sent.appendleft(self._send(*unheard(sent.raw, sent.outcome, lost), sent.spans))
+        return not sent.spans
+
+
+def unheard(
+    raw: RawBatch, outcome: Outcome, committed: Mapping[TopicPartition, int]
+) -> tuple[RawBatch, Outcome]:
+    """Leave out the rankings and dead letters of partitions that the group has committed beyond the batch.
+
+    Another worker may own them by now and have published newer lists.
+    """
+    told = [index for index, span in enumerate(raw.spans) if committed.get(span.source, 0) >= span.stop]
+    if not told:
+        return raw, outcome
+    told_B = np.isin(raw.events.source_B, told)
+    users = {raw.events.user_ids[b] for b in np.flatnonzero(told_B).tolist()}
+    rejects = [
+        reject
+        for reject in raw.rejects
+        if committed.get(TopicPartition(reject.record.topic, reject.record.partition), 0)
+        <= reject.record.offset
+    ]
+    rankings = [ranking for ranking in outcome.rankings if ranking.user_id not in users]
+    return replace(raw, rejects=rejects), replace(outcome, rankings=rankings)

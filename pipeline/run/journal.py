@@ -174,6 +174,16 @@ class Journal:
                 yield entry
                 expected += 1
 
+    def cut(self, seq: int) -> None:
+        """Drop the batches from `seq` on, the last first, before `open`."""
+        for path in reversed(self.segments()):
+            first = first_seq(path)
+            if first < seq:
+                lines = path.read_bytes().splitlines(keepends=True)
+                os.truncate(path, sum(map(len, lines[: 1 + seq - first])))  # the header and what is before
+                return
+            path.unlink()
+
     def checkpoint_taken(self, seq: int, oldest: int) -> None:
         """Start a new segment at `seq`; delete those that no checkpoint from `oldest` on needs."""
         if seq > self._first:

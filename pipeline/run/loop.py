@@ -3,14 +3,14 @@
 A batch is written to the journal before it is learned, learned before it is published, acknowledged before it
 is committed. So after a crash at any point the journal says which batches were learned since the last
 checkpoint; they are read from the topic and learned again in the same order and borders, and what the group
-has not committed of them is published again.
+has not committed of them is published again. Where the sink commits a batch and its offsets together, what is
+not committed never happened: it is cut off the journal, and read from the topic as new batches.
 """
 
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import dataclass
 
 from pipeline.errors import AfreshError
 from pipeline.event.batch import Polled, RawBatch, TopicPartition
@@ -18,7 +18,7 @@ from pipeline.event.decode import Decoder
 from pipeline.outcome import Learner, Outcome
 from pipeline.run.checkpoint import Checkpoints
 from pipeline.run.guard import Guard
-from pipeline.run.in_flight import InFlight
+from pipeline.run.in_flight import InFlight, unheard
 from pipeline.run.journal import Entry, Journal
 from pipeline.run.observe import Observer
 from pipeline.run.partitions import Partitions
@@ -189,6 +189,9 @@ class Loop:
         committed = self._source.committed(self._source.partitions())
         first = self.learner.seq
         for entry in survival.journal.entries(first):
+            if self._sink.commits_offsets and not is_committed(entry, committed):
+                survival.journal.cut(entry.seq)
+                break
             self._observer.ticked()
             polled = self._source.read(entry.spans, entry.order_R)
             self._observer.begin()
@@ -235,23 +238,6 @@ class Loop:
         return STOP_WAIT_S if self._stopping else self._settings.kafka.broker_timeout_s
 
 
-def unheard(
-    raw: RawBatch, outcome: Outcome, committed: dict[TopicPartition, int]
-) -> tuple[RawBatch, Outcome]:
-    """Leave out the rankings and dead letters of partitions that the group has committed beyond the batch.
-
-    Another worker may own them by now and have published newer lists.
-    """
-    told = [index for index, span in enumerate(raw.spans) if committed.get(span.source, 0) >= span.stop]
-    if not told:
-        return raw, outcome
-    told_B = np.isin(raw.events.source_B, told)
-    users = {raw.events.user_ids[b] for b in np.flatnonzero(told_B).tolist()}
-    rejects = [
-        reject
-        for reject in raw.rejects
-        if committed.get(TopicPartition(reject.record.topic, reject.record.partition), 0)
-        <= reject.record.offset
-    ]
-    rankings = [ranking for ranking in outcome.rankings if ranking.user_id not in users]
-    return replace(raw, rejects=rejects), replace(outcome, rankings=rankings)
+def is_committed(entry: Entry, committed: Mapping[TopicPartition, int]) -> bool:
+    """Say whether the group has committed every record of a batch."""
+    return all(span.stop <= committed.get(span.source, 0) for span in entry.spans)

@@ -163,6 +163,7 @@ class Partitions:
         self._observer.became("rebalancing")
 
     def _let_go(self, partitions: Sequence[TopicPartition]) -> None:
+        self._in_flight.forget(partitions)
         for source in partitions:
             self._pending.pop(source, None)
             self.held.discard(source)

@@ -2,10 +2,13 @@
 producers/."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 from pipeline.event.batch import IntArray, Polled, Reject, Span, TopicPartition
 from pipeline.event.records import DriftAlarm, Ranking
+
+NOTHING: Mapping[TopicPartition, int] = MappingProxyType({})  # no offsets
 
 
 class Clock(Protocol):
@@ -76,7 +79,10 @@ class Source(Protocol):
 
 
 class Receipt(Protocol):
-    """A batch on its way out."""
+    """A batch on its way out.
+
+    A sink that commits offsets may raise `CommitRefused`: nothing of the batch is out, publish it again.
+    """
 
     def done(self) -> bool:
         """Say whether everything is acknowledged; raise `PublishFailed` when something can't be."""
@@ -84,9 +90,16 @@ class Receipt(Protocol):
     def wait(self, timeout_s: float) -> None:
         """Return when everything is acknowledged; raise `PublishFailed` otherwise."""
 
+    def acknowledged_ms(self) -> int | None:
+        """Wall-clock time of the last acknowledgement of a batch that is `done`; None: not known."""
+
 
 class Sink(Protocol):
     """Where rankings, dead letters and drift alarms go."""
+
+    @property
+    def commits_offsets(self) -> bool:
+        """Whether a batch and its offsets go out together or not at all: then nobody else commits them."""
 
     def publish(
         self,
@@ -94,8 +107,10 @@ class Sink(Protocol):
         rejects: Sequence[Reject],
         alarms: Sequence[DriftAlarm],
         gone: Sequence[str],
+        offsets: Mapping[TopicPartition, int],
     ) -> Receipt:
-        """Send without waiting. `gone` are users whose list is to be removed (tombstones)."""
+        """Send without waiting. `gone` are users whose list is to be removed (tombstones); `offsets` are
+        those after the batch's last record of each partition."""
 
     def close(self) -> None:
         """Flush and close."""

@@ -30,7 +30,7 @@ from consumers.kafka_client import consumer_options
 from pipeline.settings import KafkaConfig, Settings, TopicsConfig
 from producers.embedded_broker import EmbeddedBroker
 from producers.kafka_client import producer_options
-from producers.kafka_sink import key_hash
+from producers.outgoing import key_hash
 from producers.topics import create_topics
 
 ITEMS, USERS, PARTITIONS, BATCH = 10_000, 100_000, 4, 512

@@ -4,7 +4,9 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, NoReturn
 
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka import TopicPartition as KafkaPartition
+from kafka.consumer.fetcher import ConsumerRecord
 
 from consumers.kafka_source import KafkaSource
 from pipeline.event.batch import Polled, TopicPartition
@@ -49,6 +51,26 @@ def write(address: str, topic: str, rows: Iterable[Row], **options: object) -> N
     for future in futures:
         future.get(timeout=20)
     producer.close()
+
+
+def lying_on(address: str, topic: str) -> list[ConsumerRecord]:
+    """Return every record of a topic that a careful subscriber sees, by partition and offset."""
+    consumer = KafkaConsumer(
+        bootstrap_servers=address,
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        fetch_max_wait_ms=50,
+    )
+    partitions = [KafkaPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
+    consumer.assign(partitions)
+    consumer.seek_to_beginning()
+    ends = consumer.end_offsets(partitions)
+    found: list[ConsumerRecord] = []
+    while any(consumer.position(partition) < end for partition, end in ends.items()):
+        for records in consumer.poll(timeout_ms=100).values():
+            found += records
+    consumer.close()
+    return sorted(found, key=lambda record: (record.partition, record.offset))
 
 
 class Recorder:
