@@ -5,6 +5,7 @@ group) is not open to it.
 """
 
 import difflib
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -17,9 +18,11 @@ from kafka.errors import KafkaError
 from pipeline.errors import AfreshError, BrokerLost, UsageError
 from pipeline.settings import KafkaConfig
 
-BOOTSTRAP_TIMEOUT_MS = (
-    5_000  # a wrong address is told soon; a broker that goes away later has broker_timeout_s
-)
+logger = logging.getLogger(__name__)
+
+# A wrong address is told soon; a broker that goes away later has broker_timeout_s.
+BOOTSTRAP_TIMEOUT_MS = 3_000
+TELL_S = 3.0  # so long a silence of the broker is told
 OURS = frozenset(
     {
         "acks", "auto_offset_reset", "bootstrap_servers", "enable_auto_commit", "enable_idempotence",
@@ -148,10 +151,14 @@ class Patience:
         self._servers = kafka.bootstrap_servers
         self._limit_s = kafka.broker_timeout_s
         self._failing_since: float | None = None
+        self._told = False
 
     def answered(self) -> None:
         """Note a sign of life."""
         self._failing_since = None
+        if self._told:
+            self._told = False
+            logger.info("the broker at %s answers again", self._servers)
 
     def failed(self, doing: str, began: float, cause: Exception) -> None:
         """Note that an attempt that began at `began` (monotonic seconds) had no answer."""
@@ -163,6 +170,12 @@ class Patience:
                 f"the broker at {self._servers} has not answered for {silent_s:.0f} s while {doing} "
                 f"(kafka.broker_timeout_s = {self._limit_s:g}); restart when it is back: nothing is lost"
             ) from cause
+        if silent_s >= TELL_S and not self._told:
+            self._told = True
+            logger.warning(
+                "the broker at %s has not answered for %.0f s while %s; waiting up to %g s",
+                self._servers, silent_s, doing, self._limit_s,
+            )  # fmt: skip
 
     def insist(self, call: Callable[[int], Client], doing: str) -> Client:
         """Return `call(timeout_ms)`, tried again until the broker answers. Raise `BrokerLost`."""

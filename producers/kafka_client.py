@@ -4,11 +4,12 @@ from typing import Any
 
 from kafka import KafkaProducer
 
-from consumers.kafka_client import BOOTSTRAP_TIMEOUT_MS, connection_options, extra_options
+from consumers.kafka_client import connection_options, extra_options
 from pipeline.settings import KafkaConfig
 
 MAX_REQUEST_BYTES = 12 << 20  # a dead letter carries any record that the broker took, and headers
 
+METADATA_WAIT_MS = 5_000
 LONGEST_TRANSACTION_MS = 900_000  # that a broker allows by default
 
 
@@ -26,7 +27,7 @@ def producer_options(kafka: KafkaConfig) -> dict[str, Any]:
         "batch_size": 262_144,  # one record batch a partition and batch of events: +30%
         "linger_ms": 5,  # else the sender takes each batch apart while it is being filled: -20%
         "delivery_timeout_ms": limit_ms,
-        "max_block_ms": BOOTSTRAP_TIMEOUT_MS,  # `send` blocks for the metadata of an unknown topic alone
+        "max_block_ms": METADATA_WAIT_MS,  # `send` blocks for the metadata of an unknown topic alone
         "max_request_size": MAX_REQUEST_BYTES,
         "allow_auto_create_topics": False,  # the broker's defaults would not compact rankings
         "metrics_enabled": False,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -161,6 +162,35 @@ def test_an_error_of_afresh_is_one_line_and_its_exit_code(
     command(run)
     assert cli.main(["run", "--log-level", "error"]) == code
     assert capsys.readouterr().err == ("" if code == 130 else "afresh: lost\n")
+
+
+NOBODY = "kafka.bootstrap_servers=127.0.0.1:1"
+NO_BROKER = "afresh: no broker answered at kafka.bootstrap_servers = '127.0.0.1:1' within 3 s: start one ("
+
+
+def test_no_broker_is_one_line_and_exit_code_two(tmp_path: Path) -> None:
+    file = tmp_path / "events.csv"
+    file.write_text("user,item,timestamp\nann,i1,1700000000\n")
+    began = time.monotonic()
+    shown = in_a_process("replay", str(file), "--set", NOBODY)
+    seconds = time.monotonic() - began
+    assert (shown.returncode, shown.stderr.count("\n")) == (2, 1), shown.stderr
+    assert shown.stderr.startswith(NO_BROKER)
+    assert seconds < 3 + 10  # the wait, and a start on a busy machine
+
+
+def test_run_without_a_broker_tells_its_configuration_and_one_line_more() -> None:
+    shown = in_a_process("run", "--set", NOBODY, "--set", "metrics.address=")
+    assert shown.returncode == 2
+    told = [line for line in shown.stderr.splitlines() if not re.match(r"[a-z]+\.[a-z_]+ = ", line)]
+    assert len(told) == 2, told
+    assert told[0].endswith("configuration:")
+    assert told[1].startswith(NO_BROKER)
+
+
+def test_what_the_client_says_is_shown_to_those_who_debug() -> None:
+    shown = in_a_process("run", "--set", NOBODY, "--set", "metrics.address=", "--log-level", "debug")
+    assert "kafka.net" in shown.stderr
 
 
 def test_an_unexpected_error_shows_its_traceback_and_exits_with_one() -> None:

@@ -29,7 +29,7 @@ from kafka import TopicPartition as KafkaPartition
 from kafka.admin import MemberToRemove
 from kafka.errors import KafkaError
 
-from consumers.kafka_client import consumer_options
+from consumers.kafka_client import Patience, consumer_options
 from consumers.kafka_source import BACKLOG_WAIT_S, KafkaSource
 from pipeline.errors import BrokerLost, CommitRefused, OffsetsGone, UsageError
 from pipeline.event.batch import Polled, TopicPartition
@@ -492,6 +492,22 @@ def test_a_broker_that_goes_away_is_lost(topic_name: Name) -> None:
         with pytest.raises(BrokerLost, match=r"has not answered for .*kafka\.broker_timeout_s = 1\.5"):
             poll_forever(source, commit)
         source.close()
+
+
+def test_a_broker_that_is_away_for_a_while_is_told_once_and_its_return_too(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", "consumers.kafka_client")
+    patience = Patience(KafkaConfig(bootstrap_servers="here:9092", broker_timeout_s=60.0))
+    for ago_s in (1.0, 4.0, 5.0):
+        patience.failed("reading events", time.monotonic() - ago_s, OSError())
+        patience._failing_since = None  # the next one began longer ago
+    patience.answered()
+    patience.answered()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the broker at here:9092 has not answered for 4 s while reading events; waiting up to 60 s",
+        "the broker at here:9092 answers again",
+    ]
 
 
 def test_no_broker_at_start_is_told_in_one_line() -> None:

@@ -24,6 +24,10 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 INTERRUPTED = 130
 READER_GONE = 141  # as a shell shows it for a process that died of SIGPIPE
 
+# What a library has to say less than this is left out. The Kafka client reports each attempt to connect, many
+# a second, as an error; what is worth knowing of it we say ourselves, in one line. numba tells byte code.
+QUIET = {"kafka": logging.CRITICAL, "numba": logging.WARNING}
+
 logger = logging.getLogger(__name__)
 
 
@@ -151,11 +155,8 @@ def _set_up_logging(level: str) -> None:
     handler = logging.StreamHandler()  # stderr: stdout is for products
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for library in (
-        "kafka",
-        "numba",
-    ):  # their INFO is about every connection, numba's DEBUG about every byte code
-        logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
+    for library, least in QUIET.items():
+        logging.getLogger(library).setLevel(least if level != "debug" else logging.WARNING)
 
 
 def _reader_is_gone() -> bool:

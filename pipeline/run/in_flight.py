@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 DEPTH = 1
 COMMIT_EVERY_S = 1.0
 SLICE_S = 0.5
+TELL_S = 3.0  # so long a silence of the broker is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,10 @@ class InFlight:
                 self._sent[0].receipt.wait(SLICE_S)
             except (PublishFailed, CommitRefused) as error:
                 waited_s += SLICE_S
+                if waited_s == TELL_S:
+                    logger.warning(
+                        "no acknowledgement for %g s; waiting up to %g s", TELL_S, self._timeout_s()
+                    )
                 if waited_s >= self._timeout_s():
                     self._observer.undelivered(self._sent[0].records)
                     raise PublishFailed(str(error)) from error
