@@ -7,7 +7,7 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from consumers.kafka_client import connect, connection_options, extra_options, translated
-from pipeline.errors import UsageError
+from pipeline.errors import AfreshError, UsageError
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.kafka_client import MAX_REQUEST_BYTES
 
@@ -66,6 +66,28 @@ def create_topics(
     finally:
         admin.close()
     return created
+
+
+def ensure_topics(kafka: KafkaConfig, topics: TopicsConfig) -> list[str]:
+    """Create what the service lacks, with the broker's own numbers of partitions and replicas; return the
+    names of what was created.
+
+    Raise `UsageError` when no broker answers, or when it refuses: the message says what to create.
+    """
+    needed = (*topics.event_topics(), topics.recommendations, topics.dead_letters, topics.drift)
+    absent = missing_topics(kafka, needed)
+    if not absent:
+        return []
+    try:
+        return create_topics(kafka, topics)
+    except AfreshError as error:
+        names = ", ".join(map(repr, absent))
+        kind = f" ({topics.recommendations!r} with cleanup.policy=compact)"
+        raise UsageError(
+            f"missing on {kafka.bootstrap_servers}: topics {names}, and creating them failed: "
+            f"{error.__cause__ or error}. Create them{kind if topics.recommendations in absent else ''}, "
+            "or correct the names in the table [topics]"
+        ) from error
 
 
 def missing_topics(kafka: KafkaConfig, names: Iterable[str]) -> list[str]:

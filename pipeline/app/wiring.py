@@ -30,6 +30,7 @@ from pipeline.state.tables import LIVE
 from pipeline.warm_up import warm_up
 from producers.kafka_sink import KafkaSink
 from producers.kafka_transactions import TransactionSink
+from producers.topics import ensure_topics
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +48,14 @@ class Service:
 def build_service(settings: Settings, watch: Callable[[Observer], Observer] = lambda inner: inner) -> Service:
     """Connect to the broker and build everything; nothing is read and no group is joined yet.
 
-    `watch` may put an observer around the one that keeps the metrics. Raise `UsageError` when no broker
-    answers, a topic is missing, or a setting is wrong.
+    Topics that are missing are created. `watch` may put an observer around the one that keeps the metrics.
+    Raise `UsageError` when no broker answers, it refuses us or a topic, or a setting is wrong.
     """
     torch.set_num_threads(settings.model.threads)
     decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
     clock = SystemClock()
+    for name in ensure_topics(settings.kafka, settings.topics):
+        logger.info("created the topic %s", name)
     source = KafkaSource(settings.kafka, list(settings.topics.event_topics()), settings.batch)
     try:
         sink = build_sink(settings, source, clock)

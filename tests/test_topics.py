@@ -1,0 +1,80 @@
+"""Topics that are missing: the service creates them as it needs them, or says what to create."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from brokers.clients import config, lying_on, make_topic
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import TopicAuthorizationFailedError
+from services import Site
+from truth import Truth, event_of
+
+from pipeline.errors import UsageError
+from pipeline.settings import TopicsConfig
+from producers.topics import ensure_topics
+
+pytestmark = pytest.mark.kafka
+Name = Callable[[str], str]
+
+
+@pytest.fixture
+def topics(topic_name: Name) -> TopicsConfig:
+    return TopicsConfig(
+        events=[topic_name("events"), topic_name("more")],
+        items=topic_name("items"),
+        recommendations=topic_name("recommendations"),
+        dead_letters=topic_name("dead-letter"),
+        drift=topic_name("drift"),
+    )
+
+
+def test_what_is_missing_is_created_and_what_is_there_is_left_alone(
+    broker: str, topics: TopicsConfig
+) -> None:
+    first, second = topics.event_topics()
+    make_topic(broker, first, 3)
+    created = ensure_topics(config(broker), topics)
+    assert sorted(created) == sorted(
+        [second, topics.items, topics.recommendations, topics.dead_letters, topics.drift]
+    )
+    assert ensure_topics(config(broker), topics) == []
+    admin = KafkaAdminClient(bootstrap_servers=broker)
+    (described,) = admin.describe_topics([first])
+    assert len(described["partitions"]) == 3
+    found = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topics.recommendations)])
+    assert "'cleanup.policy': {'value': 'compact'" in str(found)
+    admin.close()
+
+
+def test_topics_that_may_not_be_created_are_named_in_one_line(
+    broker: str, topics: TopicsConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise TopicAuthorizationFailedError
+
+    monkeypatch.setattr(KafkaAdminClient, "create_topics", refuse)  # needs a broker with users otherwise
+    with pytest.raises(UsageError, match="TopicAuthorizationFailed") as told:
+        ensure_topics(config(broker), topics)
+    for name in (*topics.event_topics(), topics.recommendations, topics.dead_letters, topics.drift):
+        assert repr(name) in str(told.value)
+    assert f"Create them ({topics.recommendations!r} with cleanup.policy=compact)" in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_the_service_starts_before_any_topic_exists(broker: str, topic_name: Name, tmp_path: Path) -> None:
+    with Site(broker, topic_name("bare"), tmp_path, partitions=1) as site:
+        process = site.run()
+        process.wait_state("ready")
+        assert f"created the topic {site.events}" in process.said()
+        process.until(lambda: process.held() > 0, "its partitions")
+        events = [event_of("ann", f"i{number}", 1_700_000_000_000 + number) for number in range(3)]
+        site.send(events)
+        process.wait_learned(3)
+        process.end()
+        assert Truth(events).last_ms == {
+            key: ranking["event_timestamp_ms"] for key, ranking in site.newest().items() if key == "ann"
+        }
+        assert lying_on(broker, f"{site.stem}-dead_letters") == []
