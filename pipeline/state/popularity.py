@@ -56,6 +56,8 @@ class Popularity:
 
     def forget(self, rows: npt.NDArray[np.integer]) -> None:
         """Take rows out of the totals, before they are cleared."""
+        if rows.size == 0:
+            return
         self.total.data -= self.stored.data[rows].sum(0, dtype=np.float64)
         np.maximum(self.total.data, 0, out=self.total.data)
         self.version += 1

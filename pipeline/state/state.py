@@ -191,23 +191,14 @@ class State:
         self.items.settle(self._new_items)
 
     def expire(self, now_ms: int) -> list[str]:
-        """Give rows back: over the limits, or unseen for longer than their time to live. Return the users who
-        went.
-        """
-        gone: list[str] = []
-        while (
-            row := self._overdue(self.users, self.limits.users, self.limits.user_ttl_days, now_ms, spare=1)
-        ) >= 0:
-            gone.append(self.users.id_of[row])
-            self.forget_users(np.array([row], np.int32))
-        doomed: list[int] = []
-        while (row := self._overdue(self.items, self.limits.items, self.limits.item_ttl_days, now_ms)) >= 0:
-            self.items.forget(row, GONE)
-            doomed.append(row)
-        if doomed:
-            rows = np.array(doomed, np.int32)
-            self.popularity.forget(rows)
-            clear(self.stores.values(), "item", rows)
+        """Give rows back: over the limits, or unseen for too long. Return the ids of the users who went."""
+        limits = self.limits
+        users, gone = self._evict(self.users, limits.users, limits.user_ttl_days, now_ms, FREE)
+        self.consumed.release(users)
+        clear(self.stores.values(), "user", users)
+        items, _ = self._evict(self.items, limits.items, limits.item_ttl_days, now_ms, GONE)
+        self.popularity.forget(items)
+        clear(self.stores.values(), "item", items)
         self.sweep.advance(self.users.capacity, wanted_rows=False)
         return gone
 
@@ -270,16 +261,21 @@ class State:
         for row in rows.tolist():
             self.users.forget(row, FREE)
 
-    def _overdue(self, table: IdTable, limit: int, ttl_days: float, now_ms: int, spare: int = 0) -> int:
-        """Return the oldest row when it must go, else -1."""
-        over = limit and len(table) - spare > limit
-        if not over and not ttl_days:
-            return -1
-        row = table.oldest()
-        if row < 0:
-            return -1
-        late = ttl_days and table.last_ms.data[row] < now_ms - math.floor(ttl_days * DAY_MS)
-        return row if over or late else -1
+    def _evict(
+        self, table: IdTable, limit: int, ttl_days: float, now_ms: int, status: int
+    ) -> tuple[IntArray, list[str]]:
+        """Take the ids of overdue rows away, the longest unseen first; return these rows and ids."""
+        rows: list[int] = []
+        ids: list[str] = []
+        too_old_ms = now_ms - math.floor(ttl_days * DAY_MS)
+        held = limit + (table is self.users)  # the user without events is nobody's row
+        while (limit and len(table) > held) or ttl_days:
+            row = table.oldest()
+            if row < 0 or not ((limit and len(table) > held) or table.last_ms.data[row] < too_old_ms):
+                break
+            rows.append(row)
+            ids.append(table.forget(row, status))
+        return np.array(rows, np.int32), ids
 
 
 def pushes(batch: Batch) -> npt.NDArray[np.bool_]:
