@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -328,14 +327,14 @@ def test_a_report_that_cannot_be_written_is_one_line(file: Path, capsys: pytest.
 
 
 @pytest.fixture
-def trained(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Path]:
+def trained(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     """A checkpoint folder that `train` has made of the file."""
     folder = tmp_path / "state"
     code, out, err = run(capsys, "train", file, "--checkpoint", folder, "--batch", 64, "--json", *SMALL)
     assert code == 0
     assert json.loads(out)["checkpoint"] == str(folder)
     assert f"afresh run --set checkpoint.path={folder}" in err
-    yield folder
+    return folder
 
 
 def told_of(learner: Recommender, user: str) -> dict[str, Any]:
