@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import time
+from typing import Any
 
 import torch
 from recorded import NOW_MS, add_options, chosen, events_of, settings_for
@@ -22,7 +23,7 @@ from pipeline.settings import Settings
 RIVALS = ("recent_popularity", "item_knn")
 
 
-def row(stream: str, lines: dict[str, Line], seconds: float, events: int) -> dict[str, object]:
+def row(stream: str, lines: dict[str, Line], seconds: float, events: int) -> dict[str, Any]:
     """Return the figures of one stream."""
     served = next(iter(lines.values()))
     rival = max((lines[name] for name in RIVALS), key=lambda line: line.figures["ndcg@10"])
@@ -69,7 +70,7 @@ def main() -> None:
             "| {cold:.4f} | {warm:.4f} | {events_per_s:,.0f} |".format(**got),
             flush=True,
         )
-    mean = math.exp(sum(math.log(float(str(each["ratio"]))) for each in rows) / len(rows))
+    mean = math.exp(sum(math.log(each["ratio"]) for each in rows) / len(rows))
     print(f"\ngeometric mean of the ratios: {mean:.3f}")
     print(json.dumps({
         "batch": options.batch, "geometric_mean": mean, "rows": rows,
