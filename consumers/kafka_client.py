@@ -135,6 +135,12 @@ def connect(make: Callable[..., Client], options: Mapping[str, Any]) -> Client:
         raise UsageError(f"kafka.options: the client refused its configuration: {error}") from error
 
 
+def open_admin(kafka: KafkaConfig) -> KafkaAdminClient:
+    """Make an admin client. Raise `UsageError` as `connect` does."""
+    options = connection_options(kafka) | extra_options(kafka, KafkaAdminClient.DEFAULT_CONFIG)
+    return connect(KafkaAdminClient, options)
+
+
 def translated(error: KafkaError, doing: str) -> AfreshError:
     """Put an error that can't be retried into one line of ours."""
     if isinstance(error, DENIED):

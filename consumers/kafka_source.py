@@ -6,6 +6,7 @@ a partition goes is dropped and read again by its next owner.
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from uuid import UUID
 
 import kafka.errors
 import numpy as np
@@ -14,7 +15,7 @@ from kafka import TopicPartition as KafkaPartition
 from kafka.errors import KafkaError
 from kafka.structs import ConsumerGroupMetadata
 
-from consumers.kafka_client import MEMBERSHIP, connect, consumer_options, translated
+from consumers.kafka_client import MEMBERSHIP, connect, consumer_options, open_admin, translated
 from consumers.kafka_fetch import Fetcher
 from consumers.kafka_group import leave_group, replaced
 from consumers.kafka_reader import Reader
@@ -28,6 +29,7 @@ BACKLOG_WAIT_S = 2.0  # so long is a partition waited for that is known to hold 
 LOOK_S = 0.05  # between looks at the ends of partitions that are waited for
 COMMIT_WAIT_S = 5.0
 CLOSE_WAIT_S = 5.0
+NO_ID = (None, str(UUID(int=0)))
 
 
 class KafkaSource:
@@ -150,6 +152,17 @@ class KafkaSource:
             known = self._consumer.partitions_for_topic(topic)
             self._partitions |= {TopicPartition(topic, partition) for partition in known}
         return sorted(self._partitions)
+
+    def topic_ids(self) -> dict[str, str]:
+        """The ids that the broker gave the topics; none where it has none, as the embedded one."""
+        admin = open_admin(self._kafka)
+        try:
+            described = admin.describe_topics(self._topics)
+        except KafkaError as error:
+            raise translated(error, "asking for topics") from error
+        finally:
+            admin.close()
+        return {each["name"]: each["topic_id"] for each in described if each["topic_id"] not in NO_ID}
 
     def start_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The offset of the oldest record that each partition still holds."""

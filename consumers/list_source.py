@@ -55,6 +55,7 @@ class ListLog:
         self._starts = dict.fromkeys(self._records, 0)
         self.committed: dict[TopicPartition, int] = {}
         self.generation = 0
+        self.topic_ids: dict[str, str] = {}
 
     def partitions(self) -> list[TopicPartition]:
         """Every partition, in order."""
@@ -203,6 +204,10 @@ class ListSource:
     def partitions(self) -> list[TopicPartition]:
         """Every partition of the log."""
         return self._log.partitions()
+
+    def topic_ids(self) -> dict[str, str]:
+        """The ids that the log was given."""
+        return dict(self._log.topic_ids)
 
     def start_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The offset of the oldest record that each partition still holds."""

@@ -14,17 +14,15 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
-from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, KafkaTimeoutError
 
-from consumers.kafka_client import connect, connection_options, extra_options, translated
 from pipeline.errors import BrokerLost, PublishFailed
 from pipeline.event.batch import Events
 from pipeline.event.checks import TimeUnit
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.outgoing import key_hash
 from producers.pace import paced, pause
-from producers.topics import create_topics
+from producers.topics import create_topics, missing_topics
 
 LOOK_EVERY = 1_000  # events sent without a pause before `wait` is asked again
 LOOK_S = 0.1  # a longer gap is waited for in slices, so that an interruption is noticed
@@ -152,15 +150,7 @@ def ensure_topic(kafka: KafkaConfig, topics: TopicsConfig, topic: str) -> list[s
 
     Raise `UsageError` when no broker answers, or it refuses.
     """
-    options = connection_options(kafka) | extra_options(kafka, KafkaAdminClient.DEFAULT_CONFIG)
-    admin = connect(KafkaAdminClient, options)
-    try:
-        exists = topic in admin.list_topics()
-    except KafkaError as error:
-        raise translated(error, "listing topics") from error
-    finally:
-        admin.close()
-    return [] if exists else create_topics(kafka, topics)
+    return create_topics(kafka, topics) if missing_topics(kafka, [topic]) else []
 
 
 def _failure(sending: Sending, topic: str) -> BrokerLost | PublishFailed:

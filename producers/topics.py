@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from consumers.kafka_client import connect, connection_options, extra_options, translated
+from consumers.kafka_client import open_admin, translated
 from pipeline.errors import AfreshError, UsageError
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.kafka_client import MAX_REQUEST_BYTES
@@ -46,7 +45,7 @@ def create_topics(
 
     Raise `UsageError` when no broker answers or it refuses.
     """
-    admin = _admin(kafka)
+    admin = open_admin(kafka)
     created = []
     try:
         for topic in wanted_topics(topics, partitions):
@@ -92,7 +91,7 @@ def ensure_topics(kafka: KafkaConfig, topics: TopicsConfig) -> list[str]:
 
 def missing_topics(kafka: KafkaConfig, names: Iterable[str]) -> list[str]:
     """Return those of the topics that don't exist. Raise `UsageError` when no broker answers."""
-    admin = _admin(kafka)
+    admin = open_admin(kafka)
     try:
         existing = set(admin.list_topics())
     except KafkaError as error:
@@ -110,8 +109,3 @@ def expect_topics(kafka: KafkaConfig, topics: TopicsConfig) -> None:
             f"topic {absent[0]!r} does not exist on {kafka.bootstrap_servers}: expected the topics of "
             "[topics]; create it, or correct the name"
         )
-
-
-def _admin(kafka: KafkaConfig) -> KafkaAdminClient:
-    options = connection_options(kafka) | extra_options(kafka, KafkaAdminClient.DEFAULT_CONFIG)
-    return connect(KafkaAdminClient, options)

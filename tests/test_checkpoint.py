@@ -182,6 +182,32 @@ def test_the_newest_are_kept_with_their_files_and_no_others(tmp_path: Path) -> N
     assert found == named
 
 
+def test_a_topic_made_anew_is_refused_where_the_broker_tells_it(tmp_path: Path) -> None:
+    log = ListLog()
+    publish(log, ["ann"])
+
+    def live(**topic_ids: str) -> None:
+        log.topic_ids = topic_ids
+        worker = Worker(log, settings_for(tmp_path))
+        try:
+            worker.loop.start()
+            worker.finish()
+            worker.loop.leave()
+        finally:
+            worker.kill()
+
+    live(events="one", other="two")
+    live(events="one")
+    live()  # this broker has no ids: nothing is checked, and none are saved
+    live(events="one")
+    publish(log, ["bob"])
+    live(events="one")
+    with pytest.raises(
+        CheckpointError, match=r"topic 'events' was made anew: its id is three, .* one; choose"
+    ):
+        live(events="three")
+
+
 def test_other_workers_files_are_left_alone(tmp_path: Path) -> None:
     shards = ShardFiles(UrlFolder(str(tmp_path)), "other")
     elsewhere = TopicPartition("elsewhere", 0)

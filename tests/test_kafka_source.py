@@ -439,7 +439,7 @@ def test_records_that_retention_took_are_gone(
 
 
 def test_a_topic_that_was_made_anew_is_noticed(
-    broker: str, topic_name: Name, opened: Opener, admin: KafkaAdminClient
+    broker: str, topic_name: Name, opened: Opener, admin: KafkaAdminClient, request: pytest.FixtureRequest
 ) -> None:
     topic = topic_name("events")
     make_topic(broker, topic)
@@ -447,6 +447,8 @@ def test_a_topic_that_was_made_anew_is_noticed(
     first, _ = open_source(config(broker, topic), topic)
     (batch,) = poll_until(first, 100, max_events=100)
     first.commit(ends([batch]))
+    ids = first.topic_ids()
+    assert ids.keys() == {topic} or "embedded" in request.node.callspec.id
     first.close()
     admin.delete_topics([topic])
     while topic in admin.list_topics():
@@ -454,6 +456,7 @@ def test_a_topic_that_was_made_anew_is_noticed(
     make_topic(broker, topic)
     write(broker, topic, numbered(7))
     second, recorder = opened(config(broker, topic), topic)
+    assert second.topic_ids() != ids or ids == {}  # the embedded broker has none
     with pytest.raises(OffsetsGone, match="the topic ends at 7"):
         second.read(batch.spans, batch.order_R)
     recorder.assigned = lambda partitions: second.seek(partitions[0], 100)  # type: ignore[method-assign]

@@ -68,6 +68,7 @@ class Manifest(msgspec.Struct, frozen=True):
     meta: dict[str, Any]
     configuration: dict[str, Any]
     versions: dict[str, str]
+    topic_ids: dict[str, str] = {}
 
     @property
     def name(self) -> str:
@@ -91,13 +92,18 @@ class Damaged(Exception):
 
 
 class Checkpoints:
-    """The checkpoints of one worker: `saved_seq` of the newest, `oldest_seq` of the oldest kept; 0: none."""
+    """The checkpoints of one worker: `saved_seq` of the newest, `oldest_seq` of the oldest kept; 0: none.
+
+    `topic_ids` are those of the topics of today: saved with each checkpoint, and expected of one that is
+    loaded.
+    """
 
     def __init__(self, folder: Folder, settings: Settings) -> None:
         self.folder = folder
         self.shards = ShardFiles(folder, settings.kafka.worker_id)
         self.saved_seq = 0
         self.oldest_seq = 0
+        self.topic_ids: dict[str, str] = {}
         self._settings = settings
 
     def save(
@@ -124,13 +130,14 @@ class Checkpoints:
         """Read the newest whole checkpoint; None when there is none at all.
 
         A damaged one is skipped with a warning that names it. Raise `CheckpointError` when some exist and
-        none is whole, or when the model's configuration has changed.
+        none is whole, or when the model's configuration or a topic is another.
         """
         names = self._manifests()
         for name in reversed(names):
             try:
                 manifest = self._read_manifest(name)
                 self._check_configuration(manifest, name)
+                self._check_topics(manifest, name)
                 snapshot = self._read_snapshot(manifest)
             except Damaged as damage:
                 logger.warning("checkpoint %s/%s skipped: %s", self.folder.url, name, damage)
@@ -186,6 +193,7 @@ class Checkpoints:
             model=model,
             shards=shards,
             meta=draft.snapshot.meta,
+            topic_ids=self.topic_ids,
             configuration=without_secrets(self._settings),
             versions=_versions(),
         )
@@ -259,6 +267,17 @@ class Checkpoints:
                     f"{table}.{key} = {is_now!r}: the checkpoint {self.folder.url}/{name} was made with "
                     f"{was!r}, expected the same; set {table}.{key} back, or choose another checkpoint.path "
                     "to start anew"
+                )
+
+    def _check_topics(self, manifest: Manifest, name: str) -> None:
+        """Raise `CheckpointError` when a topic was made anew: its offsets name other records now."""
+        for topic, was in manifest.topic_ids.items():
+            is_now = self.topic_ids.get(topic, was)
+            if is_now != was:
+                raise CheckpointError(
+                    f"topic {topic!r} was made anew: its id is {is_now}, the checkpoint "
+                    f"{self.folder.url}/{name} expects {was}; choose another checkpoint.path and kafka.group_id to start anew, or "
+                    "restore the topic"
                 )
 
 

@@ -181,6 +181,7 @@ class Loop:
     def _resume(self, survival: Survival) -> None:
         self._observer.busy("reading the checkpoint", LONG_STEP_S)
         survival.journal.lock()
+        survival.checkpoints.topic_ids = self._source.topic_ids()
         found = survival.checkpoints.load()
         if found is not None:
             manifest, snapshot = found

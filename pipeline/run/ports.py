@@ -65,6 +65,9 @@ class Source(Protocol):
     def partitions(self) -> list[TopicPartition]:
         """Every partition of the subscribed topics, assigned here or not."""
 
+    def topic_ids(self) -> dict[str, str]:
+        """What tells each subscribed topic from another of its name; topics that have no id are left out."""
+
     def start_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The offset of the oldest record that each partition still holds."""
 
