@@ -75,22 +75,12 @@ def test_a_signal_ends_it_cleanly(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with command("--port", "0") as process:
         server = address(process)
-        make_topic(server, "kept")
+        make_topic(server, "events")
         assert scratch_folders(tmp_path)
         process.send_signal(number)
         assert process.wait(WAIT_S) == 0
     assert closes(server)
     assert scratch_folders(tmp_path) == []
-
-
-def test_the_configured_topics_are_there_when_it_is_ready() -> None:
-    with command("--port", "0", "--set", "topics.events=['shop','web']") as process:
-        consumer = KafkaConsumer(bootstrap_servers=address(process))
-        partitions = {topic: len(consumer.partitions_for_topic(topic)) for topic in consumer.topics()}
-        consumer.close()
-    assert partitions == {
-        "shop": 4, "web": 4, "items": 1, "recommendations": 4, "events.dead-letter": 1, "events.drift": 1
-    }  # fmt: skip
 
 
 def test_it_dies_with_a_parent_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,13 +99,13 @@ def test_data_outlive_it_where_a_folder_is_named(tmp_path: Path) -> None:
     options = ("--port", "0", "--data", str(tmp_path / "data"))
     with command(*options) as process:
         server = address(process)
-        make_topic(server, "kept")
-        write(server, "kept", [Row(0, int(time.time() * 1000), b"kept")])
+        make_topic(server, "events")
+        write(server, "events", [Row(0, int(time.time() * 1000), b"kept")])
         process.terminate()
         assert process.wait(WAIT_S) == 0
     with command(*options) as process:
         consumer = KafkaConsumer(bootstrap_servers=address(process))
-        assert consumer.end_offsets([TopicPartition("kept", 0)]) == {TopicPartition("kept", 0): 1}
+        assert consumer.end_offsets([TopicPartition("events", 0)]) == {TopicPartition("events", 0): 1}
         consumer.close()
 
 

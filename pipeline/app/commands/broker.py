@@ -8,15 +8,13 @@ from pathlib import Path
 from types import FrameType
 
 from pipeline.errors import AfreshError
-from pipeline.settings import KafkaConfig, Settings
+from pipeline.settings import Settings
 
 HELP = """Run the embedded broker for development, until Ctrl-C.
 
-Creates the configured topics, those of users with 4 partitions, and prints bootstrap_servers=127.0.0.1:PORT
-when it is ready. It listens on this machine only and keeps its data in memory, saved as it changes; without
---data they are gone when it ends. It is not for production."""
+Prints bootstrap_servers=127.0.0.1:PORT when it is ready. It listens on this machine only and keeps its
+data in memory, saved as it changes; without --data they are gone when it ends. It is not for production."""
 EXAMPLE = "afresh broker --port 9092 --data ./broker-data"
-PARTITIONS = 4  # of events and rankings
 LOOK_S = 0.5  # how soon a broker that died by itself is noticed
 
 
@@ -33,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Run until SIGINT or SIGTERM; 0 then. Raise `AfreshError` when the broker dies by itself."""
     from producers.embedded_broker import EmbeddedBroker  # the Kafka client, not needed for help
-    from producers.topics import create_topics
 
     stop = threading.Event()
 
@@ -43,10 +40,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     previous = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with EmbeddedBroker(args.port, args.data) as broker:
-            # by its own address and without a password, whatever [kafka] says
-            create_topics(
-                KafkaConfig(bootstrap_servers=broker.bootstrap_servers), settings.topics, PARTITIONS, 1
-            )
             print(f"bootstrap_servers={broker.bootstrap_servers}", flush=True)
             print("Ctrl-C ends it", file=sys.stderr)
             while not stop.wait(LOOK_S):
