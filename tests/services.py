@@ -37,7 +37,7 @@ from producers.kafka_sink import key_hash
 from producers.topics import create_topics
 
 WAIT_S = 60.0  # for anything that a busy machine may take its time with
-LOOK_S = 0.05  # between two looks at what is waited for
+LOOK_S = 0.1  # between two looks at what is waited for
 STOP_S = 10.0  # the service promises to end in less
 STATES = ("starting", "resuming", "rebalancing", "ready", "stopping")
 
@@ -352,6 +352,10 @@ class Site:
         )
         self._open.callback(consumer.close, autocommit=False)
         return consumer
+
+    def partitions_there(self) -> int:
+        """Return how many partitions the events topic has, whoever made it."""
+        return len(self._onlooker.partitions_for_topic(self.events))
 
     def commits(self) -> dict[int, int]:
         """Return the group's committed offset of each partition of the events topic; 0: none."""
