@@ -276,8 +276,8 @@ class Checkpoints:
             if is_now != was:
                 raise CheckpointError(
                     f"topic {topic!r} was made anew: its id is {is_now}, the checkpoint "
-                    f"{self.folder.url}/{name} expects {was}; choose another checkpoint.path and kafka.group_id to start anew, or "
-                    "restore the topic"
+                    f"{self.folder.url}/{name} expects {was}; choose another checkpoint.path and "
+                    "kafka.group_id to start anew, or restore the topic"
                 )
 
 
