@@ -48,7 +48,7 @@ class ApacheKafka:
         properties = folder / "server.properties"
         properties.write_text(PROPERTIES.format(port=self.port, controller=controller, folder=folder))
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        self._run("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties))
+        self._run("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(properties))
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [*self._java[:1], "-Xmx512m", *self._java[1:], "kafka.Kafka", str(properties)],
