@@ -19,8 +19,12 @@ def test_a_run_shows_in_metrics_and_health(tmp_path: Path) -> None:
     log.append(b"{", timestamp=START_MS + 3)
     clock = ManualClock(START_MS)
     metrics, health = Metrics(), Health(clock)
-    standing = Standing({("counting", "hr", "all"): 0.25}, 0.5)
-    observer = MetricsObserver(metrics, health, clock, lambda: standing)
+
+    def standing() -> Standing:
+        learner = worker.learner
+        return Standing({("counting", "hr", "all"): 0.25}, 0.5, learner.events_learned, learner.seq)
+
+    observer = MetricsObserver(metrics, health, clock, standing)
     worker = Worker(log, settings_for(tmp_path), observer=observer)
 
     def value(name: str, **labels: str) -> float | None:
@@ -112,4 +116,26 @@ def test_latency_ends_with_the_acknowledgement_not_when_somebody_looks(tmp_path:
     worker.loop.checkpoint()
     assert metrics.registry.get_sample_value("afresh_end_to_end_latency_seconds_count") == 1
     assert metrics.registry.get_sample_value("afresh_end_to_end_latency_seconds_sum") == 0.25
+    worker.kill()
+
+
+def test_what_was_restored_shows_before_the_first_batch(tmp_path: Path) -> None:
+    log = ListLog()
+    publish(log, ["ann", "bob", "ann"])
+    first = Worker(log, settings_for(tmp_path))
+    first.loop.start()
+    first.finish()
+    first.loop.leave()
+    first.kill()
+    metrics, clock = Metrics(), ManualClock(START_MS)
+
+    def standing() -> Standing:
+        return Standing({}, 0.0, worker.learner.events_learned, worker.learner.seq)
+
+    observer = MetricsObserver(metrics, Health(clock), clock, standing)
+    worker = Worker(log, settings_for(tmp_path), observer=observer)
+    worker.loop.start()
+    worker.settle()
+    assert metrics.registry.get_sample_value("afresh_events_learned") == 3
+    assert metrics.registry.get_sample_value("afresh_model_version") == first.learner.seq
     worker.kill()

@@ -231,6 +231,9 @@ def test_live_and_ready_tell_each_phase(embedded_broker: str, topic_name: Name, 
         )
         service.end()
         assert "ready -> stopping" in service.said()
+        service = site.run()  # with nothing left to learn
+        service.until(lambda: service.learned() == len(events), "what was restored on /metrics")
+        assert service.end() < STOP_S
 
 
 def test_the_second_interrupt_ends_it_at_once(

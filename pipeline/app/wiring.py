@@ -93,6 +93,7 @@ def build_survival(settings: Settings) -> Survival | None:
 
 
 def standing(recommender: Recommender) -> Standing:
-    """Return how well the models do of late."""
+    """Return how well the models do of late, and how far they have come."""
     live_rows = np.flatnonzero(recommender.state.items.status.data == LIVE)
-    return Standing(recommender.quality.ratios(), recommender.coverage.ratio(live_rows))
+    coverage = recommender.coverage.ratio(live_rows)
+    return Standing(recommender.quality.ratios(), coverage, recommender.events_learned, recommender.seq)

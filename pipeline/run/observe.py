@@ -25,10 +25,16 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How well the models do of late: (model, measure, segment) -> mean, and the share of items shown."""
+    """Where the worker stands, restored or learned.
+
+    `quality`: how well the models do of late, (model, measure, segment) -> mean. `coverage`: the share of
+    items shown. `version` counts batches.
+    """
 
     quality: Mapping[tuple[str, str, str], float]
     coverage: float
+    events_learned: int
+    version: int
 
 
 class Observer(Protocol):
@@ -156,7 +162,7 @@ class MetricsObserver:
         self._metrics.publish_failed(records)
 
     def committed(self, at_ms: int, lag: Mapping[TopicPartition, int]) -> None:
-        """Set the time of the last commit, the lag, and how well the models do."""
+        """Set the time of the last commit, the lag, and where the worker stands."""
         self._metrics.committed(at_ms / 1000)
         self._metrics.lag(lag)
         if self._standing is not None:
@@ -164,6 +170,8 @@ class MetricsObserver:
             for labels, value in standing.quality.items():
                 self._metrics.quality(*labels, value)
             self._metrics.coverage(standing.coverage)
+            self._metrics.learned(standing.events_learned)  # after a restart, before the first batch
+            self._metrics.version(standing.version)
 
     def rebalanced(self) -> None:
         """Count a rebalance."""
