@@ -139,18 +139,23 @@ def other_rankings(newest: dict[str, Any], reference: dict[str, Any]) -> list[st
 
 
 def wrong_dead_letters(site: Site, stream: Stream, places: list[tuple[int, int]]) -> list[str]:
-    """Hold the dead letters against the bad records: each once or more, byte for byte, with its reason."""
+    """Hold the dead letters against the bad records: each there, byte for byte, with its reason.
+
+    Once or more; exactly once with `kafka.transactions`.
+    """
     expected = {}
     for record, (partition, offset) in zip(stream.records, places, strict=True):
         if record.key in stream.bad:
             value, reason = stream.bad[record.key]
             expected[partition, offset] = (record.key, value, reason.encode(), site.events.encode())
-    found = {}
+    found: dict[tuple[int, int], tuple[object, ...]] = {}
+    again = []
     for letter in site.read(f"{site.stem}-dead_letters"):
         headers = dict(letter.headers)
         place = (int(headers["partition"]), int(headers["offset"]))
+        again += [f"dead letter of {place}: more than once"] if place in found else []
         found[place] = (letter.key, letter.value, headers["reason"], headers["topic"])
-    return [
+    return (again if site.configured().kafka.transactions else []) + [
         f"dead letter of {place}: {str(found.get(place))[:200]}, expected {str(expected.get(place))[:200]}"
         for place in sorted(expected.keys() | found.keys())
         if expected.get(place) != found.get(place)

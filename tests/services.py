@@ -323,7 +323,7 @@ class Site:
 
     def read(self, topic: str) -> Iterator[ConsumerRecord]:
         """Yield every record that a topic holds now, partition by partition, read by a plain consumer."""
-        consumer = KafkaConsumer(bootstrap_servers=self.broker, auto_offset_reset="earliest")
+        consumer = KafkaConsumer(bootstrap_servers=self.broker, isolation_level="read_committed")
         try:
             partitions = [KafkaPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
             ends = consumer.end_offsets(partitions)

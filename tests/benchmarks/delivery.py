@@ -118,11 +118,13 @@ def ndcg_of(document: dict[str, Any], model: str) -> float:
     return found
 
 
-def check_kill(broker: str, data: Path, folder: Path, events: int, seed: int) -> Iterator[Line]:
+def check_kill(broker: str, options: argparse.Namespace, folder: Path) -> Iterator[Line]:
     """Kill the service five times, and hold everything against a run never killed."""
-    file = recorded_file(data, "movietweetings")
-    stream = spoiled(recorded_events(file, events), seed, time.time_ns() // 1_000_000)
-    with Site(broker, "kill", folder, settings=SETTINGS) as site:
+    seed = options.seed
+    events = recorded_events(recorded_file(options.data, "movietweetings"), options.kill_events)
+    stream = spoiled(events, seed, time.time_ns() // 1_000_000)
+    settings = SETTINGS | {"kafka.transactions": str(options.transactions).lower()}
+    with Site(broker, "kill", folder, settings=settings) as site:
         outcome = kill_and_compare(site, stream, seed)
         taken = checkpoints(site)
     print(*outcome.faults[:10], sep="\n", file=sys.stderr)
@@ -157,7 +159,7 @@ def run_check(check: str, broker: str, options: argparse.Namespace, folder: Path
         return check_rankings(broker, options.data, folder)
     if check == "live":
         return check_live(broker, options.data, folder)
-    return check_kill(broker, options.data, folder, options.kill_events, options.seed)
+    return check_kill(broker, options, folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -169,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--broker", choices=("embedded", "apache"), default="embedded")
     parser.add_argument("--check", choices=CHECKS, action="append", help="may be repeated; default: all")
     parser.add_argument("--kill-events", type=int, default=50_000)
+    parser.add_argument("--transactions", action="store_true", help="kill: with kafka.transactions = true")
     parser.add_argument("--seed", type=int, default=0, help="of the kills")
     options = parser.parse_args(arguments)
     if options.data is None:
