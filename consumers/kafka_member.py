@@ -111,11 +111,23 @@ class Member:
                 self._helper.join(timeout_s)
 
     def _poll(self) -> Any:
+        self._insist()
         fetched = self._consumer.poll(timeout_ms=0, max_records=EVERYTHING)
         until = time.monotonic() + JOIN_WAIT_S
         while not fetched and self._joining() and time.monotonic() < until:
+            self._insist()
             fetched = self._consumer.poll(timeout_ms=JOIN_STEP_S * 1000, max_records=EVERYTHING)
         return fetched
+
+    def _insist(self) -> None:
+        """Keep the client at a join that is under way.
+
+        One that began because the topics' partitions became known is otherwise forgotten when it outlasts the
+        poll that began it: kafka-python 3.0.12 takes it for done, sends no heartbeats, and is thrown out.
+        """
+        coordinator = getattr(self._consumer, "_coordinator", None)  # no public call asks for it
+        if coordinator is not None and self._consumer.group_metadata().state == MemberState.REBALANCING:
+            coordinator.request_rejoin()
 
     def _joining(self) -> bool:
         return bool(self._consumer.group_metadata().state != MemberState.STABLE)

@@ -28,8 +28,10 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka import TopicPartition as KafkaPartition
 from kafka.admin import MemberToRemove
 from kafka.errors import KafkaError
+from kafka.structs import ConsumerGroupMetadata, MemberState
 
 from consumers.kafka_client import Patience, consumer_options
+from consumers.kafka_member import Member
 from consumers.kafka_source import BACKLOG_WAIT_S, KafkaSource
 from pipeline.errors import BrokerLost, CommitRefused, OffsetsGone, UsageError
 from pipeline.event.batch import Polled, TopicPartition
@@ -283,6 +285,37 @@ while True:
     if recorder.held:
         print("held", flush=True)
 """
+
+
+class Joining:
+    """As much of a client as a `Member` needs: in the middle of a join, which its third poll ends."""
+
+    def __init__(self) -> None:
+        self.polls = 0
+        self.insisted: list[int] = []  # before which polls
+        self._coordinator = self
+
+    def request_rejoin(self) -> None:
+        self.insisted.append(self.polls)
+
+    def group_metadata(self) -> ConsumerGroupMetadata:
+        state = MemberState.REBALANCING if self.polls < 3 else MemberState.STABLE
+        return ConsumerGroupMetadata("group", state=state)
+
+    def poll(self, timeout_ms: float, max_records: int) -> dict[object, object]:
+        self.polls += 1
+        return {}
+
+    def close(self, autocommit: bool, timeout_ms: float) -> None: ...
+
+
+def test_a_join_that_outlasts_its_poll_is_not_forgotten() -> None:
+    """A stub: whether a real client forgets one is a matter of milliseconds."""
+    consumer = Joining()
+    member = Member(consumer)
+    assert member.poll() == member.poll() == {}
+    assert (consumer.polls, consumer.insisted) == (4, [0, 1, 2])
+    member.close(1.0)
 
 
 def test_a_worker_that_was_killed_gets_its_place_back_at_once(broker: str, topic_name: Name) -> None:
