@@ -18,7 +18,6 @@ from pipeline.run.ports import NOTHING
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.kafka_client import producer_options
 from producers.outgoing import Outgoing, Sent, failed
-from producers.outgoing import key_hash as key_hash  # where others look for it
 from producers.topics import expect_topics
 
 CLOSE_WAIT_S = 5.0

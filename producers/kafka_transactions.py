@@ -2,7 +2,8 @@
 
 A subscriber that reads with `read_committed` sees every batch exactly once, whatever kills the worker: the
 broker gives up what a dead worker has begun as soon as it starts again, and what is not committed never
-happened to anybody.
+happened to anybody. (A worker of another name that the group has replaced is kept from committing by Apache
+Kafka; the embedded broker takes offsets of a transaction from anybody.)
 """
 
 import threading

@@ -33,7 +33,7 @@ from pipeline.recommender import Recommender
 from pipeline.run.journal import Journal
 from pipeline.settings import Settings
 from producers.kafka_client import producer_options
-from producers.kafka_sink import key_hash
+from producers.outgoing import key_hash
 from producers.topics import create_topics
 
 WAIT_S = 60.0  # for anything that a busy machine may take its time with
