@@ -68,6 +68,8 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
     # what is loaded by now stays: the collector need not walk over it, a quarter of a second each time
     gc.collect()
     gc.freeze()
+    # a batch makes thousands of short-lived lists and no cycles: look for those seldom
+    gc.set_threshold(50_000, 20, 100)
     metrics, health = Metrics(), Health(clock)
     metrics.build_info(version("afresh"), platform.python_version(), torch.__version__)
     observer = watch(MetricsObserver(metrics, health, clock, lambda: standing(recommender)))
