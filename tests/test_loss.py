@@ -18,7 +18,7 @@ from pipeline.state.queries import Queries, barred_targets
 from pipeline.state.state import State
 from pipeline.state.tables import FREE, GONE, LIVE, NEW
 from pipeline.train import gate as gates
-from pipeline.train.loss import exact_rank, pool_logits, softmax_cross_entropy, softmax_loss
+from pipeline.train.loss import exact_rank, pool_logits, softmax_loss
 from pipeline.train.memories import COLUMNS, D_CELL, D_DAY, DENSE, FEATURES, KINDS, SPARSE
 from pipeline.train.model import Learned, Pool, Targets
 from pipeline.train.optimizer import AGREE, EPSILON
@@ -116,6 +116,11 @@ def run_kernel(c: Case, drawn: Array, tag: int = 1, stamp: Array | None = None) 
     return out
 
 
+def full_softmax(logits: torch.Tensor, targets: Array) -> torch.Tensor:
+    """The loss of every query over the whole catalogue, by torch itself."""
+    return torch.nn.functional.cross_entropy(logits, torch.from_numpy(targets).long(), reduction="none")
+
+
 def full_logits(c: Case, coef: torch.Tensor) -> torch.Tensor:
     """Every logit [B, M] in float64; what may not be shown is -inf."""
     user, table = torch.from_numpy(c.user_BD).double(), torch.from_numpy(c.table).double()
@@ -141,7 +146,7 @@ def test_with_all_others_drawn_loss_and_slopes_are_the_full_softmaxs(seed: int) 
     logits = full_logits(c, coef)
     logits.retain_grad()
     taught = np.flatnonzero(c.target_B >= 0)
-    losses = softmax_cross_entropy(logits[taught], torch.from_numpy(c.target_B[taught]).long())
+    losses = full_softmax(logits[taught], c.target_B[taught])
     (losses * torch.from_numpy(c.weight_B[taught]).double()).sum().backward()
     drawn = np.flatnonzero(c.status_M == LIVE)
     found = run_kernel(c, drawn)
@@ -333,7 +338,7 @@ def obvious_step(at: Lesson, context: Array) -> Expected:
     logits = logits + coef[:, D_CELL, None] * table[:, cell].T + (sparse * coef[:, None, DENSE:]).sum(2)
     logits = logits.masked_fill(hidden, -torch.inf)
     taught = np.flatnonzero(targets.row_B >= 0)
-    losses = softmax_cross_entropy(logits[taught], torch.from_numpy(targets.row_B[taught]).long())
+    losses = full_softmax(logits[taught], targets.row_B[taught])
     (losses * torch.from_numpy(targets.weight_B[taught]).double()).sum().backward()
 
     total, squares = np.zeros((items, dim)), np.zeros(items)

@@ -12,8 +12,6 @@ draw). With every other item drawn it is the full softmax.
 Axes: B = queries, C = candidate slots, N = sampled rows, D = embedding, F = features (dense, then sparse).
 """
 
-from typing import Any
-
 import numpy as np
 from numba import njit
 
@@ -206,10 +204,3 @@ def exact_rank(  # type: ignore[no-untyped-def]
         if not np.isfinite(own):
             above, level = seen, 1
         greater_B[b], equal_B[b], candidates_B[b] = above, level - 1, seen
-
-
-def softmax_cross_entropy(logits_BM: Any, target_B: Any) -> Any:
-    """Return the full-catalogue loss [B] of torch logits: what the kernel above is tested against."""
-    import torch
-
-    return torch.nn.functional.cross_entropy(logits_BM, target_B, reduction="none")
