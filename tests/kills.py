@@ -17,11 +17,11 @@ from truth import Stream
 from pipeline.event.records import DEFAULT_USER
 from pipeline.run.journal import Journal
 
-# Small batches and a checkpoint every half second: kills fall between and into many of both. All checkpoints
-# are kept, so that no segment of the journal is deleted but the first.
+# Small batches and five checkpoints a second: kills fall between and into many of both. All checkpoints are
+# kept, so that no segment of the journal is deleted but the first.
 SETTINGS: dict[str, object] = {
     "batch.max_events": 64,
-    "checkpoint.interval_s": 0.5,
+    "checkpoint.interval_s": 0.2,
     "checkpoint.keep": 100_000,
 }
 START_S = 3.0  # about what a start takes, from the configuration to the group
