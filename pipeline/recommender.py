@@ -77,9 +77,8 @@ class Recommender:
         self.coverage = Coverage()
         self.drift = DriftWatch()
         self.seq = 0
-        self._default: list[
-            str
-        ] = []  # items of the default list last published; after a restart it goes out again
+        # items of the default list last published; not saved: after a restart it goes out again
+        self._default: list[str] = []
 
     @property
     def events_learned(self) -> int:

@@ -194,8 +194,7 @@ class State:
         """Give rows back: over the limits, or unseen for too long. Return the ids of the users who went."""
         limits = self.limits
         users, gone = self._evict(self.users, limits.users, limits.user_ttl_days, now_ms, FREE)
-        self.consumed.release(users)
-        clear(self.stores.values(), "user", users)
+        self._clear_users(users)
         items, _ = self._evict(self.items, limits.items, limits.item_ttl_days, now_ms, GONE)
         self.popularity.forget(items)
         clear(self.stores.values(), "item", items)
@@ -256,10 +255,13 @@ class State:
 
     def forget_users(self, rows: IntArray) -> None:
         """Drop all that is held of these users."""
-        self.consumed.release(rows)
-        clear(self.stores.values(), "user", rows)
+        self._clear_users(rows)
         for row in rows.tolist():
             self.users.forget(row, FREE)
+
+    def _clear_users(self, rows: IntArray) -> None:
+        self.consumed.release(rows)
+        clear(self.stores.values(), "user", rows)
 
     def _evict(
         self, table: IdTable, limit: int, ttl_days: float, now_ms: int, status: int
