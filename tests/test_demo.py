@@ -6,8 +6,11 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import msgspec
@@ -24,11 +27,13 @@ from pipeline.app.demo_watch import DemoWatch, Latency, ModelLine, Progress, Spe
 from pipeline.errors import AfreshError
 from pipeline.event.decode import Decoder
 from pipeline.event.records import DriftAlarm, RankedItem, Ranking
+from pipeline.measure.health import Health
+from pipeline.measure.metrics import Metrics
 from pipeline.measure.quality import Quality
 from pipeline.run.clock import ManualClock
 from pipeline.run.loop import Edges, Loop
 from pipeline.run.observe import Delivered, Unobserved
-from pipeline.settings import CheckpointConfig, KafkaConfig, MetricsConfig, ModelConfig, Settings
+from pipeline.settings import CheckpointConfig, KafkaConfig, ModelConfig, Settings
 from pipeline.train.tested import Tested
 from producers.child import SenderProcess
 from producers.list_sink import ListSink
@@ -272,9 +277,42 @@ def test_the_demo_keeps_its_own_broker_topics_and_records_and_the_users_model():
     assert settings.kafka == KafkaConfig(bootstrap_servers="127.0.0.1:1234")
     assert settings.checkpoint.path == ""
     assert settings.model.dim == 32
-    assert settings.metrics.address == ""
-    chosen = Settings(metrics=MetricsConfig(address="127.0.0.1:9999"))
-    assert command.demo_settings(chosen, "127.0.0.1:1234").metrics.address == "127.0.0.1:9999"
+    assert settings.metrics == mine.metrics
+
+
+class Served:
+    """What the server shows of a service."""
+
+    def __init__(self):
+        self.metrics, self.health = Metrics(), Health(ManualClock(NOW_MS))
+
+
+def test_metrics_are_served_while_the_demo_runs_and_no_longer():
+    said = []
+    with command.metrics_served("127.0.0.1:0", Served(), said.append):
+        (where,) = said
+        url = where.removeprefix("metrics at ")
+        with urllib.request.urlopen(url) as answer:
+            assert b"afresh_events_learned 0.0" in answer.read()
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(url)
+
+
+def test_an_address_that_is_taken_is_told_and_the_demo_goes_on_without_metrics():
+    said = []
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with command.metrics_served(f"127.0.0.1:{port}", Served(), said.append):
+            (told,) = said
+    assert told.startswith(
+        f"going on without /metrics: metrics.address = '127.0.0.1:{port}': Address already"
+    )
+
+
+def test_without_an_address_nothing_is_served_or_said():
+    said = []
+    with command.metrics_served("", Served(), said.append):
+        assert said == []
 
 
 def options(*arguments):

@@ -5,8 +5,10 @@ import json
 import logging
 import math
 import sys
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,10 +17,12 @@ from pipeline.settings import (
     CheckpointConfig,
     EventsConfig,
     KafkaConfig,
-    MetricsConfig,
     Settings,
     TopicsConfig,
 )
+
+if TYPE_CHECKING:
+    from pipeline.app.wiring import Service
 
 HELP = """See afresh at work: made-up shoppers, an embedded broker and the pipeline, live, on this machine.
 
@@ -58,7 +62,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from pipeline.app.demo import Demo, closing_words
     from pipeline.app.demo_view import View
     from pipeline.app.wiring import build_service  # torch and the Kafka client, not needed for help
-    from pipeline.measure.health import serve
     from pipeline.run.clock import SystemClock
     from producers.child import SenderProcess
     from producers.embedded_broker import EmbeddedBroker
@@ -81,8 +84,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             with SenderProcess(sender_command(args, broker.bootstrap_servers, change_at)) as sender:
                 demo = Demo(view, SystemClock(), sender, total, change_at)
                 service = build_service(own, demo.observe)
-                view.say("the shoppers come" if args.file is None else f"playing {args.file}")
-                with serve(own.metrics.address, service.metrics.registry, service.health) or nullcontext():
+                with metrics_served(own.metrics.address, service, view.say):
+                    view.say("the shoppers come" if args.file is None else f"playing {args.file}")
                     summary = demo.play(service.loop, service.recommender.quality)
         for words in closing_words(summary):
             view.say(words)
@@ -90,20 +93,35 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+@contextmanager
+def metrics_served(address: str, service: "Service", say: Callable[[str], None]) -> Iterator[None]:
+    """Serve /metrics for a while, and say where, or why not: an address that is taken ends no demo."""
+    from pipeline.measure.health import serve
+
+    server = None
+    try:
+        server = serve(address, service.metrics.registry, service.health)
+    except UsageError as error:  # the default address may be a running service's
+        say(f"going on without /metrics: {error}")
+    if server is None:
+        yield
+        return
+    say(f"metrics at http://{server.address}/metrics")
+    with server:
+        yield
+
+
 def demo_settings(settings: Settings, bootstrap_servers: str) -> Settings:
     """Return the settings with the demo's own broker, topics and records, and nothing that outlives it.
 
-    Batches, model, ranking and limits stay as the user has them.
+    Batches, model, ranking, limits and the metrics' address stay as the user has them.
     """
-    metrics = settings.metrics
     return msgspec.structs.replace(
         settings,
         kafka=KafkaConfig(bootstrap_servers=bootstrap_servers),
         topics=TopicsConfig(),
         events=EventsConfig(),
         checkpoint=CheckpointConfig(),
-        # The default address may be a running service's; one that the user chose is wanted.
-        metrics=MetricsConfig(address="") if metrics == MetricsConfig() else metrics,
     )
 
 
