@@ -9,6 +9,7 @@ from pipeline.event.records import DriftAlarm, Ranking
 from pipeline.state.shards import Shard, Snapshot
 
 STAGES = ("event", "state", "train", "rank", "publish", "measure")
+SKIPS = ("no_target", "non_finite")  # why a batch takes no training step
 Mark = Callable[[str], None]  # called with a stage's name when the stage has ended
 
 

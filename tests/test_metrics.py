@@ -10,7 +10,7 @@ from prometheus_client.openmetrics import exposition
 from pipeline.event.batch import TopicPartition
 from pipeline.event.checks import REASONS
 from pipeline.measure.metrics import LATENCY_BUCKETS_S, BatchHistogram, Metrics
-from pipeline.outcome import STAGES
+from pipeline.outcome import SKIPS, STAGES
 
 NAMES = {  # name as scraped: type, labels
     "events_consumed_total": ("counter", {"type"}),
@@ -23,6 +23,7 @@ NAMES = {  # name as scraped: type, labels
     "rebalances_total": ("counter", set()),
     "last_event_timestamp_seconds": ("gauge", set()),
     "last_commit_timestamp_seconds": ("gauge", set()),
+    "live": ("gauge", set()),
     "end_to_end_latency_seconds": ("histogram", set()),
     "stage_seconds": ("histogram", {"stage"}),
     "train_steps_total": ("counter", set()),
@@ -125,6 +126,13 @@ def test_fixed_series_are_there_from_the_start() -> None:
     for reason in REASONS:
         assert value(metrics, "events_rejected_total", reason=reason) == 0
         assert value(metrics, "dead_letters_total", reason=reason) == 0
+    assert all(value(metrics, "train_steps_skipped_total", reason=reason) == 0 for reason in SKIPS)
+
+
+def test_liveness_is_asked_at_the_scrape() -> None:
+    metrics, answers = Metrics(), iter([True, False])
+    metrics.ask_live(lambda: next(answers))
+    assert [value(metrics, "live"), value(metrics, "live")] == [1, 0]
 
 
 def test_rows_are_set_and_those_that_came_and_went_are_added_up() -> None:

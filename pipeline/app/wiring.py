@@ -72,6 +72,7 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
     gc.set_threshold(50_000, 20, 100)
     metrics, health = Metrics(), Health(clock)
     metrics.build_info(version("afresh"), platform.python_version(), torch.__version__)
+    metrics.ask_live(lambda: not health.stalled())
     observer = watch(MetricsObserver(metrics, health, clock, lambda: standing(recommender)))
     edges = Edges(source, decoder, sink, clock, observer)
     loop = Loop(recommender, edges, settings, build_survival(settings))

@@ -4,7 +4,7 @@ Names, labels and types are promises to dashboards and alerts. No user and no it
 """
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from pipeline.event.batch import TopicPartition
 from pipeline.event.checks import REASONS
-from pipeline.outcome import STAGES
+from pipeline.outcome import SKIPS, STAGES
 
 LATENCY_BUCKETS_S = (
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0,
@@ -111,11 +111,14 @@ class Metrics:
         self._rebalances = counter("rebalances", "Times that the partitions were handed out anew.")
         self._newest_event = gauge("last_event_timestamp_seconds", "Time of the newest event learned.")
         self._committed = gauge("last_commit_timestamp_seconds", "Time of the last commit of offsets.")
+        self._live = gauge("live", "1 while the loop goes round, as /live says; 0 when it is stuck.")
 
     def _make_model_metrics(self) -> None:
         counter, gauge = self._counter, self._gauge
         self._trained = counter("train_steps", "Training steps taken.")
         self._skipped = counter("train_steps_skipped", "Training steps not taken, by reason.", "reason")
+        for reason in SKIPS:
+            self._skipped.labels(reason)
         self._loss = gauge("loss", "Mean loss of the last training step's targets.")
         self._gradient_norm = gauge("gradient_norm", "Norm of the last training step's gradient.")
         self._rows = gauge("table_rows", "Live rows.", "table")
@@ -213,6 +216,10 @@ class Metrics:
     def committed(self, at_s: float) -> None:
         """Set the time of the last commit."""
         self._committed.set(at_s)
+
+    def ask_live(self, live: Callable[[], bool]) -> None:
+        """Ask at each scrape whether the loop goes round; a stuck loop could not tell it itself."""
+        self._live.set_function(live)
 
     # Model
 
