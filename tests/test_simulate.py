@@ -1,6 +1,7 @@
 """The made-up shoppers: repeatable, worth learning, changing when told to, and sent at an even rate."""
 
 import contextlib
+import hashlib
 import json
 import subprocess
 import sys
@@ -48,6 +49,11 @@ def test_the_same_seed_gives_the_same_events_however_they_are_cut():
     assert not same(all_events(5_000, 3), all_events(5_000, 4))
 
 
+def test_the_streams_that_measured_figures_rest_on_stay_what_they_are(demo):
+    columns = b"".join(np.ascontiguousarray(column, np.int64).tobytes() for column in demo)
+    assert hashlib.sha256(columns).hexdigest().startswith("d123e65db13e5af3")
+
+
 @pytest.mark.parametrize("events", [1, 127, 129, 1_000])
 def test_as_many_events_come_as_were_asked_for(events):
     assert len(all_events(events, 0).user_B) == events
@@ -55,7 +61,7 @@ def test_as_many_events_come_as_were_asked_for(events):
 
 def test_tastes_change_at_the_very_event_that_was_named(monkeypatch):
     changed = all_events(4_000, 0, change_at=2_001)
-    monkeypatch.setattr("producers.shoppers._Shoppers.change_taste", lambda shoppers: None)
+    monkeypatch.setattr("producers.market_tastes.Tastes.advance", lambda *_: None)
     plain = all_events(4_000, 0, change_at=2_001)
     assert same((column[:2_001] for column in plain), (column[:2_001] for column in changed))
     assert (plain.item_B[2_001:2_051] != changed.item_B[2_001:2_051]).mean() > 0.5
