@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from monitoring import (
+from prometheus_client import generate_latest
+from prometheus_queries import (
     DEPLOY,
     PROMETHEUS,
     dashboard,
@@ -19,7 +20,6 @@ from monitoring import (
     tool,
     without_thresholds,
 )
-from prometheus_client import generate_latest
 from test_metrics import NAMES, say_everything
 
 from pipeline.measure.metrics import Metrics
@@ -79,7 +79,7 @@ def test_every_query_is_one_that_prometheus_can_read(tmp_path: Path) -> None:
 
 
 def test_queries_name_metrics_and_labels_that_there_are() -> None:
-    known = {}
+    known: dict[str, set[str]] = {}
     for name, (kind, labels) in NAMES.items():
         suffixes = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
         known |= {name + suffix: labels for suffix in suffixes}

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/monitoring.py [--events 60000] [--rate 1500] [--hold]
 
-Starts the embedded broker, `afresh run` with a checkpoint, shoppers whose taste changes, some records that are
-no events, and Prometheus with the rules of deploy/prometheus, scraping every second. When the shoppers have gone,
-and a drift alarm and a checkpoint have been seen, each query of the dashboard and of the rules (without
+Starts the embedded broker, `afresh run` with a checkpoint, shoppers whose taste changes, some records that
+are no events, and Prometheus with the rules of deploy/prometheus, scraping every second. When shoppers have
+gone, and a drift alarm and a checkpoint have been seen, each query of the dashboard and of the rules (without
 thresholds) must have data, and no alert may fire but those on what was done here. Prints a table and one last
 JSON line; ends with 1 otherwise. --hold leaves everything up until Ctrl-C, for a look at Prometheus. Needs
 `prometheus` on PATH; everything listens on loopback.
@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import yaml
 from kafka import KafkaProducer
-from monitoring import PROMETHEUS, Query, panel_queries, rule_queries, rules, tool
+from prometheus_queries import PROMETHEUS, Query, panel_queries, rule_queries, rules, tool
 
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.embedded_broker import EmbeddedBroker
