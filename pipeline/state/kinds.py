@@ -1,0 +1,72 @@
+"""Event types: what the configuration says of each, or its name where the configuration is silent.
+
+Axis B = events of a batch.
+"""
+
+import logging
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.roles import is_familiar
+from pipeline.settings import NEGATIVE, POSITIVE, ROLE_CODES, EventsConfig
+
+logger = logging.getLogger(__name__)
+
+TYPES_KEPT = 10_000  # names come from outside: so many are remembered, and told once
+ROLES = {code: role for role, code in ROLE_CODES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class EventType:
+    """What is to be made of one event type."""
+
+    role: int
+    weight: float
+    code: int  # a stable 16-bit hash of the name: shards of other workers use the same
+    consumes: bool
+    least: float  # a value below it makes an event of a positive type negative
+
+
+class EventTypes:
+    """All types of a stream, each looked up once.
+
+    Without `exclude` what a user liked and what a user disliked is consumed alike: neither is shown to that
+    user again. With it exactly the types that it names are.
+    """
+
+    def __init__(self, events: EventsConfig, exclude: Sequence[str] | None) -> None:
+        self.events, self.exclude = events, exclude
+        self._held: dict[str, EventType] = {}
+
+    def of(self, name: str) -> EventType:
+        """Return what is to be made of a type. One that nobody has named is logged the first time."""
+        kind = self._held.get(name)
+        if kind is None:
+            events, role = self.events, self.events.role(name)
+            consumes = role in (POSITIVE, NEGATIVE) if self.exclude is None else name in self.exclude
+            code = zlib.crc32(name.encode()) & 0xFFFF
+            kind = EventType(
+                role, events.weight(name), code, consumes, events.positive_from.get(name, -math.inf)
+            )
+            if len(self._held) < TYPES_KEPT:
+                self._held[name] = kind
+                if not (is_familiar(name) or name in events.roles or name in events.weights):
+                    logger.info(
+                        "event type %r is new: taken as %s, weight %g", name, ROLES[role], kind.weight
+                    )
+        return kind
+
+    def roles(self, kinds: Sequence[EventType], value_B: npt.NDArray[np.float64]) -> npt.NDArray[np.int8]:
+        """Return the role of each event: of its type, but negative where its value is below the type's
+        `events.positive_from`. An event without a value (NaN) keeps its type's role.
+        """
+        role_B = np.array([kind.role for kind in kinds], np.int8)
+        if self.events.positive_from:
+            least_B = np.array([kind.least for kind in kinds], np.float64)
+            role_B[(role_B == POSITIVE) & (value_B < least_B)] = NEGATIVE
+        return role_B
