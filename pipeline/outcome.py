@@ -1,10 +1,10 @@
 """What one step gives back: the lists to publish, and the figures of the batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from pipeline.event.batch import IntArray, RawBatch, TopicPartition
+from pipeline.event.batch import IntArray, ItemChange, RawBatch, TopicPartition
 from pipeline.event.records import DriftAlarm, Ranking
 from pipeline.state.shards import Shard, Snapshot
 
@@ -38,6 +38,9 @@ class Figures:
     skipped: str
     newest_event_ms: int
     tables: dict[str, TableFigures]
+    late: int = 0  # events of a backlog: their users' lists wait for its end
+    moved: int = 0  # events from another partition of their topic than the user's event before
+    due: int = 0  # users whose list is still to be made without an event
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,15 @@ class Outcome:
     figures: Figures
     # record timestamps of the batch's events; 0 where not plausible
     append_ms_B: IntArray = field(repr=False)
+    # users of `rankings` without an event in the batch, each with the partition that the user is of
+    refreshed: dict[str, TopicPartition] = field(default_factory=dict)
 
 
 class Learner(Protocol):
     """What the loop, the checkpoint and `inspect` need of a recommender."""
 
     seq: int  # of the next batch
+    held: Collection[TopicPartition]  # partitions that the worker holds, whether events have come or not
 
     @property
     def events_learned(self) -> int:
@@ -64,6 +70,17 @@ class Learner(Protocol):
     @property
     def offsets(self) -> dict[TopicPartition, int]:
         """What the state knows: the next offset of every partition it holds."""
+
+    @property
+    def item_offsets(self) -> dict[TopicPartition, int]:
+        """The next offset of every partition of the items topic that was read."""
+
+    @property
+    def owes(self) -> bool:
+        """Whether lists are to go out that wait for no event: a batch without any makes them."""
+
+    def news(self, changes: Iterable[ItemChange]) -> tuple[ItemChange, ...]:
+        """Return those changes of items that change anything."""
 
     def step(self, raw: RawBatch, mark: Mark = no_mark) -> Outcome:
         """Learn a batch and rank its users. `raw.seq` must equal `seq`. Advances `seq` and `offsets`."""

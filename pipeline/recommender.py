@@ -2,30 +2,36 @@
 thread.
 """
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 
-from pipeline.event.batch import Batch, RawBatch, TopicPartition
+from pipeline.describe import item_document, user_document
+from pipeline.event.batch import Batch, ItemChange, RawBatch, TopicPartition
 from pipeline.event.records import DriftAlarm, RankedItem, Ranking
+from pipeline.measure.curves import Curves
 from pipeline.measure.drift import DriftWatch, scaled_loss
+from pipeline.measure.exposure import Exposure
+from pipeline.measure.kept import of_measure, still_true
 from pipeline.measure.quality import COLD_BELOW, Coverage, Quality
+from pipeline.measure.timeline import Measure, Seen, Timeline, Track
 from pipeline.outcome import Figures, Mark, Outcome, TableFigures, no_mark
+from pipeline.rank.audience import Audience, audience, nobody
+from pipeline.rank.lists import Ranked, Stamp, ranking_records
 from pipeline.rank.pools import Pools
 from pipeline.rank.reasons import reasons
 from pipeline.rank.rules import RULES, apply_rules
 from pipeline.rank.top_k import top_k
 from pipeline.settings import POSITIVE, Settings
 from pipeline.state import packing
-from pipeline.state.popularity import P1000
 from pipeline.state.queries import Queries, barred_targets, lesson_queries, serving_queries
+from pipeline.state.refresh import LATER, NOW
 from pipeline.state.shards import Shard, Snapshot
 from pipeline.state.state import State
-from pipeline.state.tables import LIVE
-from pipeline.train.build import build_models
+from pipeline.state.tables import HIDDEN, LIVE
+from pipeline.train.build import build_models, start_anew
 from pipeline.train.model import Learned, Model, Pool, Targets
 
 IntArray = npt.NDArray[np.int32]
@@ -33,14 +39,6 @@ MORE_TYPES = "other"  # names of event types come from outside: figures name so 
 TYPES_NAMED = 32
 # query-item pairs scored exactly a batch; of a larger catalogue a share of the events is tested
 TEST_CELLS = 1_400_000
-
-
-class Ranked(NamedTuple):
-    """Lists of item rows, best first, -1 past the end; `because_BK` [B, K, reasons] names history items."""
-
-    rows_BK: IntArray
-    scores_BK: npt.NDArray[np.float32]
-    because_BK: IntArray
 
 
 class Recommender:
@@ -59,7 +57,9 @@ class Recommender:
     ) -> None:
         rank, model = settings.rank, settings.model
         self.settings, self.test_all = settings, test_all
-        self.state = State(settings.events, settings.limits, rank.exclude, model.history, rank.k, model.seed)
+        self.state = State(
+            settings.events, settings.limits, rank.exclude, model.history, rank.k, model.seed, rank.block
+        )  # fmt: skip
         self.models = models(self.state, settings)
         for m in self.models:
             self.state.register(f"model.{m.name}", m)
@@ -73,12 +73,15 @@ class Recommender:
             rank.exclude is not None,
             model.seed,
         )
-        self.quality = Quality([m.name for m in self.models])
-        self.coverage = Coverage()
+        names = [m.name for m in self.models]
+        self.quality = Quality(names)
+        self.coverage, self.exposure = Coverage(), Exposure()
         self.drift = DriftWatch()
+        self.curves, self.timeline = Curves(names), Timeline(names)
         self.seq = 0
+        self.held: Collection[TopicPartition] = ()  # partitions that the loop holds, with events or without
         # items of the default list last published; not saved: after a restart it goes out again
-        self._default: list[str] = []
+        self._default: list[str] | None = None
 
     @property
     def events_learned(self) -> int:
@@ -90,6 +93,22 @@ class Recommender:
         """The next offset of every partition held."""
         return self.state.offsets
 
+    @property
+    def owes(self) -> bool:
+        """Whether lists are to go out that wait for no event: a batch without any will make them."""
+        refresh = self.state.refresh
+        due = refresh.waiting(NOW) or refresh.waiting(LATER)
+        return bool(due) or (self._default is None and self._leads())
+
+    @property
+    def item_offsets(self) -> dict[TopicPartition, int]:
+        """The next offsets of the items topic."""
+        return self.state.item_offsets
+
+    def news(self, changes: Iterable[ItemChange]) -> tuple[ItemChange, ...]:
+        """Return those changes of items that change anything."""
+        return self.state.availability.news(changes, self.state.items.row_of)
+
     def step(self, raw: RawBatch, mark: Mark = no_mark) -> Outcome:
         """Learn a batch and rank its users; the lines are the stages.
 
@@ -98,6 +117,7 @@ class Recommender:
         if raw.seq != self.seq:
             raise ValueError(f"batch {raw.seq}: expected {self.seq}; batches are learned in order, each once")
         before = self._tables()
+        self.state.take_news(raw.news)
         batch = self.state.admit(raw)
         mark("event")
         queries = lesson_queries(self.state, batch)
@@ -114,10 +134,14 @@ class Recommender:
         self.seq += 1
         mark("state")
         # a step that was skipped for its numbers has nothing to say to users
-        rankings = self._rank(self._touched(batch), raw) if lessons[0].skipped != "non_finite" else []
-        rankings += self._default_ranking(raw) if rankings else []
+        spoilt = lessons[0].skipped == "non_finite"
+        whose = nobody(batch) if spoilt else audience(self.state, batch, raw.now_ms, self.settings.rank)
+        rankings = self._rank(whose.users, raw)
+        rankings += self._default_ranking(raw) if rankings or raw.news or self._default is None else []
         mark("rank")
-        return Outcome(rankings, gone, alarms, self._figures(batch, lessons[0], before), batch.append_ms_B)
+        figures = self._figures(batch, lessons[0], before, whose)
+        append_ms_B = np.where(whose.late_B, 0, batch.append_ms_B)
+        return Outcome(rankings, gone, alarms, figures, append_ms_B, self._sources(whose.due))
 
     def catch_up(self, raw: RawBatch) -> None:
         """Bring users' state alone up to date with events that another worker has learned; `seq` stays."""
@@ -128,25 +152,37 @@ class Recommender:
         self.state.events_learned = learned
 
     def _default_ranking(self, raw: RawBatch) -> list[Ranking]:
-        """Return the list for people without events when it is ours to publish and its items have changed."""
-        first = next(iter(self.settings.topics.event_topics()))
-        if TopicPartition(first, 0) not in self.state.offsets:
+        """Return the list for people without events when it is ours to publish and its items have changed.
+
+        Where too few items have been met to fill it, those follow that the items topic has announced.
+        """
+        if not self._leads():
             return []
         (ranking,) = self._rank(np.zeros(1, np.int32), raw, "default")
+        known = {item.item_id for item in ranking.items}
+        more = [RankedItem(text, 0.0) for text in self.state.availability.announced if text not in known]
+        ranking = structs.replace(ranking, items=(ranking.items + more)[: self.settings.rank.k])
         items = [item.item_id for item in ranking.items]
         if items == self._default:
             return []
         self._default = items
         return [ranking]
 
+    def _leads(self) -> bool:
+        """Say whether the first partition is ours: its owner publishes the default list."""
+        first = TopicPartition(next(iter(self.settings.topics.event_topics())), 0)
+        return first in self.state.offsets or first in self.held
+
     def _welcome(self, rows: IntArray, ids: Sequence[str]) -> None:
         self.coverage.clear(rows)
+        self.exposure.clear(rows)
         for model in self.models:
             model.welcome(rows, ids)
 
     def _targets(self, batch: Batch, queries: Queries) -> Targets:
         """Say what is to be learned and what is a test: positive events whose item the rules let through."""
-        tested_B = (batch.role_B == POSITIVE) & ~barred_targets(queries, batch.item_B)
+        hidden_B = (self.state.items.status.data[batch.item_B] == HIDDEN) & (batch.item_B >= 0)
+        tested_B = (batch.role_B == POSITIVE) & ~barred_targets(queries, batch.item_B) & ~hidden_B
         row_B = np.where(tested_B & batch.known_B, batch.item_B, -1).astype(np.int32)
         most = max(1, TEST_CELLS // max(1, len(self.state.items)))
         if not self.test_all and row_B.shape[0] > most:
@@ -165,15 +201,22 @@ class Recommender:
         ]
         listed_B, hit_B = self.state.served.hits(batch.user_B, batch.item_B, self.state.items.status.data)
         self.quality.update_served(hit_B[listed_B & (batch.role_B == POSITIVE)])
-        return self.drift.update(
+        for model, lesson in zip(self.models, lessons, strict=True):
+            self.curves.update(model.name, lesson.tested)
+        alarms = self.drift.update(
             gains[0].hit_B, scaled_loss(lessons[0].tested), batch.first_event, batch.now_ms
         )
+        newest_ms = int(batch.moment_ms_B.max(initial=0))
+        self.timeline.update(self.state.events_learned, newest_ms, alarms, self._seen)
+        return alarms
 
-    def _touched(self, batch: Batch) -> IntArray:
-        """Return the batch's users that are still held, each once, in order of appearance."""
-        users, first = np.unique(batch.user_B, return_index=True)
-        users = users[np.argsort(first)]
-        return users[self.state.origin.partition.data[users] >= 0]
+    def _seen(self) -> Seen:
+        live = np.flatnonzero(self.state.items.status.data == LIVE)
+        return Seen(self.quality.totals(), self.coverage.ratio(live), len(live))
+
+    def track(self) -> Track:
+        """Return the figures over time, up to now."""
+        return self.timeline.track(self.state.events_learned, self._seen())
 
     def _rank(self, users: IntArray, raw: RawBatch, label: str = "") -> list[Ranking]:
         """Rank for these users with the new parameters and histories: score > rules > top K > reasons."""
@@ -182,7 +225,10 @@ class Recommender:
         ranked = self.rank(users)
         self.state.served.put(users, ranked.rows_BK)
         self.coverage.update(ranked.rows_BK)
-        return self._rankings(users, ranked, raw, label)
+        self.exposure.update(ranked.rows_BK)
+        prefix = f"{self.settings.kafka.worker_id}-{raw.seq}-{label}"
+        stamp = Stamp(prefix, raw.now_ms, self.models[0].name, self.seq)
+        return ranking_records(self.state, users, ranked, stamp)
 
     def rank(self, users: IntArray) -> Ranked:
         """Rank for these user rows: score > rules > top K > reasons. Changes nothing."""
@@ -199,41 +245,27 @@ class Recommender:
             return np.full((*rows_BK.shape, 0), -1, np.int32)
         return reasons(self.models[0].contributions(queries, rows_BK, pool), queries.items_BL, rows_BK)
 
-    def _rankings(self, users: IntArray, ranked: Ranked, raw: RawBatch, label: str) -> list[Ranking]:
-        """Put rows into records. Flat lists and `map`: this is most of what Python does in a batch."""
-        item_of, user_of = self.state.items.id_of, self.state.users.id_of
-        filled_BK = ranked.rows_BK >= 0
-        given_NR = ranked.because_BK[filled_BK]
-        reasons_n = [item_of[row] for row in given_NR[given_NR >= 0].tolist()]
-        edges = np.concatenate(([0], np.cumsum((given_NR >= 0).sum(1)))).tolist()
-        items = list(
-            map(
-                RankedItem,
-                [item_of[row] for row in ranked.rows_BK[filled_BK].tolist()],
-                ranked.scores_BK[filled_BK].tolist(),
-                [reasons_n[start:stop] for start, stop in pairwise(edges)],
-            )
-        )
-        borders = np.concatenate(([0], np.cumsum(filled_BK.sum(1)))).tolist()
-        prefix = f"{self.settings.kafka.worker_id}-{raw.seq}-{label}"
-        newest = self.state.histories.newest_ms.data[users].tolist()
-        name, version, now_ms = self.models[0].name, self.seq, raw.now_ms
-        return [
-            Ranking(user_of[user], f"{prefix}{place}", items[start:stop], now_ms, event_ms, name, version)
-            for place, (user, event_ms, (start, stop)) in enumerate(
-                zip(users.tolist(), newest, pairwise(borders), strict=True)
-            )
-        ]
-
     def _tables(self) -> dict[str, TableFigures]:
         """Return each table's live rows, and how many ever came and went."""
-        users, items = self.state.users, self.state.items
+        users, items, gone = self.state.users, self.state.items, self.state.availability
         return {
             "users": TableFigures(len(users) - 1, users.admitted, users.evicted),  # row 0 is nobody's
             "items": TableFigures(len(items), items.admitted, items.evicted),
+            "withdrawn": TableFigures(len(gone.withdrawn), gone.came, gone.went),
         }
 
-    def _figures(self, batch: Batch, served: Learned, before: dict[str, TableFigures]) -> Figures:
+    def _sources(self, users: IntArray) -> dict[str, TopicPartition]:
+        """Return the partition of each of these users, by id."""
+        state = self.state
+        numbers = state.origin.partition.data[users].tolist()
+        return {
+            state.users.id_of[user]: state.partitions[number]
+            for user, number in zip(users.tolist(), numbers, strict=True)
+        }
+
+    def _figures(
+        self, batch: Batch, served: Learned, before: dict[str, TableFigures], whose: Audience
+    ) -> Figures:
         types = dict(sorted(batch.types.items(), key=lambda pair: -pair[1])[:TYPES_NAMED])
         rest = sum(batch.types.values()) - sum(types.values())
         tables = {
@@ -249,6 +281,9 @@ class Recommender:
             served.skipped,
             int(batch.time_ms_B.max(initial=0)),
             tables,
+            late=int(np.count_nonzero(whose.late_B)),
+            moved=batch.moved,
+            due=self.state.refresh.waiting(NOW) + self.state.refresh.waiting(LATER),
         )
 
     def take(self, source: TopicPartition) -> Shard:
@@ -263,27 +298,41 @@ class Recommender:
         """Drop a partition: its users and its offset."""
         self.state.drop_partition(source)
 
+    def _measures(self) -> dict[str, Measure]:
+        """Return what a checkpoint keeps of the stage, by the names of its arrays."""
+        return {
+            "quality": self.quality, "coverage": self.coverage, "drift": self.drift,
+            "exposure": self.exposure, "curves": self.curves, "timeline": self.timeline,
+        }  # fmt: skip
+
     def snapshot(self) -> Snapshot:
         """Copy everything out, with a shard for every partition held."""
         arrays, meta = packing.save_items(self.state)
-        for name, part in (("quality", self.quality), ("coverage", self.coverage), ("drift", self.drift)):
+        for name, part in self._measures().items():
             arrays |= {f"{name}/{key}": array for key, array in part.arrays().items()}
         shards = [self.take(source) for source in sorted(self.state.offsets)]
-        return Snapshot(arrays, meta | {"seq": self.seq}, shards)
+        return Snapshot(arrays, meta | {"seq": self.seq, "served_model": self.models[0].name}, shards)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Become what the snapshot was, shards included. Raises ValueError where something is learned."""
+        """Become what the snapshot was, shards included; a model that can't go on starts anew.
+
+        Raises ValueError where something is learned, `CheckpointError` where a column can't be made to fit.
+        """
         if self.seq or self.offsets:
             raise ValueError(f"{self.seq} batches are learned already: expected a fresh one")
-        packing.load_items(self.state, snapshot.arrays, snapshot.meta)
-        for name, part in (("quality", self.quality), ("coverage", self.coverage), ("drift", self.drift)):
-            part.load(
-                {k.partition("/")[2]: a for k, a in snapshot.arrays.items() if k.startswith(f"{name}/")}
-            )
+        different, restarted = packing.load_items(self.state, snapshot.arrays, snapshot.meta)
+        start_anew(self.models, restarted, self.state.items)
+        served = self.models[0].name
+        another = served in restarted or snapshot.meta.get("served_model", served) != served
+        figures = still_true(snapshot.arrays, restarted, another)
+        for name, part in self._measures().items():
+            part.load(of_measure(figures, name))
         admitted, evicted = self.state.users.admitted, self.state.users.evicted
         for shard in snapshot.shards:
-            self.put(shard)
+            different |= packing.put(self.state, shard)
+        different.tell()
         self.state.users.admitted, self.state.users.evicted = admitted, evicted
+        self.state.reconcile()
         self.seq = int(str(snapshot.meta["seq"]))
         self.pools.popular.update(np.empty(0, np.int32))
 
@@ -294,45 +343,10 @@ class Recommender:
     def describe_user(self, user_id: str) -> dict[str, object] | None:
         """Return what is held of a user, as JSON values; None when nobody of that id is held."""
         row = self.state.users.row_of.get(user_id)
-        if row is None or row == 0:
-            return None
-        state = self.state
-        items, times = state.histories.window(row, state.items.status.data)
-        name = state.items.id_of
-        ranked = self.rank(np.array([row], np.int32))
-        lists = zip(*(column[0].tolist() for column in ranked), strict=True)
-        return {
-            "user_id": user_id,
-            "partition": list(state.partitions[int(state.origin.partition.data[row])]),
-            "history": [
-                {"item_id": name[item], "timestamp_ms": ms}
-                for item, ms in zip(items.tolist(), times.tolist(), strict=True)
-            ],
-            "consumed": [name[item] for item in state.consumed.of(row, state.items.status.data).tolist()],
-            "ranking": [
-                {"item_id": name[item], "score": score, "because": [name[r] for r in why if r >= 0]}
-                for item, score, why in lists
-                if item >= 0
-            ],
-        }
-
-    def describe_item(self, item_id: str) -> dict[str, object] | None:
-        """Return what is held of an item, as JSON values; None when it is not in the catalogue."""
-        row = self.state.items.row_of.get(item_id)
         if row is None:
             return None
-        state, successors = self.state, self.state.successors
-        partners = successors.partner.data[row]
-        weights = successors.forward.data[row]
-        live = (partners >= 0) & (state.items.status.data[partners] == LIVE) & (weights > 0)
-        order = np.flatnonzero(live)[np.argsort(-weights[live], kind="stable")]
-        return {
-            "item_id": item_id,
-            "events": float(successors.count.data[row]),
-            "popularity": float(state.popularity.values(P1000)[row]),
-            "last_timestamp_ms": int(state.items.last_ms.data[row]),
-            "followed_by": [
-                {"item_id": state.items.id_of[partners[slot]], "weight": float(weights[slot])}
-                for slot in order[:10].tolist()
-            ],
-        }
+        return user_document(self.state, self.settings, row, self.rank(np.array([row], np.int32)))
+
+    def describe_item(self, item_id: str) -> dict[str, object] | None:
+        """Return what is held of an item, as JSON values; None when nothing is known of it."""
+        return item_document(self.state, item_id)

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-Role = Literal["positive", "neutral", "negative", "exposure"]
+from pipeline.roles import Role, built_in_role
+
 POSITIVE, NEUTRAL, NEGATIVE, EXPOSURE = 0, 1, 2, 3  # codes of the roles in columns
 ROLE_CODES: dict[str, int] = {
     "positive": POSITIVE,
@@ -16,17 +17,11 @@ ROLE_CODES: dict[str, int] = {
     "negative": NEGATIVE,
     "exposure": EXPOSURE,
 }
-BUILT_IN_ROLES: dict[str, Role] = {
-    "impression": "exposure",
-    "dislike": "negative",
-    "cancel": "negative",
-    "return": "negative",
-    "refund": "negative",
-}
 EVENT_FIELDS = (
     "user_id", "item_id", "event_type", "timestamp_ms", "value", "event_id", "session_id", "ranking_id",
     "context",
 )  # fmt: skip
+KEY_FIELD = "$key"  # as the name of user_id: the record's key
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
@@ -64,10 +59,11 @@ class TopicsConfig(Table, frozen=True):
 
 
 class EventsConfig(Table, frozen=True):
-    fields: dict[str, str] = {}  # our field -> the name it has in YOUR records
-    time_unit: Literal["ms", "s", "iso"] = "ms"
+    fields: dict[str, str] = {}  # our field -> its name in YOUR records, or its path: see event/fields.py
+    time_unit: Literal["ms", "s", "iso", "auto"] = "ms"
     roles: dict[str, Role] = {}
     weights: dict[str, Annotated[float, msgspec.Meta(ge=0)]] = {}
+    positive_from: dict[str, float] = {}  # type -> the least value that is no dislike: {rating = 6}
 
     def __post_init__(self) -> None:
         for name in self.fields:
@@ -77,8 +73,8 @@ class EventsConfig(Table, frozen=True):
                 )
 
     def role(self, event_type: str) -> int:
-        """Return the role's code; every type that no table names is positive."""
-        return ROLE_CODES[self.roles.get(event_type, BUILT_IN_ROLES.get(event_type, "positive"))]
+        """Return the role's code: by `roles`, else by the type's name, else positive."""
+        return ROLE_CODES[self.roles.get(event_type) or built_in_role(event_type)]
 
     def weight(self, event_type: str) -> float:
         """Return how much one event of this type counts."""
@@ -104,6 +100,10 @@ class RankConfig(Table, frozen=True):
     k: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
     exclude: list[str] | None = None  # None: every positive type; []: repeats are welcome
     because: bool = True
+    block: list[str] = []  # items that nobody is shown
+    # an event whose record is older is of a backlog: it is learned at once, its user's list waits for the end
+    defer_after_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    quiet_after_days: Annotated[float, msgspec.Meta(gt=0)] = 7.0  # and beyond this, for the user's next event
 
 
 class CheckpointConfig(Table, frozen=True):

@@ -7,6 +7,7 @@ from pipeline.recommender import Recommender
 from pipeline.settings import Settings
 
 START_MS = 1_700_000_000_000
+NOW_MS = START_MS + 10_000_000
 
 
 def warm_up(settings: Settings) -> None:
@@ -21,11 +22,11 @@ def warm_up(settings: Settings) -> None:
             types=["click"] * size,
             event_ids=[None] * size,
             time_ms_B=START_MS + 1000 * places,
-            append_ms_B=START_MS + 1000 * places,
+            append_ms_B=np.full(size, NOW_MS),  # not late: the ranking's kernels are wanted too
             value_B=np.zeros(size),
             source_B=np.zeros(size, np.int32),
         )
         span = Span("warm-up", 0, seq * size, (seq + 1) * size)
-        recommender.step(RawBatch(seq, START_MS + 10_000_000, (span,), events, []))
+        recommender.step(RawBatch(seq, NOW_MS, (span,), events, []))
     other = Recommender(settings)
     other.restore(recommender.snapshot())

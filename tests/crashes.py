@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
+from consumers.list_items import ListItems
 from consumers.list_source import ListLog, ListSource
-from pipeline.event.batch import Polled, Record, Reject, TopicPartition
+from pipeline.event.batch import NO_NEWS, ItemNews, Polled, Record, Reject, TopicPartition
 from pipeline.event.decode import Decoder
 from pipeline.event.records import DriftAlarm, Ranking
 from pipeline.outcome import Learner
@@ -28,6 +29,8 @@ from producers.list_sink import ListSink, Outbox
 
 START_MS = 1_700_000_000_000
 TOPICS = {"events": 2, "shop": 1}
+ITEMS = TopicPartition("items", 0)
+EVENTS_AN_ITEM = 12  # learned between two records of the items topic
 
 
 class Crash(BaseException):
@@ -178,6 +181,27 @@ class RestlessSource(ListSource):
         return polled
 
 
+class GradualItems(ListItems):
+    """An items topic to which a record comes whenever so many more events are learned."""
+
+    def __init__(self, log: ListLog, learner: Learner) -> None:
+        super().__init__(log, at_a_time=1)
+        self.learner = learner
+
+    def poll(self) -> tuple[ItemNews, bool]:
+        """Return the next record, once its time has come."""
+        (at,) = self._next.values()
+        if at * EVENTS_AN_ITEM > self.learner.events_learned:
+            return NO_NEWS, True
+        return super().poll()[0], True
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything is read that is there by now."""
+        (at,) = self._next.values()
+        return at >= self._log.end(ITEMS) or at * EVENTS_AN_ITEM > self.learner.events_learned
+
+
 class World:
     """All that survives, and the lives that are lived in it."""
 
@@ -186,6 +210,7 @@ class World:
         self.make = make
         self.settings = settings
         self.log = log
+        self.items = item_log(seed)
         self.fate = Fate(seed)
         self.clock = ManualClock(START_MS)
         self.outbox = Outbox()
@@ -221,11 +246,14 @@ class World:
         source = RestlessSource(self.log, fate, self.clock)
         journal = self.journal()
         checkpoints = Checkpoints(FatedFolder(str(self.folder), fate), self.settings)
-        edges = Edges(Fated(source, fate), self.decoder(), Fated(sink, fate), self.clock, Unobserved())
+        items = GradualItems(self.items, learner)
+        edges = Edges(
+            Fated(source, fate), self.decoder(), Fated(sink, fate), self.clock, Unobserved(), Fated(items, fate)
+        )  # fmt: skip
         loop = Loop(Fated(learner, fate), edges, self.settings, Survival(checkpoints, journal))
         try:
             loop.start()
-            while not source.idle:
+            while not (source.idle and items.idle) or learner.owes:
                 loop.tick()
             loop.leave()
         except Crash:
@@ -264,6 +292,16 @@ def fill(log: ListLog, events: int, seed: int) -> None:
             timestamp=START_MS + 10 * number,
             skip=chance.randrange(5) // 4,
         )
+
+
+def item_log(seed: int) -> ListLog:
+    """Return an items topic that withdraws items of `fill` and brings them back; one record is spoiled."""
+    chance, log = random.Random(seed), ListLog({"items": 1})
+    for number in range(40):
+        item = f"i{chance.randrange(9)}"
+        value = msgspec.json.encode({"item_id": item, "available": chance.random() < 0.4})
+        log.append(b"{" if number == 3 else value, topic="items", key=item.encode(), skip=number % 3 // 2)
+    return log
 
 
 def is_spoiled(record: Record) -> bool:

@@ -3,11 +3,11 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 
-from pipeline.event.batch import RawBatch, TopicPartition
+from pipeline.event.batch import ItemChange, RawBatch, TopicPartition
 from pipeline.event.records import RankedItem, Ranking
 from pipeline.outcome import Figures, Mark, Outcome, no_mark
 from pipeline.settings import Settings
@@ -33,24 +33,43 @@ class CountingLearner:
         self.counts: Counter[str] = Counter()
         self.chain = ""
         self.users: dict[TopicPartition, Users] = {}
+        self.held: Collection[TopicPartition] = ()
+        self.due: set[str] = set()  # users whose list is to go out again
+        self.item_offsets: dict[TopicPartition, int] = {}
+        self.withdrawn: set[str] = set()
+
+    @property
+    def owes(self) -> bool:
+        """Say whether lists are due."""
+        return bool(self.due)
+
+    def news(self, changes: Iterable[ItemChange]) -> tuple[ItemChange, ...]:
+        """Return the changes that change what is withdrawn."""
+        return tuple(each for each in changes if each.available == (each.item_id in self.withdrawn))
 
     def step(self, raw: RawBatch, mark: Mark = no_mark) -> Outcome:
         """Count the events, then rank their users."""
         assert raw.seq == self.seq, f"batch {raw.seq}, expected {self.seq}"
+        for change in raw.news.changes:
+            (self.withdrawn.discard if change.available else self.withdrawn.add)(change.item_id)
+            self.due |= {user for user, (_, _, recent) in self._all_users() if change.item_id in recent}  # type: ignore[operator]
+        self.item_offsets |= {TopicPartition(*at): offset for *at, offset in raw.news.offsets}
         touched = self._learn_users(raw)
         mark("state")
         events = raw.events
         self.counts.update(events.item_ids)
         pairs = list(zip(events.user_ids, events.item_ids, strict=True))
-        self.chain = _digest(self.chain, raw.seq, raw.now_ms, pairs)
+        self.chain = _digest(self.chain, raw.seq, raw.now_ms, pairs, sorted(self.withdrawn))
         self.seq += 1
         self.events_learned += len(events)
         mark("train")
-        rankings = [self._rank(user, source, raw) for user, source in sorted(touched.items())]
+        refreshed = self._next_due(touched)
+        listed = sorted((touched | refreshed).items())
+        rankings = [self._rank(user, source, raw) for user, source in listed]
         mark("rank")
         newest = int(events.time_ms_B.max(initial=0))
         figures = Figures(dict(Counter(events.types)), 0, len(events), 0.5, 0.1, "", newest, {})
-        return Outcome(rankings, [], [], figures, events.append_ms_B)
+        return Outcome(rankings, [], [], figures, events.append_ms_B, refreshed)
 
     def catch_up(self, raw: RawBatch) -> None:
         """Learn the users alone."""
@@ -79,7 +98,10 @@ class CountingLearner:
             "borders": borders,
             "counts": np.array([self.counts[name] for name in names], np.int64),
         }
-        meta = {"seq": self.seq, "events_learned": self.events_learned, "chain": self.chain}
+        meta: dict[str, object] = {"seq": self.seq, "events_learned": self.events_learned, "chain": self.chain}
+        meta["withdrawn"] = sorted(self.withdrawn)
+        meta["due"] = sorted(self.due)
+        meta["item_offsets"] = [[*at, offset] for at, offset in sorted(self.item_offsets.items())]
         return Snapshot(arrays, dict(meta), [self.take(source) for source in sorted(self.offsets)])
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -89,6 +111,8 @@ class CountingLearner:
         self.counts = Counter(dict(zip(names, snapshot.arrays["counts"].tolist(), strict=True)))
         self.seq, self.events_learned = int(snapshot.meta["seq"]), int(snapshot.meta["events_learned"])
         self.chain = str(snapshot.meta["chain"])
+        self.withdrawn, self.due = set(snapshot.meta["withdrawn"]), set(snapshot.meta["due"])
+        self.item_offsets = {TopicPartition(*at): offset for *at, offset in snapshot.meta["item_offsets"]}
         for shard in snapshot.shards:
             self.put(shard)
 
@@ -135,9 +159,21 @@ class CountingLearner:
             touched[user] = source
         return touched
 
+    def _all_users(self) -> list[tuple[str, list[object]]]:
+        return [each for users in self.users.values() for each in users.items()]
+
+    def _next_due(self, touched: Mapping[str, TopicPartition]) -> dict[str, TopicPartition]:
+        """Take two of the users whose list is due, without those who get one anyway."""
+        self.due -= touched.keys()
+        homes = {user: source for source, users in self.users.items() for user in users}
+        chosen = {user: homes[user] for user in sorted(self.due & homes.keys())[:2]}
+        self.due -= chosen.keys()
+        return chosen
+
     def _rank(self, user: str, source: TopicPartition, raw: RawBatch) -> Ranking:
         time_ms, _, recent = self.users[source][user]
-        items = [RankedItem(item, float(self.counts[item])) for item in recent]  # type: ignore[attr-defined]
+        shown = (item for item in recent if item not in self.withdrawn)  # type: ignore[attr-defined]
+        items = [RankedItem(item, float(self.counts[item])) for item in shown]
         return Ranking(user, f"{user}-{raw.seq}", items, raw.now_ms, int(time_ms), "counting", raw.seq)  # type: ignore[call-overload]
 
 

@@ -53,17 +53,17 @@ class Batches:
             self.ends[partition] = stop
             spans.append(Span(self.topic, partition, start, stop))
         times = np.array([event.time_ms for event in events], np.int64)
+        now = int(times.max(initial=START_MS)) if now_ms is None else now_ms
         columns = Events(
             [event.user for event in events],
             [event.item for event in events],
             [event.type for event in events],
             [event.event_id for event in events],
             times,
-            times,
+            np.full(len(events), now),  # sent just now, whatever time it tells of
             np.full(len(events), np.nan),
             np.array([partitions.index(event.partition) for event in events], np.int32),
         )
-        now = int(times.max(initial=START_MS)) if now_ms is None else now_ms
         raw = RawBatch(self.seq, now, tuple(spans), columns, [])
         self.seq += 1
         return raw

@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from crashes import TOPICS, World, fill, is_spoiled, settings_for
+from crashes import ITEMS, TOPICS, World, fill, is_spoiled, settings_for
 from learners import CountingLearner
 
 from consumers.list_source import ListLog, ListSource
+from pipeline.event.batch import Record
 from pipeline.event.records import DEFAULT_USER, Ranking
 from pipeline.recommender import Recommender
 from pipeline.run.journal import Journal
+from pipeline.run.loop import with_news
 from pipeline.settings import ModelConfig, Settings
 
 
@@ -62,7 +64,8 @@ def never_killed(world: World) -> Reference:
     newest: dict[str, Ranking] = {}
     for entry in Journal(world.folder / world.settings.kafka.worker_id).entries(0):
         polled = source.read(entry.spans, entry.order_R)
-        outcome = learner.step(decoder.decode(entry.seq, entry.now_ms, polled))
+        raw = with_news(decoder.decode(entry.seq, entry.now_ms, polled), entry.news)
+        outcome = learner.step(raw)
         newest.update((ranking.user_id, ranking) for ranking in outcome.rankings)
     return Reference(learner.digests(), learner.events_learned, newest)
 
@@ -84,8 +87,29 @@ def assert_as_if_never_killed(world: World) -> None:
     assert learner.events_learned == reference.events_learned == len(records) - len(bad)
     assert learner.digests() == reference.digests
     assert of_users(world.outbox.newest) == of_users(reference.newest)
+    assert shown(world) & withdrawn(world, learner) == set()
+    bad |= {("items", 0, at.offset) for at in world.items.read(ITEMS, 0) if is_spoiled(at) and was_read(at, learner)}
     assert {(r.record.topic, r.record.partition, r.record.offset) for r in world.outbox.rejects} == bad
     assert world.log.committed == {source: world.log.end(source) for source in world.log.partitions()}
+
+
+def was_read(record: Record, learner: Any) -> bool:
+    """Say whether the items topic was read up to a record."""
+    return record.offset < learner.item_offsets.get(ITEMS, 0)
+
+
+def shown(world: World) -> set[str]:
+    """Return all items of the newest lists."""
+    return {item.item_id for ranking in world.outbox.newest.values() for item in ranking.items}
+
+
+def withdrawn(world: World, learner: Any) -> set[str]:
+    """Return the items whose last word, as far as it was read, is that they may not be shown."""
+    said: dict[str, bool] = {}
+    for record in world.items.read(ITEMS, 0):
+        if not is_spoiled(record) and was_read(record, learner):
+            said[record.key.decode()] = msgspec.json.decode(record.value)["available"]
+    return {item for item, available in said.items() if not available}
 
 
 def of_users(newest: dict[str, Ranking]) -> dict[str, Ranking]:

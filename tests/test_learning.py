@@ -39,8 +39,8 @@ def raw(learner: Recommender, users: Sequence[str], items: Sequence[str], type: 
     at, count = learner.offsets.get(SOURCE, 0), len(users)
     times = START_MS + (at + np.arange(count)) * 1000
     events = Events(
-        list(users), list(items), [type] * count, [None] * count, times, times, np.full(count, np.nan),
-        np.zeros(count, np.int32),
+        list(users), list(items), [type] * count, [None] * count, times, np.full(count, NOW_MS),
+        np.full(count, np.nan), np.zeros(count, np.int32),
     )  # fmt: skip
     return RawBatch(learner.seq, NOW_MS, (Span(*SOURCE, at, at + count),), events, [])
 
@@ -290,12 +290,13 @@ def test_a_number_gone_wrong_stops_learning_and_publishing_until_it_is_mended() 
     assert len(outcome.rankings) >= len(set(users[800:900].tolist()))
 
 
-def test_an_empty_system_learns_an_empty_batch_and_says_nothing() -> None:
+def test_an_empty_system_says_once_that_it_has_nothing_for_people_without_events() -> None:
     learner = recommender()
-    batch = raw(learner, [], [])
-    outcome = learner.step(batch)
-    assert (outcome.rankings, outcome.gone, outcome.alarms) == ([], [], [])
+    outcome = learner.step(raw(learner, [], []))
+    assert [(ranking.user_id, ranking.items) for ranking in outcome.rankings] == [("__default__", [])]
+    assert (outcome.gone, outcome.alarms) == ([], [])
     assert (learner.seq, learner.events_learned, learner.offsets) == (1, 0, {SOURCE: 0})
+    assert learner.step(raw(learner, [], [])).rankings == []
 
 
 def test_the_first_events_make_a_default_list_for_those_without_any() -> None:

@@ -20,6 +20,7 @@ STORES = (
     "histories",
     "consumed",
     "served",
+    "refresh",
     "origin",
     "popularity",
     "successors",

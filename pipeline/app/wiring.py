@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from consumers.kafka_items import KafkaItems
 from consumers.kafka_source import KafkaSource
 from pipeline.errors import AfreshError
 from pipeline.event.decode import Decoder
@@ -59,6 +60,7 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
     source = KafkaSource(settings.kafka, list(settings.topics.event_topics()), settings.batch)
     try:
         sink = build_sink(settings, source, clock)
+        items = KafkaItems(settings.kafka, settings.topics.items)
     except AfreshError:
         with suppress(AfreshError):
             source.close()
@@ -74,7 +76,7 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
     metrics.build_info(version("afresh"), platform.python_version(), torch.__version__)
     metrics.ask_live(lambda: not health.stalled())
     observer = watch(MetricsObserver(metrics, health, clock, lambda: standing(recommender)))
-    edges = Edges(source, decoder, sink, clock, observer)
+    edges = Edges(source, decoder, sink, clock, observer, items)
     loop = Loop(recommender, edges, settings, build_survival(settings))
     return Service(loop, recommender, metrics, health)
 

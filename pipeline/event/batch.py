@@ -6,6 +6,7 @@ Axes: B = events of a batch, in learning order. Suffixes name them (`user_B`).
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -69,6 +70,9 @@ class Polled:
         return bool(self.spans)
 
 
+NOTHING_POLLED = Polled((), [], np.zeros(0, np.int32))
+
+
 @dataclass(frozen=True, slots=True)
 class Reject:
     """A record that can't be learned: it goes to the dead letters byte for byte, with its reason.
@@ -102,6 +106,44 @@ class Events:
         return len(self.user_ids)
 
 
+class BadItem(msgspec.Struct, frozen=True, gc=False):
+    """A record of the items topic that can't be read, as it came, and why. A record like any other."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    reason: str
+    detail: str
+
+
+class ItemChange(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """An item may be shown from now on, or may not."""
+
+    item_id: str
+    available: bool
+
+
+class ItemNews(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was read from the items topic at one moment, as the journal keeps it.
+
+    It is kept whole, since compaction may take a record away before it is to be read again. `offsets` are the
+    next ones: topic, partition, offset.
+    """
+
+    changes: tuple[ItemChange, ...] = ()
+    bad: tuple[BadItem, ...] = ()
+    offsets: tuple[tuple[str, int, int], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.changes or self.bad)
+
+
+NO_NEWS = ItemNews()
+
+
 @dataclass(frozen=True, slots=True)
 class RawBatch:
     """One batch before the state has seen it: good events as columns beside the bad records.
@@ -115,6 +157,7 @@ class RawBatch:
     spans: tuple[Span, ...]
     events: Events
     rejects: list[Reject]
+    news: ItemNews = NO_NEWS  # what the items topic said since the last batch
 
     def before(self, committed: dict[TopicPartition, int]) -> bool:
         """Say whether every record of the batch lies before the committed offsets, so its output is out
@@ -148,3 +191,4 @@ class Batch(NamedTuple):
     previous_B: npt.NDArray[np.int32]
     types: dict[str, int]  # events by type
     duplicates: int
+    moved: int = 0  # events from another partition of their topic than the user's event before

@@ -19,23 +19,24 @@ class PopularLists:
     """The LISTED most popular live rows by every popularity column, kept current by what a batch touched.
 
     All of a column decays alike, so only touched rows can rise: the next list is among the last one and them.
-    After a row left the table or the stored weights were rounded anew, the lists are made afresh. Order:
-    (value desc, row asc). Derived, never saved.
+    After rows left the table or were hidden, or the stored weights were rounded anew, the lists are made afresh.
+    Order: (value desc, row asc). Derived, never saved.
     """
 
     def __init__(self, popularity: Popularity, items: IdTable) -> None:
         self.popularity, self.items = popularity, items
         self.rows: IntArray = np.full((WIDTH, LISTED), -1, np.int32)
-        self._made_for = (-1, -1)
+        self._made_for = (-1, -1, -1)
 
     def update(self, touched: IntArray) -> None:
         """Bring the lists up to date after rows were counted."""
-        state = (self.items.evicted, self.popularity.rescaled)
+        state = (self.items.evicted, self.items.reshown, self.popularity.rescaled)
         status = self.items.status.data
         if state != self._made_for:
             self._made_for = state
             pools: list[IntArray] = [np.flatnonzero(status == LIVE).astype(np.int32)] * WIDTH
         else:
+            touched = touched[status[touched] == LIVE]
             pools = [np.union1d(listed[listed >= 0], touched) for listed in self.rows]
         for column, rows in enumerate(pools):
             stored = self.popularity.stored.data[rows, column]

@@ -16,7 +16,7 @@ from pipeline.errors import CommitRefused, PublishFailed
 from pipeline.event.batch import RawBatch, Span, TopicPartition
 from pipeline.outcome import Outcome
 from pipeline.run.observe import Delivered, Observer, reasons
-from pipeline.run.ports import Clock, Receipt, Sink, Source
+from pipeline.run.ports import NOTHING, Clock, Receipt, Sink, Source
 
 logger = logging.getLogger(__name__)
 
@@ -149,23 +149,33 @@ class InFlight:
         """Send what is still ours of a batch of which nothing is out; say whether that is nothing."""
         sent = self._sent.popleft()
         lost = {span.source: span.stop for span in sent.raw.spans if span not in sent.spans}
-        if sent.spans:
+        rest = sent.spans or not sent.raw.spans  # a batch without records is nobody else's to send
+        if rest:
             self._sent.appendleft(self._send(*unheard(sent.raw, sent.outcome, lost), sent.spans))
-        return not sent.spans
+        return not rest
 
 
 def unheard(
-    raw: RawBatch, outcome: Outcome, committed: Mapping[TopicPartition, int]
+    raw: RawBatch,
+    outcome: Outcome,
+    committed: Mapping[TopicPartition, int],
+    learned: Mapping[TopicPartition, int] = NOTHING,
 ) -> tuple[RawBatch, Outcome]:
     """Leave out the rankings and dead letters of partitions that the group has committed beyond the batch.
 
-    Another worker may own them by now and have published newer lists.
+    Another worker may own them by now and have published newer lists. `learned` are the offsets that the
+    batch's lists know, for those of users who had no event in it.
     """
     told = [index for index, span in enumerate(raw.spans) if committed.get(span.source, 0) >= span.stop]
-    if not told:
+    old = {
+        user
+        for user, source in outcome.refreshed.items()
+        if committed.get(source, 0) > learned.get(source, 0)
+    }
+    if not told and not old:
         return raw, outcome
     told_B = np.isin(raw.events.source_B, told)
-    users = {raw.events.user_ids[b] for b in np.flatnonzero(told_B).tolist()}
+    users = old.union(raw.events.user_ids[b] for b in np.flatnonzero(told_B).tolist())
     rejects = [
         reject
         for reject in raw.rejects

@@ -7,7 +7,8 @@ here):
     {"seq":7,"now_ms":1700000000000,"spans":[["events",0,812,820],["events",1,790,794]],
      "order":[[0,3],[1,4],[0,5]]}
 
-`order` is run-length coded: 3 records of span 0, then 4 of span 1, then 5 of span 0. Each line is one
+`order` is run-length coded: 3 records of span 0, then 4 of span 1, then 5 of span 0. `news`, where there is
+any, is what the items topic said. Each line is one
 `os.write`, with no buffer of our own, so the kernel has it before learning starts: `kill -9` loses nothing,
 and no fsync is needed. (A power cut may lose the last lines; their records are then read from the topic
 again, as new batches.)
@@ -28,9 +29,9 @@ import msgspec
 import numpy as np
 
 from pipeline.errors import CheckpointError
-from pipeline.event.batch import IntArray, Span
+from pipeline.event.batch import NO_NEWS, IntArray, ItemNews, Span
 
-FORMAT = 1
+FORMAT = 2  # 2: news of items
 Value = TypeVar("Value")
 ADVICE = "restore the folder from a backup, or move it away to start anew"
 
@@ -42,23 +43,28 @@ class Header(msgspec.Struct, frozen=True):
     checkpoint: int
 
 
-class Line(msgspec.Struct, frozen=True):
+class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     """One batch as it lies in the file."""
 
     seq: int
     now_ms: int
     spans: list[Span]
     order: list[tuple[int, int]]  # index in spans, how many in a row
+    news: ItemNews = NO_NEWS
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One batch: its number, its time, and which records it held in which order."""
+    """One batch: its number, its time, which records it held in which order, and what was new of items.
+
+    A batch may hold no records at all: then it brings news of items, or lists that wait for no event.
+    """
 
     seq: int
     now_ms: int
     spans: tuple[Span, ...]
     order_R: IntArray
+    news: ItemNews = NO_NEWS
 
 
 def run_lengths(order_R: IntArray) -> list[tuple[int, int]]:
@@ -119,7 +125,8 @@ class Journal:
             ) from None
 
     def open(self, seq: int) -> None:
-        """Make ready to append batch `seq`, in the last segment where that ends there, else in a new one.
+        """Make ready to append batch `seq`, in the last segment where that ends there and has the format of
+        today, else in a new one.
 
         A line torn by a crash is cut off: its batch was not learned. Raise `CheckpointError` when another
         process writes this journal, or when it holds batches from `seq` on.
@@ -128,7 +135,7 @@ class Journal:
         segments = self.segments()
         if segments:
             path = segments[-1]
-            entries, whole_bytes = self._scan(path)
+            entries, whole_bytes, written = self._scan(path)
             if whole_bytes == 0:
                 path.unlink()  # torn inside its header: nothing was written after it
             else:
@@ -138,7 +145,7 @@ class Journal:
                     raise CheckpointError(
                         f"{path}: holds batches up to {stop - 1}, expected none from {seq} on; {ADVICE}"
                     )
-                if stop == seq:
+                if stop == seq and written == FORMAT:
                     self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
                     self._first, self._next = first_seq(path), seq
                     return
@@ -150,7 +157,8 @@ class Journal:
             raise CheckpointError(
                 f"journal {self.folder}: batch {entry.seq}, expected {self._next}; {ADVICE}"
             )
-        self._put(Line(entry.seq, entry.now_ms, list(entry.spans), run_lengths(entry.order_R)))
+        order = run_lengths(entry.order_R)
+        self._put(Line(entry.seq, entry.now_ms, list(entry.spans), order, entry.news))
         self._next += 1
 
     def entries(self, seq: int) -> Iterator[Entry]:
@@ -163,7 +171,7 @@ class Journal:
         begin = max((i for i, path in enumerate(segments) if first_seq(path) <= seq), default=0)
         expected = seq
         for path in segments[begin:]:
-            entries, whole_bytes = self._scan(path)
+            entries, whole_bytes, _ = self._scan(path)
             if path is not segments[-1] and whole_bytes < path.stat().st_size:
                 raise CheckpointError(f"{path}: ends in a torn line, and later batches exist; {ADVICE}")
             for entry in entries:
@@ -226,18 +234,18 @@ class Journal:
                 f"journal {self.folder}: wrote {written} of {len(line)} bytes; make room on the disk"
             )
 
-    def _scan(self, path: Path) -> tuple[list[Entry], int]:
-        """Read a segment: its entries, and the bytes of its whole lines."""
+    def _scan(self, path: Path) -> tuple[list[Entry], int, int]:
+        """Read a segment: its entries, the bytes of its whole lines, and its format."""
         data = path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         lines = whole.splitlines()
         if not lines:
-            return [], 0
+            return [], 0, FORMAT
         header = _decode(lines[0], Header, path, 1)
-        if header.format != FORMAT:
+        if not 1 <= header.format <= FORMAT:
             raise CheckpointError(
-                f"{path}: format {header.format}, expected {FORMAT}; go back to the version of afresh that "
-                "wrote it, or move the folder away to start anew"
+                f"{path}: format {header.format}, expected 1 to {FORMAT}; go back to the version of afresh "
+                "that wrote it, or move the folder away to start anew"
             )
         entries = []
         for number, line in enumerate(lines[1:], 2):
@@ -247,8 +255,9 @@ class Journal:
                 raise CheckpointError(
                     f"{path}, line {number}: batch {found.seq}, expected {expected}; {ADVICE}"
                 )
-            entries.append(Entry(found.seq, found.now_ms, tuple(found.spans), unroll(found.order)))
-        return entries, len(whole)
+            order_R = unroll(found.order)
+            entries.append(Entry(found.seq, found.now_ms, tuple(found.spans), order_R, found.news))
+        return entries, len(whole), header.format
 
 
 def first_seq(path: Path) -> int:

@@ -8,21 +8,22 @@ not committed never happened: it is cut off the journal, and read from the topic
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.errors import AfreshError
-from pipeline.event.batch import Polled, RawBatch, TopicPartition
+from pipeline.event.batch import NOTHING_POLLED, ItemNews, Polled, RawBatch, Reject, TopicPartition
 from pipeline.event.decode import Decoder
 from pipeline.outcome import Learner, Outcome
+from pipeline.run.catalogue import Catalogue
 from pipeline.run.checkpoint import Checkpoints
 from pipeline.run.guard import Guard
 from pipeline.run.in_flight import InFlight, unheard
 from pipeline.run.journal import Entry, Journal
 from pipeline.run.observe import Observer
 from pipeline.run.partitions import Partitions
-from pipeline.run.ports import Clock, Sink, Source
+from pipeline.run.ports import Clock, ItemSource, Sink, Source
 from pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Edges:
     sink: Sink
     clock: Clock
     observer: Observer
+    items: ItemSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Loop:
         self._survival = survival
         self._guard = Guard(settings.limits.dead_letter_ratio, settings.limits.dead_letter_run)
         self.in_flight = InFlight(self._source, self._sink, self._clock, self._observer, self._ack_timeout_s)
+        self.catalogue = Catalogue(edges.items, learner, edges.clock)
         shards = None if survival is None else survival.checkpoints.shards
         self.partitions = Partitions(learner, self._source, self.in_flight, shards, self._observer)
         self._stopping = False
@@ -111,40 +114,53 @@ class Loop:
         if not self._stopping:
             self._joined = True
             self._observer.became("rebalancing")
+            self.catalogue.start()
             self._source.start(self.partitions)
 
     def tick(self) -> None:
         """Take one batch all the way.
 
         0. Poll. Partitions that came or went are settled first; what was polled beside that is put back.
-        1. Journal: from here on the batch's records, their order and its time are history.
+           News of items come along; at the start they are read to their end before any event.
+        1. Journal: from here on the batch's records, their order, its time and its news are history.
         2. Learn: decode, score, update, rank.
         3. Publish, once the batch before is acknowledged.
         4. Commit what is acknowledged, about once a second.
         5. Checkpoint when due, with nothing in flight and all committed.
         """
         self._observer.ticked()
-        batch = self._settings.batch
-        polled = self._source.poll(batch.max_events, batch.max_wait_ms / 1000)  # 0
+        polled = self._poll()  # 0
         self._observer.begin()
         if self.partitions.unsettled:
             self._put_back(polled)
             self._settle()
             return
-        self.partitions.joined()
-        if polled:
-            entry = Entry(self.learner.seq, self._clock.now_ms(), polled.spans, polled.order_R)
+        self.learner.held = self.partitions.held
+        news = self.catalogue.take()
+        if polled or news or self.learner.owes:
+            entry = Entry(self.learner.seq, self._clock.now_ms(), polled.spans, polled.order_R, news)
             if self._survival is not None:
                 self._survival.journal.append(entry)  # 1
             raw, outcome = self._learn(entry, polled)  # 2
             self.in_flight.publish(raw, outcome)  # 3
             self._observer.mark("publish")
+        if self.catalogue.whole:
+            self.partitions.joined()
         self.in_flight.settle()
         if self.in_flight.commit_due():
             self.in_flight.commit(self.partitions.held)  # 4
         if self._checkpoint_due():
             self.partitions.release_strangers()
             self.checkpoint()  # 5
+
+    def _poll(self) -> Polled:
+        """Poll for events, without waiting where other work does, and for none before the items are known."""
+        if not self.catalogue.whole:
+            self._source.keep_alive()
+            return NOTHING_POLLED
+        batch = self._settings.batch
+        wait_ms = 0 if self.learner.owes else batch.max_wait_ms
+        return self._source.poll(batch.max_events, wait_ms / 1000)
 
     def checkpoint(self) -> None:
         """Wait until all is acknowledged, commit it, and save everything."""
@@ -169,6 +185,7 @@ class Loop:
             self.in_flight.drain()
             self.in_flight.commit(self.partitions.held)
         self.partitions.leaving = True
+        self.catalogue.close()
         self._source.close()
         self._sink.close()
 
@@ -182,23 +199,25 @@ class Loop:
         self._observer.busy("reading the checkpoint", LONG_STEP_S)
         survival.journal.lock()
         survival.checkpoints.topic_ids = self._source.topic_ids()
-        found = survival.checkpoints.load()
+        found = survival.checkpoints.load(newcomer=not survival.journal.segments())
         if found is not None:
             manifest, snapshot = found
             self.learner.restore(snapshot)
             logger.info("restored batch %d, %d events learned", manifest.seq, manifest.events_learned)
         committed = self._source.committed(self._source.partitions())
         first = self.learner.seq
-        for entry in survival.journal.entries(first):
-            if self._sink.commits_offsets and not is_committed(entry, committed):
+        entries = list(survival.journal.entries(first))
+        told = first + delivered(entries, committed)
+        for entry in entries:
+            if self._sink.commits_offsets and entry.seq >= told:
                 survival.journal.cut(entry.seq)
                 break
             self._observer.ticked()
-            polled = self._source.read(entry.spans, entry.order_R)
+            polled = self._source.read(entry.spans, entry.order_R) if entry.spans else NOTHING_POLLED
             self._observer.begin()
             raw, outcome = self._learn(entry, polled)
-            if not raw.before(committed):
-                self.in_flight.publish(*unheard(raw, outcome, committed))
+            if entry.seq >= told:
+                self.in_flight.publish(*unheard(raw, outcome, committed, self.learner.offsets))
             if self._stopping:
                 return  # the journal still has it all
         self.in_flight.drain()
@@ -209,6 +228,7 @@ class Loop:
     def _learn(self, entry: Entry, polled: Polled) -> tuple[RawBatch, Outcome]:
         raw = self._decoder.decode(entry.seq, entry.now_ms, polled)
         self._guard.check(polled, raw)
+        raw = with_news(raw, entry.news)
         self._observer.mark("event")
         outcome = self.learner.step(raw, self._observer.mark)
         self._guard.check_step(raw.seq, outcome.figures.skipped)
@@ -237,6 +257,26 @@ class Loop:
 
     def _ack_timeout_s(self) -> float:
         return STOP_WAIT_S if self._stopping else self._settings.kafka.broker_timeout_s
+
+
+def with_news(raw: RawBatch, news: ItemNews) -> RawBatch:
+    """Return the batch with what the items topic said; bad records of it go to the dead letters too."""
+    if not news:
+        return replace(raw, news=news)
+    bad = [Reject(record, record.reason, record.detail) for record in news.bad]
+    return replace(raw, news=news, rejects=[*raw.rejects, *bad])
+
+
+def delivered(entries: Sequence[Entry], committed: Mapping[TopicPartition, int]) -> int:
+    """Return how many of a journal's batches are out, as far as commits tell.
+
+    Batches are acknowledged in their order, so those before a committed one are out; this is all that can be
+    said of a batch without records, which leaves no offset behind.
+    """
+    with_records = (
+        number for number, entry in enumerate(entries, 1) if entry.spans and is_committed(entry, committed)
+    )
+    return max(with_records, default=0)
 
 
 def is_committed(entry: Entry, committed: Mapping[TopicPartition, int]) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
-from pipeline.event.batch import IntArray, Polled, Reject, Span, TopicPartition
+from pipeline.event.batch import IntArray, ItemNews, Polled, Reject, Span, TopicPartition
 from pipeline.event.records import DriftAlarm, Ranking
 
 NOTHING: Mapping[TopicPartition, int] = MappingProxyType({})  # no offsets
@@ -79,6 +79,19 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Leave the group."""
+
+
+class ItemSource(Protocol):
+    """Where the items topic is read from: all of its partitions, in no group."""
+
+    def start(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Go on from these offsets; a partition that has none starts at its earliest record."""
+
+    def poll(self) -> tuple[ItemNews, bool]:
+        """Return what has come, at once, and whether the topic is read to its end."""
+
+    def close(self) -> None:
+        """Close the connection."""
 
 
 class Receipt(Protocol):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from numba import njit
 
 from pipeline.state.store import Column
-from pipeline.state.tables import LIVE, NEW
+from pipeline.state.tables import HELD, is_held
 
 LIMIT = 1000
 SMALLEST = 4  # blocks hold 4, 8, ... 1024
@@ -56,7 +56,7 @@ class Consumed:
     def of(self, user: int, status_M: Any) -> IntArray:
         """Return one user's consumed items that are still known, oldest first."""
         rows, _ = self.ragged(np.array([user], np.int32))
-        return rows[(rows >= 0) & np.isin(status_M[rows], (LIVE, NEW))]
+        return rows[(rows >= 0) & np.isin(status_M[rows], HELD)]
 
     def ragged(self, user_B: IntArray) -> tuple[IntArray, npt.NDArray[np.int64]]:
         """Return all blocks of these users one behind the other (-1 where an item went) and the borders [B +
@@ -148,7 +148,7 @@ def _add(done, user_B, item_B, add_B, status_M, start, size, room, values, free,
             known = 0
             for k in range(n):
                 v = values[first + k]
-                known += v >= 0 and (status_M[v] == LIVE or status_M[v] == NEW)
+                known += v >= 0 and is_held(status_M[v])
             drop = max(0, known + 1 - LIMIT)  # the oldest of those that are known
             wanted = max(SMALLEST, min(2 * (known - drop), LIMIT + 24))
             wanted = SMALLEST << _class_of(max(wanted, known - drop + 1))
@@ -159,7 +159,7 @@ def _add(done, user_B, item_B, add_B, status_M, start, size, room, values, free,
             kept = 0
             for k in range(n):
                 v = values[first + k]
-                if v >= 0 and (status_M[v] == LIVE or status_M[v] == NEW):
+                if v >= 0 and is_held(status_M[v]):
                     if drop > 0:
                         drop -= 1
                     else:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from numba import njit
 
 from pipeline.state.store import Column
-from pipeline.state.tables import LIVE, NEW
+from pipeline.state.tables import is_held
 
 IntArray = npt.NDArray[np.int32]
 
@@ -26,9 +26,9 @@ class Histories:
 
     def __init__(self, capacity: int, length: int) -> None:
         self.length = length
-        self.items = Column(np.full((capacity, length), -1, np.int32), "user", -1, of_items=True)
-        self.types = Column(np.zeros((capacity, length), np.uint16), "user")
-        self.times = Column(np.zeros((capacity, length), np.int64), "user")
+        self.items = Column(np.full((capacity, length), -1, np.int32), "user", -1, of_items=True, stretch=1)
+        self.types = Column(np.zeros((capacity, length), np.uint16), "user", stretch=1)
+        self.times = Column(np.zeros((capacity, length), np.int64), "user", stretch=1)
         self.pushed = Column(np.zeros(capacity, np.int64), "user")
         self.repeats = Column(np.zeros(capacity, np.float32), "user")
         self.newest_ms = Column(np.zeros(capacity, np.int64), "user")
@@ -128,7 +128,7 @@ def _windows(  # type: ignore[no-untyped-def]
         for k in range(min(length - taken, pushed[u])):
             slot = (pushed[u] - 1 - k) % length
             m = items[u, slot]
-            if m >= 0 and (status_M[m] == LIVE or status_M[m] == NEW):
+            if m >= 0 and is_held(status_M[m]):
                 out_items[b, n], out_types[b, n], out_times[b, n] = m, types[u, slot], times[u, slot]
                 n += 1
         out_length[b] = n

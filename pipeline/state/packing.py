@@ -6,19 +6,35 @@ Axes: N = users of a shard, V = entries of all their consumed sets, M = item row
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.errors import CheckpointError
 from pipeline.event.batch import TopicPartition
 from pipeline.state.duplicates import Duplicates
+from pipeline.state.fitting import RINGS, Differences, fitted, laid_anew, misfit
+from pipeline.state.refresh import NOW
 from pipeline.state.shards import Arrays, Shard, pack_texts, unpack_texts
 from pipeline.state.state import NOBODY, State
 from pipeline.state.store import Column, translate, update_digest
-from pipeline.state.tables import LIVE, NEW
+from pipeline.state.tables import HELD, HIDDEN
 
 IntArray = npt.NDArray[np.int32]
 _OWN = {"consumed.start", "origin.partition"}  # mean something in this process alone
+_ADVICE = "go back to the version of afresh that saved it, or choose another checkpoint.path to start anew"
+_TABLE = ("ids", "id_borders", "free", "pending_ids", "pending_borders", "pending_counts")  # no columns
+
+
+class Loaded(NamedTuple):
+    """What differed in the item side of a checkpoint.
+
+    `restarted`: each model that starts anew, and the column that forbids to go on; "": none of it was saved.
+    """
+
+    differences: Differences
+    restarted: dict[str, str]
 
 
 def take(state: State, source: TopicPartition) -> Shard:
@@ -31,7 +47,7 @@ def take(state: State, source: TopicPartition) -> Shard:
     rows = state.users.rows(ids)
     arrays: Arrays = {}
     arrays["user_ids"], arrays["user_id_borders"] = pack_texts(ids)
-    known = np.isin(state.items.status.data, (LIVE, NEW))
+    known = np.isin(state.items.status.data, HELD)
     values, borders = state.consumed.ragged(rows)
     pieces = {name: column.data[rows] for name, column in _user_columns(state).items()}
     of_items = [name for name, column in _user_columns(state).items() if column.of_items]
@@ -54,9 +70,11 @@ def take(state: State, source: TopicPartition) -> Shard:
     return Shard(source, state.offsets.get(source, 0), arrays)
 
 
-def put(state: State, shard: Shard) -> None:
+def put(state: State, shard: Shard) -> Differences:
     """Add a shard's users in the place of what is held of that partition; unknown items are admitted without
     counts.
+
+    Return which columns differed. Raise `CheckpointError` for one that can't be made to fit.
     """
     state.drop_partition(shard.source)
     arrays = shard.arrays
@@ -67,27 +85,34 @@ def put(state: State, shard: Shard) -> None:
     rows = state.users.rows(ids)
     item_ids = unpack_texts(_bytes(arrays["item_ids"]), _longs(arrays["item_id_borders"]))
     new = state.admit_items(list(dict.fromkeys(text for text in item_ids if text not in state.items.row_of)))
-    state.items.settle(new)
+    state.settle_items(new)
     # else an item that its users bring along would be long overdue
     state.items.last_ms.data[new] = arrays["user.last_ms"].max(initial=0)
     row_of_place = state.items.rows(item_ids)
-    for name, column in _user_columns(state).items():
+    columns = _user_columns(state)
+    for name, column in columns.items():
         if f"user.{name}" in arrays:
-            piece = arrays[f"user.{name}"]
+            piece = _of_users(name, arrays, column)
             column.data[rows] = translate(piece, row_of_place) if column.of_items else piece
     state.consumed.size.data[rows] = 0
     room, state.consumed.room.data[rows] = state.consumed.room.data[rows].copy(), 0
-    state.consumed.put(
-        rows, translate(arrays["consumed_values"], row_of_place), _longs(arrays["consumed_borders"]), room
-    )
+    if state.exclude != []:  # where repeats are welcome, what another rule has recorded would bar them
+        consumed = translate(arrays["consumed_values"], row_of_place)
+        state.consumed.put(rows, consumed, _longs(arrays["consumed_borders"]), room)
     state.users.last_event.data[rows] = arrays["user.last_event"]
     state.users.last_ms.data[rows] = arrays["user.last_ms"]
     state.users.reorder()
     state.items.reorder()
+    state.refresh.look_again()
     state.origin.partition.data[rows] = state.number_of(shard.source)
     state.offsets[shard.source] = shard.offset
+    holders = state.served.holders(state.items.status.data == HIDDEN)  # withdrawn here, and shown by another
+    state.refresh.mark(holders[holders > 0], NOW)
     if "duplicates" in arrays:
         state.duplicates[shard.source] = Duplicates(arrays["duplicates"].astype(np.uint64))
+    known = {f"user.{name}" for name in (*columns, "last_event", "last_ms")}
+    saved = {name for name in arrays if name.startswith("user.")}
+    return _differences(known, saved)
 
 
 def save_items(state: State) -> tuple[Arrays, dict[str, object]]:
@@ -99,6 +124,7 @@ def save_items(state: State) -> tuple[Arrays, dict[str, object]]:
     arrays["items.free"] = np.array(items.free, np.int32)
     arrays["items.pending_ids"], arrays["items.pending_borders"] = pack_texts(list(items.pending))
     arrays["items.pending_counts"] = np.array(list(items.pending.values()), np.int64)
+    arrays |= {f"availability.{name}": array for name, array in state.availability.arrays().items()}
     meta: dict[str, object] = {
         "events_learned": state.events_learned,
         "items_admitted": items.admitted,
@@ -106,17 +132,28 @@ def save_items(state: State) -> tuple[Arrays, dict[str, object]]:
         "users_admitted": state.users.admitted,
         "users_evicted": state.users.evicted,
         "sweep_step": state.sweep.step,
+        "item_offsets": [[*source, offset] for source, offset in sorted(state.item_offsets.items())],
     }
     return arrays, meta
 
 
-def load_items(state: State, arrays: Arrays, meta: Mapping[str, object]) -> None:
-    """Undo `save_items` on a fresh state."""
+def load_items(state: State, arrays: Arrays, meta: Mapping[str, object]) -> Loaded:
+    """Undo `save_items` on a fresh state; what an older version has not saved stays as it is there.
+
+    A model starts anew when `arrays` hold nothing of it, or when a shape is another. Raise `CheckpointError`
+    for any other column that can't be made to fit.
+    """
     items = state.items
-    for name, column in shared_columns(state).items():
-        _set(column, arrays[name])
-    for name, column in items.columns().items():
-        _set(column, arrays[f"items.{name}"])
+    restarted = _restarted(state, arrays)
+    columns = shared_columns(state) | _prefixed("items", items.columns())
+    for name, column in columns.items():
+        if name in arrays and _model_of(name) not in restarted:
+            if why := misfit(arrays[name], column):
+                raise CheckpointError(f"column {name}: {why}; {_ADVICE}")
+            _set(column, fitted(arrays[name], column))
+        elif column.axis == "item":
+            shape = (arrays["items.status"].shape[0], *column.data.shape[1:])
+            column.data = np.full(shape, column.fill, column.data.dtype)
     items.id_of = unpack_texts(_bytes(arrays["items.ids"]), _longs(arrays["items.id_borders"]))
     items.row_of = {text: row for row, text in enumerate(items.id_of) if text}
     items.free = arrays["items.free"].tolist()
@@ -126,8 +163,17 @@ def load_items(state: State, arrays: Arrays, meta: Mapping[str, object]) -> None
     state.events_learned = numbers["events_learned"]
     items.admitted, items.evicted = numbers["items_admitted"], numbers["items_evicted"]
     state.users.admitted, state.users.evicted = numbers["users_admitted"], numbers["users_evicted"]
+    available = {name: array for name, array in arrays.items() if name.startswith("availability.")}
+    if available:  # format 1 knows no items topic
+        state.availability.load({name.partition(".")[2]: array for name, array in available.items()})
+    for topic, partition, offset in meta.get("item_offsets", []):  # type: ignore[attr-defined]
+        state.item_offsets[TopicPartition(topic, partition)] = offset
     state.popularity.version += 1
     state.sweep.resume(numbers["sweep_step"])
+    others = {*available, *(f"items.{name}" for name in _TABLE)}
+    saved = {name for name in arrays if not ("/" in name or name in others)}
+    known = {name for name in columns if _model_of(name) not in restarted}
+    return Loaded(_differences(known, saved), restarted)
 
 
 def digests(state: State) -> dict[str, str]:
@@ -179,6 +225,51 @@ def _user_columns(state: State) -> dict[str, Column]:
 
 def _prefixed(prefix: str, columns: Mapping[str, Column]) -> dict[str, Column]:
     return {f"{prefix}.{name}": column for name, column in columns.items()}
+
+
+def _restarted(state: State, arrays: Arrays) -> dict[str, str]:
+    """Return the models that can't go on from these arrays, each with the reason."""
+    restarted: dict[str, str] = {}
+    columns: dict[str, dict[str, Column]] = {}
+    for name, column in shared_columns(state).items():
+        if _model_of(name):
+            columns.setdefault(_model_of(name), {})[name] = column
+    for model, of_model in columns.items():
+        held = {name: column for name, column in of_model.items() if name in arrays}
+        whys = [f"{name}: {why}" for name, column in held.items() if (why := misfit(arrays[name], column))]
+        if whys or not held:
+            restarted[model] = whys[0] if whys else ""
+    return restarted
+
+
+def _model_of(name: str) -> str:
+    """Return the model that a column belongs to, "" for none.
+
+    >>> _model_of("model.attention.table"), _model_of("histories.items")
+    ('attention', '')
+    """
+    return name.split(".")[1] if name.startswith("model.") else ""
+
+
+def _of_users(name: str, arrays: Arrays, column: Column) -> npt.NDArray[np.generic]:
+    """Return what a shard holds of a column, made to fit. Another model's figures are as good as none."""
+    piece = arrays[f"user.{name}"]
+    if why := misfit(piece, column):
+        if not _model_of(name):
+            raise CheckpointError(f"column {name} of a shard: {why}; {_ADVICE}")
+        return np.full((piece.shape[0], *column.data.shape[1:]), column.fill, column.data.dtype)
+    if name in RINGS:
+        pushed = _longs(arrays["user.histories.pushed"])
+        return laid_anew(piece, pushed, column.data.shape[1], column.fill)
+    return fitted(piece, column)
+
+
+def _differences(known: set[str], saved: set[str]) -> Differences:
+    """Compare names of columns. What is not known of a model is one's that is configured no longer."""
+    lacking, unknown = (
+        {name.removeprefix("user.") for name in names} for names in (known - saved, saved - known)
+    )
+    return Differences(frozenset(lacking), frozenset(name for name in unknown if not _model_of(name)))
 
 
 def _set(column: Column, data: npt.NDArray[np.generic]) -> None:

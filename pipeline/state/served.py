@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.state.store import Column
-from pipeline.state.tables import LIVE, NEW
+from pipeline.state.tables import HELD
 
 IntArray = npt.NDArray[np.int32]
 
@@ -13,7 +13,7 @@ class Served:
     """Columns: `items` int32 [U, K], best first, -1 at the end."""
 
     def __init__(self, capacity: int, k: int) -> None:
-        self.items = Column(np.full((capacity, k), -1, np.int32), "user", -1, of_items=True)
+        self.items = Column(np.full((capacity, k), -1, np.int32), "user", -1, of_items=True, stretch=1)
 
     def columns(self) -> dict[str, Column]:
         return {"items": self.items}
@@ -22,6 +22,11 @@ class Served:
         """Note the lists just published."""
         self.items.data[user_B] = rows_BK
 
+    def holders(self, hidden_M: npt.NDArray[np.bool_]) -> IntArray:
+        """Return the rows of users whose list holds an item of these, in order."""
+        items_UK = self.items.data
+        return np.flatnonzero((hidden_M[items_UK] & (items_UK >= 0)).any(1)).astype(np.int32)
+
     def hits(
         self, user_B: IntArray, item_B: IntArray, status_M: npt.NDArray[np.uint8]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
@@ -29,5 +34,5 @@ class Served:
         lists_BK = self.items.data[user_B]
         on_list_BK = (lists_BK == item_B[:, None]) & (item_B >= 0)[:, None]
         # a list whose items are all gone is none, whether a sweep has come by or not
-        shown_BK = (lists_BK >= 0) & np.isin(status_M[lists_BK], (LIVE, NEW))
+        shown_BK = (lists_BK >= 0) & np.isin(status_M[lists_BK], HELD)
         return np.any(shown_BK, axis=1), np.any(on_list_BK, axis=1)

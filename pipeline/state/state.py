@@ -5,57 +5,35 @@ Axis B = events of a batch. Shards (what moves with a partition) are packed and 
 
 import logging
 import math
-import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from pipeline.event.batch import Batch, RawBatch, Span, TopicPartition
+from pipeline.event.batch import Batch, ItemNews, RawBatch, Span, TopicPartition
 from pipeline.event.records import DEFAULT_USER
-from pipeline.settings import BUILT_IN_ROLES, NEUTRAL, POSITIVE, ROLE_CODES, EventsConfig, LimitsConfig
+from pipeline.settings import NEUTRAL, POSITIVE, EventsConfig, LimitsConfig
+from pipeline.state.availability import Availability
 from pipeline.state.consumed import Consumed
 from pipeline.state.duplicates import Duplicates
 from pipeline.state.histories import Histories
+from pipeline.state.kinds import EventTypes
+from pipeline.state.origin import Origin
 from pipeline.state.popularity import Popularity, cells
+from pipeline.state.refresh import NOW, Refresh
 from pipeline.state.served import Served
-from pipeline.state.store import Column, Store, clear, grow
+from pipeline.state.store import Store, clear, grow
 from pipeline.state.successors import REACH, Successors
 from pipeline.state.sweep import Sweep
-from pipeline.state.tables import FREE, GONE, LIVE, NEVER, IdTable
+from pipeline.state.tables import FREE, GONE, HIDDEN, LIVE, NEVER, IdTable
 
 logger = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.int32]
-TYPES_KEPT = 10_000  # names come from outside: so many are remembered, and told once
-FAMILIAR_TYPES = {"view", "click", "like", "cart", "buy", *BUILT_IN_ROLES}
-ROLES = {code: role for role, code in ROLE_CODES.items()}
 DAY_MS = 86_400_000
+FILED = "@"  # begins the name of what is no topic but a recorded file: no topic's name can
 NOBODY = DEFAULT_USER  # the user without events: row 0, never seen in a batch, never evicted
-
-
-@dataclass(frozen=True, slots=True)
-class EventType:
-    """What the configuration says of one event type."""
-
-    role: int
-    weight: float
-    code: int  # a stable 16-bit hash of the name: shards of other workers use the same
-    consumes: bool
-
-
-class Origin:
-    """The partition each user's newest event came from, as a column `partition` int32 [U] of registered
-    numbers.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self.partition = Column(np.full(capacity, -1, np.int32), "user", -1)
-
-    def columns(self) -> dict[str, Column]:
-        return {"partition": self.partition}
 
 
 class State:
@@ -69,6 +47,7 @@ class State:
         history: int,
         k: int,
         seed: int,
+        block: Sequence[str] = (),
     ) -> None:
         self.events, self.limits, self.exclude, self.seed = events, limits, exclude, seed
         self.users = IdTable("user")
@@ -76,6 +55,8 @@ class State:
         self.histories = Histories(self.users.capacity, max(history, REACH))
         self.consumed = Consumed(self.users.capacity)
         self.served = Served(self.users.capacity, k)
+        self.refresh = Refresh(self.users.capacity)
+        self.availability = Availability(block)
         self.origin = Origin(self.users.capacity)
         self.popularity = Popularity(self.items.capacity)
         self.successors = Successors(self.items.capacity)
@@ -84,16 +65,19 @@ class State:
             "consumed": self.consumed,
             "served": self.served,
             "origin": self.origin,
+            "refresh": self.refresh,
             "popularity": self.popularity,
             "successors": self.successors,
         }
         self.sweep = Sweep(self.items, self.consumed, lambda: list(self.stores.values()))
         self.partitions: list[TopicPartition] = []  # by registered number; a number is never given twice
         self.offsets: dict[TopicPartition, int] = {}
+        self.item_offsets: dict[TopicPartition, int] = {}  # of the items topic
         self.duplicates: dict[TopicPartition, Duplicates] = {}
         self.events_learned = 0
         self.welcome: Callable[[IntArray, Sequence[str]], None] = lambda rows, ids: None
-        self._types: dict[str, EventType] = {}
+        self.types = EventTypes(events, exclude)
+        self._told_of_moves = False
         self.users.settle(self.users.admit([NOBODY]))
         self.users.last_event.data[0] = NEVER
 
@@ -107,21 +91,6 @@ class State:
             self.partitions.append(source)
         return self.partitions.index(source)
 
-    def event_type(self, name: str) -> EventType:
-        """Return what the configuration says of a type, remembered for the next time."""
-        kind = self._types.get(name)
-        if kind is None:
-            role = self.events.role(name)
-            consumes = role == POSITIVE if self.exclude is None else name in self.exclude
-            kind = EventType(role, self.events.weight(name), zlib.crc32(name.encode()) & 0xFFFF, consumes)
-            if len(self._types) < TYPES_KEPT:
-                self._types[name] = kind
-                if not (name in FAMILIAR_TYPES or name in self.events.roles or name in self.events.weights):
-                    logger.info(
-                        "event type %r is new: taken as %s, weight %g", name, ROLES[role], kind.weight
-                    )
-        return kind
-
     def admit(self, raw: RawBatch) -> Batch:
         """Turn ids into rows, new ones admitted, duplicates left out. Histories and counts stay."""
         numbers = self._advance(raw.spans)
@@ -129,7 +98,7 @@ class State:
         events = raw.events
         users = [events.user_ids[b] for b in keep]
         items = [events.item_ids[b] for b in keep]
-        kinds = [self.event_type(events.types[b]) for b in keep]
+        kinds = [self.types.of(events.types[b]) for b in keep]
         where = np.array(keep, np.int64)
         new_users = self.users.missing(users)
         self.add_users(new_users)
@@ -146,7 +115,8 @@ class State:
         for b in keep:
             types[events.types[b]] = types.get(events.types[b], 0) + 1
         source_B = np.array(numbers, np.int32)[events.source_B[where]] if len(keep) else np.zeros(0, np.int32)
-        self.origin.partition.data[user_B] = source_B
+        previous_B = previous_of(user_B, self.users.capacity)
+        moved = self._note_origins(user_B, source_B, previous_B)
         known_B = (item_B >= 0) & (self.items.status.data[item_B] == LIVE)
         self._new_items = new_items
         return Batch(
@@ -156,7 +126,7 @@ class State:
             user_B=user_B,
             item_B=item_B,
             known_B=known_B,
-            role_B=np.array([kind.role for kind in kinds], np.int8),
+            role_B=self.types.roles(kinds, events.value_B[where]),
             weight_B=np.array([kind.weight for kind in kinds], np.float32),
             type_B=np.array([kind.code for kind in kinds], np.uint16),
             consumes_B=np.array([kind.consumes for kind in kinds], np.bool_),
@@ -164,9 +134,10 @@ class State:
             moment_ms_B=moment_B,
             append_ms_B=events.append_ms_B[where],
             source_B=source_B,
-            previous_B=previous_of(user_B, self.users.capacity),
+            previous_B=previous_B,
             types=types,
             duplicates=len(events) - len(keep),
+            moved=moved,
         )
 
     def update(
@@ -188,12 +159,45 @@ class State:
         self.histories.push(
             batch.user_B, batch.item_B, batch.type_B, batch.moment_ms_B, pushes(batch), batch.time_ms_B
         )
-        self.items.settle(self._new_items)
+        self.settle_items(self._new_items)
+
+    def take_news(self, news: ItemNews) -> None:
+        """Hide and show items as the items topic says; who was shown a hidden one gets a new list."""
+        for topic, partition, offset in news.offsets:
+            self.item_offsets[TopicPartition(topic, partition)] = offset
+        if not news.changes:
+            return
+        for change in news.changes:
+            self.availability.apply(change, change.item_id in self.items.row_of)
+        self.reconcile([change.item_id for change in news.changes])
+
+    def reconcile(self, item_ids: Sequence[str] | None = None) -> None:
+        """Bring rows in line with what may be shown, of these items or of all, and mark who holds others."""
+        row_of = self.items.row_of
+        ids = list(row_of) if item_ids is None else [text for text in item_ids if text in row_of]
+        rows, hidden = self.items.rows(ids), self.availability.hidden(ids)
+        self.items.show(rows[~hidden], True)
+        self.items.show(rows[hidden], False)
+        if hidden.any():
+            holders = self.served.holders(self.items.status.data == HIDDEN)
+            self.refresh.mark(holders[holders > 0], NOW)  # row 0 is nobody's: its list is made anew by itself
+
+    def settle_items(self, rows: IntArray) -> None:
+        """End the admission of items: they may be shown from now on, or are hidden."""
+        self.items.settle(rows)
+        hidden = self.availability.hidden([self.items.id_of[row] for row in rows.tolist()])
+        self.items.show(rows[hidden], False)
 
     def expire(self, now_ms: int) -> list[str]:
-        """Give rows back: over the limits, or unseen for too long. Return the ids of the users who went."""
+        """Give rows back: over the limits, or unseen for too long. Return the ids of the users who went.
+
+        Users known from a file alone are left out: if somebody was sent a list of theirs, another worker did.
+        """
         limits = self.limits
         users, gone = self._evict(self.users, limits.users, limits.user_ttl_days, now_ms, FREE)
+        filed = {number for number, source in enumerate(self.partitions) if source.topic.startswith(FILED)}
+        origins = self.origin.partition.data[users].tolist() if filed else [-1] * len(gone)
+        gone = [text for text, origin in zip(gone, origins, strict=True) if origin not in filed]
         self._clear_users(users)
         items, _ = self._evict(self.items, limits.items, limits.item_ttl_days, now_ms, GONE)
         self.popularity.forget(items)
@@ -206,9 +210,7 @@ class State:
         makes room.
         """
         items = self.items
-        if items.room(len(ids)) > items.capacity and np.count_nonzero(items.status.data >= GONE) >= len(
-            ids
-        ) - len(items.free):
+        if items.room(len(ids)) > items.capacity and items.doomed() >= len(ids) - len(items.free):
             for _ in range(2):  # a running cycle frees its own rows; a second one those that went since
                 self.sweep.advance(self.users.capacity, wanted_rows=True)
         capacity = items.room(len(ids))
@@ -216,6 +218,7 @@ class State:
             grow([*self.stores.values(), items], "item", capacity)
             items.extend(capacity)
         rows = items.admit(ids)
+        self.availability.met(ids)
         self.welcome(rows, ids)
         return rows
 
@@ -227,6 +230,26 @@ class State:
             self.forget_users(rows)
         self.offsets.pop(source, None)
         self.duplicates.pop(source, None)
+
+    def _note_origins(self, user_B: IntArray, source_B: IntArray, previous_B: IntArray) -> int:
+        """Let users follow their newest event; return how often one came to another partition of its topic.
+
+        The first time ever is told: users without a fixed partition lose part of their history with every
+        change of workers.
+        """
+        moved, before_B = self.origin.update(user_B, source_B, previous_B, self.partitions)
+        if moved.size and not self._told_of_moves:
+            self._told_of_moves = True
+            b = moved[0]
+            topic, now = self.partitions[source_B[b]]
+            logger.warning(
+                "an event of user %r lies in partition %d of topic %s, the one before in %d: expected one "
+                "partition, as the user's state lies with it. Let every producer take the user's id as key and "
+                "the same partitioner (murmur2, Kafka's own; librdkafka needs partitioner=murmur2_random). "
+                "After partitions were added this ends by itself. Counted in afresh_user_moves_total",
+                self.users.id_of[user_B[b]], now, topic, self.partitions[before_B[b]].partition,
+            )  # fmt: skip
+        return int(moved.size)
 
     def _advance(self, spans: Sequence[Span]) -> list[int]:
         for span in spans:

@@ -14,7 +14,7 @@ from numba import njit
 
 from pipeline.state.splitmix import next_uniform
 from pipeline.state.store import Column
-from pipeline.state.tables import LIVE, NEW
+from pipeline.state.tables import is_held
 
 SLOTS = 48
 REACH = 10  # the k-th newest item before an event is its predecessor with weight FADE ** k, k < REACH
@@ -76,7 +76,7 @@ def _slot(row, m, w, chance, status_M, partner, forward, backward):  # type: ign
     weakest, least = -1, np.float32(np.inf)
     for s in range(slots):
         p = partner[row, s]
-        if p < 0 or (status_M[p] != LIVE and status_M[p] != NEW):
+        if p < 0 or not is_held(status_M[p]):
             weakest, least = s, np.float32(0)
             break
         held = forward[row, s] + backward[row, s]

@@ -1,17 +1,20 @@
 """Ids and rows: admission, least-recently-used order, quarantine of freed item rows.
 
-A row is FREE, NEW (admitted in this batch), LIVE, or GONE (given back, but perhaps still named in histories
-and successor tables; reused only when a sweep has scrubbed it everywhere).
+A row is FREE, NEW (admitted in this batch), LIVE, HIDDEN (known as ever, but not to be shown to anybody), or
+GONE (given back, but perhaps still named in histories and successor tables; reused only when a sweep has
+scrubbed it everywhere).
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 from pipeline.state.store import Column
 
-FREE, LIVE, NEW, GONE, SWEPT = 0, 1, 2, 3, 4  # SWEPT: gone, and the running sweep is scrubbing it
+FREE, LIVE, NEW, GONE, SWEPT, HIDDEN = 0, 1, 2, 3, 4, 5  # SWEPT: gone, and the running sweep is scrubbing it
+HELD = (LIVE, NEW, HIDDEN)  # the row belongs to an id
 NEVER = np.iinfo(np.int64).max  # as `last_event`: this row is never the oldest
 IntRows = npt.NDArray[np.int32]
 
@@ -37,6 +40,7 @@ class IdTable:
         self.last_event = Column(np.full(capacity, -1, np.int64), axis, -1)  # type: ignore[arg-type]
         self.last_ms = Column(np.zeros(capacity, np.int64), axis)  # type: ignore[arg-type]
         self.admitted = 0  # ever
+        self.reshown = 0  # how often rows were hidden or shown again; not saved
         self.evicted = 0
         self._oldest: list[tuple[int, int]] = []  # (last_event, row), newest first: a derived queue
 
@@ -115,6 +119,18 @@ class IdTable:
         """Make NEW rows LIVE, at the end of their batch."""
         self.status.data[rows] = LIVE
 
+    def show(self, rows: IntRows, shown: bool) -> IntRows:
+        """Let settled rows be shown, or hide them; return those for which that is new."""
+        before, after = (HIDDEN, LIVE) if shown else (LIVE, HIDDEN)
+        changed: IntRows = rows[self.status.data[rows] == before]
+        self.status.data[changed] = after
+        self.reshown += len(changed)
+        return changed
+
+    def doomed(self) -> int:
+        """Return how many rows a sweep will free."""
+        return int(np.count_nonzero(np.isin(self.status.data, (GONE, SWEPT))))
+
     def oldest(self) -> int:
         """Return the live row that was touched longest ago; -1 when no row may go (`last_event` NEVER holds
         one).
@@ -126,10 +142,10 @@ class IdTable:
         for _ in range(2):
             while self._oldest:
                 event, row = self._oldest[-1]
-                if status[row] == LIVE and last[row] == event:
+                if status[row] in (LIVE, HIDDEN) and last[row] == event:
                     return row
                 self._oldest.pop()
-            live = np.flatnonzero((status == LIVE) & (last != NEVER))
+            live = np.flatnonzero(((status == LIVE) | (status == HIDDEN)) & (last != NEVER))
             if live.size == 0:
                 return -1
             some = live
@@ -167,3 +183,9 @@ class IdTable:
         place = np.full(self.capacity, -1, np.int32)
         place[order] = np.arange(order.size, dtype=np.int32)
         return order, place
+
+
+@njit(cache=True, nogil=True, inline="always")
+def is_held(status):  # type: ignore[no-untyped-def]
+    """Say whether a row of this status belongs to an id."""
+    return status in (LIVE, NEW, HIDDEN)

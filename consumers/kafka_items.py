@@ -1,0 +1,112 @@
+"""The items topic from Kafka: every worker reads all of it, in no group.
+
+A worker that lost the broker hears of it from its events; here a silent broker is no news.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from kafka import KafkaConsumer
+from kafka import TopicPartition as KafkaPartition
+from kafka.errors import KafkaError, OffsetOutOfRangeError, RetriableError
+
+from consumers.kafka_client import Patience, connect, consumer_options, translated
+from pipeline.event.batch import NO_NEWS, ItemNews, TopicPartition
+from pipeline.event.items import item_news
+from pipeline.settings import KafkaConfig
+
+logger = logging.getLogger(__name__)
+
+AGAIN_S = 10.0  # between looks for a topic that doesn't exist
+AT_A_TIME = 5_000  # records a poll may bring
+FETCH_WAIT_MS = 200
+
+
+class KafkaItems:
+    """The item source of the service: see `pipeline.run.ports.ItemSource`.
+
+    A topic that doesn't exist withdraws nothing, and is looked for again from time to time. One that was made
+    anew, or has lost what comes next, is read from its earliest record: what it says is true whatever was
+    read before. Raises `UsageError` where the broker refuses to let us read it.
+    """
+
+    def __init__(self, kafka: KafkaConfig, topic: str) -> None:
+        self._topic = topic
+        options = consumer_options(kafka, in_group=False)
+        self._consumer: KafkaConsumer = connect(KafkaConsumer, options)
+        self._patience = Patience(kafka)
+        self._ends: dict[KafkaPartition, int] = {}  # of the topic, as last seen
+        self._offsets: dict[TopicPartition, int] = {}
+        self._partitions: list[KafkaPartition] = []
+        self._looked_s = float("-inf")
+        self._told = self._ended = False
+
+    def start(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Go on from these offsets; a partition that has none starts at its earliest record."""
+        self._offsets = dict(offsets)
+        self._look_for_topic()
+
+    def poll(self) -> tuple[ItemNews, bool]:
+        """Return what has come, at once, and whether the topic is read to its end."""
+        if not self._partitions:
+            if time.monotonic() - self._looked_s >= AGAIN_S:
+                self._look_for_topic()
+            if not self._partitions:
+                return NO_NEWS, True
+        began = time.monotonic()
+        # before the topic was read to its end there is nothing else to do than to wait for it
+        wait_ms = 0 if self._ended else FETCH_WAIT_MS
+        try:
+            fetched = self._consumer.poll(timeout_ms=wait_ms, max_records=AT_A_TIME)
+            self._ended = self._ended or self._is_at_end()
+        except RetriableError as error:
+            self._patience.failed(f"reading the topic {self._topic!r}", began, error)
+            return NO_NEWS, False
+        except OffsetOutOfRangeError:
+            self._take_on()
+            return NO_NEWS, False
+        except KafkaError as error:
+            raise translated(error, f"reading the topic {self._topic!r}") from error
+        if not (fetched or self._ended):
+            self._ends = self._edges(self._consumer.end_offsets)  # raises BrokerLost when nobody answers
+        return item_news(record for lane in fetched.values() for record in lane), self._ended
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._consumer.close(autocommit=False)
+
+    def _look_for_topic(self) -> None:
+        """Take all partitions of the topic on, if there are any."""
+        self._looked_s = time.monotonic()
+        numbers = self._consumer.partitions_for_topic(self._topic) or set()
+        if not numbers:
+            if not self._told:
+                logger.info("topic %r does not exist: nothing is withdrawn", self._topic)
+                self._told = True
+            return
+        self._partitions = [KafkaPartition(self._topic, number) for number in sorted(numbers)]
+        self._take_on()
+
+    def _take_on(self) -> None:
+        """Seek every partition to what comes next, or to its earliest record where that is not there."""
+        self._consumer.assign(self._partitions)
+        starts = self._edges(self._consumer.beginning_offsets)
+        self._ends = self._edges(self._consumer.end_offsets)
+        for partition in self._partitions:
+            earliest = starts[partition]
+            wanted = self._offsets.pop(TopicPartition(*partition), earliest)
+            there = earliest <= wanted <= self._ends[partition]
+            self._consumer.seek(partition, wanted if there else earliest)
+
+    def _edges(self, ask: Callable[..., dict[KafkaPartition, int]]) -> dict[KafkaPartition, int]:
+        return self._patience.insist(
+            lambda timeout_ms: ask(self._partitions, timeout_ms=timeout_ms), f"asking for {self._topic!r}"
+        )
+
+    def _is_at_end(self) -> bool:
+        """Say whether every record is read that was there when we looked; offsets may end in a gap."""
+        return all(
+            (self._consumer.position(partition, timeout_ms=0) or 0) >= end
+            for partition, end in self._ends.items()
+        )

@@ -1,0 +1,63 @@
+"""Whose lists go out with a batch: those of its users, and some that are due without an event.
+
+An event is late when its record has waited for long: the worker is reading a backlog. Late events are learned
+like all others, but their users' lists wait until the batches are no longer late, and then go out once each,
+those seen last first. Users who were last heard of long ago wait for their next event: nobody looks at their
+lists, and a list made now would not be theirs by then. Axis B = events of a batch.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.event.batch import Batch
+from pipeline.settings import RankConfig
+from pipeline.state.refresh import LATER, NOW
+from pipeline.state.state import DAY_MS, State
+
+IntArray = npt.NDArray[np.int32]
+URGENT_A_BATCH = 1024  # of 20,000 holders of a withdrawn item the last is told after 20 batches
+LATER_A_BATCH = 512
+
+
+class Audience(NamedTuple):
+    """User rows: `touched` by an event that is not late, in order of appearance, and `due` without one."""
+
+    touched: IntArray
+    due: IntArray
+    late_B: npt.NDArray[np.bool_]
+
+    @property
+    def users(self) -> IntArray:
+        """All of them, those with an event first."""
+        return np.concatenate((self.touched, self.due))
+
+
+def nobody(batch: Batch) -> Audience:
+    """Return the audience of a batch from which nothing may go out."""
+    none = np.empty(0, np.int32)
+    return Audience(none, none, np.zeros(batch.user_B.shape[0], np.bool_))
+
+
+def audience(state: State, batch: Batch, now_ms: int, rank: RankConfig) -> Audience:
+    """Return whose lists are to be made; they count as made from now on."""
+    held_B = state.origin.partition.data[batch.user_B] >= 0  # else evicted with this very batch
+    age_ms_B = np.where(batch.append_ms_B > 0, now_ms - batch.append_ms_B, 0)
+    late_B = age_ms_B > rank.defer_after_s * 1000
+    waits_B = late_B & (age_ms_B <= rank.quiet_after_days * DAY_MS)
+    refresh, last_event_U = state.refresh, state.users.last_event.data
+    refresh.mark(np.unique(batch.user_B[held_B & waits_B]), LATER)
+    touched = _in_order(batch.user_B[held_B & ~late_B])
+    refresh.done(touched)
+    due = refresh.next(NOW, URGENT_A_BATCH, last_event_U)
+    if not late_B.any():
+        due = np.concatenate((due, refresh.next(LATER, LATER_A_BATCH, last_event_U)))
+    refresh.done(due)
+    return Audience(touched, due, late_B)
+
+
+def _in_order(rows_B: IntArray) -> IntArray:
+    """Return the rows, each once, in order of appearance."""
+    rows, first = np.unique(rows_B, return_index=True)
+    return rows[np.argsort(first)]

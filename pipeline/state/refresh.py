@@ -1,0 +1,55 @@
+"""Whose list is to be made anew without an event of theirs: an item of it was withdrawn, or their events were
+learned late, from a backlog. Axis U = user rows.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.state.store import Column
+
+LATER, NOW = 1, 2  # once the backlog is learned; before anything else
+
+IntArray = npt.NDArray[np.int32]
+
+
+class Refresh:
+    """Column: `due` uint8 [U], 0 for a list that may stay as it is."""
+
+    def __init__(self, capacity: int) -> None:
+        self.due = Column(np.zeros(capacity, np.uint8), "user")
+        self._perhaps = {LATER: True, NOW: True}  # whether a look at all users is worth it; derived
+
+    def columns(self) -> dict[str, Column]:
+        return {"due": self.due}
+
+    def mark(self, rows: IntArray, level: int) -> None:
+        """Let these users have a new list, at `LATER` or `NOW`; the more urgent one stays."""
+        if rows.size:
+            self.due.data[rows] = np.maximum(self.due.data[rows], level)
+            self._perhaps[level] = True
+
+    def look_again(self) -> None:
+        """Take note that users have come with marks of their own."""
+        self._perhaps = {LATER: True, NOW: True}
+
+    def done(self, rows: IntArray) -> None:
+        """Take note that these users have their new list."""
+        self.due.data[rows] = 0
+
+    def waiting(self, level: int) -> int:
+        """Return how many users wait at this level."""
+        if not self._perhaps[level]:
+            return 0
+        count = int(np.count_nonzero(self.due.data == level))
+        self._perhaps[level] = count > 0
+        return count
+
+    def next(self, level: int, limit: int, last_event_U: npt.NDArray[np.int64]) -> IntArray:
+        """Return up to `limit` users who wait at this level, those seen last first: no row number decides."""
+        if not self._perhaps[level]:
+            return np.empty(0, np.int32)
+        rows = np.flatnonzero(self.due.data == level).astype(np.int32)
+        self._perhaps[level] = rows.size > 0
+        if rows.size > limit:
+            rows = rows[np.argpartition(-last_event_U[rows], limit)[:limit]]
+        return rows[np.argsort(-last_event_U[rows], kind="stable")]
