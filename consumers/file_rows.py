@@ -17,6 +17,7 @@ import msgspec
 from pipeline.errors import UsageError
 from pipeline.event.checks import MAX_DEPTH, Problem, TimeUnit, shown, too_deep
 from pipeline.event.decode import json_problem
+from pipeline.event.fields import value_at
 
 SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
 NEEDED = ("user", "item", "timestamp")
@@ -24,7 +25,7 @@ NEEDED = ("user", "item", "timestamp")
 
 class Columns(NamedTuple):
     """The names that the columns have in the file. A file may lack `event` and `value` unless they are
-    renamed."""
+    renamed. In .jsonl a name with dots may be a path, as in `pipeline.event.fields`."""
 
     user: str = "user"
     item: str = "item"
@@ -211,7 +212,8 @@ class _JsonRows:
                 else:
                     self._tally.reject(number, got)
         if first is not None and not good:  # no row fits: most likely the names don't
-            places_of(self._path, self._columns, list(first))
+            found = [name for name in self._columns if value_at(first, name) is not None]
+            places_of(self._path, self._columns, list(dict.fromkeys([*first, *found])))
 
     def _parsed(self, number: int, line: bytes) -> dict[str, Any] | None:
         problem = Problem("too_deep", f"nested deeper than {MAX_DEPTH} levels; expected a flat JSON object")
@@ -228,7 +230,7 @@ class _JsonRows:
         texts = []
         for column in ("user", "item", "event"):
             name = getattr(self._columns, column)
-            text = row.get(name)
+            text = value_at(row, name)
             if text is None and column == "event":
                 text = ""
             if isinstance(text, int) and not isinstance(text, bool):
@@ -236,7 +238,7 @@ class _JsonRows:
             if not isinstance(text, str):
                 return wrong_type(name, text, "text or a whole number")
             texts.append(text)
-        time, value = row.get(self._columns.timestamp), row.get(self._columns.value)
+        time, value = value_at(row, self._columns.timestamp), value_at(row, self._columns.value)
         if not isinstance(time, str | int | float) or isinstance(time, bool):
             return wrong_type(self._columns.timestamp, time, "a number or an ISO 8601 text")
         if isinstance(value, bool) or not isinstance(value, str | int | float | None):

@@ -27,6 +27,7 @@ from pipeline.event.batch import Events
 from pipeline.event.checks import (
     AHEAD_MS,
     EARLIEST_MS,
+    MS_FROM,
     SHORT,
     Problem,
     TimeUnit,
@@ -41,7 +42,6 @@ from pipeline.event.checks import (
 __all__ = ["Columns", "Tally", "found_unit", "read_events"]
 
 SAMPLE = 100  # rows that the unit of time is found from
-MS_FROM = 1e11
 DEFAULT_COLUMNS = Columns()
 Checked = tuple[str, str, str, int, float]  # user, item, event type, time in ms, value
 

@@ -18,7 +18,6 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 
 from pipeline.errors import BrokerLost, PublishFailed
 from pipeline.event.batch import Events
-from pipeline.event.checks import TimeUnit
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.outgoing import key_hash
 from producers.pace import paced, pause
@@ -63,7 +62,7 @@ class Sending:
 
 
 def wire_events(
-    chunks: Iterable[Events], names: Mapping[str, str], time_unit: TimeUnit
+    chunks: Iterable[Events], names: Mapping[str, str], time_unit: str
 ) -> Iterator[WireEvent]:
     """Yield events as JSON, as `Decoder` reads it: names from `field_names`, times in `time_unit`."""
     encode = msgspec.json.Encoder().encode
@@ -170,8 +169,9 @@ def _iso(time_ms: int) -> str:
     return (_EPOCH + timedelta(milliseconds=time_ms)).isoformat(timespec="milliseconds")
 
 
-_IN_UNIT: dict[TimeUnit, Callable[[int], Any]] = {
+_IN_UNIT: dict[str, Callable[[int], Any]] = {
     "ms": int,
+    "auto": int,
     "s": lambda time_ms: time_ms / 1000,
     "iso": _iso,
 }

@@ -129,6 +129,11 @@ def test_an_unknown_entry_names_the_nearest_field() -> None:
         ("rank.exclude=purchase", "rank.exclude = 'purchase' (--set): expected an array of text"),
         ("checkpoint.interval_s=nan", "expected a finite number, above 0"),
         ("events.weights.buy=inf", "events.weights.buy = inf (--set): expected a finite number, at least 0"),
+        (
+            "events.positive_from.rating=good",
+            "events.positive_from.rating = 'good' (--set): expected a finite",
+        ),
+        ("events.time_unit=us", "events.time_unit = 'us' (--set): expected one of auto, iso, ms, s"),
         ("events.roles.buy=good", "events.roles.buy = 'good' (--set): expected one of exposure, negative"),
         ("batch.max_events", "--set batch.max_events: expected table.key=value"),
     ],
@@ -227,6 +232,15 @@ def test_the_journal_lies_beside_a_local_checkpoint() -> None:
         (("topics.recommendations=events",), "expected a topic of its own; topics.events has this name too"),
         (("rank.exclude=['']",), "expected event types, none of them empty"),
         (("events.fields.user_id=",), "expected the name that this field has in the records"),
+        (
+            ("events.fields.item_id=$key",),
+            "events.fields.item_id = '$key' (--set): expected a field of the records",
+        ),
+        (("events.positive_from.returned=3",), "expected a type whose role is positive, not negative"),
+        (
+            ("events.positive_from.stars=3", "events.roles.stars=neutral"),
+            "events.positive_from.stars = 'stars' (--set): expected a type whose role is positive, not neu",
+        ),
         (("metrics.address=9464",), "expected host:port, such as 127.0.0.1:9464"),
         (("metrics.address=::1:9464",), "expected host:port"),
         (("metrics.address=localhost:99999",), "expected host:port with a port from 0"),

@@ -161,7 +161,9 @@ BAD = [
     ("missing_field", b'{"user_id":"ann"}'),
     ("missing_field", b'{"item_id":"tea"}'),
     ("reserved_id", event(user_id="__default__")),
-    ("wrong_type", event(user_id=5)),
+    ("wrong_type", event(user_id=5.0)),
+    ("wrong_type", event(user_id=False)),
+    ("wrong_type", b'{"user_id":1e3,"item_id":"tea"}'),
     ("wrong_type", event(item_id=None)),
     ("wrong_type", event(item_id=["tea"])),
     ("wrong_type", event(event_type=True)),
@@ -169,16 +171,18 @@ BAD = [
     ("wrong_type", event(timestamp_ms=True)),
     ("wrong_type", event(value="5")),
     ("wrong_type", event(value=False)),
-    ("wrong_type", event(event_id=7)),
-    ("wrong_type", event(session_id=7)),
+    ("wrong_type", event(event_id=7.5)),
+    ("wrong_type", event(session_id=[7])),
     ("wrong_type", event(context=[])),
     ("wrong_type", event(context={"page": 1})),
-    ("wrong_type", b'{"user_id":5,"user_id":"ann","item_id":"tea"}'),
+    ("wrong_type", b'{"user_id":5.5,"user_id":"ann","item_id":"tea"}'),
     ("empty_id", event(user_id="")),
     ("empty_id", event(item_id="")),
     ("long_id", event(user_id="x" * 257)),
     ("long_id", event(item_id="ü" * 129)),
     ("long_id", event(event_id="x" * 257)),
+    ("long_id", event(user_id=int("9" * 257))),
+    ("not_finite", b'{"user_id":' + b"9" * 1900 + b'9e999,"item_id":"tea"}'),
     ("long_id", event(event_type="x" * 257)),
     ("not_finite", event(value=math.nan)),
     ("not_finite", event(value=-math.inf)),
@@ -279,10 +283,11 @@ def finite(number: float) -> bool:
 
 
 def right_type(name: str, got: object) -> bool:
+    text = isinstance(got, str | int) and not isinstance(got, bool)
     if name in ("user_id", "item_id"):
-        return isinstance(got, str)
+        return text
     if name in ("event_type", "event_id"):
-        return got is None or isinstance(got, str)
+        return got is None or text
     if name in ("value", "timestamp_ms"):
         return got is None or (isinstance(got, int | float) and not isinstance(got, bool) and finite(got))
     return True
@@ -298,7 +303,8 @@ def acceptable(value: bytes) -> dict[str, Any] | None:
     is_object = value.decode().lstrip(" \t\r\n").startswith("{")
     if not is_object or not all(right_type(name, got) for name, got in pairs):  # each of a name's occurrences
         return None
-    fields = dict(pairs)
+    texts = ("user_id", "item_id", "event_type", "event_id")
+    fields = {name: str(got) if name in texts and got is not None else got for name, got in pairs}
     if not all(1 <= len(fields.get(name, "").encode()) <= 256 for name in ("user_id", "item_id")):
         return None
     if any(len((fields.get(name) or "").encode()) > 256 for name in ("event_type", "event_id")):
@@ -315,13 +321,13 @@ anything = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
 )
 names = st.sampled_from(["user_id", "item_id", "event_type", "timestamp_ms", "value", "event_id", "other"])
-ids = st.text(min_size=1, max_size=70)
+ids = st.text(min_size=1, max_size=70) | st.integers()
 likely = st.fixed_dictionaries(
     {"user_id": ids, "item_id": st.just("tea") | ids},
     optional={
         "timestamp_ms": st.integers(NOW - 9, NOW) | scalars,
         "value": st.floats(allow_nan=False) | scalars,
-        "event_id": st.text(max_size=70),
+        "event_id": st.text(max_size=70) | st.integers(),
         "event_type": st.sampled_from(["buy", ""]) | scalars,
         "other": anything,
     },

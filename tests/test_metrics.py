@@ -16,6 +16,7 @@ NAMES = {  # name as scraped: type, labels
     "events_consumed_total": ("counter", {"type"}),
     "events_rejected_total": ("counter", {"reason"}),
     "events_duplicate_total": ("counter", set()),
+    "user_moves_total": ("counter", set()),
     "dead_letters_total": ("counter", {"reason"}),
     "events_learned": ("gauge", set()),
     "consumer_lag_records": ("gauge", {"topic", "partition"}),
@@ -54,6 +55,7 @@ def say_everything(metrics: Metrics) -> None:
     metrics.consumed({"click": 2})
     metrics.rejected("not_json", 2)
     metrics.duplicates(3)
+    metrics.user_moves(4)
     metrics.dead_letters("not_json", 2)
     metrics.learned(1000)
     metrics.lag({TopicPartition("events", 0): 7})

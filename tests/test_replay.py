@@ -21,7 +21,8 @@ from consumers.list_source import ListRecord
 from pipeline.app.cli import main
 from pipeline.errors import BrokerLost, PublishFailed
 from pipeline.event.batch import Events, Polled, Span
-from pipeline.event.decode import Decoder, field_names
+from pipeline.event.decode import Decoder
+from pipeline.event.fields import field_names
 from pipeline.settings import EventsConfig, TopicsConfig
 from producers.replay import Sending, WireEvent, as_recorded, send_events, wire_events
 
@@ -54,8 +55,11 @@ def decoded(events: list[WireEvent], config: EventsConfig) -> Events:
     return batch.events
 
 
-@pytest.mark.parametrize("unit", ["ms", "s", "iso"])
-@pytest.mark.parametrize("fields", [{}, {"user_id": "who", "timestamp_ms": "at", "value": "price"}])
+@pytest.mark.parametrize("unit", ["ms", "s", "iso", "auto"])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"user_id": "who", "timestamp_ms": "at", "value": "price"}, {"user_id": "$key", "item_id": "a.b"}],
+)
 @given(time_ms=st.integers(946_684_800_000, NOW))
 def test_what_goes_out_decodes_to_what_was_recorded(unit: str, fields: dict[str, str], time_ms: int) -> None:
     config = EventsConfig(fields=fields, time_unit=unit)

@@ -363,7 +363,7 @@ def test_new_rows_are_new_until_their_batch_has_ended() -> None:
 def test_an_event_type_that_nobody_named_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     state = new_state(small_settings())
     with caplog.at_level("INFO"):
-        for name in ("view", "wishlist", "wishlist", "refund"):
-            state.event_type(name)
+        for name in ("view", "glance", "glance", "refund"):
+            state.types.of(name)
     told = [record.getMessage() for record in caplog.records]
-    assert told == ["event type 'wishlist' is new: taken as positive, weight 1"]
+    assert told == ["event type 'glance' is new: taken as positive, weight 1"]

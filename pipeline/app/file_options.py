@@ -13,7 +13,9 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
     """Declare FILE, the slice of it, the names of its columns and the unit of its times."""
     parser.add_argument("file", metavar="FILE", help=".csv, .csv.gz, .jsonl, .jsonl.gz or .parquet")
     parser.add_argument("--start", type=count, default=0, metavar="N", help="leave out the first N events")
-    group = parser.add_argument_group("columns of the file")
+    group = parser.add_argument_group(
+        "columns of the file", "Names; in .jsonl a path such as payload.user.id leads into nested objects."
+    )
     for column in COLUMNS:
         text = f"holds the {column} (default: {column})"
         group.add_argument(f"--{column}-column", default=column, metavar="NAME", help=text)

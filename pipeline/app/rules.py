@@ -12,7 +12,8 @@ import msgspec
 
 from pipeline.errors import UsageError
 from pipeline.measure.health import split_address
-from pipeline.settings import KafkaConfig, Settings
+from pipeline.roles import built_in_role
+from pipeline.settings import KEY_FIELD, POSITIVE, KafkaConfig, Settings
 
 Origins = dict[str, str]  # "table.key" -> where its value came from; a key that is missing has its default
 
@@ -100,11 +101,18 @@ def _events(settings: Settings) -> Complaints:
     for name, theirs in settings.events.fields.items():
         if not theirs:
             yield f"events.fields.{name}", theirs, "the name that this field has in the records"
+        if theirs == KEY_FIELD and name != "user_id":
+            yield f"events.fields.{name}", theirs, "a field of the records: only user_id is read from the key"
+    for name in settings.events.positive_from:
+        if settings.events.role(name) != POSITIVE:
+            role = settings.events.roles.get(name) or built_in_role(name)
+            yield f"events.positive_from.{name}", name, f"a type whose role is positive, not {role}"
     types = {
         "rank.exclude": settings.rank.exclude or [],
         "topics.events": list(settings.topics.event_topics().values()),
         "events.roles": list(settings.events.roles),
         "events.weights": list(settings.events.weights),
+        "events.positive_from": list(settings.events.positive_from),
     }
     for key, names in types.items():
         if "" in names:

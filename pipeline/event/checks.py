@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.event.records import DEFAULT_USER
 
-TimeUnit = Literal["ms", "s", "iso"]
+TimeUnit = Literal["ms", "s", "iso"]  # of a file's times; a topic's may be "auto" too
 
 REASONS = (
     "tombstone",  # a record without a value
@@ -23,6 +23,7 @@ REASONS = (
     "not_json",
     "too_deep",  # JSON nested deeper than MAX_DEPTH
     "not_object",  # JSON, but no object
+    "schema_framed",  # written by a schema registry's serializer, and not as JSON: Avro or Protobuf
     "bad_row",  # a row of a file that has not the header's number of fields, or that its format forbids
     "missing_field",
     "wrong_type",
@@ -37,6 +38,7 @@ MAX_ID_BYTES = 256
 SHORT = MAX_ID_BYTES // 4  # so many characters are never too long: UTF-8 has at most 4 bytes for each
 EARLIEST_MS = 946_684_800_000  # 2000-01-01T00:00:00Z
 AHEAD_MS = 86_400_000  # clocks of producers may be a day fast
+MS_FROM = 1e11  # as milliseconds that is 1973, as seconds the year 5138
 MAX_DEPTH = (
     128  # far below what any caller's stack allows: how deep a record may be must not depend on who reads it
 )
@@ -132,6 +134,27 @@ def iso_ms(text: str) -> int:
         raise ValueError(f"no such time: {text}") from None
 
 
+def any_ms(time: float | str) -> int:
+    """Return the milliseconds of a time in seconds, milliseconds, microseconds or nanoseconds, told apart by
+    their size, or in ISO 8601; text of 9 to 19 digits is a number. Raise ValueError for anything else.
+
+    A time since 2000 in one unit is before 1974 or after 5000 in every other, so none is taken for another.
+
+    >>> any_ms(1_700_000_000.5), any_ms(1_700_000_000_500), any_ms("2023-11-14T22:13:20.5Z")
+    (1700000000500, 1700000000500, 1700000000500)
+    """
+    if isinstance(time, str):
+        if not _DIGITS.fullmatch(time):
+            return iso_ms(time)
+        time = float(time)
+    size = abs(time)
+    if size < MS_FROM:
+        return round(time * 1000)
+    if size < 1e3 * MS_FROM:
+        return round(time)
+    return round(time / 1e3) if size < 1e6 * MS_FROM else round(min(size, _FAR_NS) / 1e6)
+
+
 def too_deep(document: bytes) -> bool:
     """Say whether JSON is nested deeper than `MAX_DEPTH`, in time linear in its length.
 
@@ -152,6 +175,8 @@ def shown(text: str, limit: int = 60) -> str:
     return ascii(text if len(text) <= limit else text[:limit] + "...")
 
 
+_DIGITS = re.compile(r"\d{9,19}(\.\d+)?", re.ASCII)
+_FAR_NS = 1e24  # beyond all clocks
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # A string, or the rest when it never ends: else every later quote would be tried in turn, in quadratic time.
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)

@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from pipeline.errors import UsageError
-from pipeline.event.batch import Events, Polled, RawBatch, Reject
+from pipeline.event.batch import Events, Polled, RawBatch, Record, Reject
 from pipeline.event.checks import (
     AHEAD_MS,
     EARLIEST_MS,
     MAX_DEPTH,
     SHORT,
     Problem,
+    any_ms,
     id_problem,
     iso_ms,
     plausible,
@@ -24,15 +24,12 @@ from pipeline.event.checks import (
     too_deep,
     user_problem,
 )
+from pipeline.event.fields import Refused, as_text, event_parser, field_names, key_text
+from pipeline.event.framing import ADVICE, is_object, schema_of, unframed
 from pipeline.event.records import DEFAULT_USER
-from pipeline.settings import EVENT_FIELDS, EventsConfig, TopicsConfig
+from pipeline.settings import KEY_FIELD, EventsConfig, TopicsConfig
 
 _FAR_S = 1e15  # beyond all clocks
-_NEEDED = ("user_id", "item_id")
-_TYPES: dict[str, Any] = {  # the time's type follows its unit; all other fields are text, absent or null
-    "value": float | None,
-    "context": dict[str, str] | None,
-}
 
 
 class Decoder:
@@ -47,8 +44,8 @@ class Decoder:
         self._default_types = topics.event_topics()
         self._to_ms = _TO_MS[settings.time_unit]
         self._whole_is_ms = settings.time_unit == "ms"
-        event = _event_struct(self._names, settings.time_unit)
-        self._parse: Callable[[str], Any] = msgspec.json.Decoder(event).decode
+        self._user_is_key = self._names["user_id"] == KEY_FIELD
+        self._parse = event_parser(self._names, settings.time_unit)
 
     def decode(self, seq: int, now_ms: int, polled: Polled) -> RawBatch:
         """Turn what was polled into columns of good events beside the rejects, each in the records' order.
@@ -56,13 +53,14 @@ class Decoder:
         `now_ms` is the wall-clock time that times are judged by. No record whatever raises.
         """
         longest, parse, to_ms, whole_is_ms = self._record_bytes, self._parse, self._to_ms, self._whole_is_ms
+        user_is_key = self._user_is_key
         latest_ms = now_ms + AHEAD_MS
         good: list[tuple[Any, int, int, int]] = []  # event, its time, the record's, index of its span
         rejects: list[Reject] = []
         for record, source in zip(polled.records, polled.order_R.tolist(), strict=True):
             value = record.value
             if value is None or len(value) > longest or (len(value) > 2 * MAX_DEPTH and too_deep(value)):
-                rejects.append(Reject(record, *self._unread(value)))
+                rejects.append(Reject(record, *self._unread(record)))
                 continue
             try:
                 event = parse(value.decode())  # all of it must be UTF-8; the parser skips over unknown fields
@@ -71,23 +69,33 @@ class Decoder:
                     time_ms = record.timestamp
                 elif time_ms.__class__ is not int or not whole_is_ms:
                     time_ms = to_ms(time_ms)
+                if user_is_key:
+                    event.user_id = key_text(record.key)
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                rejects.append(Reject(record, *self._malformed(value, error)))
-                continue
-            # Nearly every event passes here; only one that doesn't is looked at field by field.
-            if not (
-                0 < len(event.user_id) <= SHORT
-                and event.user_id != DEFAULT_USER
-                and 0 < len(event.item_id) <= SHORT
-                and EARLIEST_MS <= time_ms <= latest_ms
-                and (event.event_id is None or len(event.event_id) <= SHORT)
-                and (event.event_type is None or len(event.event_type) <= SHORT)
-            ):
-                problem = self._problem(event, time_ms, now_ms)
-                if problem:
-                    rejects.append(Reject(record, *problem))
+                again = self._read_again(record, value, error)
+                if isinstance(again, Problem):
+                    rejects.append(Reject(record, *again))
                     continue
-            good.append((event, time_ms, record.timestamp, source))
+                event, time_ms = again
+            # Nearly every event passes here; only one that doesn't is looked at field by field.
+            try:
+                if (
+                    0 < len(event.user_id) <= SHORT
+                    and event.user_id != DEFAULT_USER
+                    and 0 < len(event.item_id) <= SHORT
+                    and EARLIEST_MS <= time_ms <= latest_ms
+                    and (event.event_id is None or len(event.event_id) <= SHORT)
+                    and (event.event_type is None or len(event.event_type) <= SHORT)
+                ):
+                    good.append((event, time_ms, record.timestamp, source))
+                    continue
+            except TypeError:  # a whole number has no length
+                pass
+            problem = self._problem(event, time_ms, now_ms)
+            if problem:
+                rejects.append(Reject(record, *problem))
+            else:
+                good.append((event, time_ms, record.timestamp, source))
         return RawBatch(seq, now_ms, polled.spans, self._columns(polled, good, now_ms), rejects)
 
     def _columns(self, polled: Polled, good: Sequence[tuple[Any, int, int, int]], now_ms: int) -> Events:
@@ -105,23 +113,46 @@ class Decoder:
             source_B=np.array([source for _, _, _, source in good], np.int32),
         )
 
-    def _unread(self, value: bytes | None) -> Problem:
+    def _read_again(self, record: Record, value: bytes, error: Exception) -> tuple[Any, int] | Problem:
+        """Read a record that didn't parse as what it may be: JSON behind a schema registry's frame."""
+        framed = unframed(value)
+        if framed is None or not is_object(framed.payload):
+            return self._malformed(record, value, error)
+        try:
+            event = self._parse(framed.payload.decode())
+            time_ms = record.timestamp if event.timestamp_ms is None else self._to_ms(event.timestamp_ms)
+            if self._user_is_key:
+                event.user_id = key_text(record.key)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as inner:
+            return self._malformed(record, framed.payload, inner)
+        return event, time_ms
+
+    def _unread(self, record: Record) -> Problem:
         """Say why a record was not even parsed."""
+        value = record.value
         if value is None:
             return Problem("tombstone", "the record has no value; expected a JSON object")
         if len(value) > self._record_bytes:
             expected = f"expected at most limits.record_bytes = {self._record_bytes}"
             return Problem("too_large", f"{len(value)} bytes; {expected}")
-        return Problem("too_deep", f"nested deeper than {MAX_DEPTH} levels; expected a flat JSON object")
+        framed = unframed(value)
+        if framed and not is_object(framed.payload):  # brackets among binary numbers
+            return framed_problem(framed.schema)
+        return Problem("too_deep", f"nested deeper than {MAX_DEPTH} levels; expected a JSON object")
 
-    def _malformed(self, value: bytes, error: Exception) -> Problem:
-        """Say why a record could not be parsed as an event."""
+    def _malformed(self, record: Record, payload: bytes, error: Exception) -> Problem:
+        """Say why a record's payload could not be parsed as an event."""
+        if isinstance(error, Refused):
+            return error.problem
         if isinstance(error, msgspec.MsgspecError | UnicodeDecodeError | RecursionError):
-            return json_problem(value, error, time_field=self._names["timestamp_ms"])
+            problem = json_problem(payload, error, time_field=self._names["timestamp_ms"])
+            schema = schema_of(record) if problem.reason in ("not_json", "not_utf8") else None
+            return framed_problem(schema) if schema else problem
         return Problem("bad_time", f"{self._names['timestamp_ms']}: {shown(str(error))}; expected ISO 8601")
 
     def _problem(self, event: Any, time_ms: int, now_ms: int) -> Problem | None:
-        """Look at one parsed event field by field."""
+        """Look at one parsed event field by field, once its whole numbers are text."""
+        as_text(event)
         names = self._names
         problem = user_problem(names["user_id"], event.user_id) or id_problem(names["item_id"], event.item_id)
         for field, text in (("event_type", event.event_type), ("event_id", event.event_id)):
@@ -134,22 +165,11 @@ class Decoder:
         return time_problem(names["timestamp_ms"], time_ms, now_ms)
 
 
-def field_names(settings: EventsConfig) -> dict[str, str]:
-    """Return the name of each of our fields in the user's records. Raise `UsageError` when two share a name.
-
-    >>> field_names(EventsConfig(fields={"item_id": "sku"}))["item_id"]
-    'sku'
-    """
-    names = {field: settings.fields.get(field, field) for field in EVENT_FIELDS}
-    owners: dict[str, str] = {}
-    for field, name in names.items():
-        owner = owners.setdefault(name, field)
-        if owner != field:
-            raise UsageError(
-                f"events.fields: {owner} and {field} are both read from {name!r}; expected a name for each. "
-                f"Map the one that your records don't have to a name that doesn't occur in them"
-            )
-    return names
+def framed_problem(schema: str) -> Problem:
+    """Say that what a schema registry's serializer wrote is no JSON."""
+    return Problem(
+        "schema_framed", f"written by a schema registry's serializer ({schema}), no JSON: {ADVICE}"
+    )
 
 
 def json_problem(value: bytes, error: Exception, time_field: str) -> Problem:
@@ -189,16 +209,8 @@ def _constant_in(value: bytes) -> str:
     return found[0] if found else ""
 
 
-def _event_struct(names: dict[str, str], time_unit: str) -> type[msgspec.Struct]:
-    """Make the wire type of an event; `null` is as good as an absent field."""
-    types = _TYPES | {"timestamp_ms": str | None if time_unit == "iso" else int | float | None}
-    needed: list[Any] = [(field, str) for field in _NEEDED]
-    optional = [(field, types.get(field, str | None), None) for field in EVENT_FIELDS if field not in _NEEDED]
-    return msgspec.defstruct("Event", needed + optional, rename=names, frozen=True, gc=False)
-
-
 def _seconds_to_ms(seconds: float) -> int:
     return round(max(-_FAR_S, min(seconds, _FAR_S)) * 1000)  # a product that overflows has no integer
 
 
-_TO_MS: dict[str, Callable[[Any], int]] = {"ms": round, "s": _seconds_to_ms, "iso": iso_ms}
+_TO_MS: dict[str, Callable[[Any], int]] = {"ms": round, "s": _seconds_to_ms, "iso": iso_ms, "auto": any_ms}

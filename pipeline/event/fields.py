@@ -99,6 +99,20 @@ def is_path(name: str) -> bool:
     return "." in name and all(name.split("."))
 
 
+def value_at(record: Mapping[str, Any], name: str) -> Any:
+    """Return what a parsed record holds under a field's name, or at the end of its path; None for nothing.
+
+    >>> [value_at({"a": {"b": 1}, "a.c": 2}, name) for name in ("a.b", "a.c", "a.d", "b")]
+    [1, 2, None, None]
+    """
+    if name in record or not is_path(name):
+        return record.get(name)
+    found: Any = record
+    for step in name.split("."):
+        found = found.get(step) if isinstance(found, dict) else None
+    return found
+
+
 def as_text(event: Any) -> None:
     """Turn ids and types that came as whole numbers into their decimal digits."""
     for field in TEXTS:

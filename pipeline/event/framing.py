@@ -9,6 +9,8 @@ the bare payload.
 from typing import NamedTuple
 from uuid import UUID
 
+from pipeline.event.batch import Record
+
 ID_FRAME, GUID_FRAME = 5, 17  # bytes
 VALUE_HEADER = "__value_schema_id"
 ADVICE = (
@@ -44,9 +46,9 @@ def is_object(payload: bytes) -> bool:
     return payload.lstrip(b" \t\r\n").startswith(b"{")
 
 
-def schema_of(record: object, value: bytes) -> str | None:
+def schema_of(record: Record) -> str | None:
     """Return the name of the schema that a record was written with, by its frame or its headers."""
-    framed = unframed(value)
+    framed = unframed(record.value or b"")
     if framed:
         return framed.schema
     for name, content in getattr(record, "headers", None) or ():

@@ -99,6 +99,9 @@ class Metrics:
         self._consumed = counter("events_consumed", "Events consumed, by event type.", "type")
         self._rejected = counter("events_rejected", "Records that are no event, by reason.", "reason")
         self._duplicates = counter("events_duplicate", "Events dropped because their event_id came before.")
+        self._moves = counter(
+            "user_moves", "Events from another partition of their topic than their user's event before."
+        )
         self._dead_letters = counter("dead_letters", "Records sent to the dead-letter topic.", "reason")
         for reason in REASONS:  # a rate over a series that begins at 1 misses the first
             self._rejected.labels(reason)
@@ -183,6 +186,10 @@ class Metrics:
     def duplicates(self, n: int) -> None:
         """Count events that were dropped as known."""
         self._duplicates.inc(n)
+
+    def user_moves(self, n: int) -> None:
+        """Count events that came from another partition of their topic than their user's event before."""
+        self._moves.inc(n)
 
     def dead_letters(self, reason: str, n: int = 1) -> None:
         """Count records that went to the dead-letter topic."""

@@ -136,6 +136,7 @@ class MetricsObserver:
         for reason, count in reasons(raw).items():
             metrics.rejected(reason, count)
         metrics.duplicates(figures.duplicates)
+        metrics.user_moves(figures.moved)
         metrics.learned(learner.events_learned)
         metrics.newest_event(figures.newest_event_ms)
         metrics.version(learner.seq)

@@ -244,7 +244,7 @@ class State:
             topic, now = self.partitions[source_B[b]]
             logger.warning(
                 "an event of user %r lies in partition %d of topic %s, the one before in %d: expected one "
-                "partition, as the user's state lies with it. Let every producer take the user's id as key and "
+                "partition, as the user's state lies there. Let every producer take the user's id as key and "
                 "the same partitioner (murmur2, Kafka's own; librdkafka needs partitioner=murmur2_random). "
                 "After partitions were added this ends by itself. Counted in afresh_user_moves_total",
                 self.users.id_of[user_B[b]], now, topic, self.partitions[before_B[b]].partition,

@@ -33,7 +33,7 @@ from services import STOP_S, Site
 from truth import Sent, Truth, sent, spoiled
 
 from consumers.file_source import read_events
-from pipeline.event.decode import field_names
+from pipeline.event.fields import field_names
 from pipeline.settings import EventsConfig
 from producers.replay import wire_events
 

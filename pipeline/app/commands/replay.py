@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from consumers.file_source import Tally, read_events
     from consumers.kafka_client import connect
     from pipeline.errors import UsageError
-    from pipeline.event.decode import field_names
+    from pipeline.event.fields import field_names
     from pipeline.run.clock import SystemClock
     from producers.kafka_client import producer_options
     from producers.pace import pause

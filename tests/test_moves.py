@@ -1,0 +1,113 @@
+"""Users whose events come from more than one partition: noticed, counted, and as exact after a restart."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from streams import Batches, Event, new_state, shoppers, small_settings
+
+from pipeline.event.batch import Events, RawBatch, Span
+from pipeline.recommender import Recommender
+from pipeline.state.state import State
+
+
+@pytest.fixture
+def state() -> State:
+    return new_state(small_settings())
+
+
+def moves(state: State, batches: Batches, *events: Event) -> int:
+    return state.admit(batches(events)).moved
+
+
+def test_a_user_in_one_partition_never_moves(state: State) -> None:
+    batches = Batches()
+    assert moves(state, batches, Event("u", "a", partition=1), Event("v", "a")) == 0
+    assert moves(state, batches, Event("v", "b"), Event("u", "b", partition=1)) == 0
+
+
+def test_each_event_from_another_partition_is_a_move(state: State) -> None:
+    batches = Batches()
+    assert moves(state, batches, Event("u", "a", partition=1), Event("v", "a")) == 0
+    assert moves(state, batches, Event("u", "b"), Event("v", "b")) == 1
+    assert (
+        moves(
+            state,
+            batches,
+            Event("v", "a", partition=2),
+            Event("v", "b", partition=1),
+            Event("v", "c", partition=1),
+        )
+        == 2
+    )
+    assert moves(state, batches, Event("u", "c"), Event("v", "d", partition=1)) == 0
+
+
+def two_topics(seq: int, places: list[tuple[str, int]]) -> RawBatch:
+    """One event of user u from each of these partitions, in order."""
+    spans = tuple(Span(*place, seq, seq + 1) for place in dict.fromkeys(places))
+    count = len(places)
+    times = np.full(count, 1_700_000_000_000 + seq)
+    order = [[(span.topic, span.partition) for span in spans].index(place) for place in places]
+    columns = Events(
+        ["u"] * count, [f"i{n}" for n in range(count)], ["click"] * count, [None] * count, times, times,
+        np.full(count, np.nan), np.array(order, np.int32),
+    )  # fmt: skip
+    return RawBatch(seq, int(times[0]), spans, columns, [])
+
+
+def test_two_topics_are_no_move_but_two_partitions_of_one_of_them_are(state: State) -> None:
+    """Only the event just before is compared: a move hidden behind another topic's event is not seen."""
+    assert state.admit(two_topics(0, [("clicks", 3), ("orders", 5), ("clicks", 3)])).moved == 0
+    assert state.admit(two_topics(1, [("orders", 5), ("orders", 4)])).moved == 1
+
+
+def test_a_move_is_told_once_with_what_to_check(state: State, caplog: pytest.LogCaptureFixture) -> None:
+    batches = Batches()
+    for turn in range(4):
+        moves(state, batches, Event("u", "a", partition=turn % 2), Event("v", "a", partition=turn % 2))
+    (told,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert (
+        "an event of user 'u' lies in partition 1 of topic events, the one before in 0" in told.getMessage()
+    )
+    assert "same partitioner (murmur2" in told.getMessage()
+
+
+def test_moves_are_among_the_figures_of_a_batch() -> None:
+    recommender, batches = Recommender(small_settings()), Batches()
+    recommender.step(batches([Event("u", "a"), Event("v", "a")]))
+    outcome = recommender.step(batches([Event("u", "b", partition=1), Event("v", "b")]))
+    assert outcome.figures.moved == 1
+
+
+class Scattered(Batches):
+    """Batches of a producer that takes any of three partitions for each event."""
+
+    def __call__(self, events: Sequence[Event], now_ms: int | None = None) -> RawBatch:
+        chance = np.random.default_rng(self.seq)
+        return super().__call__([each._replace(partition=int(chance.integers(3))) for each in events], now_ms)
+
+
+def test_a_restart_is_exact_for_users_that_move() -> None:
+    raws = shoppers(np.random.default_rng(4), Scattered(), 10, size=30, users=9, pace=3)
+    unbroken = Recommender(small_settings())
+    for raw in raws:
+        unbroken.step(raw)
+    resumed = Recommender(small_settings())
+    for raw in raws[:6]:
+        resumed.step(raw)
+    snapshot = resumed.snapshot()
+    again = Recommender(small_settings())
+    again.restore(snapshot)
+    held = [user for shard in snapshot.shards for user in users_of(again, shard.source)]
+    assert len(held) == len(set(held)) == 9  # each user in one shard
+    for raw in raws[6:]:
+        again.step(raw)
+    assert again.digests() == unbroken.digests()
+
+
+def users_of(recommender: Recommender, source: object) -> list[str]:
+    state = recommender.state
+    number = state.partitions.index(source)  # type: ignore[arg-type]
+    rows = np.flatnonzero(state.origin.partition.data == number)
+    return [state.users.id_of[row] for row in rows.tolist()]
