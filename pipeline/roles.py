@@ -69,6 +69,11 @@ def is_familiar(name: str) -> bool:
     return name in _FAMILIAR
 
 
+def familiar_names() -> frozenset[str]:
+    """Return the names that stand here."""
+    return frozenset(_FAMILIAR)
+
+
 def _bare(name: str) -> str:
     return "".join(filter(str.isalnum, name.casefold()))
 

@@ -25,6 +25,7 @@ ORDER = (
     ("pipeline.train",),
     ("pipeline.rank",),
     ("pipeline.measure",),
+    ("pipeline.describe",),
     ("pipeline.recommender",),
     ("pipeline.warm_up",),
     ("pipeline.run",),

@@ -56,6 +56,13 @@ def load_settings(config: Path | None, sets: Sequence[str], environ: Mapping[str
     Names from the environment are lower-cased: `AFRESH_EVENTS__ROLES__BUY` sets `events.roles.buy`.
     Raise `UsageError` with one line for anything unknown, wrong or missing.
     """
+    return resolve(config, sets, environ)[0]
+
+
+def resolve(
+    config: Path | None, sets: Sequence[str], environ: Mapping[str, str]
+) -> tuple[Settings, Origins]:
+    """Return the settings as `load_settings` does, and where each that is not a default came from."""
     tables = _tables()
     values: dict[str, dict[str, Any]] = {name: {} for name in tables}
     origins: Origins = {}
@@ -66,7 +73,8 @@ def load_settings(config: Path | None, sets: Sequence[str], environ: Mapping[str
             converted = {**(before if isinstance(before, dict) else {}), **converted}
         values[given.table][given.key] = converted
         origins[given.setting] = given.origin
-    return check(Settings(**{name: table(**values[name]) for name, table in tables.items()}), origins)
+    settings = Settings(**{name: table(**values[name]) for name, table in tables.items()})
+    return check(settings, origins), origins
 
 
 def describe(settings: Settings) -> str:
@@ -75,12 +83,17 @@ def describe(settings: Settings) -> str:
     >>> describe(load_settings(None, ["kafka.group_id=shop"], {})).splitlines()[1]
     'kafka.group_id = "shop"'
     """
-    return "\n".join(
-        f"{table}.{key} = {_as_toml(value, table, key)}"
+    return "\n".join(f"{key} = {value}" for key, value in shown_values(settings).items())
+
+
+def shown_values(settings: Settings) -> dict[str, str]:
+    """Return every key with its value as TOML, secrets hidden."""
+    return {
+        f"{table}.{key}": _as_toml(value, table, key)
         for table in _tables()
         for key, value in msgspec.structs.asdict(getattr(settings, table)).items()
         if value is not None  # TOML has no null; left out, the key has its default again
-    )
+    }
 
 
 def _tables() -> dict[str, Any]:

@@ -49,7 +49,7 @@ class EventTypes:
         if kind is None:
             events, role = self.events, self.events.role(name)
             consumes = role in (POSITIVE, NEGATIVE) if self.exclude is None else name in self.exclude
-            code = zlib.crc32(name.encode()) & 0xFFFF
+            code = type_code(name)
             kind = EventType(
                 role, events.weight(name), code, consumes, events.positive_from.get(name, -math.inf)
             )
@@ -70,3 +70,8 @@ class EventTypes:
             least_B = np.array([kind.least for kind in kinds], np.float64)
             role_B[(role_B == POSITIVE) & (value_B < least_B)] = NEGATIVE
         return role_B
+
+
+def type_code(name: str) -> int:
+    """Return the hash by which histories keep an event type: the same for every worker, below 65,536."""
+    return zlib.crc32(name.encode()) & 0xFFFF

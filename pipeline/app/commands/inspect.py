@@ -8,9 +8,11 @@ from pipeline.settings import Settings
 
 HELP = """Show what the newest whole checkpoint holds; no broker is needed, and nothing is changed.
 
-Offsets, digests (equal for equal content) and quality since the first event; of a user the history, what was
-consumed, the partition, and the ranking with its reasons."""
-EXAMPLE = "afresh inspect --checkpoint /var/lib/afresh --user ann --json"
+Offsets, digests (equal for equal content) and quality since the first event. Of a user: the history, what is
+left out of the list and why, the list that would be served now with its reasons, and how the one last
+published differs. Of an item: how popular it is, what follows it, how many lists hold it. The user
+__default__ stands for people without events."""
+EXAMPLE = "afresh inspect --checkpoint /var/lib/afresh --user ann\nafresh inspect --item running-47 --json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Print what was asked for; 0 then. Raise `UsageError` when there is no checkpoint, user or item."""
     from pipeline.app.inspection import describe, lines, open_newest  # all of this is not needed for help
+    from pipeline.app.inspection_view import make_console, show
     from pipeline.recommender import Recommender
 
     path = args.checkpoint or settings.checkpoint.path
@@ -37,5 +40,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     if args.json:
         print(json.dumps(report, ensure_ascii=False))
     else:
-        print("\n".join(lines(report)))
+        print("\n".join(lines({key: value for key, value in report.items() if key not in ("user", "item")})))
+        show(report, make_console())
     return 0
