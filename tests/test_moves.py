@@ -1,11 +1,15 @@
 """Users whose events come from more than one partition: noticed, counted, and as exact after a restart."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 from streams import Batches, Event, new_state, shoppers, small_settings
+from workers import P0, P1, Worker, publish, settings_for
 
+from consumers.list_source import ListLog
 from pipeline.event.batch import Events, RawBatch, Span
 from pipeline.recommender import Recommender
 from pipeline.state.state import State
@@ -104,6 +108,36 @@ def test_a_restart_is_exact_for_users_that_move() -> None:
     for raw in raws[6:]:
         again.step(raw)
     assert again.digests() == unbroken.digests()
+
+
+def test_a_takeover_loses_no_event_of_a_user_that_moves(tmp_path: Path) -> None:
+    """Both partitions' shards are brought in before either is caught up from the topic."""
+    log = ListLog({"events": 2})
+    dead, _ = recommending(log, tmp_path, "dead")
+    dead.loop.start()
+    for start, source in enumerate((P0, P1)):
+        publish(log, ["ann"], source, start)
+        dead.finish()
+    dead.loop.checkpoint()  # ann is in the shard of partition 1
+    for start, source in ((2, P0), (3, P1), (4, P0)):
+        publish(log, ["ann"], source, start)
+        dead.finish()
+    dead.settle()
+    dead.kill()
+    heir, learner = recommending(log, tmp_path, "heir")
+    heir.loop.start()
+    heir.finish()
+    held = learner.describe_user("ann")
+    assert held is not None
+    items = [entry["item_id"] for entry in held["history"]]  # type: ignore[attr-defined]
+    assert sorted(items) == [f"item-{number}" for number in range(5)]
+
+
+def recommending(log: ListLog, folder: Path, name: str) -> tuple[Worker, Recommender]:
+    """A worker that learns with a recommender, and this."""
+    settings = structs.replace(settings_for(folder, name), model=small_settings().model)
+    learner = Recommender(settings)
+    return Worker(log, settings, wrap=lambda part, it: learner if part == "learner" else it), learner
 
 
 def users_of(recommender: Recommender, source: object) -> list[str]:

@@ -106,18 +106,16 @@ class Partitions:
         """Bring the users of newly assigned partitions in, from their newest shards and the topic.
 
         Partitions may come and go meanwhile, and a stop leaves the rest undone: then those are not held at
-        all.
+        all. All shards come first: a user may have events in several partitions (of several topics, say), and
+        the shard that holds the user would replace what another partition's events have taught since.
         """
+        begun: dict[TopicPartition, tuple[Takeover, int]] = {}
         while self._pending:
+            for source, takeover in sorted(self._pending.items()):
+                if source not in begun or begun[source][0] is not takeover:
+                    begun[source] = takeover, self._put_shard(source, takeover.target)
             source, takeover = min(self._pending.items(), key=lambda item: item[0])
-            shard = None if self._shards is None else self._shards.load_newest(source)
-            if shard is not None:
-                self._learner.put(shard)
-            position = self._source.start_offsets([source])[source] if shard is None else shard.offset
-            logger.info(
-                "%s-%d: users from %s, then the topic from %d to %d", source.topic, source.partition,
-                "no shard" if shard is None else "a shard", position, takeover.target,
-            )  # fmt: skip
+            position = begun[source][1]
             while position < takeover.target and self._pending.get(source) is takeover:
                 if stopping():
                     self._release(source)
@@ -131,6 +129,18 @@ class Partitions:
                 del self._pending[source]
         self.unsettled = False
         self.joined()
+
+    def _put_shard(self, source: TopicPartition, target: int) -> int:
+        """Bring the users of a partition's newest shard in; return the offset at which the topic goes on."""
+        shard = None if self._shards is None else self._shards.load_newest(source)
+        if shard is not None:
+            self._learner.put(shard)
+        position = self._source.start_offsets([source])[source] if shard is None else shard.offset
+        logger.info(
+            "%s-%d: users from %s, then the topic from %d to %d", source.topic, source.partition,
+            "no shard" if shard is None else "a shard", position, target,
+        )  # fmt: skip
+        return position
 
     def release_strangers(self) -> None:
         """Drop users of partitions that an earlier life of this worker owned and the group gave away."""
