@@ -22,11 +22,11 @@ from consumers.list_source import ListLog, ListSource
 from pipeline.app import cli
 from pipeline.app.commands import demo as command
 from pipeline.app.demo import Demo, closing_words
-from pipeline.app.demo_view import View, line
-from pipeline.app.demo_watch import DemoWatch, Latency, ModelLine, Progress, Speed
+from pipeline.app.demo_view import View
+from pipeline.app.demo_watch import DemoWatch, Latency, Speed
 from pipeline.errors import AfreshError
 from pipeline.event.decode import Decoder
-from pipeline.event.records import DriftAlarm, RankedItem, Ranking
+from pipeline.event.records import DriftAlarm
 from pipeline.measure.health import Health
 from pipeline.measure.metrics import Metrics
 from pipeline.measure.quality import Quality
@@ -56,6 +56,7 @@ class ListSender:
 
     def __init__(self, log, events):
         self.log, self.events, self.started, self.stopped, self.error = log, events, 0, 0, None
+        self.told = None
 
     def start(self):
         self.started += 1
@@ -68,6 +69,9 @@ class ListSender:
         if self.error:
             raise self.error
         return self.events + 1 if self.started else None
+
+    def progress(self):
+        return self.told
 
     def stop(self):
         self.stopped += 1
@@ -186,41 +190,6 @@ def test_a_loop_that_does_not_report_is_refused():
     demo = Demo(View(stage.said), stage.clock, stage.sender, 1, None)
     with pytest.raises(RuntimeError, match=r"build it with the observer of observe\(\)"):
         demo.play(stage.loop, stage.quality)
-
-
-RANKING = Ranking("[bold]ann[/]", "r", [RankedItem("[red]tea", 1.5, ["milk", "cup"])], 0, 0, "attention", 1)
-
-
-MODELS = (ModelLine("attention", 0.3, 0.2), ModelLine("popularity", None, None))
-PROGRESS = Progress(7, None, 12.4, 3, 9.0, 80.0, MODELS, ("drift: x",), RANKING)
-
-
-class Terminal(io.StringIO):
-    """A stream that says that it is a terminal."""
-
-    def isatty(self):
-        return True
-
-
-def test_on_a_terminal_the_view_shows_models_alarms_and_one_list_with_reasons(monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "100")
-    terminal = Terminal()
-    with View(terminal) as view:
-        view.show(PROGRESS, now_s=0.0)
-    shown = terminal.getvalue()
-    for text in ("7 events | 12/s | lag 3", "p50 9 ms, p99 80 ms", ".300", "drift: x", "milk, cup"):
-        assert text in shown
-    assert "ranking of [bold]ann[/]" in shown  # an id is text, never markup
-    assert "[red]tea" in shown
-    assert shown.endswith("\x1b[?25h")  # the cursor is back
-
-
-def test_a_plain_line_has_every_model():
-    assert line(PROGRESS) == (
-        "7 events | 12/s | lag 3 | latency p50 9 ms, p99 80 ms "
-        "| HR/NDCG@10: attention .300/.200, popularity -/-"
-    )
 
 
 def test_closing_words_name_latency_models_and_alarms():

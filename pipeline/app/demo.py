@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol, TypedDict
 
-from pipeline.app.demo_view import View, alarm_text, ratio
-from pipeline.app.demo_watch import DemoWatch, ModelLine, Progress
+from pipeline.app.demo_quality import QualityCourse
+from pipeline.app.demo_text import ratio
+from pipeline.app.demo_view import View
+from pipeline.app.demo_watch import DemoWatch, Progress
 from pipeline.event.records import DriftAlarm
 from pipeline.measure.quality import Quality
 from pipeline.outcome import Learner
@@ -72,7 +74,7 @@ class Demo:
         self._began_s = clock.monotonic_s()
         self._watch: DemoWatch | None = None
         self._runner: Runner | None = None
-        self._quality: Quality | None = None
+        self._course: QualityCourse | None = None
 
     def observe(self, inner: Observer) -> DemoWatch:
         """Return the observer that the loop is to be built with."""
@@ -89,7 +91,7 @@ class Demo:
             raise RuntimeError(
                 "the loop doesn't report to this demo: build it with the observer of observe()"
             )
-        self._runner, self._quality = runner, quality
+        self._runner, self._course = runner, QualityCourse(quality)
         with stopped_by_signals(runner):
             runner.run()
         self._sender.stop()
@@ -100,12 +102,8 @@ class Demo:
     def progress(self) -> Progress:
         """Return the state of things."""
         assert self._watch is not None
-        assert self._quality is not None
-        watch, ratios = self._watch, self._quality.ratios()
-        models = (
-            ModelLine(name, ratios.get((name, "hr", "all")), ratios.get((name, "ndcg", "all")))
-            for name in self._quality.models
-        )
+        assert self._course is not None
+        watch = self._watch
         return Progress(
             events=watch.records,
             total=self._total,
@@ -113,15 +111,19 @@ class Demo:
             lag=watch.lag,
             p50_ms=watch.latency.percentile(0.5),
             p99_ms=watch.latency.percentile(0.99),
-            models=tuple(models),
-            alarms=tuple(alarm_text(alarm, self._change_at) for alarm in watch.alarms),
+            models=self._course.models(),
+            course=self._course.course(),
+            change_at=self._change_at,
+            alarms=tuple(watch.alarms),
+            arms=(),
             ranking=watch.followed,
         )
 
     def _look(self) -> None:
         """Show what there is to show, and stop the loop when the last event is in."""
-        if self._runner is None or self._watch is None:
+        if self._runner is None or self._watch is None or self._course is None:
             return
+        self._course.look(self._runner.learner.events_learned)
         now_s = self._clock.monotonic_s()
         if self._view.due(now_s) and self._watch.records:
             self._view.show(self.progress(), now_s)

@@ -1,77 +1,45 @@
-"""How the demo shows itself: a live table on a terminal, a line every few seconds anywhere else."""
+"""How the demo shows itself: a live screen on a terminal, a line every few seconds anywhere else."""
 
+import logging
 import sys
+from collections import deque
+from time import perf_counter
 from types import TracebackType
 from typing import TextIO
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
-from pipeline.app.demo_watch import ModelLine, Progress
-from pipeline.event.records import DriftAlarm, Ranking
+from pipeline.app.demo_screen import screen
+from pipeline.app.demo_text import alarm_text, line
+from pipeline.app.demo_watch import Progress
+from pipeline.event.records import DriftAlarm
 
-REFRESH_S = 0.25  # of the table
+REFRESH_S = 0.25  # of the screen, at least
+MOST_SHARE = 0.02  # of the time that the screen may take from the loop: a slow terminal is drawn less often
 LINE_S = 3.0  # between plain lines
-
-
-def alarm_text(alarm: DriftAlarm, change_at: int | None) -> str:
-    """Return one line about an alarm, and how long after the planted change it came.
-
-    >>> alarm_text(DriftAlarm("adwin", "hit_rate", 30420, 0.374, 0.061, 0), 30000)
-    'drift: hit_rate .374 -> .061 at event 30,420, 420 after the change of taste'
-    """
-    text = f"drift: {alarm.signal} {ratio(alarm.before)} -> {ratio(alarm.after)} at event {alarm.at_event:,}"
-    if change_at is not None and alarm.at_event > change_at:
-        text += f", {alarm.at_event - change_at:,} after the change of taste"
-    return text
-
-
-def ratio(value: float | None) -> str:
-    """Return a share with three digits and no leading zero; "-" for None.
-
-    >>> ratio(0.25), ratio(1.0), ratio(None)
-    ('.250', '1.000', '-')
-    """
-    if value is None:
-        return "-"
-    text = f"{value:.3f}"
-    return text[1:] if text.startswith("0.") else text
-
-
-def counts(progress: Progress) -> str:
-    """Return events, speed, lag and latency in one line."""
-    of = "" if progress.total is None else f" of {progress.total:,}"
-    parts = [f"{progress.events:,}{of} events", f"{progress.events_per_s:,.0f}/s", f"lag {progress.lag:,}"]
-    if progress.p50_ms is not None and progress.p99_ms is not None:
-        parts.append(f"latency p50 {progress.p50_ms:.0f} ms, p99 {progress.p99_ms:.0f} ms")
-    return " | ".join(parts)
-
-
-def line(progress: Progress) -> str:
-    """Return the whole progress in one line, without the user's list."""
-    models = [f"{model.name} {ratio(model.hr)}/{ratio(model.ndcg)}" for model in progress.models]
-    return " | ".join([counts(progress), "HR/NDCG@10: " + ", ".join(models)])
-
-
-def screen(progress: Progress) -> RenderableType:
-    """Return the live view."""
-    parts: list[RenderableType] = [Text(counts(progress), style="bold"), _models(progress.models)]
-    parts.extend(Text(alarm, style="bold red") for alarm in progress.alarms[-4:])
-    if progress.ranking is not None:
-        parts.append(_ranking(progress.ranking))
-    return Group(*parts)
+KEPT_LINES = 100  # of the log, while the screen is taken
 
 
 class View:
-    """Shows progress on a stream, as often as suits it. A context manager: it gives the terminal back."""
+    """Shows progress on a stream, as often as suits it. A context manager: it gives the terminal back.
+
+    On a terminal it takes a screen of its own, so that nothing is torn when the window changes its size; the
+    last picture and what was logged meanwhile come on the terminal's own screen at the end.
+    """
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._console = Console(file=stream or sys.stderr, highlight=False)
+        stream = stream or sys.stderr
+        self._console = Console(file=stream, highlight=False)
+        # Asked of the stream: rich also takes a file for a terminal where FORCE_COLOR is set.
+        drawable = self._console.encoding.startswith("utf") and not self._console.is_dumb_terminal
+        self._draws = stream.isatty() and drawable
         self._live: Live | None = None
+        self._log = _KeptLog()
+        self._progress: Progress | None = None
         self._shown_s = float("-inf")
-        self._alarms = 0
+        self._pause_s = REFRESH_S if self._draws else LINE_S
+        self._told: DriftAlarm | None = None
 
     def __enter__(self) -> "View":
         return self
@@ -83,9 +51,15 @@ class View:
 
     def close(self) -> None:
         """End the live view; what it showed last stays."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        if self._live is None:
+            return
+        self._live.stop()
+        self._live = None
+        if self._progress is not None:
+            width, height = self._console.size
+            self._console.print(screen(self._progress, width, height), soft_wrap=True)
+        for text in self._log.give_back():
+            self.say(text)
 
     def say(self, text: str) -> None:
         """Show a line that stays."""
@@ -93,39 +67,63 @@ class View:
 
     def due(self, now_s: float) -> bool:
         """Say whether the last showing is long enough ago."""
-        return now_s - self._shown_s >= (REFRESH_S if self._console.is_terminal else LINE_S)
+        return now_s - self._shown_s >= self._pause_s
 
     def show(self, progress: Progress, now_s: float) -> None:
         """Show progress; `now_s` is monotonic."""
-        self._shown_s = now_s
-        if self._console.is_terminal:
-            if self._live is None:
-                self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False)
-                self._live.start()
-            self._live.update(screen(progress), refresh=True)
+        self._shown_s, self._progress = now_s, progress
+        if self._draws:
+            self._draw(progress)
             return
-        for alarm in progress.alarms[self._alarms :]:
-            self.say(alarm)
-        self._alarms = len(progress.alarms)
+        for alarm in self._untold(progress.alarms):
+            self.say(alarm_text(alarm, progress.change_at))
         self.say(line(progress))
 
+    def _draw(self, progress: Progress) -> None:
+        if self._live is None:
+            self._live = Live(
+                console=self._console,
+                screen=True,
+                auto_refresh=False,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._log.take()
+            self._live.start()
+        began_s = perf_counter()
+        width, height = self._console.size
+        self._live.update(screen(progress, width, height), refresh=True)
+        self._pause_s = max(REFRESH_S, (perf_counter() - began_s) / MOST_SHARE)
 
-def _models(models: tuple[ModelLine, ...]) -> Table:
-    table = Table("model", title="over the last 10,000 tests", title_justify="left", title_style="dim")
-    table.add_column("hit rate@10", justify="right")
-    table.add_column("NDCG@10", justify="right")
-    for place, model in enumerate(models):
-        table.add_row(model.name, ratio(model.hr), ratio(model.ndcg), style="bold green" if not place else "")
-    return table
+    def _untold(self, alarms: tuple[DriftAlarm, ...]) -> tuple[DriftAlarm, ...]:
+        """Return the alarms after the last one that was told."""
+        start = alarms.index(self._told) + 1 if self._told in alarms else 0
+        if alarms:
+            self._told = alarms[-1]
+        return alarms[start:]
 
 
-def _ranking(ranking: Ranking) -> Table:
-    # Text, since ids come from a stream and may look like rich's markup
-    table = Table(title=Text(f"ranking of {ranking.user_id}", style="dim"), title_justify="left")
-    table.add_column("", justify="right")
-    table.add_column("item")
-    table.add_column("score", justify="right")
-    table.add_column("because of")
-    for place, item in enumerate(ranking.items[:10], 1):
-        table.add_row(str(place), Text(item.item_id), f"{item.score:.2f}", Text(", ".join(item.because)))
-    return table
+class _KeptLog(logging.Handler):
+    """Keeps the newest lines of the log while they would be lost on a screen that is drawn over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._others: list[logging.Handler] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(self.format(record))
+
+    def take(self) -> None:
+        """Stand in for the root logger's handlers."""
+        root = logging.getLogger()
+        self._others = root.handlers
+        self.setFormatter(next((one.formatter for one in self._others if one.formatter), None))
+        root.handlers = [self]
+
+    def give_back(self) -> list[str]:
+        """Let them log again; return what was kept."""
+        logging.getLogger().handlers = self._others
+        lines = list(self._lines)
+        self._lines.clear()
+        return lines

@@ -1,11 +1,13 @@
 """What the demo sees of the loop: counts, latency, alarms, one user's list; small however long it runs."""
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.app.demo_quality import Course, ModelLine
+from pipeline.app.demo_uplift import Arm
 from pipeline.event.batch import IntArray, RawBatch, TopicPartition
 from pipeline.event.records import DriftAlarm, Ranking
 from pipeline.measure.health import State
@@ -15,6 +17,7 @@ from pipeline.run.ports import Clock
 
 LONGEST_MS = 60_000
 FOLLOW_S = 4.0  # for how long one user's list stays in view at least
+MOST_ALARMS = 1_000  # that are kept, the newest
 SPEED_S = 2.0  # the time that the speed in view is taken over, at least
 
 
@@ -42,14 +45,6 @@ class Latency:
         return float(np.searchsorted(running, np.ceil(share * running[-1])))
 
 
-class ModelLine(NamedTuple):
-    """A model's figures; None: no test yet."""
-
-    name: str
-    hr: float | None
-    ndcg: float | None
-
-
 @dataclass(frozen=True, slots=True)
 class Progress:
     """The demo at one moment."""
@@ -61,7 +56,10 @@ class Progress:
     p50_ms: float | None
     p99_ms: float | None
     models: tuple[ModelLine, ...]
-    alarms: tuple[str, ...]
+    course: Course
+    change_at: int | None  # the event at which taste changes; None: never
+    alarms: tuple[DriftAlarm, ...]
+    arms: tuple[Arm, ...]  # empty without a closed loop
     ranking: Ranking | None
 
 
@@ -80,7 +78,7 @@ class DemoWatch:
         self.records = 0  # taken off the topic: events, duplicates and dead letters
         self.rankings = 0
         self.dead_letters = 0
-        self.alarms: list[DriftAlarm] = []
+        self.alarms: deque[DriftAlarm] = deque(maxlen=MOST_ALARMS)
         self.latency = Latency()
         self.lag = 0
         self.followed: Ranking | None = None

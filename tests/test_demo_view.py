@@ -1,0 +1,311 @@
+"""What the demo shows: a screen that fits any terminal, a plot readable without colour, plain lines."""
+
+import io
+import logging
+import re
+
+import numpy as np
+import pytest
+from rich.cells import cell_len
+
+from pipeline.app.demo_plot import BITS_YX, PATTERNS, draw, sample
+from pipeline.app.demo_quality import POINTS, STEP, WINDOW, Course, ModelLine, QualityCourse
+from pipeline.app.demo_screen import screen
+from pipeline.app.demo_text import line, uplift_lines
+from pipeline.app.demo_uplift import arms_of
+from pipeline.app.demo_view import MOST_SHARE, REFRESH_S, View
+from pipeline.app.demo_watch import Progress
+from pipeline.event.records import DriftAlarm, RankedItem, Ranking
+from pipeline.measure.quality import Quality
+from pipeline.train.tested import Tested
+
+ALARM = DriftAlarm("adwin", "hit_rate", 900, 0.374, 0.061, 0)
+RANKING = Ranking("[bold]ann[/]", "r", [RankedItem("[red]tea", 1.5, ["milk", "cup"])] * 10, 0, 0, "m", 1)
+MODELS = (ModelLine("attention", 0.3, 0.2), ModelLine("popularity", None, None))
+COURSE = Course(np.array([0.0, 500.0, 1_000.0]), np.array([[np.nan, 0.1, 0.3], [np.nan, 0.05, 0.05]]))
+UPLIFT = {
+    "arms": {
+        "recommended": {"slates": 9, "shown": 1_000, "clicks": 123, "purchases": 4},
+        "popular": {"slates": 9, "shown": 1_000, "clicks": 41, "purchases": 1},
+        "random": {"slates": 0, "shown": 0, "clicks": 0, "purchases": 0},
+    },
+    "recommended_minus_popular": {
+        "click_rate": [0.082, 0.072, 0.092],
+        "purchase_rate": [0.003, -0.001, 0.007],
+    },
+    "recommended_minus_random": {"click_rate": None, "purchase_rate": None},
+}
+
+
+def progress(alarms=(ALARM,), arms=(), total=2_000, change_at=600, ranking=RANKING, models=MODELS):
+    return Progress(7, total, 12.4, 3, 9.0, 80.0, models, COURSE, change_at, alarms, arms, ranking)
+
+
+def rows_of(width, height, **parts):
+    return screen(progress(**parts), width, height).plain.split("\n")
+
+
+def dots(canvas):
+    """Return the dots of a canvas one by one, [Y, X]."""
+    height, width = canvas.bits_HW.shape
+    grid = np.zeros((4 * height, 2 * width), bool)
+    for y in range(4 * height):
+        for x in range(2 * width):
+            grid[y, x] = bool(canvas.bits_HW[y // 4, x // 2] & BITS_YX[y % 4, x % 2])
+    return grid
+
+
+def test_a_solid_line_goes_through_every_value_unbroken_and_one_dot_thin():
+    rng = np.random.default_rng(0)
+    x_P, y_P = np.sort(rng.uniform(0, 1_000, 60)), rng.random(60)
+    grid = dots(draw(x_P, y_P[None], 40, 9, 1_000.0, 1.0))
+    before = None
+    for x in range(80):
+        column = np.flatnonzero(grid[:, x]).tolist()
+        if not x_P[0] / 1_000 * 79 - 0.5 <= x <= x_P[-1] / 1_000 * 79 + 0.5:
+            assert column == []
+            continue
+        y = round((1 - np.interp(x, x_P / 1_000 * 79, y_P)) * 35)
+        before = y if before is None else before
+        step = 1 if before < y else -1
+        assert column == (sorted(range(y, before, -step)) or [y])
+        before = y
+
+
+def test_lines_differ_without_colour_and_where_they_meet():
+    together = draw(np.array([0.0, 1.0]), np.full((3, 2), 0.5), 12, 3, 1.0, 1.0).text(1)
+    alone = {sample(line, 12) for line in range(len(PATTERNS))}
+    assert len(alone) == len(PATTERNS)
+    assert together == draw(np.array([0.0, 1.0]), np.full((1, 2), 0.5), 12, 3, 1.0, 1.0).text(1)  # is solid
+    under = np.array([[np.nan] * 2, [0.5] * 2, [0.5] * 2])
+    others = draw(np.array([0.0, 1.0]), under, 12, 3, 1.0, 1.0).text(1)
+    for place in (1, 2):
+        alone = np.where(np.arange(3)[:, None] == place, 0.5, np.nan) * np.ones((3, 2))
+        assert draw(np.array([0.0, 1.0]), alone, 12, 3, 1.0, 1.0).text(1) not in (together, others)
+
+
+def test_a_line_begins_at_its_first_value():
+    canvas = draw(np.array([0.0, 50.0, 100.0]), np.array([[np.nan, 0.5, 0.5]]), 10, 3, 100.0, 1.0)
+    assert canvas.text(1)[:5].strip() == ""
+    assert canvas.text(1)[5:].strip() != ""
+
+
+@pytest.mark.parametrize("arms", [(), arms_of(UPLIFT)])
+def test_the_screen_fits_any_terminal(arms):
+    for width in (1, 20, 42, 66, 67, 80, 120, 250):
+        for height in (1, 2, 5, 8, 9, 12, 13, 24, 40, 70):
+            rows = rows_of(width, height, alarms=(ALARM,) * 9, arms=arms)
+            assert len(rows) <= height
+            assert all(cell_len(row) <= width for row in rows), (width, height)
+
+
+def test_80_by_24_has_room_for_everything_and_little_room_for_the_most_important():
+    def parts(width, height):
+        text = "\n".join(rows_of(width, height, arms=arms_of(UPLIFT)))
+        signs = {"counts": "7 of 2,000", "plot": "┤", "models": "attention", "arms": "+8.2 ±1.0"}
+        signs |= {"alarm": "▲ drift", "list": "[red]tea"}
+        return {part for part, sign in signs.items() if sign in text}
+
+    assert parts(80, 24) == {"counts", "plot", "models", "arms", "alarm", "list"}
+    assert parts(80, 14) == {"counts", "plot", "models", "arms", "alarm"}
+    assert parts(80, 8) == {"counts", "models", "alarm"}
+    assert parts(60, 24) == {"counts", "models", "arms", "alarm", "list"}
+    assert parts(80, 1) == {"counts"}
+
+
+def test_a_higher_terminal_has_a_higher_plot():
+    def plot_height(height):
+        return sum("│" in row or "┤" in row for row in rows_of(100, height))
+
+    assert plot_height(24) == 9
+    assert 9 < plot_height(35) < plot_height(40)
+
+
+def test_the_change_of_taste_and_alarms_stand_at_their_events_on_the_axis():
+    rows = rows_of(105, 24, total=2_000, change_at=500, alarms=(DriftAlarm("adwin", "loss", 1_500, 0, 1, 0),))
+    (axis,) = [row for row in rows if row.lstrip().startswith("└")]
+    across = axis.rstrip()[5:]
+    assert across.index("┴") / len(across) == pytest.approx(0.25, abs=0.01)
+    assert across.index("▲") / len(across) == pytest.approx(0.75, abs=0.01)
+    assert "taste changes at 500" in rows[rows.index(axis) + 1]
+    assert any(row[5 + across.index("┴")] == "╎" for row in rows)
+
+
+def test_without_a_planned_change_none_is_shown():
+    text = "\n".join(rows_of(80, 24, total=None, change_at=None))
+    assert "taste" not in text
+    assert "╎" not in text
+    assert "1,000" in text  # the axis ends with the newest event
+
+
+def test_an_id_can_neither_move_the_cursor_nor_break_a_line():
+    evil = Ranking("a\x1b[2Jnn\n", "r", [RankedItem("te\ra\x9b", 1.0, ["mi\nlk"])] * 3, 0, 0, "m", 1)
+    text = screen(progress(ranking=evil), 80, 24).plain
+    assert "a?[2Jnn?" in text
+    assert "te?a?" in text
+    assert "mi?lk" in text
+
+
+def test_wide_letters_keep_the_columns_in_line():
+    wide = Ranking("安", "r", [RankedItem("お茶", 1.0, ["x"]), RankedItem("tea", 1.0, ["x"])], 0, 0, "m", 1)
+    starts = {cell_len(row[: row.index("1.00")]) for row in rows_of(80, 24, ranking=wide) if "1.00" in row}
+    assert len(starts) == 1
+
+
+class Terminal(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    for name, value in (("TERM", "xterm-256color"), ("COLUMNS", "100"), ("LINES", "30")):
+        monkeypatch.setenv(name, value)
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    return Terminal()
+
+
+def test_a_terminal_gets_a_screen_of_its_own_and_keeps_the_last_picture(terminal):
+    with View(terminal) as view:
+        view.show(progress(), now_s=0.0)
+    drawn, _, left = terminal.getvalue().partition("\x1b[?1049l")  # the terminal's own screen is back
+    assert drawn.startswith("\x1b[?1049h")
+    assert drawn.endswith("\x1b[?25h")  # and the cursor
+    for shown in (drawn, left):
+        for text in ("7 of 2,000 events | 12/s | lag 3", "p50 9 ms, p99 80 ms", ".300", "drift: hit_rate"):
+            assert text in shown
+        assert "ranking of [bold]ann[/]" in shown  # an id is text, never markup
+        assert "[red]tea" in shown
+
+
+def test_a_screen_is_drawn_over_the_one_before_and_never_wiped(terminal):
+    with View(terminal) as view:
+        view.show(progress(), now_s=0.0)
+        start = len(terminal.getvalue())
+        view.show(progress(), now_s=1.0)
+        again = terminal.getvalue()[start:]
+    assert again.startswith("\x1b[H")
+    assert "\x1b[2J" not in again
+    assert "\x1b[2K" not in again
+
+
+def test_the_served_line_stands_out(terminal):
+    with View(terminal) as view:
+        view.show(progress(), now_s=0.0)
+    assert "\x1b[1;32m⠒⠒⠒\x1b[0m\x1b[1m attention" in terminal.getvalue()
+    assert re.search(r"\x1b\[1;32m[^ ]*[⠁-⣿]", terminal.getvalue().split("attention")[0])
+
+
+def test_no_colour_is_sent_where_none_is_wanted(terminal, monkeypatch):
+    def colours():
+        shown = Terminal()
+        with View(shown) as view:
+            view.show(progress(), now_s=0.0)
+        return re.search(r"\x1b\[[0-9;]*3[0-7]m", shown.getvalue()) is not None
+
+    assert colours()
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not colours()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "isatty", "encoding"),
+    [
+        ("FORCE_COLOR", "1", False, "utf-8"),
+        ("TERM", "dumb", True, "utf-8"),
+        ("TERM", "xterm", True, "iso8859-1"),
+    ],
+)
+def test_what_cannot_draw_gets_plain_lines(variable, value, isatty, encoding, terminal, monkeypatch):
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(Terminal, "isatty", lambda self: isatty)
+    monkeypatch.setattr(Terminal, "encoding", encoding)
+    with View(terminal) as view:
+        view.show(progress(), now_s=0.0)
+    assert terminal.getvalue().splitlines() == [
+        "drift: hit_rate .374 -> .061 at event 900, 300 after the change of taste",
+        line(progress()),
+    ]
+
+
+def test_the_view_takes_no_more_than_its_share_of_the_time(terminal, monkeypatch):
+    ticks = iter([0.0, 0.001, 10.0, 10.1])
+    monkeypatch.setattr("pipeline.app.demo_view.perf_counter", lambda: next(ticks))
+    with View(terminal) as view:
+        view.show(progress(), now_s=0.0)
+        assert not view.due(REFRESH_S - 0.01)
+        assert view.due(REFRESH_S)
+        view.show(progress(), now_s=1.0)  # took 0.1 s
+        assert not view.due(1.0 + 0.1 / MOST_SHARE - 0.01)
+        assert view.due(1.0 + 0.1 / MOST_SHARE)
+
+
+def test_what_is_logged_while_the_screen_is_taken_comes_at_the_end(terminal):
+    handlers = logging.getLogger().handlers
+    with View(terminal) as view:
+        view.show(progress(), now_s=0.0)
+        logging.getLogger("afresh.test").warning("the broker is slow")
+        assert "the broker is slow" not in terminal.getvalue()
+    assert terminal.getvalue().endswith("the broker is slow\n")
+    assert logging.getLogger().handlers is handlers
+
+
+def test_a_plain_line_has_every_model_and_what_was_clicked():
+    assert line(progress(total=None, arms=arms_of(UPLIFT))) == (
+        "7 events | 12/s | lag 3 | latency p50 9 ms, p99 80 ms "
+        "| HR/NDCG@10: attention .300/.200, popularity -/- "
+        "| clicks on 100 shown: recommended 12.3, popular 4.1, random -"
+    )
+
+
+def test_the_uplift_in_words_has_both_rates_and_the_interval_of_their_difference():
+    assert uplift_lines(arms_of(UPLIFT)) == [
+        "of 100 recommended items 12.3 were clicked and 0.40 bought",
+        "of 100 popular items 4.1 and 0.10: recommended +8.2 ±1.0 and +0.30 ±0.40",
+        "of 100 random items - and -: recommended - and -",
+    ]
+    assert uplift_lines(()) == []
+
+
+def results(greater):
+    n = len(greater)
+    yes, zeros = np.ones(n, bool), np.zeros(n, np.int64)
+    return Tested(np.asarray(greater), zeros, np.full(n, 100), yes, yes)
+
+
+def test_quality_of_late_is_the_mean_of_the_last_tests():
+    quality, rng = Quality(["attention", "popularity"]), np.random.default_rng(0)
+    course, places = QualityCourse(quality), {model: [] for model in quality.models}
+    for batch in range(60):
+        for model in quality.models:
+            greater = rng.integers(0, 30, STEP)
+            quality.update(model, results(greater), np.zeros(STEP, bool))
+            places[model] += (greater + 1).tolist()
+        course.look((batch + 1) * STEP)
+    for found in course.models():
+        of_late = np.array(places[found.name][-WINDOW:])
+        assert found.hr == pytest.approx((of_late <= 10).mean())
+        assert found.ndcg == pytest.approx(np.where(of_late <= 10, 1 / np.log2(of_late + 1), 0).mean())
+
+
+def test_before_the_first_test_there_is_no_quality():
+    assert QualityCourse(Quality(["attention"])).models() == (ModelLine("attention", None, None),)
+
+
+def test_the_course_of_a_long_run_stays_small_and_spans_it_evenly():
+    quality = Quality(["attention"])
+    course = QualityCourse(quality)
+    for events in range(0, 3_000_000, 5 * STEP):
+        quality.update("attention", results([0 if events < 1_500_000 else 50] * 10), np.zeros(10, bool))
+        course.look(events)
+    events_P, hr_MP = course.course()
+    assert POINTS // 2 <= len(events_P) <= POINTS
+    steps = np.diff(events_P[:-1])
+    assert steps.min() == steps.max()
+    assert hr_MP[0, 1 : len(events_P) // 2 - 1].tolist() == [1.0] * (len(events_P) // 2 - 2)
+    assert hr_MP[0, -1] == 0.0
