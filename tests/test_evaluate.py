@@ -2,7 +2,6 @@
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,14 @@ from pipeline.app.cli import main
 from pipeline.event.batch import TopicPartition
 from pipeline.event.decode import Decoder
 from pipeline.recommender import Recommender
-from pipeline.run.checkpoint import Checkpoints
+from pipeline.run.checkpoint import TRAINED, Checkpoints
 from pipeline.run.clock import ManualClock
-from pipeline.run.evaluate import FILE_SOURCE, MARKS, Evaluation, Moments, Variant, as_served, compared
+from pipeline.run.evaluate import FILE_SOURCE, Evaluation, Variant, as_served, compared
 from pipeline.run.files import UrlFolder
 from pipeline.run.journal import Journal
 from pipeline.run.loop import Edges, Loop, Survival
 from pipeline.run.observe import Unobserved
-from pipeline.settings import BatchConfig, CheckpointConfig, ModelConfig, RankConfig, Settings
+from pipeline.settings import BatchConfig, CheckpointConfig, KafkaConfig, ModelConfig, RankConfig, Settings
 from producers.list_sink import ListSink, Outbox
 from producers.shoppers import TYPES, Columns, Market, shoppers
 
@@ -123,27 +122,11 @@ def test_live_figures_are_those_of_evaluate(file: Path) -> None:
 def test_parts_add_up_to_the_whole(file: Path) -> None:
     result = judged(file, settings_for(), []).result()
     for line in result.lines:
-        for parts, most in ((line.quarters, 4), (line.curve, MARKS // 2)):
-            assert 1 < len(parts) <= most
-            assert sum(part["tests"] for part in parts) == line.figures["tests"]
-            total = sum(part["tests"] * part["ndcg@10"] for part in parts)
-            assert total == pytest.approx(line.figures["tests"] * line.figures["ndcg@10"])
-    assert result.curve_events[-1] == result.events == EVENTS
-
-
-@pytest.mark.parametrize("batches", [1, 5, 399, 12_345])
-def test_moments_stay_few_and_even_however_long_the_stream(batches: int) -> None:
-    moments = Moments({})
-    for batch in range(1, batches + 1):
-        moments.note(10 * batch, dict)
-    moments.close(10 * batches + 3, dict)
-    assert len(moments.kept) <= 2 * MARKS + 2
-    quarters = moments.parts(4)
-    assert quarters[0][0][0] == 0
-    assert quarters[-1][1][0] == 10 * batches + 3
-    for (_, (stop, _)), share in zip(quarters, (0.25, 0.5, 0.75), strict=False):
-        if batches > 100:
-            assert stop / (10 * batches) == pytest.approx(share, abs=0.006)
+        assert len(line.quarters) == 4
+        assert sum(part["tests"] for part in line.quarters) == line.figures["tests"]
+        total = sum(part["tests"] * part["ndcg@10"] for part in line.quarters)
+        assert total == pytest.approx(line.figures["tests"] * line.figures["ndcg@10"])
+    assert result.events == EVENTS
 
 
 def test_a_stopwatch_counts_its_own_models_lessons_alone(file: Path) -> None:
@@ -276,56 +259,6 @@ def test_wrong_use_is_one_line(
     assert re.search(message, err)
 
 
-class Page(HTMLParser):
-    """Collects the tags and their attributes; void tags don't nest."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def test_the_report_is_one_page_that_needs_no_network(
-    file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    odd = tmp_path / "a <b> & c.csv"
-    odd.write_bytes(file.read_bytes())
-    page = tmp_path / "out.html"
-    code, _, err = run(capsys, "evaluate", odd, "--events", 600, "--report", page, *SMALL)
-    assert (code, err) == (0, f"report: {page}\n")
-    text = page.read_text("utf-8")
-    parsed = Page(text)
-    assert parsed.open == []
-    assert "a &lt;b&gt; &amp; c.csv" in text
-    assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in parsed.tags}
-    assert not any({"src", "href"} & set(attributes) for _, attributes in parsed.tags)
-    assert "url(" not in text
-    lines = [attributes["points"] for tag, attributes in parsed.tags if tag == "polyline"]
-    assert len(lines) == 4
-    points = [[float(number) for number in point.split(",")] for point in str(lines[0]).split()]
-    assert [x for x, _ in points] == sorted(x for x, _ in points)
-    assert all(20 <= y <= 320 for _, y in points)
-
-
-def test_a_report_that_cannot_be_written_is_one_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    where = file.parent / "no" / "out.html"
-    code, _, err = run(capsys, "evaluate", file, "--events", 200, "--report", where, "--json", *SMALL)
-    assert code == 2
-    assert f"--report {where}: can't be written: No such file or directory" in err
-
-
 @pytest.fixture
 def trained(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     """A checkpoint folder that `train` has made of the file."""
@@ -348,7 +281,7 @@ def service(folder: Path, **tables: msgspec.Struct) -> Settings:
 
 
 def test_a_trained_checkpoint_holds_what_evaluate_has_learned(file: Path, trained: Path) -> None:
-    settings = service(trained)
+    settings = service(trained, kafka=KafkaConfig(worker_id=TRAINED))
     found = Checkpoints(UrlFolder(str(trained)), settings).load()
     assert found is not None
     restored = Recommender(settings)
@@ -362,7 +295,7 @@ def test_a_trained_checkpoint_holds_what_evaluate_has_learned(file: Path, traine
 def test_a_service_starts_warm_and_a_user_moves_to_the_live_partition(trained: Path) -> None:
     settings = service(trained)
     log, outbox = ListLog(), Outbox()
-    found = Checkpoints(UrlFolder(str(trained)), settings).load()
+    found = Checkpoints(UrlFolder(str(trained)), settings).load(newcomer=True)
     assert found is not None
     before = Recommender(settings)
     before.restore(found[1])

@@ -19,14 +19,15 @@ from typing import NoReturn, Protocol, cast
 from pipeline.errors import AfreshError
 from pipeline.settings import Settings
 
-COMMANDS = ("demo", "run", "replay", "evaluate", "train", "inspect", "broker")
+COMMANDS = ("demo", "run", "replay", "evaluate", "train", "inspect", "report", "broker")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 INTERRUPTED = 130
 READER_GONE = 141  # as a shell shows it for a process that died of SIGPIPE
 
 # What a library has to say less than this is left out. The Kafka client reports each attempt to connect, many
-# a second, as an error; what is worth knowing of it we say ourselves, in one line. numba tells byte code.
-QUIET = {"kafka": logging.CRITICAL, "numba": logging.WARNING}
+# a second, as an error; what is worth knowing of it we say ourselves, in one line. numba tells byte code,
+# matplotlib that it looks for fonts.
+QUIET = {"kafka": logging.CRITICAL, "matplotlib": logging.ERROR, "numba": logging.WARNING}
 
 logger = logging.getLogger(__name__)
 

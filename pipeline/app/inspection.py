@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -28,21 +28,26 @@ class Inspected(Learner, Protocol):
     def describe_item(self, item_id: str) -> dict[str, object] | None: ...
 
 
+L_co = TypeVar("L_co", bound=Learner, covariant=True)
+
+
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A checkpoint, and the learner that it was restored into."""
+class Opened(Generic[L_co]):
+    """A checkpoint, and the learner that it was restored into; `workers` have checkpoints in the folder."""
 
     manifest: Manifest
-    learner: Inspected
+    learner: L_co
+    workers: list[str]
 
 
-def open_newest(path: str, settings: Settings, make: Callable[[Settings], Inspected]) -> Opened:
+def open_newest(path: str, settings: Settings, make: Callable[[Settings], L_co]) -> Opened[L_co]:
     """Restore the newest whole checkpoint into a learner made with the configuration that it was saved with.
 
     The worker is `kafka.worker_id`, or the only one that there is.
     """
     folder = UrlFolder(path)
-    settings = _of_worker(Checkpoints(folder, settings), settings)
+    workers = Checkpoints(folder, settings).workers()
+    settings = _of_worker(workers, path, settings)
     saved = Checkpoints(folder, settings).configuration()
     if saved is not None:
         settings = saved
@@ -54,10 +59,10 @@ def open_newest(path: str, settings: Settings, make: Callable[[Settings], Inspec
     manifest, snapshot = found
     learner = make(settings)
     learner.restore(snapshot)
-    return Opened(manifest, learner)
+    return Opened(manifest, learner, workers)
 
 
-def describe(opened: Opened, user_id: str | None, item_id: str | None) -> dict[str, Any]:
+def describe(opened: Opened[Inspected], user_id: str | None, item_id: str | None) -> dict[str, Any]:
     """Return the whole report. Raise `UsageError` for a user or item that the checkpoint doesn't know."""
     manifest, learner = opened.manifest, opened.learner
     offsets: dict[str, dict[str, int]] = {}
@@ -99,15 +104,14 @@ def lines(report: dict[str, Any], indent: str = "") -> list[str]:
     return out
 
 
-def _of_worker(checkpoints: Checkpoints, settings: Settings) -> Settings:
+def _of_worker(workers: list[str], path: str, settings: Settings) -> Settings:
     """Turn to the only worker of the folder when the configured one has nothing there."""
-    workers = checkpoints.workers()
     if not workers or settings.kafka.worker_id in workers:
         return settings
     if len(workers) > 1:
         raise UsageError(
             f"kafka.worker_id = {settings.kafka.worker_id!r}: no such worker in "
-            f"{checkpoints.folder.url}; expected one of {', '.join(workers)}: "
+            f"{path}; expected one of {', '.join(workers)}: "
             f"add --set kafka.worker_id={workers[0]}"
         )
     kafka = msgspec.structs.replace(settings.kafka, worker_id=workers[0])

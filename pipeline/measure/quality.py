@@ -87,6 +87,14 @@ class ServedFigures(NamedTuple):
     hr: float
 
 
+class Totals(NamedTuple):
+    """Counts since the first event, from which all cumulative figures are made. M = models."""
+
+    tests_MS: npt.NDArray[np.int64]
+    sums_MSF: Float64s
+    served: npt.NDArray[np.int64]  # events of users who had a published list, and hits among them
+
+
 class Quality:
     """Keep cumulative and recent figures of several models. A store: checkpoints use `arrays` and `load`.
 
@@ -153,7 +161,12 @@ class Quality:
 
     def cumulative(self) -> dict[str, ModelFigures]:
         """Return every model's figures since the first event, in full precision, with their counts."""
-        return {model: _model_figures(self._tests[model], self._sums[model]) for model in self.models}
+        return {model: model_figures(self._tests[model], self._sums[model]) for model in self.models}
+
+    def totals(self) -> Totals:
+        """Return a copy of the counts behind the cumulative figures, models in order."""
+        tests, sums = ([kept[model] for model in self.models] for kept in (self._tests, self._sums))
+        return Totals(np.stack(tests), np.stack(sums), self._served.copy())
 
     def served(self) -> ServedFigures:
         """Return the share of events that took an item out of the list last published to their user."""
@@ -170,9 +183,9 @@ class Quality:
         return out
 
     def load(self, arrays: Arrays) -> None:
-        """Become what `arrays` was taken from; a model that it doesn't hold starts from zero."""
+        """Become what `arrays` was taken from; what it doesn't hold, as of a new model, starts from zero."""
         self._served = np.array(arrays["served"], np.int64)
-        self._served_recent = _Ring(self.window, 1, arrays["served.recent"])
+        self._served_recent = _Ring(self.window, 1, arrays.get("served.recent"))
         for model in self.models:
             if f"model.{model}.tests" in arrays:
                 self._tests[model] = np.array(arrays[f"model.{model}.tests"], np.int64)
@@ -191,7 +204,7 @@ def between(before: ModelFigures, after: ModelFigures) -> ModelFigures:
     tests, sums = (
         np.subtract(late, early) for early, late in zip(_sums_of(before), _sums_of(after), strict=True)
     )
-    return _model_figures(tests, sums)
+    return model_figures(tests, sums)
 
 
 class Coverage:
@@ -274,7 +287,8 @@ def _segment_figures(tests: int, sums_F: Float64s) -> SegmentFigures:
     return {"tests": tests, "hr@10": hr, "ndcg@10": ndcg, "mrr@10": mrr}
 
 
-def _model_figures(tests_S: npt.NDArray[np.int64], sums_SF: Float64s) -> ModelFigures:
+def model_figures(tests_S: npt.NDArray[np.int64], sums_SF: Float64s) -> ModelFigures:
+    """Return the figures of counts [S] and sums [S, F]."""
     whole, cold, warm = (_segment_figures(n, sums) for n, sums in zip(tests_S.tolist(), sums_SF, strict=True))
     return {**whole, "cold": cold, "warm": warm}
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-import numpy as np
-
 from pipeline.event.batch import Events, RawBatch, Span, TopicPartition
 from pipeline.measure.quality import ModelFigures, ServedFigures, between
 from pipeline.recommender import Recommender
@@ -33,7 +31,6 @@ from pipeline.train.model import FloatArray, IntArray, Learned, Model, Pool, Tar
 # partition that the first live event comes from.
 FILE_SOURCE = TopicPartition("@file", 0)
 BASELINES = ("popularity", "recent_popularity", "item_knn")
-MARKS = 100  # at least so many moments of a long stream are kept
 Value = str | int | bool
 # The service's own setting comes first.
 GRIDS: dict[str, list[dict[str, Value]]] = {
@@ -77,13 +74,12 @@ def as_served(settings: Settings) -> list[Variant]:
 
 
 class Line(NamedTuple):
-    """What one model did. `parts` are figures of equal parts of the stream, `seconds` its lessons' time."""
+    """What one model did. `quarters`: figures of equal parts of the stream; `seconds`: its lessons' time."""
 
     variant: Variant
     settings: dict[str, Value]
     figures: ModelFigures
     quarters: list[ModelFigures]
-    curve: list[ModelFigures]
     seconds: float
 
 
@@ -94,7 +90,6 @@ class Result:
     events: int
     seconds: float
     skipped_steps: int  # batches whose figures were not finite: nothing was learned from them
-    curve_events: list[int]  # where the parts of each line's `curve` end
     lines: list[Line]
     served: ServedFigures
 
@@ -119,7 +114,6 @@ class Evaluation:
         self._settings, self._variants, self._clock = settings, list(variants), clock
         self._timed: list[_Timed] = []
         self.recommender = Recommender(settings, self._build, test_all=True)
-        self._moments = Moments(self.recommender.quality.cumulative())
         self._seconds = 0.0
         self._skipped = 0
 
@@ -138,14 +132,13 @@ class Evaluation:
             outcome = recommender.step(RawBatch(recommender.seq, now_ms, (span,), events, []))
             self._skipped += outcome.figures.skipped == "non_finite"
             at = span.stop
-            self._moments.note(at, recommender.quality.cumulative)
             watch(at)
-        self._moments.close(at, recommender.quality.cumulative)
         self._seconds += self._clock.monotonic_s() - began_s
 
     def result(self) -> Result:
         """Return what the models did so far."""
-        quarters, curve = self._moments.parts(4), self._moments.parts(MARKS // 2)
+        track = self.recommender.track()
+        quarters = list(pairwise(track.borders(4)))
         lines = []
         for variant, timed in zip(self._variants, self._timed, strict=True):
             name = variant.name
@@ -154,14 +147,13 @@ class Evaluation:
                     variant,
                     variant.setting or self._settings_of(variant.model),
                     self.recommender.quality.cumulative()[name],
-                    [between(before[name], after[name]) for (_, before), (_, after) in quarters],
-                    [between(before[name], after[name]) for (_, before), (_, after) in curve],
+                    [between(track.figures(a, name), track.figures(b, name)) for a, b in quarters],
                     timed.seconds,
                 )
             )
         return Result(
             self.recommender.offsets.get(FILE_SOURCE, 0), self._seconds, self._skipped,
-            [stop for _, (stop, _) in curve], lines, self.recommender.quality.served(),
+            lines, self.recommender.quality.served(),
         )  # fmt: skip
 
     def _build(self, state: State, settings: Settings) -> list[Model]:
@@ -212,38 +204,3 @@ class _Timed:
 
     def columns(self) -> Mapping[str, Column]:
         return self._model.columns()
-
-
-Figures = dict[str, ModelFigures]  # of all models, cumulative
-Moment = tuple[int, Figures]  # events so far, and what the figures were then
-
-
-class Moments:
-    """Figures at moments of a stream, evenly spaced: at least `MARKS` and about twice as many at the most."""
-
-    def __init__(self, before: Figures) -> None:
-        """`before` are the figures before the first event."""
-        self.kept: list[Moment] = [(0, before)]
-        self._every = 1
-        self._batches = 0
-
-    def note(self, events: int, figures: Callable[[], Figures]) -> None:
-        """Take note of a batch's end, if its turn has come."""
-        self._batches += 1
-        if self._batches % self._every == 0:
-            self.kept.append((events, figures()))
-            if len(self.kept) > 2 * MARKS:
-                self.kept = self.kept[::2]
-                self._every *= 2
-
-    def close(self, events: int, figures: Callable[[], Figures]) -> None:
-        """Take note of the stream's end."""
-        if self.kept[-1][0] < events:
-            self.kept.append((events, figures()))
-
-    def parts(self, count: int) -> list[tuple[Moment, Moment]]:
-        """Return the ends of at most `count` equal parts, each at the nearest moment that was kept."""
-        at = np.array([events for events, _ in self.kept])
-        borders = np.linspace(0, at[-1], count + 1)
-        nearest = np.unique([int(np.abs(at - border).argmin()) for border in borders]).tolist()
-        return [(self.kept[first], self.kept[last]) for first, last in pairwise(nearest)]

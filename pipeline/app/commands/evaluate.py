@@ -36,10 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Test and learn the file and show the figures; 0 then. Raise `UsageError` for a file without events."""
-    from pipeline.app.evaluation_page import page  # the models need torch, not needed for help
-    from pipeline.errors import UsageError
+    from pipeline.app.evaluation_report import write_report  # the models need torch, not needed for help
+    from pipeline.app.report import check_writable
     from pipeline.run.evaluate import compared
 
+    if args.report is not None:
+        check_writable(args.report, "--report")
     if args.repeats:
         settings = msgspec.structs.replace(settings, rank=msgspec.structs.replace(settings.rank, exclude=[]))
     evaluation, tally = judge_file(args, settings, compared(settings, args.models))
@@ -47,10 +49,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     show(args, result, tally)
     figures = {**document(args, result, tally), "repeats": settings.rank.exclude == []}
     if args.report is not None:
-        try:
-            args.report.write_text(page(figures, result), "utf-8")
-        except OSError as error:
-            raise UsageError(f"--report {args.report}: can't be written: {error.strerror}") from None
+        write_report(args.report, figures, evaluation, result, tally.lines())
         print(f"report: {args.report}", file=sys.stderr)
     if args.json:
         print(json.dumps(figures))
