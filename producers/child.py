@@ -6,11 +6,12 @@ import signal
 import subprocess
 import tempfile
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pipeline.errors import AfreshError
 
 STOP_WAIT_S = 3.0
+TAIL_BYTES = 65_536  # of its output that hold a line of progress, the last line of figures behind it
 EXIT_CODES = (2, 3, 4)  # of errors that say themselves what is wrong: a parent ends with the same
 
 
@@ -60,6 +61,17 @@ class SenderProcess:
         error = AfreshError(f"the process that sends the events ended with code {code}: {said[-1]}")
         error.exit_code = code if code in EXIT_CODES else error.exit_code
         raise error
+
+    def progress(self) -> dict[str, Any] | None:
+        """Return the newest {"progress": ...} that it printed, without waiting; None before the first one."""
+        # The file's position is shared with the process: moving it would move where that writes.
+        size = os.fstat(self._out.fileno()).st_size
+        tail = os.pread(self._out.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES))
+        for line in reversed(tail.splitlines(keepends=True)):
+            if line.startswith(b'{"progress"') and line.endswith(b"\n"):
+                progress: dict[str, Any] = json.loads(line)["progress"]
+                return progress
+        return None
 
     def wait(self, timeout_s: float) -> None:
         """Wait for the end of the process. Raise `subprocess.TimeoutExpired` when it takes longer."""

@@ -51,6 +51,12 @@ class Market:
             raise ValueError(f"items {self.items}: expected at least {2 * len(CATEGORIES)}, two a category")
 
 
+MARKET = Market()
+# Made-up time flies: with so many sessions at once each one still pauses for a second or so between two
+# steps, in which a list can be made of the first before the second, as in a shop.
+BUSY_MARKET = Market(sessions=512)
+
+
 class Columns(NamedTuple):
     """Consecutive events; users, items, types and sessions by number, event time in ms since the start."""
 

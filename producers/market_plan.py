@@ -39,7 +39,10 @@ class Change:
         _one_of("kind of change", self.kind, CHANGES)
         _one_of("among", self.among, AMONG)
         if self.at < 0 or self.period < 1:
-            raise ValueError(f"{self}: expected at of 0 or more and a period of 1 or more")
+            raise ValueError(
+                f"{self.kind}@{self.at}, period {self.period}: expected an event of 0 or more, a period of "
+                "1 or more"
+            )
         _share(self.kind, self.share)
         if self.until is None and self.kind == "gradual":
             raise ValueError(f"gradual@{self.at}: expected the event by which all have changed: gradual@A..B")
@@ -101,7 +104,10 @@ class Season:
     def __post_init__(self) -> None:
         """Raise ValueError for a season that can't be."""
         if not (0 < self.days < math.inf and 0 <= self.strength < 1):
-            raise ValueError(f"{self}: expected days above 0 and a strength of 0 to below 1")
+            raise ValueError(
+                f"season, days {self.days:g}, strength {self.strength:g}: expected days above 0 and a "
+                "strength of 0 to below 1"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import numpy as np
 
 from producers.market import (
     CATEGORIES,
+    MARKET,
     TYPES,
     Bools,
     Columns,
@@ -46,7 +47,7 @@ def shoppers(
     market: Market | None = None,
     chunk: int = 8_192,
     *,
-    plan: Plan | None = None,
+    plan: Plan = NO_PLAN,
     truth: Truth | None = None,
 ) -> Iterator[Columns]:
     """Yield `events` events in chunks of about `chunk`; the same events for the same seed, however cut.
@@ -55,11 +56,11 @@ def shoppers(
     short for the plan of one sudden change; `plan` says what else is to happen. What did happen is written
     into `truth` on the way. Raise ValueError when both `change_at` and `plan` are given.
     """
-    if change_at is not None and plan is not None:
+    if change_at is not None and plan != NO_PLAN:
         raise ValueError(f"change_at {change_at}: expected it in the plan, as Change('sudden', {change_at})")
     if change_at is not None:
         plan = Plan((Change("sudden", change_at),))
-    shop = Shop(market or Market(), events, seed, plan or NO_PLAN, Truth() if truth is None else truth)
+    shop = Shop(market or MARKET, events, seed, plan, Truth() if truth is None else truth)
     made, rounds, waiting = 0, [], 0
     while made < events:
         rounds.append(shop.round(made, events - made))
@@ -153,18 +154,22 @@ class Shop:
         type_S = np.where(deeper_S, np.minimum(deep_S, len(TYPES) - 1), fresh_S)
         self.remember(user_S[~deeper_S], item_S[~deeper_S])
         self.item_S[turn_S], self.type_S[turn_S] = item_S, type_S
-        pace = self.rhythm.pace(self.time_ms)
-        pauses_ms = rng.exponential(self.step_ms / pace, len(turn_S)).cumsum()
         columns = Columns(
             user_S,
             self.items.item_P[item_S],
             type_S,
             self.session_S[turn_S],
-            (self.time_ms + pauses_ms).astype(np.int64),
+            self.pauses(rng, len(turn_S)),
         )
-        self.time_ms += float(pauses_ms[-1])
         self._replace(turn_S[rng.random(len(turn_S)) < market.leave], made)
         return columns
+
+    def pauses(self, rng: np.random.Generator, events: int) -> Ints:
+        """Let time pass for so many events; return when each happens, ms since the start, [B]."""
+        pauses_ms = rng.exponential(self.step_ms / self.rhythm.pace(self.time_ms), events).cumsum()
+        time_ms_B: Ints = (self.time_ms + pauses_ms).astype(np.int64)
+        self.time_ms += float(pauses_ms[-1])
+        return time_ms_B
 
     def _choose(self, user_S: Ints, last_S: Ints, made: int) -> Ints:
         """Return each session's next item: the first of a few tries that is there and new to the user."""

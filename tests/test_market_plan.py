@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from producers.market import CATEGORIES
-from producers.market_plan import Burst, Change, Plan, Season, parse_burst, parse_change
+from producers.market_plan import NO_PLAN, Burst, Change, Plan, Season, parse_burst, parse_change
 from producers.shoppers import Columns, Market, Truth, item_name, shoppers, user_name
 
 EVENTS = 12_000
@@ -14,7 +14,7 @@ EVENTS = 12_000
 SMALL = Market(users=600, items=480, sessions=32, follow=0.95, trend=0.02, leave=0.05)
 
 
-def stream_of(plan=None, events=EVENTS, seed=0, market=SMALL, chunk=8_192):
+def stream_of(plan=NO_PLAN, events=EVENTS, seed=0, market=SMALL, chunk=8_192):
     truth = Truth()
     chunks = shoppers(events, seed, market=market, chunk=chunk, plan=plan, truth=truth)
     columns = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
@@ -78,7 +78,7 @@ def test_a_plan_of_one_sudden_change_is_the_change_that_was_asked_for_by_number(
     assert same(planned, (np.concatenate(column) for column in zip(*chunks, strict=True)))
     assert truth.changes[0]["at_event"] == 4_001
     with pytest.raises(ValueError, match=r"expected it in the plan, as Change\('sudden', 7\)"):
-        next(shoppers(10, 0, 7, plan=Plan()))
+        next(shoppers(10, 0, 7, plan=Plan(retire=0.1)))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,145 @@
+"""`afresh simulate`: made-up shoppers into the events topic, or into a file."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.settings import Settings
+from producers.plan_options import add_loop_options, add_plan_options, add_stream_options
+
+if TYPE_CHECKING:
+    from producers.simulate import Order, Sender
+
+HELP = """Send made-up shoppers into the events topic, or write them to a file.
+
+Shoppers have tastes and items have successors, so that there is something to learn; users and items arrive
+over time. The same seed gives the same shoppers. --truth tells what changed when, for whom. With
+--closed-loop they look at lists, of the recommendations topic and, drawn by chance, of popular and of random
+items, and click and buy by their taste: the table at the end says what recommending is worth. The first
+Ctrl-C ends the sending: what is out is waited for and counted."""
+EXAMPLE = """afresh simulate --events 60000 --change sudden@30000 --truth truth.json
+afresh simulate --closed-loop --rate 400         # beside `afresh run`
+afresh simulate --season 3 --retire 0.2 --out shoppers.csv.gz"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's own options."""
+    add_stream_options(parser)
+    add_plan_options(parser)
+    add_loop_options(parser)
+    parser.add_argument("--truth", type=Path, metavar="PATH", help="JSON file for what changed when")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE",
+        help="write a .csv, .csv.gz or .jsonl for afresh evaluate instead; no broker is needed",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON line at the end")
+    parser.add_argument(
+        "--until-stdin-closes", action="store_true", help=argparse.SUPPRESS
+    )  # for a parent process
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Send or write everything; 0 when the end or the first Ctrl-C was reached.
+
+    Raise `UsageError` for a plan or a file that can't be, or when no broker answers; `BrokerLost` and
+    `PublishFailed` when the broker goes away or refuses an event on the way.
+    """
+    from pipeline.errors import UsageError
+    from producers.market_file import check_file, check_folder
+    from producers.simulate import order_of  # numpy and the Kafka client are not needed for help
+
+    order = order_of(args)
+    if args.truth is not None:
+        check_folder("--truth", args.truth)
+    if args.out is None:
+        return _send(args, order, settings)
+    if args.closed_loop or args.withdraw:
+        raise UsageError("--out: expected without --closed-loop and --withdraw: they need topics, not a file")
+    check_file(args.out)
+    return _write(args, order)
+
+
+def _write(args: argparse.Namespace, order: "Order") -> int:
+    """Write the file."""
+    from producers.market_file import START_MS, write_events
+    from producers.shoppers import span_ms
+    from producers.simulate import Simulation, write_truth
+
+    began_s = time.monotonic()
+    simulation = Simulation(order, START_MS + span_ms(order.events, order.market, order.plan))
+    written = write_events(args.out, simulation.columns())
+    if args.truth is not None:
+        write_truth(args.truth, simulation)
+    figures = {"written": written, "file": str(args.out), "seconds": round(time.monotonic() - began_s, 3)}
+    print(f"wrote {written:,} events to {args.out}", file=sys.stderr)
+    if args.json:
+        print(json.dumps(figures))
+    return 0
+
+
+def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
+    """Send into the topic."""
+    from pipeline.app.interruption import interruption
+    from producers.pace import pause
+    from producers.replay import ensure_topic
+    from producers.simulate import Sender, until_stdin_closes, write_truth
+    from producers.uplift import lines
+
+    sender = Sender(order, settings.kafka, settings.topics, settings.events)
+    for created in ensure_topic(settings.kafka, settings.topics, sender.topic):
+        print(f"created topic {created}", file=sys.stderr)
+    sleep = until_stdin_closes if args.until_stdin_closes else pause
+    with interruption() as interrupted, _progress(sender) as show:
+
+        def wait(seconds: float) -> bool:
+            show()
+            return sleep(seconds) or interrupted()
+
+        sender.send(wait)
+    if args.truth is not None:
+        write_truth(args.truth, sender.simulation)
+    figures = sender.figures()
+    sent, seconds = sender.sending.sent, sender.sending.seconds
+    rate = sent / seconds if seconds else 0.0
+    print(f"sent {sent:,} events to topic {sender.topic} in {seconds:.1f} s ({rate:,.0f}/s)", file=sys.stderr)
+    if args.closed_loop:
+        if any(arm["slates"] for arm in figures["uplift"]["arms"].values()):
+            print(*lines(figures["uplift"]), sep="\n")
+        else:
+            topic = settings.topics.recommendations
+            print(
+                f"no list came to topic {topic}, so nobody saw one: is `afresh run` running?", file=sys.stderr
+            )
+    if args.json:
+        print(json.dumps(figures))
+    return 0
+
+
+@contextmanager
+def _progress(sender: "Sender") -> Iterator[Callable[[], None]]:
+    """Show a bar on stderr, where that is a terminal; the function given moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
+        task = bar.add_task("", total=sender.simulation.order.events)
+
+        def show() -> None:
+            arms = sender.simulation.uplift.counts()
+            clicks = ", ".join(
+                f"{name} {100 * counts['clicks'] / counts['shown']:.1f}%"
+                for name, counts in arms.items()
+                if counts["shown"]
+            )
+            said = f"{sender.sending.sent:,} events" + (f", clicks: {clicks}" if clicks else "")
+            bar.update(task, completed=sender.sending.sent, description=said)
+
+        yield show
