@@ -98,7 +98,7 @@ class ModelConfig(Table, frozen=True):
 
 class RankConfig(Table, frozen=True):
     k: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
-    exclude: list[str] | None = None  # None: every positive type; []: repeats are welcome
+    exclude: list[str] | None = None  # None: every positive and negative type; []: repeats are welcome
     because: bool = True
     block: list[str] = []  # items that nobody is shown
     # an event whose record is older is of a backlog: it is learned at once, its user's list waits for the end

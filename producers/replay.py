@@ -61,9 +61,7 @@ class Sending:
     failed: list[BaseException] = field(default_factory=list)
 
 
-def wire_events(
-    chunks: Iterable[Events], names: Mapping[str, str], time_unit: str
-) -> Iterator[WireEvent]:
+def wire_events(chunks: Iterable[Events], names: Mapping[str, str], time_unit: str) -> Iterator[WireEvent]:
     """Yield events as JSON, as `Decoder` reads it: names from `field_names`, times in `time_unit`."""
     encode = msgspec.json.Encoder().encode
     in_unit = _IN_UNIT[time_unit]

@@ -7,7 +7,9 @@ import msgspec
 import pytest
 
 from pipeline.app.config import describe, load_settings
+from pipeline.app.rules import uneven
 from pipeline.errors import UsageError
+from pipeline.event.batch import TopicPartition
 from pipeline.settings import Settings
 
 
@@ -248,6 +250,13 @@ def test_the_journal_lies_beside_a_local_checkpoint() -> None:
 )
 def test_settings_that_do_not_go_together_are_one_line(sets: tuple[str, ...], message: str) -> None:
     assert message in error_of(sets=sets)
+
+
+def test_events_topics_of_unequal_size_are_told() -> None:
+    sources = [TopicPartition("clicks", number) for number in range(3)]
+    assert not uneven(sources)
+    assert not uneven([*sources, *(source._replace(topic="orders") for source in sources)])
+    assert "(clicks 3, orders 1)" in uneven([*sources, TopicPartition("orders", 0)])
 
 
 @pytest.mark.parametrize("address", ["", "127.0.0.1:0", "[::1]:9464", "localhost:9464"])

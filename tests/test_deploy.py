@@ -275,11 +275,14 @@ def test_types_and_sizes_of_an_event_are_those_that_are_read(asyncapi: dict[str,
     schema = asyncapi["components"]["schemas"]["Event"]
     payload = asyncapi["components"]["messages"]["event"]["examples"][0]["payload"]
     good = {"string": "x", "integer": 1_760_000_000_000, "number": 0.5, "object": {"page": "home"}}
+    limits = asyncapi["components"]["schemas"]["EventId"]
     for field, kind in schema["properties"].items():
-        named = "string" if "$ref" in kind else kind["type"]
-        assert decode({**payload, field: good[named]}) == "", field
-        assert decode({**payload, field: [good[named]]}) == "wrong_type", field
-    limits = asyncapi["components"]["schemas"]["Id"]
+        named = limits["type"] if "$ref" in kind else kind["type"]
+        for each in named if isinstance(named, list) else [named]:
+            assert decode({**payload, field: good[each]}) == "", field
+            assert decode({**payload, field: [good[each]]}) == "wrong_type", field
+        takes_numbers = named in (["string", "integer"], "integer", "number")
+        assert (decode({**payload, field: 1_760_000_000_000}) == "") == takes_numbers, field
     assert decode({**payload, "user_id": "x" * limits["maxLength"]}) == ""
     assert decode({**payload, "user_id": "x" * (limits["maxLength"] + 1)}) == "long_id"
     assert decode({**payload, "user_id": "x" * (limits["minLength"] - 1)}) == "empty_id"

@@ -4,13 +4,15 @@ The type and range of each single value are checked in config.py, as it is read.
 """
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from pipeline.errors import UsageError
+from pipeline.event.batch import TopicPartition
 from pipeline.measure.health import split_address
 from pipeline.roles import built_in_role
 from pipeline.settings import KEY_FIELD, POSITIVE, KafkaConfig, Settings
@@ -39,6 +41,22 @@ def check(settings: Settings, origins: Origins) -> Settings:
     journal = checkpoint.journal or checkpoint.path
     return msgspec.structs.replace(
         settings, checkpoint=msgspec.structs.replace(checkpoint, journal=_local_folder(journal))
+    )
+
+
+def uneven(topics: Iterable[TopicPartition]) -> str:
+    """Say that events topics have different numbers of partitions; "" where all have as many.
+
+    >>> uneven([TopicPartition("clicks", 0), TopicPartition("clicks", 1), TopicPartition("orders", 0)])[:50]
+    'events topics have different numbers of partitions'
+    """
+    counts = Counter(source.topic for source in topics)
+    if len(set(counts.values())) < 2:
+        return ""
+    shown = ", ".join(f"{topic} {count}" for topic, count in sorted(counts.items()))
+    return (
+        f"events topics have different numbers of partitions ({shown}): with several workers a user's events "
+        "may go to two, and each knows a part. Give all topics as many partitions, or run one worker"
     )
 
 

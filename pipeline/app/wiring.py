@@ -14,6 +14,7 @@ import torch
 
 from consumers.kafka_items import KafkaItems
 from consumers.kafka_source import KafkaSource
+from pipeline.app.rules import uneven
 from pipeline.errors import AfreshError
 from pipeline.event.decode import Decoder
 from pipeline.measure.health import Health
@@ -58,6 +59,8 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
     for name in ensure_topics(settings.kafka, settings.topics):
         logger.info("created the topic %s", name)
     source = KafkaSource(settings.kafka, list(settings.topics.event_topics()), settings.batch)
+    if warning := uneven(source.partitions()):
+        logger.warning(warning)
     try:
         sink = build_sink(settings, source, clock)
         items = KafkaItems(settings.kafka, settings.topics.items)
