@@ -99,7 +99,7 @@ def test_a_segment_torn_in_its_header_is_begun_again(tmp_path: Path) -> None:
     [
         (lambda lines: [*lines[:2], lines[2][:20] + b"\n", *lines[3:]], r"line 3: can't be read"),
         (lambda lines: [*lines[:2], *lines[3:]], r"line 3: batch 2, expected 1"),
-        (lambda lines: [lines[0].replace(b'"format":1', b'"format":9'), *lines[1:]], r"format 9, expected 1"),
+        (lambda lines: [lines[0].replace(b'"format":2', b'"format":9'), *lines[1:]], r"format 9, expected 1"),
     ],
     ids=["torn", "missing", "format"],
 )

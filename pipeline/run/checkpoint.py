@@ -6,74 +6,48 @@
 
 `seq` is the number of the first batch that the state has NOT learned. A file's name ends in its checksum, so
 nothing that an older manifest names is ever overwritten. A checkpoint is taken only when nothing is in flight
-and all is committed.
+and all is committed. What a changed configuration or another version makes of one: compatibility.py.
 """
 
-import functools
 import hashlib
-import importlib.metadata
 import logging
-import platform
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from pipeline.errors import CheckpointError
 from pipeline.event.batch import TopicPartition
 from pipeline.outcome import Learner
+from pipeline.run.compatibility import FORMAT, changes, reconciled, tell
 from pipeline.run.files import Folder, pack, unpack
-from pipeline.run.shard_files import ShardFiles, parse
+from pipeline.run.manifest import (
+    Damaged,
+    FileSum,
+    Manifest,
+    PartitionOffset,
+    is_manifest,
+    read_manifest,
+    seq_of,
+    versions,
+    without_secrets,
+    write_manifest,
+)
+from pipeline.run.shard_files import ShardFiles, check_shard, parse
 from pipeline.settings import Settings
 from pipeline.state.shards import Shard, Snapshot
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
-FIXED = (("model", "name"), ("model", "memories"), ("model", "dim"), ("model", "history"))
-SECRET = re.compile(r"password|secret|token|key|credential", re.IGNORECASE)
-LIBRARIES = ("afresh", "numpy", "torch", "numba", "safetensors")
-
-
-class FileSum(msgspec.Struct, frozen=True):
-    """A file of the checkpoint: its name in the folder and its sha256."""
-
-    name: str
-    sha256: str
-
-
-class PartitionOffset(msgspec.Struct, frozen=True):
-    """The offset up to which a partition's events are learned."""
-
-    topic: str
-    partition: int
-    offset: int
-
-
-class Manifest(msgspec.Struct, frozen=True):
-    """What makes files a checkpoint."""
-
-    format: int
-    seq: int
-    events_learned: int
-    saved_at_ms: int
-    worker_id: str
-    generation: int
-    offsets: list[PartitionOffset]
-    model: FileSum
-    shards: list[FileSum]
-    meta: dict[str, Any]
-    configuration: dict[str, Any]
-    versions: dict[str, str]
-    topic_ids: dict[str, str] = {}
-
-    @property
-    def name(self) -> str:
-        """The manifest's own file name."""
-        return f"{self.worker_id}/manifest-{self.seq:012d}.json"
+# Where `afresh train` saves: workers that have nothing of their own start from there. No worker can be
+# called so.
+TRAINED = "@trained"
+# Lists made while training went to nobody: what is there instead, by the array's name in a shard.
+NEVER_SENT = {"user.served.items": -1, "user.refresh.due": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +59,6 @@ class Draft:
     generation: int
     now_ms: int
     snapshot: Snapshot
-
-
-class Damaged(Exception):
-    """A checkpoint that is not whole, and why."""
 
 
 class Checkpoints:
@@ -126,30 +96,35 @@ class Checkpoints:
         self.saved_seq = manifest.seq
         return manifest
 
-    def load(self) -> tuple[Manifest, Snapshot] | None:
-        """Read the newest whole checkpoint; None when there is none at all.
+    def load(self, newcomer: bool = False) -> tuple[Manifest, Snapshot] | None:
+        """Read the newest whole checkpoint, as far as it holds under the settings of today; None when there
+        is none at all.
 
-        A damaged one is skipped with a warning that names it. Raise `CheckpointError` when some exist and
-        none is whole, or when the model's configuration or a topic is another.
+        `newcomer`: this worker has never learned a batch, so without a checkpoint of its own it takes the
+        trained one over. A damaged checkpoint is skipped with a warning that names it. Raise
+        `CheckpointError` when some exist and none is whole, when a topic is another, or when one is of a
+        newer format.
         """
         names = self._manifests()
+        if not names and newcomer and self._adopt_trained():
+            names = self._manifests()
         for name in reversed(names):
             try:
-                manifest = self._read_manifest(name)
-                self._check_configuration(manifest, name)
+                manifest = read_manifest(self.folder, name)
                 self._check_topics(manifest, name)
                 snapshot = self._read_snapshot(manifest)
             except Damaged as damage:
                 logger.warning("checkpoint %s/%s skipped: %s", self.folder.url, name, damage)
                 continue
-            self.saved_seq, self.oldest_seq = manifest.seq, _seq(names[0])
-            return manifest, snapshot
+            self.saved_seq, self.oldest_seq = manifest.seq, seq_of(names[0])
+            return manifest, self._as_of_today(manifest, snapshot)
         if names:
             raise CheckpointError(
                 f"checkpoint.path = {self.folder.url}: none of the {len(names)} checkpoints of worker "
                 f"{self.shards.worker} is whole; expected one. Restore one from a backup, or choose another "
                 "checkpoint.path to start anew"
             )
+        self._tell_of_others()
         return None
 
     def configuration(self) -> Settings | None:
@@ -160,34 +135,30 @@ class Checkpoints:
         for name in reversed(self._manifests()):
             with suppress(Damaged):
                 try:
-                    return msgspec.convert(self._read_manifest(name).configuration, Settings)
+                    return msgspec.convert(read_manifest(self.folder, name).configuration, Settings)
                 except (msgspec.ValidationError, ValueError):
                     return None
         return None
 
     def workers(self) -> list[str]:
-        """Return the workers that have checkpoints in the folder."""
-        return sorted({name.split("/")[0] for name in self.folder.names("") if _is_manifest(name)})
+        """Return the workers that have checkpoints in the folder; `TRAINED` when there is nothing else."""
+        names = {name.split("/")[0] for name in self.folder.names("") if is_manifest(name)}
+        return sorted(names - {TRAINED} or names)
 
     def _write(self, draft: Draft, breathe: Callable[[], None]) -> Manifest:
         """Write the files, the manifest last: with it the checkpoint is whole."""
         shards = []
         for shard in draft.snapshot.shards:
-            name, data = self.shards.save(shard, draft.generation, draft.seq)
-            shards.append(FileSum(name.path, hashlib.sha256(data).hexdigest()))
+            shards.append(self._save_shard(shard, draft.generation, draft.seq))
             breathe()
-        data = pack(draft.snapshot.arrays, {"format": str(FORMAT)})
-        checksum = hashlib.sha256(data).hexdigest()
-        worker = self.shards.worker
-        model = FileSum(f"{worker}/model-{draft.seq:012d}-{checksum[:16]}.safetensors", checksum)
-        self.folder.write(model.name, data)
+        model = self._save_model(pack(draft.snapshot.arrays, {"format": str(FORMAT)}), draft.seq)
         breathe()
         manifest = Manifest(
             format=FORMAT,
             seq=draft.seq,
             events_learned=draft.events_learned,
             saved_at_ms=draft.now_ms,
-            worker_id=worker,
+            worker_id=self.shards.worker,
             generation=draft.generation,
             offsets=[PartitionOffset(*shard.source, shard.offset) for shard in draft.snapshot.shards],
             model=model,
@@ -195,10 +166,82 @@ class Checkpoints:
             meta=draft.snapshot.meta,
             topic_ids=self.topic_ids,
             configuration=without_secrets(self._settings),
-            versions=_versions(),
+            versions=versions(),
         )
-        self.folder.write(manifest.name, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+        write_manifest(self.folder, manifest)
         return manifest
+
+    def _save_shard(self, shard: Shard, generation: int, seq: int) -> FileSum:
+        name, data = self.shards.save(shard, generation, seq)
+        return FileSum(name.path, hashlib.sha256(data).hexdigest())
+
+    def _save_model(self, data: bytes, seq: int) -> FileSum:
+        checksum = hashlib.sha256(data).hexdigest()
+        model = FileSum(f"{self.shards.worker}/model-{seq:012d}-{checksum[:16]}.safetensors", checksum)
+        self.folder.write(model.name, data)
+        return model
+
+    def _adopt_trained(self) -> bool:
+        """Take what `afresh train` has saved over as this worker's own; say whether there is any.
+
+        Every worker gets its model and all its users: nobody knows yet which of them will come here. The
+        lists made in training were sent to nobody, so none counts as served.
+        """
+        names = self._manifests(TRAINED)
+        if not names:
+            return False
+        try:
+            trained = read_manifest(self.folder, names[-1])
+            model = self._save_model(self._read(trained.model), trained.seq)
+            shards = []
+            for shard in self._read_shards(trained):
+                unseen = {
+                    name: np.full_like(shard.arrays[name], fill)
+                    for name, fill in NEVER_SENT.items()
+                    if name in shard.arrays
+                }
+                shards.append(self._save_shard(replace(shard, arrays=shard.arrays | unseen), 0, trained.seq))
+        except Damaged as damage:
+            raise CheckpointError(
+                f"trained checkpoint {self.folder.url}/{names[-1]}: {damage}; train again into an empty "
+                f"folder, or delete {self.folder.url}/{TRAINED} to start from nothing"
+            ) from None
+        worker = self.shards.worker
+        own = msgspec.structs.replace(trained, worker_id=worker, model=model, shards=shards)
+        write_manifest(self.folder, own)
+        logger.info(
+            "worker %s starts from the trained checkpoint %s/%s: %d events", worker, self.folder.url,
+            names[-1], trained.events_learned,
+        )  # fmt: skip
+        return True
+
+    def _as_of_today(self, manifest: Manifest, snapshot: Snapshot) -> Snapshot:
+        """Return what of a checkpoint still holds, and say what became of the rest."""
+        if manifest.format < FORMAT:
+            logger.info(
+                "checkpoint %s/%s has format %d, of afresh %s; the next one will have format %d, which older "
+                "versions refuse", self.folder.url, manifest.name, manifest.format,
+                manifest.versions.get("afresh", "unknown"), FORMAT,
+            )  # fmt: skip
+        changed = changes(manifest.configuration, self._settings)
+        served = manifest.configuration.get("model", {}).get("name", self._settings.model.name)
+        held, told = reconciled(snapshot, changed, served)
+        tell(told)
+        return held
+
+    def _tell_of_others(self) -> None:
+        """Say that this worker starts from nothing, and whose checkpoints it might go on from."""
+        worker, url = self.shards.worker, self.folder.url
+        others = self.workers()
+        if not others:
+            logger.info("worker %s starts from nothing: no checkpoint is in %s", worker, url)
+            return
+        logger.warning(
+            "worker %s starts with an empty model: it has no checkpoint in %s, %s; users come with their "
+            "partitions. Where it only has a new name, stop it and rename the folder %s to %s, in "
+            "checkpoint.journal too, or set kafka.worker_id back",
+            worker, url, f"{', '.join(others)} {'has' if len(others) == 1 else 'have'}", others[0], worker,
+        )  # fmt: skip
 
     def _tidy(self, newest: Manifest) -> None:
         """Keep the newest `checkpoint.keep` readable manifests and what they name; delete the rest.
@@ -208,13 +251,11 @@ class Checkpoints:
         """
         kept: list[Manifest] = []
         for name in reversed(self._manifests()):
-            if _seq(name) > newest.seq or len(kept) == self._settings.checkpoint.keep:
+            if seq_of(name) > newest.seq or len(kept) == self._settings.checkpoint.keep:
                 self.folder.delete(name)
                 continue
-            try:
-                kept.append(self._read_manifest(name))
-            except Damaged:
-                continue
+            with suppress(Damaged):
+                kept.append(read_manifest(self.folder, name))
         named = {file.name for manifest in kept for file in (manifest.model, *manifest.shards)}
         for name in self.folder.names(self.shards.worker):
             if re.search(r"/model-\d+-\w+\.safetensors$", name) and name not in named:
@@ -222,31 +263,30 @@ class Checkpoints:
         self.shards.tidy(named)
         self.oldest_seq = kept[-1].seq
 
-    def _manifests(self) -> list[str]:
-        """Return the names of this worker's manifests, oldest first."""
-        return sorted(filter(_is_manifest, self.folder.names(self.shards.worker)), key=_seq)
-
-    def _read_manifest(self, name: str) -> Manifest:
-        try:
-            data = self.folder.read(name)
-            found = msgspec.json.decode(data, type=_Format).format
-            if found != FORMAT:
-                raise Damaged(f"format {found}, this version reads {FORMAT}")
-            return msgspec.json.decode(data, type=Manifest)
-        except (OSError, msgspec.DecodeError) as error:
-            raise Damaged(f"the manifest can't be read: {error}") from None
+    def _manifests(self, worker: str = "") -> list[str]:
+        """Return the names of a worker's manifests, this one's by default, oldest first."""
+        return sorted(filter(is_manifest, self.folder.names(worker or self.shards.worker)), key=seq_of)
 
     def _read_snapshot(self, manifest: Manifest) -> Snapshot:
+        shards = self._read_shards(manifest)
+        return Snapshot(self._unpacked(manifest.model), manifest.meta, shards)
+
+    def _read_shards(self, manifest: Manifest) -> list[Shard]:
         offsets = {TopicPartition(each.topic, each.partition): each.offset for each in manifest.offsets}
         shards = []
         for file in manifest.shards:
             name = parse(file.name)
             if name is None:
                 raise Damaged(f"{file.name} is no shard's name")
-            shards.append(Shard(name.source, offsets[name.source], self._read_arrays(file)))
-        return Snapshot(self._read_arrays(manifest.model), manifest.meta, shards)
+            data = self._read(file)
+            check_shard(f"{self.folder.url}/{file.name}", data)
+            shards.append(Shard(name.source, offsets[name.source], unpack(data)))
+        return shards
 
-    def _read_arrays(self, file: FileSum) -> dict[str, Any]:
+    def _unpacked(self, file: FileSum) -> dict[str, Any]:
+        return unpack(self._read(file))
+
+    def _read(self, file: FileSum) -> bytes:
         try:
             data = self.folder.read(file.name)
         except OSError as error:
@@ -255,19 +295,7 @@ class Checkpoints:
             raise Damaged(
                 f"{file.name} ({len(data)} bytes) is not the file that was saved: its checksum is another"
             )
-        return unpack(data)
-
-    def _check_configuration(self, manifest: Manifest, name: str) -> None:
-        """Raise `CheckpointError` when a setting has changed that the state's shape or meaning hangs on."""
-        now = msgspec.to_builtins(self._settings)
-        for table, key in FIXED:
-            was, is_now = manifest.configuration.get(table, {}).get(key), now[table][key]
-            if was != is_now:
-                raise CheckpointError(
-                    f"{table}.{key} = {is_now!r}: the checkpoint {self.folder.url}/{name} was made with "
-                    f"{was!r}, expected the same; set {table}.{key} back, or choose another checkpoint.path "
-                    "to start anew"
-                )
+        return data
 
     def _check_topics(self, manifest: Manifest, name: str) -> None:
         """Raise `CheckpointError` when a topic was made anew: its offsets name other records now."""
@@ -279,35 +307,3 @@ class Checkpoints:
                     f"{self.folder.url}/{name} expects {was}; choose another checkpoint.path and "
                     "kafka.group_id to start anew, or restore the topic"
                 )
-
-
-class _Format(msgspec.Struct, frozen=True):
-    format: int
-
-
-def without_secrets(settings: Settings) -> dict[str, Any]:
-    """Return the configuration as plain values, without passwords and the like."""
-    plain: dict[str, Any] = msgspec.to_builtins(settings)
-    kafka = plain["kafka"]
-    kafka["options"] = {key: value for key, value in kafka["options"].items() if not SECRET.search(key)}
-    del kafka["sasl_password"]
-    return plain
-
-
-def _is_manifest(name: str) -> bool:
-    return re.search(r"/manifest-\d+\.json$", name) is not None
-
-
-def _seq(manifest_name: str) -> int:
-    return int(manifest_name.rpartition("-")[2].removesuffix(".json"))
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for library in LIBRARIES:
-        try:
-            versions[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Protocol
 
 import fsspec
+import msgspec
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 from safetensors import SafetensorError
@@ -82,6 +83,24 @@ def pack(arrays: Arrays, metadata: Mapping[str, str]) -> bytes:
     ready = {name: np.require(array, requirements="C") for name, array in arrays.items()}
     # Without arrays and metadata safetensors writes a header that it can't read again.
     return bytes(save(ready, dict(metadata) or None))
+
+
+def metadata(data: bytes) -> dict[str, str]:
+    """Return what `pack` was told beside the arrays. Raise ValueError when the bytes are no safetensors file.
+
+    >>> metadata(pack({}, {"format": "2"}))
+    {'format': '2'}
+    """
+    length = int.from_bytes(data[:8], "little")
+    try:
+        found = msgspec.json.decode(data[8 : 8 + length], type=_Header)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"no whole safetensors file: {error}") from None
+    return found.metadata
+
+
+class _Header(msgspec.Struct, frozen=True):
+    metadata: dict[str, str] = msgspec.field(default_factory=dict, name="__metadata__")
 
 
 def unpack(data: bytes) -> Arrays:

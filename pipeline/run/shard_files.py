@@ -12,7 +12,9 @@ import logging
 from typing import NamedTuple
 
 from pipeline.event.batch import TopicPartition
-from pipeline.run.files import Folder, pack, unpack
+from pipeline.run.compatibility import FORMAT, check_format
+from pipeline.run.files import Folder, metadata, pack, unpack
+from pipeline.run.manifest import versions
 from pipeline.state.shards import Shard
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,15 @@ def parse(path: str) -> ShardName | None:
     return name if name.path == path else None
 
 
+def check_shard(what: str, data: bytes) -> None:
+    """Raise `CheckpointError` for a shard of a newer format; `what` names it. Format 1 does not say its own.
+
+    Raise ValueError when the bytes are no whole file.
+    """
+    written = metadata(data)
+    check_format(f"shard {what}", int(written.get("format", "1")), written.get("afresh", ""))
+
+
 class ShardFiles:
     """The shards of a group in its checkpoint folder, written by one worker of it."""
 
@@ -75,7 +86,13 @@ class ShardFiles:
         source = shard.source
         data = pack(
             shard.arrays,
-            {"topic": source.topic, "partition": str(source.partition), "offset": str(shard.offset)},
+            {
+                "format": str(FORMAT),
+                "afresh": versions().get("afresh", ""),
+                "topic": source.topic,
+                "partition": str(source.partition),
+                "offset": str(shard.offset),
+            },
         )
         checksum = hashlib.sha256(data).hexdigest()[:16]
         name = ShardName(generation, shard.offset, seq, self.worker, source.topic, source.partition, checksum)
@@ -83,10 +100,13 @@ class ShardFiles:
         return name, data
 
     def load(self, name: ShardName) -> Shard:
-        """Read a shard. Raise ValueError or OSError when the file is damaged or gone."""
+        """Read a shard. Raise ValueError or OSError when the file is damaged or gone, `CheckpointError` for
+        one of a newer format: the worker that wrote it is upgraded already.
+        """
         data = self.folder.read(name.path)
         if hashlib.sha256(data).hexdigest()[:16] != name.checksum:
             raise ValueError("its checksum is not that of its name")
+        check_shard(f"{self.folder.url}/{name.path}", data)
         return Shard(name.source, name.offset, unpack(data))
 
     def load_newest(self, source: TopicPartition) -> Shard | None:

@@ -33,6 +33,7 @@ from pipeline.train.tested import Tested
 
 EMBEDDING_RATE = 0.05
 WEIGHT_RATE, WEIGHT_MOST = 0.02, 0.05
+STRETCH = {"place": 0}  # a place that no window has reached yet is all zeros
 BLOCK = 128  # queries ranked exactly at a time: bounds the memory of [BLOCK, M] scores
 
 
@@ -69,10 +70,12 @@ class StreamingAttention:
         self.gate = Gate(np.full(FEATURES, 1.0 if with_memories else 0.0, np.float32))
         self.parameters = dict(self.module.named_parameters())
         self.weights = {  # numpy views of the module's own memory
-            name: Column(p.detach().numpy(), "none") for name, p in self.parameters.items()
+            name: Column(p.detach().numpy(), "none", stretch=STRETCH.get(name, -1))
+            for name, p in self.parameters.items()
         }
         self.squares = {
-            name: Column(np.zeros(p.shape, np.float32), "none") for name, p in self.parameters.items()
+            name: Column(np.zeros(p.shape, np.float32), "none", stretch=STRETCH.get(name, -1))
+            for name, p in self.parameters.items()
         }
         self.gradients = RowGradients(dim)
         self._stamp = np.zeros(0, np.int64)

@@ -11,9 +11,11 @@ from pipeline.settings import Settings
 
 HELP = """Learn a recorded file and save a checkpoint that the service starts from; nothing is published.
 
-The service starts with the items, parameters, counts, figures and users of the file when its checkpoint.path
-is PATH; model, rank and events must be configured alike, and kafka.worker_id be the same. It reads the topic
-from where its group has committed, at first from the start: it should not hold the file's events again."""
+A worker whose checkpoint.path is PATH and that has no checkpoint of its own starts with the items,
+parameters, counts, figures and users of the file, and so does each of several workers. Configure events,
+model and rank alike: the rules of a changed configuration hold here too, and with another model.dim the
+model starts anew. A worker reads the topic from where its group has committed, at first from its earliest
+record: it should not hold the file's events again."""
 EXAMPLE = "afresh train history.csv.gz --checkpoint ./state\nafresh run --set checkpoint.path=./state"
 
 
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Learn and save; 0 then. Raise `UsageError` for a file without events, or a folder that holds files."""
     from pipeline.errors import UsageError  # the models need torch, not needed for help
-    from pipeline.run.checkpoint import Checkpoints
+    from pipeline.run.checkpoint import TRAINED, Checkpoints
     from pipeline.run.clock import SystemClock
     from pipeline.run.evaluate import as_served
     from pipeline.run.files import UrlFolder
@@ -38,15 +40,17 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     )
     folder = UrlFolder(args.checkpoint)
     held = folder.names("")
-    if held:  # a service's own checkpoints would be deleted as newer than this one
+    if held:  # a worker with a checkpoint goes on from that: it would never look at this one
         raise UsageError(
             f"--checkpoint {args.checkpoint}: holds {len(held)} files, such as {held[0]}; expected a new or "
-            "empty folder. Choose another one"
+            "empty folder. Choose another one, or move the files away to start anew"
         )
     evaluation, tally = judge_file(args, settings, as_served(settings))
     result = evaluation.result()
     show(args, result, tally)
-    manifest = Checkpoints(folder, settings).save(evaluation.recommender, 0, SystemClock().now_ms())
+    kafka = msgspec.structs.replace(settings.kafka, worker_id=TRAINED)
+    checkpoints = Checkpoints(folder, msgspec.structs.replace(settings, kafka=kafka))
+    manifest = checkpoints.save(evaluation.recommender, 0, SystemClock().now_ms())
     print(
         f"checkpoint of {manifest.events_learned:,} events in {args.checkpoint}; go on with: "
         f"afresh run --set checkpoint.path={args.checkpoint}",

@@ -1,0 +1,135 @@
+"""Lives of a real worker for tests: the service's own loop and recommender over a log in memory."""
+
+import json
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import torch
+
+from consumers.list_source import ListLog, ListSource
+from pipeline.event.batch import TopicPartition
+from pipeline.event.decode import Decoder
+from pipeline.recommender import Recommender
+from pipeline.run.checkpoint import Checkpoints
+from pipeline.run.clock import ManualClock
+from pipeline.run.files import UrlFolder
+from pipeline.run.journal import Journal
+from pipeline.run.loop import Edges, Loop, Survival
+from pipeline.run.observe import Unobserved
+from pipeline.settings import BatchConfig, CheckpointConfig, ModelConfig, RankConfig, Settings
+from producers.list_sink import ListSink, Outbox
+
+torch.set_num_threads(1)  # as the service does: with more, a small batch waits for its threads
+
+START_MS = 1_700_000_000_000
+NOW_MS = START_MS + 10**9  # eleven days later
+OLD = Path(__file__).with_name("format-1.zip")
+
+
+class Life:
+    """One life of a worker, from its start to `end` or `kill`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        log: ListLog,
+        outbox: Outbox | None = None,
+        assigned: Iterable[TopicPartition] | None = None,
+    ) -> None:
+        self.learner = Recommender(settings)
+        self.source = ListSource(log, assigned=assigned)
+        self.outbox = Outbox() if outbox is None else outbox
+        self.clock = ManualClock(NOW_MS)
+        decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
+        self.journal = Journal(folder / settings.kafka.worker_id)
+        self.checkpoints = Checkpoints(UrlFolder(str(folder)), settings)
+        edges = Edges(self.source, decoder, ListSink(self.outbox), self.clock, Unobserved())
+        self.loop = Loop(self.learner, edges, settings, Survival(self.checkpoints, self.journal))
+        self.loop.start()
+
+    def read(self, most: int = 200) -> "Life":
+        """Learn all that the log holds."""
+        for _ in range(most):
+            self.loop.tick()
+            if not any(self.source.lag().values()):
+                return self
+        raise AssertionError(f"still behind after {most} ticks: {self.source.lag()}")
+
+    def end(self) -> None:
+        """Stop in good order."""
+        self.loop.leave()
+        self.journal.close()
+
+    def kill(self) -> None:
+        """End as a killed process does: the kernel closes its files."""
+        self.journal.close()
+
+    def user(self, user_id: str) -> dict[str, Any]:
+        """Return what is held of a user, their ranking left out."""
+        told = self.learner.describe_user(user_id)
+        assert told is not None, user_id
+        return kept(told)
+
+    def history(self, user_id: str) -> list[str]:
+        """Return the items of a user's history, newest first."""
+        return [item for item, _ in self.user(user_id)["history"]]
+
+
+def kept(told: dict[str, Any]) -> dict[str, Any]:
+    """Return what format 1 could tell of a user that does not hang on the model."""
+    history = [(each["item_id"], each["timestamp_ms"]) for each in told["history"]]
+    return {"history": history, **{name: told[name] for name in ("user_id", "partition", "consumed")}}
+
+
+class Past(NamedTuple):
+    """A folder, topic and committed offsets as version 0.1.0 left them, killed 3 batches after a checkpoint.
+
+    `expected` is what that version told of its state at the checkpoint and at its end.
+    """
+
+    folder: Path
+    log: ListLog
+    expected: dict[str, Any]
+
+
+PAST = Settings(
+    batch=BatchConfig(max_events=16),
+    model=ModelConfig(dim=4, history=4),
+    rank=RankConfig(k=3, exclude=["buy"]),
+    checkpoint=CheckpointConfig(path="state"),
+)
+
+
+def past(where: Path) -> Past:
+    """Unpack it: 208 events of 8 users in 2 partitions, 160 of them in the checkpoint."""
+    with zipfile.ZipFile(OLD) as archive:
+        archive.extractall(where)
+    log = ListLog({"events": 2})
+    for line in (where / "records.jsonl").read_text("utf-8").splitlines():
+        partition, time_ms, value = json.loads(line)
+        log.append(value.encode(), partition=partition, timestamp=time_ms)
+    expected = json.loads((where / "expected.json").read_text("utf-8"))
+    log.committed = {TopicPartition(topic, number): at for topic, number, at in expected["committed"]}
+    return Past(where / "state", log, expected)
+
+
+def append(
+    log: ListLog, user: str, item: str, partition: int = 0, topic: str = "events", minute: int = 10_000
+) -> None:
+    """Append one event of so many minutes after the start; its record is of this very moment."""
+    time_ms = START_MS + minute * 60_000
+    value = {"user_id": user, "item_id": item, "timestamp_ms": time_ms}
+    log.append(msgspec.json.encode(value), topic=topic, partition=partition, timestamp=NOW_MS)
+
+
+def changed(settings: Settings, **keys: object) -> Settings:
+    """Return settings with some keys changed: `changed(settings, model__dim=8)`."""
+    for name, value in keys.items():
+        table, key = name.split("__")
+        new = msgspec.structs.replace(getattr(settings, table), **{key: value})
+        settings = msgspec.structs.replace(settings, **{table: new})
+    return settings

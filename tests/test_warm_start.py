@@ -1,0 +1,200 @@
+"""From a trained checkpoint into a live service: each worker gets the model, users meet their first event."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lives import NOW_MS, START_MS, Life, append, changed
+from streams import small_settings, source
+
+from consumers.list_source import ListLog
+from pipeline.errors import CheckpointError
+from pipeline.event.batch import Events
+from pipeline.recommender import Recommender
+from pipeline.run.checkpoint import TRAINED, Checkpoints
+from pipeline.run.clock import ManualClock
+from pipeline.run.evaluate import FILE_SOURCE, Evaluation, as_served
+from pipeline.run.files import UrlFolder
+from pipeline.settings import Settings
+from producers.list_sink import Outbox
+
+P0, P1 = source(0), source(1)
+EXPORT = 300
+SETTINGS = changed(small_settings(), checkpoint__path="state")
+
+
+def export() -> Events:
+    """300 events of ten users, one after the other."""
+    rng = np.random.default_rng(5)
+    times = START_MS + 60_000 * np.arange(EXPORT)
+    return Events(
+        [f"u{number % 10}" for number in range(EXPORT)],
+        [f"i{int(rng.integers(60))}" for _ in range(EXPORT)],
+        ["click"] * EXPORT, [None] * EXPORT, times, np.zeros(EXPORT, np.int64), np.full(EXPORT, np.nan),
+        np.zeros(EXPORT, np.int32),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> tuple[Path, Recommender]:
+    """A folder that holds a trained checkpoint, as `afresh train` saves it, and what was trained."""
+    evaluation = Evaluation(SETTINGS, as_served(SETTINGS), ManualClock(NOW_MS))
+    evaluation.learn([export()], NOW_MS)
+    settings = changed(SETTINGS, kafka__worker_id=TRAINED)
+    Checkpoints(UrlFolder(str(tmp_path)), settings).save(evaluation.recommender, 0, START_MS)
+    return tmp_path, evaluation.recommender
+
+
+def history_of(learner: Recommender, user: str) -> list[str]:
+    told = learner.describe_user(user)
+    assert told is not None
+    return [each["item_id"] for each in told["history"]]  # type: ignore[attr-defined]
+
+
+def named(worker: str, settings: Settings = SETTINGS) -> Settings:
+    return changed(settings, kafka__worker_id=worker)
+
+
+def test_users_of_the_file_meet_their_first_live_event_in_whatever_partition_it_comes(
+    trained: tuple[Path, Recommender], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, before = trained
+    log = ListLog({"events": 2})
+    append(log, "u1", "new", 0)
+    append(log, "u2", "new", 1)
+    append(log, "u1", "newer", 0)
+    append(log, "stranger", "new", 1)
+    caplog.set_level(logging.INFO)
+    life = Life(folder, SETTINGS, log).read()
+    assert f"worker worker-0 starts from the trained checkpoint {folder}/@trained/manifest-" in caplog.text
+    assert life.learner.events_learned == EXPORT + 4
+    assert life.history("u1") == ["newer", "new", *history_of(before, "u1")][: len(life.history("u1"))]
+    assert len(life.history("u1")) > 2
+    assert life.history("u2")[:3] == ["new", *history_of(before, "u2")[:2]]
+    assert set(life.user("u2")["consumed"]) == {"new", *before.describe_user("u2")["consumed"]}  # type: ignore[index, misc]
+    partitions = {user: life.user(user)["partition"] for user in ("u1", "u2", "u3")}
+    assert partitions == {"u1": ["events", 0], "u2": ["events", 1], "u3": [*FILE_SOURCE]}
+    assert life.learner.offsets == {FILE_SOURCE: EXPORT, P0: 2, P1: 2}
+    tests = [each.quality.cumulative()["attention"]["tests"] for each in (before, life.learner)]
+    assert 0 < tests[0] < tests[1]
+    published = {ranking.user_id for ranking in life.outbox.rankings}
+    assert published == {"u1", "u2", "stranger", "__default__"}  # and nothing of the export
+    assert life.learner.quality.served() == before.quality.served()  # no list of training was looked at
+    life.end()
+    assert log.committed == {P0: 2, P1: 2}
+
+
+def test_a_worker_killed_before_its_first_checkpoint_goes_on_bit_for_bit(
+    trained: tuple[Path, Recommender],
+) -> None:
+    folder, _ = trained
+    log = ListLog({"events": 2})
+    for number in range(12):
+        append(log, f"u{number}", "new", number % 2)
+    life = Life(folder, SETTINGS, log).read()
+    life.kill()
+    again = Life(folder, SETTINGS, log)
+    assert again.learner.digests() == life.learner.digests()
+    again.end()
+    third = Life(folder, SETTINGS, log)
+    assert third.learner.digests() == life.learner.digests()
+    third.kill()
+
+
+def test_several_workers_start_from_one_trained_checkpoint(trained: tuple[Path, Recommender]) -> None:
+    folder, before = trained
+    log, outbox = ListLog({"events": 2}), Outbox()
+    append(log, "u1", "new", 0)
+    append(log, "u2", "new", 1)
+    lives = [
+        Life(folder, named(f"shop-{number}"), log, outbox, [place]) for number, place in enumerate((P0, P1))
+    ]
+    held = before.state.items.row_of.keys()
+    for life in lives:
+        assert life.learner.digests()["digest_model"] == before.digests()["digest_model"]
+        life.read()
+        assert life.learner.events_learned == EXPORT + 1
+        assert held <= life.learner.state.items.row_of.keys()
+    assert [life.history("u1")[0] == "new" for life in lives] == [True, False]
+    lives[0].end()
+    lives[1].source.assign([P0])  # the other worker takes over, and u1 with it
+    lives[1].loop.tick()
+    assert lives[1].history("u1")[:2] == ["new", history_of(before, "u1")[0]]
+    assert lives[1].user("u1")["partition"] == ["events", 0]
+    lives[1].end()
+    assert (folder / TRAINED).is_dir()  # a third worker could start from it
+
+
+def test_users_of_the_file_who_never_came_are_forgotten_without_a_word(
+    trained: tuple[Path, Recommender],
+) -> None:
+    folder, _ = trained
+    log = ListLog({"events": 2})
+    settings = changed(SETTINGS, limits__user_ttl_days=5.0)
+    append(log, "u1", "new", 0, minute=300)
+    append(log, "late", "new", 0, minute=4 * 24 * 60)
+    append(log, "later", "new", 0, minute=8 * 24 * 60)
+    life = Life(folder, settings, log)
+    life.loop._settings = changed(settings, batch__max_events=1)
+    life.read()
+    assert life.learner.describe_user("u2") is None
+    assert life.learner.describe_user("later") is not None
+    assert life.outbox.gone == ["u1", "late"]  # not one of those whose list nobody has seen
+    life.kill()
+
+
+def test_training_with_other_settings_says_what_becomes_of_it(
+    trained: tuple[Path, Recommender], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, before = trained
+    life = Life(folder, changed(SETTINGS, model__dim=16), ListLog({"events": 2}))
+    assert "model.dim was 8, is 16: the model starts anew" in caplog.text
+    assert history_of(life.learner, "u1") == history_of(before, "u1")
+    life.kill()
+
+
+def test_a_trained_checkpoint_that_is_not_whole_is_refused(trained: tuple[Path, Recommender]) -> None:
+    folder, _ = trained
+    next((folder / TRAINED).glob("model-*")).write_bytes(b"")
+    with pytest.raises(
+        CheckpointError, match=r"trained checkpoint .*@trained.*train again into an empty folder, or"
+    ):
+        Life(folder, SETTINGS, ListLog())
+
+
+def test_a_worker_with_a_checkpoint_or_a_journal_of_its_own_goes_on_from_that(
+    trained: tuple[Path, Recommender], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder, _ = trained
+    log = ListLog({"events": 2})
+    append(log, "ann", "new")
+    elsewhere = tmp_path_factory.mktemp("own")
+    Life(elsewhere, SETTINGS, log).read().kill()  # a journal, and no checkpoint yet
+    (elsewhere / TRAINED).symlink_to(folder / TRAINED)
+    again = Life(elsewhere, SETTINGS, log)
+    assert again.learner.events_learned == 1
+    again.end()
+    third = Life(elsewhere, SETTINGS, log)
+    assert third.learner.events_learned == 1
+    third.kill()
+
+
+def test_the_folders_only_workers_are_those_that_run(trained: tuple[Path, Recommender]) -> None:
+    folder, _ = trained
+
+    def workers() -> Sequence[str]:
+        return Checkpoints(UrlFolder(str(folder)), SETTINGS).workers()
+
+    assert workers() == [TRAINED]
+    Life(folder, named("shop-7"), ListLog()).kill()
+    assert workers() == ["shop-7"]
+
+
+def test_what_is_no_topic_has_a_name_that_no_topic_can_have() -> None:
+    from pipeline.app.rules import TOPIC
+    from pipeline.state.state import FILED
+
+    assert FILE_SOURCE.topic.startswith(FILED)
+    assert not TOPIC.fullmatch(FILE_SOURCE.topic)
