@@ -18,7 +18,10 @@ class ListItems:
 
     def start(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Go on from these offsets; a partition that has none starts at its earliest record."""
-        self._next = {source: offsets.get(source, self._log.start(source)) for source in self._sources}
+        log = self._log
+        for source in self._sources:
+            wanted, earliest = offsets.get(source, -1), log.start(source)
+            self._next[source] = wanted if earliest <= wanted <= log.end(source) else earliest
 
     def poll(self) -> tuple[ItemNews, bool]:
         """Return what has come, at once, and whether the topic is read to its end."""

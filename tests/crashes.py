@@ -247,9 +247,8 @@ class World:
         journal = self.journal()
         checkpoints = Checkpoints(FatedFolder(str(self.folder), fate), self.settings)
         items = GradualItems(self.items, learner)
-        edges = Edges(
-            Fated(source, fate), self.decoder(), Fated(sink, fate), self.clock, Unobserved(), Fated(items, fate)
-        )  # fmt: skip
+        ends = Fated(source, fate), self.decoder(), Fated(sink, fate)
+        edges = Edges(*ends, self.clock, Unobserved(), Fated(items, fate))
         loop = Loop(Fated(learner, fate), edges, self.settings, Survival(checkpoints, journal))
         try:
             loop.start()

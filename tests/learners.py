@@ -98,7 +98,11 @@ class CountingLearner:
             "borders": borders,
             "counts": np.array([self.counts[name] for name in names], np.int64),
         }
-        meta: dict[str, object] = {"seq": self.seq, "events_learned": self.events_learned, "chain": self.chain}
+        meta: dict[str, object] = {
+            "seq": self.seq,
+            "events_learned": self.events_learned,
+            "chain": self.chain,
+        }
         meta["withdrawn"] = sorted(self.withdrawn)
         meta["due"] = sorted(self.due)
         meta["item_offsets"] = [[*at, offset] for at, offset in sorted(self.item_offsets.items())]

@@ -88,7 +88,11 @@ def assert_as_if_never_killed(world: World) -> None:
     assert learner.digests() == reference.digests
     assert of_users(world.outbox.newest) == of_users(reference.newest)
     assert shown(world) & withdrawn(world, learner) == set()
-    bad |= {("items", 0, at.offset) for at in world.items.read(ITEMS, 0) if is_spoiled(at) and was_read(at, learner)}
+    bad |= {
+        ("items", 0, at.offset)
+        for at in world.items.read(ITEMS, 0)
+        if is_spoiled(at) and was_read(at, learner)
+    }
     assert {(r.record.topic, r.record.partition, r.record.offset) for r in world.outbox.rejects} == bad
     assert world.log.committed == {source: world.log.end(source) for source in world.log.partitions()}
 

@@ -522,3 +522,79 @@ def test_users_learn_every_event_once_whatever_the_group_does(tmp_path: Path, se
     assert users == learned_users(log, (P0, P1, P2))
     newest = {user: [item.item_id for item in ranking.items] for user, ranking in outbox.newest.items()}
     assert newest == {user: state[2] for user, state in users.items()}
+
+
+# The items topic
+
+
+def withdraw(items: ListLog, *names: str) -> None:
+    """Append a tombstone for each of these items."""
+    for name in names:
+        items.append(None, topic="items", key=name.encode())
+
+
+def shown(worker: Worker) -> set[str]:
+    """Return the items of all newest lists."""
+    return {item.item_id for ranking in worker.outbox.newest.values() for item in ranking.items}
+
+
+def start(worker: Worker) -> None:
+    """Start, and read the items topic to its end."""
+    worker.loop.start()
+    while not worker.loop.catalogue.whole:
+        worker.loop.tick()
+
+
+def test_the_items_topic_is_read_to_its_end_before_the_first_event(tmp_path: Path) -> None:
+    log, items = ListLog(), ListLog({"items": 1})
+    publish(log, ["ann", "bob"])
+    withdraw(items, *(f"item-{number}" for number in range(1, 6)))
+    worker = Worker(log, settings_for(tmp_path), items=items)
+    start(worker)
+    assert (worker.learner.seq, worker.learner.events_learned) == (3, 0)  # two records at a time
+    worker.finish()
+    assert shown(worker) == {"item-0"}
+
+
+def test_lists_are_made_anew_when_an_item_goes_though_no_event_comes(tmp_path: Path) -> None:
+    log, items = ListLog(), ListLog({"items": 1})
+    publish(log, ["ann", "bob", "cyd"])
+    worker = Worker(log, settings_for(tmp_path), items=items)
+    start(worker)
+    worker.finish()
+    assert shown(worker) == {"item-0", "item-1", "item-2"}
+    withdraw(items, "item-1")
+    worker.settle()
+    assert shown(worker) == {"item-0", "item-2"}
+    assert worker.learner.seq == 2
+
+
+def test_a_bad_record_of_the_items_topic_is_a_dead_letter_and_costs_no_event(tmp_path: Path) -> None:
+    log, items = ListLog(), ListLog({"items": 1})
+    publish(log, ["ann"])
+    items.append(b"{", topic="items", key=b"lamp")
+    worker = Worker(log, settings_for(tmp_path), items=items)
+    start(worker)
+    worker.finish()
+    (reject,) = worker.outbox.rejects
+    assert (reject.reason, reject.record.topic, reject.record.value) == ("not_json", "items", b"{")
+    assert worker.learner.events_learned == 1
+
+
+def test_a_restart_reads_the_items_topic_on_from_where_it_was(tmp_path: Path) -> None:
+    log, items = ListLog(), ListLog({"items": 1})
+    publish(log, ["ann", "bob"])
+    withdraw(items, "item-0")
+    worker = Worker(log, settings_for(tmp_path), items=items)
+    start(worker)
+    worker.finish()
+    worker.kill()
+    items.trim(TopicPartition("items", 0), 1)  # as compaction may: the journal has what it said
+    again = Worker(log, settings_for(tmp_path), outbox=worker.outbox, items=items)
+    again.loop.start()
+    assert again.learner.withdrawn == {"item-0"}
+    assert again.learner.item_offsets == {TopicPartition("items", 0): 1}
+    withdraw(items, "item-1")
+    again.settle()
+    again.settle()
+    assert shown(again) == set()

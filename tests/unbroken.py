@@ -29,10 +29,12 @@ def main() -> None:
     import torch
 
     from consumers.kafka_source import KafkaSource
+    from pipeline.event.batch import NOTHING_POLLED
     from pipeline.event.decode import Decoder
     from pipeline.event.records import Ranking
     from pipeline.recommender import Recommender
     from pipeline.run.journal import Journal
+    from pipeline.run.loop import with_news
 
     torch.set_num_threads(settings.model.threads)
     recommender = Recommender(settings)
@@ -40,8 +42,9 @@ def main() -> None:
     source = KafkaSource(settings.kafka, list(settings.topics.event_topics()), settings.batch)
     newest: dict[str, Ranking] = {}
     for entry in Journal(args.journal).entries(0):
-        polled = source.read(entry.spans, entry.order_R)
-        outcome = recommender.step(decoder.decode(entry.seq, entry.now_ms, polled))
+        polled = source.read(entry.spans, entry.order_R) if entry.spans else NOTHING_POLLED
+        raw = with_news(decoder.decode(entry.seq, entry.now_ms, polled), entry.news)
+        outcome = recommender.step(raw)
         newest.update((ranking.user_id, ranking) for ranking in outcome.rankings)
     source.close()
     report = {

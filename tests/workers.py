@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from learners import CountingLearner
 
+from consumers.list_items import ListItems
 from consumers.list_source import ListLog, ListSource
 from pipeline.event.batch import TopicPartition
 from pipeline.event.decode import Decoder
@@ -52,6 +53,7 @@ class Worker:
         assigned: Iterable[TopicPartition] | None = None,
         wrap: Callable[[str, Any], Any] = lambda name, part: part,
         observer: Observer | None = None,
+        items: ListLog | None = None,
     ) -> None:
         """`wrap` may put something around a part ("source", "sink", "learner") before the loop gets it."""
         self.log = log
@@ -66,6 +68,7 @@ class Worker:
             wrap("sink", self.sink),
             self.clock,
             observer or Unobserved(),
+            None if items is None else ListItems(items, at_a_time=2),
         )
         self.survival: Survival | None = None
         if settings.checkpoint.path:

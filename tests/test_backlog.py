@@ -1,0 +1,102 @@
+"""A backlog: events whose records have waited for long are learned at once, their users ranked at its end."""
+
+from dataclasses import replace
+
+import numpy as np
+from streams import START_MS, Batches, Event, small_settings
+
+from pipeline.event.batch import RawBatch
+from pipeline.event.records import DEFAULT_USER
+from pipeline.outcome import Outcome
+from pipeline.rank.audience import LATER_A_BATCH
+from pipeline.recommender import Recommender
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+
+class Service:
+    """A recommender whose batches hold records of a given age."""
+
+    def __init__(self) -> None:
+        self.recommender = Recommender(small_settings())
+        self.batches = Batches()
+
+    def step(self, events: list[Event], age_ms: int = 0) -> Outcome:
+        raw = self.batches(events)
+        appended = replace(raw.events, append_ms_B=np.full(len(events), raw.now_ms - age_ms))
+        spans = raw.spans if events else ()
+        return self.recommender.step(RawBatch(raw.seq, raw.now_ms, spans, appended, []))
+
+
+def users_of(outcome: Outcome) -> list[str]:
+    return [ranking.user_id for ranking in outcome.rankings if ranking.user_id != DEFAULT_USER]
+
+
+def visits(users: int, first: int = 0) -> list[Event]:
+    return [
+        Event(f"u{user}", f"i{user % 7}", time_ms=START_MS + user) for user in range(first, first + users)
+    ]
+
+
+def test_a_backlog_is_learned_without_lists_and_each_user_gets_one_at_its_end() -> None:
+    service = Service()
+    for _ in range(3):
+        outcome = service.step(visits(50), age_ms=HOUR_MS)
+        assert users_of(outcome) == []
+        assert (outcome.figures.late, outcome.figures.learned) == (50, 50)
+    assert outcome.figures.due == 50
+    assert service.recommender.owes
+    outcome = service.step([Event("u7", "i1"), Event("new", "i2")])
+    told = users_of(outcome)
+    assert told[:2] == ["u7", "new"]
+    assert sorted(told) == sorted({*(f"u{user}" for user in range(50)), "new"})
+    assert not service.recommender.owes
+
+
+def test_those_seen_last_are_ranked_first_and_so_many_a_batch() -> None:
+    service = Service()
+    service.step(visits(2 * LATER_A_BATCH), age_ms=HOUR_MS)
+    first, second = service.step([]), service.step([])
+    assert users_of(first) == [f"u{user}" for user in reversed(range(LATER_A_BATCH, 2 * LATER_A_BATCH))]
+    assert users_of(second) == [f"u{user}" for user in reversed(range(LATER_A_BATCH))]
+    assert first.figures.due == LATER_A_BATCH
+    assert not service.recommender.owes
+
+
+def test_users_of_long_ago_wait_for_their_next_event() -> None:
+    service = Service()
+    service.step(visits(20), age_ms=8 * DAY_MS)
+    assert not service.recommender.state.refresh.waiting(1)
+    outcome = service.step([Event("u3", "i5")])
+    assert users_of(outcome) == ["u3"]
+    history = service.recommender.describe_user("u3")["history"]  # type: ignore[index]
+    assert [visit["item_id"] for visit in history] == ["i5", "i3"]  # type: ignore[attr-defined]
+
+
+def test_nothing_waits_while_records_are_a_minute_old_at_the_most() -> None:
+    outcome = Service().step(visits(20), age_ms=60_000)
+    assert len(users_of(outcome)) == 20
+    assert outcome.figures.late == outcome.figures.due == 0
+
+
+def test_lists_of_a_backlog_wait_while_there_is_more_of_it() -> None:
+    service = Service()
+    service.step(visits(20), age_ms=HOUR_MS)
+    assert users_of(service.step(visits(20, first=100), age_ms=HOUR_MS)) == []
+    assert len(users_of(service.step(visits(1, first=200)))) == 41
+
+
+def test_events_without_a_list_are_left_out_of_the_latency() -> None:
+    service = Service()
+    assert not service.step(visits(5), age_ms=HOUR_MS).append_ms_B.any()
+    assert service.step(visits(5), age_ms=100).append_ms_B.all()
+
+
+def test_a_restart_goes_on_with_the_lists_that_are_due() -> None:
+    service, later = Service(), Service()
+    service.step(visits(30), age_ms=HOUR_MS)
+    later.recommender.restore(service.recommender.snapshot())
+    later.batches = service.batches
+    assert later.recommender.owes
+    assert users_of(later.step([])) == [f"u{user}" for user in reversed(range(30))]

@@ -1,0 +1,212 @@
+"""Items that may not be shown: withdrawn by the items topic, or blocked by the configuration."""
+
+from collections.abc import Iterable
+
+import msgspec
+import numpy as np
+import pytest
+from streams import START_MS, Batches, Event, small_settings, source
+
+from pipeline.event.batch import ItemChange, ItemNews, RawBatch
+from pipeline.event.records import DEFAULT_USER, Ranking
+from pipeline.outcome import Outcome
+from pipeline.rank.audience import URGENT_A_BATCH
+from pipeline.recommender import Recommender
+from pipeline.settings import Settings
+
+K = 5
+
+
+def settings_of(block: Iterable[str] = (), name: str = "attention") -> Settings:
+    settings = small_settings(name=name, k=K)
+    return msgspec.structs.replace(settings, rank=msgspec.structs.replace(settings.rank, block=list(block)))
+
+
+class Shop:
+    """A recommender, its batches, and the newest list of everybody."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.recommender = Recommender(settings or settings_of())
+        self.batches = Batches()
+        self.newest: dict[str, list[str]] = {}
+
+    def step(self, events: list[Event], *changes: tuple[str, bool]) -> Outcome:
+        raw = self.batches(events)
+        if not events:
+            raw = without_partition(raw)
+        news = ItemNews(self.recommender.news(ItemChange(*change) for change in changes))
+        outcome = self.recommender.step(with_items(raw, news))
+        self.keep(outcome.rankings)
+        return outcome
+
+    def keep(self, rankings: Iterable[Ranking]) -> None:
+        for ranking in rankings:
+            self.newest[ranking.user_id] = [item.item_id for item in ranking.items]
+
+    def settle(self) -> int:
+        """Let it make all lists that are due; return the batches that took."""
+        batches = 0
+        while self.recommender.owes:
+            self.step([])
+            batches += 1
+        return batches
+
+    def holders(self, item: str) -> set[str]:
+        return {user for user, items in self.newest.items() if item in items}
+
+
+def without_partition(raw: RawBatch) -> RawBatch:
+    """Return a batch of no partition, as the loop makes it where no event has come."""
+    return RawBatch(raw.seq, raw.now_ms, (), raw.events, [])
+
+
+def with_items(raw: RawBatch, news: ItemNews) -> RawBatch:
+    return RawBatch(raw.seq, raw.now_ms, raw.spans, raw.events, raw.rejects, news)
+
+
+def crowd(users: int, seed: int = 0) -> list[Event]:
+    """Return three events of each user among twelve items, `i0` by far the most popular."""
+    rng = np.random.default_rng(seed)
+    return [
+        Event(f"u{user}", f"i{min(int(item), 11)}", time_ms=START_MS + user)
+        for user in range(users)
+        for item in rng.geometric(0.25, 3)
+    ]
+
+
+def in_batches(events: list[Event], size: int = 600) -> Iterable[list[Event]]:
+    return (events[first : first + size] for first in range(0, len(events), size))
+
+
+@pytest.mark.parametrize("name", ["attention", "popularity", "recent_popularity", "item_knn"])
+def test_a_withdrawn_item_leaves_all_lists_without_any_event(name: str) -> None:
+    shop = Shop(settings_of(name=name))
+    for events in in_batches(crowd(3 * URGENT_A_BATCH)):
+        shop.step(events)
+    victim = max((f"i{n}" for n in range(12)), key=lambda item: len(shop.holders(item)))
+    assert len(shop.holders(victim)) > 2 * URGENT_A_BATCH
+    outcome = shop.step([], (victim, False))
+    assert len(outcome.refreshed) == URGENT_A_BATCH
+    assert outcome.figures.due == len(shop.holders(victim) - {DEFAULT_USER})
+    assert shop.settle() <= 3
+    assert shop.holders(victim) == set()
+    assert all(len(items) >= K - 1 for items in shop.newest.values())  # others have taken its place
+
+
+def test_an_item_that_comes_back_is_shown_again() -> None:
+    shop = Shop()
+    shop.step(crowd(40))
+    shop.step([], ("i1", False))
+    shop.settle()
+    assert not shop.holders("i1")
+    shop.step(crowd(40, seed=1), ("i1", True))
+    assert "i1" in shop.newest[DEFAULT_USER]
+    assert shop.holders("i1") - {DEFAULT_USER}
+
+
+def test_an_item_that_was_withdrawn_before_anybody_met_it_is_never_shown() -> None:
+    shop = Shop()
+    shop.step(crowd(20), ("lamp", False))
+    shop.step([Event(f"u{user}", "lamp") for user in range(10)])
+    shop.step(crowd(20, seed=1))
+    assert not shop.holders("lamp")
+    assert shop.recommender.describe_item("lamp") is not None  # its events count all the same
+
+
+def test_events_on_a_withdrawn_item_are_no_test() -> None:
+    shop = Shop()
+    shop.step(crowd(20))
+    shop.step([], ("i1", False))
+    before = shop.recommender.quality.cumulative()["attention"]["tests"]
+    shop.step([Event("newcomer", "i1")])
+    shop.step([Event("newcomer", "i1")])
+    assert shop.recommender.quality.cumulative()["attention"]["tests"] == before
+    shop.step([Event("newcomer", "i2")])
+    assert shop.recommender.quality.cumulative()["attention"]["tests"] == before + 1
+
+
+def test_a_blocked_item_is_never_shown() -> None:
+    shop = Shop(settings_of(block=["i0", "i1"]))
+    for events in in_batches(crowd(60), 30):
+        shop.step(events)
+    assert not shop.holders("i0") | shop.holders("i1")
+    assert shop.holders("i2")
+    shop.step([], ("i0", True))  # the items topic does not lift a block
+    shop.step(crowd(60, seed=1))
+    assert not shop.holders("i0")
+
+
+def test_a_restart_keeps_what_is_withdrawn_and_takes_a_new_block_to_old_lists() -> None:
+    shop = Shop()
+    shop.step(crowd(30))
+    shop.step([], ("i2", False))
+    shop.settle()
+    later = Shop(settings_of(block=["i1"]))
+    later.recommender.restore(shop.recommender.snapshot())
+    later.batches, later.newest = shop.batches, dict(shop.newest)
+    assert later.holders("i1")
+    assert later.settle() >= 1
+    assert not later.holders("i1") | later.holders("i2")
+    later.step(crowd(30, seed=1))
+    assert not later.holders("i1") | later.holders("i2")
+
+
+def test_users_that_another_worker_brings_get_lists_without_what_is_withdrawn_here() -> None:
+    theirs, ours = Shop(), Shop()
+    theirs.step(crowd(30))
+    ours.step([Event("me", "i1", partition=1), Event("me", "i2", partition=1)])
+    ours.step([], ("i1", False))
+    ours.settle()
+    ours.newest |= theirs.newest
+    ours.recommender.put(theirs.recommender.take(source(0)))
+    assert ours.recommender.owes
+    ours.settle()
+    assert not ours.holders("i1") - {DEFAULT_USER}
+
+
+def test_the_default_list_has_no_withdrawn_item() -> None:
+    shop = Shop()
+    shop.step(crowd(30))
+    first = shop.newest[DEFAULT_USER][0]
+    shop.step([], (first, False))
+    assert first not in shop.newest[DEFAULT_USER]
+    assert len(shop.newest[DEFAULT_USER]) == K
+
+
+def test_an_empty_shop_shows_what_its_items_topic_announces() -> None:
+    shop = Shop()
+    shop.recommender.held = {source(0)}
+    assert shop.recommender.owes
+    shop.step([])
+    assert shop.newest == {DEFAULT_USER: []}
+    assert not shop.recommender.owes
+    shop.step([], ("lamp", True), ("desk", True), ("sold", False))
+    assert shop.newest == {DEFAULT_USER: ["lamp", "desk"]}
+    shop.step([], ("lamp", False))
+    assert shop.newest == {DEFAULT_USER: ["desk"]}
+    shop.step([Event("ann", "rug")])
+    assert shop.newest[DEFAULT_USER] == ["rug", "desk"]  # what people take comes first
+
+
+def test_a_catalogue_of_which_all_may_be_shown_is_no_news_once_items_were_met() -> None:
+    shop = Shop()
+    shop.step([Event("ann", f"i{number}") for number in range(1000)])
+    changes = [ItemChange(f"new{number}", True) for number in range(50)]
+    assert shop.recommender.news(changes) == ()
+    assert shop.recommender.news([ItemChange("i1", False), *changes]) == (ItemChange("i1", False),)
+
+
+def test_which_holders_come_first_depends_on_no_row_number() -> None:
+    def order(restored: bool) -> list[str]:
+        shop = Shop()
+        for events in in_batches(crowd(2 * URGENT_A_BATCH)):
+            shop.step(events)
+        if restored:
+            other = Recommender(settings_of())
+            other.restore(shop.recommender.snapshot())
+            shop.recommender = other
+        outcome = shop.step([], ("i1", False), ("i2", False))
+        return [ranking.user_id for ranking in outcome.rankings]
+
+    assert order(restored=False) == order(restored=True)
+    assert len(order(restored=False)) >= URGENT_A_BATCH
