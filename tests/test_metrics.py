@@ -17,6 +17,8 @@ NAMES = {  # name as scraped: type, labels
     "events_rejected_total": ("counter", {"reason"}),
     "events_duplicate_total": ("counter", set()),
     "user_moves_total": ("counter", set()),
+    "events_late_total": ("counter", set()),
+    "rankings_due": ("gauge", set()),
     "dead_letters_total": ("counter", {"reason"}),
     "events_learned": ("gauge", set()),
     "consumer_lag_records": ("gauge", {"topic", "partition"}),
@@ -56,6 +58,8 @@ def say_everything(metrics: Metrics) -> None:
     metrics.rejected("not_json", 2)
     metrics.duplicates(3)
     metrics.user_moves(4)
+    metrics.late(5)
+    metrics.due(6)
     metrics.dead_letters("not_json", 2)
     metrics.learned(1000)
     metrics.lag({TopicPartition("events", 0): 7})

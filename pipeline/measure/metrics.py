@@ -102,6 +102,7 @@ class Metrics:
         self._moves = counter(
             "user_moves", "Events from another partition of their topic than their user's event before."
         )
+        self._late = counter("events_late", "Events of a backlog: their users' lists wait for its end.")
         self._dead_letters = counter("dead_letters", "Records sent to the dead-letter topic.", "reason")
         for reason in REASONS:  # a rate over a series that begins at 1 misses the first
             self._rejected.labels(reason)
@@ -146,6 +147,7 @@ class Metrics:
 
     def _make_output_metrics(self) -> None:
         counter, gauge = self._counter, self._gauge
+        self._due = gauge("rankings_due", "Users whose list is to be made without an event of theirs.")
         self._published = counter("rankings_published", "Rankings acknowledged by the broker.")
         self._publish_failures = counter("publish_failures", "Records that the broker did not acknowledge.")
         self._last_checkpoint = gauge(
@@ -186,6 +188,10 @@ class Metrics:
     def duplicates(self, n: int) -> None:
         """Count events that were dropped as known."""
         self._duplicates.inc(n)
+
+    def late(self, n: int) -> None:
+        """Count events whose users' lists wait for the end of a backlog."""
+        self._late.inc(n)
 
     def user_moves(self, n: int) -> None:
         """Count events that came from another partition of their topic than their user's event before."""
@@ -280,6 +286,10 @@ class Metrics:
     def published(self, n: int) -> None:
         """Count acknowledged rankings."""
         self._published.inc(n)
+
+    def due(self, users: int) -> None:
+        """Set how many users wait for a list that no event of theirs asks for."""
+        self._due.set(users)
 
     def publish_failed(self, n: int = 1) -> None:
         """Count records that were not acknowledged."""

@@ -137,6 +137,8 @@ class MetricsObserver:
             metrics.rejected(reason, count)
         metrics.duplicates(figures.duplicates)
         metrics.user_moves(figures.moved)
+        metrics.late(figures.late)
+        metrics.due(figures.due)
         metrics.learned(learner.events_learned)
         metrics.newest_event(figures.newest_event_ms)
         metrics.version(learner.seq)
