@@ -13,7 +13,7 @@ DEFAULT: Role = "positive"  # of every other name, with weight 1
 
 _NAMES: dict[Role, str] = {
     "positive": """
-        view click like love favorite favourite bookmark save follow subscribe share comment rate
+        view click like love fav favorite favourite bookmark save follow subscribe share comment rate
         rating review cart add_to_cart add_to_basket add_to_bag add_to_wishlist wishlist checkout buy
         purchase order transaction play listen watch stream read open visit page_view view_item
         select_item download upvote thumbs_up conversion

@@ -299,6 +299,23 @@ def test_columns_may_have_other_names_and_stand_anywhere(tmp_path: Path) -> None
     assert np.isnan(events.value_B[0])
 
 
+def test_columns_of_objects_may_lie_inside_of_others(tmp_path: Path) -> None:
+    rows = [
+        {"who": {"id": 7}, "at": {"$date": "2020-09-13T12:26:40Z"}, "item": "tea"},
+        {"who.id": "bob", "at": {"$date": "2020-09-13T12:26:41Z"}, "item": "rum"},
+        {"who": "cid", "at": {"$date": "2020-09-13T12:26:42Z"}, "item": "gin"},
+    ]
+    columns = Columns(user="who.id", timestamp="at.$date")
+    path = written(tmp_path, as_jsonl(rows), "nested.jsonl")
+    tally = Tally()
+    assert only(path, columns=columns, tally=tally).user_ids == ["7", "bob"]
+    assert tally.rejected == {"missing_field": 1}
+    bad = written(tmp_path, as_jsonl([rows[0] | {"value": True}]), "bad.jsonl")
+    assert rejected(bad, columns=columns) == {"wrong_type": 1}  # the columns are there: no error of names
+    with pytest.raises(UsageError, match=r"no column 'who\.name'; .*--user-column"):
+        chunks(path, columns=Columns(user="who.name", timestamp="at.$date"))
+
+
 @pytest.mark.parametrize(
     ("header", "columns", "message"),
     [
