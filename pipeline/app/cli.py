@@ -19,7 +19,10 @@ from typing import NoReturn, Protocol, cast
 from pipeline.errors import AfreshError
 from pipeline.settings import Settings
 
-COMMANDS = ("demo", "run", "replay", "evaluate", "train", "inspect", "report", "broker")
+COMMANDS = (
+    "demo", "run", "replay", "simulate", "evaluate", "train",
+    "inspect", "report", "watch", "broker", "check",
+)  # fmt: skip
 LOG_LEVELS = ("debug", "info", "warning", "error")
 INTERRUPTED = 130
 READER_GONE = 141  # as a shell shows it for a process that died of SIGPIPE
