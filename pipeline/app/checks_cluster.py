@@ -89,7 +89,8 @@ def _topic(use: Use, seen: Survey, settings: Settings) -> Iterator[Finding]:
     about, kafka, topic = f"topic {use.name}", settings.kafka, seen.topics[use.name]
     acl = acl_command(kafka, use.right.title(), f"--topic {use.name}")
     if topic.exists is None:
-        yield fault(about, "the broker refuses to describe it, so whether it exists isn't told", acl)
+        found = "the broker refuses to describe it, so whether it exists isn't told"
+        yield fault(about, found, acl) if use.needed else warn(about, found, acl)
     elif not topic.exists:
         yield _missing(use, seen, settings)
     elif topic.error:
@@ -107,7 +108,9 @@ def _missing(use: Use, seen: Survey, settings: Settings) -> Finding:
     about = f"topic {use.name}"
     create = f"afresh check --create-topics, or: {create_command(use, seen, settings)}"
     if use.key == "events":
-        near = difflib.get_close_matches(use.name, [name for name in seen.names if name[0] != "_"], 3, 0.4)
+        ours = {each.name for each in uses(settings)}
+        others = [name for name in seen.names if name not in ours and not name.startswith("_")]
+        near = difflib.get_close_matches(use.name, others, 3, 0.4)
         found = "does not exist: there is nothing to learn from"
         if near:
             return fault(about, found, f"correct topics.events (there is {', '.join(near)}), or {create}")

@@ -36,7 +36,7 @@ def judge_machine(settings: Settings, origins: Origins) -> list[Finding]:
         _libraries(),
         _threads(settings, os.environ, _cores()),
         *checkpoint(settings, running),
-        *_port(settings.metrics.address, running),
+        *port(settings.metrics.address, running),
     ]
 
 
@@ -187,17 +187,18 @@ def worker_runs(settings: Settings) -> bool:
     return False
 
 
-def _port(address: str, running: bool) -> Iterator[Finding]:
+def port(address: str, running: bool) -> Iterator[Finding]:
+    """Yield whether the address of the metrics can be had. `running`: our own worker may have it."""
     about = f"metrics {address}"
     if not address:
         yield ok("metrics", 'metrics.address is "": no metrics, no health')
         return
-    host, port = split_address(address)
+    host, number = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind((host, number))
         except OSError as error:
             text = f"can't be taken: {error.strerror or error}"
             if running:

@@ -1,0 +1,205 @@
+"""`afresh watch`: rankings as they come, whose and from when."""
+
+import itertools
+import json
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+from brokers.clients import config
+from brokers.embedded import embedded_broker as run_embedded
+from kafka import KafkaProducer
+
+from consumers.list_source import ListRecord
+from pipeline.app import cli
+from pipeline.app.watching import Wanted, alarm_line, in_full, in_short, json_line, watch
+from pipeline.errors import BrokerLost, UsageError
+from pipeline.event.records import DriftAlarm, RankedItem, Ranking
+from pipeline.run.clock import SystemClock
+from pipeline.settings import KafkaConfig, Settings, TopicsConfig
+from producers.kafka_sink import KafkaSink
+from producers.topics import create_topics
+
+AT_MS = 1_700_000_000_000
+Name = Callable[[str], str]
+
+
+def ranking(user: str, number: int = 1, items: int = 7) -> Ranking:
+    listed = [RankedItem(f"i{place}", 5.0 - place, ["h1", "h2"]) for place in range(items)]
+    return Ranking(user, f"r{number}", listed, AT_MS, AT_MS, "attention", number)
+
+
+def record(key: bytes, value: bytes | None) -> ListRecord:
+    return ListRecord("recommendations", 0, 0, AT_MS, key, value)
+
+
+ANN = b"""{"user_id":"ann","ranking_id":"r","items":[{"item_id":"i1","score":1.5,"because":["h"]}],
+ "generated_at_ms":1700000000000,"event_timestamp_ms":1,"model":"attention","model_version":7,"later":true}"""
+
+
+def test_a_list_is_one_line_or_one_for_each_place() -> None:
+    assert in_short(record(b"ann", ANN)) == "2023-11-14 22:13:20Z ann: i1 1.50"
+    assert in_full(record(b"ann", ANN)).splitlines() == [
+        "2023-11-14 22:13:20Z ann: 1 items, attention 7",
+        "    1 i1     1.50  because of h",
+    ]
+
+
+def test_the_list_of_people_without_events_and_who_is_forgotten_are_told() -> None:
+    assert in_short(record(b"__default__", ANN)).startswith(
+        "2023-11-14 22:13:20Z __default__ (people without events): i1"
+    )
+    gone = record(b"ann", None)
+    assert in_short(gone) == in_full(gone) == "2023-11-14 22:13:20Z ann is forgotten"
+    assert json.loads(json_line(gone)) == {"user_id": "ann", "forgotten": True, "forgotten_at_ms": AT_MS}
+
+
+def test_json_is_the_record_as_it_lies_there_on_one_line() -> None:
+    line = json_line(record(b"ann", ANN))
+    assert "\n" not in line
+    assert json.loads(line) == json.loads(ANN)
+
+
+def test_an_id_can_not_command_the_terminal() -> None:
+    hostile = ANN.replace(b'"i1"', b'"\\u001b[2J"')
+    for line in (in_short(record(b"\x1b[2J", hostile)), in_full(record(b"\x1b[2J", hostile))):
+        assert "\x1b" not in line
+        assert line.count(r"'\x1b[2J'") == 2
+
+
+def test_an_alarm_is_one_line() -> None:
+    value = (
+        b'{"detector":"adwin","signal":"loss","at_event":1200,"before":0.5,"after":0.75,"detected_at_ms":0}'
+    )
+    assert alarm_line(record(b"loss", value)) == (
+        "1970-01-01 00:00:00Z drift: loss .500 -> .750 at event 1,200"
+    )
+
+
+@pytest.fixture
+def site(embedded_broker: str, topic_name: Name) -> Settings:
+    """Topics of a test's own."""
+    roles = ("items", "recommendations", "dead_letters", "drift")
+    topics = TopicsConfig(events=[topic_name("events")], **{role: topic_name(role) for role in roles})
+    create_topics(config(embedded_broker), topics, partitions=3, replication=1)
+    return Settings(kafka=config(embedded_broker), topics=topics)
+
+
+@pytest.fixture
+def sink(site: Settings) -> Iterator[KafkaSink]:
+    made = KafkaSink(site.kafka, site.topics, SystemClock().now_ms)
+    yield made
+    made.close()
+
+
+def taken(
+    settings: Settings, wanted: Wanted, count: int, opened: Callable[[], None] = lambda: None
+) -> list[str]:
+    """The first lines of a watch, which is then closed."""
+    lines = watch(settings, wanted, opened)
+    found = list(itertools.islice(lines, count))
+    lines.close()
+    return found
+
+
+@pytest.mark.kafka
+def test_a_user_s_newest_list_comes_first_then_what_is_published(site: Settings, sink: KafkaSink) -> None:
+    sink.publish(
+        [ranking(user, number) for number in (1, 2) for user in ("ann", "bob", "eve")], [], [], []
+    ).wait(10)
+    sink.publish([], [], [], ["eve"]).wait(10)
+    lines = watch(site, Wanted(["ann", "new", "eve"], as_json=True), lambda: None)
+    ann, eve = json.loads(next(lines)), json.loads(next(lines))
+    assert (ann["user_id"], ann["model_version"]) == ("ann", 2)
+    assert (eve["user_id"], eve["forgotten"]) == ("eve", True)
+    sink.publish([ranking("bob", 3), ranking("new", 3), ranking("ann", 3)], [], [], []).wait(10)
+    assert {json.loads(next(lines))["user_id"] for _ in range(2)} == {"new", "ann"}
+    lines.close()
+
+
+@pytest.mark.kafka
+def test_everybody_s_lists_come_from_now_on_or_from_the_beginning_with_alarms(
+    site: Settings, sink: KafkaSink, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink.publish(
+        [ranking("ann"), ranking("ann", 2)], [], [DriftAlarm("adwin", "loss", 9, 0.1, 0.2, AT_MS)], []
+    ).wait(10)
+    everything = taken(site, Wanted(everything=True, drift=True), 3)
+    assert sum("ann: i0 5.00, " in line and line.endswith(", +2") for line in everything) == 2
+    assert sum("drift: loss .100 -> .200" in line for line in everything) == 1
+
+    (line,) = taken(site, Wanted(), 1, lambda: sink.publish([ranking("bob")], [], [], []).wait(10))
+    assert " bob: " in line
+
+
+@pytest.mark.kafka
+def test_what_afresh_has_not_written_is_left_out_with_a_warning(
+    site: Settings, sink: KafkaSink, caplog: pytest.LogCaptureFixture
+) -> None:
+    producer = KafkaProducer(bootstrap_servers=site.kafka.bootstrap_servers)
+    producer.send(site.topics.recommendations, key=b"ann", value=b'{"not": "ours"}').get(10)
+    producer.close()
+    sink.publish([ranking("ann")], [], [], []).wait(10)
+    (line,) = taken(site, Wanted(["ann"], everything=True), 1)
+    assert " ann: 7 items, attention 1" in line
+    assert "offset 0 is not of afresh, and left out: Object missing required field" in caplog.text
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_zero(
+    site: Settings,
+    sink: KafkaSink,
+    number: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sink.publish([ranking("ann"), ranking("ann", 2)], [], [], []).wait(10)
+    shown: list[str] = []
+
+    def stop_at_the_second(record: ListRecord) -> str:
+        if shown:
+            signal.raise_signal(number)
+        shown.append(in_short(record))
+        return shown[-1]
+
+    monkeypatch.setattr("pipeline.app.watching.in_short", stop_at_the_second)
+    sets = [f"kafka.bootstrap_servers={site.kafka.bootstrap_servers}"]
+    sets += [f"topics.recommendations={site.topics.recommendations}"]
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main(["watch", "--from-beginning", *(word for text in sets for word in ("--set", text))]) == 0
+    out, err = capsys.readouterr()
+    assert (out.count("\n"), " ann: i0 5.00" in out) == (1, True)
+    assert err == f"watching {site.topics.recommendations}; Ctrl-C ends it\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_no_broker_is_one_line_and_exit_code_two(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumers.kafka_client.BOOTSTRAP_TIMEOUT_MS", 200)
+    assert cli.main(["watch", "--set", "kafka.bootstrap_servers=127.0.0.1:1", "--log-level", "error"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("afresh: no broker answered at kafka.bootstrap_servers = '127.0.0.1:1'")
+    assert shown.err.count("\n") == 1
+
+
+@pytest.mark.kafka
+def test_a_topic_that_is_not_there_is_told(embedded_broker: str, topic_name: Name) -> None:
+    settings = Settings(
+        kafka=KafkaConfig(bootstrap_servers=embedded_broker),
+        topics=TopicsConfig(recommendations=topic_name("absent")),
+    )
+    with pytest.raises(UsageError, match=r"topic 'absent-.*' does not exist .*see what `afresh check` says"):
+        taken(settings, Wanted(), 1)
+
+
+@pytest.mark.kafka
+def test_a_broker_that_goes_for_longer_than_the_limit_is_an_error() -> None:
+    with run_embedded() as broker:
+        kafka = KafkaConfig(bootstrap_servers=broker.bootstrap_servers, broker_timeout_s=0.5)
+        settings = Settings(kafka=kafka)
+        create_topics(kafka, settings.topics, partitions=1, replication=1)
+        with pytest.raises(BrokerLost, match=r"has not answered for .* while reading the topic"):
+            taken(settings, Wanted(), 1, opened=broker.stop)
