@@ -1,0 +1,165 @@
+"""What recommending is worth: how often shoppers click and buy what is recommended, beside popular and random
+items.
+
+    OMP_NUM_THREADS=1 python tests/benchmarks/uplift.py [--events 60000] [--rate 400] [--set key=value ...]
+    OMP_NUM_THREADS=1 python tests/benchmarks/uplift.py --offline [--seeds 5]
+
+Starts the embedded broker, `afresh run` in its default configuration and `afresh simulate --closed-loop`. Its
+shoppers change their taste half-way. Which of the three lists a visitor sees is drawn by chance; whether it
+is clicked is for the shopper's true taste alone. --offline puts the service's own `Recommender` into the loop
+instead, without a broker and so without any delay, once for each seed. Prints tables with 95 % intervals and
+one last JSON line; ends with 1 when the interval of recommended minus popular does not lie above 0.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.event.batch import Events, RawBatch, Span
+from pipeline.recommender import Recommender
+from pipeline.settings import KafkaConfig, Settings, TopicsConfig
+from producers.closed_loop import Listed
+from producers.embedded_broker import EmbeddedBroker
+from producers.market import BUSY_MARKET, Columns, wire_events
+from producers.market_plan import Change, Plan
+from producers.simulate import Order, Simulation
+from producers.topics import create_topics
+from producers.uplift import lines
+
+ADDRESS, PARTITIONS = "127.0.0.1:19465", 4
+READY_WAIT_S = 120
+NOW_MS = 1_780_000_000_000
+
+
+class LearningLists:
+    """The lists of a `Recommender` that learns every event before the next visit."""
+
+    def __init__(self) -> None:
+        self._recommender = Recommender(Settings())
+        self._lists: dict[str, Listed] = {}
+        self._learned = 0
+
+    def learn(self, columns: Columns, start_ms: int) -> None:
+        """Learn events and keep the lists that come of them."""
+        wired = list(wire_events(columns, start_ms))
+        size = len(wired)
+        events = Events(
+            user_ids=[event.user_id for event in wired],
+            item_ids=[event.item_id for event in wired],
+            types=[event.event_type for event in wired],
+            event_ids=[None] * size,
+            time_ms_B=np.array([event.timestamp_ms for event in wired], np.int64),
+            append_ms_B=np.zeros(size, np.int64),
+            value_B=np.full(size, np.nan),
+            source_B=np.zeros(size, np.int32),
+        )
+        span = Span("shoppers", 0, self._learned, self._learned + size)
+        raw = RawBatch(self._recommender.seq, NOW_MS, (span,), events, [])
+        for ranking in self._recommender.step(raw).rankings:
+            shown = [item.item_id for item in ranking.items]
+            self._lists[ranking.user_id] = Listed(shown, ranking.event_timestamp_ms)
+        self._learned += size
+
+    def refresh(self) -> None:
+        """Nothing is under way."""
+
+    def of(self, user_id: str) -> Listed | None:
+        """Return the user's newest list, or the default one."""
+        return self._lists.get(user_id) or self._lists.get("__default__")
+
+
+def offline(events: int, seed: int, change_at: int) -> dict[str, Any]:
+    """Return the uplift of one seed, without any delay."""
+    plan = Plan((Change("sudden", change_at),))
+    simulation = Simulation(Order(events, seed, plan=plan, closed_loop=True, market=BUSY_MARKET), NOW_MS)
+    lists = LearningLists()
+    for columns in simulation.visited(lists):
+        lists.learn(columns, simulation.start_ms)
+    return simulation.uplift.figures()
+
+
+def live(args: argparse.Namespace, change_at: int) -> dict[str, Any]:
+    """Return the uplift of the service, as `afresh simulate` measures it."""
+    with tempfile.TemporaryDirectory() as folder, EmbeddedBroker() as broker:
+        kafka = KafkaConfig(bootstrap_servers=broker.bootstrap_servers)
+        create_topics(kafka, TopicsConfig(), PARTITIONS, 1)
+        address = ["--set", f"kafka.bootstrap_servers={broker.bootstrap_servers}"]
+        afresh = [sys.executable, "-m", "pipeline.app.cli"]
+        sets = [f"metrics.address={ADDRESS}", f"checkpoint.path={folder}", *args.set]
+        options = [part for pair in sets for part in ("--set", pair)]
+        log = Path(folder) / "run.log"
+        with log.open("wb") as said:
+            service = subprocess.Popen([*afresh, "run", *address, *options], stderr=said)
+        try:
+            _wait_until_ready(service, log)
+            wanted = ["--events", args.events, "--rate", args.rate, "--seed", args.seed]
+            command = [*afresh, "simulate", "--closed-loop", "--json", *map(str, wanted), *address]
+            done = subprocess.run(
+                [*command, "--change", f"sudden@{change_at}"], stdout=subprocess.PIPE, check=True, text=True
+            )
+        finally:
+            service.terminate()
+            service.wait(30)
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures["uplift"] | {"seconds": figures["seconds"]}
+
+
+def _wait_until_ready(service: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + READY_WAIT_S
+    while time.monotonic() < deadline:
+        if service.poll() is not None:
+            raise SystemExit(f"afresh run ended with {service.returncode}: {log.read_text()[-500:]}")
+        with suppress(OSError):
+            urllib.request.urlopen(f"http://{ADDRESS}/ready", timeout=5)
+            return
+        time.sleep(0.2)
+    raise SystemExit(f"afresh run was not ready after {READY_WAIT_S} s")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--events", type=int, default=60_000)
+    parser.add_argument("--rate", type=float, default=400.0, help="events a second")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], help="configuration of the service")
+    parser.add_argument("--offline", action="store_true", help="no broker, no delay")
+    parser.add_argument("--seeds", type=int, default=5, help="offline: how many, from --seed on")
+    args = parser.parse_args()
+    change_at = args.events // 2
+    runs = {}
+    if args.offline:
+        for seed in range(args.seed, args.seed + args.seeds):
+            runs[seed] = offline(args.events, seed, change_at)
+            print(f"seed {seed}", *lines(runs[seed]), "", sep="\n", flush=True)
+    else:
+        runs[args.seed] = live(args, change_at)
+        print(*lines(runs[args.seed]), "", sep="\n")
+    gaps = {seed: figures["recommended_minus_popular"] for seed, figures in runs.items()}
+    above = all(low > 0 for gap in gaps.values() for _, low, _ in gap.values())
+    for seed, gap in gaps.items():
+        print(f"seed {seed}, recommended - popular, [value, low, high]: {gap}")
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}"
+    )
+    print(json.dumps({
+        "events": args.events, "rate": None if args.offline else args.rate, "change_at": change_at,
+        "above_zero": above, "runs": runs,
+    }))  # fmt: skip
+    return 0 if above else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
