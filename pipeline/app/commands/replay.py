@@ -2,15 +2,14 @@
 
 import argparse
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.app.file_options import add_file_options, columns_of, count, not_negative
+from pipeline.app.interruption import interruption
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     producer = connect(KafkaProducer, producer_options(settings.kafka))
     sleep = until_stdin_closes if args.until_stdin_closes else pause
     try:
-        with _interruption() as interrupted, _progress(sending, tally, args.limit) as show:
+        with interruption() as interrupted, _progress(sending, tally, args.limit) as show:
 
             def wait(seconds: float) -> bool:
                 show()
@@ -98,27 +97,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         producer.close(timeout=CLOSE_S)
     _report(args, topic, sending, tally)
     return 0
-
-
-@contextmanager
-def _interruption() -> Iterator[Callable[[], bool]]:
-    """Give a function that says whether SIGINT or SIGTERM came; a second one acts as it did before."""
-    came = False
-    previous: dict[int, Any] = {}
-
-    def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        nonlocal came
-        came = True
-        for each, handler in previous.items():
-            signal.signal(each, handler)
-
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        previous[stop] = signal.signal(stop, ask_to_stop)
-    try:
-        yield lambda: came
-    finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)
 
 
 @contextmanager
