@@ -40,13 +40,16 @@ auto.create.topics.enable=false
 class ApacheKafka:
     """A broker process in a process group of its own; `bootstrap_servers` is its address."""
 
-    def __init__(self, home: Path, folder: Path) -> None:
+    def __init__(self, home: Path, folder: Path, more: str = "") -> None:
+        """Start it; `more`: further lines of server.properties, with `{port}` and `{controller}` for ours."""
         self._folder = folder
         self._java = ["java", "-cp", f"{home}/libs/*"]
         self.port, controller = _free_ports(2)
         self.bootstrap_servers = f"127.0.0.1:{self.port}"
         properties = folder / "server.properties"
-        properties.write_text(PROPERTIES.format(port=self.port, controller=controller, folder=folder))
+        properties.write_text(
+            (PROPERTIES + more).format(port=self.port, controller=controller, folder=folder)
+        )
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         self._run("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(properties))
         with (folder / "log").open("wb") as log:
@@ -82,12 +85,12 @@ class ApacheKafka:
 
 
 @contextmanager
-def apache_kafka(home: Path) -> Iterator[ApacheKafka]:
-    """Run one broker on free ports, its data in a temporary folder."""
+def apache_kafka(home: Path, more: str = "") -> Iterator[ApacheKafka]:
+    """Run one broker on free ports, its data in a temporary folder; `more` as `ApacheKafka` takes it."""
     folder = Path(tempfile.mkdtemp(prefix="afresh-kafka-"))
     broker = None
     try:
-        broker = ApacheKafka(home.resolve(), folder)
+        broker = ApacheKafka(home.resolve(), folder, more)
         broker.wait_ready()
         yield broker
     finally:
