@@ -390,9 +390,12 @@ def test_a_worker_of_a_new_name_says_whose_checkpoints_there_are_and_takes_a_ren
     stranger = Life(elsewhere, renamed, log)
     (line,) = told(caplog, "worker shop-0 starts with an empty model: it has no checkpoint in")
     assert "worker-0 has; users come" in line
-    assert "rename the folder worker-0 to shop-0" in line
+    assert "put the folder worker-0 in the place of shop-0" in line
     assert stranger.learner.events_learned == 0
     stranger.kill()
+    caplog.clear()
+    Life(elsewhere, renamed, log).kill()  # it has not learned anything: told again
+    assert told(caplog, "worker shop-0 starts with an empty model")
     (folder / "worker-0").rename(folder / "shop-0")
     life = Life(folder, renamed, log)
     assert life.learner.events_learned == expected["end"]["events_learned"]

@@ -89,10 +89,7 @@ class Checkpoints:
             manifest = self._write(draft, breathe)
             self._tidy(manifest)
         except OSError as error:
-            raise CheckpointError(
-                f"checkpoint.path = {self.folder.url}: can't be written ({error}); make room or give access. "
-                "Nothing is lost: the journal has what the last checkpoint has not"
-            ) from None
+            raise self._unwritable(error, "the journal has what the last checkpoint has not") from None
         self.saved_seq = manifest.seq
         return manifest
 
@@ -101,9 +98,9 @@ class Checkpoints:
         is none at all.
 
         `newcomer`: this worker has never learned a batch, so without a checkpoint of its own it takes the
-        trained one over. A damaged checkpoint is skipped with a warning that names it. Raise
-        `CheckpointError` when some exist and none is whole, when a topic is another, or when one is of a
-        newer format.
+        trained one over; where there is none, a line says what it starts from. A damaged checkpoint is
+        skipped with a warning that names it. Raise `CheckpointError` when some exist and none is whole, when
+        a topic is another, or when one is of a newer format.
         """
         names = self._manifests()
         if not names and newcomer and self._adopt_trained():
@@ -124,7 +121,8 @@ class Checkpoints:
                 f"{self.shards.worker} is whole; expected one. Restore one from a backup, or choose another "
                 "checkpoint.path to start anew"
             )
-        self._tell_of_others()
+        if newcomer:
+            self._tell_of_others()
         return None
 
     def configuration(self) -> Settings | None:
@@ -201,19 +199,26 @@ class Checkpoints:
                     if name in shard.arrays
                 }
                 shards.append(self._save_shard(replace(shard, arrays=shard.arrays | unseen), 0, trained.seq))
+            own = msgspec.structs.replace(trained, worker_id=self.shards.worker, model=model, shards=shards)
+            write_manifest(self.folder, own)
+        except OSError as error:
+            raise self._unwritable(error, "the trained checkpoint is as it was") from None
         except Damaged as damage:
             raise CheckpointError(
                 f"trained checkpoint {self.folder.url}/{names[-1]}: {damage}; train again into an empty "
                 f"folder, or delete {self.folder.url}/{TRAINED} to start from nothing"
             ) from None
-        worker = self.shards.worker
-        own = msgspec.structs.replace(trained, worker_id=worker, model=model, shards=shards)
-        write_manifest(self.folder, own)
         logger.info(
-            "worker %s starts from the trained checkpoint %s/%s: %d events", worker, self.folder.url,
-            names[-1], trained.events_learned,
+            "worker %s starts from the trained checkpoint %s/%s: %d events", self.shards.worker,
+            self.folder.url, names[-1], trained.events_learned,
         )  # fmt: skip
         return True
+
+    def _unwritable(self, error: OSError, rest: str) -> CheckpointError:
+        return CheckpointError(
+            f"checkpoint.path = {self.folder.url}: can't be written ({error}); make room or give access. "
+            f"Nothing is lost: {rest}"
+        )
 
     def _as_of_today(self, manifest: Manifest, snapshot: Snapshot) -> Snapshot:
         """Return what of a checkpoint still holds, and say what became of the rest."""
@@ -238,7 +243,7 @@ class Checkpoints:
             return
         logger.warning(
             "worker %s starts with an empty model: it has no checkpoint in %s, %s; users come with their "
-            "partitions. Where it only has a new name, stop it and rename the folder %s to %s, in "
+            "partitions. Where it only has a new name, stop it and put the folder %s in the place of %s, in "
             "checkpoint.journal too, or set kafka.worker_id back",
             worker, url, f"{', '.join(others)} {'has' if len(others) == 1 else 'have'}", others[0], worker,
         )  # fmt: skip

@@ -75,8 +75,9 @@ RULES: dict[str, Rule] = {
     "kafka.options": _FREE,
     "topics.events": Rule(
         "users of a topic that left stay known until they act in another topic, expire or are evicted, "
-        "and its offsets stay too, so it may come back; a new topic is read from what the group has "
-        "committed, at first from its earliest record",
+        "and its offsets stay too, so it may come back (let the worker stop in good order before a topic "
+        "is deleted: its journal may need it); a new topic is read from what the group has committed, at "
+        "first from its earliest record",
         INFO,
     ),
     "topics.items": Rule(
@@ -103,7 +104,7 @@ RULES: dict[str, Rule] = {
     "model.dim": _RESTART,
     "model.history": Rule(
         "histories keep each user's newest events: a shorter one loses the older ones, a longer one fills "
-        "up as the user acts; the model goes on, new places of its window start at zero",
+        "up as the user acts; the model goes on where no other change forbids it, with new places at zero",
         WARNING,
     ),
     "model.threads": Rule("free; sums may differ in the last bit"),

@@ -182,6 +182,10 @@ class Journal:
                 yield entry
                 expected += 1
 
+    def is_empty(self) -> bool:
+        """Say whether no segment holds a batch."""
+        return not any(self._scan(path)[0] for path in self.segments())
+
     def cut(self, seq: int) -> None:
         """Drop the batches from `seq` on, the last first, before `open`."""
         for path in reversed(self.segments()):

@@ -199,7 +199,7 @@ class Loop:
         self._observer.busy("reading the checkpoint", LONG_STEP_S)
         survival.journal.lock()
         survival.checkpoints.topic_ids = self._source.topic_ids()
-        found = survival.checkpoints.load(newcomer=not survival.journal.segments())
+        found = survival.checkpoints.load(newcomer=survival.journal.is_empty())
         if found is not None:
             manifest, snapshot = found
             self.learner.restore(snapshot)
