@@ -128,6 +128,12 @@ class Tail:
             for partition, offset in self._offsets("beginning").items():
                 self._consumer.seek(partition, max(offset, self._position(partition)))
             return
+        if isinstance(error, kafka.errors.TopicAuthorizationFailedError):
+            topic = self._theirs[0].topic
+            raise UsageError(
+                f"the broker does not let us read topic {topic!r}: we need the right to Read it "
+                f"(kafka-acls.sh --add --operation Read --topic {topic} ...)"
+            ) from error
         if not isinstance(error, kafka.errors.RetriableError):
             raise translated(error, "reading the topic") from error
         self._patience.failed("reading the topic", began, error)

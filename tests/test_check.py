@@ -2,12 +2,14 @@
 
 import dataclasses
 import fcntl
+import io
 import json
+import logging
 import re
 import socket
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,17 @@ import msgspec
 import pytest
 from brokers.clients import config, make_topic
 from kafka import KafkaAdminClient, KafkaProducer
+from rich.console import Console
+from rich.text import Text
 
 from consumers.kafka_survey import GroupSeen, Rights, Survey, TopicSeen, survey
 from consumers.list_source import ListRecord
 from pipeline.app import cli
-from pipeline.app.checks import Finding, Level
+from pipeline.app.checks import Finding, Level, ok, warn
 from pipeline.app.checks_cluster import judge_cluster
 from pipeline.app.checks_here import checkpoint, import_names, port, worker_runs
 from pipeline.app.checks_records import judge_records
+from pipeline.app.checks_view import on_terminal
 from pipeline.errors import UsageError
 from pipeline.settings import (
     CheckpointConfig,
@@ -328,6 +333,28 @@ def test_a_port_that_is_taken_is_a_fault_unless_our_own_worker_has_it(tmp_path: 
         assert not worker_runs(settings)
     assert "a process runs as worker-0: the journal is locked by it" in told
     assert next(port(address, running=False)).found == "is free"
+
+
+def test_on_a_terminal_commands_stay_on_one_line_and_markup_is_text() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, width=60)
+    command = "kafka-topics.sh --create " + "x" * 80
+    findings = [ok("broker", "[red]there[/]"), warn("topic items", "does not exist", command)]
+    for part in on_terminal(findings):
+        console.print(part, soft_wrap=isinstance(part, Text))
+    shown = stream.getvalue()
+    assert "[red]there[/]" in shown
+    assert f"\ntopic items: {command}\n" in shown
+    assert shown.endswith("\nno fault, 1 warning: afresh run can start\n")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str]:

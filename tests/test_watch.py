@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import signal
 from collections.abc import Callable, Iterator
 
@@ -76,6 +77,15 @@ def test_an_alarm_is_one_line() -> None:
     )
 
 
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+
+
 @pytest.fixture
 def site(embedded_broker: str, topic_name: Name) -> Settings:
     """Topics of a test's own."""
@@ -140,7 +150,8 @@ def test_what_afresh_has_not_written_is_left_out_with_a_warning(
     producer.send(site.topics.recommendations, key=b"ann", value=b'{"not": "ours"}').get(10)
     producer.close()
     sink.publish([ranking("ann")], [], [], []).wait(10)
-    (line,) = taken(site, Wanted(["ann"], everything=True), 1)
+    with caplog.at_level(logging.WARNING):
+        (line,) = taken(site, Wanted(["ann"], everything=True), 1)
     assert " ann: 7 items, attention 1" in line
     assert "offset 0 is not of afresh, and left out: Object missing required field" in caplog.text
 

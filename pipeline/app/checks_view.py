@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -31,10 +31,27 @@ def show(findings: Iterable[Finding], settings: Settings, origins: Origins) -> l
         shown = list(findings)
     for line in configured(settings, origins):
         console.print(Text(line, style="dim"))
-    console.print(_table(shown))
-    faults = count(shown, Level.FAULT)
-    console.print(Text(verdict(shown), style=STYLES[Level.FAULT if faults else Level.OK]))
+    for part in on_terminal(shown):
+        console.print(part, soft_wrap=isinstance(part, Text))
     return shown
+
+
+def on_terminal(findings: Sequence[Finding]) -> Iterator[RenderableType]:
+    """Yield a table of what was found, below it what to do, in lines that can be copied, and the verdict."""
+    # Text, since topics, keys and ids come from outside and may look like rich's markup
+    table = Table("", "what", "found")
+    for finding in findings:
+        table.add_row(
+            Text(finding.level, STYLES[finding.level]),
+            Text(finding.about, overflow="fold"),
+            Text(finding.found, overflow="fold"),
+        )
+    yield table
+    for finding in findings:
+        if finding.to_do:
+            yield Text.assemble((f"{finding.about}: ", STYLES[finding.level]), finding.to_do)
+    faults = count(findings, Level.FAULT)
+    yield Text(verdict(findings), style=STYLES[Level.FAULT if faults else Level.OK])
 
 
 def plain(finding: Finding) -> str:
@@ -72,17 +89,3 @@ def as_json(findings: Sequence[Finding], settings: Settings, origins: Origins) -
         },
         ensure_ascii=False,
     )
-
-
-def _table(findings: Sequence[Finding]) -> Table:
-    # Text, since topics, keys and ids come from outside and may look like rich's markup
-    table = Table(show_lines=True)
-    table.add_column("")
-    table.add_column("what", overflow="fold")
-    table.add_column("found, and what to do", overflow="fold")
-    for finding in findings:
-        cell = Text(finding.found)
-        if finding.to_do:
-            cell.append(f"\n-> {finding.to_do}", style="bold")
-        table.add_row(Text(finding.level, style=STYLES[finding.level]), Text(finding.about), cell)
-    return table
