@@ -24,6 +24,7 @@ from producers.uplift import ARMS, Uplift
 CLICK, BUY = TYPES.index("click"), TYPES.index("buy")
 RECOMMENDED, POPULAR, RANDOM = range(len(ARMS))
 NOTHING, UNKNOWN = -1, -2
+TURNS = 64  # sessions that take their turns between two looks at what lists have come
 
 
 class Listed(NamedTuple):
@@ -89,24 +90,28 @@ class ClosedLoop:
         self._shop, self._lists, self._uplift, self._manners = shop, lists, uplift, manners
         self._start_ms = start_ms
         self._rng = np.random.default_rng((seed, 4))
+        self._queue_S: Ints = self._rng.permutation(shop.market.sessions)
         self._popular_P = np.zeros(shop.market.items)
         self._newest_ms_U = np.full(shop.market.users, -1)
         self._number = {item_name(item): item for item in range(shop.market.items)}
 
     def rounds(self, events: int) -> Iterator[Columns]:
-        """Yield `events` events: a round's clicks and purchases on slates, then its steps.
+        """Yield `events` events, some sessions at a time: clicks and purchases on slates, then steps.
 
-        A round is made when it is asked for, from the lists of that moment.
+        They are made when they are asked for, from the lists of that moment. The sessions take turns, so that
+        each one pauses as long between two steps: a list has as long to come.
         """
         made = 0
         while made < events:
-            clicked = self._visit(made, events - made)
+            turn_S = self._queue_S[:TURNS]
+            clicked = self._visit(turn_S, made, events - made)
             if clicked is not None:
                 made += len(clicked.user_B)
                 yield self._count(clicked)
             if made < events:
-                stepped = self._shop.round(made, events - made)
+                stepped = self._shop.round(made, events - made, turn_S)
                 made += len(stepped.user_B)
+                self._queue_S = np.roll(self._queue_S, -len(stepped.user_B))
                 yield self._count(stepped)
 
     def _count(self, columns: Columns) -> Columns:
@@ -116,22 +121,22 @@ class ClosedLoop:
         self._newest_ms_U[columns.user_B] = columns.time_ms_B  # each user's last one stays
         return columns
 
-    def _visit(self, made: int, limit: int) -> Columns | None:
-        """Show slates to some sessions; return what they clicked and bought, None when that is nothing."""
+    def _visit(self, turn_S: Ints, made: int, limit: int) -> Columns | None:
+        """Show slates to some of these sessions; return what they clicked and bought, None for nothing."""
         self._shop.advance(made)
         self._lists.refresh()
         # at the end of the stream each click must still find room
-        visits = self._slates(made, limit // (2 * self._manners.shown))
+        visits = self._slates(turn_S, made, limit // (2 * self._manners.shown))
         if not len(visits.slot_V):
             return None
         click_VK, buy_VK = self._answers(visits, made)
         self._tally(visits, click_VK, buy_VK, made)
         return self._events(visits, click_VK, buy_VK)
 
-    def _slates(self, made: int, most: int) -> Visits:
+    def _slates(self, turn_S: Ints, made: int, most: int) -> Visits:
         """Draw who looks, deal out the arms, and lay out what is shown."""
         shop, rng, shown = self._shop, self._rng, self._manners.shown
-        slots = np.flatnonzero(rng.random(shop.market.sessions) < self._manners.look)[:most].tolist()
+        slots = turn_S[rng.random(len(turn_S)) < self._manners.look][:most].tolist()
         found = [(slot, self._lists.of(user_name(int(shop.user_S[slot])))) for slot in slots]
         lists = [(slot, listed) for slot, listed in found if listed is not None]
         arm_V = rng.integers(len(ARMS), size=len(lists))

@@ -137,12 +137,16 @@ class Shop:
         self.tastes.advance(made, ms)
         self.rhythm.advance(made, ms)
 
-    def round(self, made: int, limit: int) -> Columns:
-        """Let each open session take one step, `limit` of them at most; `made` events have been before."""
+    def round(self, made: int, limit: int, turn_S: Ints | None = None) -> Columns:
+        """Let open sessions take one step each, `limit` of them at most; `made` events have been before.
+
+        `turn_S`: whose turn it is; None: everybody's, in an order drawn by chance.
+        """
         self.advance(made)
         turn = self.plan.next_turn(made)  # no round crosses it, so that it falls on the very event
         rng, market = self.rng, self.market
-        turn_S = rng.permutation(market.sessions)[: limit if turn is None else min(limit, turn - made)]
+        turn_S = rng.permutation(market.sessions) if turn_S is None else turn_S
+        turn_S = turn_S[: limit if turn is None else min(limit, turn - made)]
         user_S, last_S = self.user_S[turn_S], self.item_S[turn_S]
         deeper_S = (
             (rng.random(len(turn_S)) < market.deeper) & (last_S >= 0) & (self.type_S[turn_S] < len(TYPES) - 1)

@@ -19,7 +19,8 @@ class Nobody:
     """No list for anybody."""
 
     def __init__(self, shop):
-        self.shop = shop
+        self.shop, self.made = shop, 0
+        self.rng = np.random.default_rng(5)
 
     def refresh(self):
         pass
@@ -33,7 +34,7 @@ class Lists(Nobody):
 
     def of(self, user_id):
         user = np.array([int(user_id.partition("-")[2])])
-        places = self.best(user, self.shop.items.available(EVENTS))
+        places = self.best(user, self.shop.items.available(self.made))
         return Listed([item_name(int(self.shop.items.item_P[place])) for place in places], KNOWS_ALL_MS)
 
 
@@ -42,14 +43,12 @@ class Perfect(Lists):
 
     def best(self, user, available):
         last = self.shop.item_S[np.flatnonzero(self.shop.user_S == user)]
-        wish = wishes(self.shop, user, last, available[None], EVENTS)[0]
+        wish = wishes(self.shop, user, last, available[None], self.made)[0]
         return available[np.argsort(-wish)[:10]]
 
 
 class Guess(Lists):
     """Knows nothing but what the user has met."""
-
-    rng = np.random.default_rng(5)
 
     def best(self, user, available):
         order = self.rng.permutation(available)
@@ -63,10 +62,18 @@ class Odd(Lists):
         return Listed(["from-elsewhere", "tea-0"], -2)
 
 
+class Watched(ClosedLoop):
+    """Tells the lists how many events have been."""
+
+    def _visit(self, turn_S, made, limit):
+        self._lists.made = made
+        return super()._visit(turn_S, made, limit)
+
+
 def loop_of(lists, plan=NO_PLAN, seed=0, events=EVENTS):
     truth = Truth()
     shop, uplift = Shop(MARKET, events, seed, plan, truth), Uplift(MARKET.users, events)
-    return ClosedLoop(shop, lists(shop), uplift, seed), shop, uplift, truth
+    return Watched(shop, lists(shop), uplift, seed), shop, uplift, truth
 
 
 def figures_of(lists, **how):
@@ -149,15 +156,16 @@ def test_popular_and_random_slates_hold_what_can_be_had_and_the_user_has_not_met
     made = 0
     for columns in loop.rounds(EVENTS):
         made += len(columns.user_B)
-    visits = loop._slates(made, 1_000)
-    compared = np.isin(visits.arm_V, [POPULAR, RANDOM])
-    shown = visits.place_VK[compared]
-    assert len(shown) > 3
-    assert (shown >= 0).all()
-    assert not shop.met(shop.user_S[visits.slot_V[compared]], shown).any()
     gone = {item for item, _, _ in truth.retired_items}
-    assert gone.isdisjoint(shop.items.item_P[shown].ravel().tolist())
-    assert all(len(set(slate)) == len(slate) for slate in shown.tolist())
+    for _ in range(5):
+        visits = loop._slates(np.arange(MARKET.sessions), made, 1_000)
+        compared = np.isin(visits.arm_V, [POPULAR, RANDOM])
+        shown = visits.place_VK[compared]
+        assert (shown >= 0).all()
+        assert not shop.met(shop.user_S[visits.slot_V[compared]], shown).any()
+        assert gone.isdisjoint(shop.items.item_P[shown].ravel().tolist())
+        assert all(len(set(slate)) == len(slate) == 10 for slate in shown.tolist())
+    assert len(gone) > 100
 
 
 def test_the_popular_slate_is_what_came_most_often_of_late():
@@ -165,7 +173,7 @@ def test_the_popular_slate_is_what_came_most_often_of_late():
     items = [columns.item_B for columns in loop.rounds(EVENTS)]
     newest = np.concatenate(items)[::-1]
     weight = np.bincount(newest, 0.5 ** (np.arange(EVENTS) / 5_000), MARKET.items)  # event by event
-    visits = loop._slates(EVENTS, 1_000)
+    visits = loop._slates(np.arange(MARKET.sessions), EVENTS, 1_000)
     for slot, slate in zip(
         visits.slot_V[visits.arm_V == POPULAR], visits.place_VK[visits.arm_V == POPULAR], strict=True
     ):
