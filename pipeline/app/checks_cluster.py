@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 from consumers.kafka_survey import Rights, Survey, TopicSeen
 from pipeline.app.checks import Finding, fault, ok, warn
+from pipeline.app.kafka_tools import acl_command, configs_command, create_command, tool
 from pipeline.settings import KafkaConfig, Settings
 from producers.kafka_client import MAX_REQUEST_BYTES
+from producers.topics import wanted_topics
 
 DAY_MS = 86_400_000
 HEADERS_BYTES = 2_048  # that a dead letter has more than its record
@@ -106,7 +108,7 @@ def _topic(use: Use, seen: Survey, settings: Settings) -> Iterator[Finding]:
 
 def _missing(use: Use, seen: Survey, settings: Settings) -> Finding:
     about = f"topic {use.name}"
-    create = f"afresh check --create-topics, or: {create_command(use, seen, settings)}"
+    create = f"afresh check --create-topics, or: {creation(use, seen, settings)}"
     if use.key == "events":
         ours = {each.name for each in uses(settings)}
         others = [name for name in seen.names if name not in ours and not name.startswith("_")]
@@ -219,8 +221,8 @@ def _together(seen: Survey, settings: Settings) -> Iterator[Finding]:
         yield warn(
             "partitions of the events topics",
             f"{text}: a user's events lie in partitions of different numbers, and may go to several workers",
-            f"give all as many: kafka-topics.sh --bootstrap-server {settings.kafka.bootstrap_servers} "
-            f"--alter --topic {few} --partitions {most} (moves keys: do it before there is a checkpoint)",
+            f"give all as many: {tool(settings.kafka, 'kafka-topics.sh')} --alter --topic {few} "
+            f"--partitions {most} (moves keys: do it before there is a checkpoint)",
         )
 
 
@@ -260,38 +262,13 @@ def transactional_id(kafka: KafkaConfig) -> str:
     return f"{kafka.group_id}-{kafka.worker_id}" if kafka.transactions else ""
 
 
-def create_command(use: Use, seen: Survey, settings: Settings) -> str:
+def creation(use: Use, seen: Survey, settings: Settings) -> str:
     """Return the command of Kafka's own tools that creates a topic as `--create-topics` does."""
-    from producers.topics import wanted_topics
-
-    wanted = {
-        topic.name: topic for topic in wanted_topics(settings.topics, partitions_wanted(seen, settings))
-    }
-    topic = wanted[use.name]
-    partitions = "" if topic.partitions < 0 else f" --partitions {topic.partitions}"
-    configs = "".join(f" --config {key}={value}" for key, value in topic.configs.items())
-    servers = settings.kafka.bootstrap_servers
-    return f"kafka-topics.sh --bootstrap-server {servers} --create --topic {use.name}{partitions}{configs}"
+    wanted = wanted_topics(settings.topics, partitions_wanted(seen, settings))
+    return create_command(settings.kafka, next(topic for topic in wanted if topic.name == use.name))
 
 
 def partitions_wanted(seen: Survey, settings: Settings) -> int:
     """Return how many partitions new topics get: as many as events topics have; -1: the broker decides."""
     counts: Sequence[int] = [seen.topics[name].partitions for name in settings.topics.event_topics()]
     return max(counts, default=0) or -1
-
-
-def configs_command(kafka: KafkaConfig, topic: str, config: str) -> str:
-    """Return the command that changes a topic's setting."""
-    return (
-        f"kafka-configs.sh --bootstrap-server {kafka.bootstrap_servers} --alter --entity-type topics "
-        f"--entity-name {topic} --add-config {config}"
-    )
-
-
-def acl_command(kafka: KafkaConfig, operation: str, resource: str) -> str:
-    """Return the command that grants us a right."""
-    principal = f"User:{kafka.sasl_username or '<yours>'}"
-    return (
-        f"kafka-acls.sh --bootstrap-server {kafka.bootstrap_servers} --add --allow-principal '{principal}' "
-        f"--operation {operation} {resource}"
-    )
