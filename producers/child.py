@@ -25,6 +25,7 @@ class SenderProcess:
     def __init__(self, command: list[str]) -> None:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
+        self._figures: dict[str, Any] | None = None
         # Files, since a pipe that nobody reads stops the writer when it is full.
         self._out: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115  # closed by __exit__
         self._err: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
@@ -54,13 +55,20 @@ class SenderProcess:
         """Return how many events were sent, None before all are. Raise `AfreshError` when it ended badly."""
         if self._process is None or (code := self._process.poll()) is None:
             return None
-        lines = _text(self._out).splitlines()
-        if code == 0 and lines:
-            return int(json.loads(lines[-1])["sent"])
+        figures = self.figures()
+        if figures is not None:
+            return int(figures["sent"])
         said = _text(self._err).strip().splitlines() or ["it said nothing"]
         error = AfreshError(f"the process that sends the events ended with code {code}: {said[-1]}")
         error.exit_code = code if code in EXIT_CODES else error.exit_code
         raise error
+
+    def figures(self) -> dict[str, Any] | None:
+        """Return the JSON of its last line, once it has ended well; None otherwise."""
+        if self._figures is None and self._process is not None and self._process.poll() == 0:
+            lines = _text(self._out).splitlines()
+            self._figures = json.loads(lines[-1]) if lines else None
+        return self._figures
 
     def progress(self) -> dict[str, Any] | None:
         """Return the newest {"progress": ...} that it printed, without waiting; None before the first one."""

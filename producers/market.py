@@ -1,7 +1,7 @@
 """The words of the made-up market: what it sells, who comes, and what an event of it looks like."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import msgspec
@@ -55,6 +55,18 @@ MARKET = Market()
 # Made-up time flies: with so many sessions at once each one still pauses for a second or so between two
 # steps, in which a list can be made of the first before the second, as in a shop.
 BUSY_MARKET = Market(sessions=512)
+PAUSE_S = 1.28  # on the wall's clock between two steps of a session: those of BUSY_MARKET at 400 events/s
+
+
+def busy_market(rate: float) -> Market:
+    """Return a market in which a session pauses as long, whatever the rate: with more people at higher rates.
+
+    >>> busy_market(2_000.0).sessions, busy_market(400.0) == busy_market(0.0) == BUSY_MARKET
+    (2560, True)
+    """
+    sessions = max(round(rate * PAUSE_S), BUSY_MARKET.sessions)
+    users = round(BUSY_MARKET.users * sessions / BUSY_MARKET.sessions)
+    return replace(BUSY_MARKET, users=users, sessions=sessions)
 
 
 class Columns(NamedTuple):

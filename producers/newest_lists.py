@@ -1,5 +1,6 @@
 """The newest list of each user, as the recommendations topic has it."""
 
+import threading
 import time
 
 import msgspec
@@ -7,13 +8,13 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, RetriableError
 
 from consumers.kafka_client import Patience, connect, consumer_options, translated
-from pipeline.errors import UsageError
+from pipeline.errors import AfreshError, UsageError
 from pipeline.event.records import DEFAULT_USER
 from pipeline.settings import KafkaConfig
 from producers.closed_loop import Listed
 
-POLL_MS = 5  # a fetch that is on its way comes back in that time, where the broker is near
-LOOK_S = 0.05  # for one refresh at most: events must go out meanwhile
+RETRY_S = 0.05  # the client has that long to connect again
+POLL_MS = 100  # that a poll waits for lists; a close waits as long
 
 
 class _Item(msgspec.Struct, frozen=True):
@@ -28,8 +29,10 @@ class _List(msgspec.Struct, frozen=True):
 class NewestLists:
     """Follow the topic from its beginning, in no group; see `producers.closed_loop.Lists`.
 
-    Records are kept as they came and decoded when someone looks. Raise `UsageError` when no broker answers or
-    the topic doesn't exist. A context manager.
+    A thread reads all the time: who only read when lists are wanted would, between two looks, get no more
+    than the client fetches ahead, and fall behind for good at some rate. Records are kept as they came and
+    decoded when someone looks. A context manager. Raise `UsageError` when no broker answers or the topic
+    doesn't exist.
     """
 
     def __init__(self, kafka: KafkaConfig, topic: str) -> None:
@@ -47,25 +50,15 @@ class NewestLists:
         self._consumer.seek_to_beginning()
         self._values: dict[bytes, bytes] = {}
         self._decode = msgspec.json.Decoder(_List).decode
+        self._closed = threading.Event()
+        self._error: AfreshError | None = None
+        self._thread = threading.Thread(target=self._follow, name="newest-lists", daemon=True)
+        self._thread.start()
 
     def refresh(self) -> None:
-        """Take in what has come, for a moment at most. Raise `BrokerLost` when nobody answers for long."""
-        began = time.monotonic()
-        try:
-            while time.monotonic() - began < LOOK_S:
-                polled = self._consumer.poll(timeout_ms=POLL_MS)
-                if not polled:
-                    break
-                for record in (record for records in polled.values() for record in records):
-                    if record.value is None:
-                        self._values.pop(record.key, None)
-                    else:
-                        self._values[record.key] = record.value
-            self._patience.answered()
-        except RetriableError as error:
-            self._patience.failed("reading rankings", began, error)
-        except KafkaError as error:
-            raise translated(error, "reading rankings") from error
+        """Raise what has ended the reading: `BrokerLost` when nobody answered for long."""
+        if self._error is not None:
+            raise self._error
 
     def of(self, user_id: str) -> Listed | None:
         """Return the user's newest list, or else the one for people without events; None: neither."""
@@ -76,7 +69,9 @@ class NewestLists:
         return Listed([item.item_id for item in found.items], found.event_timestamp_ms)
 
     def close(self) -> None:
-        """Close the consumer."""
+        """Stop reading and close the consumer."""
+        self._closed.set()
+        self._thread.join()
         self._consumer.close(autocommit=False)
 
     def __enter__(self) -> "NewestLists":
@@ -84,3 +79,28 @@ class NewestLists:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _follow(self) -> None:
+        """Take in what comes until closed, or until an error that `refresh` raises."""
+        while self._error is None and not self._closed.is_set():
+            try:
+                self._poll()
+            except AfreshError as error:
+                self._error = error
+
+    def _poll(self) -> None:
+        began = time.monotonic()
+        try:
+            polled = self._consumer.poll(timeout_ms=POLL_MS)
+            self._patience.answered()
+        except RetriableError as error:
+            self._patience.failed("reading rankings", began, error)
+            self._closed.wait(RETRY_S)
+            return
+        except KafkaError as error:
+            raise translated(error, "reading rankings") from error
+        for record in (record for records in polled.values() for record in records):
+            if record.value is None:
+                self._values.pop(record.key, None)
+            else:
+                self._values[record.key] = record.value

@@ -5,7 +5,7 @@
 Records are stamped when they are sent, so that latency can be measured; the shoppers' own time, which runs
 faster, is in `timestamp_ms` and ends about now. stdout is JSON lines; the last one has `sent` and `seconds`.
 With `--closed-loop` shoppers look at what the recommendations topic says: then a line
-{"progress": {"sent", "arms"}} comes about twice a second, and the last line has `uplift` as well.
+{"progress": {"sent", "arms", ...}} comes about twice a second, and the last line has `uplift` as well.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from pipeline.errors import AfreshError, UsageError
 from pipeline.settings import EventsConfig, KafkaConfig, TopicsConfig
 from producers.closed_loop import ClosedLoop, Lists
 from producers.kafka_client import producer_options
-from producers.market import BUSY_MARKET, MARKET
+from producers.market import MARKET, busy_market
 from producers.market_file import check_folder
 from producers.market_plan import NO_PLAN, Change, Plan
 from producers.market_rhythm import DAY_HOURS, HOUR_MS
@@ -163,8 +163,8 @@ class Sender:
             )  # fmt: skip
 
     def progress(self) -> dict[str, Any]:
-        """Return how many are sent, and the counts of each arm."""
-        return {"sent": self.sending.sent, "arms": self.simulation.uplift.counts()}
+        """Return how many are sent, and what came of each arm so far."""
+        return {"sent": self.sending.sent, **self.simulation.uplift.so_far()}
 
     def figures(self) -> dict[str, Any]:
         """Return what came of it."""
@@ -211,10 +211,9 @@ def until_stdin_closes(seconds: float) -> bool:
 
 def order_of(args: argparse.Namespace) -> Order:
     """Return what the options ask for. Raise `UsageError` for a plan that can't be."""
-    market = BUSY_MARKET if args.closed_loop else MARKET
-    return Order(
-        args.events, args.seed, rate_of(args), plan_of(args), args.closed_loop, args.withdraw, market
-    )
+    rate = rate_of(args)
+    market = busy_market(rate) if args.closed_loop else MARKET
+    return Order(args.events, args.seed, rate, plan_of(args), args.closed_loop, args.withdraw, market)
 
 
 def write_truth(path: Path, simulation: Simulation) -> None:

@@ -90,6 +90,10 @@ class Uplift:
         """Return the counts of each arm so far."""
         return _counts(self._whole_UAM)
 
+    def so_far(self) -> dict[str, Any]:
+        """Return the whole stream's counts and rates by arm, and the differences, as `figures` has them."""
+        return _summary(self._whole_UAM)
+
     def figures(self) -> dict[str, Any]:
         """Return everything, as JSON values: the whole stream's counts and rates by arm, the differences from
         the recommended ones, the same by window, and the share of up-to-date lists.
@@ -101,7 +105,7 @@ class Uplift:
         return {
             "rates": "per item shown",
             "intervals": "95 %, delta method, users as clusters",
-            **_summary(self._whole_UAM),
+            **self.so_far(),
             "lists_up_to_date": self._knowing / slates if slates else None,
             "windows": [*self._windows, *last],
         }

@@ -56,7 +56,7 @@ class ListSender:
 
     def __init__(self, log, events):
         self.log, self.events, self.started, self.stopped, self.error = log, events, 0, 0, None
-        self.told = None
+        self.told = self.told_last = None
 
     def start(self):
         self.started += 1
@@ -72,6 +72,9 @@ class ListSender:
 
     def progress(self):
         return self.told
+
+    def figures(self):
+        return self.told_last if self.stopped else None
 
     def stop(self):
         self.stopped += 1
@@ -126,11 +129,29 @@ def test_the_summary_has_the_keys_of_the_last_json_line():
     summary = json.loads(json.dumps(stage.play()))
     assert list(summary) == [
         "events", "rankings", "dead_letters", "events_per_s", "latency_p50_ms", "latency_p99_ms", "models",
-        "drift_alarms", "seconds",
+        "drift_alarms", "uplift", "seconds",
     ]  # fmt: skip
     assert summary["models"]["attention"] == {"hr@10": 1.0, "ndcg@10": pytest.approx(1 / np.log2(6))}
     assert summary["models"]["popularity"] == {"hr@10": 0.0, "ndcg@10": 0.0}
     assert summary["drift_alarms"] == [{"signal": "hit_rate", "at_event": 900, "delay_events": 300}]
+    assert summary["uplift"] is None
+
+
+def arms(clicks):
+    return {
+        "arms": {name: {"shown": 50, "clicks": clicks, "purchases": 1} for name in ("recommended", "random")}
+    }
+
+
+def test_what_comes_of_the_lists_is_shown_meanwhile_and_summed_up_at_the_end():
+    stage = Stage(events=40_000)
+    stage.sender.told = {"sent": 9, **arms(5)}
+    last = {**arms(6), "recommended_minus_random": {"click_rate": [0.0, -0.1, 0.1], "purchase_rate": None}}
+    stage.sender.told_last = {"sent": 40_001, "seconds": 1.0, "uplift": {**last, "windows": [last] * 10}}
+    summary = stage.play()
+    assert "clicks on 100 shown: recommended 10.0, random 10.0\n" in stage.said.getvalue()
+    assert summary["uplift"] == last
+    assert "of 100 random items 12.0 and 2.00: recommended +0.0 ±10.0 and -" in closing_words(summary)
 
 
 @pytest.mark.parametrize("change_at", [None, 900, 1_500])
@@ -290,12 +311,19 @@ def options(*arguments):
     return parser.parse_args(arguments)
 
 
+def sender_command(*arguments):
+    args = options(*arguments)
+    return " ".join(command.sender_command(args, "127.0.0.1:1", command.planned(args)[1]))
+
+
 def test_by_default_60_000_events_come_at_2_000_a_second_and_taste_changes_halfway():
-    args = options()
-    assert command.planned(args) == (60_000, 30_000)
-    assert " --events 60000 --rate 2000.0 --seed 0 --change-at 30000 " in " ".join(
-        command.sender_command(args, "127.0.0.1:1", 30_000)
-    )
+    assert command.planned(options()) == (60_000, 30_000)
+    assert " --events 60000 --rate 2000.0 --seed 0 --change-at 30000 --closed-loop " in sender_command()
+
+
+def test_shoppers_see_no_lists_where_that_is_asked_for_and_a_files_people_never_do():
+    assert "--closed-loop" not in sender_command("--open-loop")
+    assert "--closed-loop" not in sender_command("--file", "events.csv")
 
 
 @pytest.mark.parametrize(
@@ -322,6 +350,20 @@ def test_a_sender_process_says_how_many_events_it_sent():
         assert sender.sent() is None
         sender.start()
         assert finish(sender) == 12
+
+
+def test_a_sender_process_tells_its_progress_and_in_the_end_its_figures():
+    code = (
+        'import sys; print(\'{"progress": {"sent": 3}}\', flush=True); sys.stdin.read(1); '
+        'print(\'{"sent": 7, "uplift": {}}\')'
+    )
+    with SenderProcess(python(code)) as sender:
+        assert (sender.progress(), sender.figures()) == (None, None)
+        sender.start()
+        assert sender.figures() is None  # it waits for its input to end
+        sender.stop()
+        assert sender.progress() == {"sent": 3}
+        assert sender.figures() == {"sent": 7, "uplift": {}}
 
 
 def test_a_sender_process_that_fails_is_told_with_its_last_line_and_its_code():
@@ -394,6 +436,7 @@ def test_the_command_plays_shoppers_through_a_broker_of_its_own_and_ends_with_on
     assert summary["dead_letters"] == 0
     assert next(iter(summary["models"])) == "attention"
     assert "1,500 events learned" in done.stderr
+    assert list(summary["uplift"]["arms"]) == ["recommended", "popular", "random"]
 
 
 @pytest.mark.kafka
@@ -403,6 +446,7 @@ def test_the_command_plays_a_file(tmp_path):
     command = [*DEMO, "--file", str(tmp_path / "events.csv"), "--rate", "0", "--events", "300"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert json.loads(done.stdout)["events"] == 300
+    assert json.loads(done.stdout)["uplift"] is None
 
 
 def test_a_file_that_is_not_there_is_told_in_one_line(tmp_path, capsys):

@@ -5,10 +5,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 from pipeline.app.demo_quality import QualityCourse
-from pipeline.app.demo_text import ratio
+from pipeline.app.demo_text import ratio, uplift_lines
+from pipeline.app.demo_uplift import arms_of, kept
 from pipeline.app.demo_view import View
 from pipeline.app.demo_watch import DemoWatch, Progress
 from pipeline.event.records import DriftAlarm
@@ -23,6 +24,8 @@ class Sender(Protocol):
 
     def start(self) -> None: ...
     def sent(self) -> int | None: ...
+    def progress(self) -> dict[str, Any] | None: ...
+    def figures(self) -> dict[str, Any] | None: ...
     def stop(self) -> None: ...
 
 
@@ -47,7 +50,10 @@ class AlarmSummary(TypedDict):
 
 
 class Summary(TypedDict):
-    """The last line of stdout. Latencies are None when no record had a plausible time."""
+    """The last line of stdout. Latencies are None when no record had a plausible time.
+
+    `uplift` is what the sender told of its closed loop (`producers.uplift`), None without one.
+    """
 
     events: int
     rankings: int
@@ -57,6 +63,7 @@ class Summary(TypedDict):
     latency_p99_ms: float | None
     models: dict[str, ModelSummary]
     drift_alarms: list[AlarmSummary]
+    uplift: dict[str, Any] | None
     seconds: float
 
 
@@ -115,7 +122,7 @@ class Demo:
             course=self._course.course(),
             change_at=self._change_at,
             alarms=tuple(watch.alarms),
-            arms=(),
+            arms=arms_of(self._uplift()),
             ranking=watch.followed,
         )
 
@@ -131,6 +138,11 @@ class Demo:
         if sent is not None and self._watch.records >= sent:
             self._runner.stop()
 
+    def _uplift(self) -> dict[str, Any] | None:
+        """Return what came of the shoppers' lists, so far or in the end; None without a closed loop."""
+        figures = self._sender.figures()
+        return self._sender.progress() if figures is None else figures.get("uplift")
+
     def _summary(self, watch: DemoWatch, learner: Learner, quality: Quality) -> Summary:
         learning_s = watch.learning_s
         return {
@@ -145,6 +157,7 @@ class Demo:
                 for name, figures in quality.cumulative().items()
             },
             "drift_alarms": [self._alarm(alarm) for alarm in watch.alarms],
+            "uplift": kept(self._uplift()),
             "seconds": round(self._clock.monotonic_s() - self._began_s, 1),
         }
 
@@ -189,6 +202,7 @@ def closing_words(summary: Summary) -> list[str]:
         lines.append(
             f"{name}: hit rate@10 {ratio(model['hr@10'])}, NDCG@10 {ratio(model['ndcg@10'])}, whole stream"
         )
+    lines += uplift_lines(arms_of(summary["uplift"]))
     if not summary["drift_alarms"]:
         lines.append("no drift alarm")
     for alarm in summary["drift_alarms"]:

@@ -26,12 +26,19 @@ class Arm(NamedTuple):
     purchase_gap: Gap | None = None
 
 
-def arms_of(figures: Mapping[str, Any]) -> tuple[Arm, ...]:
-    """Return the kinds of lists in a sender's figures, in its order: the served ones first.
+def kept(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the figures of the whole stream, without those by window; None for None."""
+    return None if figures is None else {name: part for name, part in figures.items() if name != "windows"}
+
+
+def arms_of(figures: Mapping[str, Any] | None) -> tuple[Arm, ...]:
+    """Return the kinds of lists in a sender's figures, in its order: the served ones first. None has none.
 
     >>> arms_of({"arms": {"recommended": {"shown": 50, "clicks": 4, "purchases": 0}}})
     (Arm(name='recommended', click_rate=0.08, purchase_rate=0.0, click_gap=None, purchase_gap=None),)
     """
+    if figures is None:
+        return ()
     arms = []
     for name, counts in figures["arms"].items():
         gaps = figures.get(f"{SERVED}_minus_{name}", {})

@@ -50,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--file", type=Path, metavar="PATH", help="play a recorded stream instead of shoppers"
     )
+    parser.add_argument(
+        "--open-loop",
+        action="store_true",
+        help="shoppers see no lists: by default some look at the product's, at popular and at random items, "
+        "and click by their taste",
+    )
     parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="of the shoppers (default: 0)")
 
 
@@ -150,8 +156,9 @@ def sender_command(args: argparse.Namespace, bootstrap_servers: str, change_at: 
         return [*command, *limit, *address, "--json", "--until-stdin-closes"]
     events = ["--events", str(args.events or EVENTS), "--rate", str(args.rate), "--seed", str(args.seed)]
     change = [] if change_at is None else ["--change-at", str(change_at)]
+    loop = [] if args.open_loop else ["--closed-loop"]
     address = ["--bootstrap-servers", bootstrap_servers, "--until-stdin-closes"]
-    return [sys.executable, "-m", "producers.simulate", *events, *change, *address]
+    return [sys.executable, "-m", "producers.simulate", *events, *change, *loop, *address]
 
 
 def _whole(text: str, least: int) -> int:
