@@ -105,9 +105,10 @@ def value_at(record: Mapping[str, Any], name: str) -> Any:
     >>> [value_at({"a": {"b": 1}, "a.c": 2}, name) for name in ("a.b", "a.c", "a.d", "b")]
     [1, 2, None, None]
     """
-    if name in record or not is_path(name):
-        return record.get(name)
-    found: Any = record
+    found: Any = record.get(name)
+    if found is not None or not is_path(name):
+        return found
+    found = record
     for step in name.split("."):
         found = found.get(step) if isinstance(found, dict) else None
     return found
