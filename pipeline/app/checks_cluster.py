@@ -8,7 +8,7 @@ from consumers.kafka_survey import Rights, Survey, TopicSeen
 from pipeline.app.checks import Finding, fault, ok, warn
 from pipeline.app.kafka_tools import acl_command, configs_command, create_command, tool
 from pipeline.settings import KafkaConfig, Settings
-from producers.kafka_client import MAX_REQUEST_BYTES
+from producers.kafka_client import MAX_REQUEST_BYTES, transaction_options
 from producers.topics import wanted_topics
 
 DAY_MS = 86_400_000
@@ -259,7 +259,7 @@ def _span(milliseconds: int | None) -> str:
 
 def transactional_id(kafka: KafkaConfig) -> str:
     """Return the transactional id that this worker uses; "" when it uses none."""
-    return f"{kafka.group_id}-{kafka.worker_id}" if kafka.transactions else ""
+    return str(transaction_options(kafka)["transactional_id"]) if kafka.transactions else ""
 
 
 def creation(use: Use, seen: Survey, settings: Settings) -> str:
