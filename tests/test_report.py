@@ -151,6 +151,16 @@ def test_a_checkpoint_has_the_report_of_its_worker(
     assert "2023-11-14 22:13 UTC" in text  # when it was saved
 
 
+def test_a_trained_checkpoint_has_a_report_before_any_worker_has_started(
+    file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    state, page_of = tmp_path / "state", tmp_path / "out.html"
+    assert run(capsys, "train", file, "--checkpoint", state, *SMALL)[0] == 0
+    code, out, _ = run(capsys, "report", "--checkpoint", state, "--out", page_of)
+    assert (code, out) == (0, f"report: {page_of}, trained from a file, 400 events\n")
+    assert "<dd>none yet: trained from a file</dd>" in page_of.read_text("utf-8")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -169,7 +179,7 @@ def test_no_page_is_one_line_and_leaves_no_file(
     save(learner, tmp_path / "two", "east")
     save(learner, tmp_path / "two", "west")
     code, out, err = run(capsys, "report", *options)
-    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
     assert message in err
     assert not list(tmp_path.glob("*.html"))
 

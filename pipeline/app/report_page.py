@@ -127,7 +127,7 @@ def _spread(report: Report) -> list[SpreadRow]:
     items = max(len(shown.counts_I), 1)
     return [
         SpreadRow("items with any", f"{shown.used / items:.1%}", f"{taken.used / items:.1%}"),
-        SpreadRow("held by the top 1% of items", f"{shown.top(0.01):.1%}", f"{taken.top(0.01):.1%}"),
-        SpreadRow("held by the top 10% of items", f"{shown.top(0.1):.1%}", f"{taken.top(0.1):.1%}"),
+        SpreadRow("held by the top 1%", f"{shown.top(0.01):.1%}", f"{taken.top(0.01):.1%}"),
+        SpreadRow("held by the top 10%", f"{shown.top(0.1):.1%}", f"{taken.top(0.1):.1%}"),
         SpreadRow("Gini", f"{shown.gini:.3f}", f"{taken.gini:.3f}"),
     ]

@@ -31,6 +31,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from pipeline.app.report import Extra, Fact, check_writable, day, gather, write
     from pipeline.app.report_page import page
     from pipeline.recommender import Recommender
+    from pipeline.run.checkpoint import TRAINED
     from pipeline.run.clock import SystemClock
 
     path = args.checkpoint or settings.checkpoint.path
@@ -41,8 +42,10 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     check_writable(args.out, "--out")
     opened = open_newest(path, settings, Recommender)
     manifest, recommender = opened.manifest, opened.learner
+    trained = manifest.worker_id == TRAINED
+    whose = "trained from a file" if trained else f"worker {manifest.worker_id}"
     facts = [
-        Fact("worker", manifest.worker_id),
+        Fact("worker", "none yet: trained from a file" if trained else manifest.worker_id),
         Fact("checkpoint", f"{manifest.seq:,} batches, saved {day(manifest.saved_at_ms)}"),
     ]
     others = [worker for worker in opened.workers if worker != manifest.worker_id]
@@ -55,9 +58,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     if recommender.track().events_N.size < 2:
         notes.append("The checkpoint holds no figures over time: they are kept from its next batch on.")
     models = {name: Extra(name) for name in recommender.quality.models}
-    report = gather(
-        recommender, models, f"afresh report: {manifest.worker_id}", facts, recommender.settings, notes
-    )
+    report = gather(recommender, models, f"afresh report: {whose}", facts, recommender.settings, notes)
     write(args.out, "--out", page(report, SystemClock().now_ms()))
-    print(f"report: {args.out}, worker {manifest.worker_id}, {manifest.events_learned:,} events")
+    print(f"report: {args.out}, {whose}, {manifest.events_learned:,} events")
     return 0
