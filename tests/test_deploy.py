@@ -13,8 +13,9 @@ import yaml
 
 from consumers.list_source import ListRecord
 from pipeline.app.config import load_settings
-from pipeline.event.batch import Polled, Span
+from pipeline.event.batch import ItemChange, Polled, Span
 from pipeline.event.decode import Decoder
+from pipeline.event.items import item_news
 from pipeline.event.records import DEFAULT_USER, DriftAlarm, Ranking
 from pipeline.settings import EVENT_FIELDS, Settings
 
@@ -119,9 +120,8 @@ def test_the_example_configuration_is_good_and_names_every_key() -> None:
 def test_a_key_that_is_commented_out_shows_its_default(tmp_path: Path) -> None:
     text = (DEPLOY / "config/afresh.toml").read_text("utf-8")
     config = tmp_path / "afresh.toml"
-    kept = [
-        line for line in text.splitlines() if not line.startswith("# exclude")
-    ]  # an example, for it has none
+    examples = ("# exclude", "# block")  # of values; the defaults say nothing
+    kept = [line for line in text.splitlines() if not line.startswith(examples)]
     commented = [re.sub(r"^# (?=\w+ = )", "", line) for line in kept if re.match(r"\[|# \w+ = ", line)]
     config.write_text("\n".join(commented), "utf-8")
     assert load_settings(config, [], {}) == Settings()
@@ -137,7 +137,9 @@ def test_services_depend_on_services_and_mount_what_exists(compose: dict[str, An
         assert set(service.get("depends_on", ())) <= set(services), name
         for volume in service.get("volumes", ()):
             source = volume.split(":")[0]
-            assert (DEPLOY / source).exists() if source.startswith(".") else source in compose["volumes"], source
+            assert (DEPLOY / source).exists() if source.startswith(".") else source in compose["volumes"], (
+                source
+            )
     build = services["afresh"]["build"]
     assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()
 
@@ -280,9 +282,38 @@ def test_types_and_sizes_of_an_event_are_those_that_are_read(asyncapi: dict[str,
         named = limits["type"] if "$ref" in kind else kind["type"]
         for each in named if isinstance(named, list) else [named]:
             assert decode({**payload, field: good[each]}) == "", field
-            assert decode({**payload, field: [good[each]]}) == "wrong_type", field
+            refused = "" if field == "context" else "wrong_type"  # whose form nothing depends on yet
+            assert decode({**payload, field: [good[each]]}) == refused, field
         takes_numbers = named in (["string", "integer"], "integer", "number")
         assert (decode({**payload, field: 1_760_000_000_000}) == "") == takes_numbers, field
     assert decode({**payload, "user_id": "x" * limits["maxLength"]}) == ""
     assert decode({**payload, "user_id": "x" * (limits["maxLength"] + 1)}) == "long_id"
     assert decode({**payload, "user_id": "x" * (limits["minLength"] - 1)}) == "empty_id"
+
+
+def item_change(key: str, payload: object) -> ItemChange | str:
+    """Return what a record of the items topic says, or the reason why it says nothing."""
+    value = None if payload is None else msgspec.json.encode(payload)
+    news = item_news([ListRecord("items", 0, 0, 1_760_000_000_000, key.encode(), value)])
+    (said,) = news.changes or news.bad
+    return said if isinstance(said, ItemChange) else said.reason
+
+
+def test_an_item_is_read_as_described(asyncapi: dict[str, Any]) -> None:
+    messages = asyncapi["components"]["messages"]
+    properties = asyncapi["components"]["schemas"]["Item"]["properties"]
+    assert set(properties) == {"item_id", "available"}
+    (example,) = messages["item"]["examples"]
+    assert item_change("film-7", example["payload"]) == ItemChange("film-7", False)
+    default = properties["available"]["default"]
+    assert item_change("k", {"item_id": "film-7"}) == ItemChange("film-7", default)
+    assert item_change("film-7", {"available": True, "colour": "red"}) == ItemChange("film-7", True)
+    assert properties["item_id"]["$ref"] == "#/components/schemas/EventId"  # a whole number is its digits
+    assert item_change("k", {"item_id": 7}) == ItemChange("7", True)
+    for field, wrong in (("item_id", ["film-7"]), ("available", "no")):
+        assert item_change("film-7", {field: wrong}) == "wrong_type"
+
+
+def test_an_items_tombstone_withdraws_it(asyncapi: dict[str, Any]) -> None:
+    assert asyncapi["components"]["messages"]["itemTombstone"]["payload"] == {"type": "null"}
+    assert item_change("film-7", None) == ItemChange("film-7", False)

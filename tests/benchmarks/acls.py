@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ from pipeline.settings import TopicsConfig
 SCRIPTS = Path(__file__).parents[2] / "deploy" / "kafka"
 USER, PASSWORD, GROUP = "afresh", "not-a-secret", "afresh"
 WITHDRAWN = "gone-"
-WAIT_S = 40.0
+START_S, WAIT_S = 120.0, 20.0  # kernels may have to be compiled first
 Ends = dict[TopicPartition, int]
 PROPERTIES = """
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
@@ -155,12 +155,11 @@ def trial(cluster: Cluster, transactions: bool) -> str:
     send(cluster)
     with tempfile.TemporaryDirectory(prefix="afresh-acls-") as folder:
         process = command(cluster, "run", Path(folder), transactions)
-        deadline = time.monotonic() + WAIT_S
+        log = Path(folder) / "run.log"
         try:
-            while undone := outstanding(cluster, before):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    break
-                time.sleep(0.3)
+            wait(process, lambda: "-> ready" in log.read_text(), START_S)
+            wait(process, lambda: not outstanding(cluster, before), WAIT_S)
+            undone = outstanding(cluster, before)
         finally:
             process.terminate()
             process.wait(30)
@@ -170,8 +169,15 @@ def trial(cluster: Cluster, transactions: bool) -> str:
             undone = "a withdrawn item is recommended"
         if not undone and process.returncode == 0:
             return ""
-        lines = [line for line in (Path(folder) / "run.log").read_text().splitlines() if line.strip()]
+        lines = [line for line in log.read_text().splitlines() if line.strip()]
         return f"exit code {process.returncode}, {undone or 'all done'}; {lines[-1] if lines else ''}"
+
+
+def wait(process: subprocess.Popen[str], met: Callable[[], bool], wait_s: float) -> None:
+    """Wait until a condition is met, the process has ended, or the time is over."""
+    deadline = time.monotonic() + wait_s
+    while not met() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.3)
 
 
 def outstanding(cluster: Cluster, before: dict[str, Ends]) -> str:

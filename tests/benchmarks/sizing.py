@@ -1,0 +1,215 @@
+"""What a user, an item and an event cost in memory, disk and time; and from that, a table of sizes.
+
+    python tests/benchmarks/sizing.py [--rows 65000] [--rate EVENTS_PER_S]
+
+Fills recommenders of the default configuration in processes of their own: few users and items, many users,
+many items, many of both. Weighs the state's columns (`pipeline.state.store.nbytes`), the process (resident,
+and its peak with a checkpoint being saved), the checkpoint's files, the journal and the rankings. The first
+three give the cost of a row; the fourth is predicted from them and compared. --rate is what one worker
+takes (throughput.py; default 8,900). Tables double: rows count up to the next power of two. Prints tables
+in Markdown and one last JSON line.
+"""
+
+import argparse
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import msgspec
+import numpy as np
+import torch
+from streams import START_MS, Batches, Event
+
+from pipeline.recommender import Recommender
+from pipeline.run.checkpoint import Checkpoints
+from pipeline.run.files import UrlFolder
+from pipeline.run.journal import Entry, Journal
+from pipeline.settings import Settings
+from pipeline.warm_up import warm_up
+
+FEW, EACH, BATCH, TIMED = 1_000, 3, 512, 20
+SHARE = 0.6  # of what a worker can take: room for a burst, and to catch up after a restart
+SIZES = (  # users, items, events a second
+    (10_000, 1_000, 100),
+    (100_000, 10_000, 1_000),
+    (1_000_000, 50_000, 5_000),
+    (1_000_000, 500_000, 5_000),
+    (5_000_000, 100_000, 20_000),
+)
+MIB, GIB = 2**20, 2**30
+
+
+def events_of(users: int, items: int, batches: int, rng: np.random.Generator) -> list[list[Event]]:
+    """Return batches in which every user and every item comes about equally often."""
+    count = batches * BATCH
+    who = np.concatenate([rng.permutation(users) for _ in range(math.ceil(count / users))])
+    what = np.concatenate([rng.permutation(items) for _ in range(math.ceil(count / items))])
+    made = [
+        Event(f"user-{user:08d}", f"item-{item:08d}", time_ms=START_MS + n)
+        for n, (user, item) in enumerate(zip(who[:count].tolist(), what[:count].tolist(), strict=True))
+    ]
+    return [made[start : start + BATCH] for start in range(0, count, BATCH)]
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process has now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def fill(users: int, items: int) -> dict[str, Any]:
+    """Fill a recommender; return what it weighs."""
+    torch.set_num_threads(1)
+    settings = Settings()
+    warm_up(settings)
+    recommender, batches = Recommender(settings), Batches()
+    rng = np.random.default_rng(0)
+    for events in events_of(users, items, math.ceil(EACH * users / BATCH), rng):
+        recommender.catch_up(batches(events))  # users' state is the same as after a step, and sooner
+    batches.seq = recommender.seq
+    filling = math.ceil(items / BATCH)  # a step for every item: its counts and embedding are written to
+    rankings = 0.0
+    encode = msgspec.json.Encoder().encode
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder) / "journal")
+        journal.lock()
+        journal.open(0)
+        for number, events in enumerate(events_of(users, items, filling + TIMED, rng)):
+            if number == filling:
+                began = time.perf_counter()
+            raw = batches(events)
+            journal.append(Entry(raw.seq, raw.now_ms, raw.spans, np.zeros(len(events), np.int32)))
+            outcome = recommender.step(raw)
+            if number >= filling:
+                rankings += sum(len(encode(ranking)) for ranking in outcome.rankings) / len(outcome.rankings)
+        seconds = time.perf_counter() - began
+        journaled = sum(path.stat().st_size for path in journal.segments())
+        journal.close()
+        before = resident()
+        began = time.perf_counter()
+        Checkpoints(UrlFolder(f"{folder}/state"), settings).save(recommender, 0, START_MS)
+        saved_s = time.perf_counter() - began
+        saved = sum(path.stat().st_size for path in Path(folder, "state").rglob("*") if path.is_file())
+    state = recommender.state
+    by_axis = {"user": 0, "item": 0, "none": state.consumed.values.data.nbytes}
+    for store in (*state.stores.values(), state.users, state.items):
+        for column in store.columns().values():
+            by_axis[column.axis] += column.data.nbytes
+    return {
+        "user_rows": state.users.capacity,
+        "item_rows": state.items.capacity,
+        "columns": by_axis,
+        "resident": before,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "checkpoint": saved,
+        "checkpoint_s": saved_s,
+        "journal_per_event": journaled / ((filling + TIMED) * BATCH),
+        "ranking": rankings / TIMED,
+        "events_per_s": TIMED * BATCH / seconds,
+    }
+
+
+def measured(users: int, items: int) -> dict[str, Any]:
+    """Fill one in a process of its own."""
+    command = [sys.executable, __file__, "--fill", str(users), str(items)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def rows(count: int) -> int:
+    """Return how many rows a table has that holds so many ids."""
+    return max(1024, 1 << math.ceil(math.log2(count + 1)))
+
+
+class Costs:
+    """Linear costs, of rows of users and of items, from three measurements."""
+
+    def __init__(self, few: dict[str, Any], users: dict[str, Any], items: dict[str, Any], what: str) -> None:
+        self.user = (users[what] - few[what]) / (users["user_rows"] - few["user_rows"])
+        self.item = (items[what] - few[what]) / (items["item_rows"] - few["item_rows"])
+        self.base = few[what] - self.user * few["user_rows"] - self.item * few["item_rows"]
+
+    def of(self, user_rows: int, item_rows: int) -> float:
+        """Return the cost of tables with so many rows."""
+        return self.base + self.user * user_rows + self.item * item_rows
+
+
+def show_sizes(peak: Costs, saved: Costs, journal: float, ranking: float, rate: float) -> None:
+    """Print the table of sizes."""
+    settings = Settings().checkpoint
+    head = ("users", "items", "events/s", "workers", "memory each", "cores", "disk", "rankings", "partitions")
+    print(f"\n| {' | '.join(head)} |\n{'|---' * len(head)}|")
+    for users, items, speed in SIZES:
+        workers = max(1, math.ceil(speed / (rate * SHARE)))
+        memory = 1.2 * peak.of(rows(math.ceil(users / workers)), rows(items)) / GIB
+        kept = settings.keep + 1  # one more while the newest is being written
+        model, shards = saved.of(0, rows(items)), saved.user * users
+        disk = kept * (workers * model + shards) + kept * settings.interval_s * speed * journal
+        partitions = max(12, 2 * workers)
+        cells = (
+            f"{users:,}", f"{items:,}", f"{speed:,}", f"{workers}", f"{memory:.1f} GiB", f"{workers * 1.25:g}",
+            f"{disk / GIB:.1f} GiB", f"{speed * ranking / MIB:.1f} MiB/s", f"{partitions}",
+        )  # fmt: skip
+        print(f"| {' | '.join(cells)} |")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=65_000)
+    parser.add_argument("--rate", type=float, default=8_900.0)
+    parser.add_argument("--fill", type=int, nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.fill:
+        print(json.dumps(fill(*options.fill)))
+        return 0
+    many = options.rows
+    few, users, items, both = (
+        measured(*size) for size in ((FEW, FEW), (many, FEW), (FEW, many), (many, many))
+    )
+    print("| | few | many users | many items | many of both |\n|---|---|---|---|---|")
+    for title, value in (
+        ("rows of users", lambda one: f"{one['user_rows']:,}"),
+        ("rows of items", lambda one: f"{one['item_rows']:,}"),
+        ("columns of users, MiB", lambda one: f"{one['columns']['user'] / MIB:.1f}"),
+        ("columns of items, MiB", lambda one: f"{one['columns']['item'] / MIB:.1f}"),
+        ("resident, MiB", lambda one: f"{one['resident'] / MIB:.0f}"),
+        ("peak, MiB", lambda one: f"{one['peak'] / MIB:.0f}"),
+        ("checkpoint, MiB", lambda one: f"{one['checkpoint'] / MIB:.1f}"),
+        ("saving it, s", lambda one: f"{one['checkpoint_s']:.2f}"),
+        ("journal, bytes an event", lambda one: f"{one['journal_per_event']:.2f}"),
+        ("ranking, bytes", lambda one: f"{one['ranking']:.0f}"),
+        ("steps alone, events/s", lambda one: f"{one['events_per_s']:,.0f}"),
+    ):
+        print(f"| {title} | " + " | ".join(value(one) for one in (few, users, items, both)) + " |")
+    costs = {what: Costs(few, users, items, what) for what in ("resident", "peak", "checkpoint")}
+    columns = {
+        "user": users["columns"]["user"] / users["user_rows"],
+        "item": items["columns"]["item"] / items["item_rows"],
+    }
+    print("\n| bytes a row | user | item | beside them, MiB |\n|---|---|---|---|")
+    print(f"| columns | {columns['user']:,.0f} | {columns['item']:,.0f} | |")
+    for what, cost in costs.items():
+        print(f"| {what} | {cost.user:,.0f} | {cost.item:,.0f} | {cost.base / MIB:,.0f} |")
+    predicted = costs["peak"].of(both["user_rows"], both["item_rows"])
+    print(f"\npeak of many of both: {both['peak'] / MIB:.0f} MiB, predicted {predicted / MIB:.0f}")
+    show_sizes(costs["peak"], costs["checkpoint"], few["journal_per_event"], few["ranking"], options.rate)
+    result = {f"columns_{axis}": round(size) for axis, size in columns.items()}
+    for what, cost in costs.items():
+        result |= {f"{what}_{part}": round(getattr(cost, part)) for part in ("user", "item", "base")}
+    print(json.dumps(result | {"predicted_over_measured": round(predicted / both["peak"], 3)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
