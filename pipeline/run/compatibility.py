@@ -145,7 +145,9 @@ RULES: dict[str, Rule] = {
     "limits.record_bytes": Rule("holds for records that are read from now on"),
     "limits.dead_letter_ratio": _NEXT_BATCH,
     "limits.dead_letter_run": _NEXT_BATCH,
+    "drift.reaction": _NEXT_BATCH,
     "metrics.address": _FREE,
+    "drift.reaction": _NEXT_BATCH,
 }
 
 
@@ -158,14 +160,14 @@ class Change(NamedTuple):
 
 
 def changes(saved: Mapping[str, Any], settings: Settings) -> list[Change]:
-    """Return the settings of today that differ from those saved in a manifest, in the order of `RULES`.
+    """Return the settings of today that differ from those saved in a manifest, in their order.
 
     A setting that an older version did not know counts as its default; secrets are never saved, nor compared.
     """
     now, default = _plain(settings), _plain(Settings())
     found = []
-    for name in RULES:
-        table, key = name.split(".")
+    for table, key in ((table, key) for table, keys in default.items() for key in keys):
+        name = f"{table}.{key}"
         if name == "kafka.sasl_password":
             continue
         was = saved.get(table, {}).get(key, default[table][key])
