@@ -147,7 +147,6 @@ RULES: dict[str, Rule] = {
     "limits.dead_letter_run": _NEXT_BATCH,
     "drift.reaction": _NEXT_BATCH,
     "metrics.address": _FREE,
-    "drift.reaction": _NEXT_BATCH,
 }
 
 
