@@ -159,7 +159,8 @@ def show_sizes(peak: Costs, saved: Costs, journal: float, ranking: float, rate: 
         partitions = max(12, 2 * workers)
         cells = (
             f"{users:,}", f"{items:,}", f"{speed:,}", f"{workers}", f"{memory:.1f} GiB",
-            f"{1.25 * workers:g}", f"{disk / GIB:.1f} GiB", f"{speed * ranking / MIB:.1f} MiB/s", f"{partitions}",
+            f"{1.25 * workers:g}",
+            f"{disk / GIB:.1f} GiB", f"{speed * ranking / MIB:.1f} MiB/s", f"{partitions}",
         )  # fmt: skip
         print(f"| {' | '.join(cells)} |")
 
