@@ -120,9 +120,9 @@ class Simulation:
             for event in wire_events(columns, self.start_ms):
                 yield WireEvent(event.timestamp_ms, event.user_id.encode(), self._form(event))
 
-    def truth_json(self) -> dict[str, Any]:
-        """Return what happened, as JSON values."""
-        about = {"events": self.order.events, "seed": self.order.seed}
+    def truth_json(self, sent: int) -> dict[str, Any]:
+        """Return what happened, as JSON values; where a stream was ended early, maybe of events past `sent`."""
+        about = {"events": self.order.events, "sent": sent, "seed": self.order.seed}
         return about | self.truth.as_json(self.start_ms, user_name, item_name)
 
 
@@ -216,10 +216,10 @@ def order_of(args: argparse.Namespace) -> Order:
     return Order(args.events, args.seed, rate, plan_of(args), args.closed_loop, args.withdraw, market)
 
 
-def write_truth(path: Path, simulation: Simulation) -> None:
-    """Write what happened to a JSON file. Raise `UsageError` when the disk refuses."""
+def write_truth(path: Path, simulation: Simulation, sent: int) -> None:
+    """Write what happened to a JSON file, `sent` events went out; raise `UsageError` when the disk refuses."""
     try:
-        path.write_text(json.dumps(simulation.truth_json(), indent=1) + "\n", "utf-8")
+        path.write_text(json.dumps(simulation.truth_json(sent), indent=1) + "\n", "utf-8")
     except OSError as error:
         raise UsageError(f"--truth {path}: {error.strerror or error}") from error
 
@@ -238,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
         sender = Sender(order, KafkaConfig(bootstrap_servers=args.bootstrap_servers), topics, EventsConfig())
         sender.send(_telling(sender, wait) if args.closed_loop else wait)
         if args.truth is not None:
-            write_truth(args.truth, sender.simulation)
+            write_truth(args.truth, sender.simulation, sender.sending.sent)
     except AfreshError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

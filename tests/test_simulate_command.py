@@ -55,7 +55,7 @@ def test_the_same_seed_makes_the_same_file_and_the_truth_beside_it(tmp_path):
     (events,) = read_events(tmp_path / "0" / "a.csv.gz", 4_000, now_ms=NOW_MS)
     assert change["at_event"] == 500
     assert events.time_ms_B[499] <= change["at_ms"] <= events.time_ms_B[500]
-    assert {"events", "seed", "bursts", "retired_items", "new_items", "noise_users"} <= truth.keys()
+    assert {"events", "sent", "seed", "bursts", "retired_items", "new_items", "noise_users"} <= truth.keys()
 
 
 @pytest.mark.parametrize(

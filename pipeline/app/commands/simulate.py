@@ -74,7 +74,7 @@ def _write(args: argparse.Namespace, order: "Order") -> int:
     simulation = Simulation(order, START_MS + span_ms(order.events, order.market, order.plan))
     written = write_events(args.out, simulation.columns())
     if args.truth is not None:
-        write_truth(args.truth, simulation)
+        write_truth(args.truth, simulation, written)
     figures = {"written": written, "file": str(args.out), "seconds": round(time.monotonic() - began_s, 3)}
     print(f"wrote {written:,} events to {args.out}", file=sys.stderr)
     if args.json:
@@ -102,7 +102,7 @@ def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
 
         sender.send(wait)
     if args.truth is not None:
-        write_truth(args.truth, sender.simulation)
+        write_truth(args.truth, sender.simulation, sender.sending.sent)
     figures = sender.figures()
     sent, seconds = sender.sending.sent, sender.sending.seconds
     rate = sent / seconds if seconds else 0.0
