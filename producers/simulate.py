@@ -121,7 +121,8 @@ class Simulation:
                 yield WireEvent(event.timestamp_ms, event.user_id.encode(), self._form(event))
 
     def truth_json(self, sent: int) -> dict[str, Any]:
-        """Return what happened, as JSON values; where a stream was ended early, maybe of events past `sent`."""
+        """Return what happened, as JSON values. A stream that was ended early may have been made further than
+        it was sent."""
         about = {"events": self.order.events, "sent": sent, "seed": self.order.seed}
         return about | self.truth.as_json(self.start_ms, user_name, item_name)
 
@@ -217,7 +218,7 @@ def order_of(args: argparse.Namespace) -> Order:
 
 
 def write_truth(path: Path, simulation: Simulation, sent: int) -> None:
-    """Write what happened to a JSON file, `sent` events went out; raise `UsageError` when the disk refuses."""
+    """Write what happened to a JSON file; `sent` events went out. Raise `UsageError` if the disk refuses."""
     try:
         path.write_text(json.dumps(simulation.truth_json(sent), indent=1) + "\n", "utf-8")
     except OSError as error:
