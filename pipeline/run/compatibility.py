@@ -45,6 +45,11 @@ _NEXT_BATCH = Rule("applied from the next batch on")
 _NEW_EVENTS = Rule(
     "holds for events that are learned from now on; what is counted and kept stays as it is", INFO
 )
+_NEW_NAMES = Rule(
+    "holds for records that are read from now on: after a kill those since the newest checkpoint too, so "
+    "stop the worker in good order before the change",
+    INFO,
+)
 _OUTPUT = Rule("applied from the next batch on; what was published stays in the old topic")
 
 RULES: dict[str, Rule] = {
@@ -88,8 +93,8 @@ RULES: dict[str, Rule] = {
     "topics.recommendations": _OUTPUT,
     "topics.dead_letters": _OUTPUT,
     "topics.drift": _OUTPUT,
-    "events.fields": _NEW_EVENTS,
-    "events.time_unit": _NEW_EVENTS,
+    "events.fields": _NEW_NAMES,
+    "events.time_unit": _NEW_NAMES,
     "events.roles": _NEW_EVENTS,
     "events.weights": _NEW_EVENTS,
     "events.positive_from": _NEW_EVENTS,
