@@ -146,11 +146,16 @@ def arms(clicks):
 def test_what_comes_of_the_lists_is_shown_meanwhile_and_summed_up_at_the_end():
     stage = Stage(events=40_000)
     stage.sender.told = {"sent": 9, **arms(5)}
-    last = {**arms(6), "recommended_minus_random": {"click_rate": [0.0, -0.1, 0.1], "purchase_rate": None}}
+    last = {
+        **arms(6),
+        "lists_up_to_date": 0.754,
+        "recommended_minus_random": {"click_rate": [0.0, -0.1, 0.1], "purchase_rate": None},
+    }
     stage.sender.told_last = {"sent": 40_001, "seconds": 1.0, "uplift": {**last, "windows": [last] * 10}}
     summary = stage.play()
     assert "clicks on 100 shown: recommended 10.0, random 10.0\n" in stage.said.getvalue()
     assert summary["uplift"] == last
+    assert "75% of the recommended lists knew all that their shopper had done" in closing_words(summary)
     assert "of 100 random items 12.0 and 2.00: recommended +0.0 ±10.0 and -" in closing_words(summary)
 
 

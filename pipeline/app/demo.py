@@ -203,6 +203,9 @@ def closing_words(summary: Summary) -> list[str]:
             f"{name}: hit rate@10 {ratio(model['hr@10'])}, NDCG@10 {ratio(model['ndcg@10'])}, whole stream"
         )
     lines += uplift_lines(arms_of(summary["uplift"]))
+    known = (summary["uplift"] or {}).get("lists_up_to_date")
+    if known is not None:  # lists that come late are worth less
+        lines.append(f"{known:.0%} of the recommended lists knew all that their shopper had done")
     if not summary["drift_alarms"]:
         lines.append("no drift alarm")
     for alarm in summary["drift_alarms"]:

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 HELP = """See afresh at work: made-up shoppers, an embedded broker and the pipeline, live, on this machine.
 
 Starts a broker of its own on loopback, publishes shoppers' events from a separate process, learns them as
-they arrive and publishes rankings. Halfway the shoppers' taste changes. Ends by itself or on Ctrl-C, with a
-summary on stderr and one JSON line on stdout. Nothing is left behind. --file plays a recorded stream
-instead."""
+they arrive and publishes rankings. Shoppers look at lists, the product's, popular items or random ones as
+chance has it, and click by their taste; halfway that changes. Ends by itself or on Ctrl-C, with a summary on
+stderr and one JSON line on stdout. Nothing is left behind. --file plays a recorded stream instead."""
 EXAMPLE = "afresh demo --events 60000 --rate 2000\nafresh demo --file events.csv.gz --rate 1000"
 EVENTS = 60_000
 PARTITIONS = 4
@@ -53,8 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--open-loop",
         action="store_true",
-        help="shoppers see no lists: by default some look at the product's, at popular and at random items, "
-        "and click by their taste",
+        help="shoppers see no lists, and so can't say what recommending is worth",
     )
     parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="of the shoppers (default: 0)")
 
