@@ -105,7 +105,8 @@ def test_an_unknown_key_names_the_nearest_one_and_its_origin(tmp_path: Path) -> 
     config = write(tmp_path, "[rank]\nzzzzzz = 1")
     assert error_of(config) == (
         f"rank.zzzzzz = 1 (file {config}): "
-        "expected a known setting, one of rank.k, rank.exclude, rank.because"
+        "expected a known setting, one of rank.k, rank.exclude, rank.because, rank.block, "
+        "rank.defer_after_s, rank.quiet_after_days"
     )
 
 

@@ -173,8 +173,6 @@ BAD = [
     ("wrong_type", event(value=False)),
     ("wrong_type", event(event_id=7.5)),
     ("wrong_type", event(session_id=[7])),
-    ("wrong_type", event(context=[])),
-    ("wrong_type", event(context={"page": 1})),
     ("wrong_type", b'{"user_id":5.5,"user_id":"ann","item_id":"tea"}'),
     ("empty_id", event(user_id="")),
     ("empty_id", event(item_id="")),

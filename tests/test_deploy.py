@@ -282,9 +282,9 @@ def test_types_and_sizes_of_an_event_are_those_that_are_read(asyncapi: dict[str,
         named = limits["type"] if "$ref" in kind else kind["type"]
         for each in named if isinstance(named, list) else [named]:
             assert decode({**payload, field: good[each]}) == "", field
-            refused = "" if field == "context" else "wrong_type"  # whose form nothing depends on yet
-            assert decode({**payload, field: [good[each]]}) == refused, field
-        takes_numbers = named in (["string", "integer"], "integer", "number")
+            if field != "context":  # on whose form nothing depends yet
+                assert decode({**payload, field: [good[each]]}) == "wrong_type", field
+        takes_numbers = named in (["string", "integer"], "integer", "number") or field == "context"
         assert (decode({**payload, field: 1_760_000_000_000}) == "") == takes_numbers, field
     assert decode({**payload, "user_id": "x" * limits["maxLength"]}) == ""
     assert decode({**payload, "user_id": "x" * (limits["maxLength"] + 1)}) == "long_id"

@@ -29,6 +29,7 @@ def news_of(key: bytes | None, value: bytes | None) -> ItemNews:
         (b"lamp", b"{}", ("lamp", AVAILABLE)),  # the key is the item's id
         (b"lamp", b'{"available": false, "price": [1, 2]}', ("lamp", GONE)),
         (None, b'{"item_id": "lamp", "available": true}', ("lamp", AVAILABLE)),
+        (None, b'{"item_id": 42, "available": false}', ("42", GONE)),
         (b"lamp", None, ("lamp", GONE)),
         ("Größe 44".encode(), None, ("Größe 44", GONE)),
     ],
@@ -45,7 +46,8 @@ def test_a_record_says_whether_an_item_may_be_shown(
         (b"lamp", b"{", "not_json"),
         (b"lamp", b"[]", "wrong_type"),
         (b"lamp", b'{"available": "no"}', "wrong_type"),
-        (b"lamp", b'{"item_id": 7}', "wrong_type"),
+        (b"lamp", b'{"item_id": 7.5}', "wrong_type"),
+        (b"lamp", b'{"item_id": true}', "wrong_type"),
         (None, b"{}", "empty_id"),
         (None, None, "empty_id"),
         (b"\xff", None, "not_utf8"),

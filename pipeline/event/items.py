@@ -13,7 +13,7 @@ from pipeline.event.checks import Problem, id_problem, shown
 
 
 class _Item(msgspec.Struct, frozen=True, gc=False):
-    item_id: str | None = None
+    item_id: str | int | None = None  # a whole number is the text of its digits, as in events
     available: bool = True
 
 
@@ -50,7 +50,7 @@ def _read(key: bytes | None, value: bytes | None) -> ItemChange | Problem:
     """Return what a record says, or what is wrong with it."""
     try:
         item = _decode(value) if value is not None else _Item(available=False)
-        item_id = item.item_id if item.item_id is not None else (key or b"").decode()
+        item_id = str(item.item_id) if item.item_id is not None else (key or b"").decode()
     except UnicodeDecodeError as error:
         return Problem("not_utf8", f"byte {error.start} is not UTF-8; expected an id and JSON in UTF-8")
     except (msgspec.MsgspecError, RecursionError) as error:
