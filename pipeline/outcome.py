@@ -41,6 +41,7 @@ class Figures:
     late: int = 0  # events of a backlog: their users' lists wait for its end
     moved: int = 0  # events from another partition of their topic than the user's event before
     due: int = 0  # users whose list is still to be made without an event
+    reacting: bool = False  # whether a reaction to drift runs
 
 
 @dataclass(frozen=True, slots=True)

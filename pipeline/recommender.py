@@ -12,7 +12,7 @@ from pipeline.describe import item_document, user_document
 from pipeline.event.batch import Batch, ItemChange, RawBatch, TopicPartition
 from pipeline.event.records import DriftAlarm, RankedItem, Ranking
 from pipeline.measure.curves import Curves
-from pipeline.measure.drift import DriftWatch, scaled_loss
+from pipeline.measure.drift_control import DriftControl
 from pipeline.measure.exposure import Exposure
 from pipeline.measure.kept import of_measure, still_true
 from pipeline.measure.quality import COLD_BELOW, Coverage, Quality
@@ -76,7 +76,7 @@ class Recommender:
         names = [m.name for m in self.models]
         self.quality = Quality(names)
         self.coverage, self.exposure = Coverage(), Exposure()
-        self.drift = DriftWatch()
+        self.drift = DriftControl(self.state, settings.drift.reaction)
         self.curves, self.timeline = Curves(names), Timeline(names)
         self.seq = 0
         self.held: Collection[TopicPartition] = ()  # partitions that the loop holds, with events or without
@@ -175,6 +175,7 @@ class Recommender:
 
     def _welcome(self, rows: IntArray, ids: Sequence[str]) -> None:
         self.coverage.clear(rows)
+        self.drift.welcome(rows)
         self.exposure.clear(rows)
         for model in self.models:
             model.welcome(rows, ids)
@@ -188,7 +189,8 @@ class Recommender:
         if not self.test_all and row_B.shape[0] > most:
             rng = np.random.default_rng((self.settings.model.seed, batch.seq, 1))
             tested_B[rng.permutation(row_B.shape[0])[most:]] = False
-        return Targets(row_B, batch.weight_B, tested_B, batch.known_B, batch.seq)
+        pace = self.drift.pace(batch.first_event)
+        return Targets(row_B, batch.weight_B, tested_B, batch.known_B, batch.seq, pace)
 
     def _measure(
         self, batch: Batch, queries: Queries, targets: Targets, lessons: Sequence[Learned]
@@ -203,9 +205,7 @@ class Recommender:
         self.quality.update_served(hit_B[listed_B & (batch.role_B == POSITIVE)])
         for model, lesson in zip(self.models, lessons, strict=True):
             self.curves.update(model.name, lesson.tested)
-        alarms = self.drift.update(
-            gains[0].hit_B, scaled_loss(lessons[0].tested), batch.first_event, batch.now_ms
-        )
+        alarms = self.drift.update(batch, gains[0].hit_B, lessons[0].tested)
         newest_ms = int(batch.moment_ms_B.max(initial=0))
         self.timeline.update(self.state.events_learned, newest_ms, alarms, self._seen)
         return alarms
@@ -284,6 +284,7 @@ class Recommender:
             late=int(np.count_nonzero(whose.late_B)),
             moved=batch.moved,
             due=self.state.refresh.waiting(NOW) + self.state.refresh.waiting(LATER),
+            reacting=self.drift.reacting,
         )
 
     def take(self, source: TopicPartition) -> Shard:

@@ -124,6 +124,10 @@ class LimitsConfig(Table, frozen=True):
     dead_letter_run: Positive = 10_000
 
 
+class DriftConfig(Table, frozen=True):
+    reaction: bool = True  # to an alarm: longer steps for a while, and memories that count the past less
+
+
 class MetricsConfig(Table, frozen=True):
     address: str = "127.0.0.1:9464"
 
@@ -139,4 +143,5 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rank: RankConfig = RankConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     limits: LimitsConfig = LimitsConfig()
+    drift: DriftConfig = DriftConfig()
     metrics: MetricsConfig = MetricsConfig()

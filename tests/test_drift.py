@@ -20,7 +20,8 @@ def flips(rate, events, seed):
 
 def hit_alarms(hits, watch=None, at_event=0):
     watch = watch or DriftWatch(("hit_rate",))
-    return watch.update(hits, np.full(len(hits), np.nan), at_event, now_ms=7)
+    nothing = np.full(len(hits), np.nan)
+    return watch.update(hits, nothing, nothing, at_event, now_ms=7)
 
 
 def test_a_halved_hit_rate_raises_one_alarm_soon_with_both_means():
@@ -36,10 +37,10 @@ def test_a_rising_loss_raises_an_alarm_and_a_falling_one_none():
     rng = np.random.default_rng(0)
     low, high = rng.uniform(0.2, 0.9, 20_000), rng.uniform(0.5, 1.0, 20_000)
     none = np.full(40_000, np.nan)
-    (alarm,) = DriftWatch(("loss",)).update(none, np.concatenate((low, high)), 0, 0)
+    (alarm,) = DriftWatch(("loss",)).update(none, np.concatenate((low, high)), none, 0, 0)
     assert alarm.signal == "loss"
     assert 20_000 < alarm.at_event < 21_000
-    assert DriftWatch(("loss",)).update(none, np.concatenate((high, low)), 0, 0) == []
+    assert DriftWatch(("loss",)).update(none, np.concatenate((high, low)), none, 0, 0) == []
 
 
 def test_a_model_that_learns_from_zero_raises_no_alarm():
@@ -113,13 +114,15 @@ def test_a_window_is_bounded_and_a_restart_after_it_was_full_changes_no_alarm():
 
 def test_alarms_of_two_signals_come_in_order_of_events():
     hits = np.concatenate((flips(0.5, 8_000, 31), flips(0.02, 4_000, 32)))
-    alarms = DriftWatch().update(hits, 1 - hits, 0, 0)
+    alarms = DriftWatch().update(hits, 1 - hits, np.full(12_000, np.nan), 0, 0)
     assert {alarm.signal for alarm in alarms} == {"hit_rate", "loss"}
     assert [alarm.at_event for alarm in alarms] == sorted(alarm.at_event for alarm in alarms)
 
 
 def test_an_unknown_signal_is_refused():
-    with pytest.raises(ValueError, match="drift signal 'clicks': expected one of hit_rate, loss"):
+    with pytest.raises(
+        ValueError, match="drift signal 'clicks': expected one of hit_rate, loss, young_items"
+    ):
         DriftWatch(("clicks",))
 
 

@@ -40,6 +40,7 @@ NAMES = {  # name as scraped: type, labels
     "catalogue_coverage_ratio": ("gauge", set()),
     "drift_detections_total": ("counter", {"detector", "signal"}),
     "last_drift_timestamp_seconds": ("gauge", set()),
+    "drift_reaction": ("gauge", set()),
     "rankings_published_total": ("counter", set()),
     "publish_failures_total": ("counter", set()),
     "checkpoint_seconds": ("histogram", set()),
@@ -75,6 +76,7 @@ def say_everything(metrics: Metrics) -> None:
     metrics.quality("attention", "hr", "cold", 0.25)
     metrics.coverage(0.75)
     metrics.drift("adwin", "loss", 9.5)
+    metrics.reacting(True)
     metrics.published(5)
     metrics.publish_failed(2)
     metrics.checkpoint(0.5, 10.5)
@@ -115,6 +117,7 @@ def test_what_was_said_is_what_is_scraped() -> None:
     assert value(metrics, "catalogue_coverage_ratio") == 0.75
     assert value(metrics, "drift_detections_total", detector="adwin", signal="loss") == 1
     assert value(metrics, "last_drift_timestamp_seconds") == 9.5
+    assert value(metrics, "drift_reaction") == 1
     assert value(metrics, "rankings_published_total") == 5
     assert value(metrics, "publish_failures_total") == 2
     assert value(metrics, "checkpoint_seconds_sum") == 0.5

@@ -34,6 +34,7 @@ class DriftAlarm(msgspec.Struct, frozen=True):
     before: float
     after: float
     detected_at_ms: int
+    reaction: float = 0.0  # how strong the reaction to it is, up to 1; 0: none
 
 
 DEFAULT_USER = "__default__"  # key of the list for people without events

@@ -1,4 +1,5 @@
-"""Drift alarms: river's ADWIN on the hit rate and on the loss of the served model, one value every ten tests.
+"""Drift alarms: river's ADWIN on the hit rate and the loss of the served model and on the share of events on
+young items, one value every ten events that have the figure.
 
 ADWIN (Bifet and Gavalda, "Learning from time-changing data with adaptive windowing", SDM 2007) keeps a window
 of a figure's values and says when two parts of it differ in their mean by more than chance allows. Values are
@@ -18,7 +19,9 @@ from pipeline.event.records import DriftAlarm
 from pipeline.train.tested import Tested
 
 DETECTOR = "adwin"
-SIGNALS = {"hit_rate": -1, "loss": 1}  # each with the direction in which it gets worse
+# Each with the direction that is told. Young items get fewer while a catalogue fills, which is no news.
+SIGNALS = {"hit_rate": -1, "loss": 1, "young_items": 1}
+YOUNG = 1_000  # events since its admission below which an item is young
 BLOCK = 10  # tests a value
 DELTA = 0.002  # measured: tests/benchmarks/results/drift-first-form.md
 WARM_UP = 500  # values that are not looked at: while a catalogue fills, hits get rarer though nothing changed
@@ -67,13 +70,16 @@ class DriftWatch:
         """When the newest alarm was raised, as given to `update`; 0: never."""
         return max((detector.last_ms for detector in self._detectors.values()), default=0)
 
-    def update(self, hit_B: Floats, loss_B: Floats, at_event: int, now_ms: int) -> list[DriftAlarm]:
+    def update(
+        self, hit_B: Floats, loss_B: Floats, young_B: Floats, at_event: int, now_ms: int
+    ) -> list[DriftAlarm]:
         """Look at a batch's figures and return the alarms they raise, in order of events.
 
-        `hit_B` is each event's expected hit, `loss_B` its scaled loss (`scaled_loss`), NaN where it has none;
-        `at_event` is the number of events learned before this batch. An alarm names the event that raised it.
+        `hit_B` is each event's expected hit, `loss_B` its scaled loss (`scaled_loss`), `young_B` 1 where its
+        item is young, else 0; NaN where it has no such figure. `at_event` is the number of events learned
+        before this batch. An alarm names the event that raised it.
         """
-        columns = {"hit_rate": hit_B, "loss": loss_B}
+        columns = {"hit_rate": hit_B, "loss": loss_B, "young_items": young_B}
         alarms = [
             DriftAlarm(DETECTOR, signal, at_event + change.position + 1, change.before, change.after, now_ms)
             for signal, detector in self._detectors.items()

@@ -140,6 +140,7 @@ class Metrics:
         )
         self._drifts = counter("drift_detections", "Drift alarms.", "detector", "signal")
         self._last_drift = gauge("last_drift_timestamp_seconds", "Time of the last drift alarm; 0: none.")
+        self._reaction = gauge("drift_reaction", "1 while the model reacts to a drift alarm, else 0.")
         self._version = gauge("model_version", "Version of the model that ranks now.")
         self._build = gauge(
             "build_info", "Always 1; the versions are the labels.", "version", "python", "torch"
@@ -264,6 +265,10 @@ class Metrics:
         """Count a drift alarm."""
         self._drifts.labels(detector, signal).inc()
         self._last_drift.set(at_s)
+
+    def reacting(self, reacting: bool) -> None:
+        """Say whether a reaction to drift runs."""
+        self._reaction.set(reacting)
 
     def version(self, version: int) -> None:
         """Set the version of the model that ranks."""

@@ -150,6 +150,7 @@ class MetricsObserver:
             metrics.rows(table, rows.live, rows.admitted, rows.evicted)
         for alarm in outcome.alarms:
             metrics.drift(alarm.detector, alarm.signal, alarm.detected_at_ms / 1000)
+        metrics.reacting(figures.reacting)
 
     def delivered(self, batch: Delivered, at_ms: int) -> None:
         """Count what was published; observe the latency of events whose record has a plausible time."""

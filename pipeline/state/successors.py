@@ -28,7 +28,8 @@ class Successors:
 
     Columns: `partner` int32 [M, SLOTS] (-1: empty), `forward`, `backward` float32 [M, SLOTS], `count` float32
     [M] (events), `followed` float32 [M] (all forward weight, kept or not), `context` int32 [M, CONTEXTS, 1 +
-    BEFORE] (what followed, then what came before, newest first), `contexts` int64 [M] (occurrences ever).
+    BEFORE] (what followed, then what came before, newest first), `contexts` int64 [M] (occurrences since the
+    past was last cut off).
     """
 
     def __init__(self, capacity: int, slots: int = SLOTS, contexts: int = CONTEXTS) -> None:
@@ -64,6 +65,40 @@ class Successors:
             self.forward.data, self.backward.data, self.count.data, self.followed.data, self.context.data,
             self.contexts.data,
         )  # fmt: skip
+
+    def fade(self, weakening: float, contexts: int) -> None:
+        """Let the past count less: what is learned from now on outweighs it sooner.
+
+        Weights w of a row that was followed with a weight of F in all become w / (1 + weakening * F): the
+        more a row has learned, the more it forgets, and no row is left with more than 1 / weakening. Fading
+        by a and then by b is fading by a + b. Of each item's contexts the newest `contexts` stay.
+        Raise ValueError where `weakening` or `contexts` is below 0.
+        """
+        if weakening < 0 or contexts < 0:
+            raise ValueError(f"fade({weakening}, {contexts}): expected 0 or more of both")
+        _fade(
+            np.float32(weakening), contexts, self.forward.data, self.backward.data, self.followed.data,
+            self.context.data, self.contexts.data,
+        )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def _fade(weakening, kept, forward, backward, followed, context, contexts):  # type: ignore[no-untyped-def]
+    places = context.shape[1]
+    newest = np.empty_like(context[0])
+    for m in range(followed.shape[0]):
+        if followed[m] > 0:
+            share = np.float32(1) / (np.float32(1) + weakening * followed[m])
+            followed[m] *= share
+            for s in range(forward.shape[1]):
+                forward[m, s] *= share
+                backward[m, s] *= share
+        if min(contexts[m], places) > kept:
+            for k in range(kept):
+                newest[k] = context[m, (contexts[m] - kept + k) % places]
+            context[m] = -1
+            context[m, :kept] = newest[:kept]
+            contexts[m] = kept
 
 
 @njit(cache=True, nogil=True)

@@ -40,8 +40,8 @@ class Gate:
         mixed: FloatArray = self.weight.data + context_BG @ self.slope.data.T
         return np.ascontiguousarray(mixed * self.active_F)
 
-    def update(self, context_BG: FloatArray, gradient_BF: FloatArray) -> None:
-        """Take one step from the loss's gradient with respect to c."""
+    def update(self, context_BG: FloatArray, gradient_BF: FloatArray, pace: float = 1.0) -> None:
+        """Take one step from the loss's gradient with respect to c, `pace` times as long as usual."""
         gradient_BF = gradient_BF * self.active_F
         squares = gradient_BF**2
         pairs = (
@@ -49,5 +49,5 @@ class Gate:
             (self.slope, self.slope_squares, gradient_BF.T @ context_BG, squares.T @ context_BG**2),
         )
         for parameter, accumulator, total, square in pairs:
-            adagrad(parameter.data, accumulator.data, total, square, RATE, MOST)
+            adagrad(parameter.data, accumulator.data, total, square, pace * RATE, MOST)
             np.clip(parameter.data, -BOUND, BOUND, out=parameter.data)

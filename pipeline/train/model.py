@@ -38,6 +38,7 @@ class Targets(NamedTuple):
     tested_B: npt.NDArray[np.bool_]
     known_B: npt.NDArray[np.bool_]  # its item was known when the batch began
     seq: int
+    pace: float = 1.0  # how much longer steps than usual are asked for; a model may leave it at that
 
 
 class Learned(NamedTuple):

@@ -131,7 +131,7 @@ class StreamingAttention:
         if not (np.isfinite(mean) and np.isfinite(norm)):
             self._drop_gradients()
             return Learned(tested, mean, norm, "non_finite")
-        self._update(context, coef_gradient)
+        self._update(context, coef_gradient, targets.pace)
         update_success(
             queries, pool.candidates, targets.row_B, self.table.data, self.dim, self.success.data,
             self.typical.data,
@@ -290,9 +290,12 @@ class StreamingAttention:
     def _drop_gradients(self) -> None:
         self.module.zero_grad(set_to_none=True)
 
-    def _update(self, context: FloatArray, coef_gradient: FloatArray) -> None:
+    def _update(self, context: FloatArray, coef_gradient: FloatArray, pace: float) -> None:
         optimizer.apply(
-            self.table.data, self.table_squares.data, np.float32(EMBEDDING_RATE), *self.gradients.scratch
+            self.table.data,
+            self.table_squares.data,
+            np.float32(pace * EMBEDDING_RATE),
+            *self.gradients.scratch,
         )
         for name, parameter in self.parameters.items():
             assert parameter.grad is not None  # backward has just run
@@ -303,9 +306,9 @@ class StreamingAttention:
                 self.squares[name].data,
                 gradient,
                 gradient**2,
-                WEIGHT_RATE,
+                pace * WEIGHT_RATE,
                 WEIGHT_MOST,
             )
         self._drop_gradients()
         if self.with_memories:
-            self.gate.update(context, coef_gradient)
+            self.gate.update(context, coef_gradient, pace)

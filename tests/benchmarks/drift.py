@@ -89,17 +89,19 @@ def learn(user_B, item_B, users, items, batch):  # plain loops: this is a benchm
     return greater, equal, candidates, tested, known, loss
 
 
-def figures(seed: int, change_at: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return hits and scaled losses of the learner over one stream of shoppers."""
+def figures(seed: int, change_at: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return hits and scaled losses of the learner over one stream of shoppers, and which items are young."""
     chunks = shoppers(EVENTS, seed, change_at)
     stream = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
     tested = Tested(*learn(stream.user_B, stream.item_B, Market().users, Market().items, BATCH))
-    return gains_of(tested).hit_B, drift.scaled_loss(tested)
+    _, first_I, place_B = np.unique(stream.item_B, return_index=True, return_inverse=True)
+    young_B = (np.arange(EVENTS) - first_I[place_B] < drift.YOUNG).astype(np.float64)
+    return gains_of(tested).hit_B, drift.scaled_loss(tested), young_B
 
 
-def alarms_of(hit_B: np.ndarray, loss_B: np.ndarray) -> list[DriftAlarm]:
+def alarms_of(hit_B: np.ndarray, loss_B: np.ndarray, young_B: np.ndarray) -> list[DriftAlarm]:
     """Return the alarms of a fresh watch."""
-    return drift.DriftWatch().update(hit_B, loss_B, 0, 0)
+    return drift.DriftWatch().update(hit_B, loss_B, young_B, 0, 0)
 
 
 def row(delta: float, signal: str, steady: list[list[DriftAlarm]], changed: list[list[DriftAlarm]]) -> Row:
@@ -140,7 +142,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for delta in options.deltas:
         drift.DELTA = delta
-        without, with_change = [alarms_of(*pair) for pair in steady], [alarms_of(*pair) for pair in changed]
+        without, with_change = [alarms_of(*each) for each in steady], [alarms_of(*each) for each in changed]
         for signal in drift.SIGNALS:
             line = row(delta, signal, without, with_change)
             rows.append(line)
@@ -150,14 +152,17 @@ def main() -> None:
                 f"| {line.delay_median:.0f} | {line.delay_most:.0f} | {line.alarms_a_change:.1f} |"
             )
         counts = {
-            rate: sum(len(alarms_of(hits, nothing)) for hits in drawn) for rate, drawn in random_hits.items()
+            rate: sum(len(alarms_of(hits, nothing, nothing)) for hits in drawn)
+            for rate, drawn in random_hits.items()
         }
         at_random[delta] = sum(counts.values())
     print(
         f"\nhits at random, {len(IID_RATES)} rates, {options.seeds} streams each, "
         f"false alarms by delta: {at_random}"
     )
-    rates = [float(np.nanmean(np.concatenate([hit[part] for hit, _ in changed]))) for part in PARTS.values()]
+    rates = [
+        float(np.nanmean(np.concatenate([hit[part] for hit, _, _ in changed]))) for part in PARTS.values()
+    ]
     print(
         "hit rate of the learner, "
         + ", ".join(f"{name} {rate:.3f}" for name, rate in zip(PARTS, rates, strict=True))

@@ -1,0 +1,280 @@
+"""What follows a drift alarm: bounded, repeatable, from the next batch on, and worth it."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from streams import START_MS, Batches, Event
+
+from pipeline.event.records import DriftAlarm
+from pipeline.measure import reaction
+from pipeline.measure.drift import DriftWatch
+from pipeline.measure.reaction import LASTS, LEAST, PACE, Reaction, share_left
+from pipeline.outcome import Outcome
+from pipeline.recommender import Recommender
+from pipeline.settings import DriftConfig, ModelConfig, RankConfig, Settings
+from pipeline.state.births import Births
+from pipeline.state.successors import BEFORE, CONTEXTS, Successors
+from pipeline.state.tables import LIVE
+from pipeline.train.build import build_model
+from pipeline.train.gate import BOUND
+from pipeline.train.streaming_attention import StreamingAttention
+from producers.shoppers import Market, shoppers
+
+ITEMS, SLOTS = 12, 4
+
+
+def alarm(before: float, after: float, signal: str = "hit_rate", at_event: int = 10) -> DriftAlarm:
+    return DriftAlarm("adwin", signal, at_event, before, after, START_MS)
+
+
+def learned(events: int = 400, seed: int = 0) -> Successors:
+    """Return tables that have learned a random walk over a few items."""
+    rng, successors = np.random.default_rng(seed), Successors(ITEMS, SLOTS)
+    walk = rng.integers(ITEMS - 1, size=events + 10).astype(np.int32)  # one item is never met
+    windows = np.stack([walk[at - 10 : at][::-1] for at in range(10, len(walk))])
+    successors.add(
+        walk[10:], np.ones(events, np.float32), windows, np.full(events, 10, np.int32),
+        np.full(ITEMS, LIVE, np.uint8), seed,
+    )  # fmt: skip
+    return successors
+
+
+def contents(successors: Successors) -> list[bytes]:
+    return [column.data.tobytes() for column in successors.columns().values()]
+
+
+def newest_contexts(successors: Successors, item: int) -> list[list[int]]:
+    """Return what is kept of an item's contexts, newest first."""
+    ever = int(successors.contexts.data[item])
+    ring = successors.context.data[item]
+    return [ring[number % CONTEXTS].tolist() for number in range(ever - 1, max(ever - CONTEXTS, 0) - 1, -1)]
+
+
+@pytest.mark.parametrize("kept", [0, 5, CONTEXTS])
+def test_fading_weakens_rows_by_what_they_have_learned_and_keeps_the_newest_contexts(kept: int) -> None:
+    before, after = learned(), learned()
+    after.fade(0.05, kept)
+    for m in range(ITEMS):
+        share = 1 / (1 + 0.05 * float(before.followed.data[m]))
+        assert after.followed.data[m] == pytest.approx(share * before.followed.data[m])
+        assert after.followed.data[m] < 1 / 0.05
+        assert after.forward.data[m] == pytest.approx(share * before.forward.data[m])
+        assert after.backward.data[m] == pytest.approx(share * before.backward.data[m])
+        assert newest_contexts(after, m) == newest_contexts(before, m)[:kept]
+        assert np.count_nonzero(after.context.data[m, :, 0] >= 0) <= kept
+    assert (after.partner.data == before.partner.data).all()
+    assert (after.count.data == before.count.data).all()
+
+
+def test_contexts_that_come_after_a_fading_take_their_places() -> None:
+    successors = learned()
+    successors.fade(0.0, 3)
+    window = np.array([[2, 7, 8, 9, 1]], np.int32)
+    successors.add(
+        np.array([5], np.int32), np.ones(1, np.float32), window, np.array([5], np.int32),
+        np.full(ITEMS, LIVE, np.uint8), 0,
+    )  # fmt: skip
+    assert newest_contexts(successors, 2)[0] == [5, 7, 8, 9, 1][: 1 + BEFORE]
+    assert len(newest_contexts(successors, 2)) == 4
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.0, 0.3), (0.02, 0.05), (5.0, 0.1)])
+def test_fading_twice_is_fading_by_the_sum(first: float, second: float) -> None:
+    twice, once = learned(100), learned(100)
+    twice.fade(first, CONTEXTS)
+    twice.fade(second, CONTEXTS)
+    once.fade(first + second, CONTEXTS)
+    assert twice.forward.data == pytest.approx(once.forward.data, rel=1e-4)
+    assert twice.followed.data == pytest.approx(once.followed.data, rel=1e-4)
+
+
+@pytest.mark.parametrize(("weakening", "kept"), [(-0.1, 3), (0.1, -1)])
+def test_a_fading_that_would_strengthen_is_refused(weakening: float, kept: int) -> None:
+    with pytest.raises(ValueError, match="expected 0 or more of both"):
+        learned().fade(weakening, kept)
+
+
+def test_what_is_left_of_quality_is_never_nothing_and_never_more_than_all() -> None:
+    assert share_left(alarm(0.4, 0.1)) == 0.25
+    assert share_left(alarm(0.6, 0.9, "loss")) == 0.25
+    assert share_left(alarm(0.4, 0.0)) == share_left(alarm(0.5, 1.0, "loss")) == LEAST
+    assert (
+        share_left(alarm(0.1, 0.4)) == share_left(alarm(0.0, 0.0)) == share_left(alarm(1.0, 1.0, "loss")) == 1
+    )
+    assert share_left(alarm(0.02, 0.5, "young_items")) == 1
+
+
+def test_a_mild_fall_takes_little_and_a_deep_one_most() -> None:
+    masses = []
+    for after in (0.4, 0.36, 0.2, 0.04, 0.0):
+        successors = learned(60)
+        Reaction().answer([alarm(0.4, after)], successors, 60)
+        masses.append(float(successors.followed.data.sum()))
+    assert masses[0] > masses[1] > masses[2] > masses[3] > masses[4] > 0
+    assert masses[1] > 0.8 * masses[0]
+    assert masses[3] < 0.2 * masses[0]
+
+
+def test_signals_of_one_change_add_up_to_the_worst_of_them() -> None:
+    one, other = learned(), learned()
+    answers = Reaction().answer([alarm(0.4, 0.2), alarm(0.5, 0.9, "loss"), alarm(0.4, 0.3)], one, 400)
+    Reaction().answer([alarm(0.5, 0.9, "loss")], other, 400)
+    assert one.forward.data == pytest.approx(other.forward.data, rel=1e-5)
+    assert newest_contexts(one, 3) == newest_contexts(other, 3)
+    assert [each.reaction for each in answers] == [0.5, 0.8, 0.0]
+
+
+def test_steps_are_longer_for_a_while_and_less_so_with_each_event() -> None:
+    answering = Reaction()
+    assert answering.pace(1_000) == 1
+    answering.answer([alarm(0.4, 0.1)], learned(), 1_000)
+    paces = [answering.pace(at) for at in range(1_000, 1_001 + LASTS, 500)]
+    assert paces[0] == 1 + 0.75 * PACE
+    assert all(a > b for a, b in itertools.pairwise(paces))
+    assert paces[-1] == 1
+    assert answering.running(999 + LASTS)
+    assert not answering.running(1_000 + LASTS)
+
+
+def test_switched_off_it_leaves_everything_as_it_is() -> None:
+    successors, answering = learned(), Reaction(on=False)
+    assert answering.answer([alarm(0.4, 0.1)], successors, 400) == [alarm(0.4, 0.1)]
+    assert contents(successors) == contents(learned())
+    assert answering.pace(400) == 1
+
+
+def test_a_reaction_that_runs_ends_when_it_is_switched_off_over_a_restart() -> None:
+    running, off = Reaction(), Reaction(on=False)
+    running.answer([alarm(0.4, 0.1)], learned(), 400)
+    off.load(running.arrays())
+    assert running.pace(401) > 1
+    assert off.pace(401) == 1
+    assert not off.running(401)
+
+
+# The recommender
+
+
+SETTINGS = Settings(model=ModelConfig(dim=16, history=10), rank=RankConfig(k=5, because=False))
+
+
+def learner(on: bool = True) -> Recommender:
+    settings = Settings(model=SETTINGS.model, rank=SETTINGS.rank, drift=DriftConfig(reaction=on))
+    return Recommender(settings, lambda state, each: [build_model("attention", state, each)])
+
+
+def feed(into: Recommender, batches: Batches, count: int, seed: int = 0, size: int = 32) -> list[Outcome]:
+    """Let it learn random sessions in which most items have one successor."""
+    rng, outcomes = np.random.default_rng((seed, batches.seq)), []
+    for _ in range(count):
+        events = []
+        for _ in range(size // 4):
+            user, item = f"u{rng.integers(40)}", int(rng.integers(60))
+            for _ in range(4):
+                events.append(Event(user, f"i{item}", time_ms=START_MS + 1_000 * batches.seq))
+                item = (item + 7) % 60 if rng.random() < 0.8 else int(rng.integers(60))
+        outcomes.append(into.step(batches(events)))
+    return outcomes
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, first: int, last: int, after: float = 0.01) -> None:
+    """Let the watch raise an alarm in every batch that begins within these events."""
+
+    def raised(watch: DriftWatch, hits: Sequence[float], *rest: object) -> list[DriftAlarm]:
+        at_event = int(str(rest[2]))
+        return [alarm(0.4, after, at_event=at_event + len(hits))] if first <= at_event <= last else []
+
+    monkeypatch.setattr(DriftWatch, "update", raised)
+
+
+def test_no_test_of_the_batch_with_the_alarm_sees_the_reaction_and_the_next_one_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plant(monkeypatch, 32 * 20, 32 * 20)
+    totals: dict[bool, list[float]] = {}
+    outcomes: dict[bool, list[Outcome]] = {}
+    for on in (True, False):
+        each, batches = learner(on), Batches()
+        outcomes[on], totals[on] = [], []
+        for _ in range(23):
+            outcomes[on] += feed(each, batches, 1)
+            totals[on].append(outcomes[on][-1].figures.loss)
+    assert totals[True][1:21] == totals[False][1:21]  # the first has nothing to learn
+    assert totals[True][21] != totals[False][21]
+    (told,) = outcomes[True][20].alarms
+    assert told.reaction == pytest.approx(0.95)
+    assert outcomes[False][20].alarms[0].reaction == 0
+    assert [outcome.figures.reacting for outcome in outcomes[True]] == [False] * 20 + [True] * 3
+    assert not any(outcome.figures.reacting for outcome in outcomes[False])
+
+
+def test_a_restart_in_the_midst_of_a_reaction_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, 32 * 10, 32 * 10)
+    unbroken, batches = learner(), Batches()
+    feed(unbroken, batches, 12)
+    restored, again = learner(), Batches(seq=batches.seq, ends=batches.ends)
+    restored.restore(unbroken.snapshot())
+    feed(unbroken, batches, 10)
+    outcomes = feed(restored, again, 10)
+    assert outcomes[0].figures.reacting
+    assert restored.digests() == unbroken.digests()
+
+
+def test_alarms_without_end_cannot_drive_the_model_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reaction, "LASTS", 32)  # else it would be the worst fall only every 5,000 events
+    plant(monkeypatch, 32 * 10, 10**9, after=0.0)
+    each, calm, batches, others = learner(), learner(False), Batches(), Batches()
+    outcomes = feed(each, batches, 150)
+    feed(calm, others, 150)
+    assert all(outcome.alarms[0].reaction == pytest.approx(1 - LEAST) for outcome in outcomes[10:])
+    model = each.models[0]
+    assert isinstance(model, StreamingAttention)
+    for name, column in model.columns().items():
+        assert np.isfinite(column.data).all(), name
+    assert np.abs(model.gate.weight.data).max() <= BOUND
+    figures, without = each.quality.cumulative()["attention"], calm.quality.cumulative()["attention"]
+    assert figures["ndcg@10"] > 0.5 * without["ndcg@10"]  # it learns on with hardly a past
+
+
+def test_after_a_change_of_taste_quality_is_back_sooner_with_it() -> None:
+    found = {}
+    for on in (True, False):
+        each, batches, gains, alarms = learner(on), Batches(), [], []
+        for columns in shoppers(12_544, 1, 9_000, Market(items=1_500, sessions=64), chunk=128):
+            events = [
+                Event(f"u{user}", f"i{item}", time_ms=START_MS + ms)
+                for user, item, ms in zip(columns.user_B, columns.item_B, columns.time_ms_B, strict=True)
+            ]
+            alarms += each.step(batches(events)).alarms
+            gains.append(each.quality.cumulative()["attention"])
+        assert next(a.signal for a in alarms if a.at_event > 9_000) == "hit_rate"
+        at = next(n for n, _ in enumerate(gains) if (n + 1) * 128 > 9_700)
+        tests = gains[-1]["tests"] - gains[at]["tests"]
+        hits = gains[-1]["ndcg@10"] * gains[-1]["tests"] - gains[at]["ndcg@10"] * gains[at]["tests"]
+        found[on] = hits / tests
+    assert found[True] > 1.1 * found[False]
+
+
+# Young items
+
+
+def test_an_item_is_young_for_so_many_events_from_its_admission_on() -> None:
+    births = Births(4)
+    births.note(np.array([0, 1]), 100)
+    births.note(np.array([2]), 150)
+    assert births.young(np.array([0, 2, 1, -1]), 108, 10).tolist() == [1, 1, 0, 1]
+
+
+def test_the_watch_is_told_of_a_rush_of_new_items_and_does_not_react_to_it() -> None:
+    each, batches, alarms, rng = learner(), Batches(), [], np.random.default_rng(5)
+    for batch in range(70):
+        fresh = rng.random(128) < (0.5 if batch >= 60 else 0.0)
+        items = np.where(fresh, 1_000 + 100 * batch + rng.integers(100, size=128), rng.integers(40, size=128))
+        alarms += each.step(batches([Event(f"u{rng.integers(900)}", f"i{item}") for item in items])).alarms
+    (told,) = [a for a in alarms if a.signal == "young_items"]
+    assert 60 * 128 < told.at_event <= 64 * 128
+    assert told.before == 0
+    assert told.after > 0.3
+    assert told.reaction == 0
