@@ -165,6 +165,12 @@ def test_an_alarm_that_no_planted_change_explains_has_no_delay(change_at):
     assert alarm["delay_events"] is None
 
 
+@pytest.mark.parametrize(("known", "told"), [(0.5, False), (0.49, True)])
+def test_a_machine_that_is_too_slow_for_the_rate_is_told(known, told):
+    summary = {**Stage().play(), "uplift": {**arms(5), "lists_up_to_date": known}}
+    assert ("try a lower --rate" in "\n".join(closing_words(summary))) is told
+
+
 def test_where_no_terminal_is_progress_and_alarms_come_as_plain_lines():
     stage = Stage(events=40_000)
     stage.play()

@@ -205,7 +205,10 @@ def closing_words(summary: Summary) -> list[str]:
     lines += uplift_lines(arms_of(summary["uplift"]))
     known = (summary["uplift"] or {}).get("lists_up_to_date")
     if known is not None:  # lists that come late are worth less
-        lines.append(f"{known:.0%} of the recommended lists knew all that their shopper had done")
+        slow = (
+            "; this machine is too slow or too busy for the rate: try a lower --rate" if known < 0.5 else ""
+        )
+        lines.append(f"{known:.0%} of the recommended lists knew all that their shopper had done{slow}")
     if not summary["drift_alarms"]:
         lines.append("no drift alarm")
     for alarm in summary["drift_alarms"]:
