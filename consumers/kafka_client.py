@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import kafka.errors
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import KafkaError
 
+from consumers.co_partitions import strategies
 from pipeline.errors import AfreshError, BrokerLost, UsageError
 from pipeline.settings import KafkaConfig
 
@@ -109,7 +109,7 @@ def consumer_options(
         "auto_offset_reset": "none",  # a lost position is an error, never a silent jump
         "isolation_level": isolation,
         "allow_auto_create_topics": False,
-        "partition_assignment_strategy": [CooperativeStickyAssignor],  # what stays is not taken away first
+        "partition_assignment_strategy": strategies(),
         "heartbeat_interval_ms": 1_000,  # how soon a member hears of a rebalance; each takes two rounds
         "fetch_max_wait_ms": 100,  # a waiting fetch delays the next one to that broker by as much
         "fetch_max_bytes": 4 << 20,  # bounds the records that one poll has to parse

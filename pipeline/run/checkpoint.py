@@ -12,7 +12,7 @@ and all is committed. What a changed configuration or another version makes of o
 import hashlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -145,9 +145,9 @@ class Checkpoints:
 
     def _write(self, draft: Draft, breathe: Callable[[], None]) -> Manifest:
         """Write the files, the manifest last: with it the checkpoint is whole."""
-        shards = []
+        shards, together = [], [shard.source for shard in draft.snapshot.shards]
         for shard in draft.snapshot.shards:
-            shards.append(self._save_shard(shard, draft.generation, draft.seq))
+            shards.append(self._save_shard(shard, draft.generation, draft.seq, together))
             breathe()
         model = self._save_model(pack(draft.snapshot.arrays, {"format": str(FORMAT)}), draft.seq)
         breathe()
@@ -169,8 +169,10 @@ class Checkpoints:
         write_manifest(self.folder, manifest)
         return manifest
 
-    def _save_shard(self, shard: Shard, generation: int, seq: int) -> FileSum:
-        name, data = self.shards.save(shard, generation, seq)
+    def _save_shard(
+        self, shard: Shard, generation: int, seq: int, together: Collection[TopicPartition] = ()
+    ) -> FileSum:
+        name, data = self.shards.save(shard, generation, seq, together)
         return FileSum(name.path, hashlib.sha256(data).hexdigest())
 
     def _save_model(self, data: bytes, seq: int) -> FileSum:

@@ -3,24 +3,27 @@
 The group calls `assigned`, `revoked` and `lost` from inside `poll` or `keep_alive`. There only what can't
 wait is done: positions are sought, revoked users written. What takes long, reading shards and topics, is left
 to `settle`, which the loop calls before it learns again.
+
+With several topics a user's events lie in the same partition number of each, and the user's state goes with
+the newest of them. So the partitions of a number are taken over together, or none of them.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from pipeline.errors import OffsetsGone
 from pipeline.event.batch import Span, TopicPartition
 from pipeline.event.decode import Decoder
 from pipeline.outcome import Learner
+from pipeline.run.catch_up import in_time_order
 from pipeline.run.in_flight import InFlight
 from pipeline.run.observe import Observer
 from pipeline.run.ports import Clock, Source
 from pipeline.run.shard_files import ShardFiles
 
 logger = logging.getLogger(__name__)
-
-CHUNK = 10_000  # offsets that a new owner reads at once to catch up
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # compared by identity: the same partition may come twice
@@ -64,9 +67,14 @@ class Partitions:
         ends = self._source.end_offsets(partitions)
         commits = self._source.committed(partitions)
         shards = {} if self._shards is None else self._shards.newest()
+        targets = {
+            source: _furthest(commits.get(source), shards[source].offset if source in shards else None)
+            for source in partitions
+        }
+        behind = {source.partition for source in partitions if self._is_behind(source, targets[source])}
         for source in partitions:
-            shard = shards.get(source)
-            position = self._position(source, commits.get(source), None if shard is None else shard.offset)
+            anew = source.partition in behind
+            position = self._position(source, commits.get(source), targets[source], anew)
             if position is not None:
                 _check_range(source, position, starts[source], ends[source])
             self._source.seek(source, position)
@@ -89,10 +97,12 @@ class Partitions:
             return
         self._rebalancing()
         self._in_flight.drain()
-        for source in partitions:
-            if self._shards is not None and source in self._learner.offsets and source not in self._pending:
+        if self._shards is not None:
+            offsets, pending = self._learner.offsets, self._pending
+            whole = [source for source in partitions if source in offsets and source not in pending]
+            for source in whole:
                 shard = self._learner.take(source)
-                self._shards.save(shard, self._source.generation(), self._learner.seq)
+                self._shards.save(shard, self._source.generation(), self._learner.seq, whole)
         self._in_flight.commit(self.held)
         self._let_go(partitions)
 
@@ -106,41 +116,61 @@ class Partitions:
         """Bring the users of newly assigned partitions in, from their newest shards and the topic.
 
         Partitions may come and go meanwhile, and a stop leaves the rest undone: then those are not held at
-        all. All shards come first: a user may have events in several partitions (of several topics, say), and
-        the shard that holds the user would replace what another partition's events have taught since.
+        all. All shards come first: a user may have events in several partitions, and the shard that holds the
+        user would replace what another partition's events have taught since.
         """
-        begun: dict[TopicPartition, tuple[Takeover, int]] = {}
+        begun: dict[TopicPartition, Takeover] = {}
         while self._pending:
-            for source, takeover in sorted(self._pending.items()):
-                if source not in begun or begun[source][0] is not takeover:
-                    begun[source] = takeover, self._put_shard(source, takeover.target)
-            source, takeover = min(self._pending.items(), key=lambda item: item[0])
-            position = begun[source][1]
-            while position < takeover.target and self._pending.get(source) is takeover:
-                if stopping():
-                    self._release(source)
-                    break
-                stop = min(position + CHUNK, takeover.target)
-                polled = self._source.read((Span(*source, position, stop),), None)
-                self._learner.catch_up(decoder.decode(self._learner.seq, clock.now_ms(), polled))
-                position = stop
-                self._source.keep_alive()
-            if self._pending.get(source) is takeover:
-                del self._pending[source]
+            groups = by_number(self._pending)
+            for group in groups:
+                if any(begun.get(source) is not takeover for source, takeover in group.items()):
+                    self._put_shards(group)
+                    begun |= group
+            if self._catch_up(groups[0], decoder, clock, stopping):
+                for source in groups[0]:
+                    del self._pending[source]
         self.unsettled = False
         self.joined()
 
-    def _put_shard(self, source: TopicPartition, target: int) -> int:
-        """Bring the users of a partition's newest shard in; return the offset at which the topic goes on."""
-        shard = None if self._shards is None else self._shards.load_newest(source)
-        if shard is not None:
-            self._learner.put(shard)
-        position = self._source.start_offsets([source])[source] if shard is None else shard.offset
-        logger.info(
-            "%s-%d: users from %s, then the topic from %d to %d", source.topic, source.partition,
-            "no shard" if shard is None else "a shard", position, target,
-        )  # fmt: skip
-        return position
+    def _put_shards(self, group: Mapping[TopicPartition, Takeover]) -> None:
+        """Bring in the users of partitions that have them in common, from the newest shards."""
+        shards = {} if self._shards is None else self._shards.load_newest(group)
+        for source, takeover in group.items():
+            if source in shards:
+                self._learner.put(shards[source])
+            logger.info(
+                "%s-%d: users from %s, then the topic from %d to %d", source.topic, source.partition,
+                "a shard" if source in shards else "no shard", self._next(source), takeover.target,
+            )  # fmt: skip
+
+    def _catch_up(
+        self,
+        group: Mapping[TopicPartition, Takeover],
+        decoder: Decoder,
+        clock: Clock,
+        stopping: Callable[[], bool],
+    ) -> bool:
+        """Let partitions' users learn up to the targets, or drop them for a stop.
+
+        Return False when the group's coordinator has meant otherwise meanwhile: the rest is to be done anew.
+        """
+        spans = [Span(*source, self._next(source), takeover.target) for source, takeover in group.items()]
+        for polled in in_time_order(self._source.read, spans):
+            if stopping():
+                for source in group:
+                    self._release(source)
+                return True
+            self._learner.catch_up(decoder.decode(self._learner.seq, clock.now_ms(), polled))
+            self._source.keep_alive()
+            if any(self._pending.get(source) is not takeover for source, takeover in group.items()):
+                return False
+        return True
+
+    def _next(self, source: TopicPartition) -> int:
+        """Return the offset at which the users of a partition go on."""
+        if source in self._learner.offsets:
+            return self._learner.offsets[source]
+        return self._source.start_offsets([source])[source]
 
     def release_strangers(self) -> None:
         """Drop users of partitions that an earlier life of this worker owned and the group gave away."""
@@ -148,19 +178,30 @@ class Partitions:
             for source in sorted(self._learner.offsets.keys() & set(self._source.partitions()) - self.held):
                 self._release(source)
 
-    def _position(self, source: TopicPartition, commit: int | None, shard: int | None) -> int | None:
-        """Decide where a partition's users come from; return where its events go on, None: earliest."""
+    def _is_behind(self, source: TopicPartition, target: int | None) -> bool:
+        """Say whether the group has got further with a partition than its users here."""
+        return target is not None and self._learner.offsets.get(source, -1) < target
+
+    def _position(
+        self, source: TopicPartition, commit: int | None, target: int | None, behind: bool
+    ) -> int | None:
+        """Decide where a partition's users come from; return where its events go on, None: earliest.
+
+        `behind`: the users here lack events, of this partition or of another topic's of its number.
+        """
         local = self._learner.offsets.get(source)
-        target = max((offset for offset in (commit, shard) if offset is not None), default=None)
         if local is not None and (target is None or local >= target):
             if local != commit:
                 self._in_flight.acknowledged[source] = local  # published by an earlier life, not committed
-            return local
-        if local is not None:
+            if not behind:
+                return local
+            target = local
+        elif local is not None:
             logger.warning(
                 "%s-%d: learned here up to %d, by the group up to %s; its users come from the newest "
                 "shard and the topic", source.topic, source.partition, local, target,
             )  # fmt: skip
+        if local is not None:
             self._release(source)
             self.unsettled = True
         if target is not None and self._shards is not None:
@@ -186,6 +227,16 @@ class Partitions:
             return False
         self._learner.release(source)
         return True
+
+
+def by_number(pending: Mapping[TopicPartition, Takeover]) -> list[dict[TopicPartition, Takeover]]:
+    """Group partitions by their number: those of one number have the same users."""
+    ordered = sorted(pending.items(), key=lambda item: (item[0].partition, item[0].topic))
+    return [dict(group) for _, group in groupby(ordered, key=lambda item: item[0].partition)]
+
+
+def _furthest(*offsets: int | None) -> int | None:
+    return max((offset for offset in offsets if offset is not None), default=None)
 
 
 def _check_range(source: TopicPartition, position: int, start: int, end: int) -> None:

@@ -9,6 +9,7 @@ under its name.
 
 import hashlib
 import logging
+from collections.abc import Collection
 from typing import NamedTuple
 
 from pipeline.event.batch import TopicPartition
@@ -38,6 +39,11 @@ class ShardName(NamedTuple):
     def source(self) -> TopicPartition:
         """The partition that the shard is of."""
         return TopicPartition(self.topic, self.partition)
+
+    @property
+    def moment(self) -> tuple[int, int, str]:
+        """When it was written: shards of one moment hold the same events; sorts by what is newer."""
+        return self.generation, self.seq, self.worker
 
     @property
     def path(self) -> str:
@@ -81,9 +87,12 @@ class ShardFiles:
         self.folder = folder
         self.worker = worker
 
-    def save(self, shard: Shard, generation: int, seq: int) -> tuple[ShardName, bytes]:
-        """Write a shard; return its name and its bytes."""
+    def save(
+        self, shard: Shard, generation: int, seq: int, together: Collection[TopicPartition] = ()
+    ) -> tuple[ShardName, bytes]:
+        """Write a shard; return its name and its bytes. `together`: all whose shards are of this moment."""
         source = shard.source
+        beside = sorted(each.topic for each in together if each.partition == source.partition)
         data = pack(
             shard.arrays,
             {
@@ -92,6 +101,7 @@ class ShardFiles:
                 "topic": source.topic,
                 "partition": str(source.partition),
                 "offset": str(shard.offset),
+                "together": ",".join(beside),
             },
         )
         checksum = hashlib.sha256(data).hexdigest()[:16]
@@ -103,21 +113,31 @@ class ShardFiles:
         """Read a shard. Raise ValueError or OSError when the file is damaged or gone, `CheckpointError` for
         one of a newer format: the worker that wrote it is upgraded already.
         """
-        data = self.folder.read(name.path)
-        if hashlib.sha256(data).hexdigest()[:16] != name.checksum:
-            raise ValueError("its checksum is not that of its name")
-        check_shard(f"{self.folder.url}/{name.path}", data)
-        return Shard(name.source, name.offset, unpack(data))
+        return self._read(name).shard
 
-    def load_newest(self, source: TopicPartition) -> Shard | None:
-        """Read the newest whole shard of a partition; None when there is none. Damaged ones get a warning."""
-        for name in reversed(self.all()):
-            if name.source == source:
-                try:
-                    return self.load(name)
-                except (OSError, ValueError) as error:
-                    logger.warning("shard %s/%s skipped: %s", self.folder.url, name.path, error)
-        return None
+    def load_newest(self, sources: Collection[TopicPartition]) -> dict[TopicPartition, Shard]:
+        """Read the newest whole shards of partitions with the same users, as far as there are any.
+
+        A worker that is killed while it writes leaves one topic's shard newer than the other's: a user who
+        went on to the other topic is in none of them, and one who came from there in both. So a shard is
+        passed over while one of the same moment is missing. Damaged ones get a warning.
+        """
+        names = {source: [name for name in self.all() if name.source == source] for source in sorted(sources)}
+        found: dict[TopicPartition, _Written] = {}
+        self._fill(found, names)
+        newest = dict(found)
+        while torn := [source for source in found if _is_torn(source, found, names.keys())]:
+            for source in torn:
+                path = found.pop(source).name.path
+                logger.warning("shard %s/%s skipped: not all of its moment is there", self.folder.url, path)
+            self._fill(found, names)
+        if found.keys() != newest.keys():
+            logger.warning(
+                "shards of %s are of different moments, and no older ones fit: users with events in several "
+                "topics may lack some", ", ".join(f"{topic}-{number}" for topic, number in sorted(newest)),
+            )  # fmt: skip
+            found = newest
+        return {source: written.shard for source, written in found.items()}
 
     def all(self) -> list[ShardName]:
         """Return every shard of every partition and worker, oldest first."""
@@ -133,8 +153,53 @@ class ShardFiles:
         Other workers' files are theirs to delete: one of them may be about to name a file that it has just
         written.
         """
-        newest = self.newest()
-        for name in self.all():
-            superseded = name != newest[name.source] and name.path not in named
-            if superseded and name.worker == self.worker:
+        names, newest = self.all(), self.newest()
+        # what another topic's shard of the same moment may be needed with stays too
+        kept = {
+            (name.moment, name.partition)
+            for name in names
+            if name == newest[name.source] or name.path in named
+        }
+        for name in names:
+            if name.worker == self.worker and (name.moment, name.partition) not in kept:
                 self.folder.delete(name.path)
+
+    def _fill(
+        self, found: "dict[TopicPartition, _Written]", names: dict[TopicPartition, list[ShardName]]
+    ) -> None:
+        """Read the newest whole shard of each partition that lacks one; what was read leaves `names`."""
+        for source, left in names.items():
+            while left and source not in found:
+                name = left.pop()
+                try:
+                    found[source] = self._read(name)
+                except (OSError, ValueError) as error:
+                    logger.warning("shard %s/%s skipped: %s", self.folder.url, name.path, error)
+
+    def _read(self, name: ShardName) -> "_Written":
+        data = self.folder.read(name.path)
+        if hashlib.sha256(data).hexdigest()[:16] != name.checksum:
+            raise ValueError("its checksum is not that of its name")
+        check_shard(f"{self.folder.url}/{name.path}", data)
+        beside = filter(None, metadata(data).get("together", "").split(","))  # older versions wrote none
+        together = {TopicPartition(topic, name.partition) for topic in beside}
+        return _Written(name, Shard(name.source, name.offset, unpack(data)), together)
+
+
+class _Written(NamedTuple):
+    """A shard, and the partitions of its number whose shards were written at the same moment."""
+
+    name: ShardName
+    shard: Shard
+    together: set[TopicPartition]
+
+
+def _is_torn(
+    source: TopicPartition, found: dict[TopicPartition, _Written], asked: Collection[TopicPartition]
+) -> bool:
+    """Say whether a shard of the same moment, of a partition that is asked for, is older or not there."""
+    written = found[source]
+    return any(
+        other not in found or found[other].name.moment[:2] < written.name.moment[:2]
+        for other in written.together.intersection(asked)
+    )

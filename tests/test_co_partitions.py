@@ -1,0 +1,269 @@
+"""Who reads what: one worker a partition number, and nothing is given away before it is free."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, ConsumerProtocolSubscription
+from kafka.structs import TopicPartition
+
+from consumers.co_partitions import deal, strategies
+
+Held = Mapping[str, frozenset[TopicPartition]]
+
+
+class Cluster:
+    """As much of the client's picture of a cluster as an assignor needs."""
+
+    def __init__(self, counts: Mapping[str, int]) -> None:
+        self.counts = dict(counts)
+
+    def topics(self) -> set[str]:
+        return set(self.counts)
+
+    def partitions_for_topic(self, topic: str) -> set[int] | None:
+        return set(range(self.counts[topic])) if topic in self.counts else None
+
+    def partitions(self) -> set[TopicPartition]:
+        return {TopicPartition(topic, n) for topic, count in self.counts.items() for n in range(count)}
+
+
+class Joined(NamedTuple):
+    """A member as the leader sees it."""
+
+    member_id: str
+    group_instance_id: str
+    metadata: ConsumerProtocolSubscription
+
+
+class Group:
+    """A group of clients; it does with strategies what kafka-python's coordinator does, bytes included."""
+
+    def __init__(self, counts: Mapping[str, int]) -> None:
+        self.cluster = Cluster(counts)
+        self.generation = 0
+        self.members: dict[str, dict[str, Any]] = {}  # assignors by name, the preferred first
+        self.topics: dict[str, set[str]] = {}
+        self.held: dict[str, frozenset[TopicPartition]] = {}
+        self.strategy = ""
+
+    def join(self, name: str, topics: Collection[str] = (), old: bool = False) -> None:
+        offered = [CooperativeStickyAssignor()] if old else strategies()
+        self.members[name] = {each.name: each for each in offered}
+        self.topics[name] = set(topics) or self.cluster.topics()
+        self.held[name] = frozenset()
+
+    def leave(self, name: str) -> None:
+        del self.members[name], self.topics[name], self.held[name]
+
+    def rebalance(self) -> bool:
+        """Go through one generation; say whether there is another to come, as something was revoked."""
+        self.generation += 1
+        common = set.intersection(*(set(offered) for offered in self.members.values()))
+        votes = [next(name for name in offered if name in common) for offered in self.members.values()]
+        self.strategy = max(sorted(set(votes)), key=votes.count)
+        leader = next(iter(self.members.values()))[self.strategy]
+        joined = [
+            Joined(f"{name}-id", name, self._said(offered[self.strategy], self.topics[name]))
+            for name, offered in self.members.items()
+        ]
+        answers = leader.assign(self.cluster, joined)
+        before, revoked = dict(self.held), False
+        for name, offered in self.members.items():
+            assignment = ConsumerProtocolAssignment.decode(answers[f"{name}-id"].encode())
+            self.held[name] = frozenset(assignment.partitions())
+            revoked |= bool(before[name] - self.held[name])
+            offered[self.strategy].on_assignment(assignment, self.generation)
+        for one, other in itertools.permutations(self.members, 2):
+            assert not self.held[one] & before[other], "given to one while another holds it"
+        return revoked
+
+    def settle(self) -> None:
+        """Rebalance until nothing is revoked any more."""
+        rounds = 1
+        while self.rebalance():
+            rounds += 1
+            assert rounds <= 3
+        assert_once(self.held)
+
+    @staticmethod
+    def _said(assignor: Any, topics: set[str]) -> ConsumerProtocolSubscription:
+        return ConsumerProtocolSubscription.decode(assignor.metadata(topics).encode())
+
+
+def assert_once(held: Held) -> None:
+    assert sum(map(len, held.values())) == len(frozenset().union(*held.values()))
+
+
+def numbers(held: Held) -> dict[str, set[int]]:
+    return {name: {partition.partition for partition in mine} for name, mine in held.items()}
+
+
+def assert_together(group: Group) -> None:
+    """Every partition is read, those of one number by one member, and numbers are dealt out evenly."""
+    assert frozenset().union(*group.held.values()) == group.cluster.partitions()
+    owner = defaultdict(set)
+    for name, mine in numbers(group.held).items():
+        for number in mine:
+            owner[number].add(name)
+    assert all(len(names) == 1 for names in owner.values())
+    sizes = [len(mine) for mine in numbers(group.held).values()]
+    assert max(sizes) - min(sizes) <= 1
+
+
+COUNTS = st.dictionaries(st.sampled_from(["buys", "carts", "views"]), st.integers(1, 9), min_size=1)
+CHANGES = st.lists(
+    st.tuples(st.sampled_from(["join", "leave", "again", "grow"]), st.integers(0, 4)), max_size=8
+)
+
+
+@given(COUNTS, CHANGES, st.booleans())
+def test_numbers_stay_together_and_move_no_more_than_they_must(
+    counts: dict[str, int], changes: list[tuple[str, int]], impatient: bool
+) -> None:
+    """`impatient`: the next change comes before the group has settled."""
+    group = Group(counts)
+    group.join("worker-0")
+    group.settle()
+    for change, place in changes:
+        name = f"worker-{place}"
+        before = numbers(group.held)
+        if change == "grow":
+            group.cluster.counts["views"] = group.cluster.counts.get("views", 0) + place
+            for topics in group.topics.values():
+                topics.add("views")
+        elif change == "join" and name not in group.members:
+            group.join(name)
+        elif change == "again" and name in group.members:  # killed, and back in its place
+            group.leave(name)
+            group.join(name)
+        elif change == "leave" and name in group.members and len(group.members) > 1:
+            group.leave(name)
+        if impatient:
+            group.rebalance()
+            continue
+        group.settle()
+        assert_together(group)
+        assert_sticky(before, numbers(group.held))
+    group.settle()
+    assert_together(group)
+
+
+def assert_sticky(before: Mapping[str, set[int]], after: Mapping[str, set[int]]) -> None:
+    """Nobody who stays loses a number, but down to what an even share leaves."""
+    most = max(map(len, after.values()))
+    for name in before.keys() & after.keys():
+        if before[name] - after[name]:
+            assert len(after[name]) >= most - 1
+            assert after[name] < before[name]
+
+
+def test_four_partitions_of_two_topics_are_not_split_over_three_workers() -> None:
+    group = Group({"views": 4, "buys": 4})
+    for name in ("worker-0", "worker-1", "worker-2"):
+        group.join(name)
+    group.settle()
+    assert_together(group)
+    assert sorted(len(mine) for mine in group.held.values()) == [2, 2, 4]
+
+
+def test_numbers_beyond_a_topics_count_are_absent() -> None:
+    group = Group({"views": 3, "buys": 1})
+    group.join("worker-0")
+    group.join("worker-1")
+    group.settle()
+    assert_together(group)
+    assert group.held["worker-0"] == {("views", 0), ("buys", 0), ("views", 2)}
+
+
+@pytest.mark.parametrize("leader", ["old", "new"])
+def test_beside_older_workers_partitions_are_dealt_out_as_they_do_until_the_last_is_gone(leader: str) -> None:
+    group = Group({"views": 4, "buys": 4})
+    for name in sorted(["old", "new"], key=leader.__ne__):
+        group.join(name, old=name == "old")
+        group.settle()
+    assert group.strategy == "cooperative-sticky"
+    group.join("newer")
+    group.settle()
+    assert group.strategy == "cooperative-sticky"
+    group.leave("old")
+    group.settle()  # `rebalance` sees to it that the change of strategy gives nothing away that is held
+    assert group.strategy == "co-partitioned"
+    assert_together(group)
+    group.join("old", old=True)  # and back
+    group.settle()
+    assert group.strategy == "cooperative-sticky"
+
+
+def test_a_topic_that_a_worker_does_not_read_yet_waits_for_it_and_splits_no_number(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    group = Group({"views": 4, "buys": 4})
+    for name in ("worker-0", "worker-1"):
+        group.join(name, topics=["views"])
+    group.settle()
+    before = numbers(group.held)
+    group.leave("worker-1")
+    group.settle()
+    group.join("worker-1")
+    group.settle()
+    after = numbers(group.held)
+    assert {name: len(mine) for name, mine in after.items()} == dict.fromkeys(before, 2)
+    assert {topic for topic, _ in group.held["worker-0"]} == {"views"}
+    assert {topic for topic, _ in group.held["worker-1"]} == {"views", "buys"}
+    assert "topic buys: partitions [0, 1] wait for a worker that reads it" in caplog.text
+    group.leave("worker-0")
+    group.settle()
+    group.join("worker-0")
+    group.settle()
+    assert_together(group)
+
+
+def test_members_that_share_no_topic_are_served_one_by_one() -> None:
+    group = Group({"views": 2, "buys": 2})
+    group.join("worker-0", topics=["views"])
+    group.join("worker-1", topics=["buys"])
+    group.settle()
+    assert group.held == {
+        "worker-0": {("views", 0), ("views", 1)},
+        "worker-1": {("buys", 0), ("buys", 1)},
+    }
+
+
+def test_what_a_member_had_before_it_was_thrown_out_does_not_count() -> None:
+    group = Group({"views": 2, "buys": 2})
+    group.join("worker-0")
+    group.settle()
+    stale = group.members["worker-0"]
+    group.leave("worker-0")
+    group.join("worker-1")
+    group.settle()
+    group.members, group.topics["worker-0"] = {"worker-0": stale} | group.members, {"views", "buys"}
+    group.held["worker-0"] = frozenset()
+    group.rebalance()
+    assert group.held["worker-1"] == {
+        ("views", 0),
+        ("buys", 0),
+    }  # one of two moves, none is taken for nothing
+    group.settle()
+    assert_together(group)
+
+
+@given(st.sets(st.integers(0, 20)), st.dictionaries(st.integers(0, 20), st.sampled_from("abcd")))
+def test_dealing_leaves_as_many_at_home_as_an_even_share_lets(here: set[int], homes: dict[int, str]) -> None:
+    members = ["a", "b", "c"]
+    stayed = sum(homes.get(number) == member for number, member in deal(here, homes, members).items())
+    assert stayed == max(most_kept(here, homes, members))
+
+
+def most_kept(here: set[int], homes: Mapping[int, str], members: list[str]) -> Iterator[int]:
+    """For each way of an even share: how many numbers can stay."""
+    least, over = divmod(len(here), len(members))
+    owned = [sum(homes.get(number) == member for number in here) for member in members]
+    for larger in itertools.combinations(range(len(members)), over):
+        yield sum(min(count, least + (place in larger)) for place, count in enumerate(owned))
