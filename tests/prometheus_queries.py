@@ -60,8 +60,8 @@ def panel_queries(job: str = "afresh", instance: str = ".*", interval: str = RAT
         for panel in panels()
         for target in panel["targets"]
     ]
-    marks = [mark for mark in dashboard()["annotations"]["list"] if "expr" in mark]
-    asked += [Query(mark["name"], mark["expr"]) for mark in marks]
+    marks = [mark for mark in dashboard()["annotations"]["list"] if not mark.get("builtIn")]
+    asked += [Query(mark["name"], mark["target"]["expr"]) for mark in marks]
     return [
         Query(name, re.sub(r"\$(\w+)|\$\{(\w+)\}", lambda found: values[found[1] or found[2]], expr))
         for name, expr in asked
