@@ -97,7 +97,7 @@ def open_rows(path: Path, columns: Columns, tally: Tally) -> Rows:
     raise UsageError(f"{path}: unknown kind of file; expected a name that ends in {', '.join(SUFFIXES)}")
 
 
-class _Bytes:
+class FileBytes:
     """The bytes of a file, unpacked, and how far they have been read."""
 
     def __init__(self, path: Path) -> None:
@@ -134,7 +134,7 @@ class _CsvRows:
 
     def __init__(self, path: Path, columns: Columns, tally: Tally) -> None:
         self._path, self._columns, self._tally = path, columns, tally
-        self._bytes = _Bytes(path)
+        self._bytes = FileBytes(path)
         self.share = self._bytes.share
 
     def __iter__(self) -> Iterator[Row]:
@@ -191,7 +191,7 @@ class _JsonRows:
 
     def __init__(self, path: Path, columns: Columns, tally: Tally) -> None:
         self._path, self._columns, self._tally = path, columns, tally
-        self._bytes = _Bytes(path)
+        self._bytes = FileBytes(path)
         self.share = self._bytes.share
 
     def __iter__(self) -> Iterator[Row]:

@@ -11,6 +11,20 @@ from pipeline.event.checks import TimeUnit
 PARQUET_ROWS = 8192  # read at a time
 
 
+def names_in(path: Path) -> list[str]:
+    """Return the names of a file's columns; none where it can't be read, as reading its rows will say."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        return []
+    try:
+        names: list[str] = pq.read_schema(path).names
+    except (OSError, pa.ArrowException):
+        return []
+    return names
+
+
 class ParquetRows:
     """The rows of a parquet file: see `consumers.file_rows.Rows`."""
 

@@ -60,7 +60,7 @@ def judge_file(
     now_ms = clock.now_ms()
     default_type = next(iter(settings.topics.event_topics().values()))
     chunks = read_events(
-        args.file, args.batch, now_ms=now_ms, columns=columns_of(args), time_unit=args.time_unit,
+        args.file, args.batch, now_ms=now_ms, columns=columns_of(args, settings), time_unit=args.time_unit,
         default_type=default_type, start=args.start, limit=args.events, tally=tally,
     )  # fmt: skip
     evaluation = Evaluation(settings, variants, clock)

@@ -1,12 +1,24 @@
 """The options by which commands are told how to read a recorded file."""
 
 import argparse
+import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from consumers.file_source import Columns
 
-COLUMNS = ("user", "item", "timestamp", "event", "value")
+FIELD_OF = {  # what holds the same in records of a topic
+    "user": "user_id",
+    "item": "item_id",
+    "timestamp": "timestamp_ms",
+    "event": "event_type",
+    "value": "value",
+}
+
+logger = logging.getLogger(__name__)
 
 
 def add_file_options(parser: argparse.ArgumentParser) -> None:
@@ -14,22 +26,44 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help=".csv, .csv.gz, .jsonl, .jsonl.gz or .parquet")
     parser.add_argument("--start", type=count, default=0, metavar="N", help="leave out the first N events")
     group = parser.add_argument_group(
-        "columns of the file", "Names; in .jsonl a path such as payload.user.id leads into nested objects."
+        "columns of the file",
+        "Without an option: the first that the file has of the name in [events] fields, the plain one\n"
+        "and the topic's. In .jsonl a name such as payload.user.id is a path into nested objects.",
     )
-    for column in COLUMNS:
-        text = f"holds the {column} (default: {column})"
-        group.add_argument(f"--{column}-column", default=column, metavar="NAME", help=text)
+    for column, field in FIELD_OF.items():
+        plain = " or ".join(dict.fromkeys((column, field)))
+        group.add_argument(
+            f"--{column}-column", metavar="NAME",
+            help=f"holds the {column} (default: as events.fields.{field}, else {plain})",
+        )  # fmt: skip
     group.add_argument(
         "--time-unit", choices=("s", "ms", "iso"),
         help="of the timestamps: seconds, milliseconds, ISO 8601 (default: found from the first rows)",
     )  # fmt: skip
 
 
-def columns_of(args: argparse.Namespace) -> "Columns":
-    """Return the names of the columns."""
-    from consumers.file_source import Columns
+def columns_of(args: argparse.Namespace, settings: Settings) -> "Columns":
+    """Return the names of the columns: those given, else those of the topic's records that the file has.
 
-    return Columns(*(getattr(args, f"{column}_column") for column in COLUMNS))
+    So an export of a topic is read by the very configuration that its records are read by. Names that were
+    found so are logged. Raise `UsageError` when the file can't be read.
+    """
+    from consumers.file_names import find_columns  # numpy is not needed for help
+
+    choices: dict[str, list[str]] = {}
+    for column, field in FIELD_OF.items():
+        given = getattr(args, f"{column}_column")
+        mapped = settings.events.fields.get(field, column)
+        choices[column] = [given] if given else list(dict.fromkeys((mapped, column, field)))
+    columns = find_columns(Path(args.file), choices)
+    chosen = [
+        f"{column} = {name}"
+        for column, name in columns._asdict().items()
+        if name != column and len(choices[column]) > 1
+    ]
+    if chosen:
+        logger.info("columns of %s: %s", args.file, ", ".join(chosen))
+    return columns
 
 
 def count(text: str) -> int:

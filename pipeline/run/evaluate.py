@@ -116,20 +116,23 @@ class Evaluation:
         self.recommender = Recommender(settings, self._build, test_all=True)
         self._seconds = 0.0
         self._skipped = 0
+        self._newest_ms = 0  # time of the newest event so far
 
     def learn(
         self, chunks: Iterable[Events], now_ms: int, watch: Callable[[int], None] = lambda events: None
     ) -> None:
         """Test and learn the chunks in order, each as one batch. `watch` gets the events so far after each.
 
-        `now_ms` is the wall-clock time that every batch is closed at: recorded times are capped by it.
+        `now_ms` is the wall-clock time; recorded times are capped by it. A batch is closed at the time of the
+        newest event so far: by today's clock all that an old file tells of would have expired.
         """
         began_s = self._clock.monotonic_s()
         recommender = self.recommender
         at = recommender.offsets.get(FILE_SOURCE, 0)
         for events in chunks:
             span = Span(*FILE_SOURCE, at, at + len(events))
-            outcome = recommender.step(RawBatch(recommender.seq, now_ms, (span,), events, []))
+            self._newest_ms = max(self._newest_ms, min(int(events.time_ms_B.max()), now_ms))
+            outcome = recommender.step(RawBatch(recommender.seq, self._newest_ms, (span,), events, []))
             self._skipped += outcome.figures.skipped == "non_finite"
             at = span.stop
             watch(at)

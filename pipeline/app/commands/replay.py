@@ -67,8 +67,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     tally, sending = Tally(), Sending()
     topic, default_type = next(iter(settings.topics.event_topics().items()))
     chunks = read_events(
-        args.file, CHUNK, now_ms=SystemClock().now_ms(), columns=columns_of(args), time_unit=args.time_unit,
-        default_type=default_type, start=args.start, limit=args.limit, tally=tally,
+        args.file, CHUNK, now_ms=SystemClock().now_ms(), columns=columns_of(args, settings),
+        time_unit=args.time_unit, default_type=default_type, start=args.start, limit=args.limit, tally=tally,
     )  # fmt: skip
     first = next(chunks, None)  # errors of the file come before those of the broker
     if first is None and tally.rejected:
