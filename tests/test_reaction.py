@@ -10,9 +10,13 @@ from streams import START_MS, Batches, Event
 from pipeline.event.records import DriftAlarm
 from pipeline.measure import reaction
 from pipeline.measure.drift import DriftWatch
+from pipeline.measure.health import Health
+from pipeline.measure.metrics import Metrics
 from pipeline.measure.reaction import LASTS, LEAST, PACE, Reaction, share_left
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
+from pipeline.run.clock import ManualClock
+from pipeline.run.observe import MetricsObserver
 from pipeline.settings import DriftConfig, ModelConfig, RankConfig, Settings
 from pipeline.state.births import Births
 from pipeline.state.successors import BEFORE, CONTEXTS, Successors
@@ -210,6 +214,18 @@ def test_no_test_of_the_batch_with_the_alarm_sees_the_reaction_and_the_next_one_
     assert not any(outcome.figures.reacting for outcome in outcomes[False])
 
 
+def test_the_gauge_is_one_while_a_reaction_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reaction, "LASTS", 32 * 3)
+    plant(monkeypatch, 32 * 2, 32 * 2)
+    each, batches, metrics, clock, shown = learner(), Batches(), Metrics(), ManualClock(START_MS), []
+    observer = MetricsObserver(metrics, Health(clock), clock)
+    for _ in range(8):
+        raw = batches([Event(f"u{n}", f"i{n % 9}") for n in range(32)])
+        observer.learned(raw, each.step(raw), each)
+        shown.append(metrics.registry.get_sample_value("afresh_drift_reaction"))
+    assert shown == [0, 0, 1, 1, 1, 0, 0, 0]
+
+
 def test_a_restart_in_the_midst_of_a_reaction_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, 32 * 10, 32 * 10)
     unbroken, batches = learner(), Batches()
@@ -226,8 +242,8 @@ def test_alarms_without_end_cannot_drive_the_model_away(monkeypatch: pytest.Monk
     monkeypatch.setattr(reaction, "LASTS", 32)  # else it would be the worst fall only every 5,000 events
     plant(monkeypatch, 32 * 10, 10**9, after=0.0)
     each, calm, batches, others = learner(), learner(False), Batches(), Batches()
-    outcomes = feed(each, batches, 150)
-    feed(calm, others, 150)
+    outcomes = feed(each, batches, 90)
+    feed(calm, others, 90)
     assert all(outcome.alarms[0].reaction == pytest.approx(1 - LEAST) for outcome in outcomes[10:])
     model = each.models[0]
     assert isinstance(model, StreamingAttention)

@@ -1,23 +1,24 @@
 """How soon quality is back after a change of taste, with the reaction to drift alarms and without it.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/drift_reaction.py [--seeds 5] [--kinds KINDS] [--parts all]
+    OMP_NUM_THREADS=1 python tests/benchmarks/drift_reaction.py [--seeds 5] [--data FOLDER]
 
-Runs the service's own `Recommender` in batches of 128 (default configuration, but that no lists are made)
-over simulated shoppers, whose taste changes at event 20,000 of 60,000, or never does, once with
-`drift.reaction` and once without it. Prints one table, and one JSON line at the end.
+Runs the service's own `Recommender` (default configuration, but that no lists are made) in batches of 128
+over simulated shoppers, whose taste changes at event 20,000 of 60,000, once with `drift.reaction` and once
+without it; with --data (or AFRESH_DATA) over the first 40,000 events of recorded streams too. Prints one
+table, and one JSON line at the end. The streams are those of drift_streams.py.
 
-- delay: events from the change to the first alarm after it, the median over the streams with one.
-- false alarms: on the stream without a change, and before the change on the others, per 100,000 events. The
-  rows "false alarm" are the stream without a change, with an alarm made up at event 20,000 that says that a
-  fifth of the hits is gone, or half of them: what a reaction to nothing costs.
-- events until quality is back: m(t) is the mean NDCG@10 of the 2,000 tests from event t on, and the level
-  that of the last 5,000 tests before the change. Quality is back at the first t after the lowest m(t) for
-  which m(t) is at least nine tenths of the level, counted from the change; 0 where m(t) never falls below;
-  all events after the change where it doesn't come back in the run (told as "> ": the mean is then too low).
-  Where the taste turns time and again, each turn is a change of its own, up to the next turn.
-- NDCG@10 after: of all tests from the change on; from event 20,000 on where there is none.
+- told: the first alarm after the change, by signal, and its delay in events, median (most).
+- false alarms: on streams without a change, and before the change on the others, per 100,000 events. Of
+  recorded streams nobody knows which alarms are false: all are counted.
+- events until quality is back: m(t) is the mean NDCG@10 of 2,000 tests from event t on, and the level that of
+  the last 5,000 events before the change. Quality is back at the first t after the lowest m(t) for which m(t)
+  is at least nine tenths of the level; counted from the change. 0: it was never gone, no m(t) lies below
+  that. "> ": in some stream it was not back at the end, which then counts. Where the taste turns time and
+  again, each turn is a change of its own, up to the next one.
+- NDCG@10 after: of all tests from event 20,000 on; of the whole of a recorded stream. The gain is the mean of
+  the seeds' gains, and in brackets the least and the most.
 
-`--parts` adds rows: parts of the reaction alone, or set otherwise.
+--parts "steps alone|memories alone", or all, gives rows for parts of the reaction alone, or set otherwise.
 """
 
 import argparse
@@ -25,18 +26,19 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import product
+from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
 import torch
+from drift_streams import CHANGE_AT, EVENTS, KINDS, PERIOD, batches, now_ms, settings_of
 
-from pipeline.event.batch import Events, RawBatch, Span
+from pipeline.event.batch import RawBatch, Span
 from pipeline.event.records import DriftAlarm
 from pipeline.measure import reaction
 from pipeline.measure.quality import gains_of
@@ -44,74 +46,55 @@ from pipeline.recommender import Recommender
 from pipeline.settings import DriftConfig, Settings
 from pipeline.state.successors import Successors
 from pipeline.train.build import build_model
-from producers.market_plan import Change, Plan
-from producers.shoppers import shoppers, wire_events
 
-EVENTS, CHANGE_AT, PERIOD, BATCH, START_MS = 60_000, 20_000, 10_000, 128, 1_700_000_000_000
 TESTS, BEFORE, SHARE = 2_000, 5_000, 0.9
-KINDS: dict[str, Plan] = {
-    "none": Plan(),
-    "false alarm, a fifth": Plan(),
-    "false alarm, half": Plan(),
-    "sudden": Plan((Change("sudden", CHANGE_AT),)),
-    "gradual": Plan((Change("gradual", CHANGE_AT, CHANGE_AT + 10_000),)),
-    "recurring": Plan((Change("recurring", CHANGE_AT, period=PERIOD),)),
-    "local": Plan((Change("local", CHANGE_AT, share=0.25),)),
-    "local, half": Plan((Change("local", CHANGE_AT, share=0.5),)),
-    "shoppers": Plan((Change("local", CHANGE_AT, share=0.5, among="shoppers"),)),
-}
-PLANTED = {
-    "false alarm, a fifth": DriftAlarm("planted", "hit_rate", CHANGE_AT, 0.3, 0.24, 0),
-    "false alarm, half": DriftAlarm("planted", "hit_rate", CHANGE_AT, 0.3, 0.15, 0),
-}
-STEADY = ("none", *PLANTED)
+WHOLE = "whole"
 
 
 def nothing(*args: Any) -> None:
     """Weaken no memory."""
 
 
-def fades(weakening: bool, contexts: bool) -> Callable[..., None]:
-    whole = Successors.fade
+def fades(weights: bool, contexts: bool) -> Callable[..., None]:
+    """Return what weakens one of the successors' two memories alone."""
+    fade = Successors.fade
 
-    def part(self: Successors, by: float, kept: int) -> None:
-        whole(self, by if weakening else 0.0, kept if contexts else self.context.data.shape[1])
+    def part(self: Successors, weakening: float, kept: int) -> None:
+        fade(self, weakening if weights else 0.0, kept if contexts else self.context.data.shape[1])
 
     return part
 
 
-# what is switched off or set otherwise, by the name of the row
+# what is switched off or set otherwise
 PARTS: dict[str, tuple[Any, ...]] = {
-    "whole": (),
+    WHOLE: (),
     "steps alone": ((Successors, "fade", nothing),),
     "memories alone": ((reaction, "PACE", 0.0),),
     "successors' weights alone": ((reaction, "PACE", 0.0), (Successors, "fade", fades(True, False))),
     "contexts alone": ((reaction, "PACE", 0.0), (Successors, "fade", fades(False, True))),
-    "steps three times as long": ((reaction, "PACE", 3.0),),
-    "for 10,000 events": ((reaction, "LASTS", 10_000),),
+    "steps four times as long": ((reaction, "PACE", 3.0),),
     "half as much forgotten": ((reaction, "WEIGHT", 48.0),),
-    "twice as much forgotten": ((reaction, "WEIGHT", 12.0),),
+    "four times as much forgotten": ((reaction, "WEIGHT", 6.0),),
+    "to new items too": ((reaction, "REACTED_TO", ("hit_rate", "loss", "young_items")),),
 }
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """One stream, as the served model met it: NDCG@10 of each event, NaN where it was no test."""
 
     ndcg: np.ndarray
-    hits: np.ndarray
     alarms: list[DriftAlarm]
 
 
 class Watched(Recommender):
-    """The service's recommender, which keeps each event's gains and makes no lists."""
+    """The service's recommender, which keeps each event's gain and makes no lists."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, lambda state, each: [build_model("attention", state, each)])
-        self.kept: list[Any] = []
+        super().__init__(settings, lambda state, each: [build_model("attention", state, each)], test_all=True)
+        self.kept: list[np.ndarray] = []
 
     def _measure(self, batch: Any, queries: Any, targets: Any, lessons: Any) -> list[DriftAlarm]:
-        self.kept.append(gains_of(lessons[0].tested))
+        self.kept.append(gains_of(lessons[0].tested).ndcg_B)
         return super()._measure(batch, queries, targets, lessons)
 
     def _rank(self, *args: Any) -> list[Any]:
@@ -121,46 +104,19 @@ class Watched(Recommender):
         return []
 
 
-def batches(kind: str, seed: int) -> Iterator[tuple[int, Events]]:
-    """Yield the first event's number and the events of each batch."""
-    wired, start = [], 0
-    for columns in shoppers(EVENTS, seed, chunk=BATCH, plan=KINDS[kind]):
-        wired += wire_events(columns, START_MS)
-        while len(wired) >= BATCH or (wired and start + len(wired) == EVENTS):
-            part, wired = wired[:BATCH], wired[BATCH:]
-            size = len(part)
-            yield (
-                start,
-                Events(
-                    user_ids=[event.user_id for event in part],
-                    item_ids=[event.item_id for event in part],
-                    types=[event.event_type for event in part],
-                    event_ids=[None] * size,
-                    time_ms_B=np.array([event.timestamp_ms for event in part], np.int64),
-                    append_ms_B=np.zeros(size, np.int64),
-                    value_B=np.full(size, np.nan),
-                    source_B=np.zeros(size, np.int32),
-                ),
-            )
-            start += size
-
-
-def run(kind: str, seed: int, part: str, on: bool) -> Run:
+def run(kind: str, seed: int, part: str, on: bool, data: Path | None) -> Run:
     """Learn one stream."""
     torch.set_num_threads(1)
-    settings = Settings(drift=DriftConfig(reaction=on))
-    alarms: list[DriftAlarm] = []
+    stream, alarms, start = KINDS[kind], [], 0
     with patched(part):
-        learner = Watched(settings)
-        for start, events in batches(kind, seed):
-            raw = RawBatch(
-                learner.seq, START_MS + 10**12, (Span("shoppers", 0, start, start + len(events)),), events, []
-            )
-            alarms += learner.step(raw).alarms
-            if kind in PLANTED and start < CHANGE_AT <= start + len(events):
-                learner.drift.answer([PLANTED[kind]])
-    gains = learner.kept
-    return Run(np.concatenate([g.ndcg_B for g in gains]), np.concatenate([g.hit_B for g in gains]), alarms)
+        learner = Watched(settings_of(stream, Settings(drift=DriftConfig(reaction=on))))
+        for events in batches(stream, seed, data):
+            span = Span("shoppers", 0, start, start + len(events))
+            alarms += learner.step(RawBatch(learner.seq, now_ms(stream), (span,), events, [])).alarms
+            if stream.alarm and start < CHANGE_AT <= span.stop:
+                learner.drift.answer([stream.alarm])
+            start = span.stop
+    return Run(np.concatenate(learner.kept), alarms)
 
 
 @contextmanager
@@ -176,137 +132,170 @@ def patched(part: str) -> Iterator[None]:
             each.stop()
 
 
-def back(ndcg: np.ndarray, change: int, stop: int, level: float) -> tuple[int, bool]:
-    """Return the events from the change until quality is back, and whether it is back before `stop`."""
-    place = change + np.flatnonzero(np.isfinite(ndcg[change:]))
+class Return(NamedTuple):
+    """The events until quality was back, and whether it was."""
+
+    events: int
+    back: bool
+
+
+def until_back(ndcg: np.ndarray, change: int, stop: int, level: float) -> Return:
+    """Return the events from the change until quality is back, those until `stop` where it is not."""
+    place = change + np.flatnonzero(np.isfinite(ndcg[change:stop]))
     total = np.concatenate(([0.0], np.cumsum(ndcg[place])))
-    begins = np.flatnonzero(place[: len(place) - TESTS + 1] < stop)
-    means = (total[begins + TESTS] - total[begins]) / TESTS
+    means = (total[TESTS:] - total[:-TESTS]) / TESTS
     if means.min() >= SHARE * level:
-        return 0, True
-    later = np.arange(len(means)) > means.argmin()
-    good = np.flatnonzero(later & (means >= SHARE * level))
-    return (int(place[good[0]] - change), True) if good.size else (stop - change, False)
+        return Return(0, True)
+    good = np.flatnonzero((np.arange(len(means)) > means.argmin()) & (means >= SHARE * level))
+    return Return(int(place[good[0]] - change), True) if good.size else Return(stop - change, False)
 
 
-@dataclass(frozen=True)
-class Figures:
+class Figures(NamedTuple):
     """What one run comes to."""
 
-    delay: int | None
+    first: tuple[str, int] | None  # signal and delay
     false_alarms: int
     calm_events: int  # in which an alarm is a false one
     back: float
-    whole: bool
+    whole: bool  # it was back in every turn
     after: float
 
 
 def figures(kind: str, one: Run) -> Figures:
-    steady = kind in STEADY
-    calm = EVENTS if steady else CHANGE_AT
+    """Sum one run up."""
+    stream, total = KINDS[kind], len(one.ndcg)
+    calm = total if stream.steady else CHANGE_AT
+    later = [(alarm.signal, alarm.at_event - CHANGE_AT) for alarm in one.alarms if alarm.at_event > calm]
     false = sum(alarm.at_event <= calm for alarm in one.alarms)
-    delays = [alarm.at_event - CHANGE_AT for alarm in one.alarms if alarm.at_event > CHANGE_AT]
-    after = float(np.nanmean(one.ndcg[CHANGE_AT:]))
+    after = float(np.nanmean(one.ndcg[0 if stream.recorded else CHANGE_AT :]))
+    if stream.recorded:
+        return Figures(None, false, calm, 0.0, True, after)
     level = float(np.nanmean(one.ndcg[CHANGE_AT - BEFORE : CHANGE_AT]))
     step = PERIOD if kind == "recurring" else EVENTS
-    turns = [
-        back(one.ndcg, change, min(EVENTS, change + step), level)
-        for change in range(CHANGE_AT, EVENTS - 2 * TESTS, step)
-    ]
+    turns = [until_back(one.ndcg, at, min(total, at + step), level) for at in range(CHANGE_AT, EVENTS, step)]
     return Figures(
-        None if steady or not delays else delays[0], false, calm, mean(t for t, _ in turns),
-        all(whole for _, whole in turns), after,
+        later[0] if later else None, false, calm, mean(turn.events for turn in turns),
+        all(turn.back for turn in turns), after,
     )  # fmt: skip
 
 
 @dataclass
 class Row:
-    """One line of the table: all seeds of one kind, without the reaction (first) and with it."""
+    """One line of the table: all seeds of one kind. Pairs are without the reaction, with it."""
 
     kind: str
     part: str
-    delay: float | None
-    delay_most: int | None
-    found: int
+    seeds: int
+    told: dict[str, int]  # streams by the signal of the first alarm
+    delays: list[int]
     false_alarms_per_100k: float
-    back: tuple[float, float]
-    spread: tuple[tuple[float, float], tuple[float, float]]
+    back: tuple[list[float], list[float]]  # by seed
     whole: tuple[bool, bool]
     ratio: float | None
-    ratios: list[float]  # of each seed
     after: tuple[float, float]
-    gain: float
+    gains: list[float]
 
 
 def row(kind: str, part: str, without: list[Figures], reacted: list[Figures]) -> Row:
-    both = (without, reacted)
-    delays = [each.delay for each in reacted if each.delay is not None]
-    false, calm = sum(f.false_alarms for f in reacted), sum(f.calm_events for f in reacted)
-    times = [mean(f.back for f in arm) for arm in both]
-    after = [mean(f.after for f in arm) for arm in both]
+    """Sum all seeds up."""
+    firsts = [each.first for each in reacted if each.first]
+    back = [each.back for each in without], [each.back for each in reacted]
     return Row(
-        kind, part, median(delays) if delays else None, max(delays, default=None), len(delays),
-        false / calm * 1e5, (times[0], times[1]),
-        tuple((min(f.back for f in arm), max(f.back for f in arm)) for arm in both),  # type: ignore[arg-type]
-        (all(f.whole for f in without), all(f.whole for f in reacted)),
-        times[1] / times[0] if times[0] else None,
-        [r.back / w.back for w, r in zip(without, reacted, strict=True) if w.back],
-        (after[0], after[1]), after[1] / after[0] - 1,
-    )  # fmt: skip
+        kind,
+        part,
+        len(reacted),
+        {signal: sum(each[0] == signal for each in firsts) for signal, _ in sorted(firsts)},
+        sorted(delay for _, delay in firsts),
+        1e5 * sum(each.false_alarms for each in reacted) / sum(each.calm_events for each in reacted),
+        back,
+        (all(each.whole for each in without), all(each.whole for each in reacted)),
+        mean(back[1]) / mean(back[0]) if mean(back[0]) else None,
+        (mean(each.after for each in without), mean(each.after for each in reacted)),
+        [b.after / a.after - 1 for a, b in zip(without, reacted, strict=True)],
+    )
 
 
 HEAD = (
-    "| change | reaction | delay, median (most) | found | false alarms per 100,000 "
-    "| back without (least to most) | back with (least to most) | ratio "
+    "| change | reaction | told by, of streams | delay, median (most) | false alarms per 100,000 "
+    "| back without it (least to most) | back with it (least to most) | ratio "
     "| NDCG@10 after, without | with | gain |"
 )
 
 
-def line(of: Row, seeds: int) -> str:
-    told = [
-        f"{'' if whole else '> '}{times:,.0f} ({least:,.0f} to {most:,.0f})"
-        for times, whole, (least, most) in zip(of.back, of.whole, of.spread, strict=True)
+def line(of: Row) -> str:
+    """Return a row of the table."""
+    steady = KINDS[of.kind].steady
+    told = ", ".join(f"{signal} {count}" for signal, count in of.told.items()) or "none"
+    delay = f"{median(of.delays):,.0f} ({of.delays[-1]:,})" if of.delays else ""
+    back = [
+        f"{'' if whole else '> '}{mean(by_seed):,.0f} ({min(by_seed):,.0f} to {max(by_seed):,.0f})"
+        for whole, by_seed in zip(of.whole, of.back, strict=True)
     ]
-    delay = "" if of.delay is None else f"{of.delay:,.0f} ({of.delay_most:,})"
-    ratio = "" if of.ratio is None else f"{of.ratio:.2f}"
-    steady = of.kind in STEADY
-    return (
-        f"| {of.kind} | {of.part} | {delay} | {'' if steady else f'{of.found} of {seeds}'} "
-        f"| {of.false_alarms_per_100k:.1f} | {'' if steady else told[0]} | {'' if steady else told[1]} "
-        f"| {'' if steady else ratio} | {of.after[0]:.4f} | {of.after[1]:.4f} | {100 * of.gain:+.1f}% |"
+    ratio = f"{of.ratio:.2f}" if of.ratio else ""
+    middle = ["", "", f"{of.false_alarms_per_100k:.1f}", "", "", ""]
+    if not steady:
+        middle = [f"{told} of {of.seeds}", delay, middle[2], *back, ratio]
+    least, most = f"{100 * min(of.gains):+.1f}", f"{100 * max(of.gains):+.1f}"
+    spread = f" ({least} to {most})" if len(of.gains) > 1 else ""
+    gain = f"{100 * mean(of.gains):+.1f}%{spread}"
+    cells = [of.kind, of.part, *middle, f"{of.after[0]:.4f}", f"{of.after[1]:.4f}", gain]
+    return f"| {' | '.join(cells)} |"
+
+
+def arguments() -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--data", type=Path, default=os.environ.get("AFRESH_DATA"), help="recorded streams")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--kinds", help=f"parted by ; of {'; '.join(KINDS)}")
+    parser.add_argument("--parts", default=WHOLE, help="parted by |, or all")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    options = parser.parse_args()
+    held = [kind for kind, stream in KINDS.items() if options.data or not stream.recorded]
+    options.kinds = options.kinds.split(";") if options.kinds else held
+    options.parts = list(PARTS) if options.parts == "all" else options.parts.split("|")
+    for name, wanted, known in (("kinds", options.kinds, held), ("parts", options.parts, PARTS)):
+        if unknown := set(wanted) - set(known):
+            parser.error(
+                f"--{name}: no {', '.join(sorted(unknown))} here; expected some of {'; '.join(known)}"
+            )
+    return options
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--kinds", default="|".join(KINDS), help="parted by |")
-    parser.add_argument("--parts", default="whole", help="parted by |, or all")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    options = parser.parse_args()
-    kinds = options.kinds.split("|")
-    parts = list(PARTS) if options.parts == "all" else options.parts.split("|")
+    options = arguments()
     began, rows = time.perf_counter(), []
     print(HEAD + "\n" + "|---" * (HEAD.count("|") - 1) + "|", flush=True)
+    runs: dict[tuple[str, int, str, bool], Future[Run]] = {}
     with ProcessPoolExecutor(options.jobs) as pool:
-        seeds = range(options.seeds)
-        arms = [(kind, "whole", False) for kind in kinds] + [(k, p, True) for k, p in product(kinds, parts)]
-        futures = {
-            (*arm, seed): pool.submit(run, arm[0], seed, arm[1], arm[2])
-            for kind in kinds for arm in arms if arm[0] == kind for seed in seeds
-        }  # fmt: skip
-        for kind, part in product(kinds, parts):
-            without, reacted = [
-                [figures(kind, futures[kind, name, on, seed].result()) for seed in seeds]
-                for name, on in (("whole", False), (part, True))
-            ]
+
+        def started(kind: str, seed: int, part: str, on: bool) -> Future[Run]:
+            if not on and KINDS[kind].fall:  # nobody answers the alarm
+                kind = KINDS[kind].recorded or "none"
+            key = kind, seed, part, on
+            if key not in runs:
+                runs[key] = pool.submit(run, *key, options.data)
+            return runs[key]
+
+        wanted = [
+            (
+                kind,
+                part,
+                [(started(kind, seed, WHOLE, False), started(kind, seed, part, True)) for seed in seeds],
+            )
+            for kind in options.kinds
+            for seeds in [range(1 if KINDS[kind].recorded else options.seeds)]
+            for part in options.parts
+        ]
+        for kind, part, pairs in wanted:
+            without, reacted = [[figures(kind, pair[arm].result()) for pair in pairs] for arm in (0, 1)]
             rows.append(row(kind, part, without, reacted))
-            print(line(rows[-1], options.seeds), flush=True)
+            print(line(rows[-1]), flush=True)
     print(json.dumps({
-        "events": EVENTS, "change_at": CHANGE_AT, "seeds": options.seeds, "batch": BATCH,
+        "events": EVENTS, "change_at": CHANGE_AT, "seeds": options.seeds,
         "rows": [asdict(each) for each in rows], "seconds": round(time.perf_counter() - began, 1),
     }))  # fmt: skip
 

@@ -1,0 +1,112 @@
+"""The streams that reactions to drift are measured on: made-up shoppers with and without a change, a rush of
+new items, an alarm that is a false one, and recorded events.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from recorded import NOW_MS, STREAMS, events_of, settings_for
+
+from pipeline.event.batch import Events
+from pipeline.event.records import DriftAlarm
+from pipeline.settings import Settings
+from producers.market_plan import Change, Plan
+from producers.shoppers import shoppers, wire_events
+
+EVENTS, CHANGE_AT, PERIOD, BATCH, START_MS = 60_000, 20_000, 10_000, 128, 1_700_000_000_000
+RECORDED_EVENTS = 40_000
+RUSH_SHARE, RUSH_ITEMS = 0.3, 300
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One kind of stream.
+
+    `fall`: the share of the hits that an alarm made up at event 20,000 says is gone; 0: none is made up.
+    `rush`: from event 20,000 on three events in ten go to one of 300 items that nobody has met.
+    `recorded`: the name of a recorded stream, in the place of shoppers.
+    """
+
+    changes: tuple[Change, ...] = ()
+    fall: float = 0.0
+    rush: bool = False
+    recorded: str = ""
+
+    @property
+    def steady(self) -> bool:
+        """Whether nothing is made to change."""
+        return not (self.changes or self.rush)
+
+    @property
+    def alarm(self) -> DriftAlarm | None:
+        """The alarm that is made up."""
+        return (
+            DriftAlarm("made up", "hit_rate", CHANGE_AT, 0.4, 0.4 * (1 - self.fall), 0) if self.fall else None
+        )
+
+
+KINDS: dict[str, Stream] = {
+    "none": Stream(),
+    "sudden": Stream((Change("sudden", CHANGE_AT),)),
+    "gradual": Stream((Change("gradual", CHANGE_AT, CHANGE_AT + 10_000),)),
+    "recurring": Stream((Change("recurring", CHANGE_AT, period=PERIOD),)),
+    "local, 1/4": Stream((Change("local", CHANGE_AT, share=0.25),)),
+    "local, 1/2": Stream((Change("local", CHANGE_AT, share=0.5),)),
+    "new items": Stream(rush=True),
+    "none, false alarm of 1/5": Stream(fall=0.2),
+    "none, false alarm of 1/2": Stream(fall=0.5),
+}
+for _each in STREAMS:
+    KINDS[_each.name] = Stream(recorded=_each.name)
+    KINDS[f"{_each.name}, false alarm of 1/2"] = Stream(fall=0.5, recorded=_each.name)
+
+
+def settings_of(stream: Stream, settings: Settings) -> Settings:
+    """Return the settings that a stream is read with."""
+    found = next((each for each in STREAMS if each.name == stream.recorded), None)
+    return settings_for(found, settings) if found else settings
+
+
+def now_ms(stream: Stream) -> int:
+    """Return the wall-clock time of all batches."""
+    return NOW_MS if stream.recorded else START_MS + 10**12
+
+
+def batches(stream: Stream, seed: int, data: Path | None) -> Iterator[Events]:
+    """Yield the events in batches of 128."""
+    if not stream.recorded:
+        yield from _made_up(stream, seed)
+        return
+    assert data is not None
+    found = next(each for each in STREAMS if each.name == stream.recorded)
+    yield from events_of(data, found, RECORDED_EVENTS, BATCH)
+
+
+def _made_up(stream: Stream, seed: int) -> Iterator[Events]:
+    rng, wired, start = np.random.default_rng((seed, 1)), [], 0
+    for columns in shoppers(EVENTS, seed, chunk=BATCH, plan=Plan(stream.changes)):
+        wired += wire_events(columns, START_MS)
+        while len(wired) >= BATCH or (wired and start + len(wired) == EVENTS):
+            part, wired = wired[:BATCH], wired[BATCH:]
+            if stream.rush and start >= CHANGE_AT:
+                part = [
+                    msgspec.structs.replace(event, item_id=f"new-{rng.integers(RUSH_ITEMS)}")
+                    if new
+                    else event
+                    for event, new in zip(part, rng.random(len(part)) < RUSH_SHARE, strict=True)
+                ]
+            size = len(part)
+            start += size
+            yield Events(
+                user_ids=[event.user_id for event in part],
+                item_ids=[event.item_id for event in part],
+                types=[event.event_type for event in part],
+                event_ids=[None] * size,
+                time_ms_B=np.array([event.timestamp_ms for event in part], np.int64),
+                append_ms_B=np.zeros(size, np.int64),
+                value_B=np.full(size, np.nan),
+                source_B=np.zeros(size, np.int32),
+            )
