@@ -24,6 +24,7 @@ STORES = (
     "origin",
     "popularity",
     "successors",
+    "births",
     "model.attention",
     "users",
     "items",
