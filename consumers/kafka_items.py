@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 
 from kafka import KafkaConsumer
 from kafka import TopicPartition as KafkaPartition
-from kafka.errors import KafkaError, OffsetOutOfRangeError, RetriableError
+from kafka.errors import KafkaError, OffsetOutOfRangeError, RetriableError, TopicAuthorizationFailedError
 
-from consumers.kafka_client import Patience, connect, consumer_options, translated
+from consumers.kafka_client import Patience, connect, consumer_options, open_admin, translated
+from pipeline.errors import UsageError
 from pipeline.event.batch import NO_NEWS, ItemNews, TopicPartition
 from pipeline.event.items import item_news
 from pipeline.settings import KafkaConfig
@@ -32,7 +33,7 @@ class KafkaItems:
     """
 
     def __init__(self, kafka: KafkaConfig, topic: str) -> None:
-        self._topic = topic
+        self._kafka, self._topic = kafka, topic
         options = consumer_options(kafka, in_group=False)
         self._consumer: KafkaConsumer = connect(KafkaConsumer, options)
         self._patience = Patience(kafka)
@@ -81,12 +82,28 @@ class KafkaItems:
         self._looked_s = time.monotonic()
         numbers = self._consumer.partitions_for_topic(self._topic) or set()
         if not numbers:
+            self._expect_rights()
             if not self._told:
                 logger.info("topic %r does not exist: nothing is withdrawn", self._topic)
                 self._told = True
             return
         self._partitions = [KafkaPartition(self._topic, number) for number in sorted(numbers)]
         self._take_on()
+
+    def _expect_rights(self) -> None:
+        """Raise `UsageError` when the topic is not shown to us: what it withdraws would go on being shown."""
+        admin = open_admin(self._kafka)
+        try:
+            (described,) = admin.describe_topics([self._topic])
+        except KafkaError as error:
+            raise translated(error, f"asking for the topic {self._topic!r}") from error
+        finally:
+            admin.close()
+        if described["error_code"] == TopicAuthorizationFailedError.errno:
+            raise UsageError(
+                f"topics.items = {self._topic!r}: the broker refuses to let us read it; expected the right "
+                "READ on this topic, or the name of another: `afresh check` prints the command that grants it"
+            )
 
     def _take_on(self) -> None:
         """Seek every partition to what comes next, or to its earliest record where that is not there."""
