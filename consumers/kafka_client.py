@@ -141,13 +141,24 @@ def open_admin(kafka: KafkaConfig) -> KafkaAdminClient:
     return connect(KafkaAdminClient, options)
 
 
+def brief(error: BaseException) -> str:
+    """Return the name of a broker's error; what the client adds to it is the whole request, over many lines.
+
+    >>> brief(kafka.errors.PolicyViolationError("Request 'CreateTopicsRequest(version=7, ...)' failed"))
+    'PolicyViolationError'
+    """
+    told = str(error).partition(f"{type(error).__name__}: ")[2] or str(error)
+    name = type(error).__name__
+    return name if not told or told.startswith("Request") else f"{name}: {told}"
+
+
 def translated(error: KafkaError, doing: str) -> AfreshError:
     """Put an error that can't be retried into one line of ours."""
     if isinstance(error, DENIED):
         return UsageError(
-            f"the broker refused {doing}: {error}; check the user's rights and the table [kafka]"
+            f"the broker refused {doing}: {brief(error)}; check the user's rights and the table [kafka]"
         )
-    return AfreshError(f"{doing} failed: {type(error).__name__}: {error}")
+    return AfreshError(f"{doing} failed: {brief(error)}")
 
 
 class Patience:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from consumers.kafka_client import open_admin, translated
+from consumers.kafka_client import brief, open_admin, translated
 from pipeline.errors import AfreshError, UsageError
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.kafka_client import MAX_REQUEST_BYTES
@@ -84,8 +84,8 @@ def ensure_topics(kafka: KafkaConfig, topics: TopicsConfig) -> list[str]:
         kind = f" ({topics.recommendations!r} with cleanup.policy=compact)"
         raise UsageError(
             f"missing on {kafka.bootstrap_servers}: topics {names}, and creating them failed: "
-            f"{error.__cause__ or error}. Create them{kind if topics.recommendations in absent else ''}, "
-            "or correct the names in the table [topics]"
+            f"{brief(error.__cause__ or error)}. Create them"
+            f"{kind if topics.recommendations in absent else ''}, or correct the names in the table [topics]"
         ) from error
 
 
