@@ -35,8 +35,10 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from pipeline.run.evaluate import as_served
     from pipeline.run.files import UrlFolder
 
+    before = settings.checkpoint
+    journal = before.journal if before.journal != before.path else ""  # one that follows the path still does
     settings = msgspec.structs.replace(
-        settings, checkpoint=msgspec.structs.replace(settings.checkpoint, path=args.checkpoint)
+        settings, checkpoint=msgspec.structs.replace(before, path=args.checkpoint, journal=journal)
     )
     folder = UrlFolder(args.checkpoint)
     held = folder.names("")
