@@ -27,17 +27,15 @@ from kafka import KafkaProducer
 from consumers.kafka_client import connect
 from pipeline.errors import AfreshError, UsageError
 from pipeline.settings import EventsConfig, KafkaConfig, TopicsConfig
-from producers.closed_loop import ClosedLoop, Lists
 from producers.kafka_client import producer_options
-from producers.market import MARKET, busy_market
-from producers.market_file import check_folder
-from producers.market_plan import NO_PLAN, Change, Plan
-from producers.market_rhythm import DAY_HOURS, HOUR_MS
-from producers.newest_lists import NewestLists
-from producers.pace import pause
-from producers.plan_options import add_loop_options, add_plan_options, add_stream_options, plan_of, rate_of
-from producers.replay import Sending, WireEvent, send_events
-from producers.shoppers import (
+from producers.market.closed_loop import ClosedLoop, Lists
+from producers.market.file import check_folder
+from producers.market.market import MARKET, busy_market
+from producers.market.newest_lists import NewestLists
+from producers.market.options import add_loop_options, add_plan_options, add_stream_options, plan_of, rate_of
+from producers.market.plan import NO_PLAN, Change, Plan
+from producers.market.rhythm import DAY_HOURS, HOUR_MS
+from producers.market.shoppers import (
     Columns,
     Market,
     Shop,
@@ -49,7 +47,9 @@ from producers.shoppers import (
     user_name,
     wire_events,
 )
-from producers.uplift import Uplift
+from producers.market.uplift import Uplift
+from producers.pace import pause
+from producers.replay import Sending, WireEvent, send_events
 
 TELL_S = 0.5
 CLOSE_S = 1.0  # all is flushed by then, or lost

@@ -23,11 +23,11 @@ from rich.text import Text
 from consumers.kafka_survey import GroupSeen, Rights, Survey, TopicSeen, survey
 from consumers.list_source import ListRecord
 from pipeline.app import cli
-from pipeline.app.checks import Finding, Level, ok, warn
-from pipeline.app.checks_cluster import judge_cluster
-from pipeline.app.checks_here import checkpoint, import_names, port, worker_runs
-from pipeline.app.checks_records import judge_records
-from pipeline.app.checks_view import on_terminal
+from pipeline.app.check.cluster import judge_cluster
+from pipeline.app.check.findings import Finding, Level, ok, warn
+from pipeline.app.check.here import checkpoint, import_names, port, worker_runs
+from pipeline.app.check.records import judge_records
+from pipeline.app.check.view import on_terminal
 from pipeline.errors import UsageError
 from pipeline.settings import (
     CheckpointConfig,

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from producers.closed_loop import BUY, CLICK, POPULAR, RANDOM, ClosedLoop, Listed
-from producers.market import CATEGORIES, Columns, Market, item_name
-from producers.market_plan import NO_PLAN, Burst, Plan, Season
-from producers.market_wishes import wishes
-from producers.shoppers import Shop, Truth
-from producers.uplift import ARMS, Uplift, difference, lines, rate
+from producers.market.closed_loop import BUY, CLICK, POPULAR, RANDOM, ClosedLoop, Listed
+from producers.market.market import CATEGORIES, Columns, Market, item_name
+from producers.market.plan import NO_PLAN, Burst, Plan, Season
+from producers.market.shoppers import Shop, Truth
+from producers.market.uplift import ARMS, Uplift, difference, lines, rate
+from producers.market.wishes import wishes
 
 EVENTS = 5_000
 MARKET = Market(users=500, items=480, sessions=64)

@@ -21,9 +21,9 @@ from learners import CountingLearner
 from consumers.list_source import ListLog, ListSource
 from pipeline.app import cli
 from pipeline.app.commands import demo as command
-from pipeline.app.demo import Demo, closing_words
-from pipeline.app.demo_view import View
-from pipeline.app.demo_watch import DemoWatch, Latency, Speed
+from pipeline.app.demo.show import Demo, closing_words
+from pipeline.app.demo.view import View
+from pipeline.app.demo.watch import DemoWatch, Latency, Speed
 from pipeline.errors import AfreshError
 from pipeline.event.decode import Decoder
 from pipeline.event.records import DriftAlarm
@@ -37,7 +37,7 @@ from pipeline.settings import CheckpointConfig, KafkaConfig, ModelConfig, Settin
 from pipeline.train.tested import Tested
 from producers.child import SenderProcess
 from producers.list_sink import ListSink
-from producers.shoppers import shoppers, wire_events
+from producers.market.shoppers import shoppers, wire_events
 
 NOW_MS = 1_750_000_000_000
 ALARM = DriftAlarm("adwin", "hit_rate", 900, 0.374, 0.061, NOW_MS)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 
-from pipeline.app.demo_plot import BITS_YX, PATTERNS, draw, sample
-from pipeline.app.demo_quality import POINTS, STEP, WINDOW, Course, ModelLine, QualityCourse
-from pipeline.app.demo_screen import screen
-from pipeline.app.demo_text import line, uplift_lines
-from pipeline.app.demo_uplift import arms_of
-from pipeline.app.demo_view import MOST_SHARE, REFRESH_S, View
-from pipeline.app.demo_watch import Progress
+from pipeline.app.demo.plot import BITS_YX, PATTERNS, draw, sample
+from pipeline.app.demo.quality import POINTS, STEP, WINDOW, Course, ModelLine, QualityCourse
+from pipeline.app.demo.screen import screen
+from pipeline.app.demo.text import line, uplift_lines
+from pipeline.app.demo.uplift import arms_of
+from pipeline.app.demo.view import MOST_SHARE, REFRESH_S, View
+from pipeline.app.demo.watch import Progress
 from pipeline.event.records import DriftAlarm, RankedItem, Ranking
 from pipeline.measure.quality import Quality
 from pipeline.train.tested import Tested
@@ -235,7 +235,7 @@ def test_what_cannot_draw_gets_plain_lines(variable, value, isatty, encoding, te
 
 def test_the_view_takes_no_more_than_its_share_of_the_time(terminal, monkeypatch):
     ticks = iter([0.0, 0.001, 10.0, 10.1])
-    monkeypatch.setattr("pipeline.app.demo_view.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("pipeline.app.demo.view.perf_counter", lambda: next(ticks))
     with View(terminal) as view:
         view.show(progress(), now_s=0.0)
         assert not view.due(REFRESH_S - 0.01)

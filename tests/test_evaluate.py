@@ -24,7 +24,7 @@ from pipeline.run.loop import Edges, Loop, Survival
 from pipeline.run.observe import Unobserved
 from pipeline.settings import BatchConfig, CheckpointConfig, KafkaConfig, ModelConfig, RankConfig, Settings
 from producers.list_sink import ListSink, Outbox
-from producers.shoppers import TYPES, Columns, Market, shoppers
+from producers.market.shoppers import TYPES, Columns, Market, shoppers
 
 START_S = 1_700_000_000
 NOW_MS = START_S * 1000 + 10**9

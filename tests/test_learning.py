@@ -16,7 +16,7 @@ from pipeline.train.build import build_model
 from pipeline.train.memories import D_SHARE, DENSE, FEATURES, S_BACKOFF
 from pipeline.train.model import Learned, Model
 from pipeline.train.streaming_attention import StreamingAttention
-from producers.shoppers import Columns, Market, shoppers
+from producers.market.shoppers import Columns, Market, shoppers
 
 START_MS = 1_700_000_000_000
 NOW_MS = START_MS + 10**9

@@ -24,7 +24,7 @@ from pipeline.state.tables import LIVE
 from pipeline.train.build import build_model
 from pipeline.train.gate import BOUND
 from pipeline.train.streaming_attention import StreamingAttention
-from producers.shoppers import Market, shoppers
+from producers.market.shoppers import Market, shoppers
 
 ITEMS, SLOTS = 12, 4
 

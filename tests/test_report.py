@@ -12,9 +12,9 @@ from streams import Batches, small_settings
 from streams import shoppers as stream
 
 from pipeline.app.cli import main
-from pipeline.app.report import Extra, Report, gather
-from pipeline.app.report_page import page, verdict
-from pipeline.app.report_plots import PARTS, quality_plot
+from pipeline.app.report.gather import Extra, Report, gather
+from pipeline.app.report.page import page, verdict
+from pipeline.app.report.plots import PARTS, quality_plot
 from pipeline.event.records import DriftAlarm
 from pipeline.measure.quality import SegmentFigures
 from pipeline.recommender import Recommender

@@ -14,8 +14,8 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 
 from pipeline.settings import KafkaConfig, TopicsConfig
+from producers.market.shoppers import CATEGORIES, TYPES, Columns, Market, ShopEvent, shoppers, wire_events
 from producers.pace import paced
-from producers.shoppers import CATEGORIES, TYPES, Columns, Market, ShopEvent, shoppers, wire_events
 from producers.simulate import encoded
 from producers.topics import create_topics
 
@@ -61,7 +61,7 @@ def test_as_many_events_come_as_were_asked_for(events):
 
 def test_tastes_change_at_the_very_event_that_was_named(monkeypatch):
     changed = all_events(4_000, 0, change_at=2_001)
-    monkeypatch.setattr("producers.market_tastes.Tastes.advance", lambda *_: None)
+    monkeypatch.setattr("producers.market.tastes.Tastes.advance", lambda *_: None)
     plain = all_events(4_000, 0, change_at=2_001)
     assert same((column[:2_001] for column in plain), (column[:2_001] for column in changed))
     assert (plain.item_B[2_001:2_051] != changed.item_B[2_001:2_051]).mean() > 0.5

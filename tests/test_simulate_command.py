@@ -14,10 +14,10 @@ from pipeline.app import cli
 from pipeline.settings import EventsConfig, KafkaConfig, TopicsConfig
 from producers import simulate
 from producers.child import SenderProcess
-from producers.market import BUSY_MARKET, MARKET, item_name, user_name
-from producers.market_file import START_MS
-from producers.market_plan import Burst, Plan, Season
-from producers.newest_lists import NewestLists
+from producers.market.file import START_MS
+from producers.market.market import BUSY_MARKET, MARKET, item_name, user_name
+from producers.market.newest_lists import NewestLists
+from producers.market.plan import Burst, Plan, Season
 from producers.simulate import Order, Sender, Simulation, wire_form
 from producers.topics import create_topics
 

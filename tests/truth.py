@@ -11,8 +11,8 @@ from services import Sent
 
 from pipeline.app.inspection import Inspected
 from pipeline.event.records import DEFAULT_USER
+from producers.market.shoppers import Market
 from producers.replay import WireEvent
-from producers.shoppers import Market
 from producers.simulate import encoded
 
 HOUR_MS = 3_600_000

@@ -59,9 +59,7 @@ def load_settings(config: Path | None, sets: Sequence[str], environ: Mapping[str
     return resolve(config, sets, environ)[0]
 
 
-def resolve(
-    config: Path | None, sets: Sequence[str], environ: Mapping[str, str]
-) -> tuple[Settings, Origins]:
+def resolve(config: Path | None, sets: Sequence[str], environ: Mapping[str, str]) -> tuple[Settings, Origins]:
     """Return the settings as `load_settings` does, and where each that is not a default came from."""
     tables = _tables()
     values: dict[str, dict[str, Any]] = {name: {} for name in tables}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from consumers.kafka_tail import Tail
-from pipeline.app.demo_text import alarm_text
+from pipeline.app.demo.text import alarm_text
 from pipeline.app.inspection_view import moment, plain
 from pipeline.event.batch import Record
 from pipeline.event.records import DEFAULT_USER, DriftAlarm, Ranking

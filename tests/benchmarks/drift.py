@@ -20,7 +20,7 @@ from pipeline.event.records import DriftAlarm
 from pipeline.measure import drift
 from pipeline.measure.quality import gains_of
 from pipeline.train.tested import Tested
-from producers.shoppers import Columns, Market, shoppers
+from producers.market.shoppers import Columns, Market, shoppers
 
 EVENTS, CHANGE_AT, BATCH = 60_000, 30_000, 128
 RECENT = 5  # items of a history that the learner looks at

@@ -26,8 +26,8 @@ from river.drift.binary import DDM
 from pipeline.measure.drift import BLOCK, DELTA, WARM_UP, DriftWatch
 from pipeline.measure.quality import gains_of
 from pipeline.train.tested import Tested
-from producers.market_plan import Plan
-from producers.shoppers import Columns, Market, shoppers
+from producers.market.plan import Plan
+from producers.market.shoppers import Columns, Market, shoppers
 
 IN_TIME = 10_000
 STREAMS = ("none", "sudden", "gradual", "local, 1/2")

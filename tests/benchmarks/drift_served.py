@@ -17,7 +17,7 @@ from pipeline.event.batch import Events, RawBatch, Span
 from pipeline.event.records import DriftAlarm
 from pipeline.recommender import Recommender
 from pipeline.settings import Settings
-from producers.shoppers import shoppers, wire_events
+from producers.market.shoppers import shoppers, wire_events
 
 EVENTS, CHANGE_AT, WITHIN, START_MS = 60_000, 30_000, 3_000, 1_700_000_000_000
 

@@ -29,13 +29,13 @@ import numpy as np
 from pipeline.event.batch import Events, RawBatch, Span
 from pipeline.recommender import Recommender
 from pipeline.settings import KafkaConfig, Settings, TopicsConfig
-from producers.closed_loop import Listed
 from producers.embedded_broker import EmbeddedBroker
-from producers.market import BUSY_MARKET, Columns, wire_events
-from producers.market_plan import Change, Plan
+from producers.market.closed_loop import Listed
+from producers.market.market import BUSY_MARKET, Columns, wire_events
+from producers.market.plan import Change, Plan
+from producers.market.uplift import lines
 from producers.simulate import Order, Simulation
 from producers.topics import create_topics
-from producers.uplift import lines
 
 ADDRESS, PARTITIONS = "127.0.0.1:19465", 4
 READY_WAIT_S = 120

@@ -24,9 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Print the findings; 0 when none is a fault, else 2."""
-    from pipeline.app.checks import Level, count  # the clients and numpy are not needed for help
-    from pipeline.app.checks_all import all_findings
-    from pipeline.app.checks_view import as_json, show
+    from pipeline.app.check.everything import all_findings
+    from pipeline.app.check.findings import Level, count  # the clients and numpy are not needed for help
+    from pipeline.app.check.view import as_json, show
     from pipeline.app.config import resolve
 
     if args.log_level == "info":  # what reading a checkpoint logs stands in the findings

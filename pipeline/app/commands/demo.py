@@ -64,8 +64,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     Raises UsageError without the file, or when the broker can't be started, other AfreshErrors as the loop
     and the sender do, and KeyboardInterrupt before the loop runs or on a second Ctrl-C.
     """
-    from pipeline.app.demo import Demo, closing_words
-    from pipeline.app.demo_view import View
+    from pipeline.app.demo.show import Demo, closing_words
+    from pipeline.app.demo.view import View
     from pipeline.app.wiring import build_service  # torch and the Kafka client, not needed for help
     from pipeline.run.clock import SystemClock
     from producers.child import SenderProcess

@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Test and learn the file and show the figures; 0 then. Raise `UsageError` for a file without events."""
-    from pipeline.app.evaluation_report import write_report  # the models need torch, not needed for help
-    from pipeline.app.report import check_writable
+    from pipeline.app.report.evaluated import write_report  # the models need torch, not needed for help
+    from pipeline.app.report.gather import check_writable
     from pipeline.run.evaluate import compared
 
     if args.report is not None:

@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Write the page; 0 then. Raise `UsageError` when there is no checkpoint, or no writing there."""
     from pipeline.app.inspection import open_newest  # all of this is not needed for help
-    from pipeline.app.report import Extra, Fact, check_writable, day, gather, write
-    from pipeline.app.report_page import page
+    from pipeline.app.report.gather import Extra, Fact, check_writable, day, gather, write
+    from pipeline.app.report.page import page
     from pipeline.recommender import Recommender
     from pipeline.run.checkpoint import TRAINED
     from pipeline.run.clock import SystemClock

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.settings import Settings
-from producers.plan_options import add_loop_options, add_plan_options, add_stream_options
+from producers.market.options import add_loop_options, add_plan_options, add_stream_options
 
 if TYPE_CHECKING:
     from producers.simulate import Order, Sender
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     `PublishFailed` when the broker goes away or refuses an event on the way.
     """
     from pipeline.errors import UsageError
-    from producers.market_file import check_file, check_folder
+    from producers.market.file import check_file, check_folder
     from producers.simulate import order_of  # numpy and the Kafka client are not needed for help
 
     order = order_of(args)
@@ -66,8 +66,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 def _write(args: argparse.Namespace, order: "Order") -> int:
     """Write the file."""
-    from producers.market_file import START_MS, write_events
-    from producers.shoppers import span_ms
+    from producers.market.file import START_MS, write_events
+    from producers.market.shoppers import span_ms
     from producers.simulate import Simulation, write_truth
 
     began_s = time.monotonic()
@@ -85,10 +85,10 @@ def _write(args: argparse.Namespace, order: "Order") -> int:
 def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
     """Send into the topic."""
     from pipeline.app.interruption import interruption
+    from producers.market.uplift import lines
     from producers.pace import pause
     from producers.replay import ensure_topic
     from producers.simulate import Sender, until_stdin_closes, write_truth
-    from producers.uplift import lines
 
     sender = Sender(order, settings.kafka, settings.topics, settings.events)
     for created in ensure_topic(settings.kafka, settings.topics, sender.topic):

@@ -1,0 +1,1 @@
+"""`afresh check`: what is wrong before the first start, and how to mend it."""

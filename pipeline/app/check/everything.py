@@ -1,0 +1,75 @@
+"""Run every check of `afresh check`, the cheap ones first, and go on where one can't be made."""
+
+from collections.abc import Callable, Iterator
+
+from consumers.kafka_survey import Survey, listening, survey
+from consumers.kafka_tail import Tail
+from pipeline.app.check.cluster import (
+    judge_cluster,
+    lacks,
+    partitions_wanted,
+    transactional_id,
+    uses,
+)
+from pipeline.app.check.findings import Finding, fault, ok, warn
+from pipeline.app.check.here import judge_machine
+from pipeline.app.check.records import judge_records
+from pipeline.app.rules import Origins
+from pipeline.errors import AfreshError
+from pipeline.settings import Settings
+from producers.topics import create_topics
+
+SAMPLE = 1_000  # of the newest records of each events topic
+SAMPLE_WAIT_S = 5.0
+
+
+def all_findings(
+    settings: Settings, origins: Origins, create: bool, now_ms: Callable[[], int]
+) -> Iterator[Finding]:
+    """Yield every finding as it is made. `create`: make the topics that don't exist; else nothing is changed
+    anywhere."""
+    yield from judge_machine(settings, origins)
+    names = [use.name for use in uses(settings)]
+    try:
+        seen = survey(settings.kafka, names, transactional_id(settings.kafka))
+        if create:
+            yield _created(seen, settings)
+            seen = survey(settings.kafka, names, transactional_id(settings.kafka))
+    except AfreshError as error:
+        yield _no_broker(error, settings)
+        return
+    yield from judge_cluster(seen, settings)
+    for name in settings.topics.event_topics():
+        topic = seen.topics[name]
+        if topic.exists and not topic.error and not lacks("READ", topic.rights):
+            yield from _records(name, topic.partitions, settings, now_ms)
+
+
+def _created(seen: Survey, settings: Settings) -> Finding:
+    """Create what is missing, the events topics with as many partitions as those that are there."""
+    try:
+        created = create_topics(settings.kafka, settings.topics, partitions_wanted(seen, settings))
+    except AfreshError as error:
+        return fault("creating topics", str(error), "let somebody who may create them, or grant CREATE")
+    return ok("creating topics", f"created {', '.join(created)}" if created else "all were there")
+
+
+def _no_broker(error: AfreshError, settings: Settings) -> Finding:
+    there = listening(settings.kafka)
+    if not there:
+        return fault("broker", str(error), "then check again: topics and records could not be looked at")
+    return fault(
+        "broker",
+        f"{error}. Something takes connections at {', '.join(there)}, but does not answer as "
+        f"kafka.security_protocol = {settings.kafka.security_protocol} expects",
+        "check the protocol, user name and password, and that this is a Kafka port",
+    )
+
+
+def _records(name: str, partitions: int, settings: Settings, now_ms: Callable[[], int]) -> Iterator[Finding]:
+    try:
+        with Tail(settings.kafka, name, SAMPLE) as tail:
+            records = list(tail.existing(SAMPLE_WAIT_S))
+        yield from judge_records(name, partitions, records, settings, now_ms())
+    except AfreshError as error:
+        yield warn(f"records of {name}", f"could not be looked at: {error}", "mend that, and check again")

@@ -1,0 +1,1 @@
+"""`afresh demo`: one showing, what it sees and how it looks."""

@@ -1,0 +1,1 @@
+"""The report: figures gathered, plotted and put on one page."""

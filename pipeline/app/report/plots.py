@@ -1,0 +1,198 @@
+"""The plots of a report, each as inline SVG: text stays text, nothing is loaded, no script runs.
+
+matplotlib draws them; it is imported here alone. Lines differ in colour and in dash, so that they can be told
+apart in print and by the colour-blind (colours: Okabe and Ito, "Color universal design", 2008).
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from pipeline.app.report.gather import Line, Report
+from pipeline.measure.curves import NEGATIVES
+from pipeline.measure.exposure import lorenz
+from pipeline.measure.quality import MEASURES
+from pipeline.measure.timeline import AlarmMark, Track
+
+SIZE = (5.6, 3.5)  # inches: at the width of a phone letters are still of 9 pixels
+PARTS = 60  # of the stream in a plot over time
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8A6D00", "#555555")
+DASHES = ("-", (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1.2, 1.2)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), "-")
+INK, GRID = "#222222", "#DDDDDD"
+SHORT_MS = 3 * 86_400_000  # of a stream no longer than this the hour is told, not only the day
+STYLE: Any = {  # matplotlib types the keys in its newer versions alone
+    "svg.fonttype": "none", "font.size": 10.5, "axes.edgecolor": "#888888", "axes.labelcolor": INK,
+    "text.color": INK, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8,
+    "axes.axisbelow": True, "legend.frameon": False, "legend.fontsize": 9.5, "svg.hashsalt": "afresh",
+}  # fmt: skip
+
+Floats = npt.NDArray[np.floating]
+
+
+def plots(report: Report) -> dict[str, str]:
+    """Draw everything; return the SVG elements by name."""
+    with matplotlib.rc_context(STYLE):
+        return {
+            "ndcg": quality_plot(report, "ndcg", "NDCG@10"),
+            "hr": quality_plot(report, "hr", "hit rate@10"),
+            "roc": roc_plot(report),
+            "precision": precision_plot(report),
+            "served": served_plot(report),
+            "coverage": coverage_plot(report),
+            "lorenz": lorenz_plot(report),
+        }
+
+
+def quality_plot(report: Report, measure: str, name: str) -> str:
+    """Draw a figure of every model over the stream, with the drift alarms."""
+    track, place = report.track, MEASURES.index(measure)
+    borders = track.borders(PARTS)
+    figure, axes = _new()
+    for line, style in zip(report.lines, _styles(report.lines), strict=True):
+        _over(axes, track, borders, track.means(line.name, place, borders), line.label, style)
+    _mark(axes, report.alarms, track)
+    _time_axis(axes, track, name)
+    return _svg(figure, measure, f"{name} of each model over the stream, with drift alarms")
+
+
+def served_plot(report: Report) -> str:
+    """Draw how many of the events of users with a list took an item out of it."""
+    track = report.track
+    borders = track.borders(PARTS)
+    events, hits = np.diff(track.served_N2[borders], axis=0).T.astype(np.float64)
+    share = np.divide(hits, events, out=np.full(hits.shape, np.nan), where=events > 0)
+    figure, axes = _new()
+    _over(axes, track, borders, share, report.lines[0].label, _styles(report.lines)[0])
+    _mark(axes, report.alarms, track)
+    _time_axis(axes, track, "share taken from the list")
+    return _svg(figure, "served", "Share of events that took an item out of the user's list, over the stream")
+
+
+def coverage_plot(report: Report) -> str:
+    """Draw the share of the known items that the newest lists show."""
+    track = report.track
+    figure, axes = _new()
+    # before the first list there is nothing to cover
+    places = np.flatnonzero(track.coverage_N > 0)
+    if places.size:
+        colour, dash = _styles(report.lines)[0]
+        values = 100 * track.coverage_N[places]
+        axes.plot(track.events_N[places], values, color=colour, linestyle=dash, label=report.lines[0].label)
+    _time_axis(axes, track, "% of known items on lists")
+    return _svg(figure, "coverage", "Share of the known items that recent lists show, over the stream")
+
+
+def roc_plot(report: Report) -> str:
+    """Draw true positives over false positives."""
+    figure, axes = _new()
+    axes.plot([0, 1], [0, 1], color="#777777", linewidth=1, label="chance")
+    for line, (colour, dash) in zip(report.lines, _styles(report.lines), strict=True):
+        if line.curve.tests:
+            label = f"{line.label} ({line.curve.auc:.3f})"
+            axes.plot(line.curve.fpr_E, line.curve.tpr_E, color=colour, linestyle=dash, label=label)
+    axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="non-clicks shown (share)", ylabel="clicks shown (share)")
+    axes.legend(loc="lower right", title="area", alignment="right")
+    return _svg(figure, "roc", "ROC curve of each model: share of clicks over share of non-clicks")
+
+
+def precision_plot(report: Report) -> str:
+    """Draw precision over recall."""
+    figure, axes = _new()
+    for line, (colour, dash) in zip(report.lines, _styles(report.lines), strict=True):
+        if line.curve.tests:
+            seen = line.curve.tpr_E > 0
+            label = f"{line.label} ({line.curve.average_precision:.3f})"
+            recall, precision = line.curve.tpr_E[seen], line.curve.precision_E[seen]
+            axes.plot(recall, precision, color=colour, linestyle=dash, label=label)
+    axes.axhline(1 / (1 + NEGATIVES), color="#777777", linewidth=1, label="chance")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall: clicks shown", ylabel="precision: clicks of shown")
+    axes.legend(loc="upper right", title="average precision", alignment="right")
+    return _svg(figure, "precision", "Precision over recall of each model")
+
+
+def lorenz_plot(report: Report) -> str:
+    """Draw how the items share in places on lists, and in what users took."""
+    figure, axes = _new()
+    axes.plot([0, 100], [0, 100], color="#777777", linewidth=1, label="all items alike")
+    for spread, label, place in ((report.shown, "shown on lists", 0), (report.taken, "taken by users", 1)):
+        items, share = lorenz(spread.counts_I) if spread.counts_I.size else (np.zeros(0), np.zeros(0))
+        label = f"{label} (Gini {spread.gini:.2f})"
+        axes.plot(100 * items, 100 * share, color=COLOURS[place], linestyle=DASHES[place], label=label)
+    axes.set(xlim=(0, 100), ylim=(0, 101), xlabel="% of known items, least first", ylabel="% of the total")
+    axes.legend(loc="upper left")
+    return _svg(figure, "lorenz", "Lorenz curves of what the lists show and of what users took")
+
+
+Style = tuple[str, str | tuple[int, tuple[float, ...]]]
+
+
+def _styles(lines: Sequence[Line]) -> list[Style]:
+    return [(COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]) for place in range(len(lines))]
+
+
+def _new() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=SIZE, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _over(axes: Axes, track: Track, borders: Sequence[int], values: Floats, label: str, style: Style) -> None:
+    """Draw a value of each part at the part's middle."""
+    middles = (track.events_N[borders[:-1]] + track.events_N[borders[1:]]) / 2
+    axes.plot(middles, values, color=style[0], linestyle=style[1], linewidth=1.6, label=label, gid=label)
+
+
+def _mark(axes: Axes, alarms: Sequence[AlarmMark], track: Track) -> None:
+    shown = [alarm.at_event for alarm in alarms if alarm.at_event >= track.events_N[0]]
+    for at in shown:
+        axes.axvline(at, color=INK, linewidth=1, alpha=0.7)
+    if shown:
+        top = axes.get_xaxis_transform()
+        axes.plot(shown, [1.0] * len(shown), "v", color=INK, markersize=6, transform=top, clip_on=False,
+                  label="drift alarm")  # fmt: skip
+
+
+def _time_axis(axes: Axes, track: Track, name: str) -> None:
+    """Number the events, with the date that belongs to them below, and put the legend above the plot."""
+    first, last = int(track.events_N[0]), int(track.events_N[-1])
+    axes.set_xlim(first, max(last, first + 1))
+    axes.set_ylim(bottom=0)
+    if not axes.lines:
+        axes.text(0.5, 0.5, "nothing was counted yet", transform=axes.transAxes, ha="center")
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=2))
+    dated = track.time_ms_N > 0
+    events, times = track.events_N[dated], track.time_ms_N[dated]
+    pattern = "%Y-%m-%d" if times.size and times[-1] - times[0] > SHORT_MS else "%m-%d %H:%M"
+
+    def words(at: float, _: int) -> str:
+        if not first <= at <= last or not times.size:
+            return f"{at:,.0f}"
+        ms = float(np.interp(at, events, times))
+        return f"{at:,.0f}\n{datetime.fromtimestamp(ms / 1000, UTC).strftime(pattern)}"
+
+    axes.xaxis.set_major_formatter(FuncFormatter(words))
+    axes.set(xlabel="events learned", ylabel=name)
+    if entries := len(axes.get_legend_handles_labels()[1]):
+        columns = 2 if entries == 4 else 3
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, columnspacing=1.2,
+                    handlelength=2.2, borderaxespad=0.3)  # fmt: skip
+
+
+def _svg(figure: Figure, name: str, label: str) -> str:
+    """Return the figure as an element for a page; ids begin with `name`, so that two plots share none."""
+    out = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(out, format="svg", metadata=nothing)
+    text = out.getvalue()
+    text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text[text.index("<svg") :])
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
