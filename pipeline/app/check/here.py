@@ -32,7 +32,7 @@ def judge_machine(settings: Settings, origins: Origins) -> list[Finding]:
     running = worker_runs(settings)
     return [
         _configuration(origins),
-        *import_names(packages_distributions(), Path(__file__).parents[2]),
+        *import_names(packages_distributions(), Path(__file__).parents[3]),
         _libraries(),
         _threads(settings, os.environ, _cores()),
         *checkpoint(settings, running),
