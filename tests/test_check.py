@@ -268,6 +268,16 @@ def test_a_few_bad_records_are_a_warning_and_the_example_s_setting_makes_them_re
     assert fields.endswith("not read: shop (events.fields can name them)")
 
 
+def test_events_older_than_what_is_remembered_are_a_warning() -> None:
+    limits = LimitsConfig(user_ttl_days=10, item_ttl_days=20)
+    old, new = (event("ann", 2, timestamp_ms=NOW_MS - days * DAY_MS) for days in (11, 9))
+    found = only(judge_records("events", 4, [old, old, new], Settings(limits=limits), NOW_MS), Level.WARN)
+    assert found.found.startswith("2 of the newest 3 events are older than limits.user_ttl_days = 10: their")
+    assert found.to_do.endswith("--set limits.user_ttl_days=0")
+    assert troubles(judge_records("events", 4, [old, new], Settings(limits=limits), NOW_MS)) == []
+    assert troubles(judge_records("events", 4, [old, old], Settings(), NOW_MS)) == []
+
+
 def test_an_empty_topic_is_a_warning() -> None:
     assert "no record yet" in only(judge_records("events", 4, [], Settings(), NOW_MS), Level.WARN).found
 

@@ -20,6 +20,7 @@ from producers.outgoing import key_hash
 TYPES_SHOWN = 8
 FIELDS_SHOWN = 12
 LOOKED_AT = 100  # records whose fields are listed
+DAY_MS = 86_400_000
 ROLES = {code: role for role, code in ROLE_CODES.items()}
 
 
@@ -36,6 +37,7 @@ def judge_records(
         *_decoding(topic, raw, settings),
         *_fields(topic, records, settings),
         *_types(topic, raw, settings),
+        *_ages(topic, raw, settings),
         *_keys(topic, partitions, records, raw),
     ]
 
@@ -146,6 +148,19 @@ def _types(topic: str, raw: RawBatch, settings: Settings) -> Iterator[Finding]:
     )
     more = len(types) - TYPES_SHOWN
     yield ok(f"event types of {topic}", shown_types + (f", and {more} more" if more > 0 else ""))
+
+
+def _ages(topic: str, raw: RawBatch, settings: Settings) -> Iterator[Finding]:
+    """Yield whether most events are so old that what they tell of is forgotten as soon as it is learned."""
+    for what, days in (("user", settings.limits.user_ttl_days), ("item", settings.limits.item_ttl_days)):
+        old = int((raw.events.time_ms_B < raw.now_ms - days * DAY_MS).sum()) if days else 0
+        if 2 * old > len(raw.events):
+            yield warn(
+                f"times of {topic}",
+                f"{old} of the newest {numbered(len(raw.events), 'event')} are older than "
+                f"limits.{what}_ttl_days = {days:g}: their {what}s are forgotten as soon as they are learned",
+                f"for a trial with an old recording, --set limits.{what}_ttl_days=0",
+            )
 
 
 def _keys(topic: str, partitions: int, records: Sequence[Record], raw: RawBatch) -> Iterator[Finding]:
