@@ -42,6 +42,7 @@ from pipeline.event.batch import RawBatch, Span
 from pipeline.event.records import DriftAlarm
 from pipeline.measure import reaction
 from pipeline.measure.quality import gains_of
+from pipeline.measure.reaction import share_left
 from pipeline.recommender import Recommender
 from pipeline.settings import DriftConfig, Settings
 from pipeline.state.successors import Successors
@@ -65,6 +66,13 @@ def fades(weights: bool, contexts: bool) -> Callable[..., None]:
     return part
 
 
+def of_old_items(alarm: DriftAlarm) -> float:
+    """Take the share of events on items that are not young for what is left, where new items are told of."""
+    if alarm.signal == "young_items":
+        return (1 - alarm.after) / (1 - alarm.before)
+    return share_left(alarm)
+
+
 # what is switched off or set otherwise
 PARTS: dict[str, tuple[Any, ...]] = {
     WHOLE: (),
@@ -75,7 +83,7 @@ PARTS: dict[str, tuple[Any, ...]] = {
     "steps four times as long": ((reaction, "PACE", 3.0),),
     "half as much forgotten": ((reaction, "WEIGHT", 48.0),),
     "four times as much forgotten": ((reaction, "WEIGHT", 6.0),),
-    "to new items too": ((reaction, "REACTED_TO", ("hit_rate", "loss", "young_items")),),
+    "to new items too": ((reaction, "share_left", of_old_items),),
 }
 
 
