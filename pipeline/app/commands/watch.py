@@ -40,7 +40,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         print(f"watching {settings.topics.recommendations}; Ctrl-C ends it", file=sys.stderr)
 
     wanted = Wanted(args.users, args.from_beginning, args.drift, args.json)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGINT too: a shell that starts a job in the background has it ignored
+    ends = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in ends}
     try:
         with closing(watch(settings, wanted, opened)) as lines:
             for line in lines:
@@ -48,5 +50,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     except KeyboardInterrupt:
         pass  # as asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
