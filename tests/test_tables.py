@@ -103,7 +103,7 @@ class PlainState:
                 continue
             if kind in ("click", "view"):
                 self.rings[user] = [*self.rings.get(user, []), life][-HISTORY:]
-            if kind == "click":
+            if kind in ("click", "dislike"):
                 self.consumed[user] = [x for x in self.consumed.get(user, []) if x != life] + [life]
         gone = self.users.expire(raw.now_ms)
         for user in gone:

@@ -164,7 +164,7 @@ def _bad_values(now_ms: int) -> list[tuple[bytes | None, str]]:
         (b'{"user_id": "caf\xe9", "item_id": "i"}', "not_utf8"),
         (b"[1, 2]", "not_object"),
         (b'{"user_id": "somebody"}', "missing_field"),
-        (good_but(user_id=7), "wrong_type"),
+        (good_but(user_id=7.5), "wrong_type"),
         (good_but(item_id=""), "empty_id"),
         (good_but(item_id="x" * 257), "long_id"),
         (good_but(user_id=DEFAULT_USER), "reserved_id"),
