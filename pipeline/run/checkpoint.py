@@ -37,7 +37,7 @@ from pipeline.run.manifest import (
     without_secrets,
     write_manifest,
 )
-from pipeline.run.shard_files import ShardFiles, check_shard, parse
+from pipeline.run.shard_files import ALONE, NOT_HELD, ShardFiles, Together, check_shard, parse
 from pipeline.settings import Settings
 from pipeline.state.shards import Shard, Snapshot
 
@@ -59,6 +59,7 @@ class Draft:
     generation: int
     now_ms: int
     snapshot: Snapshot
+    held: frozenset[TopicPartition]
 
 
 class Checkpoints:
@@ -77,13 +78,21 @@ class Checkpoints:
         self._settings = settings
 
     def save(
-        self, learner: Learner, generation: int, now_ms: int, breathe: Callable[[], None] = lambda: None
+        self,
+        learner: Learner,
+        generation: int,
+        now_ms: int,
+        held: Collection[TopicPartition] = (),
+        breathe: Callable[[], None] = lambda: None,
     ) -> Manifest:
         """Write a checkpoint, and delete those beyond the newest `checkpoint.keep`.
 
-        `breathe` is called between files: with many users this takes long, and the group wants signs of life.
+        Users of partitions that are not `held` come from an earlier life, and another worker may have newer
+        ones: their shards count as older than any of the group's. `breathe` is called between files: with
+        many users this takes long, and the group wants signs of life.
         """
-        draft = Draft(learner.seq, learner.events_learned, generation, now_ms, learner.snapshot())
+        snapshot = learner.snapshot()
+        draft = Draft(learner.seq, learner.events_learned, generation, now_ms, snapshot, frozenset(held))
         try:
             breathe()
             manifest = self._write(draft, breathe)
@@ -145,9 +154,12 @@ class Checkpoints:
 
     def _write(self, draft: Draft, breathe: Callable[[], None]) -> Manifest:
         """Write the files, the manifest last: with it the checkpoint is whole."""
-        shards, together = [], [shard.source for shard in draft.snapshot.shards]
+        sources = {shard.source for shard in draft.snapshot.shards}
+        together = Together(sources, draft.held - sources)
+        shards = []
         for shard in draft.snapshot.shards:
-            shards.append(self._save_shard(shard, draft.generation, draft.seq, together))
+            generation = draft.generation if shard.source in draft.held else NOT_HELD
+            shards.append(self._save_shard(shard, generation, draft.seq, together))
             breathe()
         model = self._save_model(pack(draft.snapshot.arrays, {"format": str(FORMAT)}), draft.seq)
         breathe()
@@ -169,9 +181,7 @@ class Checkpoints:
         write_manifest(self.folder, manifest)
         return manifest
 
-    def _save_shard(
-        self, shard: Shard, generation: int, seq: int, together: Collection[TopicPartition] = ()
-    ) -> FileSum:
+    def _save_shard(self, shard: Shard, generation: int, seq: int, together: Together = ALONE) -> FileSum:
         name, data = self.shards.save(shard, generation, seq, together)
         return FileSum(name.path, hashlib.sha256(data).hexdigest())
 

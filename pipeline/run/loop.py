@@ -4,7 +4,8 @@ A batch is written to the journal before it is learned, learned before it is pub
 is committed. So after a crash at any point the journal says which batches were learned since the last
 checkpoint; they are read from the topic and learned again in the same order and borders, and what the group
 has not committed of them is published again. Where the sink commits a batch and its offsets together, what is
-not committed never happened: it is cut off the journal, and read from the topic as new batches.
+not committed never happened: it is cut off the journal, and read from the topic as new batches. A batch
+without records leaves no offset to tell by: where it came last, its lists go out once more, the same as before.
 """
 
 import logging
@@ -170,8 +171,9 @@ class Loop:
         if self._survival is not None:
             checkpoints, journal = self._survival.checkpoints, self._survival.journal
             self._observer.busy("saving a checkpoint", LONG_STEP_S)
-            seq, now_ms = self.learner.seq, self._clock.now_ms()
-            checkpoints.save(self.learner, self._source.generation(), now_ms, self._source.keep_alive)
+            seq, now_ms, generation = self.learner.seq, self._clock.now_ms(), self._source.generation()
+            held, breathe = self.partitions.held, self._source.keep_alive
+            checkpoints.save(self.learner, generation, now_ms, held, breathe)
             journal.checkpoint_taken(seq, checkpoints.oldest_seq)
             self._observer.checkpointed(self._clock.monotonic_s() - started_s, self._clock.now_ms())
         self._checkpoint_s = self._clock.monotonic_s()
@@ -209,7 +211,7 @@ class Loop:
         entries = list(survival.journal.entries(first))
         told = first + delivered(entries, committed)
         for entry in entries:
-            if self._sink.commits_offsets and entry.seq >= told:
+            if self._sink.commits_offsets and entry.seq >= told and entry.spans:
                 survival.journal.cut(entry.seq)
                 break
             self._observer.ticked()

@@ -21,7 +21,7 @@ from pipeline.run.catch_up import in_time_order
 from pipeline.run.in_flight import InFlight
 from pipeline.run.observe import Observer
 from pipeline.run.ports import Clock, Source
-from pipeline.run.shard_files import ShardFiles
+from pipeline.run.shard_files import ShardFiles, Together
 
 logger = logging.getLogger(__name__)
 
@@ -92,18 +92,22 @@ class Partitions:
             self._observer.became("ready")
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        """Finish what is in flight, write the partitions' users, commit, and let them go."""
+        """Finish what is in flight, commit, write the partitions' users, and let them go.
+
+        Committed first: shards that are left unfinished then say nothing that the commit doesn't.
+        """
         if self.leaving:
             return
         self._rebalancing()
         self._in_flight.drain()
+        self._in_flight.commit(self.held)
         if self._shards is not None:
             offsets, pending = self._learner.offsets, self._pending
             whole = [source for source in partitions if source in offsets and source not in pending]
+            together = Together(whole, self.held - offsets.keys() - pending.keys())
             for source in whole:
                 shard = self._learner.take(source)
-                self._shards.save(shard, self._source.generation(), self._learner.seq, whole)
-        self._in_flight.commit(self.held)
+                self._shards.save(shard, self._source.generation(), self._learner.seq, together)
         self._let_go(partitions)
 
     def lost(self, partitions: Sequence[TopicPartition]) -> None:

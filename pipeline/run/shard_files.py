@@ -9,6 +9,7 @@ under its name.
 
 import hashlib
 import logging
+from collections import defaultdict
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "shards"
 SUFFIX = ".safetensors"
+NOT_HELD = 0  # the generation of shards that only their own worker starts from
 
 
 class ShardName(NamedTuple):
@@ -42,7 +44,7 @@ class ShardName(NamedTuple):
 
     @property
     def moment(self) -> tuple[int, int, str]:
-        """When it was written: shards of one moment hold the same events; sorts by what is newer."""
+        """When it was written: shards of one moment have learned the same batches."""
         return self.generation, self.seq, self.worker
 
     @property
@@ -80,6 +82,16 @@ def check_shard(what: str, data: bytes) -> None:
     check_format(f"shard {what}", int(written.get("format", "1")), written.get("afresh", ""))
 
 
+class Together(NamedTuple):
+    """What else a worker that writes a shard has at that moment."""
+
+    shards: Collection[TopicPartition] = ()  # partitions whose shards it writes
+    empty: Collection[TopicPartition] = ()  # held ones of which nothing is learned: there is no shard
+
+
+ALONE = Together()
+
+
 class ShardFiles:
     """The shards of a group in its checkpoint folder, written by one worker of it."""
 
@@ -88,11 +100,10 @@ class ShardFiles:
         self.worker = worker
 
     def save(
-        self, shard: Shard, generation: int, seq: int, together: Collection[TopicPartition] = ()
+        self, shard: Shard, generation: int, seq: int, together: Together = ALONE
     ) -> tuple[ShardName, bytes]:
-        """Write a shard; return its name and its bytes. `together`: all whose shards are of this moment."""
+        """Write a shard; return its name and its bytes."""
         source = shard.source
-        beside = sorted(each.topic for each in together if each.partition == source.partition)
         data = pack(
             shard.arrays,
             {
@@ -101,7 +112,8 @@ class ShardFiles:
                 "topic": source.topic,
                 "partition": str(source.partition),
                 "offset": str(shard.offset),
-                "together": ",".join(beside),
+                "together": _topics(together.shards, source.partition),
+                "empty": _topics(together.empty, source.partition),
             },
         )
         checksum = hashlib.sha256(data).hexdigest()[:16]
@@ -116,36 +128,47 @@ class ShardFiles:
         return self._read(name).shard
 
     def load_newest(self, sources: Collection[TopicPartition]) -> dict[TopicPartition, Shard]:
-        """Read the newest whole shards of partitions with the same users, as far as there are any.
+        """Read the newest whole shards of partitions that have their users in common, where there are any.
 
         A worker that is killed while it writes leaves one topic's shard newer than the other's: a user who
-        went on to the other topic is in none of them, and one who came from there in both. So a shard is
-        passed over while one of the same moment is missing. Damaged ones get a warning.
+        went on to the other topic is in none of them, and one who came from there in both. So shards count
+        moment by moment, and only if all of the moment are whole; where none was ever finished the topics
+        have it all. What is passed over gets a warning.
         """
-        names = {source: [name for name in self.all() if name.source == source] for source in sorted(sources)}
-        found: dict[TopicPartition, _Written] = {}
-        self._fill(found, names)
-        newest = dict(found)
-        while torn := [source for source in found if _is_torn(source, found, names.keys())]:
-            for source in torn:
-                path = found.pop(source).name.path
-                logger.warning("shard %s/%s skipped: not all of its moment is there", self.folder.url, path)
-            self._fill(found, names)
-        if found.keys() != newest.keys():
+        left = set(sources)
+        found: dict[TopicPartition, Shard] = {}
+        spare: dict[TopicPartition, Shard] = {}  # of moments that are not whole
+        damaged = False
+        for names in self._moments(sources):
+            read = [written for name in names if name.source in left and (written := self._whole(name))]
+            damaged |= len(read) < len(left.intersection(name.source for name in names))
+            shards = {written.name.source: written.shard for written in read}
+            together = left.intersection(*[written.together for written in read[:1]])
+            if read and together <= shards.keys():
+                found |= shards
+                left -= shards.keys() | read[0].empty
+            elif read:
+                logger.warning(
+                    "shard %s/%s skipped: not all of its moment is there", self.folder.url, read[0].name.path
+                )
+            spare = shards | spare
+        if damaged and left & spare.keys():
             logger.warning(
                 "shards of %s are of different moments, and no older ones fit: users with events in several "
-                "topics may lack some", ", ".join(f"{topic}-{number}" for topic, number in sorted(newest)),
+                "topics may lack some", ", ".join(f"{topic}-{number}" for topic, number in sorted(left)),
             )  # fmt: skip
-            found = newest
-        return {source: written.shard for source, written in found.items()}
+            found |= {
+                source: spare[source] for source in left & spare.keys()
+            }  # the topics may not reach back
+        return found
 
     def all(self) -> list[ShardName]:
         """Return every shard of every partition and worker, oldest first."""
         return sorted(name for path in self.folder.names(FOLDER) if (name := parse(path)) is not None)
 
     def newest(self) -> dict[TopicPartition, ShardName]:
-        """Return the newest shard of every partition that has one."""
-        return {name.source: name for name in self.all()}
+        """Return the newest shard of every partition that has one of a worker that held it."""
+        return {name.source: name for name in self.all() if name.generation != NOT_HELD}
 
     def tidy(self, named: set[str]) -> None:
         """Delete this worker's shards that no manifest names and that are not the newest of their partition.
@@ -158,48 +181,57 @@ class ShardFiles:
         kept = {
             (name.moment, name.partition)
             for name in names
-            if name == newest[name.source] or name.path in named
+            if name == newest.get(name.source) or name.path in named
         }
         for name in names:
             if name.worker == self.worker and (name.moment, name.partition) not in kept:
                 self.folder.delete(name.path)
 
-    def _fill(
-        self, found: "dict[TopicPartition, _Written]", names: dict[TopicPartition, list[ShardName]]
-    ) -> None:
-        """Read the newest whole shard of each partition that lacks one; what was read leaves `names`."""
-        for source, left in names.items():
-            while left and source not in found:
-                name = left.pop()
-                try:
-                    found[source] = self._read(name)
-                except (OSError, ValueError) as error:
-                    logger.warning("shard %s/%s skipped: %s", self.folder.url, name.path, error)
+    def _moments(self, sources: Collection[TopicPartition]) -> list[list[ShardName]]:
+        """Return the shards of these partitions by the moment that they are of, the newest first.
+
+        In one generation one worker has them, so more is newer.
+        """
+        moments: dict[tuple[int, int, str], list[ShardName]] = defaultdict(list)
+        for name in self.all():
+            if name.source in sources and name.generation != NOT_HELD:
+                moments[name.moment].append(name)
+        return sorted(
+            moments.values(),
+            key=lambda names: (names[0].generation, sum(name.offset for name in names), names[0].seq),
+            reverse=True,
+        )
+
+    def _whole(self, name: ShardName) -> "_Written | None":
+        """Read a shard; None, with a warning, when it is damaged or gone."""
+        try:
+            return self._read(name)
+        except (OSError, ValueError) as error:
+            logger.warning("shard %s/%s skipped: %s", self.folder.url, name.path, error)
+            return None
 
     def _read(self, name: ShardName) -> "_Written":
         data = self.folder.read(name.path)
         if hashlib.sha256(data).hexdigest()[:16] != name.checksum:
             raise ValueError("its checksum is not that of its name")
         check_shard(f"{self.folder.url}/{name.path}", data)
-        beside = filter(None, metadata(data).get("together", "").split(","))  # older versions wrote none
-        together = {TopicPartition(topic, name.partition) for topic in beside}
-        return _Written(name, Shard(name.source, name.offset, unpack(data)), together)
+        told = metadata(data)  # older versions wrote nothing of other partitions
+        together, empty = (_sources(told.get(key, ""), name.partition) for key in ("together", "empty"))
+        return _Written(name, Shard(name.source, name.offset, unpack(data)), together, empty)
 
 
 class _Written(NamedTuple):
-    """A shard, and the partitions of its number whose shards were written at the same moment."""
+    """A shard, and what it says of other topics' partitions of its number."""
 
     name: ShardName
     shard: Shard
     together: set[TopicPartition]
+    empty: set[TopicPartition]
 
 
-def _is_torn(
-    source: TopicPartition, found: dict[TopicPartition, _Written], asked: Collection[TopicPartition]
-) -> bool:
-    """Say whether a shard of the same moment, of a partition that is asked for, is older or not there."""
-    written = found[source]
-    return any(
-        other not in found or found[other].name.moment[:2] < written.name.moment[:2]
-        for other in written.together.intersection(asked)
-    )
+def _topics(sources: Collection[TopicPartition], number: int) -> str:
+    return ",".join(sorted(source.topic for source in sources if source.partition == number))
+
+
+def _sources(topics: str, number: int) -> set[TopicPartition]:
+    return {TopicPartition(topic, number) for topic in topics.split(",") if topic}
