@@ -1,11 +1,15 @@
 """Who reads what: one worker a partition number, and nothing is given away before it is free."""
 
 import itertools
+import threading
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
+from brokers.clients import Recorder, config, make_topic, open_source
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
@@ -13,6 +17,7 @@ from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, Consume
 from kafka.structs import TopicPartition
 
 from consumers.co_partitions import deal, strategies
+from consumers.kafka_source import KafkaSource
 
 Held = Mapping[str, frozenset[TopicPartition]]
 
@@ -267,3 +272,57 @@ def most_kept(here: set[int], homes: Mapping[int, str], members: list[str]) -> I
     owned = [sum(homes.get(number) == member for number in here) for member in members]
     for larger in itertools.combinations(range(len(members)), over):
         yield sum(min(count, least + (place in larger)) for place, count in enumerate(owned))
+
+
+@contextmanager
+def polled(source: KafkaSource) -> Iterator[None]:
+    """Poll in a thread of its own, as another process would."""
+    over = threading.Event()
+
+    def poll() -> None:
+        while not over.is_set():
+            source.poll(10, 0.02)
+
+    with ThreadPoolExecutor(1) as pool:
+        polling = pool.submit(poll)
+        try:
+            yield
+        finally:
+            over.set()
+            polling.result()
+            source.close()
+
+
+def test_a_broker_lets_both_topics_partitions_of_a_number_move_together(
+    broker: str, topic_name: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First beside a worker of an older version; when it goes, what it dealt out one by one comes together."""
+    views, buys = topic_name("views"), topic_name("buys")
+    make_topic(broker, views, 3)
+    make_topic(broker, buys, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr("consumers.kafka_client.strategies", lambda: [CooperativeStickyAssignor])
+        old, held_by_old = open_source(config(broker, views, worker_id="worker-0"), views, buys)
+    with polled(old):
+        first, held_by_first = open_source(config(broker, views, worker_id="worker-1"), views, buys)
+        poll_until(first, lambda: len(held_by_old.held) == len(held_by_first.held) == 3)
+    poll_until(first, lambda: len(held_by_first.held) == 6)
+    held_by_first.calls.clear()
+    second, held_by_second = open_source(config(broker, views, worker_id="worker-2"), views, buys)
+    with polled(second):
+        poll_until(first, lambda: len(held_by_second.held) == 2)
+        assert held_by_first.calls == [("revoked", [(buys, 2), (views, 2)])]  # what stays is not taken away
+        assert told(held_by_second, "assigned") == [[(buys, 2), (views, 2)]]
+    first.close()
+
+
+def poll_until(source: KafkaSource, enough: Callable[[], bool]) -> None:
+    """Poll until it is so; the test's time limit ends it otherwise."""
+    while not enough():
+        source.poll(10, 0.02)
+
+
+def told(recorder: Recorder, event: str) -> list[list[tuple[str, int]]]:
+    return [
+        [(*partition,) for partition in partitions] for kind, partitions in recorder.calls if kind == event
+    ]
