@@ -113,6 +113,8 @@ def consumer_options(
         "heartbeat_interval_ms": 1_000,  # how soon a member hears of a rebalance; each takes two rounds
         "fetch_max_wait_ms": 100,  # a waiting fetch delays the next one to that broker by as much
         "fetch_max_bytes": 4 << 20,  # bounds the records that one poll has to parse
+        # the embedded broker answers with all that it has, whatever it was asked for
+        "receive_message_max_bytes": 1 << 30,
         "metrics_enabled": False,
     }
     return options | extra_options(kafka, KafkaConsumer.DEFAULT_CONFIG)
