@@ -1,4 +1,4 @@
-"""People without events get the default list; with each event of theirs, lists turn from the popular to their own."""
+"""People without events get the default list; with each event their lists turn to what is their own."""
 
 import numpy as np
 import pytest
