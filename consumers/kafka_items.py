@@ -6,13 +6,14 @@ A worker that lost the broker hears of it from its events; here a silent broker 
 import logging
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from kafka import KafkaConsumer
 from kafka import TopicPartition as KafkaPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError, RetriableError, TopicAuthorizationFailedError
 
 from consumers.kafka_client import Patience, connect, consumer_options, open_admin, translated
-from pipeline.errors import UsageError
+from pipeline.errors import AfreshError, UsageError
 from pipeline.event.batch import NO_NEWS, ItemNews, TopicPartition
 from pipeline.event.items import item_news
 from pipeline.settings import KafkaConfig
@@ -46,13 +47,12 @@ class KafkaItems:
     def start(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Go on from these offsets; a partition that has none starts at its earliest record."""
         self._offsets = dict(offsets)
-        self._look_for_topic()
+        self._judge(self._described())
 
     def poll(self) -> tuple[ItemNews, bool]:
         """Return what has come, at once, and whether the topic is read to its end."""
         if not self._partitions:
-            if time.monotonic() - self._looked_s >= AGAIN_S:
-                self._look_for_topic()
+            self._look_again()
             if not self._partitions:
                 return NO_NEWS, True
         began = time.monotonic()
@@ -61,6 +61,7 @@ class KafkaItems:
         try:
             fetched = self._consumer.poll(timeout_ms=wait_ms, max_records=AT_A_TIME)
             self._ended = self._ended or self._is_at_end()
+            self._patience.answered()  # else failures that lie far apart would count as one long one
         except RetriableError as error:
             self._patience.failed(f"reading the topic {self._topic!r}", began, error)
             return NO_NEWS, False
@@ -77,21 +78,24 @@ class KafkaItems:
         """Close the connection."""
         self._consumer.close(autocommit=False)
 
-    def _look_for_topic(self) -> None:
-        """Take all partitions of the topic on, if there are any."""
-        self._looked_s = time.monotonic()
-        numbers = self._consumer.partitions_for_topic(self._topic) or set()
-        if not numbers:
-            self._expect_rights()
-            if not self._told:
-                logger.info("topic %r does not exist: nothing is withdrawn", self._topic)
-                self._told = True
+    def _look_again(self) -> None:
+        """Look for a topic that did not exist, from time to time."""
+        if time.monotonic() - self._looked_s < AGAIN_S:
             return
-        self._partitions = [KafkaPartition(self._topic, number) for number in sorted(numbers)]
-        self._take_on()
+        try:
+            described = self._described()
+        except AfreshError as error:
+            logger.debug("not looked for topic %r: %s", self._topic, error)  # the next look may do better
+        else:
+            self._judge(described)
 
-    def _expect_rights(self) -> None:
-        """Raise `UsageError` when the topic is not shown to us: what it withdraws would go on being shown."""
+    def _described(self) -> dict[str, Any]:
+        """Ask for the topic.
+
+        With a new client each time: the consumer holds a question about an unknown topic back for 0.1 s, in
+        which no event would be learned, and a client that is kept answers from memory.
+        """
+        self._looked_s = time.monotonic()
         admin = open_admin(self._kafka)
         try:
             (described,) = admin.describe_topics([self._topic])
@@ -99,11 +103,25 @@ class KafkaItems:
             raise translated(error, f"asking for the topic {self._topic!r}") from error
         finally:
             admin.close()
+        return dict(described)
+
+    def _judge(self, described: Mapping[str, Any]) -> None:
+        """Take all partitions of the topic on, if there are any.
+
+        Raise `UsageError` when the topic is not shown to us: what it withdraws would go on being shown.
+        """
         if described["error_code"] == TopicAuthorizationFailedError.errno:
             raise UsageError(
                 f"topics.items = {self._topic!r}: the broker refuses to let us read it; expected the right "
                 "READ on this topic, or the name of another: `afresh check` prints the command that grants it"
             )
+        numbers = sorted(each["partition_index"] for each in described["partitions"])
+        if numbers:
+            self._partitions = [KafkaPartition(self._topic, number) for number in numbers]
+            self._take_on()
+        elif not self._told:
+            logger.info("topic %r does not exist: nothing is withdrawn", self._topic)
+            self._told = True
 
     def _take_on(self) -> None:
         """Seek every partition to what comes next, or to its earliest record where that is not there."""

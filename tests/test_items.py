@@ -1,18 +1,25 @@
 """The items topic: what its records say, and a source that reads all of them on every kind of broker."""
 
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import NoReturn
 
 import msgspec
 import pytest
 from brokers.clients import config, make_topic
 from kafka import KafkaProducer
+from kafka.errors import KafkaTimeoutError
 
+from consumers import kafka_items
 from consumers.kafka_items import KafkaItems
 from consumers.list_items import ListItems
 from consumers.list_source import ListLog, ListRecord
+from pipeline.errors import BrokerLost, UsageError
 from pipeline.event.batch import ItemChange, ItemNews, TopicPartition
 from pipeline.event.items import item_news
 from pipeline.run.ports import ItemSource
+from pipeline.settings import KafkaConfig
 
 AVAILABLE, GONE = True, False
 
@@ -191,3 +198,55 @@ def test_a_topic_that_does_not_exist_is_no_news(broker: str, topic_name: Callabl
     source.start({})
     assert source.poll() == (ItemNews(), True)
     source.close()
+
+
+@pytest.mark.kafka
+def test_a_broker_that_is_away_is_no_news_where_the_topic_was_not_there(
+    broker: str, topic_name: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = topic_name("none")
+    source = KafkaItems(config(broker), name)
+    source.start({})
+    monkeypatch.setattr(kafka_items, "AGAIN_S", 0.0)
+    with monkeypatch.context() as away:
+        away.setattr(kafka_items, "open_admin", _nobody_answers)
+        assert source.poll() == (ItemNews(), True)
+    make_topic(broker, name, 1)
+    with closing(KafkaProducer(bootstrap_servers=broker)) as producer:
+        producer.send(name, key=b"lamp").get(timeout=20)
+    news = ItemNews()
+    while not news:
+        news, _ = source.poll()
+    assert news.changes == (ItemChange("lamp", GONE),)
+    source.close()
+
+
+def _nobody_answers(kafka: KafkaConfig) -> NoReturn:
+    raise UsageError("no broker answered")
+
+
+def test_failures_that_lie_far_apart_are_not_taken_for_one_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    consumer, clock = _Failing(), [0.0]
+    monkeypatch.setattr(kafka_items, "connect", lambda make, options: consumer)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    source = KafkaItems(KafkaConfig(broker_timeout_s=30.0), "items")
+    source._partitions = [TopicPartition("items", 0)]
+    assert source.poll() == (ItemNews(), False)
+    consumer.fails = False
+    assert source.poll() == (ItemNews(), True)
+    consumer.fails, clock[0] = True, 3_600.0
+    assert source.poll() == (ItemNews(), False)
+    clock[0] += 31.0
+    with pytest.raises(BrokerLost, match=r"31 s while reading the topic 'items'"):
+        source.poll()
+
+
+class _Failing:
+    """A consumer that reads nothing, or has no answer."""
+
+    fails = True
+
+    def poll(self, timeout_ms: float, max_records: int) -> dict[TopicPartition, list[ListRecord]]:
+        if self.fails:
+            raise KafkaTimeoutError
+        return {}
