@@ -296,7 +296,7 @@ def polled(source: KafkaSource) -> Iterator[None]:
 def test_a_broker_lets_both_topics_partitions_of_a_number_move_together(
     broker: str, topic_name: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """First beside a worker of an older version; when it goes, what it dealt out one by one comes together."""
+    """First beside a worker of an older version, which deals out one by one; then all comes together."""
     views, buys = topic_name("views"), topic_name("buys")
     make_topic(broker, views, 3)
     make_topic(broker, buys, 3)

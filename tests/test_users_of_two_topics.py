@@ -65,6 +65,11 @@ class Shop:
         self.events[user].append(f"item-{self.count}")
         self.count += 1
 
+    def trim(self) -> None:
+        """Drop the records so far, as retention does: users are in shards alone."""
+        for source in self.log.partitions():
+            self.log.trim(source, self.log.end(source))
+
     def assert_whole(self, name: str, users: Iterable[str] | None = None) -> None:
         """Every user has learned each event once, in order of time."""
         state = self.learners[name].state
@@ -149,6 +154,7 @@ def test_a_worker_that_is_killed_while_it_saves_leaves_its_users_whole(tmp_path:
         shop.publish(user, topic)
     dead.finish()
     dead.loop.checkpoint()
+    shop.trim()
     for user, topic in [("ann", "buys"), ("bob", "views")]:  # each goes on to the other topic
         shop.publish(user, topic)
     dead.finish()
@@ -168,12 +174,10 @@ def test_a_shard_is_kept_while_another_of_its_moment_is_needed(tmp_path: Path) -
     first.finish()
     first.source.revoke(both(0))
     first.loop.tick()
-    second = shop.start("second")
-    for user, topic in [("ann", "buys"), ("bob", "views")]:
-        shop.publish(user, topic)
-    second.finish()
-    second.settle()
-    assert die_writing(second, 2, second.loop.checkpoint)
+    shop.trim()
+    second = shop.start("second", [])
+    second.source.assign(both(0))
+    assert die_writing(second, 2, second.loop.tick)  # the checkpoint that follows a takeover
     for _ in range(4):  # beyond what `checkpoint.keep` keeps by itself
         first.loop.checkpoint()
     first.source.assign(both(0))
@@ -214,7 +218,7 @@ def keep_shards_of(folder: Path, worker: str) -> None:
             path.rename(to)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [4, 5, 34, 45, 97, 149])  # each has found a mistake
 def test_users_learn_every_event_of_both_topics_once_whatever_the_group_does(
     tmp_path: Path, seed: int
 ) -> None:
