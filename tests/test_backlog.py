@@ -10,6 +10,7 @@ from pipeline.event.records import DEFAULT_USER
 from pipeline.outcome import Outcome
 from pipeline.rank.audience import LATER_A_BATCH
 from pipeline.recommender import Recommender
+from pipeline.state.refresh import LATER, Refresh
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -22,9 +23,9 @@ class Service:
         self.recommender = Recommender(small_settings())
         self.batches = Batches()
 
-    def step(self, events: list[Event], age_ms: int = 0) -> Outcome:
+    def step(self, events: list[Event], age_ms: int | list[int] = 0) -> Outcome:
         raw = self.batches(events)
-        appended = replace(raw.events, append_ms_B=np.full(len(events), raw.now_ms - age_ms))
+        appended = replace(raw.events, append_ms_B=np.full(len(events), raw.now_ms) - age_ms)
         spans = raw.spans if events else ()
         return self.recommender.step(RawBatch(raw.seq, raw.now_ms, spans, appended, []))
 
@@ -67,7 +68,7 @@ def test_those_seen_last_are_ranked_first_and_so_many_a_batch() -> None:
 def test_users_of_long_ago_wait_for_their_next_event() -> None:
     service = Service()
     service.step(visits(20), age_ms=8 * DAY_MS)
-    assert not service.recommender.state.refresh.waiting(1)
+    assert not service.recommender.state.refresh.waiting(LATER)
     outcome = service.step([Event("u3", "i5")])
     assert users_of(outcome) == ["u3"]
     history = service.recommender.describe_user("u3")["history"]  # type: ignore[index]
@@ -85,6 +86,23 @@ def test_lists_of_a_backlog_wait_while_there_is_more_of_it() -> None:
     service.step(visits(20), age_ms=HOUR_MS)
     assert users_of(service.step(visits(20, first=100), age_ms=HOUR_MS)) == []
     assert len(users_of(service.step(visits(1, first=200)))) == 41
+
+
+def test_a_single_late_record_holds_back_neither_the_lists_of_a_backlog_nor_its_own() -> None:
+    service = Service()
+    service.step(visits(20), age_ms=HOUR_MS)
+    told = users_of(service.step(visits(4, first=100), age_ms=[0, 0, HOUR_MS, 0]))
+    assert told[:4] == ["u100", "u101", "u103", "u102"]
+    assert len(told) == 24
+
+
+def test_of_users_with_one_number_the_id_says_who_is_first_wherever_their_rows_lie() -> None:
+    ids = ["__default__", "d", "b", "a", "c"]
+    refresh = Refresh(8)
+    refresh.mark(np.arange(1, 5), LATER)
+    last_event_U = np.array([9, 5, 5, 5, 7, 0, 0, 0])
+    chosen = refresh.next(LATER, 3, last_event_U, ids)
+    assert [ids[row] for row in chosen] == ["c", "a", "b"]
 
 
 def test_events_without_a_list_are_left_out_of_the_latency() -> None:

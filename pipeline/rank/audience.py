@@ -1,9 +1,10 @@
 """Whose lists go out with a batch: those of its users, and some that are due without an event.
 
 An event is late when its record has waited for long: the worker is reading a backlog. Late events are learned
-like all others, but their users' lists wait until the batches are no longer late, and then go out once each,
-those seen last first. Users who were last heard of long ago wait for their next event: nobody looks at their
-lists, and a list made now would not be theirs by then. Axis B = events of a batch.
+like all others, but their users' lists wait until most of a batch is no longer late, and then go out once
+each, those seen last first. (Single records may always come late, as those of a phone that was offline.)
+Users who were last heard of long ago wait for their next event: nobody looks at their lists, and a list made
+now would not be theirs by then. Axis B = events of a batch.
 """
 
 from typing import NamedTuple
@@ -50,9 +51,10 @@ def audience(state: State, batch: Batch, now_ms: int, rank: RankConfig) -> Audie
     refresh.mark(np.unique(batch.user_B[held_B & waits_B]), LATER)
     touched = _in_order(batch.user_B[held_B & ~late_B])
     refresh.done(touched)
-    due = refresh.next(NOW, URGENT_A_BATCH, last_event_U)
-    if not late_B.any():
-        due = np.concatenate((due, refresh.next(LATER, LATER_A_BATCH, last_event_U)))
+    due = refresh.next(NOW, URGENT_A_BATCH, last_event_U, state.users.id_of)
+    if 2 * np.count_nonzero(late_B) <= late_B.size:
+        later = refresh.next(LATER, LATER_A_BATCH, last_event_U, state.users.id_of)
+        due = np.concatenate((due, later))
     refresh.done(due)
     return Audience(touched, due, late_B)
 

@@ -19,8 +19,8 @@ class PopularLists:
     """The LISTED most popular live rows by every popularity column, kept current by what a batch touched.
 
     All of a column decays alike, so only touched rows can rise: the next list is among the last one and them.
-    After rows left the table or were hidden, or the stored weights were rounded anew, the lists are made afresh.
-    Order: (value desc, row asc). Derived, never saved.
+    After rows left the table or were hidden, or the stored weights were rounded anew, the lists are made
+    afresh. Order: (value desc, row asc). Derived, never saved.
     """
 
     def __init__(self, popularity: Popularity, items: IdTable) -> None:

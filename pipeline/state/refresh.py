@@ -2,6 +2,8 @@
 learned late, from a backlog. Axis U = user rows.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -44,12 +46,20 @@ class Refresh:
         self._perhaps[level] = count > 0
         return count
 
-    def next(self, level: int, limit: int, last_event_U: npt.NDArray[np.int64]) -> IntArray:
-        """Return up to `limit` users who wait at this level, those seen last first: no row number decides."""
+    def next(
+        self, level: int, limit: int, last_event_U: npt.NDArray[np.int64], id_of_U: Sequence[str]
+    ) -> IntArray:
+        """Return up to `limit` users who wait at this level, those seen last first.
+
+        Users whom another worker taught may have the number of an event of ours: then the id decides, since
+        rows are others after a restart.
+        """
         if not self._perhaps[level]:
             return np.empty(0, np.int32)
         rows = np.flatnonzero(self.due.data == level).astype(np.int32)
         self._perhaps[level] = rows.size > 0
         if rows.size > limit:
-            rows = rows[np.argpartition(-last_event_U[rows], limit)[:limit]]
-        return rows[np.argsort(-last_event_U[rows], kind="stable")]
+            least = -np.partition(-last_event_U[rows], limit - 1)[limit - 1]
+            rows = rows[last_event_U[rows] >= least]
+        ordered = sorted(rows.tolist(), key=lambda row: (-last_event_U[row], id_of_U[row]))
+        return np.array(ordered[:limit], np.int32)
