@@ -1,13 +1,16 @@
 """What `evaluate` and `train` share: a file through the judge, and its figures as a table and as JSON."""
 
 import argparse
+import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipeline.app.file_options import add_file_options, columns_of
+from pipeline.app.progress_bar import progress_bar
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -15,11 +18,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from consumers.file_source import Tally
+    from pipeline.event.batch import Events
     from pipeline.run.evaluate import Evaluation, Line, Result, Variant
 
 BATCH = 128
 WHOLE = ("tests", "hr@10", "ndcg@10", "mrr@10")  # the figures of a quarter
 WIDTH = 120  # of a table that no terminal shows
+
+logger = logging.getLogger(__name__)
 
 
 def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +57,7 @@ def judge_file(
     import torch
 
     from consumers.file_source import Tally, read_events
+    from pipeline.app.event_types import told_types
     from pipeline.errors import UsageError
     from pipeline.run.clock import SystemClock
     from pipeline.run.evaluate import Evaluation
@@ -64,12 +71,21 @@ def judge_file(
         default_type=default_type, start=args.start, limit=args.events, tally=tally,
     )  # fmt: skip
     evaluation = Evaluation(settings, variants, clock)
+    types: Counter[str] = Counter()
     with _progress(tally, args.events) as watch:
-        evaluation.learn(chunks, now_ms, watch)
+        evaluation.learn(_counting(chunks, types), now_ms, watch)
     if not evaluation.recommender.events_learned:
         why = tally.lines()[0] if tally.rejected else f"nothing after the first {args.start} events"
         raise UsageError(f"{args.file}: no event to learn: {why}; expected one row or more that can be read")
+    logger.info("event types of %s: %s", args.file, told_types(types, settings.events))
     return evaluation, tally
+
+
+def _counting(chunks: Iterator["Events"], types: Counter[str]) -> Iterator["Events"]:
+    """Pass the events on, and count their types."""
+    for events in chunks:
+        types.update(events.types)
+        yield events
 
 
 def document(args: argparse.Namespace, result: "Result", tally: "Tally") -> dict[str, Any]:
@@ -195,20 +211,13 @@ def _print_grids(console: "Console", result: "Result") -> None:
 @contextmanager
 def _progress(tally: "Tally", limit: int | None) -> Iterator[Callable[[int], None]]:
     """Show a bar on stderr, where that is a terminal; the function given moves it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     began_s = time.monotonic()
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ) as bar:
-        task = bar.add_task("", total=1.0)
+    with progress_bar() as move:
 
         def watch(events: int) -> None:
             share = events / limit if limit else tally.share
             rate = _rate(events, time.monotonic() - began_s)
-            bar.update(task, completed=share, description=f"{events:,} events, {rate:,.0f}/s")
+            move(share, f"{events:,} events, {rate:,.0f}/s")
 
         yield watch
 

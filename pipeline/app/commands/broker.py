@@ -1,12 +1,12 @@
 """`afresh broker`: the embedded broker in the foreground."""
 
 import argparse
-import signal
 import sys
 import threading
 from pathlib import Path
 from types import FrameType
 
+from pipeline.app.interruption import signals_to
 from pipeline.errors import AfreshError
 from pipeline.settings import Settings
 
@@ -37,17 +37,12 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     def ask_to_stop(number: int, frame: FrameType | None) -> None:
         stop.set()
 
-    previous = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with EmbeddedBroker(args.port, args.data) as broker:
-            print(f"bootstrap_servers={broker.bootstrap_servers}", flush=True)
-            print("Ctrl-C ends it", file=sys.stderr)
-            while not stop.wait(LOOK_S):
-                if not broker.alive():
-                    raise AfreshError("the embedded broker ended by itself; start it again")
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    with signals_to(ask_to_stop), EmbeddedBroker(args.port, args.data) as broker:
+        print(f"bootstrap_servers={broker.bootstrap_servers}", flush=True)
+        print("Ctrl-C ends it", file=sys.stderr)
+        while not stop.wait(LOOK_S):
+            if not broker.alive():
+                raise AfreshError("the embedded broker ended by itself; start it again")
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.app.file_options import add_file_options, columns_of, count, not_negative
 from pipeline.app.interruption import interruption
+from pipeline.app.progress_bar import progress_bar
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -102,20 +103,13 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 @contextmanager
 def _progress(sending: "Sending", tally: "Tally", limit: int | None) -> Iterator[Callable[[], None]]:
     """Show a bar on stderr, where that is a terminal; the function given moves it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     began_s = time.monotonic()
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ) as bar:
-        task = bar.add_task("", total=1.0)
+    with progress_bar() as move:
 
         def show() -> None:
             share = sending.sent / limit if limit else tally.share
             rate = sending.sent / max(time.monotonic() - began_s, 1e-3)
-            bar.update(task, completed=share, description=f"{sending.sent:,} events, {rate:,.0f}/s")
+            move(share, f"{sending.sent:,} events, {rate:,.0f}/s")
 
         yield show
 

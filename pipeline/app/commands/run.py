@@ -2,12 +2,12 @@
 
 import argparse
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from pipeline.app.interruption import signals_to
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -68,9 +68,5 @@ class Stopper:
 def signals() -> Iterator[Stopper]:
     """Give SIGINT and SIGTERM to a `Stopper` for a while."""
     stopper = Stopper()
-    previous = {number: signal.signal(number, stopper) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signals_to(stopper):
         yield stopper
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.app.progress_bar import progress_bar
 from pipeline.settings import Settings
 from producers.market.options import add_loop_options, add_plan_options, add_stream_options
 
@@ -123,14 +124,7 @@ def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
 @contextmanager
 def _progress(sender: "Sender") -> Iterator[Callable[[], None]]:
     """Show a bar on stderr, where that is a terminal; the function given moves it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ) as bar:
-        task = bar.add_task("", total=sender.simulation.order.events)
+    with progress_bar(sender.simulation.order.events) as move:
 
         def show() -> None:
             arms = sender.simulation.uplift.counts()
@@ -140,6 +134,6 @@ def _progress(sender: "Sender") -> Iterator[Callable[[], None]]:
                 if counts["shown"]
             )
             said = f"{sender.sending.sent:,} events" + (f", clicks: {clicks}" if clicks else "")
-            bar.update(task, completed=sender.sending.sent, description=said)
+            move(sender.sending.sent, said)
 
         yield show

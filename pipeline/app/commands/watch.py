@@ -3,8 +3,9 @@
 import argparse
 import signal
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 
+from pipeline.app.interruption import signals_to
 from pipeline.settings import Settings
 
 HELP = """Show rankings as they are published, until Ctrl-C.
@@ -40,16 +41,11 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         print(f"watching {settings.topics.recommendations}; Ctrl-C ends it", file=sys.stderr)
 
     wanted = Wanted(args.users, args.from_beginning, args.drift, args.json)
-    # SIGINT too: a shell that starts a job in the background has it ignored
-    ends = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, signal.default_int_handler) for number in ends}
-    try:
-        with closing(watch(settings, wanted, opened)) as lines:
-            for line in lines:
-                print(line, flush=True)
-    except KeyboardInterrupt:
-        pass  # as asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with (
+        suppress(KeyboardInterrupt),  # as asked
+        signals_to(signal.default_int_handler),
+        closing(watch(settings, wanted, opened)) as lines,
+    ):
+        for line in lines:
+            print(line, flush=True)
     return 0

@@ -12,6 +12,7 @@ from pipeline.app.demo.text import ratio, uplift_lines
 from pipeline.app.demo.uplift import arms_of, kept
 from pipeline.app.demo.view import View
 from pipeline.app.demo.watch import DemoWatch, Progress
+from pipeline.app.interruption import ENDS, signals_to
 from pipeline.event.records import DriftAlarm
 from pipeline.measure.quality import Quality
 from pipeline.outcome import Learner
@@ -172,19 +173,15 @@ def stopped_by_signals(runner: Runner) -> Iterator[None]:
     """Stop the loop on a first SIGINT or SIGTERM; a second one raises KeyboardInterrupt."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        for one in previous:
+        for one in ENDS:
             signal.signal(one, signal.default_int_handler)
         runner.stop()
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield
         return
-    previous = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signals_to(stop):
         yield
-    finally:
-        for one, handler in previous.items():
-            signal.signal(one, handler)
 
 
 def closing_words(summary: Summary) -> list[str]:
