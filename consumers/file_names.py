@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 
-from consumers.file_rows import NEEDED, Columns, FileBytes
+from consumers.file_rows import FileBytes
+from consumers.parquet_rows import names_in
+from consumers.rows import NEEDED, Columns
 from pipeline.event.fields import value_at
 
 SAMPLE = 1_000  # rows of a .jsonl that are looked at: nothing else says which fields it has
@@ -48,8 +50,6 @@ def _header(path: Path) -> list[str]:
             except csv.Error:
                 return []
     if name.endswith(".parquet"):
-        from consumers.parquet_rows import names_in  # nobody else needs what it needs
-
         return names_in(path)
     return []
 

@@ -5,79 +5,21 @@ import csv
 import gzip
 import io
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, NoReturn, Protocol
+from typing import Any, BinaryIO
 
 import msgspec
 
+from consumers.parquet_rows import ParquetRows
+from consumers.rows import Columns, Row, Rows, Tally, places_of, wrong_type
 from pipeline.errors import UsageError
-from pipeline.event.checks import MAX_DEPTH, Problem, TimeUnit, shown, too_deep
+from pipeline.event.checks import MAX_DEPTH, Problem, TimeUnit, too_deep
 from pipeline.event.decode import json_problem
 from pipeline.event.fields import value_at
 
 SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
-NEEDED = ("user", "item", "timestamp")
-
-
-class Columns(NamedTuple):
-    """The names that the columns have in the file. A file may lack `event` and `value` unless they are
-    renamed. In .jsonl a name with dots may be a path, as in `pipeline.event.fields`."""
-
-    user: str = "user"
-    item: str = "item"
-    timestamp: str = "timestamp"
-    event: str = "event"
-    value: str = "value"
-
-
-class Row(NamedTuple):
-    """One row as it stands in the file. An empty event is the default type; an empty value or None is
-    none."""
-
-    number: int  # of the line, or of the row in a parquet file, from 1
-    user: str
-    item: str
-    time: str | float
-    event: str
-    value: str | float | None
-
-
-@dataclass(slots=True)
-class Tally:
-    """What became of a file's rows so far. `first` holds the first problem of each reason."""
-
-    rejected: Counter[str] = field(default_factory=Counter)
-    first: dict[str, str] = field(default_factory=dict)
-    share: float = 0.0  # of the file that has been read, 0 to 1
-    counted: str = "line"  # what the numbers of rows count
-
-    def reject(self, number: int, problem: Problem, rows: int = 1) -> None:
-        """Count rows that can't be read, from line or row `number` on."""
-        self.rejected[problem.reason] += rows
-        self.first.setdefault(problem.reason, f"{self.counted} {number}: {problem.detail}")
-
-    def lines(self) -> list[str]:
-        """One line for each reason, the most frequent first; none when every row could be read."""
-        return [
-            f"{count} rows rejected: {reason}. The first: {self.first[reason]}"
-            for reason, count in self.rejected.most_common()
-        ]
-
-
-class Rows(Protocol):
-    """A file that is being read. `time_unit` is set where the format itself says what its times are."""
-
-    time_unit: TimeUnit | None
-
-    def __iter__(self) -> Iterator[Row]:
-        """Yield the rows once, in order. Raise `UsageError` when the file can't be read or lacks a column."""
-
-    def share(self) -> float:
-        """Share of the file that has been read."""
 
 
 def open_rows(path: Path, columns: Columns, tally: Tally) -> Rows:
@@ -91,8 +33,6 @@ def open_rows(path: Path, columns: Columns, tally: Tally) -> Rows:
     if name.endswith((".jsonl", ".jsonl.gz")):
         return _JsonRows(path, columns, tally)
     if name.endswith(".parquet"):
-        from consumers.parquet_rows import ParquetRows  # nobody else needs what it needs
-
         return ParquetRows(path, columns, tally)
     raise UsageError(f"{path}: unknown kind of file; expected a name that ends in {', '.join(SUFFIXES)}")
 
@@ -164,28 +104,6 @@ class _CsvRows:
                     line = reader.line_num
 
 
-def places_of(path: Path, columns: Columns, header: list[str]) -> list[int]:
-    """Where each column stands; one behind the last where the file lacks a column that it need not have.
-
-    Raise `UsageError` when it lacks another: the message names those that it has, and the option to use.
-    """
-    missing = [
-        column
-        for column, name in columns._asdict().items()
-        if name not in header and (column in NEEDED or name != column)
-    ]
-    if missing:
-        _raise_no_column(path, columns, missing[0], header)
-    return [header.index(name) if name in header else len(header) for name in columns]
-
-
-def _raise_no_column(path: Path, columns: Columns, column: str, found: Iterable[str]) -> NoReturn:
-    raise UsageError(
-        f"{path}: no column {getattr(columns, column)!r}; found {', '.join(map(shown, found))}. "
-        f"Name the one that holds the {column} with --{column}-column"
-    )
-
-
 class _JsonRows:
     time_unit: TimeUnit | None = None
 
@@ -245,10 +163,3 @@ class _JsonRows:
             return wrong_type(self._columns.value, value, "a number")
         user, item, event = texts
         return Row(number, user, item, time, event, value)
-
-
-def wrong_type(name: str, got: object, expected: str) -> Problem:
-    """Say that a column holds nothing, or something of the wrong type."""
-    if got is None:
-        return Problem("missing_field", f"no {name}; expected {expected}")
-    return Problem("wrong_type", f"{name} = {shown(str(got))}: expected {expected}")

@@ -22,7 +22,8 @@ from statistics import median_low
 
 import numpy as np
 
-from consumers.file_rows import Columns, Row, Tally, open_rows
+from consumers.file_rows import open_rows
+from consumers.rows import Columns, Row, Tally
 from pipeline.event.batch import Events
 from pipeline.event.checks import (
     AHEAD_MS,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from consumers.file_rows import Columns, Row, Tally, places_of, wrong_type
+from consumers.rows import Columns, Row, Tally, places_of, wrong_type
 from pipeline.errors import UsageError
 from pipeline.event.checks import TimeUnit
 
@@ -26,7 +26,7 @@ def names_in(path: Path) -> list[str]:
 
 
 class ParquetRows:
-    """The rows of a parquet file: see `consumers.file_rows.Rows`."""
+    """The rows of a parquet file: see `consumers.rows.Rows`."""
 
     def __init__(self, path: Path, columns: Columns, tally: Tally) -> None:
         self._path, self._columns, self._tally = path, columns, tally

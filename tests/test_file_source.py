@@ -321,6 +321,7 @@ def test_columns_of_objects_may_lie_inside_of_others(tmp_path: Path) -> None:
     [
         ("a,item,timestamp", Columns(), r"no column 'user'; found 'a', 'item', 'timestamp'.*--user-column"),
         ("user,b,timestamp", Columns(), r"no column 'item'; .*--item-column"),
+        ("a,b,timestamp", Columns(), r"no column 'user', 'item'; .*--user-column and .*--item-column"),
         ("user,item,t", Columns(), r"no column 'timestamp'; .*--timestamp-column"),
         ("user,item,timestamp", Columns(event="kind"), r"no column 'kind'; .*--event-column"),
         ("user,item,timestamp", Columns(value="price"), r"no column 'price'; .*--value-column"),
