@@ -64,7 +64,7 @@ class Sending:
 def wire_events(chunks: Iterable[Events], names: Mapping[str, str], time_unit: str) -> Iterator[WireEvent]:
     """Yield events as JSON, as `Decoder` reads it: names from `field_names`, times in `time_unit`."""
     encode = msgspec.json.Encoder().encode
-    in_unit = _IN_UNIT[time_unit]
+    in_unit = IN_UNIT[time_unit]
     user, item, kind = names["user_id"], names["item_id"], names["event_type"]
     when, amount = names["timestamp_ms"], names["value"]
     for events in chunks:
@@ -167,7 +167,8 @@ def _iso(time_ms: int) -> str:
     return (_EPOCH + timedelta(milliseconds=time_ms)).isoformat(timespec="milliseconds")
 
 
-_IN_UNIT: dict[str, Callable[[int], Any]] = {
+# a time in ms as events carry it, by `events.time_unit`
+IN_UNIT: dict[str, Callable[[int], Any]] = {
     "ms": int,
     "auto": int,
     "s": lambda time_ms: time_ms / 1000,

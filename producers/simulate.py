@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from kafka import KafkaProducer
 
 from consumers.kafka_client import connect
 from pipeline.errors import AfreshError, UsageError
-from pipeline.settings import EventsConfig, KafkaConfig, TopicsConfig
+from pipeline.settings import KEY_FIELD, EventsConfig, KafkaConfig, TopicsConfig
 from producers.kafka_client import producer_options
 from producers.market.closed_loop import ClosedLoop, Lists
 from producers.market.file import check_folder
@@ -49,7 +48,7 @@ from producers.market.shoppers import (
 )
 from producers.market.uplift import Uplift
 from producers.pace import pause
-from producers.replay import Sending, WireEvent, send_events
+from producers.replay import IN_UNIT, Sending, WireEvent, send_events
 
 TELL_S = 0.5
 CLOSE_S = 1.0  # all is flushed by then, or lost
@@ -186,16 +185,18 @@ def wire_form(settings: EventsConfig) -> Callable[[ShopEvent], bytes]:
     if not settings.fields and settings.time_unit in ("ms", "auto"):
         return encode
 
+    in_unit = IN_UNIT[settings.time_unit]
+
     def form(event: ShopEvent) -> bytes:
         record: dict[str, Any] = {}
         for field, value in msgspec.structs.asdict(event).items():
             name = settings.fields.get(field, field)
-            if name != "$key":
+            if name != KEY_FIELD:
                 *path, last = name.split(".")
                 place = record
                 for step in path:
                     place = place.setdefault(step, {})
-                place[last] = _in_unit(value, settings.time_unit) if field == "timestamp_ms" else value
+                place[last] = in_unit(value) if field == "timestamp_ms" else value
         return encode(record)
 
     return form
@@ -269,14 +270,6 @@ def _pace(order: Order) -> dict[str, float]:
     if not (uneven and order.rate):
         return {"rate": order.rate}
     return {"speed": order.rate * span_ms(order.events, order.market, order.plan) / order.events / 1000}
-
-
-def _in_unit(time_ms: int, unit: str) -> int | float | str:
-    if unit == "s":
-        return time_ms / 1000
-    if unit == "iso":
-        return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds")
-    return time_ms
 
 
 def _parser() -> argparse.ArgumentParser:

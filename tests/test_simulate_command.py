@@ -14,6 +14,7 @@ from pipeline.app import cli
 from pipeline.settings import EventsConfig, KafkaConfig, TopicsConfig
 from producers import simulate
 from producers.child import SenderProcess
+from producers.market import newest_lists
 from producers.market.file import START_MS
 from producers.market.market import BUSY_MARKET, MARKET, item_name, user_name
 from producers.market.newest_lists import NewestLists
@@ -28,7 +29,9 @@ def simulated(*arguments):
     return cli.main(["simulate", *map(str, arguments)])
 
 
-@pytest.mark.parametrize("name", ["shoppers.csv", "shoppers.csv.gz", "shoppers.jsonl", "shoppers.jsonl.gz"])
+@pytest.mark.parametrize(
+    "name", ["shoppers.csv", "shoppers.csv.gz", "shoppers.csv.jsonl", "shoppers.jsonl.gz"]
+)
 def test_a_file_holds_the_events_as_evaluate_reads_them(name, tmp_path, capsys):
     path = tmp_path / name
     assert simulated("--events", 1_000, "--seed", 3, "--out", path, "--json") == 0
@@ -188,6 +191,25 @@ def test_a_shopper_sees_the_newest_list_or_else_the_one_for_everybody(embedded_b
             lists.refresh()
         assert lists.of("bob") == lists.of("eve") == (["e"], 0)
         assert lists.of("ann") == (["b", "c"], 7)
+
+
+def test_whatever_ends_the_reading_of_lists_is_raised_and_not_taken_for_silence(monkeypatch):
+    class Broken:
+        def __init__(self, *_):
+            pass
+
+        def poll(self):
+            raise ValueError("no such codec")
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(newest_lists, "Tail", Broken)
+    with NewestLists(KafkaConfig(), "recommendations") as lists:
+        lists.of("ann")
+        lists._thread.join()
+        with pytest.raises(ValueError, match="no such codec"):
+            lists.refresh()
 
 
 @pytest.mark.kafka

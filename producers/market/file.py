@@ -41,11 +41,12 @@ def write_events(path: Path, chunks: Iterable[Columns]) -> int:
             # no name and no time in the head of the file: they would make it differ
             out = stack.enter_context(gzip.GzipFile("", "wb", 6, raw, mtime=0)) if packed else raw
             text = stack.enter_context(io.TextIOWrapper(out, "utf-8", newline=""))
-            if ".csv" in path.suffixes:
+            is_csv = path.name.endswith((".csv", ".csv.gz"))
+            if is_csv:
                 csv.writer(text, lineterminator="\n").writerow(HEADER)
             for columns in chunks:
                 written += len(columns.user_B)
-                text.write(_csv_text(columns) if ".csv" in path.suffixes else _json_text(columns))
+                text.write(_csv_text(columns) if is_csv else _json_text(columns))
     except OSError as error:
         raise UsageError(f"--out {path}: {error.strerror or error}") from error
     return written

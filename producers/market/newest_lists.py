@@ -1,20 +1,13 @@
 """The newest list of each user, as the recommendations topic has it."""
 
 import threading
-import time
 
 import msgspec
-from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, RetriableError
 
-from consumers.kafka_client import Patience, connect, consumer_options, translated
-from pipeline.errors import AfreshError, UsageError
+from consumers.kafka_tail import Tail
 from pipeline.event.records import DEFAULT_USER
 from pipeline.settings import KafkaConfig
 from producers.market.closed_loop import Listed
-
-RETRY_S = 0.05  # the client has that long to connect again
-POLL_MS = 100  # that a poll waits for lists; a close waits as long
 
 
 class _Item(msgspec.Struct, frozen=True):
@@ -36,27 +29,16 @@ class NewestLists:
     """
 
     def __init__(self, kafka: KafkaConfig, topic: str) -> None:
-        self._patience = Patience(kafka)
-        options = consumer_options(kafka, in_group=False) | {"auto_offset_reset": "earliest"}
-        self._consumer: KafkaConsumer = connect(KafkaConsumer, options)
-        numbers = self._consumer.partitions_for_topic(topic)
-        if not numbers:
-            self._consumer.close(autocommit=False)
-            raise UsageError(
-                f"topic {topic!r} does not exist on {kafka.bootstrap_servers}: expected the topic of "
-                "rankings; start `afresh run`, or correct topics.recommendations"
-            )
-        self._consumer.assign([TopicPartition(topic, number) for number in sorted(numbers)])
-        self._consumer.seek_to_beginning()
-        self._values: dict[bytes, bytes] = {}
+        self._tail = Tail(kafka, topic, "earliest")
+        self._values: dict[bytes | None, bytes] = {}
         self._decode = msgspec.json.Decoder(_List).decode
         self._closed = threading.Event()
-        self._error: AfreshError | None = None
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._follow, name="newest-lists", daemon=True)
         self._thread.start()
 
     def refresh(self) -> None:
-        """Raise what has ended the reading: `BrokerLost` when nobody answered for long."""
+        """Raise what has ended the reading, such as `BrokerLost` when nobody answered for long."""
         if self._error is not None:
             raise self._error
 
@@ -72,7 +54,7 @@ class NewestLists:
         """Stop reading and close the consumer."""
         self._closed.set()
         self._thread.join()
-        self._consumer.close(autocommit=False)
+        self._tail.close()
 
     def __enter__(self) -> "NewestLists":
         return self
@@ -82,25 +64,12 @@ class NewestLists:
 
     def _follow(self) -> None:
         """Take in what comes until closed, or until an error that `refresh` raises."""
-        while self._error is None and not self._closed.is_set():
-            try:
-                self._poll()
-            except AfreshError as error:
-                self._error = error
-
-    def _poll(self) -> None:
-        began = time.monotonic()
         try:
-            polled = self._consumer.poll(timeout_ms=POLL_MS)
-            self._patience.answered()
-        except RetriableError as error:
-            self._patience.failed("reading rankings", began, error)
-            self._closed.wait(RETRY_S)
-            return
-        except KafkaError as error:
-            raise translated(error, "reading rankings") from error
-        for record in (record for records in polled.values() for record in records):
-            if record.value is None:
-                self._values.pop(record.key, None)
-            else:
-                self._values[record.key] = record.value
+            while not self._closed.is_set():
+                for record in self._tail.poll():
+                    if record.value is None:
+                        self._values.pop(record.key, None)
+                    else:
+                        self._values[record.key] = record.value
+        except Exception as error:  # whatever it is: a thread that ends in silence would freeze all lists
+            self._error = error
