@@ -15,11 +15,10 @@ from pipeline.errors import CheckpointError
 from pipeline.event.batch import TopicPartition
 from pipeline.state.duplicates import Duplicates
 from pipeline.state.fitting import RINGS, Differences, fitted, laid_anew, misfit
-from pipeline.state.refresh import NOW
 from pipeline.state.shards import Arrays, Shard, pack_texts, unpack_texts
 from pipeline.state.state import NOBODY, State
 from pipeline.state.store import Column, translate, update_digest
-from pipeline.state.tables import HELD, HIDDEN
+from pipeline.state.tables import HELD
 
 IntArray = npt.NDArray[np.int32]
 _OWN = {"consumed.start", "origin.partition"}  # mean something in this process alone
@@ -106,8 +105,8 @@ def put(state: State, shard: Shard) -> Differences:
     state.refresh.look_again()
     state.origin.partition.data[rows] = state.number_of(shard.source)
     state.offsets[shard.source] = shard.offset
-    holders = state.served.holders(state.items.status.data == HIDDEN)  # withdrawn here, and shown by another
-    state.refresh.mark(holders[holders > 0], NOW)
+    if state.availability.withdrawn or state.availability.blocked:  # here, and shown by another worker
+        state.mark_holders()
     if "duplicates" in arrays:
         state.duplicates[shard.source] = Duplicates(arrays["duplicates"].astype(np.uint64))
     known = {f"user.{name}" for name in (*columns, "last_event", "last_ms")}

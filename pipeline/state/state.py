@@ -179,8 +179,12 @@ class State:
         self.items.show(rows[~hidden], True)
         self.items.show(rows[hidden], False)
         if hidden.any():
-            holders = self.served.holders(self.items.status.data == HIDDEN)
-            self.refresh.mark(holders[holders > 0], NOW)  # row 0 is nobody's: its list is made anew by itself
+            self.mark_holders()
+
+    def mark_holders(self) -> None:
+        """Let everybody whose list holds an item that may not be shown have a new one."""
+        holders = self.served.holders(self.items.status.data == HIDDEN)
+        self.refresh.mark(holders[holders > 0], NOW)  # row 0 is nobody's: its list is made anew by itself
 
     def settle_items(self, rows: IntArray) -> None:
         """End the admission of items: they may be shown from now on, or are hidden."""
