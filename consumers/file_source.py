@@ -74,7 +74,9 @@ def read_events(
     chosen = islice(good, start, None if limit is None else start + limit)
     while chunk := list(islice(chosen, batch)):
         tally.share = rows.share()
-        yield _as_columns(chunk, default_type)
+        events = _as_columns(chunk, default_type)
+        tally.types.update(events.types)
+        yield events
     tally.share = rows.share()
 
 

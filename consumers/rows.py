@@ -39,6 +39,7 @@ class Row(NamedTuple):
 class Tally:
     """What became of a file's rows so far. `first` holds the first problem of each reason."""
 
+    types: Counter[str] = field(default_factory=Counter)  # of the good events
     rejected: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
     share: float = 0.0  # of the file that has been read, 0 to 1

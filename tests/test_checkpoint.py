@@ -241,10 +241,12 @@ def test_inspect_shows_the_newest_checkpoint_with_the_configuration_it_was_saved
         made.append(settings)
         return CountingLearner(settings)
 
-    report = describe(open_newest(str(tmp_path), Settings(), make), "ann", "item-0")
+    opened = open_newest(str(tmp_path), Settings(), make)
+    report = describe(opened, "ann", "item-0")
     assert made[0].model.dim == 8
     assert report == {
         "seq": learner.seq,
+        "saved_at_ms": opened.manifest.saved_at_ms,
         "events_learned": 8,
         "offsets": {"events": {"0": 4, "1": 4}},
         **learner.digests(),

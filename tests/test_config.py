@@ -111,8 +111,14 @@ def test_an_unknown_key_names_the_nearest_one_and_its_origin(tmp_path: Path) -> 
 
 
 def test_an_unknown_table_lists_the_tables(tmp_path: Path) -> None:
-    assert "expected a known setting, one of [kafka], [topics]" in error_of(write(tmp_path, "[zzzz]"))
+    assert "[zzzz] (file " in error_of(write(tmp_path, "[zzzz]"))
+    assert "expected a known table, one of [kafka], [topics]" in error_of(write(tmp_path, "[zzzz]"))
     assert "expected a known setting" in error_of(write(tmp_path, "kafka = 1"))
+
+
+def test_a_misspelt_table_names_the_nearest_one_and_shows_nothing_of_what_it_holds(tmp_path: Path) -> None:
+    config = write(tmp_path, '[kafkas]\nsasl_password = "hush"')
+    assert error_of(config) == f"[kafkas] (file {config}): expected a known table; did you mean [kafka]?"
 
 
 def test_an_unknown_entry_names_the_nearest_field() -> None:

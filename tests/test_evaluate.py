@@ -267,6 +267,7 @@ def trained(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> P
     assert code == 0
     assert json.loads(out)["checkpoint"] == str(folder)
     assert f"afresh run --set checkpoint.path={folder}" in err
+    assert "Event types: view " in err
     return folder
 
 
@@ -290,6 +291,15 @@ def test_a_trained_checkpoint_holds_what_evaluate_has_learned(file: Path, traine
     offline.learn(read_events(file, 64, now_ms=NOW_MS), NOW_MS)
     assert restored.digests() == offline.recommender.digests()
     assert restored.quality.cumulative() == offline.recommender.quality.cumulative()
+
+
+def test_inspect_of_one_user_says_how_old_the_checkpoint_is_and_leaves_the_figures_out(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, "inspect", "--checkpoint", trained, "--user", "__default__")
+    assert code == 0
+    assert re.match(r"checkpoint \d+, saved 20\d\d-.*Z: [\d,]+ events learned\nuser __default__: ", out)
+    assert re.search(r"^quality:$", run(capsys, "inspect", "--checkpoint", trained)[1], re.MULTILINE)
 
 
 def test_a_service_starts_warm_and_a_user_moves_to_the_live_partition(trained: Path) -> None:

@@ -181,6 +181,10 @@ def test_the_tables_show_why_an_item_is_left_out_and_what_has_changed(known: Rec
     assert laid_out({"item": hidden}) == "item i9: may not be shown: blocked; no event has named it yet\n"
 
 
+def test_the_default_list_is_not_called_unpublished(known: Recommender) -> None:
+    assert "no list was published yet" not in laid_out({"user": user(known, "__default__")})
+
+
 def test_a_long_history_is_cut_and_markup_in_an_id_is_text(known: Recommender) -> None:
     one = user(known, "ann")["history"][0]
     long = user(known, "ann") | {"history": [one | {"item_id": "[red]x[/]"}] * (MOST + 2)}

@@ -161,6 +161,12 @@ def test_a_full_disk_is_an_error_before_the_batch_is_learned(tmp_path: Path) -> 
     assert list(Journal(tmp_path).entries(0)) == []
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"can't be written \(Not a directory\); .*give access"):
+        Journal(tmp_path / "file" / "worker-0").lock()
+
+
 def test_batches_are_cut_off_the_end_across_segments(tmp_path: Path) -> None:
     for seq in range(8):
         folder = tmp_path / str(seq)

@@ -1,13 +1,18 @@
 """What the loop tells its observer becomes the metrics that it stands for."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
+import pytest
 from workers import P0, START_MS, Worker, publish, settings_for
 
 from consumers.list_source import ListLog
+from pipeline.event.batch import RawBatch
+from pipeline.event.records import DriftAlarm
 from pipeline.measure.health import Health
 from pipeline.measure.metrics import Metrics
+from pipeline.outcome import Mark, Outcome, no_mark
 from pipeline.run.clock import ManualClock
 from pipeline.run.observe import MetricsObserver, Standing
 from producers.list_sink import ListReceipt, ListSink
@@ -51,6 +56,29 @@ def test_a_run_shows_in_metrics_and_health(tmp_path: Path) -> None:
     worker.loop.tick()
     assert value("partitions_assigned") == 0
     worker.kill()
+
+
+def test_an_alarm_is_counted_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "pipeline.run.observe")
+    log = ListLog()
+    publish(log, ["ann"])
+    metrics, clock = Metrics(), ManualClock(START_MS)
+    worker = Worker(log, settings_for(tmp_path), observer=MetricsObserver(metrics, Health(clock), clock))
+    step = worker.learner.step
+
+    def alarming(raw: RawBatch, mark: Mark = no_mark) -> Outcome:
+        outcome = step(raw, mark)
+        outcome.alarms.append(DriftAlarm("adwin", "hit_rate", 7, 0.5, 0.25, START_MS, 0.4))
+        return outcome
+
+    worker.learner.step = alarming  # type: ignore[method-assign]
+    worker.loop.start()
+    worker.finish()
+    worker.kill()
+    labels = {"detector": "adwin", "signal": "hit_rate"}
+    assert metrics.registry.get_sample_value("afresh_drift_detections_total", labels) == 1
+    told = [record.getMessage() for record in caplog.records if record.name == "pipeline.run.observe"]
+    assert told == ["drift: hit_rate 0.500 -> 0.250 at event 7; reaction 0.40"]
 
 
 def test_a_worker_is_ready_without_a_partition_and_when_others_take_those_it_had(tmp_path: Path) -> None:

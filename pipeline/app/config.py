@@ -98,6 +98,10 @@ def _tables() -> dict[str, Any]:
     return {field.name: field.type for field in msgspec.structs.fields(Settings)}
 
 
+def _table_names() -> str:
+    return ", ".join(f"[{table}]" for table in _tables())
+
+
 def _types() -> dict[str, Any]:
     return {
         f"{name}.{field.name}": field.type
@@ -197,13 +201,17 @@ def _convert(given: Given, kind: Any) -> Any:
 def _unknown(name: str, value: object, origin: str, known: Sequence[str] = ()) -> UsageError:
     """Say that there is no such setting, and which one may be meant."""
     known = known or list(_types())
+    if isinstance(value, dict) and "." not in name:  # what the table holds is not shown: it may be a secret
+        tables = difflib.get_close_matches(name, _tables(), 1, 0.6)
+        meant = f"; did you mean [{tables[0]}]?" if tables else f", one of {_table_names()}"
+        return UsageError(f"[{name}] ({origin}): expected a known table{meant}")
     close = difflib.get_close_matches(name, known, 1, 0.6)
     close = close or [key for key in known if key.endswith(f".{name}")]  # the table was left out
     shown = HIDDEN if SECRET.search(" ".join([name, *close])) else value  # a misspelt password is one
     if close:
         return wrong(name, shown, origin, f"a known setting; did you mean {close[0]}?")
     siblings = [key for key in known if key.startswith(f"{name.partition('.')[0]}.")]
-    expected = ", ".join(siblings) or ", ".join(f"[{table}]" for table in _tables())
+    expected = ", ".join(siblings) or _table_names()
     return wrong(name, shown, origin, f"a known setting, one of {expected}")
 
 

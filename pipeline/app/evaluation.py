@@ -1,10 +1,8 @@
 """What `evaluate` and `train` share: a file through the judge, and its figures as a table and as JSON."""
 
 import argparse
-import logging
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,14 +16,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from consumers.file_source import Tally
-    from pipeline.event.batch import Events
     from pipeline.run.evaluate import Evaluation, Line, Result, Variant
 
 BATCH = 128
 WHOLE = ("tests", "hr@10", "ndcg@10", "mrr@10")  # the figures of a quarter
 WIDTH = 120  # of a table that no terminal shows
-
-logger = logging.getLogger(__name__)
 
 
 def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +52,6 @@ def judge_file(
     import torch
 
     from consumers.file_source import Tally, read_events
-    from pipeline.app.event_types import told_types
     from pipeline.errors import UsageError
     from pipeline.run.clock import SystemClock
     from pipeline.run.evaluate import Evaluation
@@ -71,21 +65,12 @@ def judge_file(
         default_type=default_type, start=args.start, limit=args.events, tally=tally,
     )  # fmt: skip
     evaluation = Evaluation(settings, variants, clock)
-    types: Counter[str] = Counter()
     with _progress(tally, args.events) as watch:
-        evaluation.learn(_counting(chunks, types), now_ms, watch)
+        evaluation.learn(chunks, now_ms, watch)
     if not evaluation.recommender.events_learned:
         why = tally.lines()[0] if tally.rejected else f"nothing after the first {args.start} events"
         raise UsageError(f"{args.file}: no event to learn: {why}; expected one row or more that can be read")
-    logger.info("event types of %s: %s", args.file, told_types(types, settings.events))
     return evaluation, tally
-
-
-def _counting(chunks: Iterator["Events"], types: Counter[str]) -> Iterator["Events"]:
-    """Pass the events on, and count their types."""
-    for events in chunks:
-        types.update(events.types)
-        yield events
 
 
 def document(args: argparse.Namespace, result: "Result", tally: "Tally") -> dict[str, Any]:
@@ -104,9 +89,11 @@ def document(args: argparse.Namespace, result: "Result", tally: "Tally") -> dict
     }
 
 
-def show(args: argparse.Namespace, result: "Result", tally: "Tally") -> None:
+def show(args: argparse.Namespace, settings: Settings, result: "Result", tally: "Tally") -> None:
     """Print the tables: on stdout, or on stderr where stdout is for the JSON document."""
     from rich.console import Console
+
+    from pipeline.app.event_types import told_types
 
     stream = sys.stderr if args.json else sys.stdout
     console = Console(file=stream, width=None if stream.isatty() else WIDTH, highlight=False)
@@ -116,7 +103,7 @@ def show(args: argparse.Namespace, result: "Result", tally: "Tally") -> None:
         f"({_rate(result.events, result.seconds):,.0f} events/s, lists included)",
         markup=False, soft_wrap=True,
     )  # fmt: skip
-    for line in tally.lines():
+    for line in [*tally.lines(), f"Event types: {told_types(tally.types, settings.events)}"]:
         console.print(line, markup=False, soft_wrap=True)
     if result.skipped_steps:
         console.print(f"{result.skipped_steps:,} steps skipped: their figures were not finite")

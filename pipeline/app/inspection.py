@@ -55,7 +55,8 @@ def open_newest(path: str, settings: Settings, make: Callable[[Settings], L_co])
     found = Checkpoints(folder, settings).load()
     if found is None:
         raise UsageError(
-            f"{path}: no checkpoint is there; expected a folder that `afresh run` has saved into"
+            f"{path}: no checkpoint is there; expected a folder that `afresh run` or `afresh train` "
+            "has saved into"
         )
     manifest, snapshot = found
     learner = make(settings)
@@ -71,6 +72,7 @@ def describe(opened: Opened[Inspected], user_id: str | None, item_id: str | None
         offsets.setdefault(each.topic, {})[str(each.partition)] = each.offset
     report: dict[str, Any] = {
         "seq": manifest.seq,
+        "saved_at_ms": manifest.saved_at_ms,
         "events_learned": manifest.events_learned,
         "offsets": offsets,
         **learner.digests(),
@@ -81,8 +83,8 @@ def describe(opened: Opened[Inspected], user_id: str | None, item_id: str | None
             report[kind] = getattr(learner, ask)(name)
             if not report[kind]:
                 raise UsageError(
-                    f"--{kind} {name}: not in checkpoint {manifest.seq}; expected the id of a {kind} "
-                    "that has been seen, exactly as in the events"
+                    f"--{kind} {name}: not in checkpoint {manifest.seq}; expected the id of one "
+                    "that had been seen when it was saved, exactly as in the events"
                 )
     return report
 

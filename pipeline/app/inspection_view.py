@@ -14,6 +14,16 @@ MOST = 20  # rows of a table; the JSON document has all
 WIDTH = 110  # where there is no terminal
 
 
+def heading(report: Mapping[str, Any]) -> str:
+    """Return which checkpoint it is, and up to when it knows what happened.
+
+    >>> heading({"seq": 92, "saved_at_ms": 1_700_000_000_000, "events_learned": 15_600})
+    'checkpoint 92, saved 2023-11-14 22:13:20Z: 15,600 events learned'
+    """
+    saved = moment(report["saved_at_ms"])
+    return f"checkpoint {report['seq']}, saved {saved}: {report['events_learned']:,} events learned"
+
+
 def show(report: Mapping[str, Any], console: Console) -> None:
     """Print the tables of the user and of the item that a report holds, if any."""
     for kind, lay_out in (("user", user), ("item", item)):
@@ -52,7 +62,7 @@ def user(told: Mapping[str, Any]) -> Iterator[RenderableType]:
     if dropped:
         left = ", ".join(f"{plain(each['item_id'])} (was {each['from']}, {each['why']})" for each in dropped)
         yield _line(f"no longer listed: {left}")
-    if not told["published"]:
+    if not told["published"] and where is not None:  # the default list's last places are not kept
         yield _line("no list was published yet")
     elif not any(told["changes"].values()):
         yield _line("the list last published is the same")

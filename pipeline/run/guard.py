@@ -82,6 +82,6 @@ def _advice(raw: RawBatch, limit: str) -> str:
     return (
         f"The last one: {record.topic}-{record.partition} offset {record.offset}, {last.reason}: "
         f"{last.detail}. Look at what the producers of that topic changed, and at [events] in the "
-        "configuration; then start again. "
+        "configuration (`afresh check` names the key); then start again. "
         f"To let such records pass into the dead letters, raise limits.{limit}"
     )

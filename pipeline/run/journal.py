@@ -109,11 +109,20 @@ class Journal:
         self._next = 0  # seq of the next entry
 
     def lock(self) -> None:
-        """Keep a second process of the same worker_id out; the lock ends with the process."""
+        """Keep a second process of the same worker_id out; the lock ends with the process.
+
+        Raise `CheckpointError` where there is one, or where the folder can't be written.
+        """
         if self._lock >= 0:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.folder / "journal.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder / "journal.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder}: can't be written ({error.strerror}); expected a folder of our own: "
+                "give access, or choose another checkpoint.path or checkpoint.journal"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

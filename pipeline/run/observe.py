@@ -1,5 +1,6 @@
 """What the loop tells about itself, and its translation into metrics and health."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from pipeline.measure.health import Health, State
 from pipeline.measure.metrics import Metrics
 from pipeline.outcome import Learner, Outcome
 from pipeline.run.ports import Clock
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,10 @@ class MetricsObserver:
         for table, rows in figures.tables.items():
             metrics.rows(table, rows.live, rows.admitted, rows.evicted)
         for alarm in outcome.alarms:
+            logger.info(
+                "drift: %s %.3f -> %.3f at event %d%s", alarm.signal, alarm.before, alarm.after,
+                alarm.at_event, f"; reaction {alarm.reaction:.2f}" if alarm.reaction else "",
+            )  # fmt: skip
             metrics.drift(alarm.detector, alarm.signal, alarm.detected_at_ms / 1000)
         metrics.reacting(figures.reacting)
 

@@ -9,19 +9,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pipeline.app.check.findings import Finding, fault, numbered, ok, warn
+from pipeline.app.event_types import told_types
 from pipeline.event.batch import Polled, RawBatch, Record, Reject, Span
 from pipeline.event.checks import any_ms, plausible, shown
 from pipeline.event.decode import Decoder
 from pipeline.event.fields import NEEDED, field_names, key_text
 from pipeline.event.framing import unframed
-from pipeline.settings import KEY_FIELD, ROLE_CODES, Settings
+from pipeline.settings import KEY_FIELD, Settings
 from producers.outgoing import key_hash
 
-TYPES_SHOWN = 8
 FIELDS_SHOWN = 12
 LOOKED_AT = 100  # records whose fields are listed
 DAY_MS = 86_400_000
-ROLES = {code: role for role, code in ROLE_CODES.items()}
 
 
 def judge_records(
@@ -77,7 +76,7 @@ def _decoding(topic: str, raw: RawBatch, settings: Settings) -> Iterator[Finding
             about,
             f"{reason}: {len(rejects)}, such as {where}: {first.detail}",
             hint(first, settings, raw.now_ms)
-            or "mend the producer, or let them pass: see README, dead letters",
+            or "mend the producer, or let them pass: see deploy/guides/troubleshooting.md",
         )
 
 
@@ -111,12 +110,18 @@ def _mapping(fields: dict[str, object], names: dict[str, str], key: bytes | None
         if names[ours] in fields or names[ours] == KEY_FIELD:
             continue
         near = difflib.get_close_matches(_plain(ours), plain, 1, 0.6)
-        guess = plain[near[0]] if near else KEY_FIELD if key and ours == "user_id" else ""
+        guess = plain[near[0]] if near else _keyed(fields, key) if key and ours == "user_id" else ""
         guesses.append(f"events.fields.{ours} = {json.dumps(guess, ensure_ascii=False) if guess else '...'}")
     if not fields or not guesses:
         return ""
     listed = ", ".join(shown(name) for name in list(fields)[:FIELDS_SHOWN])
     return f"set {' and '.join(guesses)}: the record has {listed}"
+
+
+def _keyed(fields: dict[str, object], key: bytes) -> str:
+    """Return the field that says what the record's key says, as a user's id does; else the key."""
+    texts = {name: str(value).encode() for name, value in fields.items() if isinstance(value, str | int)}
+    return next((name for name, text in texts.items() if text == key), KEY_FIELD)
 
 
 def _fields(topic: str, records: Sequence[Record], settings: Settings) -> Iterator[Finding]:
@@ -142,12 +147,7 @@ def _types(topic: str, raw: RawBatch, settings: Settings) -> Iterator[Finding]:
     types = Counter(raw.events.types)
     if not types:
         return
-    shown_types = ", ".join(
-        f"{shown(name)[1:-1]} {count} ({ROLES[settings.events.role(name)]})"
-        for name, count in types.most_common(TYPES_SHOWN)
-    )
-    more = len(types) - TYPES_SHOWN
-    yield ok(f"event types of {topic}", shown_types + (f", and {more} more" if more > 0 else ""))
+    yield ok(f"event types of {topic}", told_types(types, settings.events))
 
 
 def _ages(topic: str, raw: RawBatch, settings: Settings) -> Iterator[Finding]:

@@ -49,13 +49,15 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         )
     evaluation, tally = judge_file(args, settings, as_served(settings))
     result = evaluation.result()
-    show(args, result, tally)
+    show(args, settings, result, tally)
     kafka = msgspec.structs.replace(settings.kafka, worker_id=TRAINED)
     checkpoints = Checkpoints(folder, msgspec.structs.replace(settings, kafka=kafka))
     manifest = checkpoints.save(evaluation.recommender, 0, SystemClock().now_ms())
+    config = f" --config {args.config}" if args.config else ""
+    path = f" --set checkpoint.path={args.checkpoint}" if before.path != args.checkpoint else ""
     print(
         f"checkpoint of {manifest.events_learned:,} events in {args.checkpoint}; go on with: "
-        f"afresh run --set checkpoint.path={args.checkpoint}",
+        f"afresh run{config}{path}",
         file=sys.stderr,
     )
     if args.json:
