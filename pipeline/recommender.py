@@ -140,8 +140,8 @@ class Recommender:
         rankings += self._default_ranking(raw) if rankings or raw.news or self._default is None else []
         mark("rank")
         figures = self._figures(batch, lessons[0], before, whose)
-        append_ms_B = np.where(whose.late_B, 0, batch.append_ms_B)
-        return Outcome(rankings, gone, alarms, figures, append_ms_B, self._sources(whose.due))
+        in_time_ms_B = np.where(whose.late_B, 0, batch.append_ms_B)
+        return Outcome(rankings, gone, alarms, figures, in_time_ms_B, self._sources(whose.due))
 
     def catch_up(self, raw: RawBatch) -> None:
         """Bring users' state alone up to date with events that another worker has learned; `seq` stays."""
@@ -157,6 +157,7 @@ class Recommender:
         Where too few items have been met to fill it, those follow that the items topic has announced.
         """
         if not self._leads():
+            self._default = None  # another worker's is the newest by the time that this one leads again
             return []
         (ranking,) = self._rank(np.zeros(1, np.int32), raw, "default")
         known = {item.item_id for item in ranking.items}
@@ -197,14 +198,12 @@ class Recommender:
     ) -> list[DriftAlarm]:
         """Judge every model on the batch; return what the drift detectors say of the served one."""
         cold_B = queries.earlier_B < COLD_BELOW
-        gains = [
-            self.quality.update(model.name, lesson.tested, cold_B)
-            for model, lesson in zip(self.models, lessons, strict=True)
-        ]
+        gains = []
+        for model, lesson in zip(self.models, lessons, strict=True):
+            gains.append(self.quality.update(model.name, lesson.tested, cold_B))
+            self.curves.update(model.name, lesson.tested)
         listed_B, hit_B = self.state.served.hits(batch.user_B, batch.item_B, self.state.items.status.data)
         self.quality.update_served(hit_B[listed_B & (batch.role_B == POSITIVE)])
-        for model, lesson in zip(self.models, lessons, strict=True):
-            self.curves.update(model.name, lesson.tested)
         alarms = self.drift.update(batch, gains[0].hit_B, lessons[0].tested)
         newest_ms = int(batch.moment_ms_B.max(initial=0))
         self.timeline.update(self.state.events_learned, newest_ms, alarms, self._seen)

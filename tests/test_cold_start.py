@@ -1,9 +1,12 @@
 """People without events get the default list; with each event their lists turn to what is their own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from streams import START_MS, Batches, Event, small_settings
 
+from pipeline.event.batch import Span, TopicPartition
 from pipeline.event.records import DEFAULT_USER, Ranking
 from pipeline.recommender import Recommender
 
@@ -61,3 +64,18 @@ def test_lists_of_new_users_leave_the_default_list_with_each_event(name: str) ->
     assert own[0] > share_of(0, default) + 2 / SHELVES  # one event tells something already
     assert own[-1] > 0.9
     assert in_common[-1] <= max(in_common[0], 1) < K / 2
+
+
+def test_a_worker_that_leads_again_publishes_its_default_list_again() -> None:
+    shop = Shop("item_knn")
+    recommender, first = shop.recommender, TopicPartition("events", 0)
+    shop.learn(40)
+    told = shop.newest.pop(DEFAULT_USER)
+    recommender.release(first)
+    elsewhere = replace(shop.batches(shop.walk("new", 0, 1)), spans=(Span("events", 1, 0, 1),))
+    assert [ranking.user_id for ranking in recommender.step(elsewhere).rankings] == ["new"]
+    recommender.held = {first}
+    assert recommender.owes
+    shop.keep(recommender.step(replace(shop.batches([]), spans=())).rankings)
+    assert set(shop.newest[DEFAULT_USER]) & set(told)
+    assert not recommender.owes
