@@ -33,11 +33,6 @@ class Catalogue:
         self._coming = _in_order(self.arrival_P, self.arrival_P > 0)
         self._leaving = self._retirements(np.random.default_rng((seed, 1)), within, events, retire)
 
-    @property
-    def any_gone(self) -> bool:
-        """Say whether an item has been withdrawn."""
-        return bool(self.gone_P.any())
-
     def advance(self, made: int, ms: int) -> None:
         """Let come and go whatever is due before event number `made`."""
         while self._coming and self._coming[-1][0] <= made:
