@@ -14,14 +14,14 @@ EVENTS, RATE, CLOSED_RATE = 60_000, 2_000.0, 400.0
 def add_stream_options(parser: argparse.ArgumentParser) -> None:
     """Declare how many events come, how fast, and from which seed."""
     parser.add_argument(
-        "--events", type=_whole(1), default=EVENTS, metavar="N", help=f"how many (default: {EVENTS})"
+        "--events", type=whole(1), default=EVENTS, metavar="N", help=f"how many (default: {EVENTS})"
     )
     parser.add_argument(
-        "--rate", type=_rate, metavar="R",
+        "--rate", type=events_a_second, metavar="R",
         help=f"events a second; 0: no limit (default: {RATE:.0f}; with --closed-loop {CLOSED_RATE:.0f})",
     )  # fmt: skip
     parser.add_argument(
-        "--seed", type=_whole(0), default=0, metavar="S", help="the same seed, the same shoppers (default: 0)"
+        "--seed", type=whole(0), default=0, metavar="S", help="the same seed, the same shoppers (default: 0)"
     )
 
 
@@ -88,9 +88,14 @@ def _parsed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return read
 
 
-def _whole(least: int) -> Callable[[str], int]:
+def whole(least: int) -> Callable[[str], int]:
+    """Make a reader of whole numbers from `least` on."""
+
     def read(text: str) -> int:
-        number = int(text) if text.strip("+-").isdecimal() else least - 1
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
         if number < least:
             raise argparse.ArgumentTypeError(f"{text}: expected a whole number, {least} or more")
         return number
@@ -98,7 +103,8 @@ def _whole(least: int) -> Callable[[str], int]:
     return read
 
 
-def _rate(text: str) -> float:
+def events_a_second(text: str) -> float:
+    """Read a rate, 0 for no limit."""
     try:
         rate = float(text)
     except ValueError:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import logging
-import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from pipeline.settings import (
     Settings,
     TopicsConfig,
 )
+from producers.market.options import EVENTS, RATE, events_a_second, whole
 
 if TYPE_CHECKING:
     from pipeline.app.wiring import Service
@@ -31,21 +31,20 @@ they arrive and publishes rankings. Shoppers look at lists, the product's, popul
 chance has it, and click by their taste; halfway that changes. Ends by itself or on Ctrl-C, with a summary on
 stderr and one JSON line on stdout. Nothing is left behind. --file plays a recorded stream instead."""
 EXAMPLE = "afresh demo --events 60000 --rate 2000\nafresh demo --file events.csv.gz --rate 1000"
-EVENTS = 60_000
 PARTITIONS = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's own options."""
     parser.add_argument(
-        "--events", type=_positive, metavar="N", help="how many (default: 60000; of a file: all)"
+        "--events", type=whole(1), metavar="N", help=f"how many (default: {EVENTS}; of a file: all)"
     )
     parser.add_argument(
         "--rate",
-        type=_rate,
-        default=2_000.0,
+        type=events_a_second,
+        default=RATE,
         metavar="R",
-        help="events a second (default: 2000; 0: as fast as possible)",
+        help=f"events a second (default: {RATE:.0f}; 0: as fast as possible)",
     )
     parser.add_argument(
         "--file", type=Path, metavar="PATH", help="play a recorded stream instead of shoppers"
@@ -55,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="shoppers see no lists, and so can't say what recommending is worth",
     )
-    parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="of the shoppers (default: 0)")
+    parser.add_argument("--seed", type=whole(0), default=0, metavar="S", help="of the shoppers (default: 0)")
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
@@ -158,31 +157,3 @@ def sender_command(args: argparse.Namespace, bootstrap_servers: str, change_at: 
     loop = [] if args.open_loop else ["--closed-loop"]
     address = ["--bootstrap-servers", bootstrap_servers, "--until-stdin-closes"]
     return [sys.executable, "-m", "producers.simulate", *events, *change, *loop, *address]
-
-
-def _whole(text: str, least: int) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = -1
-    if number < least:
-        raise argparse.ArgumentTypeError(f"{text}: expected a whole number, {least} or more")
-    return number
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = -1.0
-    if not 0 <= rate < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}: expected events a second, or 0 for as fast as possible")
-    return rate
-
-
-def _positive(text: str) -> int:
-    return _whole(text, 1)
-
-
-def _seed(text: str) -> int:
-    return _whole(text, 0)
