@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,6 +44,16 @@ def broker(request: pytest.FixtureRequest) -> str:
     """Address of each kind of broker in turn."""
     address: str = request.getfixturevalue(request.param)
     return address
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """Let a test run commands, which set logging up, and put it back."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture

@@ -4,12 +4,11 @@ import dataclasses
 import fcntl
 import io
 import json
-import logging
 import re
 import socket
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,8 @@ from pipeline.settings import (
     TopicsConfig,
 )
 from producers.outgoing import key_hash
+
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 
 NOW_MS = 1_800_000_000_000
 DAY_MS = 86_400_000
@@ -358,15 +359,6 @@ def test_on_a_terminal_commands_stay_on_one_line_and_markup_is_text() -> None:
     assert "[red]there[/]" in shown
     assert f"\ntopic items: {command}\n" in shown
     assert shown.endswith("\nno fault, 1 warning: afresh run can start\n")
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
-    yield
-    root.setLevel(level)
-    root.handlers[:] = handlers
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str]:

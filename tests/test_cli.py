@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,8 +19,8 @@ Run = Callable[[object, Settings], int]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Run], None]]:
-    """Put a function in the place of the command `run`, and logging back as it was."""
+def command(monkeypatch: pytest.MonkeyPatch, logging_as_before: None) -> Callable[[Run], None]:
+    """Put a function in the place of the command `run`."""
 
     def put(run: Run) -> None:
         def add_arguments(parser: object) -> None:
@@ -31,13 +31,9 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Run], None]]:
         )
         monkeypatch.setitem(sys.modules, "pipeline.app.commands.run", module)
 
-    root = logging.getLogger()
-    before = (root.level, root.handlers[:])
     for name in ("AFRESH_DATA", "AFRESH_KAFKA__GROUP_ID"):
         monkeypatch.delenv(name, raising=False)
-    yield put
-    root.setLevel(before[0])
-    root.handlers[:] = before[1]
+    return put
 
 
 def in_a_process(*args: str, code: str = "") -> "subprocess.CompletedProcess[str]":

@@ -21,6 +21,8 @@ from pipeline.settings import KafkaConfig, Settings, TopicsConfig
 from producers.kafka_sink import KafkaSink
 from producers.topics import create_topics
 
+pytestmark = pytest.mark.usefixtures("logging_as_before")
+
 AT_MS = 1_700_000_000_000
 Name = Callable[[str], str]
 
@@ -75,15 +77,6 @@ def test_an_alarm_is_one_line() -> None:
     assert alarm_line(record(b"loss", value)) == (
         "1970-01-01 00:00:00Z drift: loss .500 -> .750 at event 1,200"
     )
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
-    yield
-    root.setLevel(level)
-    root.handlers[:] = handlers
 
 
 @pytest.fixture
