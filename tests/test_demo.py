@@ -33,7 +33,7 @@ from pipeline.measure.quality import Quality
 from pipeline.run.clock import ManualClock
 from pipeline.run.loop import Edges, Loop
 from pipeline.run.observe import Delivered, Unobserved
-from pipeline.settings import CheckpointConfig, KafkaConfig, ModelConfig, Settings
+from pipeline.settings import CheckpointConfig, EventsConfig, KafkaConfig, ModelConfig, Settings
 from pipeline.train.tested import Tested
 from producers.child import SenderProcess
 from producers.list_sink import ListSink
@@ -273,11 +273,13 @@ def test_the_demo_keeps_its_own_broker_topics_and_records_and_the_users_model():
         kafka=KafkaConfig(bootstrap_servers="prod:9092", group_id="live"),
         checkpoint=CheckpointConfig(path="/var/lib/afresh"),
         model=ModelConfig(dim=32),
+        events=EventsConfig(fields={"user_id": "uid"}, time_unit="s", weights={"buy": 3.0}),
     )
     settings = command.demo_settings(mine, "127.0.0.1:1234")
     assert settings.kafka == KafkaConfig(bootstrap_servers="127.0.0.1:1234")
     assert settings.checkpoint.path == ""
     assert settings.model.dim == 32
+    assert settings.events == EventsConfig(weights={"buy": 3.0})
     assert settings.metrics == mine.metrics
 
 
@@ -335,6 +337,18 @@ def test_by_default_60_000_events_come_at_2_000_a_second_and_taste_changes_halfw
 def test_shoppers_see_no_lists_where_that_is_asked_for_and_a_files_people_never_do():
     assert "--closed-loop" not in sender_command("--open-loop")
     assert "--closed-loop" not in sender_command("--file", "events.csv")
+
+
+def test_a_files_columns_go_by_the_options_and_the_configuration(tmp_path):
+    path = tmp_path / "export.csv"
+    path.write_text("when,customer ref,SKU\n")
+    args = options("--file", str(path), "--timestamp-column", "when", "--time-unit", "iso")
+    mine = Settings(events=EventsConfig(fields={"user_id": "customer ref", "item_id": "SKU"}))
+    columns = command.file_columns(args, mine)
+    assert columns[:3] == ["--user-column=customer ref", "--item-column=SKU", "--timestamp-column=when"]
+    assert columns[-2:] == ["--time-unit", "iso"]
+    assert "--user-column=customer ref" in command.sender_command(args, "127.0.0.1:1", None, columns)
+    assert command.file_columns(options(), mine) == []
 
 
 @pytest.mark.parametrize(

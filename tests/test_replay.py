@@ -272,7 +272,7 @@ def test_the_topic_holds_what_the_file_held(
     tmp_path: Path, embedded_broker: str, settings: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = recording(tmp_path)
-    assert main(["replay", str(path), "--json", "--start", "10", "--limit", "250", *settings]) == 0
+    assert main(["replay", str(path), "--json", "--start", "10", "--events", "250", *settings]) == 0
     out, err = capsys.readouterr()
     figures = json.loads(out.splitlines()[-1])
     assert (figures["sent"], figures["rejected"]) == (250, 1)

@@ -25,6 +25,11 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
     """Declare FILE, the slice of it, the names of its columns and the unit of its times."""
     parser.add_argument("file", metavar="FILE", help=".csv, .csv.gz, .jsonl, .jsonl.gz or .parquet")
     parser.add_argument("--start", type=count, default=0, metavar="N", help="leave out the first N events")
+    add_column_options(parser)
+
+
+def add_column_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the names of the file's columns and the unit of its times."""
     group = parser.add_argument_group(
         "columns of the file",
         "Without an option: the first that the file has of the name in [events] fields, the plain one\n"

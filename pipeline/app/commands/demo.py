@@ -4,13 +4,14 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from pipeline.app.file_options import add_column_options, columns_of
 from pipeline.errors import UsageError
 from pipeline.settings import (
     CheckpointConfig,
@@ -30,7 +31,7 @@ Starts a broker of its own on loopback, publishes shoppers' events from a separa
 they arrive and publishes rankings. Shoppers look at lists, the product's, popular items or random ones as
 chance has it, and click by their taste; halfway that changes. Ends by itself or on Ctrl-C, with a summary on
 stderr and one JSON line on stdout. Nothing is left behind. --file plays a recorded stream instead."""
-EXAMPLE = "afresh demo --events 60000 --rate 2000\nafresh demo --file events.csv.gz --rate 1000"
+EXAMPLE = "afresh demo --events 60000 --rate 2000\nafresh demo --file events.csv.gz --user-column buyer"
 PARTITIONS = 4
 
 
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="shoppers see no lists, and so can't say what recommending is worth",
     )
     parser.add_argument("--seed", type=whole(0), default=0, metavar="S", help="of the shoppers (default: 0)")
+    add_column_options(parser)
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
@@ -79,13 +81,14 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         logging.getLogger().setLevel(logging.WARNING)
         logging.getLogger("pipeline.run.loop").setLevel(logging.ERROR)  # that nothing is saved is meant here
     total, change_at = planned(args)
+    columns = file_columns(args, settings)
     with View() as view:
         view.say("starting the embedded broker")
         with EmbeddedBroker() as broker:
             own = demo_settings(settings, broker.bootstrap_servers)
             create_topics(own.kafka, own.topics, PARTITIONS)
             view.say("compiling: some seconds, the first time more")
-            with SenderProcess(sender_command(args, broker.bootstrap_servers, change_at)) as sender:
+            with SenderProcess(sender_command(args, broker.bootstrap_servers, change_at, columns)) as sender:
                 demo = Demo(view, SystemClock(), sender, total, change_at)
                 service = build_service(own, demo.observe)
                 with metrics_served(own.metrics.address, service, view.say):
@@ -116,15 +119,15 @@ def metrics_served(address: str, service: "Service", say: Callable[[str], None])
 
 
 def demo_settings(settings: Settings, bootstrap_servers: str) -> Settings:
-    """Return the settings with the demo's own broker, topics and records, and nothing that outlives it.
+    """Return the settings with the demo's own broker, topics and fields, and nothing that outlives it.
 
-    Batches, model, ranking, limits and the metrics' address stay as the user has them.
+    Event types, batches, model, ranking, limits and the metrics' address stay as the user has them.
     """
     return msgspec.structs.replace(
         settings,
         kafka=KafkaConfig(bootstrap_servers=bootstrap_servers),
         topics=TopicsConfig(),
-        events=EventsConfig(),
+        events=msgspec.structs.replace(settings.events, fields={}, time_unit=EventsConfig().time_unit),
         checkpoint=CheckpointConfig(),
     )
 
@@ -137,8 +140,19 @@ def planned(args: argparse.Namespace) -> tuple[int | None, int | None]:
     return events, events // 2
 
 
-def sender_command(args: argparse.Namespace, bootstrap_servers: str, change_at: int | None) -> list[str]:
-    """Return the command of the process that sends the events."""
+def file_columns(args: argparse.Namespace, settings: Settings) -> list[str]:
+    """Return the options that name the columns of the file, by the user's options and configuration."""
+    if args.file is None:
+        return []
+    unit = ["--time-unit", args.time_unit] if args.time_unit else []
+    names = columns_of(args, settings)._asdict().items()
+    return [*(f"--{column}-column={name}" for column, name in names), *unit]
+
+
+def sender_command(
+    args: argparse.Namespace, bootstrap_servers: str, change_at: int | None, columns: Sequence[str] = ()
+) -> list[str]:
+    """Return the command of the process that sends the events; `columns`: as `file_columns` names them."""
     if args.file is not None:
         command = [
             sys.executable,
@@ -148,6 +162,7 @@ def sender_command(args: argparse.Namespace, bootstrap_servers: str, change_at: 
             str(args.file),
             "--rate",
             str(args.rate),
+            *columns,
         ]
         limit = [] if args.events is None else ["--limit", str(args.events)]
         address = ["--set", f"kafka.bootstrap_servers={bootstrap_servers}"]

@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pace.add_argument(
         "--rate", type=not_negative, default=0.0, metavar="R", help="events a second; 0: no limit (default)"
     )
-    parser.add_argument("--limit", type=count, metavar="N", help="send at most N events")
+    parser.add_argument(
+        "--events", "--limit", dest="limit", type=count, metavar="N", help="how many (default: all)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON line at the end")
     parser.add_argument(
         "--until-stdin-closes", action="store_true", help=argparse.SUPPRESS
