@@ -11,14 +11,15 @@ from msgspec import structs
 from pipeline.describe import item_document, user_document
 from pipeline.event.batch import Batch, ItemChange, RawBatch, TopicPartition
 from pipeline.event.records import DriftAlarm, RankedItem, Ranking
+from pipeline.figures import figures_of, tables_of
 from pipeline.measure.curves import Curves
 from pipeline.measure.drift_control import DriftControl
 from pipeline.measure.exposure import Exposure
 from pipeline.measure.kept import of_measure, still_true
 from pipeline.measure.quality import COLD_BELOW, Coverage, Quality
 from pipeline.measure.timeline import Measure, Seen, Timeline, Track
-from pipeline.outcome import Figures, Mark, Outcome, TableFigures, no_mark
-from pipeline.rank.audience import Audience, audience, nobody
+from pipeline.outcome import Mark, Outcome, no_mark
+from pipeline.rank.audience import audience, nobody
 from pipeline.rank.lists import Ranked, Stamp, ranking_records
 from pipeline.rank.pools import Pools
 from pipeline.rank.reasons import reasons
@@ -35,8 +36,6 @@ from pipeline.train.build import build_models, start_anew
 from pipeline.train.model import Learned, Model, Pool, Targets
 
 IntArray = npt.NDArray[np.int32]
-MORE_TYPES = "other"  # names of event types come from outside: figures name so many at most
-TYPES_NAMED = 32
 # query-item pairs scored exactly a batch; of a larger catalogue a share of the events is tested
 TEST_CELLS = 1_400_000
 
@@ -116,7 +115,7 @@ class Recommender:
         """
         if raw.seq != self.seq:
             raise ValueError(f"batch {raw.seq}: expected {self.seq}; batches are learned in order, each once")
-        before = self._tables()
+        before = tables_of(self.state)
         self.state.take_news(raw.news)
         batch = self.state.admit(raw)
         mark("event")
@@ -139,7 +138,7 @@ class Recommender:
         rankings = self._rank(whose.users, raw)
         rankings += self._default_ranking(raw) if rankings or raw.news or self._default is None else []
         mark("rank")
-        figures = self._figures(batch, lessons[0], before, whose)
+        figures = figures_of(self.state, batch, lessons[0], before, whose, self.drift.reacting)
         in_time_ms_B = np.where(whose.late_B, 0, batch.append_ms_B)
         return Outcome(rankings, gone, alarms, figures, in_time_ms_B, self._sources(whose.due))
 
@@ -244,15 +243,6 @@ class Recommender:
             return np.full((*rows_BK.shape, 0), -1, np.int32)
         return reasons(self.models[0].contributions(queries, rows_BK, pool), queries.items_BL, rows_BK)
 
-    def _tables(self) -> dict[str, TableFigures]:
-        """Return each table's live rows, and how many ever came and went."""
-        users, items, gone = self.state.users, self.state.items, self.state.availability
-        return {
-            "users": TableFigures(len(users) - 1, users.admitted, users.evicted),  # row 0 is nobody's
-            "items": TableFigures(len(items), items.admitted, items.evicted),
-            "withdrawn": TableFigures(len(gone.withdrawn), gone.came, gone.went),
-        }
-
     def _sources(self, users: IntArray) -> dict[str, TopicPartition]:
         """Return the partition of each of these users, by id."""
         state = self.state
@@ -261,30 +251,6 @@ class Recommender:
             state.users.id_of[user]: state.partitions[number]
             for user, number in zip(users.tolist(), numbers, strict=True)
         }
-
-    def _figures(
-        self, batch: Batch, served: Learned, before: dict[str, TableFigures], whose: Audience
-    ) -> Figures:
-        types = dict(sorted(batch.types.items(), key=lambda pair: -pair[1])[:TYPES_NAMED])
-        rest = sum(batch.types.values()) - sum(types.values())
-        tables = {
-            name: TableFigures(now.live, now.admitted - was.admitted, now.evicted - was.evicted)
-            for (name, was), now in zip(before.items(), self._tables().values(), strict=True)
-        }
-        return Figures(
-            types | ({MORE_TYPES: rest} if rest else {}),
-            batch.duplicates,
-            len(batch.user_B),
-            served.loss,
-            served.gradient_norm,
-            served.skipped,
-            int(batch.time_ms_B.max(initial=0)),
-            tables,
-            late=int(np.count_nonzero(whose.late_B)),
-            moved=batch.moved,
-            due=self.state.refresh.waiting(NOW) + self.state.refresh.waiting(LATER),
-            reacting=self.drift.reacting,
-        )
 
     def take(self, source: TopicPartition) -> Shard:
         """Copy the partition's users out."""

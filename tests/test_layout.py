@@ -25,7 +25,7 @@ ORDER = (
     ("pipeline.train",),
     ("pipeline.rank",),
     ("pipeline.measure",),
-    ("pipeline.describe",),
+    ("pipeline.describe", "pipeline.figures"),
     ("pipeline.recommender",),
     ("pipeline.warm_up",),
     ("pipeline.run",),
