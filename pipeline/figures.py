@@ -31,7 +31,9 @@ def figures_of(
     whose: Audience,
     reacting: bool,
 ) -> Figures:
-    """Return what happened in a batch. `served`: the served model's lesson; `before`: the tables before it."""
+    """Return what happened in a batch; `served` is the served model's lesson, `before` are the tables until
+    then.
+    """
     types = dict(sorted(batch.types.items(), key=lambda pair: -pair[1])[:TYPES_NAMED])
     rest = sum(batch.types.values()) - sum(types.values())
     tables = {

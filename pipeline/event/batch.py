@@ -159,12 +159,6 @@ class RawBatch:
     rejects: list[Reject]
     news: ItemNews = NO_NEWS  # what the items topic said since the last batch
 
-    def before(self, committed: dict[TopicPartition, int]) -> bool:
-        """Say whether every record of the batch lies before the committed offsets, so its output is out
-        already.
-        """
-        return all(span.stop <= committed.get(span.source, 0) for span in self.spans)
-
 
 class Batch(NamedTuple):
     """One batch in rows: what every stage after the state's admission works on. All columns [B], in learning
