@@ -70,14 +70,14 @@ class Curves:
             EDGES_E, self._mass[model], self._sums[model],
         )  # fmt: skip
 
-    def curve(self, model: str, negatives: int = NEGATIVES) -> Curve:
-        """Return a model's curves, precision with so many sampled non-clicks for each click."""
+    def curve(self, model: str) -> Curve:
+        """Return a model's curves, precision with `NEGATIVES` sampled non-clicks for each click."""
         tests, unknown, area = self._sums[model].tolist()
         if not tests:
             nothing_E = np.full(len(EDGES_E), np.nan)
             return Curve(0, int(unknown), np.nan, np.nan, EDGES_E, nothing_E, nothing_E)
         tpr_E = np.minimum(np.cumsum(self._mass[model]) / tests, 1.0)
-        shown_E = tpr_E + negatives * EDGES_E
+        shown_E = tpr_E + NEGATIVES * EDGES_E
         precision_E = np.divide(tpr_E, shown_E, out=np.zeros_like(tpr_E), where=shown_E > 0)
         gained_E = np.diff(tpr_E, prepend=0.0)
         before_E = np.concatenate((precision_E[:1], precision_E[:-1]))

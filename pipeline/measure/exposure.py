@@ -8,6 +8,8 @@ Numbers = npt.NDArray[np.integer] | npt.NDArray[np.floating]
 Floats = npt.NDArray[np.float64]
 Arrays = dict[str, npt.NDArray[np.generic]]
 
+POINTS = 200  # of a Lorenz curve
+
 
 class Exposure:
     """Count the places that each item row had on published lists, 8 bytes an item. A store."""
@@ -65,10 +67,10 @@ def gini(counts: Numbers) -> float:
     return float(2 * (np.arange(1, n + 1) * ordered).sum() / (n * total) - (n + 1) / n)
 
 
-def lorenz(counts: Numbers, points: int = 200) -> tuple[Floats, Floats]:
+def lorenz(counts: Numbers) -> tuple[Floats, Floats]:
     """Return the Lorenz curve: shares of items, least first, and the share of all counts that they hold.
 
-    About `points` points, both ends included; the diagonal where nothing was counted.
+    `POINTS` points or a few less, both ends included; the diagonal where nothing was counted.
 
     >>> [values.tolist() for values in lorenz(np.array([3, 1, 0, 0]))]
     [[0.0, 0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 0.0, 0.25, 1.0]]
@@ -77,7 +79,7 @@ def lorenz(counts: Numbers, points: int = 200) -> tuple[Floats, Floats]:
     total = np.concatenate(([0.0], np.cumsum(ordered)))
     if not total[-1]:
         return np.array([0.0, 1.0]), np.array([0.0, 1.0])
-    places = np.unique(np.linspace(0, len(ordered), points + 1).astype(np.int64))
+    places = np.unique(np.linspace(0, len(ordered), POINTS + 1).astype(np.int64))
     return places / len(ordered), total[places] / total[-1]
 
 

@@ -78,16 +78,8 @@ MANNERS = Manners()
 class ClosedLoop:
     """The visits beside the shop's own steps. `start_ms` is the wall time of the stream's start."""
 
-    def __init__(
-        self,
-        shop: Shop,
-        lists: Lists,
-        uplift: Uplift,
-        seed: int,
-        start_ms: int = 0,
-        manners: Manners = MANNERS,
-    ) -> None:
-        self._shop, self._lists, self._uplift, self._manners = shop, lists, uplift, manners
+    def __init__(self, shop: Shop, lists: Lists, uplift: Uplift, seed: int, start_ms: int = 0) -> None:
+        self._shop, self._lists, self._uplift, self._manners = shop, lists, uplift, MANNERS
         self._start_ms = start_ms
         self._rng = np.random.default_rng((seed, 4))
         self._queue_S: Ints = self._rng.permutation(shop.market.sessions)

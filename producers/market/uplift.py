@@ -63,13 +63,13 @@ def difference(hits_U: Ints, shown_U: Ints, others_hits_U: Ints, others_shown_U:
 class Uplift:
     """Counts by user and arm, of the whole stream and of its current window.
 
-    `events` is the length of the stream, which falls into `windows` of equal length.
+    `events` is the length of the stream, which falls into `WINDOWS` of equal length.
     """
 
-    def __init__(self, users: int, events: int, windows: int = WINDOWS) -> None:
+    def __init__(self, users: int, events: int) -> None:
         self._whole_UAM = np.zeros((users, len(ARMS), len(COUNTS)), np.int64)
         self._window_UAM = np.zeros_like(self._whole_UAM)
-        self._length = max(1, -(-events // windows))
+        self._length = max(1, -(-events // WINDOWS))
         self._from, self._made = 0, 0
         self._windows: list[dict[str, Any]] = []
         self._knowing = 0  # recommended slates whose list knew the user's newest event
