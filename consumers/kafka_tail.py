@@ -55,6 +55,11 @@ class Tail:
             self.close()
             raise
 
+    @property
+    def ends(self) -> dict[int, int]:
+        """Where each partition ended at construction: the offset that comes next."""
+        return {partition.partition: offset for partition, offset in self._ends.items()}
+
     def existing(self, wait_s: float = float("inf")) -> Iterator[Record]:
         """Yield what lies between the start and the end that the topic had at construction; less where it
         does not come within `wait_s`. Raise `BrokerLost`, or `AfreshError` for a refusal.

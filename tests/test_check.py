@@ -18,14 +18,15 @@ from brokers.clients import config, make_topic
 from kafka import KafkaAdminClient, KafkaProducer
 from rich.console import Console
 from rich.text import Text
+from workers import Worker, publish, settings_for
 
 from consumers.kafka_survey import GroupSeen, Rights, Survey, TopicSeen, survey
-from consumers.list_source import ListRecord
+from consumers.list_source import ListLog, ListRecord
 from pipeline.app import cli
 from pipeline.app.check.cluster import judge_cluster
 from pipeline.app.check.findings import Finding, Level, ok, warn
-from pipeline.app.check.here import checkpoint, import_names, port, worker_runs
-from pipeline.app.check.records import judge_records
+from pipeline.app.check.here import checkpoint, import_names, learned_offsets, port, worker_runs
+from pipeline.app.check.records import judge_places, judge_records
 from pipeline.app.check.view import on_terminal
 from pipeline.errors import UsageError
 from pipeline.settings import (
@@ -321,6 +322,23 @@ def test_a_checkpoint_folder_is_looked_at_and_left_as_it_is(tmp_path: Path) -> N
     file = tmp_path / "file"
     file.touch()
     assert "is no folder" in troubles(list(checkpoint(on_disk(file / "state"), running=False)))[0].found
+
+
+def test_a_checkpoint_that_has_learned_more_than_the_topic_holds_is_a_fault(tmp_path: Path) -> None:
+    log = ListLog()
+    settings = settings_for(tmp_path)
+    assert learned_offsets(settings) == {}
+    publish(log, ["ann", "bob", "ann"])
+    worker = Worker(log, settings)
+    worker.loop.start()
+    worker.finish()
+    worker.loop.checkpoint()
+    worker.kill()
+    learned = learned_offsets(settings)
+    assert list(judge_places("events", {0: 3}, learned)) == []
+    assert list(judge_places("others", {0: 0}, learned)) == []
+    one = only(list(judge_places("events", {0: 2}, learned)), Level.FAULT)
+    assert "offset 3 of partition 0, which ends at 2: the topic was made anew" in one.found
 
 
 def test_a_checkpoint_that_is_damaged_is_a_fault(tmp_path: Path) -> None:

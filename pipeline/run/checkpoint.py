@@ -147,6 +147,14 @@ class Checkpoints:
                     return None
         return None
 
+    def offsets(self) -> dict[TopicPartition, int]:
+        """Return what the newest readable checkpoint goes on from; nothing when there is none."""
+        for name in reversed(self._manifests()):
+            with suppress(Damaged):
+                found = read_manifest(self.folder, name).offsets
+                return {TopicPartition(each.topic, each.partition): each.offset for each in found}
+        return {}
+
     def workers(self) -> list[str]:
         """Return the workers that have checkpoints in the folder; `TRAINED` when there is nothing else."""
         names = {name.split("/")[0] for name in self.folder.names("") if is_manifest(name)}

@@ -12,8 +12,8 @@ from pipeline.app.check.cluster import (
     uses,
 )
 from pipeline.app.check.findings import Finding, fault, ok, warn
-from pipeline.app.check.here import judge_machine
-from pipeline.app.check.records import judge_records
+from pipeline.app.check.here import judge_machine, learned_offsets
+from pipeline.app.check.records import judge_places, judge_records
 from pipeline.app.rules import Origins
 from pipeline.errors import AfreshError
 from pipeline.settings import Settings
@@ -69,6 +69,7 @@ def _no_broker(error: AfreshError, settings: Settings) -> Finding:
 def _records(name: str, partitions: int, settings: Settings, now_ms: Callable[[], int]) -> Iterator[Finding]:
     try:
         with Tail(settings.kafka, name, SAMPLE) as tail:
+            yield from judge_places(name, tail.ends, learned_offsets(settings))
             records = list(tail.existing(SAMPLE_WAIT_S))
         yield from judge_records(name, partitions, records, settings, now_ms())
     except AfreshError as error:

@@ -17,6 +17,7 @@ from pathlib import Path
 from pipeline.app.check.findings import Finding, fault, ok, warn
 from pipeline.app.rules import Origins
 from pipeline.errors import AfreshError
+from pipeline.event.batch import TopicPartition
 from pipeline.measure.health import split_address
 from pipeline.run.checkpoint import Checkpoints
 from pipeline.run.files import UrlFolder
@@ -166,6 +167,16 @@ def _saved(settings: Settings) -> Finding:
         return ok(about, f"{worker} has none yet and starts anew{beside}")
     manifest = found[0]
     return ok(about, f"that of {worker} is whole: {manifest.events_learned:,} events learned{beside}")
+
+
+def learned_offsets(settings: Settings) -> dict[TopicPartition, int]:
+    """Return what our checkpoint goes on from; nothing where none can be read, which `checkpoint` tells."""
+    if not settings.checkpoint.path:
+        return {}
+    try:
+        return Checkpoints(UrlFolder(settings.checkpoint.path), settings).offsets()
+    except (AfreshError, OSError, ImportError, ValueError):
+        return {}
 
 
 def worker_runs(settings: Settings) -> bool:

@@ -4,13 +4,13 @@ import difflib
 import json
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from pipeline.app.check.findings import Finding, fault, numbered, ok, warn
 from pipeline.app.event_types import told_types
-from pipeline.event.batch import Polled, RawBatch, Record, Reject, Span
+from pipeline.event.batch import Polled, RawBatch, Record, Reject, Span, TopicPartition
 from pipeline.event.checks import any_ms, plausible, shown
 from pipeline.event.decode import Decoder
 from pipeline.event.fields import NEEDED, field_names, key_text
@@ -21,6 +21,22 @@ from producers.outgoing import key_hash
 FIELDS_SHOWN = 12
 LOOKED_AT = 100  # records whose fields are listed
 DAY_MS = 86_400_000
+
+
+def judge_places(
+    topic: str, ends: Mapping[int, int], learned: Mapping[TopicPartition, int]
+) -> Iterator[Finding]:
+    """Yield a fault where the checkpoint has `learned` more of the topic than there is: its partitions end
+    at `ends`. A start would end with it."""
+    for source, offset in learned.items():
+        if source.topic == topic and offset > ends.get(source.partition, offset):
+            yield fault(
+                f"offsets of {topic}",
+                f"the checkpoint goes on from offset {offset} of partition {source.partition}, which ends at "
+                f"{ends[source.partition]}: the topic was made anew",
+                "restore the topic, or set another checkpoint.path and kafka.group_id to start anew",
+            )
+            return
 
 
 def judge_records(
