@@ -13,6 +13,11 @@ from pathlib import Path
 import pytest
 from brokers.apache import apache_kafka
 from brokers.embedded import embedded_broker as run_embedded
+from hypothesis import settings
+
+# the first example may compile a kernel, and other programs share the machine
+settings.register_profile("afresh", deadline=None)
+settings.load_profile("afresh")
 
 _numbers = itertools.count()
 
