@@ -23,7 +23,7 @@ def show(findings: Iterable[Finding], settings: Settings, origins: Origins) -> l
             print(line)
         shown = []
         for finding in findings:
-            print(plain(finding), flush=True)
+            print(as_line(finding), flush=True)
             shown.append(finding)
         print(verdict(shown))
         return shown
@@ -54,10 +54,10 @@ def on_terminal(findings: Sequence[Finding]) -> Iterator[RenderableType]:
     yield Text(verdict(findings), style=STYLES[Level.FAULT if faults else Level.OK])
 
 
-def plain(finding: Finding) -> str:
+def as_line(finding: Finding) -> str:
     """Return a finding as one line.
 
-    >>> plain(Finding(Level.WARN, "topic items", "does not exist", "create it"))
+    >>> as_line(Finding(Level.WARN, "topic items", "does not exist", "create it"))
     'warn   topic items: does not exist -> create it'
     """
     to_do = f" -> {finding.to_do}" if finding.to_do else ""

@@ -16,6 +16,7 @@ from pipeline.app.demo.quality import WINDOW
 from pipeline.app.demo.text import alarm_text, counts, hundred, points, ratio
 from pipeline.app.demo.uplift import SERVED
 from pipeline.app.demo.watch import Progress
+from pipeline.app.inspection_view import plain
 from pipeline.event.records import Ranking
 
 SIDE = 36  # cells of the figures beside the plot
@@ -46,15 +47,6 @@ def screen(progress: Progress, width: int, height: int) -> Text:
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return Text("\n", no_wrap=True, end="").join(lines[:height])
-
-
-def plain(text: str) -> str:
-    """Return an id as it can be shown: a sign that could move the cursor becomes a question mark.
-
-    >>> plain("tea" + chr(27) + "[2J")
-    'tea?[2J'
-    """
-    return text if text.isprintable() else "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _figures(progress: Progress, width: int, rows: int) -> list[Text]:
@@ -149,5 +141,5 @@ def _ranking(ranking: Ranking | None, rows: int) -> list[Text]:
     lines = [Text(f"{title}{'score':>7}  because of", style="bold")]
     for place, item in enumerate(ranking.items[: min(rows - 1, 10)], 1):
         name = set_cell_size(plain(item.item_id), 26)
-        lines.append(Text(f"{place:>3} {name}{item.score:>7.2f}  {plain(', '.join(item.because))}"))
+        lines.append(Text(f"{place:>3} {name}{item.score:>7.2f}  {', '.join(map(plain, item.because))}"))
     return lines
