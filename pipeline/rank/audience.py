@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from pipeline.event.batch import Batch
 from pipeline.settings import RankConfig
+from pipeline.state.popularity import DAY_MS
 from pipeline.state.refresh import LATER, NOW
-from pipeline.state.state import DAY_MS, State
+from pipeline.state.state import State
 
 IntArray = npt.NDArray[np.int32]
 URGENT_A_BATCH = 1024  # of 20,000 holders of a withdrawn item the last is told after 20 batches

@@ -20,7 +20,7 @@ from pipeline.state.duplicates import Duplicates
 from pipeline.state.histories import Histories
 from pipeline.state.kinds import EventTypes
 from pipeline.state.origin import Origin
-from pipeline.state.popularity import Popularity, cells
+from pipeline.state.popularity import DAY_MS, Popularity, cells
 from pipeline.state.refresh import NOW, Refresh
 from pipeline.state.served import Served
 from pipeline.state.store import Store, clear, grow
@@ -31,7 +31,6 @@ from pipeline.state.tables import FREE, GONE, HIDDEN, LIVE, NEVER, IdTable
 logger = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.int32]
-DAY_MS = 86_400_000
 FILED = "@"  # begins the name of what is no topic but a recorded file: no topic's name can
 NOBODY = DEFAULT_USER  # the user without events: row 0, never seen in a batch, never evicted
 
