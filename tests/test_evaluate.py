@@ -338,6 +338,17 @@ def test_the_files_users_outlive_restarts_and_the_loss_of_a_partition(trained: P
     assert second.describe_user("u1") is None
 
 
+def test_training_into_a_folder_that_cannot_be_written_is_told_before_the_file_is_learned(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("a file, no folder")
+    code, out, err = run(capsys, "train", file, "--checkpoint", taken / "state", *SMALL)
+    assert (code, out) == (2, "")
+    assert "state: can't be written" in err
+    assert "ndcg" not in err.lower()
+
+
 def test_training_into_a_folder_in_use_is_refused(
     file: Path, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,8 @@ is committed. So after a crash at any point the journal says which batches were 
 checkpoint; they are read from the topic and learned again in the same order and borders, and what the group
 has not committed of them is published again. Where the sink commits a batch and its offsets together, what is
 not committed never happened: it is cut off the journal, and read from the topic as new batches. A batch
-without records leaves no offset to tell by: where it came last, its lists go out once more, the same as before.
+without records leaves no offset to tell by: where it came last, its lists go out once more, the same as
+before.
 """
 
 import logging
@@ -190,6 +191,13 @@ class Loop:
         self.catalogue.close()
         self._source.close()
         self._sink.close()
+        saved = "saved" if self._survival is not None and self._saved() else "not saved"
+        logger.info(
+            "left the group: batch %d, %d events learned, %s",
+            self.learner.seq,
+            self.learner.events_learned,
+            saved,
+        )
 
     def _abandon(self) -> None:
         """Leave the group after an error, so that others can go on; what is in flight stays uncommitted."""

@@ -17,6 +17,7 @@ model and rank alike: the rules of a changed configuration hold here too, and wi
 model starts anew. A worker reads the topic from where its group has committed, at first from its earliest
 record: it should not hold the file's events again."""
 EXAMPLE = "afresh train history.csv.gz --checkpoint ./state\nafresh run --set checkpoint.path=./state"
+PROBE = "writable"  # a file that is there for a moment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +48,14 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             f"--checkpoint {args.checkpoint}: holds {len(held)} files, such as {held[0]}; expected a new or "
             "empty folder. Choose another one, or move the files away to start anew"
         )
+    try:  # before the file is learned, which may take hours
+        folder.write(PROBE, b"")
+        folder.delete(PROBE)
+    except OSError as error:
+        raise UsageError(
+            f"--checkpoint {args.checkpoint}: can't be written ({error.strerror or error}); expected a "
+            "folder of our own: give access, or name another"
+        ) from None
     evaluation, tally = judge_file(args, settings, as_served(settings))
     result = evaluation.result()
     show(args, settings, result, tally)
