@@ -22,8 +22,9 @@ from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig, Settings
 from pipeline.state import packing, sweep
+from pipeline.state.popularity import DAY_MS
 from pipeline.state.shards import Snapshot
-from pipeline.state.state import DAY_MS, State
+from pipeline.state.state import State
 from pipeline.state.tables import FREE, SWEPT
 
 LIMITS = LimitsConfig(users=9, items=130, user_ttl_days=0.4, item_ttl_days=0.6)

@@ -22,7 +22,8 @@ from streams import (
 from pipeline.event.batch import RawBatch
 from pipeline.settings import LimitsConfig
 from pipeline.state import sweep
-from pipeline.state.state import DAY_MS, State
+from pipeline.state.popularity import DAY_MS
+from pipeline.state.state import State
 from pipeline.state.store import nbytes
 from pipeline.state.sweep import STEPS
 from pipeline.state.tables import FREE, GONE, LIVE, NEW, SWEPT, IdTable
