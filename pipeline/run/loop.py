@@ -139,7 +139,8 @@ class Loop:
             return
         self.learner.held = self.partitions.held
         news = self.catalogue.take()
-        if polled or news or self.learner.owes:
+        # before the items are known a list might show one that is withdrawn
+        if polled or news or (self.catalogue.whole and self.learner.owes):
             entry = Entry(self.learner.seq, self._clock.now_ms(), polled.spans, polled.order_R, news)
             if self._survival is not None:
                 self._survival.journal.append(entry)  # 1
