@@ -183,6 +183,7 @@ class Recommender:
     def _targets(self, batch: Batch, queries: Queries) -> Targets:
         """Say what is to be learned and what is a test: positive events whose item the rules let through."""
         hidden_B = (self.state.items.status.data[batch.item_B] == HIDDEN) & (batch.item_B >= 0)
+        counted_B = np.where(batch.role_B == POSITIVE, batch.item_B, -1).astype(np.int32)
         tested_B = (batch.role_B == POSITIVE) & ~barred_targets(queries, batch.item_B) & ~hidden_B
         row_B = np.where(tested_B & batch.known_B, batch.item_B, -1).astype(np.int32)
         most = max(1, TEST_CELLS // max(1, len(self.state.items)))
@@ -190,7 +191,7 @@ class Recommender:
             rng = np.random.default_rng((self.settings.model.seed, batch.seq, 1))
             tested_B[rng.permutation(row_B.shape[0])[most:]] = False
         pace = self.drift.pace(batch.first_event)
-        return Targets(row_B, batch.weight_B, tested_B, batch.known_B, batch.seq, pace)
+        return Targets(row_B, batch.weight_B, tested_B, batch.known_B, batch.seq, counted_B, pace)
 
     def _measure(
         self, batch: Batch, queries: Queries, targets: Targets, lessons: Sequence[Learned]

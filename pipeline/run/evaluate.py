@@ -11,7 +11,7 @@ batches.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise, product
 from typing import NamedTuple
 
 from pipeline.event.batch import Events, RawBatch, Span, TopicPartition
@@ -22,20 +22,51 @@ from pipeline.settings import Settings
 from pipeline.state.queries import Queries
 from pipeline.state.state import State
 from pipeline.state.store import Column
-from pipeline.train.baselines import ItemKnnModel, PopularityModel
-from pipeline.train.build import LIVE_LINES, build_model
+from pipeline.train.build import LIVE_LINES, Value, build_model
 from pipeline.train.model import FloatArray, IntArray, Learned, Model, Pool, Targets
 
 # Where a file's users come from. No topic can have this name, so a service that starts from a trained
 # checkpoint never takes the file for a partition of its own: it keeps these users, and each moves to the
 # partition that the first live event comes from.
 FILE_SOURCE = TopicPartition("@file", 0)
-BASELINES = ("popularity", "recent_popularity", "item_knn")
-Value = str | int | bool
+Setting = dict[str, Value]
+BASELINES = ("popularity", "recent_popularity", "markov", "item_knn", "session_knn", "isgd", "biased_mf")
+# What counts say of neighbours over popularity: at which half-life, and how much. The first only fills up.
+_BACK_OFFS: list[Setting] = [
+    {"popularity": "1000", "weight": 1},
+    {"popularity": "300", "weight": 10},
+    {"popularity": "24h", "weight": 250},
+]
+
+
+def _grid(*axes: Sequence[Setting]) -> list[Setting]:
+    """Return every combination of one setting of each axis.
+
+    >>> _grid([{"a": 1}, {"a": 2}], [{"b": 3}])
+    [{'a': 1, 'b': 3}, {'a': 2, 'b': 3}]
+    """
+    return [dict(chain(*(part.items() for part in parts))) for parts in product(*axes)]
+
+
 # The service's own setting comes first.
-GRIDS: dict[str, list[dict[str, Value]]] = {
-    "recent_popularity": [{"half_life": "1000"}, {"half_life": "300"}, {"half_life": "24h"}],
-    "item_knn": [{"directed": True}, {"directed": False}],
+GRIDS: dict[str, list[Setting]] = {
+    "recent_popularity": [{"half_life": each} for each in ("1000", "100", "300", "3000", "10000", "24h")],
+    "markov": _grid([{"half_life": each} for each in ("10000", "3000", "100000")], _BACK_OFFS),
+    "item_knn": _grid([{"directed": True}, {"directed": False}])
+    + _grid(
+        [{"directed": True}, {"directed": False}],
+        [{"half_life": "30000"}, {"half_life": "100000"}],
+        _BACK_OFFS,
+    ),
+    "session_knn": _grid(
+        [{"gap_minutes": 30}, {"gap_minutes": 0}], [{"after": False}, {"after": True}], _BACK_OFFS
+    ),
+    "biased_mf": _grid([{"rate": 0.05}, {"rate": 0.01}], [{"negatives": 1}, {"negatives": 3}]),
+    "isgd": _grid(
+        [{"dim": 16}, {"dim": 64}],
+        [{"rate": 0.1}, {"rate": 0.02}, {"rate": 0.2}],
+        [{"negatives": 3}, {"negatives": 0}],
+    ),
 }
 
 
@@ -43,7 +74,7 @@ class Variant(NamedTuple):
     """One model of a run: its plain name, and the setting that tells it from others of that name."""
 
     model: str
-    setting: dict[str, Value]
+    setting: Setting
 
     @property
     def name(self) -> str:
@@ -77,7 +108,7 @@ class Line(NamedTuple):
     """What one model did. `quarters`: figures of equal parts of the stream; `seconds`: its lessons' time."""
 
     variant: Variant
-    settings: dict[str, Value]
+    settings: Setting
     figures: ModelFigures
     quarters: list[ModelFigures]
     seconds: float
@@ -160,26 +191,19 @@ class Evaluation:
         )  # fmt: skip
 
     def _build(self, state: State, settings: Settings) -> list[Model]:
-        models = [_built(variant, state, settings) for variant in self._variants]
+        models = [
+            build_model(each.model, state, settings, each.setting, each.name) for each in self._variants
+        ]
         self._timed = [_Timed(model, self._clock) for model in models]
         return list(self._timed)
 
-    def _settings_of(self, model: str) -> dict[str, Value]:
+    def _settings_of(self, model: str) -> Setting:
         chosen = self._settings.model
         if model != "attention":
             return {}
         return {
             "dim": chosen.dim, "history": chosen.history, "memories": chosen.memories, "seed": chosen.seed
         }  # fmt: skip
-
-
-def _built(variant: Variant, state: State, settings: Settings) -> Model:
-    if not variant.setting:
-        return build_model(variant.model, state, settings)
-    if variant.model == "recent_popularity":
-        half_life = str(variant.setting["half_life"])
-        return PopularityModel(state.popularity, state.items, half_life, variant.name)
-    return ItemKnnModel(state.successors, state.items, bool(variant.setting["directed"]), variant.name)
 
 
 class _Timed:
