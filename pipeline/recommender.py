@@ -12,6 +12,7 @@ from pipeline.describe import item_document, user_document
 from pipeline.event.batch import Batch, ItemChange, RawBatch, TopicPartition
 from pipeline.event.records import DriftAlarm, RankedItem, Ranking
 from pipeline.measure.curves import Curves
+from pipeline.measure.depths import Depths
 from pipeline.measure.drift_control import DriftControl
 from pipeline.measure.exposure import Exposure
 from pipeline.measure.kept import of_measure, still_true
@@ -77,7 +78,7 @@ class Recommender:
         self.quality = Quality(names)
         self.coverage, self.exposure = Coverage(), Exposure()
         self.drift = DriftControl(self.state, settings.drift.reaction)
-        self.curves, self.timeline = Curves(names), Timeline(names)
+        self.curves, self.timeline, self.depths = Curves(names), Timeline(names), Depths(names)
         self.seq = 0
         self.held: Collection[TopicPartition] = ()  # partitions that the loop holds, with events or without
         # items of the default list last published; not saved: after a restart it goes out again
@@ -204,8 +205,10 @@ class Recommender:
         ]
         listed_B, hit_B = self.state.served.hits(batch.user_B, batch.item_B, self.state.items.status.data)
         self.quality.update_served(hit_B[listed_B & (batch.role_B == POSITIVE)])
+        young_B = self.drift.young(batch)
         for model, lesson in zip(self.models, lessons, strict=True):
             self.curves.update(model.name, lesson.tested)
+            self.depths.update(model.name, lesson.tested, young_B)
         alarms = self.drift.update(batch, gains[0].hit_B, lessons[0].tested)
         newest_ms = int(batch.moment_ms_B.max(initial=0))
         self.timeline.update(self.state.events_learned, newest_ms, alarms, self._seen)
@@ -305,6 +308,7 @@ class Recommender:
         return {
             "quality": self.quality, "coverage": self.coverage, "drift": self.drift,
             "exposure": self.exposure, "curves": self.curves, "timeline": self.timeline,
+            "depths": self.depths,
         }  # fmt: skip
 
     def snapshot(self) -> Snapshot:

@@ -171,6 +171,9 @@ def test_json_stands_alone_on_stdout_with_the_promised_names(
     for name, figures in got["models"].items():
         assert {"ndcg@10", "hr@10", "mrr@10", "cold", "warm"} <= set(figures)
         assert {"quarters", "events_per_s", "settings"} <= set(figures)
+        assert {"hr@1", "ndcg@5", "hr@20", "ndcg@50"} <= set(figures)
+        assert figures["new"]["tests"] + figures["old"]["tests"] == figures["tests"]
+        assert 0 < figures["average_precision"] < figures["auc"] < 1
         assert figures["cold"]["tests"] + figures["warm"]["tests"] == figures["tests"]
         assert len(figures["quarters"]) == 4
         assert f"{name} " in err
@@ -178,6 +181,11 @@ def test_json_stands_alone_on_stdout_with_the_promised_names(
         "100", "300", "1000", "3000", "10000", "24h"
     }  # fmt: skip
     assert "ratio" in err
+    shown = got["shown"]
+    assert 0 < shown["coverage"] <= 1
+    assert 0 < shown["gini"] < 1
+    assert 1 < shown["popularity"] < 600
+    assert shown["lists"] > 100
 
 
 def test_without_json_the_table_is_the_product(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

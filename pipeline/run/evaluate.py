@@ -14,14 +14,20 @@ from dataclasses import dataclass
 from itertools import chain, pairwise, product
 from typing import NamedTuple
 
+import numpy as np
+
 from pipeline.event.batch import Events, RawBatch, Span, TopicPartition
-from pipeline.measure.quality import ModelFigures, ServedFigures, between
+from pipeline.measure.curves import Curve
+from pipeline.measure.exposure import gini
+from pipeline.measure.quality import ModelFigures, SegmentFigures, ServedFigures, between
 from pipeline.recommender import Recommender
 from pipeline.run.ports import Clock
 from pipeline.settings import Settings
+from pipeline.state.popularity import ALL
 from pipeline.state.queries import Queries
 from pipeline.state.state import State
 from pipeline.state.store import Column
+from pipeline.state.tables import LIVE
 from pipeline.train.build import LIVE_LINES, Value, build_model
 from pipeline.train.model import FloatArray, IntArray, Learned, Model, Pool, Targets
 
@@ -55,18 +61,17 @@ GRIDS: dict[str, list[Setting]] = {
     "item_knn": _grid([{"directed": True}, {"directed": False}])
     + _grid(
         [{"directed": True}, {"directed": False}],
-        [{"half_life": "30000"}, {"half_life": "100000"}],
+        [{"half_life": "100000"}, {"half_life": "all"}],
         _BACK_OFFS,
     ),
     "session_knn": _grid(
         [{"gap_minutes": 30}, {"gap_minutes": 0}], [{"after": False}, {"after": True}], _BACK_OFFS
     ),
-    "biased_mf": _grid([{"rate": 0.05}, {"rate": 0.01}], [{"negatives": 1}, {"negatives": 3}]),
-    "isgd": _grid(
-        [{"dim": 16}, {"dim": 64}],
-        [{"rate": 0.1}, {"rate": 0.02}, {"rate": 0.2}],
-        [{"negatives": 3}, {"negatives": 0}],
-    ),
+    "isgd": [
+        *_grid([{"rate": 0.1}, {"rate": 0.05}, {"rate": 0.4}], [{"negatives": 3}, {"negatives": 8}]),
+        {"rate": 0.1, "negatives": 0},
+    ],
+    "biased_mf": [{"rate": 0.005, "negatives": 1}, {"rate": 0.05, "negatives": 1}],
 }
 
 
@@ -105,13 +110,29 @@ def as_served(settings: Settings) -> list[Variant]:
 
 
 class Line(NamedTuple):
-    """What one model did. `quarters`: figures of equal parts of the stream; `seconds`: its lessons' time."""
+    """What one model did. `quarters`: figures of equal parts of the stream; `seconds`: its lessons' time;
+    `at`: hit rate and NDCG at several depths; `new` and `old`: over items known for fewer than 1,000 events,
+    and for longer.
+    """
 
     variant: Variant
     settings: Setting
     figures: ModelFigures
     quarters: list[ModelFigures]
     seconds: float
+    at: dict[str, float]
+    new: SegmentFigures
+    old: SegmentFigures
+    curve: Curve
+
+
+class Shown(NamedTuple):
+    """What the lists of the served model showed: no list is made for the others, which are tested alone."""
+
+    lists: int
+    coverage: float  # share of the known items that stood on any list
+    gini: float  # of the places that items had: 0 all alike, 1 one item has all
+    popularity: float  # events that an item shown has had in the whole run, on average over all places
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +144,7 @@ class Result:
     skipped_steps: int  # batches whose figures were not finite: nothing was learned from them
     lines: list[Line]
     served: ServedFigures
+    shown: Shown
 
     def best(self) -> dict[str, Line]:
         """Return, by plain name, the line of the best variant by NDCG@10 (equal: the first)."""
@@ -183,12 +205,28 @@ class Evaluation:
                     self.recommender.quality.cumulative()[name],
                     [between(track.figures(a, name), track.figures(b, name)) for a, b in quarters],
                     timed.seconds,
+                    self.recommender.depths.at(name),
+                    self.recommender.depths.of_items(name, "new"),
+                    self.recommender.depths.of_items(name, "old"),
+                    self.recommender.curves.curve(name),
                 )
             )
         return Result(
             self.recommender.offsets.get(FILE_SOURCE, 0), self._seconds, self._skipped,
-            lines, self.recommender.quality.served(),
+            lines, self.recommender.quality.served(), self._shown(),
         )  # fmt: skip
+
+    def _shown(self) -> Shown:
+        state, exposure = self.recommender.state, self.recommender.exposure
+        live = np.flatnonzero(state.items.status.data == LIVE)
+        places = exposure.of(live)
+        counts = state.popularity.stored.data[live, ALL]
+        return Shown(
+            exposure.lists,
+            float(np.count_nonzero(places)) / max(len(live), 1),
+            gini(places),
+            float(places @ counts) / max(int(places.sum()), 1),
+        )
 
     def _build(self, state: State, settings: Settings) -> list[Model]:
         models = [
@@ -212,22 +250,22 @@ class _Timed:
     def __init__(self, model: Model, clock: Clock) -> None:
         self.name, self.lists = model.name, model.lists
         self.seconds = 0.0
-        self._model, self._clock = model, clock
+        self.timed, self._clock = model, clock
 
     def learn(self, queries: Queries, pool: Pool, targets: Targets) -> Learned:
         began_s = self._clock.monotonic_s()
-        learned = self._model.learn(queries, pool, targets)
+        learned = self.timed.learn(queries, pool, targets)
         self.seconds += self._clock.monotonic_s() - began_s
         return learned
 
     def welcome(self, rows: IntArray, ids: Sequence[str]) -> None:
-        self._model.welcome(rows, ids)
+        self.timed.welcome(rows, ids)
 
     def score(self, queries: Queries, pool: Pool) -> FloatArray:
-        return self._model.score(queries, pool)
+        return self.timed.score(queries, pool)
 
     def contributions(self, queries: Queries, rows_BK: IntArray, pool: Pool) -> FloatArray:
-        return self._model.contributions(queries, rows_BK, pool)
+        return self.timed.contributions(queries, rows_BK, pool)
 
     def columns(self) -> Mapping[str, Column]:
-        return self._model.columns()
+        return self.timed.columns()

@@ -130,7 +130,7 @@ def _isgd(
 
 
 def _biased_mf(
-    state: State, settings: Settings, label: str, dim: int = 16, rate: float = 0.05, negatives: int = 1
+    state: State, settings: Settings, label: str, dim: int = 16, rate: float = 0.005, negatives: int = 1
 ) -> Model:
     return BiasedMfModel(state.users, state.items, dim, rate, negatives, label, settings.model.seed)
 
