@@ -138,7 +138,8 @@ def test_a_stopwatch_counts_its_own_models_lessons_alone(file: Path) -> None:
 
 def test_attention_is_served_wherever_it_is_named() -> None:
     assert compared(Settings(), ["popularity", "attention"])[0].name == "attention"
-    assert compared(Settings(model=ModelConfig(name="item_knn")))[0].name == "item_knn directed=true"
+    first = compared(Settings(model=ModelConfig(name="item_knn")))[0]
+    assert first.name == "item_knn directed=true popularity=1000 weight=1"
     served = [variant.name for variant in as_served(Settings())]
     assert served == ["attention", "popularity", "recent_popularity"]
 
@@ -348,6 +349,17 @@ def test_variant_names_tell_settings_apart() -> None:
     names = [variant.name for variant in compared(Settings())]
     assert len(set(names)) == len(names) == 2 + sum(map(len, GRIDS.values()))
     assert Variant("recent_popularity", {"half_life": "24h"}).name in names
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_grid_begins_with_the_services_own_setting(file: Path, name: str) -> None:
+    settings = settings_for()
+    variants = [Variant(name, {}), Variant(name, GRIDS[name][0])]
+    evaluation = Evaluation(settings, variants, ManualClock(NOW_MS))
+    evaluation.learn(read_events(file, 64, now_ms=NOW_MS, limit=600), NOW_MS)
+    own, first = evaluation.result().lines
+    assert own.figures == first.figures
+    assert own.figures["hr@10"] > 0
 
 
 def test_repeats_leave_consumed_items_in_the_lists(file: Path) -> None:

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipeline.app.file_options import add_file_options, columns_of
-from pipeline.measure.curves import NEGATIVES
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -177,6 +176,8 @@ def _print_models(console: "Console", result: "Result") -> None:
 
 
 def _print_more(console: "Console", result: "Result") -> None:
+    from pipeline.measure.curves import NEGATIVES
+
     title = f"New: items known for fewer than 1,000 events; average precision: {NEGATIVES} non-clicks a click"
     depths = ("HR@1", "HR@5", "HR@20", "HR@50", "NDCG@5", "NDCG@20")
     table = _table(title, ["model"], (*depths, "new", "old", "AUC", "AP"))

@@ -58,12 +58,12 @@ def _grid(*axes: Sequence[Setting]) -> list[Setting]:
 GRIDS: dict[str, list[Setting]] = {
     "recent_popularity": [{"half_life": each} for each in ("1000", "100", "300", "3000", "10000", "24h")],
     "markov": _grid([{"half_life": each} for each in ("10000", "3000", "100000")], _BACK_OFFS),
-    "item_knn": _grid([{"directed": True}, {"directed": False}])
-    + _grid(
-        [{"directed": True}, {"directed": False}],
-        [{"half_life": "100000"}, {"half_life": "all"}],
-        _BACK_OFFS,
-    ),
+    "item_knn": [
+        {**directed, **counts, **back_off}
+        for directed in ({"directed": True}, {"directed": False})
+        for counts in ({}, {"half_life": "3000"}, {"half_life": "100000"}, {"half_life": "all"})
+        for back_off in _BACK_OFFS
+    ],
     "session_knn": _grid(
         [{"gap_minutes": 30}, {"gap_minutes": 0}], [{"after": False}, {"after": True}], _BACK_OFFS
     ),

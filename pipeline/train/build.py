@@ -81,8 +81,8 @@ def _markov(
     settings: Settings,
     label: str,
     half_life: str = "10000",
-    popularity: str = "300",
-    weight: float = 10,
+    popularity: str = "1000",
+    weight: float = 1,
 ) -> Model:
     pairs = Pairs(state.items.capacity, 1, 1.0, _events(half_life), both=False)
     return PairsModel(
