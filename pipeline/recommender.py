@@ -13,6 +13,7 @@ from pipeline.event.batch import Batch, ItemChange, RawBatch, TopicPartition
 from pipeline.event.records import DriftAlarm, RankedItem, Ranking
 from pipeline.figures import figures_of, tables_of
 from pipeline.measure.curves import Curves
+from pipeline.measure.depths import Depths
 from pipeline.measure.drift_control import DriftControl
 from pipeline.measure.exposure import Exposure
 from pipeline.measure.kept import of_measure, still_true
@@ -76,7 +77,7 @@ class Recommender:
         self.quality = Quality(names)
         self.coverage, self.exposure = Coverage(), Exposure()
         self.drift = DriftControl(self.state, settings.drift.reaction)
-        self.curves, self.timeline = Curves(names), Timeline(names)
+        self.curves, self.timeline, self.depths = Curves(names), Timeline(names), Depths(names)
         self.seq = 0
         self.held: Collection[TopicPartition] = ()  # partitions that the loop holds, with events or without
         # items of the default list last published; not saved: after a restart it goes out again
@@ -183,6 +184,7 @@ class Recommender:
     def _targets(self, batch: Batch, queries: Queries) -> Targets:
         """Say what is to be learned and what is a test: positive events whose item the rules let through."""
         hidden_B = (self.state.items.status.data[batch.item_B] == HIDDEN) & (batch.item_B >= 0)
+        counted_B = np.where(batch.role_B == POSITIVE, batch.item_B, -1).astype(np.int32)
         tested_B = (batch.role_B == POSITIVE) & ~barred_targets(queries, batch.item_B) & ~hidden_B
         row_B = np.where(tested_B & batch.known_B, batch.item_B, -1).astype(np.int32)
         most = max(1, TEST_CELLS // max(1, len(self.state.items)))
@@ -190,17 +192,19 @@ class Recommender:
             rng = np.random.default_rng((self.settings.model.seed, batch.seq, 1))
             tested_B[rng.permutation(row_B.shape[0])[most:]] = False
         pace = self.drift.pace(batch.first_event)
-        return Targets(row_B, batch.weight_B, tested_B, batch.known_B, batch.seq, pace)
+        return Targets(row_B, batch.weight_B, tested_B, batch.known_B, batch.seq, counted_B, pace)
 
     def _measure(
         self, batch: Batch, queries: Queries, targets: Targets, lessons: Sequence[Learned]
     ) -> list[DriftAlarm]:
         """Judge every model on the batch; return what the drift detectors say of the served one."""
         cold_B = queries.earlier_B < COLD_BELOW
+        young_B = self.drift.young(batch)
         gains = []
         for model, lesson in zip(self.models, lessons, strict=True):
             gains.append(self.quality.update(model.name, lesson.tested, cold_B))
             self.curves.update(model.name, lesson.tested)
+            self.depths.update(model.name, lesson.tested, young_B)
         listed_B, hit_B = self.state.served.hits(batch.user_B, batch.item_B, self.state.items.status.data)
         self.quality.update_served(hit_B[listed_B & (batch.role_B == POSITIVE)])
         alarms = self.drift.update(batch, gains[0].hit_B, lessons[0].tested)
@@ -269,6 +273,7 @@ class Recommender:
         return {
             "quality": self.quality, "coverage": self.coverage, "drift": self.drift,
             "exposure": self.exposure, "curves": self.curves, "timeline": self.timeline,
+            "depths": self.depths,
         }  # fmt: skip
 
     def snapshot(self) -> Snapshot:

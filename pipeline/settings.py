@@ -87,7 +87,16 @@ class BatchConfig(Table, frozen=True):
 
 
 class ModelConfig(Table, frozen=True):
-    name: Literal["attention", "popularity", "recent_popularity", "item_knn"] = "attention"
+    name: Literal[
+        "attention",
+        "popularity",
+        "recent_popularity",
+        "markov",
+        "item_knn",
+        "session_knn",
+        "isgd",
+        "biased_mf",
+    ] = "attention"
     memories: Literal["default", "none"] = "default"
     dim: Annotated[int, msgspec.Meta(ge=4, le=1024)] = 64
     history: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50

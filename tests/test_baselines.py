@@ -10,42 +10,47 @@ from pipeline.event.batch import Batch
 from pipeline.rank.pools import Pools
 from pipeline.settings import POSITIVE, LimitsConfig
 from pipeline.state import sweep
+from pipeline.state.popularity import P1000
 from pipeline.state.queries import Queries, barred_targets
 from pipeline.state.state import State
 from pipeline.state.successors import REACH
 from pipeline.state.tables import LIVE
-from pipeline.train.baselines import HALF_LIFE_COLUMNS, KNN_FADE, ItemKnnModel, PopularityModel
+from pipeline.train.baselines import HALF_LIFE_COLUMNS, PopularityModel
+from pipeline.train.build import Value, build_model
 from pipeline.train.model import Model, Targets
+from pipeline.train.neighbours import KNN_FADE, ItemKnnModel, Neighbours
 
 Scores = np.ndarray  # type: ignore[type-arg]  # [M], float32
+SETTINGS = small_settings()
 
 
 def popularity_scores(model: PopularityModel, queries: Queries, b: int) -> Scores:
-    return model.popularity.stored.data[:, model.column].copy()
+    return model.stored().copy()
 
 
-def knn_scores(model: ItemKnnModel, queries: Queries, b: int) -> Scores:
-    """The summed weights of every item, in the same order of additions: equal sums must be equal here too."""
-    s = model.successors
-    out = np.zeros(model.items.capacity, np.float32)
-    fade = np.float32(1)
-    for k in range(min(int(queries.length_B[b]), REACH)):
-        h = queries.items_BL[b, k]
-        for slot, m in enumerate(s.partner.data[h].tolist()):
-            if m >= 0:
-                weight = s.forward.data[h, slot]
-                out[m] += fade * (weight if model.directed else weight + s.backward.data[h, slot])
-        fade = np.float32(fade * np.float32(KNN_FADE))
+def spoken_scores(model: Neighbours, queries: Queries, b: int) -> Scores:
+    """Base and entries added up, in the same order: equal sums must be equal here too."""
+    out = model.back_off.base(model.popularity)
+    spoken = model.spoken(queries)
+    for e in range(spoken.border_B[b], spoken.border_B[b + 1]):
+        out[spoken.row_E[e]] += spoken.value_E[e]
     return out
 
 
-def _popularity(half_life: str) -> Callable[[State], Model]:
-    return lambda state: PopularityModel(state.popularity, state.items, half_life, "popularity")
+def _model(name: str, **setting: Value) -> Callable[[State], Model]:
+    return lambda state: build_model(name, state, SETTINGS, setting)
 
 
-MODELS = {f"popularity {name}": (_popularity(name), popularity_scores) for name in HALF_LIFE_COLUMNS} | {
-    "item-knn directed": (lambda s: ItemKnnModel(s.successors, s.items), knn_scores),
-    "item-knn undirected": (lambda s: ItemKnnModel(s.successors, s.items, directed=False), knn_scores),
+MODELS = {
+    f"popularity {name}": (_model("recent_popularity", half_life=name), popularity_scores)
+    for name in (*HALF_LIFE_COLUMNS, "50")
+} | {
+    "markov": (_model("markov", half_life="50"), spoken_scores),
+    "item-knn directed": (_model("item_knn"), spoken_scores),
+    "item-knn undirected": (_model("item_knn", directed=False), spoken_scores),
+    "item-knn fading": (_model("item_knn", directed=False, half_life="80", popularity="24h"), spoken_scores),
+    "session-knn": (_model("session_knn"), spoken_scores),
+    "session-knn after": (_model("session_knn", after=True, gap_minutes=0), spoken_scores),
 }
 
 
@@ -53,7 +58,8 @@ def targets_of(queries: Queries, batch: Batch) -> Targets:
     """What the recommender makes of a batch: positive events, unbarred, of known items."""
     tested = (batch.role_B == POSITIVE) & ~barred_targets(queries, batch.item_B)
     rows = np.where(tested & batch.known_B, batch.item_B, -1).astype(np.int32)
-    return Targets(rows, batch.weight_B, tested, batch.known_B, batch.seq)
+    counted = np.where(batch.role_B == POSITIVE, batch.item_B, -1).astype(np.int32)
+    return Targets(rows, batch.weight_B, tested, batch.known_B, batch.seq, counted)
 
 
 def copied(state: State) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
@@ -75,14 +81,18 @@ def test_ranks_are_those_of_brute_force(make, score_all, exclude, monkeypatch: p
     monkeypatch.setattr(sweep, "BATCH_OF_GONE", 5)
     state = new_state(small_settings(exclude=exclude, limits=LimitsConfig(items=35)))
     model: Model = make(state)
+    state.register("model", model)
     rng, seen = np.random.default_rng(6), {"tests": 0, "ties": 0, "barred": 0, "dead": 0}
 
     def check(batch: Batch, queries: Queries) -> None:
         targets = targets_of(queries, batch)
         pool = pools_of(state, exclude is not None).lesson(queries, model.lists, batch.seq)
         before = copied(state)
+        scored = [score_all(model, queries, b) for b in range(len(batch.user_B))]
         tested = model.learn(queries, pool, targets).tested
         for name, array in copied(state).items():
+            if name.startswith("model."):
+                continue  # its own counts go on
             np.testing.assert_array_equal(array, before[name], err_msg=name)
         live = state.items.status.data == LIVE
         for b, row in enumerate(targets.row_B.tolist()):
@@ -90,7 +100,7 @@ def test_ranks_are_those_of_brute_force(make, score_all, exclude, monkeypatch: p
             if row < 0:
                 assert mine == (0, 0, 0)
                 continue
-            scores = score_all(model, queries, b)
+            scores = scored[b]
             barred = queries.barred[queries.border_B[b] : queries.border_B[b + 1]]
             shown = [m for m in np.flatnonzero(live).tolist() if m not in barred]
             greater = sum(scores[m] > scores[row] for m in shown)
@@ -116,9 +126,15 @@ def test_ranks_are_those_of_brute_force(make, score_all, exclude, monkeypatch: p
 def test_candidates_are_scored_as_by_brute_force_and_contributions_sum_to_it(make, score_all) -> None:  # type: ignore[no-untyped-def]
     state = new_state(small_settings(exclude=[]))
     model: Model = make(state)
+    state.register("model", model)
     raws = shoppers(np.random.default_rng(8), Batches(), 10, users=6, window=30)
+
+    def learn(batch: Batch, queries: Queries) -> None:
+        pool = pools_of(state, True).lesson(queries, model.lists, batch.seq)
+        model.learn(queries, pool, targets_of(queries, batch))
+
     for raw in raws[:-1]:
-        move_on(state, raw)
+        move_on(state, raw, learn)
 
     def check(batch: Batch, queries: Queries) -> None:
         pools = pools_of(state, True)
@@ -131,7 +147,7 @@ def test_candidates_are_scored_as_by_brute_force_and_contributions_sum_to_it(mak
         for b in range(len(batch.user_B)):
             scores = score_all(model, queries, b)
             if isinstance(model, PopularityModel):
-                scores = scores / np.float32(model.popularity.gain.data[model.column])
+                scores = model.values()
             for c in range(pool.candidates.count[b]):
                 np.testing.assert_allclose(found[b, c], scores[rows[b, c]], rtol=1e-5)
                 np.testing.assert_allclose(parts[b, c].sum(), scores[rows[b, c]], rtol=1e-5)
@@ -141,16 +157,18 @@ def test_candidates_are_scored_as_by_brute_force_and_contributions_sum_to_it(mak
 
 def test_item_knn_explains_a_score_by_the_item_that_led_to_it() -> None:
     state = new_state(small_settings(exclude=[]))
-    model = ItemKnnModel(state.successors, state.items)
+    model = ItemKnnModel(state.successors, state.popularity, state.items)
     for raw in shoppers(np.random.default_rng(9), Batches(), 12, users=5, window=20):
         moved = move_on(state, raw)
     queries = moved.queries
     pool = pools_of(state, True).candidates(queries, model.lists)
     parts = model.contributions(queries, pool.candidates.rows, pool)
     s = state.successors
+    share = state.popularity.stored.data[:, P1000] / state.popularity.total.data[P1000]
     for b in range(queries.user_B.size):
         for c in range(min(6, int(pool.candidates.count[b]))):
             m = pool.candidates.rows[b, c]
+            np.testing.assert_allclose(parts[b, c, -1], share[m], rtol=1e-4)
             for k in range(min(int(queries.length_B[b]), REACH)):
                 h = queries.items_BL[b, k]
                 slots = np.flatnonzero(s.partner.data[h] == m)

@@ -133,7 +133,10 @@ def test_an_unknown_entry_names_the_nearest_field() -> None:
         ("batch.max_events=0", "batch.max_events = 0 (--set): expected a whole number, at least 1"),
         ("batch.max_events=many", "batch.max_events = 'many' (--set): expected a whole number, at least 1"),
         ("model.dim=2000", "model.dim = 2000 (--set): expected a whole number, at least 4 and at most 1024"),
-        ("model.name=atention", "expected one of attention, item_knn, popularity, recent_popularity"),
+        (
+            "model.name=atention",
+            "expected one of attention, biased_mf, isgd, item_knn, markov, popularity, recent_",
+        ),
         ("kafka.transactions=yes", "kafka.transactions = 'yes' (--set): expected true or false"),
         ("rank.exclude=purchase", "rank.exclude = 'purchase' (--set): expected an array of text"),
         ("checkpoint.interval_s=nan", "expected a finite number, above 0"),

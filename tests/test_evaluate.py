@@ -17,7 +17,7 @@ from pipeline.event.decode import Decoder
 from pipeline.recommender import Recommender
 from pipeline.run.checkpoint import TRAINED, Checkpoints
 from pipeline.run.clock import ManualClock
-from pipeline.run.evaluate import FILE_SOURCE, Evaluation, Variant, as_served, compared
+from pipeline.run.evaluate import BASELINES, FILE_SOURCE, GRIDS, Evaluation, Variant, as_served, compared
 from pipeline.run.files import UrlFolder
 from pipeline.run.journal import Journal
 from pipeline.run.loop import Edges, Loop, Survival
@@ -138,7 +138,8 @@ def test_a_stopwatch_counts_its_own_models_lessons_alone(file: Path) -> None:
 
 def test_attention_is_served_wherever_it_is_named() -> None:
     assert compared(Settings(), ["popularity", "attention"])[0].name == "attention"
-    assert compared(Settings(model=ModelConfig(name="item_knn")))[0].name == "item_knn directed=true"
+    first = compared(Settings(model=ModelConfig(name="item_knn")))[0]
+    assert first.name == "item_knn directed=true popularity=1000 weight=1"
     served = [variant.name for variant in as_served(Settings())]
     assert served == ["attention", "popularity", "recent_popularity"]
 
@@ -151,7 +152,7 @@ def test_a_baseline_stands_for_its_best_setting(file: Path) -> None:
         grid = result.grid(name)
         assert line.figures["ndcg@10"] == max(each.figures["ndcg@10"] for each in grid)
         assert len({each.figures["ndcg@10"] for each in grid}) > 1
-    assert [line.settings for line in result.grid("item_knn")] == [{"directed": True}, {"directed": False}]
+    assert [line.settings for line in result.grid("item_knn")] == GRIDS["item_knn"]
 
 
 def test_the_models_beside_it_change_nothing_for_a_model(file: Path) -> None:
@@ -167,17 +168,25 @@ def test_json_stands_alone_on_stdout_with_the_promised_names(
     assert out.count("\n") == 1
     got = json.loads(out)
     assert (got["file"], got["events"], got["batch"], got["default"]) == (str(file), 600, 128, "attention")
-    assert list(got["models"]) == ["attention", "popularity", "recent_popularity", "item_knn"]
+    assert list(got["models"]) == ["attention", *BASELINES]
     for name, figures in got["models"].items():
         assert {"ndcg@10", "hr@10", "mrr@10", "cold", "warm"} <= set(figures)
         assert {"quarters", "events_per_s", "settings"} <= set(figures)
+        assert {"hr@1", "ndcg@5", "hr@20", "ndcg@50"} <= set(figures)
+        assert figures["new"]["tests"] + figures["old"]["tests"] == figures["tests"]
+        assert 0 < figures["average_precision"] < figures["auc"] < 1
         assert figures["cold"]["tests"] + figures["warm"]["tests"] == figures["tests"]
         assert len(figures["quarters"]) == 4
         assert f"{name} " in err
     assert {each["settings"]["half_life"] for each in got["models"]["recent_popularity"]["grid"]} == {
-        "300", "1000", "24h"
+        "100", "300", "1000", "3000", "10000", "24h"
     }  # fmt: skip
     assert "ratio" in err
+    shown = got["shown"]
+    assert 0 < shown["coverage"] <= 1
+    assert 0 < shown["gini"] < 1
+    assert 1 < shown["popularity"] < 600
+    assert shown["lists"] > 100
 
 
 def test_without_json_the_table_is_the_product(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,10 +247,6 @@ def test_rows_that_cannot_be_read_are_counted_and_take_no_place(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            ("--models", "attention,markov"),
-            r"markov: comes with a later version; expected attention, popularity",
-        ),
         (("--models", "magic"), r"'magic': no such model; expected attention, popularity"),
         (("--batch", "0"), r"0: expected 1 or more"),
         (
@@ -363,8 +368,19 @@ def test_training_into_a_folder_in_use_is_refused(
 
 def test_variant_names_tell_settings_apart() -> None:
     names = [variant.name for variant in compared(Settings())]
-    assert len(set(names)) == len(names) == 7
+    assert len(set(names)) == len(names) == 2 + sum(map(len, GRIDS.values()))
     assert Variant("recent_popularity", {"half_life": "24h"}).name in names
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_grid_begins_with_the_services_own_setting(file: Path, name: str) -> None:
+    settings = settings_for()
+    variants = [Variant(name, {}), Variant(name, GRIDS[name][0])]
+    evaluation = Evaluation(settings, variants, ManualClock(NOW_MS))
+    evaluation.learn(read_events(file, 64, now_ms=NOW_MS, limit=600), NOW_MS)
+    own, first = evaluation.result().lines
+    assert own.figures == first.figures
+    assert own.figures["hr@10"] > 0
 
 
 def test_repeats_leave_consumed_items_in_the_lists(file: Path) -> None:

@@ -280,7 +280,7 @@ def with_lesson(
         rows = np.where(tested & batch.known_B, batch.item_B, -1).astype(np.int32)
         weight = np.random.default_rng(1).choice([0.5, 1, 2], rows.size).astype(np.float32)
         exact = np.arange(rows.size) % 5 != 4
-        targets = Targets(rows, weight, tested & exact, batch.known_B, batch.seq)
+        targets = Targets(rows, weight, tested & exact, batch.known_B, batch.seq, rows)
         pools.popular.update(np.empty(0, np.int32))
         shake(model)
         check(Lesson(state, model, queries, pools.lesson(queries, model.lists, batch.seq), targets))

@@ -35,7 +35,10 @@ CASES = {
     "limits": small_settings(limits=LIMITS),
     "limits and repeats": small_settings(exclude=[], limits=LIMITS),
     "late admission": small_settings(limits=LimitsConfig(items=90, admit_after=2)),
-    "item-knn": small_settings(name="item_knn", limits=LIMITS),
+    **{
+        name: small_settings(name=name, limits=LIMITS)
+        for name in ("item_knn", "markov", "session_knn", "isgd", "biased_mf")
+    },
 }
 TYPES = ("click", "click", "buy", "view", "dislike", "impression")
 

@@ -78,7 +78,9 @@ def in_batches(events: list[Event], size: int = 600) -> Iterable[list[Event]]:
     return (events[first : first + size] for first in range(0, len(events), size))
 
 
-@pytest.mark.parametrize("name", ["attention", "popularity", "recent_popularity", "item_knn"])
+@pytest.mark.parametrize(
+    "name", ["attention", "popularity", "recent_popularity", "item_knn", "session_knn", "isgd"]
+)
 def test_a_withdrawn_item_leaves_all_lists_without_any_event(name: str) -> None:
     shop = Shop(settings_of(name=name))
     for events in in_batches(crowd(3 * URGENT_A_BATCH)):

@@ -1,6 +1,7 @@
 """What `evaluate` and `train` share: a file through the judge, and its figures as a table and as JSON."""
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -83,6 +84,7 @@ def document(args: argparse.Namespace, result: "Result", tally: "Tally") -> dict
         "default": result.lines[0].variant.model,
         "models": {name: _as_json(line, result) for name, line in result.best().items()},
         "served": {"events": result.served.events, "hr": result.served.hr},
+        "shown": result.shown._asdict(),
         "skipped_steps": result.skipped_steps,
         "seconds": round(result.seconds, 3),
         "events_per_s": _rate(result.events, result.seconds),
@@ -108,6 +110,7 @@ def show(args: argparse.Namespace, settings: Settings, result: "Result", tally: 
     if result.skipped_steps:
         console.print(f"{result.skipped_steps:,} steps skipped: their figures were not finite")
     _print_models(console, result)
+    _print_more(console, result)
     _print_grids(console, result)
 
 
@@ -138,6 +141,11 @@ def _as_json(line: "Line", result: "Result") -> dict[str, Any]:
     grid = result.grid(line.variant.model)
     figures: dict[str, Any] = {
         **line.figures,
+        **line.at,
+        "new": line.new,
+        "old": line.old,
+        "auc": _or_none(line.curve.auc),
+        "average_precision": _or_none(line.curve.average_precision),
         "quarters": [{key: part[key] for key in WHOLE} for part in line.quarters],  # type: ignore[literal-required]
         "events_per_s": _rate(result.events, line.seconds),
         "settings": line.settings,
@@ -168,6 +176,26 @@ def _print_models(console: "Console", result: "Result") -> None:
             f"{_rate(result.events, line.seconds):,.0f}",
         )
     console.print(table)
+
+
+def _print_more(console: "Console", result: "Result") -> None:
+    from pipeline.measure.curves import NEGATIVES
+
+    title = f"New: items known for fewer than 1,000 events; average precision: {NEGATIVES} non-clicks a click"
+    depths = ("HR@1", "HR@5", "HR@20", "HR@50", "NDCG@5", "NDCG@20")
+    table = _table(title, ["model"], (*depths, "new", "old", "AUC", "AP"))
+    for name, line in result.best().items():
+        values = [line.at[depth.lower()] for depth in depths]
+        values += [line.new["ndcg@10"], line.old["ndcg@10"], line.curve.auc, line.curve.average_precision]
+        table.add_row(name, *(f"{value:.3f}" for value in values))
+    console.print(table)
+    shown = result.shown
+    console.print(
+        f"{shown.lists:,} lists of {result.lines[0].variant.model} showed {shown.coverage:.1%} of the items "
+        f"(Gini {shown.gini:.3f}), which had {shown.popularity:,.0f} events on average; the others were "
+        "tested without lists",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> "Table":
@@ -207,6 +235,11 @@ def _progress(tally: "Tally", limit: int | None) -> Iterator[Callable[[int], Non
             move(share, f"{events:,} events, {rate:,.0f}/s")
 
         yield watch
+
+
+def _or_none(value: float) -> float | None:
+    """Return the number, None where there was nothing to count: JSON knows no NaN."""
+    return None if math.isnan(value) else value
 
 
 def _rate(events: int, seconds: float) -> float:

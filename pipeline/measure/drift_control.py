@@ -47,12 +47,16 @@ class DriftControl:
         """Take note of items just admitted."""
         self._births.note(rows, self._state.events_learned)
 
+    def young(self, batch: Batch) -> npt.NDArray[np.float64]:
+        """Say of each event [B] whether its item is new, known for fewer than YOUNG events: 1 or 0."""
+        return self._births.young(batch.item_B, batch.first_event, YOUNG)
+
     def update(self, batch: Batch, hit_B: npt.NDArray[np.float64], tested: Tested) -> list[DriftAlarm]:
         """Look at a batch that the served model has learned; answer the alarms and return them.
 
         `hit_B` is each event's expected hit, NaN where it was no test.
         """
-        young_B = self._births.young(batch.item_B, batch.first_event, YOUNG)
+        young_B = self.young(batch)
         alarms = self._watch.update(hit_B, scaled_loss(tested), young_B, batch.first_event, batch.now_ms)
         return self.answer(alarms)
 

@@ -101,8 +101,9 @@ RULES: dict[str, Rule] = {
     "batch.max_events": Rule("applied from the next batch on; batches of the journal keep their borders"),
     "batch.max_wait_ms": Rule("applied from the next batch on; batches of the journal keep their borders"),
     "model.name": Rule(
-        "another model is served: one with parameters learns them from the next event on, one that ranks by "
-        "counts has all it needs; the drift figures start anew; " + _KEPT,
+        "another model is served: one that ranks by what the memories count (popularity, recent_popularity, "
+        "item_knn) has all it needs, any other learns from the next event on; the drift figures start anew; "
+        + _KEPT,
         WARNING,
     ),
     "model.memories": _RESTART,

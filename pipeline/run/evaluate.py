@@ -11,31 +11,67 @@ batches.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise, product
 from typing import NamedTuple
 
+import numpy as np
+
 from pipeline.event.batch import Events, RawBatch, Span, TopicPartition
-from pipeline.measure.quality import ModelFigures, ServedFigures, between
+from pipeline.measure.curves import Curve
+from pipeline.measure.exposure import gini
+from pipeline.measure.quality import ModelFigures, SegmentFigures, ServedFigures, between
 from pipeline.recommender import Recommender
 from pipeline.run.ports import Clock
 from pipeline.settings import Settings
+from pipeline.state.popularity import ALL
 from pipeline.state.queries import Queries
 from pipeline.state.state import State
 from pipeline.state.store import Column
-from pipeline.train.baselines import ItemKnnModel, PopularityModel
-from pipeline.train.build import LIVE_LINES, build_model
+from pipeline.state.tables import LIVE
+from pipeline.train.build import LIVE_LINES, Value, build_model
 from pipeline.train.model import FloatArray, IntArray, Learned, Model, Pool, Targets
 
 # Where a file's users come from. No topic can have this name, so a service that starts from a trained
 # checkpoint never takes the file for a partition of its own: it keeps these users, and each moves to the
 # partition that the first live event comes from.
 FILE_SOURCE = TopicPartition("@file", 0)
-BASELINES = ("popularity", "recent_popularity", "item_knn")
-Value = str | int | bool
+Setting = dict[str, Value]
+BASELINES = ("popularity", "recent_popularity", "markov", "item_knn", "session_knn", "isgd", "biased_mf")
+# What counts say of neighbours over popularity: at which half-life, and how much. The first only fills up.
+_BACK_OFFS: list[Setting] = [
+    {"popularity": "1000", "weight": 1},
+    {"popularity": "300", "weight": 10},
+    {"popularity": "24h", "weight": 250},
+]
+
+
+def _grid(*axes: Sequence[Setting]) -> list[Setting]:
+    """Return every combination of one setting of each axis.
+
+    >>> _grid([{"a": 1}, {"a": 2}], [{"b": 3}])
+    [{'a': 1, 'b': 3}, {'a': 2, 'b': 3}]
+    """
+    return [dict(chain(*(part.items() for part in parts))) for parts in product(*axes)]
+
+
 # The service's own setting comes first.
-GRIDS: dict[str, list[dict[str, Value]]] = {
-    "recent_popularity": [{"half_life": "1000"}, {"half_life": "300"}, {"half_life": "24h"}],
-    "item_knn": [{"directed": True}, {"directed": False}],
+GRIDS: dict[str, list[Setting]] = {
+    "recent_popularity": [{"half_life": each} for each in ("1000", "100", "300", "3000", "10000", "24h")],
+    "markov": _grid([{"half_life": each} for each in ("10000", "3000", "100000")], _BACK_OFFS),
+    "item_knn": [
+        {**directed, **counts, **back_off}
+        for directed in ({"directed": True}, {"directed": False})
+        for counts in ({}, {"half_life": "3000"}, {"half_life": "100000"}, {"half_life": "all"})
+        for back_off in _BACK_OFFS
+    ],
+    "session_knn": _grid(
+        [{"gap_minutes": 30}, {"gap_minutes": 0}], [{"after": False}, {"after": True}], _BACK_OFFS
+    ),
+    "isgd": [
+        *_grid([{"rate": 0.1}, {"rate": 0.05}, {"rate": 0.4}], [{"negatives": 3}, {"negatives": 8}]),
+        {"rate": 0.1, "negatives": 0},
+    ],
+    "biased_mf": [{"rate": 0.005, "negatives": 1}, {"rate": 0.05, "negatives": 1}],
 }
 
 
@@ -43,7 +79,7 @@ class Variant(NamedTuple):
     """One model of a run: its plain name, and the setting that tells it from others of that name."""
 
     model: str
-    setting: dict[str, Value]
+    setting: Setting
 
     @property
     def name(self) -> str:
@@ -74,13 +110,29 @@ def as_served(settings: Settings) -> list[Variant]:
 
 
 class Line(NamedTuple):
-    """What one model did. `quarters`: figures of equal parts of the stream; `seconds`: its lessons' time."""
+    """What one model did. `quarters`: figures of equal parts of the stream; `seconds`: its lessons' time;
+    `at`: hit rate and NDCG at several depths; `new` and `old`: over items known for fewer than 1,000 events,
+    and for longer.
+    """
 
     variant: Variant
-    settings: dict[str, Value]
+    settings: Setting
     figures: ModelFigures
     quarters: list[ModelFigures]
     seconds: float
+    at: dict[str, float]
+    new: SegmentFigures
+    old: SegmentFigures
+    curve: Curve
+
+
+class Shown(NamedTuple):
+    """What the lists of the served model showed: no list is made for the others, which are tested alone."""
+
+    lists: int
+    coverage: float  # share of the known items that stood on any list
+    gini: float  # of the places that items had: 0 all alike, 1 one item has all
+    popularity: float  # events that an item shown has had in the whole run, on average over all places
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +144,7 @@ class Result:
     skipped_steps: int  # batches whose figures were not finite: nothing was learned from them
     lines: list[Line]
     served: ServedFigures
+    shown: Shown
 
     def best(self) -> dict[str, Line]:
         """Return, by plain name, the line of the best variant by NDCG@10 (equal: the first)."""
@@ -152,19 +205,37 @@ class Evaluation:
                     self.recommender.quality.cumulative()[name],
                     [between(track.figures(a, name), track.figures(b, name)) for a, b in quarters],
                     timed.seconds,
+                    self.recommender.depths.at(name),
+                    self.recommender.depths.of_items(name, "new"),
+                    self.recommender.depths.of_items(name, "old"),
+                    self.recommender.curves.curve(name),
                 )
             )
         return Result(
             self.recommender.offsets.get(FILE_SOURCE, 0), self._seconds, self._skipped,
-            lines, self.recommender.quality.served(),
+            lines, self.recommender.quality.served(), self._shown(),
         )  # fmt: skip
 
+    def _shown(self) -> Shown:
+        state, exposure = self.recommender.state, self.recommender.exposure
+        live = np.flatnonzero(state.items.status.data == LIVE)
+        places = exposure.of(live)
+        counts = state.popularity.stored.data[live, ALL]
+        return Shown(
+            exposure.lists,
+            float(np.count_nonzero(places)) / max(len(live), 1),
+            gini(places),
+            float(places @ counts) / max(int(places.sum()), 1),
+        )
+
     def _build(self, state: State, settings: Settings) -> list[Model]:
-        models = [_built(variant, state, settings) for variant in self._variants]
+        models = [
+            build_model(each.model, state, settings, each.setting, each.name) for each in self._variants
+        ]
         self._timed = [_Timed(model, self._clock) for model in models]
         return list(self._timed)
 
-    def _settings_of(self, model: str) -> dict[str, Value]:
+    def _settings_of(self, model: str) -> Setting:
         chosen = self._settings.model
         if model != "attention":
             return {}
@@ -173,37 +244,28 @@ class Evaluation:
         }  # fmt: skip
 
 
-def _built(variant: Variant, state: State, settings: Settings) -> Model:
-    if not variant.setting:
-        return build_model(variant.model, state, settings)
-    if variant.model == "recent_popularity":
-        half_life = str(variant.setting["half_life"])
-        return PopularityModel(state.popularity, state.items, half_life, variant.name)
-    return ItemKnnModel(state.successors, state.items, bool(variant.setting["directed"]), variant.name)
-
-
 class _Timed:
     """A model with a stopwatch around its lessons."""
 
     def __init__(self, model: Model, clock: Clock) -> None:
         self.name, self.lists = model.name, model.lists
         self.seconds = 0.0
-        self._model, self._clock = model, clock
+        self.timed, self._clock = model, clock
 
     def learn(self, queries: Queries, pool: Pool, targets: Targets) -> Learned:
         began_s = self._clock.monotonic_s()
-        learned = self._model.learn(queries, pool, targets)
+        learned = self.timed.learn(queries, pool, targets)
         self.seconds += self._clock.monotonic_s() - began_s
         return learned
 
     def welcome(self, rows: IntArray, ids: Sequence[str]) -> None:
-        self._model.welcome(rows, ids)
+        self.timed.welcome(rows, ids)
 
     def score(self, queries: Queries, pool: Pool) -> FloatArray:
-        return self._model.score(queries, pool)
+        return self.timed.score(queries, pool)
 
     def contributions(self, queries: Queries, rows_BK: IntArray, pool: Pool) -> FloatArray:
-        return self._model.contributions(queries, rows_BK, pool)
+        return self.timed.contributions(queries, rows_BK, pool)
 
     def columns(self) -> Mapping[str, Column]:
-        return self._model.columns()
+        return self.timed.columns()

@@ -5,6 +5,7 @@ cycle takes all rows that are GONE at its start, scrubs them from every store in
 them. Readers pass over rows that are not live, so no result depends on how far a sweep has come.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -50,6 +51,7 @@ class Sweep:
         self.consumed.scrub(users_n * self.step // STEPS, users_n * last // STEPS, doomed)
         self.step = last % STEPS
         if self.step == 0:
+            scrub(self.stores(), "none", 0, sys.maxsize, doomed)  # small: at once
             self.items.reuse(np.flatnonzero(doomed).astype(np.int32))
 
     def resume(self, step: int) -> None:
@@ -59,4 +61,5 @@ class Sweep:
         the tables' size at its start.
         """
         self.step = step
-        scrub(self.stores(), "item", 0, self.items.capacity, self.items.status.data == SWEPT)
+        for axis in ("item", "none"):
+            scrub(self.stores(), axis, 0, sys.maxsize, self.items.status.data == SWEPT)

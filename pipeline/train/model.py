@@ -38,6 +38,8 @@ class Targets(NamedTuple):
     tested_B: npt.NDArray[np.bool_]
     known_B: npt.NDArray[np.bool_]  # its item was known when the batch began
     seq: int
+    # the item rows of all positive events, new and barred ones too (-1: not admitted): what is counted
+    counted_B: IntArray
     pace: float = 1.0  # how much longer steps than usual are asked for; a model may leave it at that
 
 

@@ -20,15 +20,18 @@ NOW_MS = 1_780_000_000_000  # after every recorded event
 
 
 class Stream(NamedTuple):
-    """One recorded stream. `repeats`: consumed items may be recommended again."""
+    """One recorded stream. `repeats`: consumed items may be recommended again. `whole`: how many events count
+    as the whole of it (0: all).
+    """
 
     name: str
     folder: str
     repeats: bool = False
+    whole: int = 0
 
 
 STREAMS = (
-    Stream("globo", "globo"),
+    Stream("globo", "globo", whole=300_000),
     Stream("movietweetings", "movietweetings"),
     Stream("30music", "30music-sample", repeats=True),
     Stream("taobao", "taobao-buy-cart-fav"),
@@ -43,23 +46,33 @@ def add_options(parser: argparse.ArgumentParser, events: int = 40_000) -> None:
         default=os.environ.get("AFRESH_DATA"),
         help="folder of the streams (or AFRESH_DATA)",
     )
-    parser.add_argument("--events", type=int, default=events, help=f"of each stream (default: {events})")
-    names = [stream.name for stream in STREAMS]
-    parser.add_argument("--streams", default=",".join(names), help=f"default: {','.join(names)}")
+    parser.add_argument(
+        "--events", type=int, default=events, help=f"of each stream; 0: the whole (default: {events})"
+    )
+    names = ",".join(stream.name for stream in STREAMS)
+    parser.add_argument(
+        "--streams",
+        default=names,
+        help=f"some of these, or other folders, as FOLDER or FOLDER:repeats (default: {names})",
+    )
 
 
 def chosen(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Stream]:
     """Return the streams that were asked for; end the program where they are not to be found."""
     if options.data is None:
         parser.error("no data: name the folder of the streams by --data or AFRESH_DATA")
-    wanted = options.streams.split(",")
-    streams = [stream for stream in STREAMS if stream.name in wanted]
-    if len(streams) != len(wanted):
-        parser.error(
-            f"--streams {options.streams}: expected some of {','.join(each.name for each in STREAMS)}"
-        )
+    known = {stream.name: stream for stream in STREAMS}
+    streams = []
+    for text in options.streams.split(","):
+        folder, _, how = text.partition(":")
+        if how not in ("", "repeats"):
+            parser.error(f"--streams {text}: expected FOLDER or FOLDER:repeats")
+        streams.append(known.get(text) or Stream(folder, folder, how == "repeats"))
     for stream in streams:
-        path_of(options.data, stream)
+        try:
+            path_of(options.data, stream)
+        except FileNotFoundError as error:
+            parser.error(str(error))
     return streams
 
 
@@ -77,5 +90,5 @@ def settings_for(stream: Stream, settings: Settings) -> Settings:
 
 
 def events_of(data: Path, stream: Stream, events: int, batch: int) -> Iterator[Events]:
-    """Yield the first events of a stream in batches."""
-    return read_events(path_of(data, stream), batch, now_ms=NOW_MS, limit=events)
+    """Yield the first events of a stream in batches; 0 events: the whole."""
+    return read_events(path_of(data, stream), batch, now_ms=NOW_MS, limit=events or stream.whole or None)
