@@ -34,18 +34,23 @@ from pipeline.train import memories, streaming_attention
 from pipeline.train.streaming_attention import StreamingAttention
 
 ALL = 1 << 30  # more rows than any catalogue has
+SPARSE_NAMES = {
+    "backed-off successors": memories.S_BACKOFF,
+    "cosine neighbours": memories.S_COSINE,
+    "each newest item's word for itself": memories.S_NAIVE,
+    "occurrences of the last item": memories.S_CONTEXT,
+    "occurrences, sharper": memories.S_SHARP,
+    "stretches like this one": memories.S_NEIGHBOUR,
+    "own items, recency": memories.S_OWN,
+    "own items, number": memories.S_OFTEN,
+    "own returns": memories.S_AGAIN,
+}
 FEATURES = {
     "popularity share": memories.D_SHARE,
     "recent popularity": memories.D_RECENT,
     "one-day popularity": memories.D_DAY,
     "popularity in the moment's cell": memories.D_CELL,
-    "backed-off successors": memories.DENSE + memories.S_BACKOFF,
-    "contexts of the last item": memories.DENSE + memories.S_CONTEXT,
-    "cosine neighbours": memories.DENSE + memories.S_COSINE,
-    "near items": memories.DENSE + memories.S_NEAR,
-    "own items, recency": memories.DENSE + memories.S_OWN,
-    "own items, number": memories.DENSE + memories.S_OFTEN,
-}
+} | {name: memories.DENSE + feature for name, feature in SPARSE_NAMES.items()}
 
 
 @dataclass(frozen=True)
