@@ -17,6 +17,7 @@ from pipeline.state.successors import BEFORE
 from pipeline.state.tables import LIVE
 from pipeline.train import memories
 from pipeline.train.explain import explain
+from pipeline.train.families.neighbours import LOOKED_AT
 from pipeline.train.families.popularity import dense_columns, priors
 from pipeline.train.memories import (
     COLUMNS,
@@ -123,7 +124,7 @@ def sums_of(state: State, history: list[int], repeats: bool) -> Sums:
             sums.add(S_COSINE, m, k, 0.8**k * both / math.sqrt(1 + s.count.data[h]))
             if m >= 0:
                 sums.add(S_NAIVE, m, k, 0.8**k * math.log(1 + both / (2 * prior(state, m))))
-    for k, h in enumerate(history[:PARENTS]):
+    for k, h in enumerate(history[:LOOKED_AT]):
         for stretch in occurrences(state, h):
             near = sum(0.8 ** history.index(p) for p in stretch if p >= 0 and p in history[:10])
             for q, p in enumerate(stretch):

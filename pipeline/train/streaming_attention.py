@@ -310,6 +310,7 @@ class StreamingAttention:
                 pace * WEIGHT_RATE,
                 WEIGHT_MOST,
             )
+            np.clip(self.weights[name].data, -optimizer.BOUND, optimizer.BOUND, out=self.weights[name].data)
         self._drop_gradients()
         if self.with_memories:
             self.gate.update(context, coef_gradient, pace)

@@ -2,7 +2,7 @@
 
     S_NEIGHBOUR   ln(1 + sum_k sum_r w_kr^2 (1 if m comes next, .5 if it came before) / (20 p_m))
 
-Sums over the last occurrences r of each of the newest items h_k, k < PARENTS: the stretch of BEFORE items
+Sums over the last occurrences r of each of the newest items h_k, k < LOOKED_AT: the stretch of BEFORE items
 before it and the one after. w_kr = .8^k + sum over the stretch's items of .8^i where h_i holds them,
 i < REACH.
 """
@@ -12,8 +12,9 @@ from numba import njit
 
 from pipeline.state.successors import BEFORE
 from pipeline.train.families.slots import slot_of
-from pipeline.train.memories import DENSE, PARENTS, S_NEIGHBOUR
+from pipeline.train.memories import DENSE, S_NEIGHBOUR
 
+LOOKED_AT = 3  # five bring nothing more
 REACH = 10
 FADE = 0.8
 ASIDE = 0.5  # how much an item counts that came before, of one that comes next
@@ -50,7 +51,7 @@ def speak(n, history, context, contexts, status_M, base, seen, near_M, rows_C, X
     """Add the sums; see the package."""
     mark(history, near_M)
     fade = np.float32(1)
-    for k in range(min(history.shape[0], PARENTS)):
+    for k in range(min(history.shape[0], LOOKED_AT)):
         h = history[k]
         for r in range(min(contexts[h], context.shape[1])):
             square = _likeness(context[h, r], fade, near_M)
@@ -68,10 +69,10 @@ def share(history, rows_K, at_K, X_CS, coef_F, context, contexts, near_M, out_KP
     """Share out each shown item's feature (that of slot at_k, -1: none) among the newest items, each by its
     summand. See the package.
     """
-    part = np.zeros((rows_K.shape[0], PARENTS), np.float32)
+    part = np.zeros((rows_K.shape[0], LOOKED_AT), np.float32)
     mark(history, near_M)
     fade = np.float32(1)
-    parents = min(history.shape[0], PARENTS)
+    parents = min(history.shape[0], LOOKED_AT)
     for k in range(parents):
         h = history[k]
         for r in range(min(contexts[h], context.shape[1])):
