@@ -93,7 +93,16 @@ def test_a_checkpoint_and_journal_of_the_first_format_go_on(
     end = expected["end"]
     assert (life.learner.seq, life.learner.events_learned) == (end["seq"], end["events_learned"])
     assert {user: life.user(user) for user in USERS} == {u: kept(what) for u, what in end["users"].items()}
-    assert life.learner.quality.cumulative() == end["quality"]
+    found = life.learner.quality.cumulative()
+    assert found.keys() == end["quality"].keys()
+    for name, figures in end["quality"].items():
+        if (
+            name == "attention"
+        ):  # its memories are others than in that version: it goes on, with other figures
+            assert found[name]["tests"] == figures["tests"]
+            assert found[name]["ndcg@10"] == pytest.approx(figures["ndcg@10"], abs=0.03)
+        else:
+            assert found[name] == figures
     (line,) = told(caplog, "has format 1, of afresh 0.1.0; the next one will have format 2")
     assert "worker-0/manifest-" in line
     (line,) = told(caplog, "checkpoint of another version")

@@ -17,6 +17,8 @@ from pipeline.state.successors import BEFORE
 from pipeline.state.tables import LIVE
 from pipeline.train import memories
 from pipeline.train.explain import explain
+from pipeline.train.families.neighbours import LOOKED_AT
+from pipeline.train.families.popularity import dense_columns, priors
 from pipeline.train.memories import (
     COLUMNS,
     D_CELL,
@@ -30,12 +32,15 @@ from pipeline.train.memories import (
     LISTS_SHOWN,
     PARENTS,
     POPULAR,
+    S_AGAIN,
     S_BACKOFF,
     S_CONTEXT,
     S_COSINE,
-    S_NEAR,
+    S_NAIVE,
+    S_NEIGHBOUR,
     S_OFTEN,
     S_OWN,
+    S_SHARP,
     SMALL,
     SPARSE,
     Candidates,
@@ -80,31 +85,52 @@ def mid(request: pytest.FixtureRequest) -> World:
 
 
 class Sums(NamedTuple):
-    """What history and counts say of each item, by row, before any logarithm."""
+    """What history and counts say of each item, by row: the last axis of `told` is the place that says it.
 
-    forward: dict[int, float]
-    cosine: dict[int, float]
-    near: dict[int, float]
-    context: dict[int, float]  # share of the weights
-    own: dict[int, float]
-    often: dict[int, float]
+    `weights` is the sum over all occurrences of the newest item, whatever followed.
+    """
+
+    told: dict[int, dict[int, list[float]]]  # feature -> row -> summand of every place of the history
+    often: dict[int, int]
+    weights: float
+
+    def add(self, feature: int, m: int, place: int, value: float) -> None:
+        self.told[feature].setdefault(m, [0.0] * 13)[place] += value
+
+    def of(self, feature: int, m: int) -> float:
+        return sum(self.told[feature].get(m, []))
+
+
+def prior(state: State, m: int) -> float:
+    """Twenty times the smoothed popularity share."""
+    values = state.popularity.values(P1000).astype(np.float64)
+    return float((values[m] + SMALL) / (values.sum() + SMALL * len(state.items)) * 20)
+
+
+def occurrences(state: State, h: int) -> list[list[int]]:
+    """What came next and before, at each of the last occurrences of an item."""
+    s = state.successors
+    return s.context.data[h][: s.contexts.data[h]].tolist()  # type: ignore[no-any-return]
 
 
 def sums_of(state: State, history: list[int], repeats: bool) -> Sums:
     """The sums over a history, newest first, straight from the docstrings."""
-    s, sums = state.successors, Sums({}, {}, {}, {}, {}, {})
+    s, sums = state.successors, Sums({f: {} for f in range(SPARSE)}, {}, 0.0)
     for k, h in enumerate(history[:PARENTS]):
         for slot, m in enumerate(s.partner.data[h].tolist()):
             forward, backward = float(s.forward.data[h, slot]), float(s.backward.data[h, slot])
             both = forward + backward
-            sums.forward[m] = sums.forward.get(m, 0) + 0.6**k * forward
-            sums.near[m] = sums.near.get(m, 0) + 0.8**k * both
-            sums.cosine[m] = sums.cosine.get(m, 0) + 0.8**k * both / math.sqrt(1 + s.count.data[h])
+            sums.add(S_BACKOFF, m, k, 0.6**k * forward)
+            sums.add(S_COSINE, m, k, 0.8**k * both / math.sqrt(1 + s.count.data[h]))
+            if m >= 0:
+                sums.add(S_NAIVE, m, k, 0.8**k * math.log(1 + both / (2 * prior(state, m))))
+    for k, h in enumerate(history[:LOOKED_AT]):
+        for stretch in occurrences(state, h):
+            near = sum(0.8 ** history.index(p) for p in stretch if p >= 0 and p in history[:10])
+            for q, p in enumerate(stretch):
+                sums.add(S_NEIGHBOUR, p, k, (0.8**k + near) ** 2 * (0.5 if q else 1))
     weights = 0.0
-    for row in (s.context.data[history[0]].tolist() if history else [])[
-        : s.contexts.data[history[0]] if history else 0
-    ]:
-        followed, before = row[0], row[1:]
+    for followed, *before in occurrences(state, history[0]) if history else []:
         match = 1.0
         for q, p in enumerate(before, start=1):
             if p >= 0 and q < len(history) and history[q] == p:
@@ -112,29 +138,36 @@ def sums_of(state: State, history: list[int], repeats: bool) -> Sums:
             elif p >= 0 and p in history[1:6]:
                 match += 0.5
         weights += match**2
-        sums.context[followed] = sums.context.get(followed, 0) + match**2
-    for m in sums.context:
-        sums.context[m] /= weights
+        sums.add(S_CONTEXT, followed, 0, match**2)
+        sums.add(S_SHARP, followed, 0, match**4)
     if repeats:
         for k, m in enumerate(history):
-            sums.own.setdefault(m, 1 / (1 + k))
+            if m not in sums.told[S_OWN]:
+                sums.add(S_OWN, m, k, 1 / (1 + k))
             sums.often[m] = sums.often.get(m, 0) + 1
-    return sums
+        for k in range(1, len(history)):
+            two = k + 1 < len(history) and history[k + 1] == history[1]
+            like = 3.0 if two else 1.0
+            if history[k] != history[0]:
+                like = 0.3 if history[k] == history[1] else 0.0
+            sums.add(S_AGAIN, history[k - 1], k, like)
+    return sums._replace(weights=weights)
 
 
 def plain_features(state: State, sums: Sums, m: int) -> list[float]:
     """One item's sparse features."""
-    held = state.popularity
-    share_of = held.values(P1000).astype(np.float64).sum() + SMALL * len(state.items)
-    mine = (float(held.values(P1000)[m]) + SMALL) / share_of * 20
-    out = [0.0] * SPARSE
-    out[S_BACKOFF] = math.log(1 + sums.forward.get(m, 0) / mine) / 3
-    out[S_NEAR] = math.log(1 + sums.near.get(m, 0) / (2 * mine)) / 3
-    out[S_COSINE] = math.log(1 + 1000 * sums.cosine.get(m, 0)) / 3
-    out[S_CONTEXT] = math.log(1 + 1000 * sums.context.get(m, 0)) / 3
-    if m in sums.own:
-        out[S_OWN] = (4 + math.log(sums.own[m])) / 3
+    mine, out = prior(state, m), [0.0] * SPARSE
+    out[S_BACKOFF] = math.log(1 + sums.of(S_BACKOFF, m) / mine) / 3
+    out[S_NAIVE] = sums.of(S_NAIVE, m) / 3
+    out[S_COSINE] = math.log(1 + 1000 * sums.of(S_COSINE, m)) / 3
+    if sums.weights:
+        out[S_CONTEXT] = math.log(1 + 1000 * sums.of(S_CONTEXT, m) / sums.weights) / 3
+    out[S_SHARP] = math.log(1 + sums.of(S_SHARP, m)) / 3
+    out[S_NEIGHBOUR] = math.log(1 + sums.of(S_NEIGHBOUR, m) / mine) / 3
+    if m in sums.often:
+        out[S_OWN] = (4 + math.log(sums.of(S_OWN, m))) / 3
         out[S_OFTEN] = math.log(1 + sums.often[m])
+        out[S_AGAIN] = math.log(1 + sums.of(S_AGAIN, m))
     return out
 
 
@@ -159,8 +192,9 @@ def test_every_feature_is_that_of_the_formula(mid: World) -> None:
             expected = plain_features(mid.state, sums, m)
             np.testing.assert_allclose(candidates.candidates.features[b, c], expected, rtol=1e-3, atol=1e-4)
             seen += np.array(expected) > 0
-    assert (seen[:4] > 5).all()
-    assert (seen[4:] > 5).all() == mid.repeats
+    own = [S_OWN, S_OFTEN, S_AGAIN]
+    assert (np.delete(seen, own) > 5).all()
+    assert (seen[own] > 2).all() == mid.repeats
 
 
 def test_candidates_are_all_that_the_memories_speak_of_and_the_popular(mid: World) -> None:
@@ -169,7 +203,7 @@ def test_candidates_are_all_that_the_memories_speak_of_and_the_popular(mid: Worl
     live = set(np.flatnonzero(state.items.status.data == LIVE).tolist())
     for b in range(queries.user_B.size):
         sums, allowed = sums_of(state, history_of(queries, b), mid.repeats), live - barred_of(queries, b)
-        spoken = (set(sums.near) | set(sums.context) | set(sums.own)) & allowed
+        spoken = {m for told in sums.told.values() for m in told} & allowed
         popular = set()
         for column in (P1000, DAY, CELL + int(queries.cell_B[b])):
             values = state.popularity.stored.data[:, column]
@@ -226,12 +260,12 @@ def test_the_popular_have_room_however_much_the_memories_have_to_say() -> None:
     rows = found_of(found, 0)
     assert len(rows) == len(set(rows)) <= found.rows.shape[1]
     assert set(range(301, 340)) <= set(rows)
-    told = [m for c, m in enumerate(rows) if found.features[0, c, S_NEAR] > 0]
+    told = [m for c, m in enumerate(rows) if found.features[0, c, S_NAIVE] > 0]
     assert len(told) == found.rows.shape[1] - 3 * POPULAR - POPULAR
     sums = sums_of(state, history, True)
     for c, m in enumerate(rows[:100]):
         np.testing.assert_allclose(
-            found.features[0, c, :4], plain_features(state, sums, m)[:4], rtol=1e-3, atol=1e-4
+            found.features[0, c, :S_OWN], plain_features(state, sums, m)[:S_OWN], rtol=1e-3, atol=1e-4
         )
 
 
@@ -268,7 +302,7 @@ def test_a_small_catalogue_is_drawn_whole() -> None:
 def test_dense_columns_are_smoothed_logarithms_of_popularity(mid: World) -> None:
     state = mid.state
     out = np.zeros((state.items.capacity, COLUMNS), np.float32)
-    memories.dense_columns(state.popularity, len(state.items), out)
+    dense_columns(state.popularity, len(state.items), out)
     values = {column: state.popularity.values(column).astype(np.float64) for column in range(CELL + CELLS)}
     total = values[P1000].sum() + SMALL * len(state.items)
     expected = np.zeros((state.items.capacity, COLUMNS))
@@ -314,7 +348,7 @@ def test_what_a_history_item_adds_is_shared_out_as_it_was_summed(mid: World) -> 
     rng, dim = np.random.default_rng(1), 3
     coef = rng.normal(size=(queries.user_B.size, FEATURES)).astype(np.float32)
     table = np.zeros((state.items.capacity, dim + COLUMNS), np.float32)
-    memories.dense_columns(state.popularity, len(state.items), table[:, dim:])
+    dense_columns(state.popularity, len(state.items), table[:, dim:])
     rows = candidates.rows[:, :60].copy()
     rows[:, 7] = -1
     length = queries.items_BL.shape[1]
@@ -329,36 +363,23 @@ def test_what_a_history_item_adds_is_shared_out_as_it_was_summed(mid: World) -> 
         table,
         dim,
         state.successors,
+        priors(state.popularity, len(state.items)),
         out,
     )
-    s = state.successors
     for b in range(rows.shape[0]):
         history = history_of(queries, b)
+        sums = sums_of(state, history, mid.repeats)
         for k, m in enumerate(rows[b].tolist()):
             expected = np.zeros(length + 1)
             if m >= 0:
                 x = candidates.features[b, found_of(candidates, b).index(m)]
                 expected[-1] = coef[b, :D_CELL] @ table[m, dim : dim + D_CELL]
                 expected[-1] += coef[b, D_CELL] * table[m, dim + D_CELL + queries.cell_B[b]]
-                for f, fade, way in ((S_BACKOFF, 0.6, 0), (S_COSINE, 0.8, 1), (S_NEAR, 0.8, 2)):
-                    parts = []
-                    for p, h in enumerate(history[:PARENTS]):
-                        slots = np.flatnonzero(s.partner.data[h] == m)
-                        forward = float(s.forward.data[h, slots].sum())
-                        both = forward + float(s.backward.data[h, slots].sum())
-                        parts.append(
-                            fade**p
-                            * (forward if way == 0 else both)
-                            / (math.sqrt(1 + s.count.data[h]) if way == 1 else 1)
-                        )
-                    for p, part in enumerate(parts):
+                for f in range(SPARSE):
+                    told = sums.told[S_OWN if f == S_OFTEN else f].get(m, [0.0])
+                    for place, part in enumerate(told):
                         if part > 0:
-                            expected[p] += x[f] * coef[b, DENSE + f] * part / sum(parts)
-                expected[0] += x[S_CONTEXT] * coef[b, DENSE + S_CONTEXT]
-                if m in history:
-                    expected[history.index(m)] += (
-                        x[S_OWN] * coef[b, DENSE + S_OWN] + x[S_OFTEN] * coef[b, DENSE + S_OFTEN]
-                    )
+                            expected[place] += x[f] * coef[b, DENSE + f] * part / sum(told)
             np.testing.assert_allclose(out[b, k], expected, rtol=2e-3, atol=1e-4)
 
 

@@ -23,8 +23,8 @@ class Column:
     """One array; `data` is replaced when it grows, so always read it anew.
 
     `fill` is the value of a row that holds nothing. `of_items`: the values are item rows, -1 for none.
-    `stretch` is the axis whose length a setting chooses, -1 for none: what was saved in another length is cut
-    there, or filled up.
+    `stretch` is the axis whose length a setting or a version chooses, -1 for none: what was saved in another
+    length is cut there, or filled up.
     """
 
     data: AnyArray

@@ -5,18 +5,8 @@ import numpy.typing as npt
 from numba import njit
 
 from pipeline.state.successors import Successors
-from pipeline.train.memories import (
-    D_CELL,
-    DENSE,
-    PARENTS,
-    S_BACKOFF,
-    S_CONTEXT,
-    S_COSINE,
-    S_NEAR,
-    S_OFTEN,
-    S_OWN,
-    Candidates,
-)
+from pipeline.train.families import neighbours, occurrences, own, successors
+from pipeline.train.memories import D_CELL, Candidates
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
@@ -31,7 +21,8 @@ def explain(
     coef_BF: FloatArray,
     table: FloatArray,
     dim: int,
-    successors: Successors,
+    counts: Successors,
+    prior_M: FloatArray,
     out_BKP: FloatArray,
 ) -> None:
     """Add to `out` [B, K, L + 1] what each place of the window adds to the memories' part of a score.
@@ -40,23 +31,25 @@ def explain(
     on no history item (popularity) goes to the last place.
     """
     _explain(
-        items_BL, length_B, cell_B, rows_BK, candidates.rows, candidates.count, candidates.features, coef_BF,
-        table, dim, successors.partner.data, successors.forward.data, successors.backward.data,
-        successors.count.data, out_BKP,
+        items_BL, length_B, cell_B, rows_BK, candidates.rows, candidates.count, candidates.features,
+        prior_M, coef_BF, table, dim, counts.partner.data, counts.forward.data,
+        counts.backward.data, counts.count.data, counts.context.data, counts.contexts.data,
+        np.zeros(table.shape[0], np.float32), out_BKP,
     )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
 def _explain(  # type: ignore[no-untyped-def]
-    items_BL, length_B, cell_B, rows_BK, rows_BC, count_B, X, coef, table, dim, partner, forward, backward,
-    count_M, out,
+    items_BL, length_B, cell_B, rows_BK, rows_BC, count_B, X, prior_M, coef, table, dim, partner, forward,
+    backward, count_M, context, contexts, near_M, out,
 ):  # fmt: skip
     rest = out.shape[2] - 1
-    part = np.zeros((3, PARENTS), np.float32)
+    at_K = np.zeros(rows_BK.shape[1], np.int64)
     for b in range(rows_BK.shape[0]):
-        parents = min(length_B[b], PARENTS)
+        history = items_BL[b, : length_B[b]]
         for k in range(rows_BK.shape[1]):
             m = rows_BK[b, k]
+            at_K[k] = -1
             if m < 0:
                 continue
             for f in range(D_CELL):
@@ -65,32 +58,12 @@ def _explain(  # type: ignore[no-untyped-def]
             c = 0
             while c < count_B[b] and rows_BC[b, c] != m:
                 c += 1
-            if c == count_B[b]:
+            if c == count_B[b] or history.shape[0] == 0:
                 continue
-            part[:] = 0
-            fade6, fade8 = np.float32(1), np.float32(1)
-            for p in range(parents):
-                h = items_BL[b, p]
-                for s in range(partner.shape[1]):
-                    if partner[h, s] == m:
-                        both = forward[h, s] + backward[h, s]
-                        part[0, p] = fade6 * forward[h, s]
-                        part[1, p] = fade8 * both / np.sqrt(np.float32(1) + count_M[h])
-                        part[2, p] = fade8 * both
-                        break
-                fade6 *= np.float32(0.6)
-                fade8 *= np.float32(0.8)
-            for i in range(3):
-                f = S_BACKOFF if i == 0 else (S_COSINE if i == 1 else S_NEAR)
-                total = part[i].sum()
-                if total > 0:
-                    for p in range(parents):
-                        out[b, k, p] += X[b, c, f] * coef[b, DENSE + f] * part[i, p] / total
-            if length_B[b] > 0:
-                out[b, k, 0] += X[b, c, S_CONTEXT] * coef[b, DENSE + S_CONTEXT]
-            if X[b, c, S_OFTEN] > 0:
-                own = X[b, c, S_OWN] * coef[b, DENSE + S_OWN] + X[b, c, S_OFTEN] * coef[b, DENSE + S_OFTEN]
-                for p in range(length_B[b]):
-                    if items_BL[b, p] == m:
-                        out[b, k, p] += own
-                        break
+            at_K[k] = c
+            successors.share(
+                history, m, X[b, c], coef[b], partner, forward, backward, count_M, prior_M, out[b, k]
+            )
+            occurrences.share(X[b, c], coef[b], out[b, k])
+            own.share(history, m, X[b, c], coef[b], out[b, k])
+        neighbours.share(history, rows_BK[b], at_K, X[b], coef[b], context, contexts, near_M, out[b])

@@ -22,10 +22,10 @@ class Gate:
 
     def __init__(self, active_F: FloatArray) -> None:
         self.active_F = active_F  # 0 switches a feature off
-        self.weight = Column(np.full(FEATURES, START, np.float32) * active_F, "none")
-        self.slope = Column(np.zeros((FEATURES, GATE), np.float32), "none")
-        self.weight_squares = Column(np.zeros(FEATURES, np.float32), "none")
-        self.slope_squares = Column(np.zeros((FEATURES, GATE), np.float32), "none")
+        self.weight = Column(np.full(FEATURES, START, np.float32) * active_F, "none", stretch=0)
+        self.slope = Column(np.zeros((FEATURES, GATE), np.float32), "none", stretch=0)
+        self.weight_squares = Column(np.zeros(FEATURES, np.float32), "none", stretch=0)
+        self.slope_squares = Column(np.zeros((FEATURES, GATE), np.float32), "none", stretch=0)
 
     def columns(self) -> dict[str, Column]:
         return {

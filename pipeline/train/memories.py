@@ -1,34 +1,34 @@
-"""The streaming memories: what counts alone know about an item, as features, and the context that gates them.
+"""The streaming memories' features by number, what their families share, and the context that gates them all.
+The families themselves, with their formulae, are in `families`.
 
 Axes: B = queries, C = candidate slots of a query, M = item rows, D = dense features, S = sparse features,
 G = gate context, U = user rows.
 
 Dense features are defined for every item and lie as columns beside the item embeddings (one matrix product
-scores them all); sparse features are zero but for a query's candidates. Formulae: natural logarithms, h_k the
-k-th newest item of the history, p_m the smoothed popularity share of item m at half-life 1,000.
+scores them all); sparse features are zero but for a query's candidates.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-from pipeline.state.popularity import CELL, CELLS, DAY, P300, P1000, Popularity
+from pipeline.state.popularity import CELL, CELLS, DAY, P1000
 from pipeline.state.successors import Successors
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 
-# dense: ln p_m; ln(popularity + SMALL) at half-life 300, by one day of event time, at 300 in the own cell
+# dense: popularity
 D_SHARE, D_RECENT, D_DAY, D_CELL = 0, 1, 2, 3
 DENSE = 4  # features; the cell's feature takes CELLS columns, of which a query uses its own
 COLUMNS = D_CELL + CELLS
-# sparse, see candidates.py
-S_BACKOFF, S_CONTEXT, S_COSINE, S_NEAR, S_OWN, S_OFTEN = 0, 1, 2, 3, 4, 5
-SPARSE = 6
+# sparse, in the order in which versions added them: a saved gate goes on, with new features at 0
+S_BACKOFF, S_CONTEXT, S_COSINE, S_NAIVE, S_OWN, S_OFTEN = 0, 1, 2, 3, 4, 5
+S_SHARP, S_NEIGHBOUR, S_AGAIN = 6, 7, 8
+SPARSE = 9
 FEATURES = DENSE + SPARSE
-# memories whose success with each user is followed: the four sparse ones, popularity by cell and by day
+# memories whose success with each user is followed: four sparse ones, popularity by cell and by day
 KINDS = 6
 GATE = 8 + KINDS
 
@@ -51,30 +51,6 @@ class Candidates:
     rows: IntArray
     count: IntArray
     features: FloatArray
-
-
-def smoothed_total(popularity: Popularity, known: int) -> float:
-    """Return the sum that popularity shares at half-life 1,000 are taken of: counts and pseudo-counts."""
-    return float(popularity.total.data[P1000] / popularity.gain.data[P1000]) + SMALL * known
-
-
-def dense_columns(popularity: Popularity, known: int, out: FloatArray) -> None:
-    """Write the dense features of all item rows, `known` of which hold an item, to `out` [M, COLUMNS]."""
-    _dense(popularity.stored.data, popularity.gain.data, smoothed_total(popularity, max(known, 1)), out)
-
-
-@njit(cache=True, nogil=True)
-def _dense(stored, gain, total, out):  # type: ignore[no-untyped-def]
-    one = np.float32(1)
-    g1000, g300 = one / np.float32(gain[P1000]), one / np.float32(gain[P300])
-    day = one / np.float32(gain[DAY])
-    norm, scale, small = np.float32(np.log(total)), np.float32(SCALE), np.float32(SMALL)
-    for m in range(stored.shape[0]):
-        out[m, D_SHARE] = (np.log(stored[m, P1000] * g1000 + small) - norm + np.float32(8)) * scale
-        out[m, D_RECENT] = np.log(stored[m, P300] * g300 + small) * scale
-        out[m, D_DAY] = np.log(stored[m, DAY] * day + small) * scale
-        for c in range(CELLS):
-            out[m, D_CELL + c] = np.log(stored[m, CELL + c] / np.float32(gain[CELL + c]) + small) * scale
 
 
 def contexts(

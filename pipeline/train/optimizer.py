@@ -21,6 +21,9 @@ FloatArray = npt.NDArray[np.float32]
 EPSILON = np.float32(1e-10)
 # measured: nothing lost in batches of 128, and in those of 512 half of what too long steps cost is won back
 AGREE = np.float32(8)
+# no parameter leaves -BOUND .. BOUND: a stream that pulls one way for ever, or an event type of great weight,
+# ends there and not in infinity. Ordinary streams stay below a quarter of it
+BOUND = np.float32(8)
 
 
 def adagrad(
@@ -123,7 +126,7 @@ def add_windows(items_BL, length_B, grad_BLD, tag, stamp, slot, rows, total, squ
 
 @njit(cache=True, nogil=True)
 def apply(table, accumulator, rate, tag, stamp, slot, rows, total, squares, used):  # type: ignore[no-untyped-def]
-    """Move every touched row of `table` [M, >= D]: row-wise Adagrad, one accumulator a row.
+    """Move every touched row of `table` [M, >= D] within BOUND: row-wise Adagrad, one accumulator a row.
 
     The only place where item parameters change.
     """
@@ -132,4 +135,4 @@ def apply(table, accumulator, rate, tag, stamp, slot, rows, total, squares, used
         accumulator[row] += squares[s]
         step = rate / np.sqrt(accumulator[row] + EPSILON)
         for d in range(total.shape[1]):
-            table[row, d] -= step * total[s, d]
+            table[row, d] = min(max(table[row, d] - step * total[s, d], -BOUND), BOUND)

@@ -24,6 +24,7 @@ from pipeline.train import embeddings, memories, optimizer
 from pipeline.train import loss as loss_kernels
 from pipeline.train.attention import Attention, side_buckets
 from pipeline.train.explain import explain
+from pipeline.train.families.popularity import dense_columns, priors
 from pipeline.train.gate import Gate
 from pipeline.train.memories import COLUMNS, D_CELL, FEATURES, KINDS
 from pipeline.train.model import FloatArray, IntArray, Learned, Pool, Targets
@@ -150,13 +151,13 @@ class StreamingAttention:
         out[:, :, -1] = rest.numpy()
         explain(
             queries.items_BL, queries.length_B, queries.cell_B, rows_BK, pool.candidates, coef,
-            self.table.data, self.dim, self.successors, out,
+            self.table.data, self.dim, self.successors, priors(self.popularity, len(self.items)), out,
         )  # fmt: skip
         return out
 
     def _refresh(self) -> None:
         if self._fresh != self.popularity.version:
-            memories.dense_columns(self.popularity, len(self.items), self.table.data[:, self.dim :])
+            dense_columns(self.popularity, len(self.items), self.table.data[:, self.dim :])
             self._fresh = self.popularity.version
 
     def _context(self, queries: Queries) -> FloatArray:
@@ -309,6 +310,7 @@ class StreamingAttention:
                 pace * WEIGHT_RATE,
                 WEIGHT_MOST,
             )
+            np.clip(self.weights[name].data, -optimizer.BOUND, optimizer.BOUND, out=self.weights[name].data)
         self._drop_gradients()
         if self.with_memories:
             self.gate.update(context, coef_gradient, pace)

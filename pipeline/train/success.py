@@ -10,12 +10,12 @@ import numpy as np
 from numba import njit
 
 from pipeline.state.queries import Queries
-from pipeline.train.memories import D_CELL, D_DAY, KINDS, S_BACKOFF, S_CONTEXT, S_COSINE, S_NEAR, Candidates
+from pipeline.train.memories import D_CELL, D_DAY, KINDS, S_BACKOFF, S_CONTEXT, S_COSINE, S_NAIVE, Candidates
 from pipeline.train.model import FloatArray, IntArray
 
 KEEP = np.float32(0.8)  # share of the old figure that each event leaves
 TYPICAL_KEEP = np.float32(0.999)
-KIND_FEATURES = np.array([S_BACKOFF, S_CONTEXT, S_COSINE, S_NEAR])
+KIND_FEATURES = np.array([S_BACKOFF, S_CONTEXT, S_COSINE, S_NAIVE])
 
 
 def update_success(
@@ -29,9 +29,9 @@ def update_success(
 ) -> None:
     """Move the figures towards the reciprocal rank [0..1] of the target by each kind, event by event.
 
-    Kinds: the four sparse memories, then popularity in the moment's cell and by one day. A target that a kind
-    says nothing of counts 0. `success` has one more column: the share of the figures that rests on the user's
-    own events.
+    Kinds: four sparse memories (KIND_FEATURES), then popularity in the moment's cell and by one day. A target
+    that a kind says nothing of counts 0. `success` has one more column: the share of the figures that rests
+    on the user's own events.
     """
     _update(
         queries.user_B, queries.cell_B, candidates.rows, candidates.count, candidates.features, target_B,

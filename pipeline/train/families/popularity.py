@@ -1,0 +1,47 @@
+"""What everybody takes now: popularity at several half-lives, as dense columns beside the item embeddings.
+
+D_SHARE    ln p_m, half-life 1,000 events, smoothed
+D_RECENT   ln(count + SMALL), half-life 300 events
+D_DAY      ln(count + SMALL), one day of event time
+D_CELL     ln(count + SMALL), half-life 300 events, of moments of the same kind alone (see `cells`)
+"""
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from pipeline.state.popularity import CELL, CELLS, DAY, P300, P1000, Popularity
+from pipeline.train.memories import BACK_OFF, D_CELL, D_DAY, D_RECENT, D_SHARE, SCALE, SMALL
+
+FloatArray = npt.NDArray[np.float32]
+
+
+def smoothed_total(popularity: Popularity, known: int) -> float:
+    """Return the sum that popularity shares at half-life 1,000 are taken of: counts and pseudo-counts."""
+    return float(popularity.total.data[P1000] / popularity.gain.data[P1000]) + SMALL * max(known, 1)
+
+
+def priors(popularity: Popularity, known: int) -> FloatArray:
+    """Return BACK_OFF p_m of every row [M]: the pseudo-counts that successors are backed off to."""
+    scale = np.float32(BACK_OFF / smoothed_total(popularity, known))
+    prior: FloatArray = (popularity.values(P1000) + np.float32(SMALL)) * scale
+    return prior
+
+
+def dense_columns(popularity: Popularity, known: int, out: FloatArray) -> None:
+    """Write the dense features of all item rows, `known` of which hold an item, to `out` [M, COLUMNS]."""
+    _dense(popularity.stored.data, popularity.gain.data, smoothed_total(popularity, known), out)
+
+
+@njit(cache=True, nogil=True)
+def _dense(stored, gain, total, out):  # type: ignore[no-untyped-def]
+    one = np.float32(1)
+    g1000, g300 = one / np.float32(gain[P1000]), one / np.float32(gain[P300])
+    day = one / np.float32(gain[DAY])
+    norm, scale, small = np.float32(np.log(total)), np.float32(SCALE), np.float32(SMALL)
+    for m in range(stored.shape[0]):
+        out[m, D_SHARE] = (np.log(stored[m, P1000] * g1000 + small) - norm + np.float32(8)) * scale
+        out[m, D_RECENT] = np.log(stored[m, P300] * g300 + small) * scale
+        out[m, D_DAY] = np.log(stored[m, DAY] * day + small) * scale
+        for c in range(CELLS):
+            out[m, D_CELL + c] = np.log(stored[m, CELL + c] / np.float32(gain[CELL + c]) + small) * scale
