@@ -69,7 +69,8 @@ GRIDS: dict[str, list[Setting]] = {
     ),
     "isgd": [
         *_grid([{"rate": 0.1}, {"rate": 0.02}, {"rate": 0.4}], [{"negatives": 3}, {"negatives": 8}]),
-        {"rate": 0.1, "negatives": 0},
+        {"dim": 64, "rate": 0.02, "negatives": 3},
+        {"rate": 0.1, "negatives": 0},  # as first published
     ],
     "biased_mf": [
         {"rate": 0.005, "negatives": 1},
