@@ -68,10 +68,15 @@ GRIDS: dict[str, list[Setting]] = {
         [{"gap_minutes": 30}, {"gap_minutes": 0}], [{"after": False}, {"after": True}], _BACK_OFFS
     ),
     "isgd": [
-        *_grid([{"rate": 0.1}, {"rate": 0.05}, {"rate": 0.4}], [{"negatives": 3}, {"negatives": 8}]),
-        {"rate": 0.1, "negatives": 0},
+        *_grid([{"rate": 0.1}, {"rate": 0.02}, {"rate": 0.4}], [{"negatives": 3}, {"negatives": 8}]),
+        {"dim": 64, "rate": 0.02, "negatives": 3},
+        {"rate": 0.1, "negatives": 0},  # as first published
     ],
-    "biased_mf": [{"rate": 0.005, "negatives": 1}, {"rate": 0.05, "negatives": 1}],
+    "biased_mf": [
+        {"rate": 0.005, "negatives": 1},
+        {"rate": 0.01, "negatives": 3},
+        {"rate": 0.05, "negatives": 1},
+    ],
 }
 
 
