@@ -18,7 +18,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,6 +162,31 @@ def run_check(check: str, broker: str, options: argparse.Namespace, folder: Path
     return check_kill(broker, options, folder)
 
 
+def tell(
+    checks: Sequence[str],
+    options: argparse.Namespace,
+    run: Callable[[str, str, argparse.Namespace, Path], Iterator[Line]],
+) -> int:
+    """Run checks, each on a broker and in a folder of its own; print their lines and one JSON line.
+
+    Return the exit code: 1 when a line is wrong.
+    """
+    lines: list[Line] = []
+    for check in checks:
+        with running(options.broker) as broker, tempfile.TemporaryDirectory() as folder:
+            for line in run(check, broker, options, Path(folder)):
+                lines.append(line)
+                mark = "" if not line.expected else "  right" if line.right else "  WRONG"
+                print(
+                    f"{line.check:10} {line.figure:60} {line.found:14,.6g}  {line.expected:8}{mark}",
+                    flush=True,
+                )
+    right = all(line.right for line in lines)
+    figures = {f"{line.check}: {line.figure}": line.found for line in lines}
+    print(json.dumps({"broker": options.broker, "right": right, "figures": figures}))
+    return 0 if right else 1
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -176,20 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.data is None:
         parser.error("no data: name the folder of the streams by --data or AFRESH_DATA")
-    lines: list[Line] = []
-    for check in options.check or CHECKS:
-        with running(options.broker) as broker, tempfile.TemporaryDirectory() as folder:
-            for line in run_check(check, broker, options, Path(folder)):
-                lines.append(line)
-                mark = "" if not line.expected else "  right" if line.right else "  WRONG"
-                print(
-                    f"{line.check:9} {line.figure:60} {line.found:14,.6g}  {line.expected:8}{mark}",
-                    flush=True,
-                )
-    right = all(line.right for line in lines)
-    figures = {f"{line.check}: {line.figure}": line.found for line in lines}
-    print(json.dumps({"broker": options.broker, "right": right, "figures": figures}))
-    return 0 if right else 1
+    return tell(options.check or CHECKS, options, run_check)
 
 
 if __name__ == "__main__":

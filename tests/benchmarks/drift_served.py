@@ -10,10 +10,10 @@ does the same with a small stand-in, over many more streams.
 import argparse
 import json
 
-import numpy as np
 import torch
+from wired import as_columns
 
-from pipeline.event.batch import Events, RawBatch, Span
+from pipeline.event.batch import RawBatch, Span
 from pipeline.event.records import DriftAlarm
 from pipeline.recommender import Recommender
 from pipeline.settings import Settings
@@ -28,16 +28,7 @@ def alarms_of(seed: int, change_at: int | None, batch: int) -> list[DriftAlarm]:
     for columns in shoppers(EVENTS, seed, change_at=change_at, chunk=batch):
         wired = list(wire_events(columns, START_MS))
         size = len(wired)
-        events = Events(
-            user_ids=[event.user_id for event in wired],
-            item_ids=[event.item_id for event in wired],
-            types=[event.event_type for event in wired],
-            event_ids=[None] * size,
-            time_ms_B=np.array([event.timestamp_ms for event in wired], np.int64),
-            append_ms_B=np.zeros(size, np.int64),
-            value_B=np.full(size, np.nan),
-            source_B=np.zeros(size, np.int32),
-        )
+        events = as_columns(wired)
         now_ms = START_MS + 10**12
         raw = RawBatch(recommender.seq, now_ms, (Span("shoppers", 0, start, start + size),), events, [])
         alarms += recommender.step(raw).alarms

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from recorded import NOW_MS, STREAMS, events_of, settings_for
+from wired import as_columns
 
 from pipeline.event.batch import Events
 from pipeline.event.records import DriftAlarm
@@ -98,15 +99,5 @@ def _made_up(stream: Stream, seed: int) -> Iterator[Events]:
                     else event
                     for event, new in zip(part, rng.random(len(part)) < RUSH_SHARE, strict=True)
                 ]
-            size = len(part)
-            start += size
-            yield Events(
-                user_ids=[event.user_id for event in part],
-                item_ids=[event.item_id for event in part],
-                types=[event.event_type for event in part],
-                event_ids=[None] * size,
-                time_ms_B=np.array([event.timestamp_ms for event in part], np.int64),
-                append_ms_B=np.zeros(size, np.int64),
-                value_B=np.full(size, np.nan),
-                source_B=np.zeros(size, np.int32),
-            )
+            start += len(part)
+            yield as_columns(part)

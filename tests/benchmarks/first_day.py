@@ -14,7 +14,6 @@ Prints a table and one last JSON line; ends with 1 when a check fails.
 import argparse
 import json
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' helpers
 
 from brokers.clients import make_topic
-from delivery import LONG_S, Line, running
+from delivery import LONG_S, Line, tell
 from kafka import KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as KafkaPartition
 from services import Process, Sent, Site
@@ -189,6 +188,11 @@ def fill(site: Site, events: int, seed: int) -> set[str]:
     return recent
 
 
+def run_check(check: str, broker: str, options: argparse.Namespace, folder: Path) -> Iterator[Line]:
+    """Return the lines of one check."""
+    return (check_withdrawal if check == "withdrawal" else check_backlog)(broker, options, folder)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -198,21 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--events", type=int, default=1_000_000, help="of the backlog")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    lines: list[Line] = []
-    for check in options.check or CHECKS:
-        with running(options.broker) as broker, tempfile.TemporaryDirectory() as folder:
-            run = check_withdrawal if check == "withdrawal" else check_backlog
-            for line in run(broker, options, Path(folder)):
-                lines.append(line)
-                mark = "" if not line.expected else "  right" if line.right else "  WRONG"
-                print(
-                    f"{line.check:11} {line.figure:52} {line.found:12,.6g}  {line.expected:10}{mark}",
-                    flush=True,
-                )
-    right = all(line.right for line in lines)
-    figures = {f"{line.check}: {line.figure}": line.found for line in lines}
-    print(json.dumps({"broker": options.broker, "right": right, "figures": figures}))
-    return 0 if right else 1
+    return tell(options.check or CHECKS, options, run_check)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from wired import as_columns
 
-from pipeline.event.batch import Events, RawBatch, Span
+from pipeline.event.batch import RawBatch, Span
 from pipeline.recommender import Recommender
 from pipeline.settings import KafkaConfig, Settings, TopicsConfig
 from producers.embedded_broker import EmbeddedBroker
@@ -54,16 +54,7 @@ class LearningLists:
         """Learn events and keep the lists that come of them."""
         wired = list(wire_events(columns, start_ms))
         size = len(wired)
-        events = Events(
-            user_ids=[event.user_id for event in wired],
-            item_ids=[event.item_id for event in wired],
-            types=[event.event_type for event in wired],
-            event_ids=[None] * size,
-            time_ms_B=np.array([event.timestamp_ms for event in wired], np.int64),
-            append_ms_B=np.zeros(size, np.int64),
-            value_B=np.full(size, np.nan),
-            source_B=np.zeros(size, np.int32),
-        )
+        events = as_columns(wired)
         span = Span("shoppers", 0, self._learned, self._learned + size)
         raw = RawBatch(self._recommender.seq, NOW_MS, (span,), events, [])
         for ranking in self._recommender.step(raw).rankings:
