@@ -65,14 +65,7 @@ class Recommender:
             self.state.register(f"model.{m.name}", m)
         self.state.welcome = self._welcome
         # room for lists of K even where a user has consumed what is popular
-        self.pools = Pools(
-            self.state.popularity,
-            self.state.successors,
-            self.state.items,
-            rank.k,
-            rank.exclude is not None,
-            model.seed,
-        )
+        self.pools = Pools(self.state.counts, self.state.items, rank.k, rank.exclude is not None, model.seed)
         names = [m.name for m in self.models]
         self.quality = Quality(names)
         self.coverage, self.exposure = Coverage(), Exposure()

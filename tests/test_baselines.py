@@ -72,7 +72,7 @@ def copied(state: State) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
 
 
 def pools_of(state: State, repeats: bool) -> Pools:
-    return Pools(state.popularity, state.successors, state.items, 5, repeats, 0)
+    return Pools(state.counts, state.items, 5, repeats, 0)
 
 
 @pytest.mark.parametrize("exclude", [None, [], ["buy"]], ids=["all bar", "repeats", "buys bar"])

@@ -12,6 +12,7 @@ from test_baselines import pools_of, targets_of
 from pipeline.event.batch import Batch
 from pipeline.state.popularity import P300
 from pipeline.state.queries import Queries
+from pipeline.state.sessions import PLACES
 from pipeline.state.state import State
 from pipeline.train import session_knn
 from pipeline.train.baselines import FadingModel
@@ -19,7 +20,6 @@ from pipeline.train.build import KNN_FADE as COUNTED_FADE
 from pipeline.train.build import KNN_REACH, Value, build_model
 from pipeline.train.model import Model
 from pipeline.train.neighbours import KNN_FADE, Neighbours
-from pipeline.train.sessions import PLACES
 
 GAP = 45  # minutes; pauses of the made-up shoppers lie on both sides of it
 

@@ -18,7 +18,7 @@ from pipeline.state.queries import Queries, barred_targets
 from pipeline.state.state import State
 from pipeline.state.tables import FREE, GONE, LIVE, NEW
 from pipeline.train import gate as gates
-from pipeline.train.loss import exact_rank, pool_logits, softmax_loss
+from pipeline.train.loss import FLOOR, UNFORESEEN, exact_rank, pool_logits, softmax_loss
 from pipeline.train.memories import COLUMNS, D_CELL, D_DAY, DENSE, FEATURES, KINDS, SPARSE
 from pipeline.train.model import Learned, Pool, Targets
 from pipeline.train.optimizer import AGREE, EPSILON
@@ -121,6 +121,11 @@ def full_softmax(logits: torch.Tensor, targets: Array) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits, torch.from_numpy(targets).long(), reduction="none")
 
 
+def objective(losses: torch.Tensor) -> torch.Tensor:
+    """What the slopes descend: cross entropy, and that of a mixture with the unforeseen."""
+    return FLOOR * losses - (1 - FLOOR) * torch.log(torch.exp(-losses) + UNFORESEEN)
+
+
 def full_logits(c: Case, coef: torch.Tensor) -> torch.Tensor:
     """Every logit [B, M] in float64; what may not be shown is -inf."""
     user, table = torch.from_numpy(c.user_BD).double(), torch.from_numpy(c.table).double()
@@ -147,7 +152,7 @@ def test_with_all_others_drawn_loss_and_slopes_are_the_full_softmaxs(seed: int) 
     logits.retain_grad()
     taught = np.flatnonzero(c.target_B >= 0)
     losses = full_softmax(logits[taught], c.target_B[taught])
-    (losses * torch.from_numpy(c.weight_B[taught]).double()).sum().backward()
+    (objective(losses) * torch.from_numpy(c.weight_B[taught]).double()).sum().backward()
     drawn = np.flatnonzero(c.status_M == LIVE)
     found = run_kernel(c, drawn)
     np.testing.assert_allclose(found.loss_B[taught], losses.detach(), rtol=1e-4, atol=1e-5)
@@ -182,7 +187,8 @@ def test_coefficient_slopes_are_finite_differences_of_the_loss() -> None:
         for step in (-0.02, 0.02):
             moved = c.coef_BF.copy()
             moved[:, f] += step
-            sums.append(run_kernel(c._replace(coef_BF=moved), drawn).loss_B * c.weight_B)
+            losses = torch.from_numpy(run_kernel(c._replace(coef_BF=moved), drawn).loss_B.astype(np.float64))
+            sums.append(objective(losses).numpy() * c.weight_B)
         np.testing.assert_allclose((sums[1] - sums[0]) / 0.04, found.coef_BF[:, f], rtol=2e-2, atol=2e-3)
 
 
@@ -267,12 +273,10 @@ def with_lesson(
 ) -> None:
     """Call `check` at the moment in which the model is to learn the last batch of a stream."""
     state = new_state(small_settings(exclude=exclude, limits=LimitsConfig(items=items), history=7))
-    model = StreamingAttention(
-        state.items, state.histories, state.popularity, state.successors, 6, state.histories.length, 0
-    )
+    model = StreamingAttention(state.items, state.histories, state.counts, 6, state.histories.length, 0)
     state.register("model", model)
     state.welcome = model.welcome
-    pools = Pools(state.popularity, state.successors, state.items, 5, exclude is not None, 0)
+    pools = Pools(state.counts, state.items, 5, exclude is not None, 0)
     checked = []
 
     def hold(batch: Batch, queries: Queries) -> None:
@@ -339,7 +343,7 @@ def obvious_step(at: Lesson, context: Array) -> Expected:
     logits = logits.masked_fill(hidden, -torch.inf)
     taught = np.flatnonzero(targets.row_B >= 0)
     losses = full_softmax(logits[taught], targets.row_B[taught])
-    (losses * torch.from_numpy(targets.weight_B[taught]).double()).sum().backward()
+    (objective(losses) * torch.from_numpy(targets.weight_B[taught]).double()).sum().backward()
 
     total, squares = np.zeros((items, dim)), np.zeros(items)
     for gradient, rows in (

@@ -17,8 +17,8 @@ from pipeline.state.successors import BEFORE
 from pipeline.state.tables import LIVE
 from pipeline.train import memories
 from pipeline.train.explain import explain
-from pipeline.train.families.neighbours import LOOKED_AT
 from pipeline.train.families.popularity import dense_columns, priors
+from pipeline.train.families.sessions import REACH
 from pipeline.train.memories import (
     COLUMNS,
     D_CELL,
@@ -32,14 +32,16 @@ from pipeline.train.memories import (
     LISTS_SHOWN,
     PARENTS,
     POPULAR,
+    REACHED,
     S_AGAIN,
     S_BACKOFF,
     S_CONTEXT,
-    S_COSINE,
+    S_LATEST,
+    S_LIFT,
     S_NAIVE,
-    S_NEIGHBOUR,
     S_OFTEN,
     S_OWN,
+    S_SESSION,
     S_SHARP,
     SMALL,
     SPARSE,
@@ -62,7 +64,7 @@ def world(exclude: list[str] | None, items: int = 0, batches: int = 16, window: 
     few, sweep.BATCH_OF_GONE = sweep.BATCH_OF_GONE, 30
     try:
         state = new_state(small_settings(exclude=exclude, limits=LimitsConfig(items=items), history=12))
-        pools = Pools(state.popularity, state.successors, state.items, LEAST, exclude is not None, 0)
+        pools = Pools(state.counts, state.items, LEAST, exclude is not None, 0)
         stream = shoppers(
             np.random.default_rng(11), Batches(), batches, size=60, users=9, window=window, pace=2,
             types=("click", "click", "buy", "view", "dislike"),
@@ -101,10 +103,10 @@ class Sums(NamedTuple):
         return sum(self.told[feature].get(m, []))
 
 
-def prior(state: State, m: int) -> float:
-    """Twenty times the smoothed popularity share."""
-    values = state.popularity.values(P1000).astype(np.float64)
-    return float((values[m] + SMALL) / (values.sum() + SMALL * len(state.items)) * 20)
+def prior(state: State, m: int, column: int = P1000, weight: float = 20) -> float:
+    """So many times the smoothed popularity share."""
+    values = state.popularity.values(column).astype(np.float64)
+    return float((values[m] + SMALL) / (values.sum() + SMALL * len(state.items)) * weight)
 
 
 def occurrences(state: State, h: int) -> list[list[int]]:
@@ -113,22 +115,44 @@ def occurrences(state: State, h: int) -> list[list[int]]:
     return s.context.data[h][: s.contexts.data[h]].tolist()  # type: ignore[no-any-return]
 
 
-def sums_of(state: State, history: list[int], repeats: bool) -> Sums:
-    """The sums over a history, newest first, straight from the docstrings."""
+def add_sessions(state: State, sums: Sums, history: list[int], user: int) -> None:
+    """Session-kNN as `families/sessions.py` writes it, over every session that is held."""
+    held, visits = state.sessions, state.sessions.visits.data
+    for s in np.flatnonzero(held.number.data > 0).tolist():
+        number = int(held.number.data[s])
+        inside = [m for m in held.items.data[s].tolist() if m >= 0]
+        words = {
+            k: 0.8**k / math.sqrt(1 + int(held.visited.data[h]))
+            for k, h in enumerate(history[:REACH])
+            if h not in history[:k] and number in visits[h].tolist()
+        }
+        if not words or number == held.current.data[user]:
+            continue
+        near = sum(words.values())
+        length = min(int(held.steps.data[s]), held.items.data.shape[1])
+        for m in inside:
+            if m != history[min(words)]:
+                for k, word in words.items():
+                    sums.add(S_SESSION, m, k, near * word / math.sqrt(1 + length))
+
+
+def sums_of(state: State, history: list[int], repeats: bool, user: int) -> Sums:
+    """The sums over a user's history, newest first, straight from the docstrings."""
     s, sums = state.successors, Sums({f: {} for f in range(SPARSE)}, {}, 0.0)
-    for k, h in enumerate(history[:PARENTS]):
+    for k, h in enumerate(history[:REACHED]):
         for slot, m in enumerate(s.partner.data[h].tolist()):
             forward, backward = float(s.forward.data[h, slot]), float(s.backward.data[h, slot])
             both = forward + backward
-            sums.add(S_BACKOFF, m, k, 0.6**k * forward)
-            sums.add(S_COSINE, m, k, 0.8**k * both / math.sqrt(1 + s.count.data[h]))
             if m >= 0:
+                lift = both / math.sqrt(1 + s.count.data[h]) / (1 + s.count.data[m])
+                sums.add(S_LIFT, m, k, 0.9**k * lift)
+            if m >= 0 and k < PARENTS:
+                sums.add(S_BACKOFF, m, k, 0.6**k * forward)
                 sums.add(S_NAIVE, m, k, 0.8**k * math.log(1 + both / (2 * prior(state, m))))
-    for k, h in enumerate(history[:LOOKED_AT]):
-        for stretch in occurrences(state, h):
-            near = sum(0.8 ** history.index(p) for p in stretch if p >= 0 and p in history[:10])
-            for q, p in enumerate(stretch):
-                sums.add(S_NEIGHBOUR, p, k, (0.8**k + near) ** 2 * (0.5 if q else 1))
+    for h in history[:1]:
+        for m, stored in zip(state.latest.partner.data[h], state.latest.stored.data[h], strict=True):
+            sums.add(S_LATEST, int(m), 0, float(stored) * state.latest.scale)
+    add_sessions(state, sums, history, user)
     weights = 0.0
     for followed, *before in occurrences(state, history[0]) if history else []:
         match = 1.0
@@ -159,11 +183,12 @@ def plain_features(state: State, sums: Sums, m: int) -> list[float]:
     mine, out = prior(state, m), [0.0] * SPARSE
     out[S_BACKOFF] = math.log(1 + sums.of(S_BACKOFF, m) / mine) / 3
     out[S_NAIVE] = sums.of(S_NAIVE, m) / 3
-    out[S_COSINE] = math.log(1 + 1000 * sums.of(S_COSINE, m)) / 3
+    out[S_LIFT] = math.log(1 + 300 * sums.of(S_LIFT, m)) / 3
+    out[S_LATEST] = math.log(1 + sums.of(S_LATEST, m) / prior(state, m, P300, 10)) / 3
+    out[S_SESSION] = math.log(1 + 300 * sums.of(S_SESSION, m)) / 3
     if sums.weights:
         out[S_CONTEXT] = math.log(1 + 1000 * sums.of(S_CONTEXT, m) / sums.weights) / 3
     out[S_SHARP] = math.log(1 + sums.of(S_SHARP, m)) / 3
-    out[S_NEIGHBOUR] = math.log(1 + sums.of(S_NEIGHBOUR, m) / mine) / 3
     if m in sums.often:
         out[S_OWN] = (4 + math.log(sums.of(S_OWN, m))) / 3
         out[S_OFTEN] = math.log(1 + sums.often[m])
@@ -187,7 +212,7 @@ def test_every_feature_is_that_of_the_formula(mid: World) -> None:
     candidates = mid.pools.candidates(mid.queries, LISTS_SHOWN)
     seen = np.zeros(SPARSE)
     for b in range(mid.queries.user_B.size):
-        sums = sums_of(mid.state, history_of(mid.queries, b), mid.repeats)
+        sums = sums_of(mid.state, history_of(mid.queries, b), mid.repeats, mid.queries.user_B[b])
         for c, m in enumerate(found_of(candidates.candidates, b)):
             expected = plain_features(mid.state, sums, m)
             np.testing.assert_allclose(candidates.candidates.features[b, c], expected, rtol=1e-3, atol=1e-4)
@@ -202,7 +227,8 @@ def test_candidates_are_all_that_the_memories_speak_of_and_the_popular(mid: Worl
     found = mid.pools.candidates(queries, LISTS_SHOWN).candidates
     live = set(np.flatnonzero(state.items.status.data == LIVE).tolist())
     for b in range(queries.user_B.size):
-        sums, allowed = sums_of(state, history_of(queries, b), mid.repeats), live - barred_of(queries, b)
+        sums = sums_of(state, history_of(queries, b), mid.repeats, queries.user_B[b])
+        allowed = live - barred_of(queries, b)
         spoken = {m for told in sums.told.values() for m in told} & allowed
         popular = set()
         for column in (P1000, DAY, CELL + int(queries.cell_B[b])):
@@ -236,7 +262,7 @@ def test_too_few_candidates_are_topped_up_with_what_may_be_shown(least: int) -> 
     state, batches = new_state(small_settings()), Batches()
     move_on(state, batches([Event(f"v{n}", f"i{n}", "impression") for n in range(90)]))
     move_on(state, batches([Event("u", f"i{n}") for n in range(0, 20, 2)]))
-    pools = Pools(state.popularity, state.successors, state.items, least, False, 0)  # no list is made yet
+    pools = Pools(state.counts, state.items, least, False, 0)  # no list is made yet
     queries = serving_queries(state, np.array([state.users.row_of["u"]], np.int32))
     rows = found_of(pools.candidates(queries, LISTS_SHOWN).candidates, 0)
     allowed = [m for m in range(90) if m % 2 or m >= 20]
@@ -246,23 +272,23 @@ def test_too_few_candidates_are_topped_up_with_what_may_be_shown(least: int) -> 
 def test_the_popular_have_room_however_much_the_memories_have_to_say() -> None:
     state, batches = new_state(small_settings(exclude=[])), Batches()
     move_on(state, batches([Event("w", f"i{n}", "impression") for n in range(400)]))
-    history = [395, 396, 397, 398, 399]
+    history = list(range(392, 400))
     for parent, h in enumerate(history):
         state.successors.partner.data[h] = np.arange(48 * parent, 48 * parent + 48)
         state.successors.forward.data[h] = 1
     move_on(state, batches([Event("u", f"i{h}") for h in reversed(history)]))
     for n in range(300, 340):
         move_on(state, batches([Event("v", f"i{n}")] * 2))
-    pools = Pools(state.popularity, state.successors, state.items, LEAST, True, 0)
+    pools = Pools(state.counts, state.items, LEAST, True, 0)
     pools.popular.update(np.empty(0, np.int32))
     queries = serving_queries(state, np.array([state.users.row_of["u"]], np.int32))
     found = pools.candidates(queries, LISTS_SHOWN).candidates
     rows = found_of(found, 0)
     assert len(rows) == len(set(rows)) <= found.rows.shape[1]
     assert set(range(301, 340)) <= set(rows)
-    told = [m for c, m in enumerate(rows) if found.features[0, c, S_NAIVE] > 0]
+    told = [m for c, m in enumerate(rows) if found.features[0, c].any()]
     assert len(told) == found.rows.shape[1] - 3 * POPULAR - POPULAR
-    sums = sums_of(state, history, True)
+    sums = sums_of(state, history, True, queries.user_B[0])
     for c, m in enumerate(rows[:100]):
         np.testing.assert_allclose(
             found.features[0, c, :S_OWN], plain_features(state, sums, m)[:S_OWN], rtol=1e-3, atol=1e-4
@@ -354,21 +380,19 @@ def test_what_a_history_item_adds_is_shared_out_as_it_was_summed(mid: World) -> 
     length = queries.items_BL.shape[1]
     out = np.zeros((*rows.shape, length + 1), np.float32)
     explain(
-        queries.items_BL,
-        queries.length_B,
-        queries.cell_B,
+        queries,
         rows,
         candidates,
         coef,
         table,
         dim,
-        state.successors,
+        state.counts,
         priors(state.popularity, len(state.items)),
         out,
     )
     for b in range(rows.shape[0]):
         history = history_of(queries, b)
-        sums = sums_of(state, history, mid.repeats)
+        sums = sums_of(state, history, mid.repeats, queries.user_B[b])
         for k, m in enumerate(rows[b].tolist()):
             expected = np.zeros(length + 1)
             if m >= 0:
@@ -391,7 +415,7 @@ def test_a_context_that_matches_better_says_more() -> None:
             move_on(state, batches([Event(user, item, time_ms=START_MS + n * MINUTE_MS)]))
     for item in ("a", "b", "hub"):
         move_on(state, batches([Event("new", item)]))
-    pools = Pools(state.popularity, state.successors, state.items, LEAST, True, 0)
+    pools = Pools(state.counts, state.items, LEAST, True, 0)
     queries = serving_queries(state, np.array([state.users.row_of["new"]], np.int32))
     found = pools.candidates(queries, LISTS_SHOWN).candidates
     feature = {

@@ -24,6 +24,8 @@ STORES = (
     "origin",
     "popularity",
     "successors",
+    "latest",
+    "sessions",
     "births",
     "model.attention",
     "model.markov",

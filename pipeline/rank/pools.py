@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.state.counts import Counts
 from pipeline.state.popularity import WIDTH, Popularity
 from pipeline.state.queries import Queries
-from pipeline.state.successors import Successors
 from pipeline.state.tables import LIVE, IdTable
 from pipeline.train.candidates import Gatherer
 from pipeline.train.memories import LISTED
@@ -55,23 +55,21 @@ class Pools:
 
     def __init__(
         self,
-        popularity: Popularity,
-        successors: Successors,
+        counts: Counts,
         items: IdTable,
         least: int,
         repeats: bool,
         seed: int,
     ) -> None:
-        self.popularity, self.successors, self.items = popularity, successors, items
-        self.popular = PopularLists(popularity, items)
+        self.counts, self.items = counts, items
+        self.popular = PopularLists(counts.popularity, items)
         self.gatherer = Gatherer(least)
         self.repeats, self.seed = repeats, seed
 
     def candidates(self, queries: Queries, lists: tuple[int, ...]) -> Pool:
         """Return each query's candidates alone: what a ranking is made of."""
         found = self.gatherer.gather(
-            queries.items_BL, queries.length_B, queries.cell_B, queries.barred, queries.border_B,
-            self.repeats, lists, len(self.items), self.successors, self.popularity, self.popular.rows,
+            queries, self.repeats, lists, len(self.items), self.counts, self.popular.rows,
             self.items.status.data,
         )  # fmt: skip
         return Pool(found, np.empty(0, np.int32), 0)

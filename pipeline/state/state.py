@@ -16,13 +16,16 @@ from pipeline.event.records import DEFAULT_USER
 from pipeline.settings import NEUTRAL, POSITIVE, EventsConfig, LimitsConfig
 from pipeline.state.availability import Availability
 from pipeline.state.consumed import Consumed
+from pipeline.state.counts import Counts
 from pipeline.state.duplicates import Duplicates
 from pipeline.state.histories import Histories
 from pipeline.state.kinds import EventTypes
 from pipeline.state.origin import Origin
-from pipeline.state.popularity import DAY_MS, Popularity, cells
+from pipeline.state.pairs import Pairs
+from pipeline.state.popularity import DAY_MS, GAP_MS, Popularity, cells
 from pipeline.state.refresh import NOW, Refresh
 from pipeline.state.served import Served
+from pipeline.state.sessions import Sessions
 from pipeline.state.store import Store, clear, grow
 from pipeline.state.successors import REACH, Successors
 from pipeline.state.sweep import Sweep
@@ -32,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.int32]
 FILED = "@"  # begins the name of what is no topic but a recorded file: no topic's name can
+LATEST_HALF_LIFE = 3000.0  # events: what came right after what, in a stream whose items live for hours
+VISITS = 24  # newest sessions kept of each item: 64 bring nothing more
 NOBODY = DEFAULT_USER  # the user without events: row 0, never seen in a batch, never evicted
 
 
@@ -59,6 +64,8 @@ class State:
         self.origin = Origin(self.users.capacity)
         self.popularity = Popularity(self.items.capacity)
         self.successors = Successors(self.items.capacity)
+        self.latest = Pairs(self.items.capacity, 1, 1.0, LATEST_HALF_LIFE, both=False)
+        self.sessions = Sessions(self.items.capacity, self.users.capacity, GAP_MS, VISITS)
         self.stores: dict[str, Store] = {
             "histories": self.histories,
             "consumed": self.consumed,
@@ -67,6 +74,8 @@ class State:
             "refresh": self.refresh,
             "popularity": self.popularity,
             "successors": self.successors,
+            "latest": self.latest,
+            "sessions": self.sessions,
         }
         self.sweep = Sweep(self.items, self.consumed, lambda: list(self.stores.values()))
         self.partitions: list[TopicPartition] = []  # by registered number; a number is never given twice
@@ -79,6 +88,11 @@ class State:
         self._told_of_moves = False
         self.users.settle(self.users.admit([NOBODY]))
         self.users.last_event.data[0] = NEVER
+
+    @property
+    def counts(self) -> Counts:
+        """What the memories speak from."""
+        return Counts(self.popularity, self.successors, self.latest, self.sessions)
 
     def register(self, name: str, store: Store) -> None:
         """Let a model's columns be grown, cleared, saved and digested with the state's own."""
@@ -154,6 +168,9 @@ class State:
             self.popularity.add(batch.item_B, weight_B, cell_B, batch.moment_ms_B)
             seed = int(np.random.default_rng((self.seed, batch.seq)).integers(2**63))
             self.successors.add(batch.item_B, weight_B, items_BL, length_B, status, seed)
+            self.latest.add(batch.item_B, weight_B, items_BL, length_B, status, seed)
+            counted_B = np.where(weight_B > 0, batch.item_B, -1).astype(np.int32)
+            self.sessions.add(batch.user_B, counted_B, batch.moment_ms_B)
         self.consumed.add(batch.user_B, batch.item_B, batch.consumes_B, status)
         self.histories.push(
             batch.user_B, batch.item_B, batch.type_B, batch.moment_ms_B, pushes(batch), batch.time_ms_B

@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.settings import Settings
+from pipeline.state.pairs import Pairs
+from pipeline.state.sessions import Sessions
 from pipeline.state.state import State
 from pipeline.state.tables import IdTable
 from pipeline.train.baselines import HALF_LIFE_COLUMNS, FadingModel, PopularityModel
@@ -12,9 +14,7 @@ from pipeline.train.biased_mf import BiasedMfModel
 from pipeline.train.isgd import IsgdModel
 from pipeline.train.model import Model
 from pipeline.train.neighbours import BackOff, ItemKnnModel, PairsModel
-from pipeline.train.pairs import Pairs
 from pipeline.train.session_knn import SessionKnnModel
-from pipeline.train.sessions import Sessions
 from pipeline.train.streaming_attention import StreamingAttention
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def start_anew(models: Sequence[Model], restarted: Mapping[str, str], items: IdT
 
 def _attention(state: State, settings: Settings, label: str) -> Model:
     return StreamingAttention(
-        state.items, state.histories, state.popularity, state.successors, settings.model.dim,
+        state.items, state.histories, state.counts, settings.model.dim,
         state.histories.length, settings.model.seed, settings.model.memories != "none",
     )  # fmt: skip
 

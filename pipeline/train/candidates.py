@@ -8,22 +8,24 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from pipeline.state.popularity import CELL, Popularity
-from pipeline.state.successors import Successors
+from pipeline.state.counts import Counts
+from pipeline.state.popularity import CELL
+from pipeline.state.queries import Queries
 from pipeline.state.tables import LIVE
-from pipeline.train.families import neighbours, occurrences, own, successors
-from pipeline.train.families.popularity import priors
+from pipeline.train.families import occurrences, own, sessions, successors
+from pipeline.train.families.popularity import priors, recent_priors
 from pipeline.train.families.slots import BARRED, SHIFT, SPOKEN_OF
 from pipeline.train.memories import (
     POPULAR,
     S_AGAIN,
     S_BACKOFF,
     S_CONTEXT,
-    S_COSINE,
+    S_LATEST,
+    S_LIFT,
     S_NAIVE,
-    S_NEIGHBOUR,
     S_OFTEN,
     S_OWN,
+    S_SESSION,
     S_SHARP,
     SCALE,
     SPARSE,
@@ -40,52 +42,54 @@ class Gatherer:
         self.least = max(least, POPULAR)
         self._tag = 0
         self._seen = np.zeros(0, np.int64)
-        self._near = np.zeros(0, np.float32)
+        self._near = np.zeros(0, np.float32)  # how near each session is
 
     def gather(
         self,
-        items_BL: IntArray,
-        length_B: IntArray,
-        cell_B: npt.NDArray[np.int8],
-        barred: IntArray,
-        barred_border_B: npt.NDArray[np.int64],
+        queries: Queries,
         repeats: bool,
         wanted: tuple[int, ...],
         known: int,
-        counts: Successors,
-        popularity: Popularity,
+        counts: Counts,
         lists: IntArray,
         status_M: npt.NDArray[np.uint8],
     ) -> Candidates:
         """Return the candidates of each query.
 
-        `barred[border[b]:border[b + 1]]` are rows that query b may not show. `lists` int32 [WIDTH, LISTED]
+        `lists` int32 [WIDTH, LISTED]
         holds the most popular rows by each popularity column, -1 at the end; `wanted` names those to draw
         from. `known` rows hold an item. A query left with fewer than `least` candidates gets known rows in
         order of their number.
         """
         width = SPOKEN_OF + len(wanted) * POPULAR + self.least
-        rows = np.full((items_BL.shape[0], width), -1, np.int32)
-        count = np.zeros(items_BL.shape[0], np.int32)
-        features = np.zeros((items_BL.shape[0], width, SPARSE), np.float32)
+        batch = queries.user_B.shape[0]
+        rows = np.full((batch, width), -1, np.int32)
+        count = np.zeros(batch, np.int32)
+        features = np.zeros((batch, width, SPARSE), np.float32)
         size = status_M.shape[0]
         if self._seen.shape[0] < size:
             self._seen, self._tag = np.zeros(size, np.int64), 0
-            self._near = np.zeros(size, np.float32)
+        popularity, tables, latest, held = counts
+        if self._near.shape[0] != held.number.data.shape[0]:
+            self._near = np.zeros(held.number.data.shape[0], np.float32)
         _gather(
-            items_BL, length_B, cell_B, barred, barred_border_B, repeats, counts.partner.data,
-            counts.forward.data, counts.backward.data, counts.count.data, counts.context.data,
-            counts.contexts.data, priors(popularity, known), lists, np.array(wanted, np.int64), self.least,
-            status_M, self._tag, self._seen, self._near, rows, count, features,
+            queries.items_BL, queries.length_B, queries.cell_B, held.current.data[queries.user_B],
+            queries.barred, queries.border_B, repeats, tables.partner.data, tables.forward.data,
+            tables.backward.data, tables.count.data, tables.context.data, tables.contexts.data,
+            latest.partner.data, latest.stored.data, np.float32(latest.scale), held.items.data,
+            held.number.data, held.steps.data, held.visits.data, held.visited.data,
+            priors(popularity, known), recent_priors(popularity, known), lists, np.array(wanted, np.int64),
+            self.least, status_M, self._tag, self._seen, self._near, rows, count, features,
         )  # fmt: skip
-        self._tag += items_BL.shape[0] + 1
+        self._tag += batch + 1
         return Candidates(rows, count, features)
 
 
 @njit(cache=True, nogil=True)
 def _gather(  # type: ignore[no-untyped-def]
-    items_BL, length_B, cell_B, barred, border, repeats, partner, forward, backward, count_M, context,
-    contexts, prior_M, lists, wanted, least, status_M, tag, seen, near_M, rows, count_B, X,
+    items_BL, length_B, cell_B, own_B, barred, border, repeats, partner, forward, backward, count_M, context,
+    contexts, latest, latest_stored, latest_scale, held, number, steps, visits, visited, prior_M, recent_M,
+    lists, wanted, least, status_M, tag, seen, near_N, rows, count_B, X,
 ):  # fmt: skip
     for b in range(items_BL.shape[0]):
         tag += 1
@@ -97,11 +101,20 @@ def _gather(  # type: ignore[no-untyped-def]
         n = successors.speak(
             0, history, partner, forward, backward, count_M, prior_M, status_M, base, seen, rows[b], X[b]
         )
+        n = successors.speak_of_latest(
+            n, history, latest, latest_stored, latest_scale, status_M, base, seen, rows[b], X[b]
+        )
         n, weights = occurrences.speak(n, history, context, contexts, status_M, base, seen, rows[b], X[b])
-        n = neighbours.speak(n, history, context, contexts, status_M, base, seen, near_M, rows[b], X[b])
         if repeats:
             n = own.speak(n, history, status_M, base, seen, rows[b], X[b])
-        _logarithms(n, weights, prior_M, rows[b], X[b])
+        n = sessions.speak(
+            n, history, own_B[b], held, number, steps, visits, visited, near_N, status_M, base, seen,
+            rows[b], X[b],
+        )  # fmt: skip
+        n = successors.speak_from_afar(
+            n, history, partner, forward, backward, count_M, status_M, base, seen, rows[b], X[b]
+        )
+        _logarithms(n, weights, prior_M, recent_M, rows[b], X[b])
         n = _popular(n, cell_B[b], lists, wanted, status_M, base, seen, rows[b])
         m = 0
         while n < least and m < status_M.shape[0]:
@@ -113,18 +126,24 @@ def _gather(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _logarithms(n, weights, prior_M, rows_C, X_CS):  # type: ignore[no-untyped-def]
-    """Turn the families' sums into features, all on about the same scale."""
-    one, scale, thousand = np.float32(1), np.float32(SCALE), np.float32(1000)
+def _logarithms(n, weights, prior_M, recent_M, rows_C, X_CS):  # type: ignore[no-untyped-def]
+    """Turn the families' sums into features, all on about the same scale; most sums are 0."""
+    one, scale = np.float32(1), np.float32(SCALE)
+    hundreds, thousand = np.float32(300), np.float32(1000)
     for c in range(n):
-        mine = prior_M[rows_C[c]]
-        X_CS[c, S_BACKOFF] = np.log(one + X_CS[c, S_BACKOFF] / mine) * scale
-        X_CS[c, S_COSINE] = np.log(one + thousand * X_CS[c, S_COSINE]) * scale
+        m = rows_C[c]
+        if X_CS[c, S_BACKOFF] > 0:
+            X_CS[c, S_BACKOFF] = np.log(one + X_CS[c, S_BACKOFF] / prior_M[m]) * scale
+        if X_CS[c, S_LATEST] > 0:
+            X_CS[c, S_LATEST] = np.log(one + X_CS[c, S_LATEST] / recent_M[m]) * scale
+        if X_CS[c, S_LIFT] > 0:
+            X_CS[c, S_LIFT] = np.log(one + hundreds * X_CS[c, S_LIFT]) * scale
         X_CS[c, S_NAIVE] *= scale
-        if weights > 0:
+        if X_CS[c, S_CONTEXT] > 0:
             X_CS[c, S_CONTEXT] = np.log(one + thousand * X_CS[c, S_CONTEXT] / weights) * scale
             X_CS[c, S_SHARP] = np.log(one + X_CS[c, S_SHARP]) * scale
-        X_CS[c, S_NEIGHBOUR] = np.log(one + X_CS[c, S_NEIGHBOUR] / mine) * scale
+        if X_CS[c, S_SESSION] > 0:
+            X_CS[c, S_SESSION] = np.log(one + hundreds * X_CS[c, S_SESSION]) * scale
         if X_CS[c, S_OWN] > 0:
             X_CS[c, S_OWN] = (np.float32(4) + np.log(X_CS[c, S_OWN])) * scale
             X_CS[c, S_OFTEN] = np.log(one + X_CS[c, S_OFTEN])

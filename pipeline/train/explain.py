@@ -4,8 +4,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from pipeline.state.successors import Successors
-from pipeline.train.families import neighbours, occurrences, own, successors
+from pipeline.state.counts import Counts
+from pipeline.state.queries import Queries
+from pipeline.train.families import occurrences, own, sessions, successors
 from pipeline.train.memories import D_CELL, Candidates
 
 FloatArray = npt.NDArray[np.float32]
@@ -13,15 +14,13 @@ IntArray = npt.NDArray[np.int32]
 
 
 def explain(
-    items_BL: IntArray,
-    length_B: IntArray,
-    cell_B: npt.NDArray[np.int8],
+    queries: Queries,
     rows_BK: IntArray,
     candidates: Candidates,
     coef_BF: FloatArray,
     table: FloatArray,
     dim: int,
-    counts: Successors,
+    counts: Counts,
     prior_M: FloatArray,
     out_BKP: FloatArray,
 ) -> None:
@@ -30,18 +29,20 @@ def explain(
     A sum over history items is shared out as it was summed, whatever logarithm was taken of it; what depends
     on no history item (popularity) goes to the last place.
     """
+    tables, held = counts.successors, counts.sessions
     _explain(
-        items_BL, length_B, cell_B, rows_BK, candidates.rows, candidates.count, candidates.features,
-        prior_M, coef_BF, table, dim, counts.partner.data, counts.forward.data,
-        counts.backward.data, counts.count.data, counts.context.data, counts.contexts.data,
-        np.zeros(table.shape[0], np.float32), out_BKP,
+        queries.items_BL, queries.length_B, queries.cell_B, held.current.data[queries.user_B], rows_BK,
+        candidates.rows, candidates.count, candidates.features, prior_M, coef_BF, table, dim,
+        tables.partner.data, tables.forward.data, tables.backward.data, tables.count.data, held.items.data,
+        held.number.data, held.steps.data, held.visits.data, held.visited.data,
+        np.zeros(held.number.data.shape[0], np.float32), np.zeros(table.shape[0], np.int32), out_BKP,
     )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
 def _explain(  # type: ignore[no-untyped-def]
-    items_BL, length_B, cell_B, rows_BK, rows_BC, count_B, X, prior_M, coef, table, dim, partner, forward,
-    backward, count_M, context, contexts, near_M, out,
+    items_BL, length_B, cell_B, own_B, rows_BK, rows_BC, count_B, X, prior_M, coef, table, dim, partner,
+    forward, backward, count_M, held, number, steps, visits, visited, near_N, place_M, out,
 ):  # fmt: skip
     rest = out.shape[2] - 1
     at_K = np.zeros(rows_BK.shape[1], np.int64)
@@ -66,4 +67,7 @@ def _explain(  # type: ignore[no-untyped-def]
             )
             occurrences.share(X[b, c], coef[b], out[b, k])
             own.share(history, m, X[b, c], coef[b], out[b, k])
-        neighbours.share(history, rows_BK[b], at_K, X[b], coef[b], context, contexts, near_M, out[b])
+        sessions.share(
+            history, own_B[b], rows_BK[b], at_K, X[b], coef[b], held, number, steps, visits, visited, near_N,
+            place_M, out[b],
+        )  # fmt: skip

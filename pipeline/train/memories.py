@@ -24,9 +24,10 @@ D_SHARE, D_RECENT, D_DAY, D_CELL = 0, 1, 2, 3
 DENSE = 4  # features; the cell's feature takes CELLS columns, of which a query uses its own
 COLUMNS = D_CELL + CELLS
 # sparse, in the order in which versions added them: a saved gate goes on, with new features at 0
-S_BACKOFF, S_CONTEXT, S_COSINE, S_NAIVE, S_OWN, S_OFTEN = 0, 1, 2, 3, 4, 5
-S_SHARP, S_NEIGHBOUR, S_AGAIN = 6, 7, 8
-SPARSE = 9
+# (S_LIFT and S_SESSION go on from kin of theirs that they replaced)
+S_BACKOFF, S_CONTEXT, S_LIFT, S_NAIVE, S_OWN, S_OFTEN = 0, 1, 2, 3, 4, 5
+S_SHARP, S_SESSION, S_AGAIN, S_LATEST = 6, 7, 8, 9
+SPARSE = 10
 FEATURES = DENSE + SPARSE
 # memories whose success with each user is followed: four sparse ones, popularity by cell and by day
 KINDS = 6
@@ -34,8 +35,10 @@ GATE = 8 + KINDS
 
 SMALL = 0.02  # pseudo-count of popularity
 BACK_OFF = 20.0  # pseudo-count of successors
+LATEST_BACK_OFF = 10.0  # and of the latest ones
 SCALE = 1.0 / 3.0  # brings the logarithms to about -2 .. 2
-PARENTS = 5  # newest items whose successors become candidates
+PARENTS = 5  # newest items whose successors say all that they know
+REACHED = 20  # and those whose successors say what lift they give
 POPULAR = 40  # unexcluded items taken from each popularity list
 LISTED = 256  # length of a popularity list
 LISTS_SHOWN = (P1000, DAY, CELL)  # lists that candidates are drawn from; CELL: that of the moment's own cell

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from pipeline.state.pairs import Pairs
 from pipeline.state.popularity import Popularity
 from pipeline.state.queries import Queries
 from pipeline.state.store import Column
@@ -19,7 +20,6 @@ from pipeline.state.successors import REACH, Successors
 from pipeline.state.tables import IdTable
 from pipeline.train.baselines import HALF_LIFE_COLUMNS, Counter
 from pipeline.train.model import FloatArray, IntArray, Learned, Pool, Targets
-from pipeline.train.pairs import Pairs
 from pipeline.train.spoken import Ranker, Spoken, parts
 
 KNN_FADE = 0.4  # measured on recorded streams from .2 to .8: none is better on all, .8 is worst on playlists

@@ -16,11 +16,11 @@ from numba import njit
 
 from pipeline.state.popularity import Popularity
 from pipeline.state.queries import Queries
+from pipeline.state.sessions import Sessions
 from pipeline.state.store import Column
 from pipeline.state.tables import IdTable
 from pipeline.train.model import Targets
 from pipeline.train.neighbours import FILL, BackOff, Neighbours
-from pipeline.train.sessions import Sessions
 from pipeline.train.spoken import Spoken
 
 REACH = 8  # newest items that look for sessions

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.state.counts import Counts
 from pipeline.state.histories import Histories
-from pipeline.state.popularity import Popularity
 from pipeline.state.queries import Queries
 from pipeline.state.store import Column
-from pipeline.state.successors import Successors
 from pipeline.state.tables import IdTable
 from pipeline.train import embeddings, memories, optimizer
 from pipeline.train import loss as loss_kernels
@@ -53,15 +52,14 @@ class StreamingAttention:
         self,
         items: IdTable,
         histories: Histories,
-        popularity: Popularity,
-        successors: Successors,
+        counts: Counts,
         dim: int,
         length: int,
         seed: int,
         with_memories: bool = True,
     ) -> None:
-        self.items, self.histories = items, histories
-        self.popularity, self.successors = popularity, successors
+        self.items, self.histories, self.counts = items, histories, counts
+        self.popularity = counts.popularity
         self.dim, self.seed, self.with_memories = dim, seed, with_memories
         self.module = Attention(dim, 2 if dim % 2 == 0 else 1, length, seed)
         self.table = Column(np.zeros((items.capacity, dim + COLUMNS), np.float32), "item")
@@ -150,8 +148,8 @@ class StreamingAttention:
         out[:, :, : parts.shape[2]] = parts.numpy()
         out[:, :, -1] = rest.numpy()
         explain(
-            queries.items_BL, queries.length_B, queries.cell_B, rows_BK, pool.candidates, coef,
-            self.table.data, self.dim, self.successors, priors(self.popularity, len(self.items)), out,
+            queries, rows_BK, pool.candidates, coef, self.table.data, self.dim, self.counts,
+            priors(self.popularity, len(self.items)), out,
         )  # fmt: skip
         return out
 
@@ -165,7 +163,7 @@ class StreamingAttention:
         return memories.contexts(
             queries.user_B, queries.items_BL, queries.times_BL, queries.length_B, queries.now_ms_B,
             queries.cell_B, self.histories.pushed.data, self.histories.repeats.data, success,
-            self.successors,
+            self.counts.successors,
         )  # fmt: skip
 
     def _inputs(self, queries: Queries) -> tuple[Any, Any, Any, Any]:

@@ -10,12 +10,12 @@ import numpy as np
 from numba import njit
 
 from pipeline.state.queries import Queries
-from pipeline.train.memories import D_CELL, D_DAY, KINDS, S_BACKOFF, S_CONTEXT, S_COSINE, S_NAIVE, Candidates
+from pipeline.train.memories import D_CELL, D_DAY, KINDS, S_BACKOFF, S_CONTEXT, S_LIFT, S_NAIVE, Candidates
 from pipeline.train.model import FloatArray, IntArray
 
 KEEP = np.float32(0.8)  # share of the old figure that each event leaves
 TYPICAL_KEEP = np.float32(0.999)
-KIND_FEATURES = np.array([S_BACKOFF, S_CONTEXT, S_COSINE, S_NAIVE])
+KIND_FEATURES = np.array([S_BACKOFF, S_CONTEXT, S_LIFT, S_NAIVE])
 
 
 def update_success(

@@ -3,12 +3,12 @@
 | file | what it asks | features |
 |---|---|---|
 | popularity.py | what does everybody take now? (dense: defined for every item) | 4 |
-| successors.py | what came after or near the newest items? | 3 |
-| occurrences.py | what came the last times, after the newest item and among the same company? | 3 |
-| neighbours.py | what else lies in stretches of others' histories that look like this one? | 1 |
+| successors.py | what came after or near the newest items? | 4 |
+| occurrences.py | what came the last times, after the newest item and among the same company? | 2 |
+| sessions.py | what else lies in others' sessions that share items with this history? | 1 |
 | own.py | what does this user come back to? (where repeats are welcome) | 3 |
 
-A sparse family is two kernels, both called once a query:
+A sparse family is kernels that are called once a query:
 
     speak(n, ..., slots)    adds its sums to the features of the candidates, new ones among them; returns the
                             number of candidates

@@ -11,20 +11,38 @@ import numpy.typing as npt
 from numba import njit
 
 from pipeline.state.popularity import CELL, CELLS, DAY, P300, P1000, Popularity
-from pipeline.train.memories import BACK_OFF, D_CELL, D_DAY, D_RECENT, D_SHARE, SCALE, SMALL
+from pipeline.train.memories import (
+    BACK_OFF,
+    D_CELL,
+    D_DAY,
+    D_RECENT,
+    D_SHARE,
+    LATEST_BACK_OFF,
+    SCALE,
+    SMALL,
+)
 
 FloatArray = npt.NDArray[np.float32]
 
 
-def smoothed_total(popularity: Popularity, known: int) -> float:
-    """Return the sum that popularity shares at half-life 1,000 are taken of: counts and pseudo-counts."""
-    return float(popularity.total.data[P1000] / popularity.gain.data[P1000]) + SMALL * max(known, 1)
+def smoothed_total(popularity: Popularity, known: int, column: int = P1000) -> float:
+    """Return the sum that popularity shares are taken of: counts and pseudo-counts."""
+    return float(popularity.total.data[column] / popularity.gain.data[column]) + SMALL * max(known, 1)
 
 
 def priors(popularity: Popularity, known: int) -> FloatArray:
     """Return BACK_OFF p_m of every row [M]: the pseudo-counts that successors are backed off to."""
-    scale = np.float32(BACK_OFF / smoothed_total(popularity, known))
-    prior: FloatArray = (popularity.values(P1000) + np.float32(SMALL)) * scale
+    return _pseudo_counts(popularity, known, P1000, BACK_OFF)
+
+
+def recent_priors(popularity: Popularity, known: int) -> FloatArray:
+    """Return LATEST_BACK_OFF r_m of every row [M]: the same for the latest successors, half-life 300."""
+    return _pseudo_counts(popularity, known, P300, LATEST_BACK_OFF)
+
+
+def _pseudo_counts(popularity: Popularity, known: int, column: int, weight: float) -> FloatArray:
+    scale = np.float32(weight / smoothed_total(popularity, known, column))
+    prior: FloatArray = (popularity.values(column) + np.float32(SMALL)) * scale
     return prior
 
 

@@ -9,8 +9,8 @@ from numba import njit
 
 from pipeline.state.tables import LIVE
 
-SPOKEN_OF = 200  # slots for what the history's items speak of; the rest is for popular items
-SHIFT = 11  # a query has fewer than 2 ** SHIFT slots: 200, 40 a list, and at most 1,000 for a list of K
+SPOKEN_OF = 320  # slots for what the history's items speak of; the rest is for popular items
+SHIFT = 11  # a query has fewer than 2 ** SHIFT slots: 320, 40 a list, and at most 1,000 for a list of K
 BARRED = (1 << SHIFT) - 1
 
 

@@ -29,7 +29,9 @@ class Sessions:
     must both agree.
     """
 
-    def __init__(self, items: int, users: int, gap_ms: int, sessions: int = SESSIONS) -> None:
+    def __init__(
+        self, items: int, users: int, gap_ms: int, visits: int = VISITS, sessions: int = SESSIONS
+    ) -> None:
         """Start empty. A pause of `gap_ms` between two events of a user begins a new session."""
         self.gap_ms = gap_ms
         self.items = Column(np.full((sessions, PLACES), -1, np.int32), "none", -1, of_items=True)
@@ -37,7 +39,7 @@ class Sessions:
         self.began_ms = Column(np.zeros(sessions, np.int64), "none")
         self.steps = Column(np.zeros(sessions, np.int32), "none")
         self.last = Column(np.zeros(1, np.int64), "none")
-        self.visits = Column(np.zeros((items, VISITS), np.int64), "item")
+        self.visits = Column(np.zeros((items, visits), np.int64), "item")
         self.visited = Column(np.zeros(items, np.int64), "item")
         self.current = Column(np.zeros(users, np.int64), "user")
         self.current_ms = Column(np.zeros(users, np.int64), "user")
