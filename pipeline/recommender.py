@@ -44,9 +44,9 @@ TEST_CELLS = 1_400_000
 class Recommender:
     """Learns batches in order. Two of them fed the same batches hold the same content, bit for bit.
 
-    `models[0]` is served, the others are live baselines. `test_all`: rank every event's target exactly,
-    however large the catalogue (`evaluate`); else a share of them, drawn by (seed, seq), keeps a step's cost
-    bounded.
+    `models[0]` is served, the others are live baselines. `test_all` (`evaluate`): rank every event's target
+    exactly, however large the catalogue, and make lists without reasons; else a share of them, drawn by
+    (seed, seq), keeps a step's cost bounded.
     """
 
     def __init__(
@@ -217,7 +217,7 @@ class Recommender:
         """Rank for these users with the new parameters and histories: score > rules > top K > reasons."""
         if users.size == 0:
             return []
-        ranked = self.rank(users)
+        ranked = self.rank(users, explained=not self.test_all)  # lists of old events are read by nobody
         self.state.served.put(users, ranked.rows_BK)
         self.coverage.update(ranked.rows_BK)
         self.exposure.update(ranked.rows_BK)
@@ -225,7 +225,7 @@ class Recommender:
         stamp = Stamp(prefix, raw.now_ms, self.models[0].name, self.seq)
         return ranking_records(self.state, users, ranked, stamp)
 
-    def rank(self, users: IntArray) -> Ranked:
+    def rank(self, users: IntArray, explained: bool = True) -> Ranked:
         """Rank for these user rows: score > rules > top K > reasons. Changes nothing."""
         model = self.models[0]
         queries = serving_queries(self.state, users)
@@ -233,10 +233,11 @@ class Recommender:
         scores = model.score(queries, pool)
         scores = apply_rules(RULES, self.state, queries, pool.candidates, scores)
         rows_BK, scores_BK = top_k(scores, pool.candidates.rows, pool.candidates.count, self.settings.rank.k)
-        return Ranked(rows_BK, scores_BK, self._because(queries, rows_BK, pool))
+        reasons_BK = self._because(queries, rows_BK, pool, explained)
+        return Ranked(rows_BK, scores_BK, reasons_BK)
 
-    def _because(self, queries: Queries, rows_BK: IntArray, pool: Pool) -> IntArray:
-        if not self.settings.rank.because:
+    def _because(self, queries: Queries, rows_BK: IntArray, pool: Pool, explained: bool) -> IntArray:
+        if not (explained and self.settings.rank.because):
             return np.full((*rows_BK.shape, 0), -1, np.int32)
         return reasons(self.models[0].contributions(queries, rows_BK, pool), queries.items_BL, rows_BK)
 

@@ -13,7 +13,7 @@ from pipeline.recommender import Recommender
 from pipeline.settings import ModelConfig, RankConfig, Settings
 from pipeline.state.state import State
 from pipeline.train.build import build_model
-from pipeline.train.memories import D_SHARE, DENSE, FEATURES, S_BACKOFF
+from pipeline.train.memories import D_LONG, DENSE, FEATURES, S_BACKOFF
 from pipeline.train.model import Learned, Model
 from pipeline.train.streaming_attention import StreamingAttention
 from producers.market.shoppers import Columns, Market, shoppers
@@ -246,7 +246,7 @@ def test_a_gate_with_few_features_does_not_run_away(batch: int) -> None:
         models = [build_model(name, state, settings) for name in MODELS]
         assert isinstance(models[0], StreamingAttention)
         off = np.ones(FEATURES, bool)
-        off[[D_SHARE, DENSE + S_BACKOFF]] = False
+        off[[D_LONG, DENSE + S_BACKOFF]] = False
         models[0].gate.active_F[off] = 0
         models[0].gate.weight.data[off] = 0
         return models

@@ -23,8 +23,8 @@ from pipeline.train.memories import (
     COLUMNS,
     D_CELL,
     D_DAY,
+    D_LONG,
     D_RECENT,
-    D_SHARE,
     DENSE,
     FEATURES,
     GATE,
@@ -328,11 +328,10 @@ def test_a_small_catalogue_is_drawn_whole() -> None:
 def test_dense_columns_are_smoothed_logarithms_of_popularity(mid: World) -> None:
     state = mid.state
     out = np.zeros((state.items.capacity, COLUMNS), np.float32)
-    dense_columns(state.popularity, len(state.items), out)
+    dense_columns(state.popularity, out)
     values = {column: state.popularity.values(column).astype(np.float64) for column in range(CELL + CELLS)}
-    total = values[P1000].sum() + SMALL * len(state.items)
     expected = np.zeros((state.items.capacity, COLUMNS))
-    expected[:, D_SHARE] = (np.log((values[P1000] + SMALL) / total) + 8) / 3
+    expected[:, D_LONG] = np.log(values[P1000] + SMALL) / 3
     expected[:, D_RECENT] = np.log(values[P300] + SMALL) / 3
     expected[:, D_DAY] = np.log(values[DAY] + SMALL) / 3
     for c in range(CELLS):
@@ -374,7 +373,7 @@ def test_what_a_history_item_adds_is_shared_out_as_it_was_summed(mid: World) -> 
     rng, dim = np.random.default_rng(1), 3
     coef = rng.normal(size=(queries.user_B.size, FEATURES)).astype(np.float32)
     table = np.zeros((state.items.capacity, dim + COLUMNS), np.float32)
-    dense_columns(state.popularity, len(state.items), table[:, dim:])
+    dense_columns(state.popularity, table[:, dim:])
     rows = candidates.rows[:, :60].copy()
     rows[:, 7] = -1
     length = queries.items_BL.shape[1]

@@ -61,7 +61,7 @@ GRIDS: dict[str, list[Setting]] = {
     "item_knn": [
         {**directed, **counts, **back_off}
         for directed in ({"directed": True}, {"directed": False})
-        for counts in ({}, {"half_life": "3000"}, {"half_life": "100000"}, {"half_life": "all"})
+        for counts in ({}, *({"half_life": each} for each in ("1000", "3000", "100000", "all")))
         for back_off in _BACK_OFFS
     ],
     "session_knn": _grid(

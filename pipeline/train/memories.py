@@ -20,7 +20,7 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 
 # dense: popularity
-D_SHARE, D_RECENT, D_DAY, D_CELL = 0, 1, 2, 3
+D_LONG, D_RECENT, D_DAY, D_CELL = 0, 1, 2, 3
 DENSE = 4  # features; the cell's feature takes CELLS columns, of which a query uses its own
 COLUMNS = D_CELL + CELLS
 # sparse, in the order in which versions added them: a saved gate goes on, with new features at 0

@@ -23,7 +23,7 @@ from pipeline.train import embeddings, memories, optimizer
 from pipeline.train import loss as loss_kernels
 from pipeline.train.attention import Attention, side_buckets
 from pipeline.train.explain import explain
-from pipeline.train.families.popularity import dense_columns, priors
+from pipeline.train.families.popularity import columns_of_nothing, dense_columns, priors
 from pipeline.train.gate import Gate
 from pipeline.train.memories import COLUMNS, D_CELL, FEATURES, KINDS
 from pipeline.train.model import FloatArray, IntArray, Learned, Pool, Targets
@@ -34,6 +34,7 @@ from pipeline.train.tested import Tested
 EMBEDDING_RATE = 0.05
 WEIGHT_RATE, WEIGHT_MOST = 0.02, 0.05
 STRETCH = {"place": 0}  # a place that no window has reached yet is all zeros
+ATTENDED = 20  # newest places of a window: 50 rank no better on any stream, and take a quarter of all time
 BLOCK = 128  # queries ranked exactly at a time: bounds the memory of [BLOCK, M] scores
 
 
@@ -61,7 +62,7 @@ class StreamingAttention:
         self.items, self.histories, self.counts = items, histories, counts
         self.popularity = counts.popularity
         self.dim, self.seed, self.with_memories = dim, seed, with_memories
-        self.module = Attention(dim, 2 if dim % 2 == 0 else 1, length, seed)
+        self.module = Attention(dim, 2 if dim % 2 == 0 else 1, min(length, ATTENDED), seed)
         self.table = Column(np.zeros((items.capacity, dim + COLUMNS), np.float32), "item")
         self.table_squares = Column(np.zeros(items.capacity, np.float32), "item")
         self.success = Column(np.zeros((histories.pushed.data.shape[0], KINDS + 1), np.float32), "user")
@@ -95,7 +96,7 @@ class StreamingAttention:
         """Give new item rows their first embedding: drawn from the id, so that no row number decides."""
         if rows.size:
             self.table.data[rows, : self.dim] = embeddings.first_embeddings(ids, self.seed, self.dim)
-            self._fresh = -1
+            self.table.data[rows, self.dim :] = columns_of_nothing()
 
     def score(self, queries: Queries, pool: Pool) -> FloatArray:
         """Return scores [B, C]; see `Model`."""
@@ -155,7 +156,7 @@ class StreamingAttention:
 
     def _refresh(self) -> None:
         if self._fresh != self.popularity.version:
-            dense_columns(self.popularity, len(self.items), self.table.data[:, self.dim :])
+            dense_columns(self.popularity, self.table.data[:, self.dim :])
             self._fresh = self.popularity.version
 
     def _context(self, queries: Queries) -> FloatArray:
@@ -167,8 +168,8 @@ class StreamingAttention:
         )  # fmt: skip
 
     def _inputs(self, queries: Queries) -> tuple[Any, Any, Any, Any]:
-        """Return the module's inputs, cut to the longest window of the batch."""
-        longest = max(1, int(queries.length_B.max(initial=1)))
+        """Return the module's inputs: the newest places, no more than the longest window of the batch."""
+        longest = min(self.module.length, max(1, int(queries.length_B.max(initial=1))))
         items = queries.items_BL[:, :longest]
         gathered = np.empty((*items.shape, self.dim), np.float32)
         embeddings.gather_items(items, self.table.data, gathered)

@@ -53,7 +53,7 @@ SPARSE_NAMES = {
     "own returns": memories.S_AGAIN,
 }
 FAMILIES = {
-    "popularity": (memories.D_SHARE, memories.D_RECENT, memories.D_DAY, memories.D_CELL),
+    "popularity": (memories.D_LONG, memories.D_RECENT, memories.D_DAY, memories.D_CELL),
     "successors": tuple(
         memories.DENSE + feature for feature in (memories.S_BACKOFF, memories.S_COSINE, memories.S_NAIVE)
     ),
@@ -64,7 +64,7 @@ FAMILIES = {
     ),
 }
 FEATURES = {
-    "popularity share": memories.D_SHARE,
+    "popularity share": memories.D_LONG,
     "recent popularity": memories.D_RECENT,
     "one-day popularity": memories.D_DAY,
     "popularity in the moment's cell": memories.D_CELL,
@@ -190,7 +190,7 @@ def kernel_us(recommender: Recommender) -> dict[str, float]:
     table = np.zeros((size, memories.COLUMNS), np.float32)
     began_s = time.process_time()
     for _ in range(8):
-        dense_columns(state.popularity, len(state.items), table)
+        dense_columns(state.popularity, table)
     popularity_us = (time.process_time() - began_s) * 1e6 / 8 / 128
     return {"popularity": popularity_us} | {name: max(us - call_us, 0.0) for name, us in took.items()}
 

@@ -1,6 +1,6 @@
 """What everybody takes now: popularity at several half-lives, as dense columns beside the item embeddings.
 
-D_SHARE    ln p_m, half-life 1,000 events, smoothed
+D_LONG     ln(count + SMALL), half-life 1,000 events
 D_RECENT   ln(count + SMALL), half-life 300 events
 D_DAY      ln(count + SMALL), one day of event time
 D_CELL     ln(count + SMALL), half-life 300 events, of moments of the same kind alone (see `cells`)
@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from pipeline.state.popularity import CELL, CELLS, DAY, P300, P1000, Popularity
+from pipeline.state.popularity import CELL, CELLS, DAY, P300, P1000, WIDTH, Popularity
 from pipeline.train.memories import (
     BACK_OFF,
+    COLUMNS,
     D_CELL,
     D_DAY,
+    D_LONG,
     D_RECENT,
-    D_SHARE,
     LATEST_BACK_OFF,
     SCALE,
     SMALL,
@@ -46,19 +47,26 @@ def _pseudo_counts(popularity: Popularity, known: int, column: int, weight: floa
     return prior
 
 
-def dense_columns(popularity: Popularity, known: int, out: FloatArray) -> None:
-    """Write the dense features of all item rows, `known` of which hold an item, to `out` [M, COLUMNS]."""
-    _dense(popularity.stored.data, popularity.gain.data, smoothed_total(popularity, known), out)
+def dense_columns(popularity: Popularity, out: FloatArray) -> None:
+    """Write the dense features of all item rows to `out` [M, COLUMNS]."""
+    _dense(popularity.stored.data, popularity.gain.data, out)
+
+
+def columns_of_nothing() -> FloatArray:
+    """Return the dense features [1, COLUMNS] of an item without events, the same to the bit."""
+    out = np.zeros((1, COLUMNS), np.float32)
+    _dense(np.zeros((1, WIDTH), np.float32), np.ones(WIDTH), out)
+    return out
 
 
 @njit(cache=True, nogil=True)
-def _dense(stored, gain, total, out):  # type: ignore[no-untyped-def]
+def _dense(stored, gain, out):  # type: ignore[no-untyped-def]
     one = np.float32(1)
     g1000, g300 = one / np.float32(gain[P1000]), one / np.float32(gain[P300])
     day = one / np.float32(gain[DAY])
-    norm, scale, small = np.float32(np.log(total)), np.float32(SCALE), np.float32(SMALL)
+    scale, small = np.float32(SCALE), np.float32(SMALL)
     for m in range(stored.shape[0]):
-        out[m, D_SHARE] = (np.log(stored[m, P1000] * g1000 + small) - norm + np.float32(8)) * scale
+        out[m, D_LONG] = np.log(stored[m, P1000] * g1000 + small) * scale
         out[m, D_RECENT] = np.log(stored[m, P300] * g300 + small) * scale
         out[m, D_DAY] = np.log(stored[m, DAY] * day + small) * scale
         for c in range(CELLS):
