@@ -111,7 +111,7 @@ def run_kernel(c: Case, drawn: Array, tag: int = 1, stamp: Array | None = None) 
     softmax_loss(
         c.user_BD, c.table, DIM, c.cell_B, c.coef_BF, c.rows_BC, c.count_B, c.features, logits, c.target_B,
         c.weight_B, c.barred, c.border_B, int((c.status_M == LIVE).sum()), c.status_M, drawn.astype(np.int32),
-        sampled, tag, np.zeros(ITEMS, np.int64) if stamp is None else stamp, *out,
+        sampled, tag, np.zeros(ITEMS, np.int64) if stamp is None else stamp, UNFORESEEN, FLOOR, *out,
     )  # fmt: skip
     return out
 

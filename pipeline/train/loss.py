@@ -68,8 +68,8 @@ def pool_logits(user_BD, table, dim, cell_B, coef_BF, rows_BC, count_B, X_BCS, o
 @njit(cache=True, nogil=True)
 def softmax_loss(  # type: ignore[no-untyped-def]
     user_BD, table, dim, cell_B, coef_BF, rows_BC, count_B, X_BCS, logit_BC, target_B, weight_B, barred,
-    border_B, known, status_M, negative_N, logit_BN, tag, stamp, loss_B, slope_BC, slope_B, slope_BN,
-    coef_grad_BF,
+    border_B, known, status_M, negative_N, logit_BN, tag, stamp, unforeseen, floor, loss_B, slope_BC, slope_B,
+    slope_BN, coef_grad_BF,
 ):  # fmt: skip
     """Write losses -ln p and slopes d objective / d logit; return nothing.
 
@@ -124,7 +124,7 @@ def softmax_loss(  # type: ignore[no-untyped-def]
                 total += slope_BN[b, n]
         loss_B[b] = np.log(total) + top - (own if at < 0 else logit_BC[b, at])
         p = np.exp(-loss_B[b])
-        weight = weight_B[b] * (FLOOR + (np.float32(1) - FLOOR) * p / (p + UNFORESEEN))
+        weight = weight_B[b] * (floor + (np.float32(1) - floor) * p / (p + unforeseen))
         w = weight / total
         for c in range(count_B[b]):
             slope_BC[b, c] *= w

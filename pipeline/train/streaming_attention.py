@@ -244,8 +244,8 @@ class StreamingAttention:
         loss_kernels.softmax_loss(
             user_BD, self.table.data, self.dim, queries.cell_B, coef, candidates.rows, candidates.count,
             candidates.features, logit_BC, targets.row_B, targets.weight_B, queries.barred, queries.border_B,
-            pool.known, self.items.status.data, pool.negatives_N, sampled, self._tag, self._stamp, loss_B,
-            slope_BC, slope_B, slope_BN, gradient,
+            pool.known, self.items.status.data, pool.negatives_N, sampled, self._tag, self._stamp,
+            loss_kernels.UNFORESEEN, loss_kernels.FLOOR, loss_B, slope_BC, slope_B, slope_BN, gradient,
         )  # fmt: skip
         self._tag += batch
         return loss_B, (slope_BC, slope_B, slope_BN), gradient

@@ -2,12 +2,13 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/ablation.py --data FOLDER [--groups parts,size] [--seeds 0,1]
 
-Groups: families (one left out), features (one left out), parts (attention, memories, gate), slots (successors
-an item keeps), negatives (sampled), batch, size. Each trial predicts, then learns the first events of each
-stream, in batches of 128 where it says nothing else, once for each seed; figures are means over the seeds.
-Prints NDCG@10 and the geometric mean of the ratios to the product's defaults; for a family also what its
-kernel takes, in microseconds a query (an event is two queries: its lesson and its user's list), and the share
-of NDCG@10 that it brings for each. Processor time of the whole run stands beside. One JSON line at the end.
+Groups: families (one left out), features (one left out), parts (attention, memories, gate), loss (what is
+taken for unforeseen), slots (successors an item keeps), negatives (sampled), batch, size. Each trial predicts,
+then learns the first events of each stream, in batches of 128 where it says nothing else, once for each seed;
+figures are means over the seeds. Prints NDCG@10 and the geometric mean of the ratios to the product's
+defaults; for a family also what its kernel takes, in microseconds a query (an event is two queries: its lesson
+and its user's list), and the share of NDCG@10 that it brings for each. Processor time of the whole run stands
+beside. One JSON line at the end.
 """
 
 import argparse
@@ -34,8 +35,8 @@ from pipeline.settings import ModelConfig, Settings
 from pipeline.state import state
 from pipeline.state.queries import serving_queries
 from pipeline.state.successors import SLOTS, Successors
-from pipeline.train import memories, streaming_attention
-from pipeline.train.families import neighbours, occurrences, own, successors
+from pipeline.train import loss, memories, streaming_attention
+from pipeline.train.families import occurrences, own, sessions, successors
 from pipeline.train.families.popularity import dense_columns, priors
 from pipeline.train.families.slots import SHIFT
 from pipeline.train.streaming_attention import StreamingAttention
@@ -43,11 +44,12 @@ from pipeline.train.streaming_attention import StreamingAttention
 ALL = 1 << 30  # more rows than any catalogue has
 SPARSE_NAMES = {
     "backed-off successors": memories.S_BACKOFF,
-    "cosine neighbours": memories.S_COSINE,
+    "lift over twenty items": memories.S_LIFT,
+    "latest successors": memories.S_LATEST,
     "each newest item's word for itself": memories.S_NAIVE,
     "occurrences of the last item": memories.S_CONTEXT,
     "occurrences, sharper": memories.S_SHARP,
-    "stretches like this one": memories.S_NEIGHBOUR,
+    "sessions that share items": memories.S_SESSION,
     "own items, recency": memories.S_OWN,
     "own items, number": memories.S_OFTEN,
     "own returns": memories.S_AGAIN,
@@ -55,10 +57,11 @@ SPARSE_NAMES = {
 FAMILIES = {
     "popularity": (memories.D_LONG, memories.D_RECENT, memories.D_DAY, memories.D_CELL),
     "successors": tuple(
-        memories.DENSE + feature for feature in (memories.S_BACKOFF, memories.S_COSINE, memories.S_NAIVE)
+        memories.DENSE + feature
+        for feature in (memories.S_BACKOFF, memories.S_LIFT, memories.S_NAIVE, memories.S_LATEST)
     ),
     "occurrences": (memories.DENSE + memories.S_CONTEXT, memories.DENSE + memories.S_SHARP),
-    "neighbours": (memories.DENSE + memories.S_NEIGHBOUR,),
+    "sessions": (memories.DENSE + memories.S_SESSION,),
     "own": tuple(
         memories.DENSE + feature for feature in (memories.S_OWN, memories.S_OFTEN, memories.S_AGAIN)
     ),
@@ -104,6 +107,9 @@ def trials() -> Iterator[Trial]:
     yield Trial("parts", "memories and gate, no attention", patches=NO_STEPS, prepare=silence_attention)
     yield Trial("parts", "attention alone (model.memories=none)", ModelConfig(memories="none"))
     yield Trial("parts", "no gate: one blend for all", patches=((memories, "contexts", no_context),))
+    for name, unforeseen in (("plain cross entropy", 1e-30), (".0003", 3e-4), (".003", 3e-3)):
+        yield Trial("loss", f"unforeseen: {name}", patches=((loss, "UNFORESEEN", np.float32(unforeseen)),))
+    yield Trial("loss", "unforeseen without a floor", patches=((loss, "FLOOR", np.float32(0)),))
     for name, feature in FEATURES.items():
         yield Trial("features", f"without {name}", prepare=functools.partial(switch_off, features=(feature,)))
     for batch in (1, 16, 512):
@@ -123,7 +129,7 @@ NO_STEPS = ((streaming_attention, "EMBEDDING_RATE", 0.0), (streaming_attention, 
 def attention_of(recommender: Recommender) -> StreamingAttention:
     """Return the model behind the stopwatch."""
     model = recommender.models[0]
-    inner = getattr(model, "_model", model)
+    inner = getattr(model, "timed", model)
     assert isinstance(inner, StreamingAttention)
     return inner
 
@@ -166,18 +172,28 @@ def kernel_us(recommender: Recommender) -> dict[str, float]:
     state = recommender.state
     users = np.argsort(state.histories.newest_ms.data)[-512:].astype(np.int32)
     queries = serving_queries(state, users)
-    counts, status, size = state.successors, state.items.status.data, state.items.capacity
+    counts, held, status, size = (
+        state.successors, state.sessions, state.items.status.data, state.items.capacity
+    )  # fmt: skip
     tables = [each.data for each in (counts.partner, counts.forward, counts.backward, counts.count)]
     rings = counts.context.data, counts.contexts.data
-    seen, near = np.zeros(size, np.int64), np.zeros(size, np.float32)
+    latest = state.latest.partner.data, state.latest.stored.data, np.float32(state.latest.scale)
+    index = [each.data for each in (held.items, held.number, held.steps, held.visits, held.visited)]
+    seen, near = np.zeros(size, np.int64), np.zeros(held.number.data.shape[0], np.float32)
     rows, base = np.zeros(1024, np.int32), itertools.count(1)
     x, prior = np.zeros((1024, memories.SPARSE), np.float32), priors(state.popularity, len(state.items))
+
+    def all_successors(h: Any, at: int) -> None:
+        n = successors.speak(0, h, *tables, prior, status, at, seen, rows, x)
+        n = successors.speak_of_latest(n, h, *latest, status, at, seen, rows, x)
+        successors.speak_from_afar(n, h, *tables, status, at, seen, rows, x)
+
     kernels: dict[str, Callable[[Any, int], Any]] = {
-        "successors": lambda h, at: successors.speak(0, h, *tables, prior, status, at, seen, rows, x),
+        "successors": all_successors,
         "occurrences": lambda h, at: occurrences.speak(0, h, *rings, status, at, seen, rows, x),
-        "neighbours": lambda h, at: neighbours.speak(0, h, *rings, status, at, seen, near, rows, x),
+        "sessions": lambda h, at: sessions.speak(0, h, -1, *index, near, status, at, seen, rows, x),
         "own": lambda h, at: own.speak(0, h, status, at, seen, rows, x),
-        "call": lambda h, at: neighbours.unmark(h[:0], near),
+        "call": lambda h, at: own.speak(0, h[:0], status, at, seen, rows, x),
     }
     took = {}
     for name, kernel in kernels.items():
