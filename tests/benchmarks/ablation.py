@@ -3,11 +3,11 @@
     OMP_NUM_THREADS=1 python tests/benchmarks/ablation.py --data FOLDER [--groups parts,size] [--seeds 0,1]
 
 Groups: families (one left out), features (one left out), parts (attention, memories, gate), loss (what is
-taken for unforeseen), slots (successors an item keeps), negatives (sampled), batch, size. Each trial predicts,
+taken for unforeseen), slots (successors an item keeps), negatives (sampled), batch, size. Each predicts,
 then learns the first events of each stream, in batches of 128 where it says nothing else, once for each seed;
 figures are means over the seeds. Prints NDCG@10 and the geometric mean of the ratios to the product's
-defaults; for a family also what its kernel takes, in microseconds a query (an event is two queries: its lesson
-and its user's list), and the share of NDCG@10 that it brings for each. Processor time of the whole run stands
+defaults; for a family also what its kernel takes, in microseconds a query (an event is two: its lesson and
+its user's list), and the share of NDCG@10 that it brings for each. Processor time of the whole run stands
 beside. One JSON line at the end.
 """
 
