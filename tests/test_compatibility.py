@@ -228,7 +228,10 @@ def test_another_model_over_an_old_checkpoint_keeps_all_that_is_not_its_own(
     caplog.clear()
     life = Life(folder, other, log)  # restored, and the journal's batches learned again
     (line,) = told(caplog, words)
-    assert "histories, consumed items, served lists, popularity, successors, duplicates, offsets" in line
+    assert (
+        "histories, consumed items, served lists, popularity, successors, sessions, duplicates, offsets"
+        in line
+    )
     assert {user: life.user(user) for user in USERS} == {user: same.user(user) for user in USERS}
     columns, before = (packing.shared_columns(each.learner.state) for each in (life, same))
     for name in columns.keys() & before.keys():

@@ -10,9 +10,9 @@ from streams import MINUTE_MS, Batches, Event, move_on, new_state, shoppers, sma
 from test_baselines import pools_of, targets_of
 
 from pipeline.event.batch import Batch
-from pipeline.state.popularity import P300
+from pipeline.state.popularity import GAP_MS, P300
 from pipeline.state.queries import Queries
-from pipeline.state.sessions import PLACES
+from pipeline.state.sessions import PLACES, Sessions
 from pipeline.state.state import State
 from pipeline.train import session_knn
 from pipeline.train.baselines import FadingModel
@@ -202,3 +202,12 @@ def test_a_session_of_another_worker_is_not_gone_on_with() -> None:
     move_on(state, batches([Event("bob", "c", time_ms=Event("", "").time_ms + 9)]), learn)
     assert columns["last"].data[0] == 3
     assert columns["items"].data[1].max() == state.items.row_of["a"]  # ann's session is hers
+
+
+def test_a_session_that_another_worker_numbered_is_nobodys_own_here() -> None:
+    sessions = Sessions(4, 3, GAP_MS)
+    sessions.add(np.array([0, 1]), np.array([1, 2]), np.array([10, 20]))
+    who = np.array([0, 1, 2])
+    assert sessions.own(who).tolist() == [1, 2, 0]
+    sessions.current_ms.data[1] = 7  # as it comes with a user whose session number 2 lies elsewhere
+    assert sessions.own(who).tolist() == [1, 0, 0]

@@ -33,8 +33,8 @@ class Rule(NamedTuple):
 
 
 _KEPT = (
-    "histories, consumed items, served lists, popularity, successors, duplicates, offsets and the other "
-    "models' figures are kept"
+    "histories, consumed items, served lists, popularity, successors, sessions, duplicates, offsets and the "
+    "other models' figures are kept"
 )
 _RESTART = Rule(
     "the model starts anew, its quality and drift figures too, and learns from the next event on; " + _KEPT,

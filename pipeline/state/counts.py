@@ -9,7 +9,7 @@ from pipeline.state.successors import Successors
 
 
 class Counts(NamedTuple):
-    """`latest`: what came right after what, with a half-life; `successors` never fade."""
+    """`latest`: what came right after what, with a half-life; `successors` fade on a drift alarm alone."""
 
     popularity: Popularity
     successors: Successors

@@ -1,7 +1,8 @@
-"""Which item came how often after which, with a half-life: the counts of a baseline of its own.
+"""Which item came how often after which, with a half-life: the memory of the latest successors, and the
+counts of baselines.
 
-The memories' successor tables (`pipeline.state.successors`) never fade and reach ten items back; a baseline
-has to be free in both. Which slot of a full row gives way is decided as there. Decay touches no table: new
+The lasting successor tables (`pipeline.state.successors`) know no half-life and reach ten items back; here
+both are free. Which slot of a full row gives way is decided as there. Decay touches no table: new
 counts weigh more and more, and value = stored / gain. Axes: M = item rows, B = events.
 """
 

@@ -1,4 +1,4 @@
-"""The newest sessions and who was in them: the index of session-kNN, moved on by every event.
+"""The newest sessions and their items: the index of session-kNN, as a memory and as a baseline.
 
 After Kersbergen, Sprangers and Schelter, "Serenade: low-latency session-based recommendation in e-commerce
 at scale" (SIGMOD 2022), whose index of each item's newest sessions is built once a day. Axes: B = events, M =
@@ -52,6 +52,13 @@ class Sessions:
             "last": self.last, "visits": self.visits, "visited": self.visited, "current": self.current,
             "current_ms": self.current_ms, "newest_ms": self.newest_ms,
         }  # fmt: skip
+
+    def own(self, user_B: Any) -> Any:
+        """Return the number of each user's session at hand [B]; 0: none, or one of another worker's."""
+        number_B = self.current.data[user_B]
+        slot_B = number_B % self.number.data.shape[0]
+        held_B = self.number.data[slot_B] == number_B
+        return np.where(held_B & (self.began_ms.data[slot_B] == self.current_ms.data[user_B]), number_B, 0)
 
     def add(self, user_B: Any, item_B: Any, time_ms_B: Any) -> None:
         """Let users go on with their sessions, or begin new ones; rows below 0 are left out."""

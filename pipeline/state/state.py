@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 IntArray = npt.NDArray[np.int32]
 FILED = "@"  # begins the name of what is no topic but a recorded file: no topic's name can
 LATEST_HALF_LIFE = 3000.0  # events: what came right after what, in a stream whose items live for hours
-VISITS = 24  # newest sessions kept of each item: 64 bring nothing more
+MEMORY_VISITS = 24  # newest sessions kept of each item: more bring the memory nothing
 NOBODY = DEFAULT_USER  # the user without events: row 0, never seen in a batch, never evicted
 
 
@@ -65,7 +65,7 @@ class State:
         self.popularity = Popularity(self.items.capacity)
         self.successors = Successors(self.items.capacity)
         self.latest = Pairs(self.items.capacity, 1, 1.0, LATEST_HALF_LIFE, both=False)
-        self.sessions = Sessions(self.items.capacity, self.users.capacity, GAP_MS, VISITS)
+        self.sessions = Sessions(self.items.capacity, self.users.capacity, GAP_MS, MEMORY_VISITS)
         self.stores: dict[str, Store] = {
             "histories": self.histories,
             "consumed": self.consumed,

@@ -56,10 +56,9 @@ class Gatherer:
     ) -> Candidates:
         """Return the candidates of each query.
 
-        `lists` int32 [WIDTH, LISTED]
-        holds the most popular rows by each popularity column, -1 at the end; `wanted` names those to draw
-        from. `known` rows hold an item. A query left with fewer than `least` candidates gets known rows in
-        order of their number.
+        `lists` int32 [WIDTH, LISTED] holds the most popular rows by each popularity column, -1 at the end;
+        `wanted` names those to draw from. `known` rows hold an item. A query left with fewer than `least`
+        candidates gets known rows in order of their number.
         """
         width = SPOKEN_OF + len(wanted) * POPULAR + self.least
         batch = queries.user_B.shape[0]
@@ -73,7 +72,7 @@ class Gatherer:
         if self._near.shape[0] != held.number.data.shape[0]:
             self._near = np.zeros(held.number.data.shape[0], np.float32)
         _gather(
-            queries.items_BL, queries.length_B, queries.cell_B, held.current.data[queries.user_B],
+            queries.items_BL, queries.length_B, queries.cell_B, held.own(queries.user_B),
             queries.barred, queries.border_B, repeats, tables.partner.data, tables.forward.data,
             tables.backward.data, tables.count.data, tables.context.data, tables.contexts.data,
             latest.partner.data, latest.stored.data, np.float32(latest.scale), held.items.data,
@@ -129,7 +128,7 @@ def _gather(  # type: ignore[no-untyped-def]
 def _logarithms(n, weights, prior_M, recent_M, rows_C, X_CS):  # type: ignore[no-untyped-def]
     """Turn the families' sums into features, all on about the same scale; most sums are 0."""
     one, scale = np.float32(1), np.float32(SCALE)
-    hundreds, thousand = np.float32(300), np.float32(1000)
+    small, shares = np.float32(300), np.float32(1000)  # bring sums of small numbers to where ln(1 + .) bends
     for c in range(n):
         m = rows_C[c]
         if X_CS[c, S_BACKOFF] > 0:
@@ -137,13 +136,13 @@ def _logarithms(n, weights, prior_M, recent_M, rows_C, X_CS):  # type: ignore[no
         if X_CS[c, S_LATEST] > 0:
             X_CS[c, S_LATEST] = np.log(one + X_CS[c, S_LATEST] / recent_M[m]) * scale
         if X_CS[c, S_LIFT] > 0:
-            X_CS[c, S_LIFT] = np.log(one + hundreds * X_CS[c, S_LIFT]) * scale
+            X_CS[c, S_LIFT] = np.log(one + small * X_CS[c, S_LIFT]) * scale
         X_CS[c, S_NAIVE] *= scale
         if X_CS[c, S_CONTEXT] > 0:
-            X_CS[c, S_CONTEXT] = np.log(one + thousand * X_CS[c, S_CONTEXT] / weights) * scale
+            X_CS[c, S_CONTEXT] = np.log(one + shares * X_CS[c, S_CONTEXT] / weights) * scale
             X_CS[c, S_SHARP] = np.log(one + X_CS[c, S_SHARP]) * scale
         if X_CS[c, S_SESSION] > 0:
-            X_CS[c, S_SESSION] = np.log(one + hundreds * X_CS[c, S_SESSION]) * scale
+            X_CS[c, S_SESSION] = np.log(one + small * X_CS[c, S_SESSION]) * scale
         if X_CS[c, S_OWN] > 0:
             X_CS[c, S_OWN] = (np.float32(4) + np.log(X_CS[c, S_OWN])) * scale
             X_CS[c, S_OFTEN] = np.log(one + X_CS[c, S_OFTEN])

@@ -31,7 +31,7 @@ def explain(
     """
     tables, held = counts.successors, counts.sessions
     _explain(
-        queries.items_BL, queries.length_B, queries.cell_B, held.current.data[queries.user_B], rows_BK,
+        queries.items_BL, queries.length_B, queries.cell_B, held.own(queries.user_B), rows_BK,
         candidates.rows, candidates.count, candidates.features, prior_M, coef_BF, table, dim,
         tables.partner.data, tables.forward.data, tables.backward.data, tables.count.data, held.items.data,
         held.number.data, held.steps.data, held.visits.data, held.visited.data,

@@ -1,4 +1,5 @@
-"""Softmax cross entropy over a query's candidates, and the rest of the catalogue by a uniform sample.
+"""Softmax cross entropy, softened where nothing could be foreseen: over a query's candidates, and the rest of
+the catalogue by a uniform sample.
 
     -ln p_b = -logit_b(target) + ln( sum over candidates and target of e^logit
                                      + R_b / n_b * sum over sampled others of e^logit )

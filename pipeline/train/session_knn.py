@@ -1,13 +1,13 @@
 """Session-kNN: items of the newest sessions that share items with the user's, nearest sessions first.
 
 Vector-multiplication session-kNN (Ludewig, Mauro, Latifi and Jannach, "Empirical analysis of session-based
-recommendation algorithms", 2021) on the incremental index of sessions.py:
+recommendation algorithms", 2021) on the incremental index of `pipeline.state.sessions`:
 
     near(s) = sum over the newest distinct items h_k of the query that session s holds of FADE^k
     score(m) = sum over the sessions s that hold m of near(s) + weight * share(m)
 
 `after`: of a session only that counts which came after the newest item it shares with the query, the j-th
-item after it with STEP^j. The user's own session is no neighbour. Axes as in sessions.py; B = queries, E =
+item after it with STEP^j. The user's own session is no neighbour. Axes as there; B = queries, E =
 entries.
 """
 

@@ -60,7 +60,6 @@ class StreamingAttention:
         with_memories: bool = True,
     ) -> None:
         self.items, self.histories, self.counts = items, histories, counts
-        self.popularity = counts.popularity
         self.dim, self.seed, self.with_memories = dim, seed, with_memories
         self.module = Attention(dim, 2 if dim % 2 == 0 else 1, min(length, ATTENDED), seed)
         self.table = Column(np.zeros((items.capacity, dim + COLUMNS), np.float32), "item")
@@ -150,14 +149,14 @@ class StreamingAttention:
         out[:, :, -1] = rest.numpy()
         explain(
             queries, rows_BK, pool.candidates, coef, self.table.data, self.dim, self.counts,
-            priors(self.popularity, len(self.items)), out,
+            priors(self.counts.popularity, len(self.items)), out,
         )  # fmt: skip
         return out
 
     def _refresh(self) -> None:
-        if self._fresh != self.popularity.version:
-            dense_columns(self.popularity, self.table.data[:, self.dim :])
-            self._fresh = self.popularity.version
+        if self._fresh != self.counts.popularity.version:
+            dense_columns(self.counts.popularity, self.table.data[:, self.dim :])
+            self._fresh = self.counts.popularity.version
 
     def _context(self, queries: Queries) -> FloatArray:
         success = success_of(queries.user_B, self.success.data, self.typical.data)

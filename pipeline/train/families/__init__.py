@@ -10,10 +10,10 @@
 
 A sparse family is kernels that are called once a query:
 
-    speak(n, ..., slots)    adds its sums to the features of the candidates, new ones among them; returns the
+    speak(n, ..., X_CS)     adds its sums to the features of the candidates, new ones among them; returns the
                             number of candidates
-    share(..., out_KP)      shares what a feature adds to each shown item's score out among the history items
-                            that it was summed over
+    share(..., out)         shares what a feature adds to a shown item's score [P], or to all of them [K, P],
+                            out among the history items that it was summed over
 
 and logarithms are taken of the sums in `candidates.py`, after all have spoken. A popularity family is one
 kernel that writes the dense columns. Axes: C = candidate slots of a query, K = shown items, P = places of the

@@ -1,6 +1,6 @@
 """What else lies in sessions of others that share items with this history: session-kNN as a memory.
 
-    S_SESSION   ln(1 + 300 sum_s near_s^2 / sqrt(1 + length of s))     sum over sessions s that hold m
+    S_SESSION   ln(1 + 300 sum near_s^2 / sqrt(1 + length of s))     over the places that hold m in sessions s
 
 near_s = sum over the distinct h_k, k < REACH, among whose newest sessions s is, of .8^k / sqrt(1 + sessions
 of h_k): rare items bind more. The user's own session is left out, and so is, in each session, the newest item
