@@ -69,6 +69,23 @@ class Sessions:
         )  # fmt: skip
 
 
+@njit(inline="always")
+def is_repeat(history, k):  # type: ignore[no-untyped-def]
+    """Say whether a newer place holds the item of place k."""
+    again = False
+    for j in range(k):
+        again = again or history[j] == history[k]
+    return again
+
+
+@njit(inline="always")
+def session_of(h, v, number, visits, visited, own):  # type: ignore[no-untyped-def]
+    """Return the slot of the v-th newest session that holds item h; -1 where it is forgotten or one's own."""
+    n = visits[h, (visited[h] - 1 - v) % visits.shape[1]]
+    s = n % number.shape[0]
+    return s if number[s] == n and n != own else np.int64(-1)
+
+
 @njit(cache=True, nogil=True)
 def _add(  # type: ignore[no-untyped-def]
     user_B, item_B, time_B, gap, items, number, began, steps, last, visits, visited, current, current_ms,

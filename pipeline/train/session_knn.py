@@ -16,7 +16,7 @@ from numba import njit
 
 from pipeline.state.popularity import Popularity
 from pipeline.state.queries import Queries
-from pipeline.state.sessions import Sessions
+from pipeline.state.sessions import Sessions, is_repeat, session_of
 from pipeline.state.store import Column
 from pipeline.state.tables import IdTable
 from pipeline.train.model import Targets
@@ -58,8 +58,8 @@ class SessionKnnModel(Neighbours):
             room = self._most
             entries = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.float32)
             self._most = max(room, _say(
-                queries.items_BL, queries.length_B, queries.user_B, s.items.data, s.number.data, s.steps.data,
-                s.visits.data, s.visited.data, s.current.data, self.after, self._near, *entries, border_B,
+                queries.items_BL, queries.length_B, s.own(queries.user_B), s.items.data, s.number.data,
+                s.steps.data, s.visits.data, s.visited.data, self.after, self._near, *entries, border_B,
             ))  # fmt: skip
             if self._most == room:
                 return Spoken(*entries, border_B)
@@ -75,16 +75,12 @@ def _neighbours(b, items_BL, length_B, own, number, visits, visited, near, found
 
     `shared` gets the place of the newest item that a session shares.
     """
-    kept, count, w = visits.shape[1], 0, np.float32(1)
+    count, w = 0, np.float32(1)
     for k in range(min(length_B[b], REACH)):
         h = items_BL[b, k]
-        again = False
-        for j in range(k):
-            again = again or items_BL[b, j] == h
-        for v in range(0 if again else min(visited[h], kept)):
-            n = visits[h, (visited[h] - 1 - v) % kept]
-            s = n % number.shape[0]
-            if number[s] != n or n == own:
+        for v in range(0 if is_repeat(items_BL[b], k) else min(visited[h], visits.shape[1])):
+            s = session_of(h, v, number, visits, visited, own)
+            if s < 0:
                 continue
             if near[s] == 0:
                 found[count], shared[count] = s, k
@@ -96,8 +92,8 @@ def _neighbours(b, items_BL, length_B, own, number, visits, visited, near, found
 
 @njit(cache=True, nogil=True)
 def _say(  # type: ignore[no-untyped-def]
-    items_BL, length_B, user_B, items, number, steps, visits, visited, current, after, near, row_E, place_E,
-    value_E, border_B,
+    items_BL, length_B, own_B, items, number, steps, visits, visited, after, near, row_E, place_E, value_E,
+    border_B,
 ):  # fmt: skip
     """Write the entries, as far as there is room; return how many there are."""
     places = items.shape[1]
@@ -105,8 +101,7 @@ def _say(  # type: ignore[no-untyped-def]
     shared = np.empty(found.shape[0], np.int64)
     n = 0
     for b in range(items_BL.shape[0]):
-        own = current[user_B[b]]
-        count = _neighbours(b, items_BL, length_B, own, number, visits, visited, near, found, shared)
+        count = _neighbours(b, items_BL, length_B, own_B[b], number, visits, visited, near, found, shared)
         for i in range(count):
             s, k = found[i], shared[i]
             value, start = near[s], max(steps[s] - places, 0)

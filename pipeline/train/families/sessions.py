@@ -10,28 +10,12 @@ that it shares. N = session slots, see `pipeline.state.sessions`.
 import numpy as np
 from numba import njit
 
+from pipeline.state.sessions import is_repeat, session_of
 from pipeline.train.families.slots import slot_of
 from pipeline.train.memories import DENSE, S_SESSION
 
 REACH = 4
 FADE = 0.8
-
-
-@njit(inline="always")
-def _again(history, k):  # type: ignore[no-untyped-def]
-    """Say whether a newer place holds the item of place k."""
-    again = False
-    for j in range(k):
-        again = again or history[j] == history[k]
-    return again
-
-
-@njit(inline="always")
-def _visit(h, v, number, visits, visited, own):  # type: ignore[no-untyped-def]
-    """Return the slot of the v-th newest session that holds item h; -1 where it is forgotten or one's own."""
-    n = visits[h, (visited[h] - 1 - v) % visits.shape[1]]
-    s = n % number.shape[0]
-    return s if number[s] == n and n != own else np.int64(-1)
 
 
 @njit(inline="always")
@@ -49,9 +33,9 @@ def _find(history, own, number, visits, visited, near_N, found, shared):  # type
     count, fade = 0, np.float32(1)
     for k in range(min(history.shape[0], REACH)):
         h = history[k]
-        if not _again(history, k):
+        if not is_repeat(history, k):
             for v in range(min(visited[h], visits.shape[1])):
-                s = _visit(h, v, number, visits, visited, own)
+                s = session_of(h, v, number, visits, visited, own)
                 if s >= 0:
                     if near_N[s] == 0:
                         found[count], shared[count] = s, h
@@ -109,8 +93,8 @@ def share(  # type: ignore[no-untyped-def]
     fade = np.float32(1)
     for k in range(parents):
         h = history[k]
-        for v in range(0 if _again(history, k) else min(visited[h], visits.shape[1])):
-            s = _visit(h, v, number, visits, visited, own)
+        for v in range(0 if is_repeat(history, k) else min(visited[h], visits.shape[1])):
+            s = session_of(h, v, number, visits, visited, own)
             if s < 0:
                 continue
             length = min(steps[s], places)
