@@ -28,7 +28,6 @@ Fetched = dict[TopicPartition, list[Record]]
 # records half taken is never served again by kafka-python 3.0.12, and keeps `poll` from waiting.
 EVERYTHING = 1 << 30
 JOIN_WAIT_S = 1.0
-JOIN_STEP_S = 0.1
 TOUCH_WAIT_S = 0.05
 # The embedded broker forgets a member that has not heard of a join when the next one begins.
 REVOKED_PAUSE_S = 0.1
@@ -111,26 +110,29 @@ class Member:
                 self._helper.join(timeout_s)
 
     def _poll(self) -> Any:
-        self._insist()
-        fetched = self._consumer.poll(timeout_ms=0, max_records=EVERYTHING)
-        until = time.monotonic() + JOIN_WAIT_S
-        while not fetched and self._joining() and time.monotonic() < until:
-            self._insist()
-            fetched = self._consumer.poll(timeout_ms=JOIN_STEP_S * 1000, max_records=EVERYTHING)
-        return fetched
+        """Stay with a join until it is done, then take what was fetched.
 
-    def _insist(self) -> None:
-        """Keep the client at a join that is under way.
+        A poll that returns in between loses the join's answer, and the member joins once more. Another
+        that has not heard of the first join by then may wait for ever: the embedded broker has forgotten it.
+        """
+        coordinator = self._consumer._coordinator  # no public call waits for a join and for nothing else
+        until = time.monotonic() + JOIN_WAIT_S
+        while True:
+            while self._joining(coordinator) and (left_s := until - time.monotonic()) > 0.0:
+                coordinator.poll(timeout_ms=left_s * 1000)
+            fetched = self._consumer.poll(timeout_ms=0, max_records=EVERYTHING)
+            if fetched or not self._joining(coordinator) or time.monotonic() > until:
+                return fetched  # else that poll has begun a join
+
+    def _joining(self, coordinator: Any) -> bool:
+        """Say whether a join is under way or wanted.
 
         One that began because the topics' partitions became known is otherwise forgotten when it outlasts the
         poll that began it: kafka-python 3.0.12 takes it for done, sends no heartbeats, and is thrown out.
         """
-        coordinator = getattr(self._consumer, "_coordinator", None)  # no public call asks for it
-        if coordinator is not None and self._consumer.group_metadata().state == MemberState.REBALANCING:
+        if self._consumer.group_metadata().state == MemberState.REBALANCING:
             coordinator.request_rejoin()
-
-    def _joining(self) -> bool:
-        return bool(self._consumer.group_metadata().state != MemberState.STABLE)
+        return bool(coordinator.need_rejoin())
 
     def _begin(self, errand: Callable[[], Any]) -> None:
         self._under_way = True
