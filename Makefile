@@ -1,6 +1,7 @@
 # Two commands do all the set-up and then their job: `make demo` and `make test`.
 # PYTHON picks the interpreter (3.11 or newer), VENV the folder, ARGS is handed on. pip's own variables are honoured:
-# PIP_EXTRA_INDEX_URL chooses the CPU build of torch where the default one would bring CUDA.
+# PIP_EXTRA_INDEX_URL chooses the CPU build of torch where the default one would bring CUDA. The tests run in two
+# processes, as most of their time goes into starting services; `make test ARGS="-n 0"` runs them in one.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +14,7 @@ demo: $(VENV)/demo.stamp
 	$(VENV)/bin/afresh demo $(ARGS)
 
 test: $(VENV)/dev.stamp
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check

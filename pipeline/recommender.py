@@ -44,9 +44,10 @@ TEST_CELLS = 1_400_000
 class Recommender:
     """Learns batches in order. Two of them fed the same batches hold the same content, bit for bit.
 
-    `models[0]` is served, the others are live baselines. `test_all` (`evaluate`): rank every event's target
-    exactly, however large the catalogue, and make lists without reasons; else a share of them, drawn by
-    (seed, seq), keeps a step's cost bounded.
+    `models[0]` is served, the others are live baselines. `test_all`: rank every event's target exactly,
+    however large the catalogue; else a share of them, drawn by (seed, seq), keeps a step's cost bounded.
+    `unread`: lists are measured, but nobody reads them, so that they need no reasons and no records.
+    `evaluate` asks for both.
     """
 
     def __init__(
@@ -54,9 +55,10 @@ class Recommender:
         settings: Settings,
         models: Callable[[State, Settings], list[Model]] = build_models,
         test_all: bool = False,
+        unread: bool = False,
     ) -> None:
         rank, model = settings.rank, settings.model
-        self.settings, self.test_all = settings, test_all
+        self.settings, self.test_all, self.unread = settings, test_all, unread
         self.state = State(
             settings.events, settings.limits, rank.exclude, model.history, rank.k, model.seed, rank.block
         )  # fmt: skip
@@ -149,7 +151,7 @@ class Recommender:
 
         Where too few items have been met to fill it, those follow that the items topic has announced.
         """
-        if not self._leads():
+        if self.unread or not self._leads():
             self._default = None  # another worker's is the newest by the time that this one leads again
             return []
         (ranking,) = self._rank(np.zeros(1, np.int32), raw, "default")
@@ -217,10 +219,12 @@ class Recommender:
         """Rank for these users with the new parameters and histories: score > rules > top K > reasons."""
         if users.size == 0:
             return []
-        ranked = self.rank(users, explained=not self.test_all)  # lists of old events are read by nobody
+        ranked = self.rank(users, explained=not self.unread)
         self.state.served.put(users, ranked.rows_BK)
         self.coverage.update(ranked.rows_BK)
         self.exposure.update(ranked.rows_BK)
+        if self.unread:
+            return []
         prefix = f"{self.settings.kafka.worker_id}-{raw.seq}-{label}"
         stamp = Stamp(prefix, raw.now_ms, self.models[0].name, self.seq)
         return ranking_records(self.state, users, ranked, stamp)

@@ -171,7 +171,7 @@ class Evaluation:
     def __init__(self, settings: Settings, variants: Sequence[Variant], clock: Clock) -> None:
         self._settings, self._variants, self._clock = settings, list(variants), clock
         self._timed: list[_Timed] = []
-        self.recommender = Recommender(settings, self._build, test_all=True)
+        self.recommender = Recommender(settings, self._build, test_all=True, unread=True)
         self._seconds = 0.0
         self._skipped = 0
         self._newest_ms = 0  # time of the newest event so far

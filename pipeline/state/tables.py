@@ -52,6 +52,12 @@ class IdTable:
         """Rows there is room for."""
         return len(self.id_of)
 
+    @property
+    def used(self) -> int:
+        """Rows up to the last one that holds an id: the others need no work."""
+        status = self.status.data
+        return int(status.size - (status[::-1] != 0).argmax()) if len(self) else 0
+
     def columns(self) -> dict[str, Column]:
         return {"status": self.status, "last_event": self.last_event, "last_ms": self.last_ms}
 

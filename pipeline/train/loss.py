@@ -188,11 +188,12 @@ def exact_rank(  # type: ignore[no-untyped-def]
     """Count, over all LIVE rows but the barred ones, those above and those level with the target (itself left
     out).
 
-    `logit_BM` holds embedding and dense part; the sparse part is added here, and barred entries are
+    `logit_BM` holds embedding and dense part; the sparse part is added here, and entries that don't count are
     overwritten. `candidates_B` counts the rows compared, the target included. A target below 0 counts
     nothing; one whose score is no finite number stands below all.
     """
     low = np.float32(-np.inf)
+    unseen = np.flatnonzero(status_M != LIVE)
     for b in range(logit_BM.shape[0]):
         t = target_B[b]
         greater_B[b], equal_B[b], candidates_B[b] = 0, 0, 0
@@ -204,15 +205,33 @@ def exact_rank(  # type: ignore[no-untyped-def]
             for f in range(SPARSE):
                 scores[m] += X_BCS[b, c, f] * coef_BF[b, DENSE + f]
         own = scores[t]
+        for m in unseen:
+            scores[m] = low
+        seen = scores.shape[0] - unseen.shape[0]
         for e in range(border_B[b], border_B[b + 1]):
-            if barred[e] >= 0:
+            if barred[e] >= 0 and scores[barred[e]] != low:
                 scores[barred[e]] = low
-        above, level, seen = 0, 0, 0
-        for m in range(status_M.shape[0]):
-            shown = (status_M[m] == LIVE) & (scores[m] != low)
-            above += shown & (scores[m] > own)
-            level += shown & (scores[m] == own)
-            seen += shown
-        if not np.isfinite(own):
-            above, level = seen, 1
-        greater_B[b], equal_B[b], candidates_B[b] = above, level - 1, seen
+                seen -= 1
+        if np.isfinite(own):
+            greater_B[b], level = _above(scores, own)
+            equal_B[b] = level - 1
+        else:
+            greater_B[b] = seen
+        candidates_B[b] = seen
+
+
+@njit(cache=True, nogil=True)
+def _above(scores, own):  # type: ignore[no-untyped-def]
+    """Count the scores above `own` and those equal to it: loops that become vector instructions."""
+    none, one = np.int32(0), np.int32(1)
+    above = least = 0
+    for start in range(0, scores.shape[0], 4096):  # as much as stays in the nearest cache for two looks
+        some = scores[start : start + 4096]
+        more, as_much = none, none
+        for m in range(some.shape[0]):
+            more = np.int32(more + (one if some[m] > own else none))
+        for m in range(some.shape[0]):
+            as_much = np.int32(as_much + (one if some[m] >= own else none))
+        above += int(more)
+        least += int(as_much)
+    return above, least - above

@@ -48,7 +48,7 @@ def _pseudo_counts(popularity: Popularity, known: int, column: int, weight: floa
 
 
 def dense_columns(popularity: Popularity, out: FloatArray) -> None:
-    """Write the dense features of all item rows to `out` [M, COLUMNS]."""
+    """Write the dense features of the first M item rows to `out` [M, COLUMNS]."""
     _dense(popularity.stored.data, popularity.gain.data, out)
 
 
@@ -65,7 +65,7 @@ def _dense(stored, gain, out):  # type: ignore[no-untyped-def]
     g1000, g300 = one / np.float32(gain[P1000]), one / np.float32(gain[P300])
     day = one / np.float32(gain[DAY])
     scale, small = np.float32(SCALE), np.float32(SMALL)
-    for m in range(stored.shape[0]):
+    for m in range(out.shape[0]):
         out[m, D_LONG] = np.log(stored[m, P1000] * g1000 + small) * scale
         out[m, D_RECENT] = np.log(stored[m, P300] * g300 + small) * scale
         out[m, D_DAY] = np.log(stored[m, DAY] * day + small) * scale
