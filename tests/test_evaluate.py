@@ -23,6 +23,7 @@ from pipeline.run.journal import Journal
 from pipeline.run.loop import Edges, Loop, Survival
 from pipeline.run.observe import Unobserved
 from pipeline.settings import BatchConfig, CheckpointConfig, KafkaConfig, ModelConfig, RankConfig, Settings
+from pipeline.train.halves import use_threads
 from producers.list_sink import ListSink, Outbox
 from producers.market.shoppers import TYPES, Columns, Market, shoppers
 
@@ -63,6 +64,19 @@ def judged(file: Path, settings: Settings, names: list[str], batch: int = 64) ->
     evaluation = Evaluation(settings, compared(settings, names), Ticks(NOW_MS))
     evaluation.learn(read_events(file, batch, now_ms=NOW_MS), NOW_MS)
     return evaluation
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+def test_two_threads_learn_the_same_bits_as_one(file: Path, repeats: bool) -> None:
+    settings = settings_for(rank=RankConfig(exclude=[] if repeats else None))
+    alone = judged(file, settings, ["attention", "isgd"], batch=100)
+    use_threads(2)
+    try:
+        shared = judged(file, settings, ["attention", "isgd"], batch=100)
+    finally:
+        use_threads(1)
+    assert shared.recommender.digests() == alone.recommender.digests()
+    assert [line.figures for line in shared.result().lines] == [line.figures for line in alone.result().lines]
 
 
 def replayed(file: Path, log: ListLog) -> None:

@@ -391,7 +391,7 @@ def obvious_step(at: Lesson, context: Array) -> Expected:
 
 
 @pytest.mark.parametrize(
-    ("exclude", "size"), [(None, 40), ([], 40), (["buy"], 40), ([], BLOCK + 60)],
+    ("exclude", "size"), [(None, 40), ([], 40), (["buy"], 40), ([], 2 * BLOCK + 60)],
     ids=["all bar", "repeats", "buys bar", "more than a block"],
 )  # fmt: skip
 def test_a_whole_step_of_the_model_is_autograds(exclude: list[str] | None, size: int) -> None:

@@ -53,11 +53,14 @@ def judge_file(
     import torch
 
     from consumers.file_source import Tally, read_events
+    from pipeline.app.cores import free_cores
     from pipeline.errors import UsageError
     from pipeline.run.clock import SystemClock
     from pipeline.run.evaluate import Evaluation
+    from pipeline.train.halves import use_threads
 
     torch.set_num_threads(settings.model.threads)
+    use_threads(free_cores())  # whoever judges a file waits for it; the figures are the same
     clock, tally = SystemClock(), Tally()
     now_ms = clock.now_ms()
     default_type = next(iter(settings.topics.event_topics().values()))

@@ -29,6 +29,7 @@ from pipeline.run.observe import MetricsObserver, Observer, Standing
 from pipeline.run.ports import Clock, Sink
 from pipeline.settings import Settings
 from pipeline.state.tables import LIVE
+from pipeline.train.halves import use_threads
 from pipeline.warm_up import warm_up
 from producers.kafka_sink import KafkaSink
 from producers.kafka_transactions import TransactionSink
@@ -54,6 +55,7 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
     Raise `UsageError` when no broker answers, it refuses us or a topic, or a setting is wrong.
     """
     torch.set_num_threads(settings.model.threads)
+    use_threads(settings.model.threads)
     decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
     clock = SystemClock()
     for name in ensure_topics(settings.kafka, settings.topics):

@@ -15,6 +15,7 @@ from pipeline.state.tables import LIVE
 from pipeline.train.families import occurrences, own, sessions, successors
 from pipeline.train.families.popularity import priors, recent_priors
 from pipeline.train.families.slots import BARRED, SHIFT, SPOKEN_OF
+from pipeline.train.halves import in_halves
 from pipeline.train.memories import (
     POPULAR,
     S_AGAIN,
@@ -41,8 +42,8 @@ class Gatherer:
     def __init__(self, least: int) -> None:
         self.least = max(least, POPULAR)
         self._tag = 0
-        self._seen = np.zeros(0, np.int64)
-        self._near = np.zeros(0, np.float32)  # how near each session is
+        self._seen = np.zeros((2, 0), np.int64)  # one for each half of the queries
+        self._near = np.zeros((2, 0), np.float32)  # how near each session is
 
     def gather(
         self,
@@ -65,21 +66,26 @@ class Gatherer:
         rows = np.full((batch, width), -1, np.int32)
         count = np.zeros(batch, np.int32)
         features = np.zeros((batch, width, SPARSE), np.float32)
-        size = status_M.shape[0]
-        if self._seen.shape[0] < size:
-            self._seen, self._tag = np.zeros(size, np.int64), 0
         popularity, tables, latest, held = counts
-        if self._near.shape[0] != held.number.data.shape[0]:
-            self._near = np.zeros(held.number.data.shape[0], np.float32)
-        _gather(
-            queries.items_BL, queries.length_B, queries.cell_B, held.own(queries.user_B),
-            queries.barred, queries.border_B, repeats, tables.partner.data, tables.forward.data,
-            tables.backward.data, tables.count.data, tables.context.data, tables.contexts.data,
-            latest.partner.data, latest.stored.data, np.float32(latest.scale), held.items.data,
-            held.number.data, held.steps.data, held.visits.data, held.visited.data,
-            priors(popularity, known), recent_priors(popularity, known), lists, np.array(wanted, np.int64),
-            self.least, status_M, self._tag, self._seen, self._near, rows, count, features,
-        )  # fmt: skip
+        if self._seen.shape[1] < status_M.shape[0]:
+            self._seen, self._tag = np.zeros((2, status_M.shape[0]), np.int64), 0
+        if self._near.shape[1] != held.number.data.shape[0]:
+            self._near = np.zeros((2, held.number.data.shape[0]), np.float32)
+        own_B = held.own(queries.user_B)
+        prior_M, recent_M = priors(popularity, known), recent_priors(popularity, known)
+
+        def work(half: int, a: int, b: int) -> None:
+            _gather(
+                queries.items_BL[a:b], queries.length_B[a:b], queries.cell_B[a:b], own_B[a:b],
+                queries.barred, queries.border_B[a : b + 1], repeats, tables.partner.data,
+                tables.forward.data, tables.backward.data, tables.count.data, tables.context.data,
+                tables.contexts.data, latest.partner.data, latest.stored.data, np.float32(latest.scale),
+                held.items.data, held.number.data, held.steps.data, held.visits.data, held.visited.data,
+                prior_M, recent_M, lists, np.array(wanted, np.int64), self.least, status_M, self._tag,
+                self._seen[half], self._near[half], rows[a:b], count[a:b], features[a:b],
+            )  # fmt: skip
+
+        in_halves(work, batch)
         self._tag += batch + 1
         return Candidates(rows, count, features)
 

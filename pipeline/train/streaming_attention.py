@@ -25,6 +25,7 @@ from pipeline.train.attention import Attention, side_buckets
 from pipeline.train.explain import explain
 from pipeline.train.families.popularity import columns_of_nothing, dense_columns, priors
 from pipeline.train.gate import Gate
+from pipeline.train.halves import in_halves
 from pipeline.train.memories import COLUMNS, D_CELL, FEATURES, KINDS
 from pipeline.train.model import FloatArray, IntArray, Learned, Pool, Targets
 from pipeline.train.optimizer import RowGradients
@@ -35,7 +36,7 @@ EMBEDDING_RATE = 0.05
 WEIGHT_RATE, WEIGHT_MOST = 0.02, 0.05
 STRETCH = {"place": 0}  # a place that no window has reached yet is all zeros
 ATTENDED = 20  # newest places of a window: 50 rank no better on any stream, and take a quarter of all time
-BLOCK = 128  # queries ranked exactly at a time: bounds the memory of [BLOCK, M] scores
+BLOCK = 64  # queries ranked exactly at a time: bounds the memory of [BLOCK, M] scores
 
 
 class StreamingAttention:
@@ -180,10 +181,14 @@ class StreamingAttention:
     def _logits(self, queries: Queries, pool: Pool, user_BD: FloatArray, coef: FloatArray) -> FloatArray:
         candidates = pool.candidates
         out = np.zeros(candidates.rows.shape, np.float32)
-        loss_kernels.pool_logits(
-            user_BD, self.table.data, self.dim, queries.cell_B, coef, candidates.rows, candidates.count,
-            candidates.features, out,
-        )  # fmt: skip
+
+        def work(half: int, a: int, b: int) -> None:
+            loss_kernels.pool_logits(
+                user_BD[a:b], self.table.data, self.dim, queries.cell_B[a:b], coef[a:b],
+                candidates.rows[a:b], candidates.count[a:b], candidates.features[a:b], out[a:b],
+            )  # fmt: skip
+
+        in_halves(work, user_BD.shape[0])
         return out
 
     def _wide(self, queries: Queries, user_BD: FloatArray, coef: FloatArray) -> FloatArray:
@@ -206,19 +211,21 @@ class StreamingAttention:
         wide = self._wide(queries, user_BD, coef)
         used = self.items.used
         table = self.table.data[:used]
-        for first in range(0, exact.size, BLOCK):
-            some = exact[first : first + BLOCK]
-            part = queries.pick(some)
-            scores = (
-                wide[some] @ table.T
-            )  # by numpy: its product of such shapes took two thirds of torch's time
-            out = np.zeros((3, some.size), np.int64)
-            loss_kernels.exact_rank(
-                scores, coef[some], pool.candidates.rows[some], pool.candidates.count[some],
-                pool.candidates.features[some], targets.row_B[some], part.barred, part.border_B,
-                self.items.status.data[:used], out[0], out[1], out[2],
-            )  # fmt: skip
-            ranks[:, some] = out
+        blocks = [exact[first : first + BLOCK] for first in range(0, exact.size, BLOCK)]
+
+        def work(half: int, a: int, b: int) -> None:
+            for some in blocks[a:b]:
+                part = queries.pick(some)
+                scores = wide[some] @ table.T  # by numpy: in two thirds of the time that torch takes
+                out = np.zeros((3, some.size), np.int64)
+                loss_kernels.exact_rank(
+                    scores, coef[some], pool.candidates.rows[some], pool.candidates.count[some],
+                    pool.candidates.features[some], targets.row_B[some], part.barred, part.border_B,
+                    self.items.status.data[:used], *out,
+                )  # fmt: skip
+                ranks[:, some] = out
+
+        in_halves(work, len(blocks), least=2)
         return Tested(ranks[0], ranks[1], ranks[2], targets.tested_B, targets.known_B)
 
     def _loss(

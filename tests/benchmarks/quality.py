@@ -6,9 +6,9 @@
 Of each stream: (1) all models on the same events, each event predicted before it is learned; a baseline gets
 the best setting of its printed grid in hindsight, once for all users, once for cold and once for warm ones
 (five or more earlier events), whichever is best there; (2) the default model alone, for its speed, lists
-included; (3) the default model in batches of 1, 16, 128 and 512 on the first 20,000 events, NDCG@10 over
-popularity's in the same batches. Progress goes to stderr; the last line is JSON. Exit code 0 whatever the
-figures say: what is missed is told.
+included, in two threads as `afresh evaluate` has it; (3) the default model in batches of 1, 16, 128 and 512
+on the first 20,000 events, NDCG@10 over popularity's in the same batches. Progress goes to stderr; the last
+line is JSON. Exit code 0 whatever the figures say: what is missed is told.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from recorded import NOW_MS, Stream, add_options, chosen, events_of, settings_fo
 from pipeline.run.clock import SystemClock
 from pipeline.run.evaluate import BASELINES, Evaluation, Line, Result, compared
 from pipeline.settings import Settings
+from pipeline.train.halves import use_threads
 
 SEGMENTS = ("all", "cold", "warm")
 BATCHES, BATCH_EVENTS = (1, 16, 128, 512), 20_000
@@ -168,7 +169,9 @@ def main() -> None:
         print(f"\n{stream.name}: {result.events:,} events, {result.seconds:.0f} s", end="")
         show_grid(result)
         if "alone" not in skipped:
+            use_threads(2)
             alone = run(options.data, stream, ["attention"], options.events, options.batch)
+            use_threads(1)
             row["alone"] = round(alone.events / alone.seconds, 1)
         if "batches" not in skipped:
             row["batches"] = by_batch(options.data, stream, options.events)

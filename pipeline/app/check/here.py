@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, req
 from pathlib import Path
 
 from pipeline.app.check.findings import Finding, fault, ok, warn
+from pipeline.app.cores import free_cores
 from pipeline.app.rules import Origins
 from pipeline.errors import AfreshError
 from pipeline.event.batch import TopicPartition
@@ -35,7 +36,7 @@ def judge_machine(settings: Settings, origins: Origins) -> list[Finding]:
         _configuration(origins),
         *import_names(packages_distributions(), Path(__file__).parents[3]),
         _libraries(),
-        _threads(settings, os.environ, _cores()),
+        _threads(settings, os.environ, free_cores()),
         *checkpoint(settings, running),
         *port(settings.metrics.address, running),
     ]
@@ -90,12 +91,6 @@ def _libraries() -> Finding:
     if missing:
         return fault("libraries", f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")
     return ok("libraries", f"{OURS} {version(OURS)}: {', '.join(found)}")
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _threads(settings: Settings, environ: Mapping[str, str], cores: int) -> Finding:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from numba import njit
 
 from pipeline.state.popularity import CELL, CELLS, DAY, P300, P1000, WIDTH, Popularity
+from pipeline.train.halves import in_halves
 from pipeline.train.memories import (
     BACK_OFF,
     COLUMNS,
@@ -49,7 +50,8 @@ def _pseudo_counts(popularity: Popularity, known: int, column: int, weight: floa
 
 def dense_columns(popularity: Popularity, out: FloatArray) -> None:
     """Write the dense features of the first M item rows to `out` [M, COLUMNS]."""
-    _dense(popularity.stored.data, popularity.gain.data, out)
+    stored, gain = popularity.stored.data, popularity.gain.data
+    in_halves(lambda half, a, b: _dense(stored[a:b], gain, out[a:b]), out.shape[0], least=1024)
 
 
 def columns_of_nothing() -> FloatArray:
