@@ -12,6 +12,7 @@ import pytest
 from consumers.file_source import read_events
 from consumers.list_source import ListLog, ListSource
 from pipeline.app.cli import main
+from pipeline.app.cores import use_threads
 from pipeline.event.batch import TopicPartition
 from pipeline.event.decode import Decoder
 from pipeline.recommender import Recommender
@@ -23,7 +24,6 @@ from pipeline.run.journal import Journal
 from pipeline.run.loop import Edges, Loop, Survival
 from pipeline.run.observe import Unobserved
 from pipeline.settings import BatchConfig, CheckpointConfig, KafkaConfig, ModelConfig, RankConfig, Settings
-from pipeline.train.halves import use_threads
 from producers.list_sink import ListSink, Outbox
 from producers.market.shoppers import TYPES, Columns, Market, shoppers
 

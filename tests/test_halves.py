@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.train.halves import LEAST, in_halves, use_threads
+from pipeline.app.cores import use_threads
+from pipeline.train.halves import LEAST, in_halves
 
 
 @pytest.fixture(params=[1, 2])

@@ -53,11 +53,10 @@ def judge_file(
     import torch
 
     from consumers.file_source import Tally, read_events
-    from pipeline.app.cores import free_cores
+    from pipeline.app.cores import free_cores, use_threads
     from pipeline.errors import UsageError
     from pipeline.run.clock import SystemClock
     from pipeline.run.evaluate import Evaluation
-    from pipeline.train.halves import use_threads
 
     torch.set_num_threads(settings.model.threads)
     use_threads(free_cores())  # whoever judges a file waits for it; the figures are the same

@@ -14,6 +14,7 @@ import torch
 
 from consumers.kafka_items import KafkaItems
 from consumers.kafka_source import KafkaSource
+from pipeline.app.cores import use_threads
 from pipeline.app.rules import uneven
 from pipeline.errors import AfreshError
 from pipeline.event.decode import Decoder
@@ -29,7 +30,6 @@ from pipeline.run.observe import MetricsObserver, Observer, Standing
 from pipeline.run.ports import Clock, Sink
 from pipeline.settings import Settings
 from pipeline.state.tables import LIVE
-from pipeline.train.halves import use_threads
 from pipeline.warm_up import warm_up
 from producers.kafka_sink import KafkaSink
 from producers.kafka_transactions import TransactionSink

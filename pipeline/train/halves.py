@@ -1,27 +1,26 @@
-"""Work on a batch's queries in two threads, each with one half of them.
+"""Work on a batch's queries in two halves, at a time where there is a helper.
 
 The kernels hold no lock of the interpreter, and no query's work depends on another's, so the numbers are the
-same to the bit with one thread and with two.
+same to the bit with a helper and without. Who that is (a thread, see `pipeline.app.cores`) is not known here.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
+# begins work elsewhere and returns what waits for its end, and raises what it raised
+Helper = Callable[[Callable[[], None]], Callable[[], None]]
 LEAST = 32  # queries below which handing work over takes longer than doing it
-_helper: ThreadPoolExecutor | None = None
+_helper: Helper | None = None
 
 
-def use_threads(count: int) -> None:
-    """Let this process work in two threads where `count` is above 1, else in one, as at first."""
+def use_helper(helper: Helper | None) -> None:
+    """Let this process hand the second half of its work to `helper`; None: do all itself, as at first."""
     global _helper
-    if _helper is not None:
-        _helper.shutdown()
-    _helper = ThreadPoolExecutor(1, "afresh-half") if count > 1 else None
+    _helper = helper
 
 
 def in_halves(work: Callable[[int, int, int], None], count: int, least: int = LEAST) -> None:
-    """Call `work(half, start, stop)` for both halves of `count`, at a time where there are two threads and
-    `least` to do.
+    """Call `work(half, start, stop)` for both halves of `count`; at a time where there is a helper, from
+    `least` on.
 
     `half` is 0 or 1: which scratch space to use. What either raises is raised.
     """
@@ -30,8 +29,8 @@ def in_halves(work: Callable[[int, int, int], None], count: int, least: int = LE
         work(0, 0, middle)
         work(1, middle, count)
         return
-    other = _helper.submit(work, 1, middle, count)
+    wait = _helper(lambda: work(1, middle, count))
     try:
         work(0, 0, middle)
     finally:
-        other.result()
+        wait()

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from recorded import NOW_MS, Stream, add_options, chosen, events_of, settings_for
 
+from pipeline.app.cores import use_threads
 from pipeline.run.clock import SystemClock
 from pipeline.run.evaluate import BASELINES, Evaluation, Line, Result, compared
 from pipeline.settings import Settings
-from pipeline.train.halves import use_threads
 
 SEGMENTS = ("all", "cold", "warm")
 BATCHES, BATCH_EVENTS = (1, 16, 128, 512), 20_000
