@@ -128,7 +128,8 @@ def check(state: State, plain: PlainState) -> None:
         assert not set(table.free) & set(ids.values())
         assert len(set(table.free)) == len(table.free)
         assert (table.status.data[table.free] == FREE).all()
-    status = state.items.status.data
+    status, used = state.items.status.data, state.items.used
+    assert state.consumed.values.data.max() < used  # whatever is barred lies among them
     for user in plain.users.held:
         row = state.users.row_of[user]
         window = names_of(state, state.histories.window(row, status)[0])
@@ -179,6 +180,17 @@ def test_an_id_gets_a_row_at_its_nth_sighting_within_a_batch_or_across_batches()
     assert table.missing(["b", "a", "c", "c", "c"]) == ["a", "c"]
     table.admit(["a", "c"])
     assert table.missing(["b", "a"]) == ["b"]
+
+
+def test_rows_in_use_end_with_the_last_that_is_not_free() -> None:
+    table = IdTable("item", capacity=8)
+    assert table.used == 8  # of an empty table nothing is spared
+    table.settle(table.admit(["a", "b", "c"]))
+    assert table.used == 3
+    table.forget(2, GONE)
+    assert table.used == 3  # histories may still name it
+    table.reuse(np.array([2], np.int32))
+    assert table.used == 2
 
 
 def test_sightings_are_forgotten_oldest_first_above_their_limit() -> None:

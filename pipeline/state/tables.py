@@ -54,9 +54,9 @@ class IdTable:
 
     @property
     def used(self) -> int:
-        """Rows up to the last one that holds an id: the others need no work."""
+        """Rows up to the last one that is not free, all on an empty table: those past it need no work."""
         status = self.status.data
-        return int(status.size - (status[::-1] != 0).argmax()) if len(self) else 0
+        return int(status.size - (status[::-1] != FREE).argmax())
 
     def columns(self) -> dict[str, Column]:
         return {"status": self.status, "last_event": self.last_event, "last_ms": self.last_ms}
