@@ -19,7 +19,14 @@ from hypothesis import settings
 settings.register_profile("afresh", deadline=None)
 settings.load_profile("afresh")
 
+LONGEST = ("test_kill.py", "test_transactions.py", "test_crash_points.py", "test_service.py")
+
 _numbers = itertools.count()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest tests first: at the end one process would wait while the other is still at them."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)  # sorting keeps the order of the rest
 
 
 @pytest.fixture(scope="session")
