@@ -5,7 +5,7 @@ A top-level field that is literally so called wins. `$key` as the name of `user_
 key.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -178,9 +178,16 @@ def _branches(
 def _following(parse: Parse, names: Mapping[str, str], steps: Mapping[str, Steps]) -> Parse:
     """Return a parser that fills in what lies at the ends of paths."""
     ways = [(field, way, field in NEEDED) for field, way in steps.items()]
+    paths = [names[field] for field in steps]
 
     def parse_and_follow(text: str) -> Any:
-        event = parse(text)
+        try:
+            event = parse(text)
+        except msgspec.ValidationError:
+            rest = _without_shadowed(text, paths)
+            if rest is None:
+                raise
+            event = parse(rest)
         for field, way, needed in ways:
             if getattr(event, field) is not None:  # a top-level field has the very name
                 continue
@@ -195,3 +202,25 @@ def _following(parse: Parse, names: Mapping[str, str], steps: Mapping[str, Steps
         return event
 
     return parse_and_follow
+
+
+def _without_shadowed(text: str, paths: Sequence[str]) -> str | None:
+    """Return the record without what lies at the end of a path whose very name a top-level field has.
+
+    That field wins, so that the other may be of any kind. None where there is no such thing.
+    """
+    try:
+        record = msgspec.json.decode(text)
+    except msgspec.DecodeError:  # further on than where the first fault was
+        return None
+    found = False
+    for path in paths if isinstance(record, dict) else ():
+        if record.get(path) is None:
+            continue
+        *above, last = path.split(".")
+        group: Any = record
+        for step in above:
+            group = group.get(step) if isinstance(group, dict) else None
+        if isinstance(group, dict):
+            found = group.pop(last, None) is not None or found
+    return msgspec.json.encode(record).decode() if found else None
