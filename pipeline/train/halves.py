@@ -19,16 +19,15 @@ def use_helper(helper: Helper | None) -> None:
 
 
 def in_halves(work: Callable[[int, int, int], None], count: int, least: int = LEAST) -> None:
-    """Call `work(half, start, stop)` for both halves of `count`; at a time where there is a helper, from
-    `least` on.
+    """Call `work(half, start, stop)` for both halves of `count` at a time, or once for all: without a helper,
+    and below `least`.
 
     `half` is 0 or 1: which scratch space to use. What either raises is raised.
     """
-    middle = (count + 1) // 2
     if _helper is None or count < least:
-        work(0, 0, middle)
-        work(1, middle, count)
+        work(0, 0, count)
         return
+    middle = (count + 1) // 2
     wait = _helper(lambda: work(1, middle, count))
     try:
         work(0, 0, middle)
