@@ -25,7 +25,8 @@ from kafka import KafkaProducer
 
 from consumers.kafka_client import connect
 from pipeline.errors import AfreshError, UsageError
-from pipeline.settings import KEY_FIELD, EventsConfig, KafkaConfig, TopicsConfig
+from pipeline.event.items import OUR_NAMES, item_names
+from pipeline.settings import KEY_FIELD, EventsConfig, ItemsConfig, KafkaConfig, TopicsConfig
 from producers.kafka_client import producer_options
 from producers.market.closed_loop import ClosedLoop, Lists
 from producers.market.file import check_folder
@@ -129,8 +130,16 @@ class Simulation:
 class Sender:
     """Send a simulation into the first events topic of the configuration."""
 
-    def __init__(self, order: Order, kafka: KafkaConfig, topics: TopicsConfig, events: EventsConfig) -> None:
+    def __init__(
+        self,
+        order: Order,
+        kafka: KafkaConfig,
+        topics: TopicsConfig,
+        events: EventsConfig,
+        items: ItemsConfig = OUR_NAMES,
+    ) -> None:
         self._kafka, self._topics = kafka, topics
+        self._item_names = {field: names[0] for field, names in item_names(items).items()}
         self.topic = next(iter(topics.event_topics()))
         self.sending = Sending()
         self.simulation = Simulation(order, time.time_ns() // 1_000_000, wire_form(events))
@@ -153,7 +162,9 @@ class Sender:
                 chunks = simulation.columns(1) if order.withdraw else simulation.columns()
 
             def withdrawn(item_id: str) -> None:
-                record = {"item_id": item_id, "available": False}
+                fields: dict[str, object] = {"item_id": item_id, "available": False}
+                record = {self._item_names[field]: value for field, value in fields.items()}
+                record.pop(KEY_FIELD, None)
                 producer.send(self._topics.items, key=item_id.encode(), value=msgspec.json.encode(record))
 
             events = simulation.wire(chunks, withdrawn if order.withdraw else None)
