@@ -55,6 +55,18 @@ TELL_S = 0.5
 CLOSE_S = 1.0  # all is flushed by then, or lost
 
 
+def withdrawal(item_id: str, config: ItemsConfig) -> bytes:
+    """Return the value of a record that withdraws an item, as `item_news` reads it under its key.
+
+    >>> withdrawal("tea-1", ItemsConfig(fields={"item_id": ["sku", "id"]}))
+    b'{"sku":"tea-1","available":false}'
+    """
+    names = item_names(config)
+    record = {names["item_id"][0]: item_id, names["available"][0]: False}
+    record.pop(KEY_FIELD, None)
+    return msgspec.json.encode(record)
+
+
 def encoded(
     events: int, seed: int, change_at: int | None, end_ms: int, market: Market | None = None
 ) -> Iterator[WireEvent]:
@@ -139,7 +151,7 @@ class Sender:
         items: ItemsConfig = OUR_NAMES,
     ) -> None:
         self._kafka, self._topics = kafka, topics
-        self._item_names = {field: names[0] for field, names in item_names(items).items()}
+        self._items = items
         self.topic = next(iter(topics.event_topics()))
         self.sending = Sending()
         self.simulation = Simulation(order, time.time_ns() // 1_000_000, wire_form(events))
@@ -162,10 +174,8 @@ class Sender:
                 chunks = simulation.columns(1) if order.withdraw else simulation.columns()
 
             def withdrawn(item_id: str) -> None:
-                fields: dict[str, object] = {"item_id": item_id, "available": False}
-                record = {self._item_names[field]: value for field, value in fields.items()}
-                record.pop(KEY_FIELD, None)
-                producer.send(self._topics.items, key=item_id.encode(), value=msgspec.json.encode(record))
+                value = withdrawal(item_id, self._items)
+                producer.send(self._topics.items, key=item_id.encode(), value=value)
 
             events = simulation.wire(chunks, withdrawn if order.withdraw else None)
             send_events(

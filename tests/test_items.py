@@ -23,6 +23,7 @@ from pipeline.event.batch import ItemChange, ItemNews, TopicPartition
 from pipeline.event.items import item_news
 from pipeline.run.ports import ItemSource
 from pipeline.settings import ItemsConfig, KafkaConfig
+from producers.simulate import withdrawal
 
 AVAILABLE, GONE = True, False
 HERE = b'{"available": true}'
@@ -183,6 +184,14 @@ def test_a_record_without_a_field_of_ours_says_which_it_has() -> None:
     (bad,) = news_of(b"0", b'{"sku":"0","in_stock":false}').bad
     assert "no `item_id` or `available` in the record, which has 'sku', 'in_stock'" in bad.detail
     assert "items.fields" in bad.detail
+
+
+@pytest.mark.parametrize("fields", [NOTHING, STOCK, OUTSIDE, {"item_id": "$key", "available": "n.left"}])
+def test_the_simulator_withdraws_under_the_names_of_the_configuration(
+    fields: dict[str, str | list[str]],
+) -> None:
+    value = withdrawal("tea-1", ItemsConfig(fields=fields))
+    assert news_of(b"tea-1", value, **fields).changes == (ItemChange("tea-1", GONE),)
 
 
 json_values = st.recursive(
