@@ -26,7 +26,7 @@ from pipeline.settings import ItemsConfig, KafkaConfig
 from producers.simulate import withdrawal
 
 AVAILABLE, GONE = True, False
-HERE = b'{"available": true}'
+HERE, NAMES = b'{"on": true}', ItemsConfig(fields={"available": "on"})
 STOCK: dict[str, str | list[str]] = {"item_id": "sku", "available": "in_stock"}
 ID: dict[str, str | list[str]] = {"item_id": "id"}
 NOTHING: dict[str, str | list[str]] = {}
@@ -222,7 +222,7 @@ def test_the_last_word_on_an_item_counts() -> None:
     log = ListLog({"items": 1})
     for item, value in (("a", None), ("b", None), ("a", HERE)):
         log.append(value, topic="items", key=item.encode(), skip=2)
-    news = item_news(log.read(TopicPartition("items", 0), 0))
+    news = item_news(log.read(TopicPartition("items", 0), 0), NAMES)
     assert news.changes == (ItemChange("b", GONE), ItemChange("a", AVAILABLE))
     assert news.offsets == (("items", 0, 9),)
 
@@ -249,7 +249,7 @@ class ListShelf:
         self._log.append(value, topic=self.topic, partition=partition, key=key.encode())
 
     def source(self) -> ItemSource:
-        return ListItems(self._log)
+        return ListItems(self._log, config=NAMES)
 
     def close(self) -> None:
         pass
@@ -270,7 +270,7 @@ class KafkaShelf:
         self._producer.send(self.topic, value=value, key=key.encode(), partition=partition).get(timeout=20)
 
     def source(self) -> ItemSource:
-        return KafkaItems(config(self._address), self.topic)
+        return KafkaItems(config(self._address), self.topic, NAMES)
 
     def close(self) -> None:
         self._producer.close(timeout=5)

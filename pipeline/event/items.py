@@ -112,7 +112,7 @@ def _read(record: Record, names: Names, key_announces: bool) -> ItemChange | Pro
         if not (found or in_value or key_announces):
             wanted = " or ".join(f"`{name}`" for names_of in names.values() for name in names_of)
             have = ", ".join(shown(name) for name in list(row.places[-1])[:12]) or "nothing"
-            said = f"no {wanted} in the record, which has {have}; map them with items.fields, or {EXAMPLE}"
+            said = f"no {wanted} in the record, which has {have}; expected one of them: see items.fields"
             return Problem("missing_field", said)
         return ItemChange(item_id, _availability(stated, names["available"]) if found else True)
     except Refused as refused:
