@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -11,6 +11,7 @@ from pipeline.app.check.advice import with_changes
 from pipeline.app.check.findings import Finding, Level
 from pipeline.app.check.items import judge_items
 from pipeline.app.check.records import judge_records
+from pipeline.roles import Role
 from pipeline.settings import EventsConfig, ItemsConfig, Settings
 
 NOW_MS = 1_800_000_000_000
@@ -64,7 +65,7 @@ def at(time: int | str) -> Callable[[int], dict[str, Any]]:
         (
             changed, {},
             'set events.fields.user_id = "payload.after.user_id" and '
-            'events.fields.item_id = "payload.after.product_id": then 10 of the newest 40 records decode;',
+            'events.fields.item_id = "payload.after.product_id"',
         ),
         (
             segment, {},
@@ -112,6 +113,43 @@ def test_a_setting_that_is_proposed_for_an_array_reads_it_whatever_the_decoder_t
     for hint in hints:
         assert '"items"' not in hint
         assert "set " not in hint or ('item_id = "items[].item_id"' in hint and "then 40 of" in hint)
+
+
+def views(number: int) -> dict[str, Any]:
+    """Two of three events are of a page without an item."""
+    item = {} if number % 3 else {"item_id": f"i{number}"}
+    return {"user_id": f"u{number}", "event": "Page Viewed" if number % 3 else "click"} | item
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            views,
+            'set events.fields.event_type = "event" and events.roles."Page Viewed" = "ignore": then 40 of',
+        ),
+        (
+            changed,
+            '"payload.after.product_id" and events.fields.event_type = "payload.op" and events.roles.d =',
+        ),
+        (lambda number: views(1), ""),  # all events are of that type
+    ],
+)
+def test_a_type_of_which_most_records_have_no_item_is_to_be_ignored(
+    make: Callable[[int], object], said: str
+) -> None:
+    _, hint = advice(records(make), Settings())
+    if said and "ignore" in get_args(Role):
+        assert f"{said} 40 of the newest 40 records decode" in hint
+    else:
+        assert "ignore" not in hint
+
+
+def test_records_that_fail_for_several_reasons_have_one_proposal_for_all() -> None:
+    some = [*records(at(NOW_MS // 1_000)), *records(at("2026-07-01T00:00:00Z"))]  # bad_time, wrong_type
+    _, first, second = advice(some, Settings())
+    assert first == second
+    assert 'events.time_unit = "auto": then 80 of the newest 80 records decode' in first
 
 
 def test_a_proposal_keeps_what_is_read_today() -> None:

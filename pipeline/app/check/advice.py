@@ -35,6 +35,7 @@ USUAL = {  # names of each field, the likeliest first
         account_id profile_id subscriber_id shopper_id person_id user_uuid user_pseudo_id distinct_id
         anonymous_id device_id cookie_id""",
     "events.fields.item_id": _ITEMS,
+    "events.fields.event_type": "event_type event event_name type action activity behavior verb op",
     "items.fields.item_id": f"{_ITEMS} id code",
     "items.fields.available": """available is_available availability in_stock is_in_stock instock active
         is_active enabled is_enabled published is_published sellable purchasable for_sale visible is_visible

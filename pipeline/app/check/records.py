@@ -10,7 +10,7 @@ from pipeline.app.check.advice import (
     choices,
     flat,
 )
-from pipeline.app.check.event_advice import decoded, decoder_of, hint, key_said, polled, rejected
+from pipeline.app.check.event_advice import advice, decoded, decoder_of, key_said, polled, rejected
 from pipeline.app.check.findings import Finding, fault, numbered, ok, warn
 from pipeline.app.event_types import told_types
 from pipeline.event.batch import RawBatch, Record, Reject, TopicPartition
@@ -74,14 +74,15 @@ def _decoding(topic: str, records: Sequence[Record], raw: RawBatch, settings: Se
         f"{bad} of the newest {numbered(total, 'record')} would be dead letters{limit}",
         "mend what is named below, in the producer or in [events]",
     )
+    mend = advice(records, raw, settings)
+    to_do = "mend the producer, or let them pass: see deploy/guides/troubleshooting.md"
     for reason, rejects in sorted(by_reason.items(), key=lambda pair: -len(pair[1])):
         first = rejects[0]
         where = f"{first.record.topic}-{first.record.partition} offset {first.record.offset}"
         yield make(
             about,
             f"{reason}: {len(rejects)}, such as {where}: {first.detail}",
-            hint(reason, records, raw, settings)
-            or "mend the producer, or let them pass: see deploy/guides/troubleshooting.md",
+            mend.text if reason in mend.reasons else to_do,
         )
 
 
