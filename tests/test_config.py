@@ -253,6 +253,7 @@ def test_the_journal_lies_beside_a_local_checkpoint() -> None:
         (("items.fields.item_id=[]",), "expected the name that this field has in the records, or several"),
         (("items.fields.available=$key",), "expected a field of the records: only item_id is read from"),
         (("items.fields.available=item_id",), "a name of its own; item_id is read from 'item_id' too"),
+        (("items.fields.item_id=items[].id",), "expected a path without an array: a record of the items"),
         (("items.fields.sku=id",), "did you mean items.fields.item_id?"),
         (("events.fields.user_id=",), "expected the name that this field has in the records"),
         (

@@ -125,6 +125,8 @@ def _items(settings: Settings) -> Complaints:
         if KEY_FIELD in names and field != "item_id":
             yield key, given, "a field of the records: only item_id is read from the key"
         for name in names:
+            if "[]" in name:
+                yield key, given, "a path without an array: a record of the items topic is of one item"
             if owners.setdefault(name, field) != field:
                 yield key, given, f"a name of its own; {owners[name]} is read from {name!r} too"
 

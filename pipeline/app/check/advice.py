@@ -102,7 +102,7 @@ def options(
             if all(_is_key(each, path, key) for each, key in zip(flats, keys, strict=True))
         ]
         ranked = dict.fromkeys(same, AFTER_ALL) or {KEY_FIELD: AFTER_ALL}
-    there = [name for name in current if any(_held(each, (name,)) for each in flats)]
+    there = [name for name in current if any(held(each, (name,)) for each in flats)]
     new = [path for path in sorted(ranked, key=lambda path: ranked[path]) if path not in there][: 2 * OPTIONS]
     found = [Option(path, 1 + ranked[path]) for path in new]
     found += [Option([*there, path], 1.5 + ranked[path]) for path in new if there]
@@ -179,6 +179,11 @@ def in_words(changes: Changes) -> str:
     return " and ".join(lines)
 
 
+def held(record: Flat, names: Iterable[str]) -> bool:
+    """Return whether a record holds a value under any of the names, null and empty text apart."""
+    return any(record.get(name) not in (None, "") for name in names)
+
+
 def names_in(flats: Iterable[Flat]) -> str:
     """Return the paths of records for a message."""
     names = dict.fromkeys(path for each in flats for path in each)
@@ -207,16 +212,12 @@ def _is_key(record: Flat, path: str, key: str) -> bool:
     return isinstance(value, str | int) and str(value) == key
 
 
-def _held(record: Flat, names: Iterable[str]) -> bool:
-    return any(record.get(name) not in (None, "") for name in names)
-
-
 def _coverage(flats: Sequence[Flat], option: Option, has_keys: bool) -> int:
     """Return how many records hold a value under an option's names."""
     names = choices(option.value or ())
     if has_keys and KEY_FIELD in names:
         return len(flats)
-    return sum(_held(each, names) for each in flats)
+    return sum(held(each, names) for each in flats)
 
 
 def _plain(name: str) -> str:

@@ -15,6 +15,7 @@ from pipeline.app.check.advice import (
     best,
     choices,
     flat,
+    held,
     in_words,
     names_in,
     options,
@@ -119,15 +120,12 @@ def _ignored(
     flats = [dict(flat(as_object(record.value))) for record in records]
     items, setting = _names(changed, "item_id"), "events.fields.event_type"
     lacking = [
-        id(record) in refused and not any(each.get(name) for name in items)
-        for record, each in zip(records, flats, strict=True)
+        id(record) in refused and not held(each, items) for record, each in zip(records, flats, strict=True)
     ]
     for option in options(setting, names := _names(changed, "event_type"), flats):
         kinds = [_first_text(each, choices(option.value or names)) for each in flats]
-        seen, without = (
-            Counter(kinds),
-            Counter(kind for kind, lacks in zip(kinds, lacking, strict=True) if lacks),
-        )
+        seen = Counter(kinds)
+        without = Counter(kind for kind, lacks in zip(kinds, lacking, strict=True) if lacks)
         most = [kind for kind, count in without.items() if kind and 2 * count > seen[kind]]
         if 0 < len(most) < len(seen) <= MOST_TYPES:
             named = {} if option.value is None else {setting: option.value}
