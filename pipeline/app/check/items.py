@@ -66,8 +66,8 @@ def _reading(
 ) -> Iterator[Finding]:
     """Yield how many records can be read and what they say of items, then the reasons of the others."""
     bad, total = len(news.bad), numbered(len(records), "record")
-    gone = sum(not change.available for change in news.changes)
-    says = f"{numbered(len(news.changes), 'item')}, {gone:,} withdrawn"
+    withdrawn = sum(not change.available for change in news.changes)
+    says = f"{numbered(len(news.changes), 'item')}, {withdrawn:,} withdrawn"
     if not bad:
         yield ok(about, f"the newest {total} are read: {says}")
         return
@@ -113,9 +113,9 @@ def _fields(
 def _set(records: Sequence[Record], changes: Changes, settings: Settings) -> str:
     """Return changes in words, and what can be read under them."""
     news = item_news(records, (with_changes(settings, changes) or settings).items)
-    gone = sum(not change.available for change in news.changes)
+    withdrawn = sum(not change.available for change in news.changes)
     read = f"{len(records) - len(news.bad):,} of the newest {numbered(len(records), 'record')}"
-    return f"set {in_words(changes)}: then {read} can be read, {numbered(gone, 'item')} withdrawn"
+    return f"set {in_words(changes)}: then {read} can be read, {numbered(withdrawn, 'item')} withdrawn"
 
 
 def _row(record: Record) -> Flat:
