@@ -15,8 +15,8 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError, RetriableError, Topi
 from consumers.kafka_client import Patience, connect, consumer_options, open_admin, translated
 from pipeline.errors import AfreshError, UsageError
 from pipeline.event.batch import NO_NEWS, ItemNews, TopicPartition
-from pipeline.event.items import item_news
-from pipeline.settings import KafkaConfig
+from pipeline.event.items import OUR_NAMES, item_news
+from pipeline.settings import ItemsConfig, KafkaConfig
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ class KafkaItems:
     read before. Raises `UsageError` where the broker refuses to let us read it.
     """
 
-    def __init__(self, kafka: KafkaConfig, topic: str) -> None:
-        self._kafka, self._topic = kafka, topic
+    def __init__(self, kafka: KafkaConfig, topic: str, config: ItemsConfig = OUR_NAMES) -> None:
+        self._kafka, self._topic, self._config = kafka, topic, config
         options = consumer_options(kafka, in_group=False)
         self._consumer: KafkaConsumer = connect(KafkaConsumer, options)
         self._patience = Patience(kafka)
@@ -72,7 +72,8 @@ class KafkaItems:
             raise translated(error, f"reading the topic {self._topic!r}") from error
         if not (fetched or self._ended):
             self._ends = self._edges(self._consumer.end_offsets)  # raises BrokerLost when nobody answers
-        return item_news(record for lane in fetched.values() for record in lane), self._ended
+        records = (record for lane in fetched.values() for record in lane)
+        return item_news(records, self._config), self._ended
 
     def close(self) -> None:
         """Close the connection."""

@@ -5,14 +5,21 @@ from itertools import islice
 
 from consumers.list_source import ListLog
 from pipeline.event.batch import ItemNews, TopicPartition
-from pipeline.event.items import item_news
+from pipeline.event.items import OUR_NAMES, item_news
+from pipeline.settings import ItemsConfig
 
 
 class ListItems:
     """An item source over the topic `topic` of a `ListLog`; at most `at_a_time` records a poll."""
 
-    def __init__(self, log: ListLog, topic: str = "items", at_a_time: int = 5_000) -> None:
-        self._log, self._at_a_time = log, at_a_time
+    def __init__(
+        self,
+        log: ListLog,
+        topic: str = "items",
+        at_a_time: int = 5_000,
+        config: ItemsConfig = OUR_NAMES,
+    ) -> None:
+        self._log, self._at_a_time, self._config = log, at_a_time, config
         self._sources = [source for source in log.partitions() if source.topic == topic]
         self._next: dict[TopicPartition, int] = {}
 
@@ -31,7 +38,7 @@ class ListItems:
         for record in records:
             self._next[TopicPartition(record.topic, record.partition)] = record.offset + 1
         ended = all(offset >= self._log.end(source) for source, offset in self._next.items())
-        return item_news(records), ended
+        return item_news(records, self._config), ended
 
     def close(self) -> None:
         """Do nothing."""

@@ -21,7 +21,8 @@ EVENT_FIELDS = (
     "user_id", "item_id", "event_type", "timestamp_ms", "value", "event_id", "session_id", "ranking_id",
     "context",
 )  # fmt: skip
-KEY_FIELD = "$key"  # as the name of user_id: the record's key
+ITEM_FIELDS = ("item_id", "available")
+KEY_FIELD = "$key"  # as the name of user_id, or of an item's item_id: the record's key
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
@@ -56,6 +57,18 @@ class TopicsConfig(Table, frozen=True):
     def event_topics(self) -> dict[str, str]:
         """Each events topic with the event type of its records that name none."""
         return dict(self.events) if isinstance(self.events, dict) else dict.fromkeys(self.events, "click")
+
+
+class ItemsConfig(Table, frozen=True):
+    # our field -> its name or path in YOUR catalogue records; of several the first that a record holds
+    fields: dict[str, str | list[str]] = {}
+
+    def __post_init__(self) -> None:
+        for name in self.fields:
+            if name not in ITEM_FIELDS:
+                raise ValueError(
+                    f"items.fields.{name}: no such field; expected one of {', '.join(ITEM_FIELDS)}"
+                )
 
 
 class EventsConfig(Table, frozen=True):
@@ -146,6 +159,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     kafka: KafkaConfig = KafkaConfig()
     topics: TopicsConfig = TopicsConfig()
+    items: ItemsConfig = ItemsConfig()
     events: EventsConfig = EventsConfig()
     batch: BatchConfig = BatchConfig()
     model: ModelConfig = ModelConfig()

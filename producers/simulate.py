@@ -25,7 +25,8 @@ from kafka import KafkaProducer
 
 from consumers.kafka_client import connect
 from pipeline.errors import AfreshError, UsageError
-from pipeline.settings import KEY_FIELD, EventsConfig, KafkaConfig, TopicsConfig
+from pipeline.event.items import OUR_NAMES, item_names
+from pipeline.settings import KEY_FIELD, EventsConfig, ItemsConfig, KafkaConfig, TopicsConfig
 from producers.kafka_client import producer_options
 from producers.market.closed_loop import ClosedLoop, Lists
 from producers.market.file import check_folder
@@ -52,6 +53,18 @@ from producers.replay import IN_UNIT, Sending, WireEvent, send_events
 
 TELL_S = 0.5
 CLOSE_S = 1.0  # all is flushed by then, or lost
+
+
+def withdrawal(item_id: str, config: ItemsConfig) -> bytes:
+    """Return the value of a record that withdraws an item, as `item_news` reads it under its key.
+
+    >>> withdrawal("tea-1", ItemsConfig(fields={"item_id": ["sku", "id"]}))
+    b'{"sku":"tea-1","available":false}'
+    """
+    names = item_names(config)
+    record = {names["item_id"][0]: item_id, names["available"][0]: False}
+    record.pop(KEY_FIELD, None)
+    return msgspec.json.encode(record)
 
 
 def encoded(
@@ -129,8 +142,16 @@ class Simulation:
 class Sender:
     """Send a simulation into the first events topic of the configuration."""
 
-    def __init__(self, order: Order, kafka: KafkaConfig, topics: TopicsConfig, events: EventsConfig) -> None:
+    def __init__(
+        self,
+        order: Order,
+        kafka: KafkaConfig,
+        topics: TopicsConfig,
+        events: EventsConfig,
+        items: ItemsConfig = OUR_NAMES,
+    ) -> None:
         self._kafka, self._topics = kafka, topics
+        self._items = items
         self.topic = next(iter(topics.event_topics()))
         self.sending = Sending()
         self.simulation = Simulation(order, time.time_ns() // 1_000_000, wire_form(events))
@@ -153,8 +174,8 @@ class Sender:
                 chunks = simulation.columns(1) if order.withdraw else simulation.columns()
 
             def withdrawn(item_id: str) -> None:
-                record = {"item_id": item_id, "available": False}
-                producer.send(self._topics.items, key=item_id.encode(), value=msgspec.json.encode(record))
+                value = withdrawal(item_id, self._items)
+                producer.send(self._topics.items, key=item_id.encode(), value=value)
 
             events = simulation.wire(chunks, withdrawn if order.withdraw else None)
             send_events(

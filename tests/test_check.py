@@ -239,7 +239,7 @@ def raw(value: bytes) -> ListRecord:
 @pytest.mark.parametrize(
     ("value", "reason", "to_do"),
     [
-        (b'{"userId":"ann","sku":1}', "missing_field: 1", '"userId" and events.fields.item_id = ...'),
+        (b'{"userId":"ann","sku":1}', "missing_field: 1", '"userId" and events.fields.item_id = "sku":'),
         (b'{"p":{"user_id":"a"},"item_id":"i"}', "missing_field", 'set events.fields.user_id = "p.user_id":'),
         (b'{"user_id":"a","item_id":"i","timestamp_ms":1700000000}', "bad_time", 'events.time_unit = "s"'),
         (b'{"user_id":"a","item_id":"i","timestamp_ms":"2023-11-14T22:13:20Z"}', "wrong_type", '"auto"'),
@@ -439,6 +439,7 @@ def test_topics_are_created_on_request_alone(
     code, out = run(capsys, *options, "--create-topics")
     assert code == 0
     assert f"ok     topic {names['recommendations']}: 3 partitions, compacted" in out
+    assert f"ok     records of {names['items']}: no record yet" in out
     assert set(admin.list_topics()) >= set(names.values())
     admin.close()
 

@@ -17,7 +17,7 @@ from consumers.list_source import ListLog
 from pipeline.errors import CheckpointError
 from pipeline.event.batch import TopicPartition
 from pipeline.recommender import Recommender
-from pipeline.run.compatibility import FORMAT, RULES, changes, lines, table
+from pipeline.run.compatibility import FORMAT, RULES, changes, lines, reconciled, table
 from pipeline.run.files import UrlFolder, metadata, pack
 from pipeline.run.shard_files import ShardFiles
 from pipeline.settings import Settings
@@ -79,6 +79,16 @@ def test_a_moved_folder_is_no_change_of_the_journal() -> None:
     assert [each.key for each in changes(saved, moved)] == ["checkpoint.path"]
     apart = changed(Settings(), checkpoint__path="/a", checkpoint__journal="/b")
     assert [each.key for each in changes(saved, apart)] == ["checkpoint.journal"]
+
+
+def test_items_under_other_names_are_read_whole_once_more() -> None:
+    snapshot = Snapshot({}, {"item_offsets": [["items", 0, 7]]}, [])
+    saved = json.loads(msgspec.json.encode(Settings()))
+    for fields, offsets in (({}, [["items", 0, 7]]), ({"item_id": "sku"}, [])):
+        new = changed(Settings(), items__fields=fields)
+        held, touching = reconciled(snapshot, changes(saved, new), "attention")
+        assert held.meta["item_offsets"] == offsets
+        assert [change.key for change in touching] == ["items.fields"] * bool(fields)
 
 
 # ---- formats

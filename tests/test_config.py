@@ -199,6 +199,12 @@ def test_describe_hides_secrets_and_logins_and_is_toml() -> None:
     assert 'checkpoint.path = "s3://********@bucket/path"' in text
 
 
+def test_an_item_s_field_has_one_name_or_several() -> None:
+    sets = ["items.fields.item_id=['sku', 'id']", "items.fields.available=in_stock"]
+    fields = load_settings(None, sets, {}).items.fields
+    assert fields == {"item_id": ["sku", "id"], "available": "in_stock"}
+
+
 def test_describe_read_back_gives_the_same_settings(tmp_path: Path) -> None:
     settings = load_settings(
         None,
@@ -243,6 +249,12 @@ def test_the_journal_lies_beside_a_local_checkpoint() -> None:
         (("topics.items=a b",), "topics.items = 'a b' (--set): expected a topic name"),
         (("topics.recommendations=events",), "expected a topic of its own; topics.events has this name too"),
         (("rank.exclude=['']",), "expected event types, none of them empty"),
+        (("items.fields.item_id=",), "expected the name that this field has in the records, or several"),
+        (("items.fields.item_id=[]",), "expected the name that this field has in the records, or several"),
+        (("items.fields.available=$key",), "expected a field of the records: only item_id is read from"),
+        (("items.fields.available=item_id",), "a name of its own; item_id is read from 'item_id' too"),
+        (("items.fields.item_id=items[].id",), "expected a path without an array: a record of the items"),
+        (("items.fields.sku=id",), "did you mean items.fields.item_id?"),
         (("events.fields.user_id=",), "expected the name that this field has in the records"),
         (
             ("events.fields.item_id=$key",),

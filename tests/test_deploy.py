@@ -308,9 +308,13 @@ def test_an_item_is_read_as_described(asyncapi: dict[str, Any]) -> None:
     default = properties["available"]["default"]
     assert item_change("k", {"item_id": "film-7"}) == ItemChange("film-7", default)
     assert item_change("film-7", {"available": True, "colour": "red"}) == ItemChange("film-7", True)
+    assert set(properties["available"]["type"]) == {"boolean", "number", "string", "null"}
+    for value, shown in ((False, False), (None, False), ("off", False), (0, False), ("Y", True), (0.5, True)):
+        assert item_change("film-7", {"available": value}) == ItemChange("film-7", shown)
+    assert item_change("film-7", {"colour": "red"}) == "missing_field"
     assert properties["item_id"]["$ref"] == "#/components/schemas/EventId"  # a whole number is its digits
     assert item_change("k", {"item_id": 7}) == ItemChange("7", True)
-    for field, wrong in (("item_id", ["film-7"]), ("available", "no")):
+    for field, wrong in (("item_id", ["film-7"]), ("available", "perhaps")):
         assert item_change("film-7", {field: wrong}) == "wrong_type"
 
 

@@ -1,5 +1,6 @@
 """The items topic: what its records say, and a source that reads all of them on every kind of broker."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -8,6 +9,8 @@ from typing import NoReturn
 import msgspec
 import pytest
 from brokers.clients import config, make_topic
+from hypothesis import given
+from hypothesis import strategies as st
 from kafka import KafkaProducer
 from kafka.errors import KafkaTimeoutError
 
@@ -19,13 +22,24 @@ from pipeline.errors import BrokerLost, UsageError
 from pipeline.event.batch import ItemChange, ItemNews, TopicPartition
 from pipeline.event.items import item_news
 from pipeline.run.ports import ItemSource
-from pipeline.settings import KafkaConfig
+from pipeline.settings import ItemsConfig, KafkaConfig
+from producers.simulate import withdrawal
 
 AVAILABLE, GONE = True, False
+HERE, NAMES = b'{"on": true}', ItemsConfig(fields={"available": "on"})
+STOCK: dict[str, str | list[str]] = {"item_id": "sku", "available": "in_stock"}
+ID: dict[str, str | list[str]] = {"item_id": "id"}
+NOTHING: dict[str, str | list[str]] = {}
+OUTSIDE: dict[str, str | list[str]] = {"item_id": ["payload.after.id", "payload.before.id"]}
+FRAME = bytes([0, 0, 0, 0, 7])  # a schema registry's
+YES = (b"true", b"1", b"12", b"0.5", b'"true"', b'"Yes"', b'"1"', b'"3.0"')
+NO = (b"false", b"0", b"-2", b"0.0", b'"FALSE"', b'"no"', b'"0"', b'" off "', b"null")
+UNCLEAR = (b'"perhaps"', b'""', b"[]", b"{}", b'"1e5"', b'"nan"')
+BEFORE, AFTER = {"id": 4, "on": True}, {"id": 4, "on": False}
 
 
-def news_of(key: bytes | None, value: bytes | None) -> ItemNews:
-    return item_news([ListRecord("items", 0, 7, 0, key, value)])
+def news_of(key: bytes | None, value: bytes | None, **fields: str | list[str]) -> ItemNews:
+    return item_news([ListRecord("items", 0, 7, 0, key, value)], ItemsConfig(fields=fields))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +47,7 @@ def news_of(key: bytes | None, value: bytes | None) -> ItemNews:
     [
         (b"lamp", b'{"item_id": "lamp", "available": false}', ("lamp", GONE)),
         (b"lamp", b'{"item_id": "lamp"}', ("lamp", AVAILABLE)),
-        (b"lamp", b"{}", ("lamp", AVAILABLE)),  # the key is the item's id
+        (b"lamp", b'{"available": true}', ("lamp", AVAILABLE)),  # the key is the item's id
         (b"lamp", b'{"available": false, "price": [1, 2]}', ("lamp", GONE)),
         (None, b'{"item_id": "lamp", "available": true}', ("lamp", AVAILABLE)),
         (None, b'{"item_id": 42, "available": false}', ("42", GONE)),
@@ -51,12 +65,15 @@ def test_a_record_says_whether_an_item_may_be_shown(
     ("key", "value", "reason"),
     [
         (b"lamp", b"{", "not_json"),
-        (b"lamp", b"[]", "wrong_type"),
-        (b"lamp", b'{"available": "no"}', "wrong_type"),
+        (b"lamp", b"[]", "not_object"),
+        (b"lamp", b'{"available": "perhaps"}', "wrong_type"),
+        (b"lamp", b'{"available": [1]}', "wrong_type"),
+        (b"lamp", b"{}", "missing_field"),  # states nothing of ours
         (b"lamp", b'{"item_id": 7.5}', "wrong_type"),
         (b"lamp", b'{"item_id": true}', "wrong_type"),
-        (None, b"{}", "empty_id"),
-        (None, None, "empty_id"),
+        (None, b'{"available": false}', "missing_field"),
+        (None, None, "missing_field"),
+        (b"", None, "empty_id"),
         (b"\xff", None, "not_utf8"),
         (b"lamp", b'{"item_id": "' + b"x" * 257 + b'"}', "long_id"),
     ],
@@ -70,11 +87,142 @@ def test_a_record_that_says_nothing_is_kept_as_it_came_with_the_reason(
     assert (bad.topic, bad.partition, bad.offset) == ("items", 0, 7)
 
 
+def change_record(op: str | None, before: object, after: object, schema: bool = False) -> bytes:
+    """A record as Debezium writes it, with its envelope of schema and payload or without."""
+    payload = {"before": before, "after": after, "source": {"table": "item"}, "ts_ms": 1} | (
+        {"op": op} if op else {}
+    )
+    return json.dumps({"schema": {"type": "struct"}, "payload": payload} if schema else payload).encode()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fields", "said"),
+    [
+        # the ten shapes of withdrawals that were tried on the first version
+        (b"0", b'{"sku":"0","in_stock":false}', STOCK, ("0", GONE)),
+        (b'{"id":4}', None, NOTHING, ("4", GONE)),
+        (b'"5"', None, NOTHING, ("5", GONE)),
+        (b'{"id":4}', change_record("d", BEFORE, None), ID, ("4", GONE)),
+        (b"6", b'{"available":"false"}', NOTHING, ("6", GONE)),
+        (b"6", b'{"available":0}', NOTHING, ("6", GONE)),
+        (b"6", b'{"available":null}', NOTHING, ("6", GONE)),
+        (b"6", b'{"available":false}', NOTHING, ("6", GONE)),
+        (b"6", None, NOTHING, ("6", GONE)),
+        (None, b'{"item_id":6,"available":false}', NOTHING, ("6", GONE)),
+        # names that are not mapped
+        (b"0", b'{"sku":"0","in_stock":false}', NOTHING, "missing_field"),
+        (b"0", b'{"in_stock":false}', ID, "missing_field"),
+        (b"0", change_record("u", BEFORE, AFTER), NOTHING, "missing_field"),
+        # mapped names, second choices, the key
+        (b"k", b'{"sku":"0","in_stock":true}', STOCK, ("0", AVAILABLE)),
+        (b"k", b'{"sku":"0"}', STOCK, ("0", AVAILABLE)),
+        (b"k", b'{"in_stock":0}', STOCK, ("k", GONE)),
+        (b"k", b'{"id":0}', {"item_id": ["sku", "id"]}, ("0", AVAILABLE)),
+        (b"k", b'{"sku":null,"id":"0"}', {"item_id": ["sku", "id"]}, ("0", AVAILABLE)),
+        (b"k", b'{"a":{"id":"0"},"n":{"left":0}}', {"item_id": "a.id", "available": "n.left"}, ("0", GONE)),
+        (b"k", b'{"n":{"left":null}}', {"available": ["stock", "n.left"]}, ("k", GONE)),
+        (b"k", b'{"title":"Lamp"}', {"item_id": "$key"}, ("k", AVAILABLE)),
+        (b"k", b'{"item_id":"other","on":false}', {"item_id": "$key", "available": "on"}, ("k", GONE)),
+        (b"k", b'{"title":"Lamp"}', {"item_id": "$key", "available": "on"}, "missing_field"),
+        (None, b'{"sku":"0"}', {"item_id": ["$key", "sku"]}, ("0", AVAILABLE)),
+        # availability
+        *[(b"k", b'{"available":%s}' % each, NOTHING, ("k", AVAILABLE)) for each in YES],
+        *[(b"k", b'{"available":%s}' % each, NOTHING, ("k", GONE)) for each in NO],
+        *[(b"k", b'{"available":%s}' % each, NOTHING, "wrong_type") for each in UNCLEAR],
+        (b"k", b'{"sku":7,"__deleted":"true"}', STOCK, ("7", GONE)),  # Debezium's row without its envelope
+        (b"k", b'{"sku":7,"__deleted":"false"}', STOCK, ("7", AVAILABLE)),
+        # keys
+        (b"4", None, ID, ("4", GONE)),
+        (b"007", None, NOTHING, ("007", GONE)),
+        (b"[new] lamp", None, NOTHING, ("[new] lamp", GONE)),
+        (b'{"shop":1,"sku":"4"}', None, STOCK, ("4", GONE)),
+        (b'{"id":4,"shop":1}', None, {"item_id": "after.id"}, ("4", GONE)),
+        (b'{"_id":{"$oid":"65a"}}', None, NOTHING, ("65a", GONE)),
+        (b'{"schema":{"type":"struct"},"payload":{"id":4}}', None, NOTHING, ("4", GONE)),
+        (b'{"schema":{"type":"string"},"payload":"lamp"}', None, NOTHING, ("lamp", GONE)),
+        (FRAME + b'{"id":4}', None, NOTHING, ("4", GONE)),
+        (FRAME + b'"5"', None, NOTHING, ("5", GONE)),
+        (FRAME + b"5", None, NOTHING, ("5", GONE)),
+        (FRAME + b"\x08", None, NOTHING, "schema_framed"),
+        (b"\0\0\0\5", None, NOTHING, "wrong_type"),  # a binary number
+        (b'{"shop":1,"nr":2}', None, NOTHING, "missing_field"),
+        (b'["4"]', None, NOTHING, "wrong_type"),
+        (b'{"id":4.5}', None, NOTHING, "wrong_type"),
+        # values that are none, and a schema registry's frame
+        (b"k", b"", NOTHING, ("k", GONE)),
+        (b"k", b"null", NOTHING, ("k", GONE)),
+        (b"k", b'{"schema":null,"payload":null}', NOTHING, ("k", GONE)),
+        (b"k", FRAME + b'{"available":false}', NOTHING, ("k", GONE)),
+        (b"k", FRAME + b"\x02\x08lamp", NOTHING, "schema_framed"),
+        (b"k", b'{"schema":{},"payload":{"sku":"0","in_stock":"no"}}', STOCK, ("0", GONE)),
+        (b"k", b"[" * 500, NOTHING, "too_deep"),
+        (b"k", b'{"available":NaN}', NOTHING, "not_finite"),
+        # change records
+        (None, change_record("c", None, AFTER), ID, ("4", AVAILABLE)),
+        (None, change_record("r", None, AFTER, schema=True), ID, ("4", AVAILABLE)),
+        (None, change_record("u", BEFORE, AFTER), ID | {"available": "on"}, ("4", GONE)),
+        (None, change_record("u", BEFORE, AFTER, schema=True), OUTSIDE, ("4", AVAILABLE)),
+        (None, change_record("d", BEFORE, None, schema=True), OUTSIDE, ("4", GONE)),
+        (None, change_record(None, BEFORE, None), {"item_id": ["after.id", "before.id"]}, ("4", GONE)),
+        (b'{"id":4}', change_record("d", None, None), ID, ("4", GONE)),
+        (b'{"id":4}', change_record("t", None, None), ID, "wrong_type"),
+        (None, change_record("d", BEFORE, None), NOTHING, "missing_field"),
+    ],
+)  # fmt: skip
+def test_each_shape_of_a_record_withdraws_announces_or_is_a_dead_letter_with_its_reason(
+    key: bytes | None, value: bytes | None, fields: dict[str, str | list[str]], said: tuple[str, bool] | str
+) -> None:
+    news = news_of(key, value, **fields)
+    if isinstance(said, tuple):
+        assert news.changes == (ItemChange(*said),)
+    else:
+        assert news.changes == ()
+        assert [bad.reason for bad in news.bad] == [said]
+
+
+def test_a_record_without_a_field_of_ours_says_which_it_has() -> None:
+    (bad,) = news_of(b"0", b'{"sku":"0","in_stock":false}').bad
+    assert "no `item_id` or `available` in the record, which has 'sku', 'in_stock'" in bad.detail
+    assert "items.fields" in bad.detail
+
+
+@pytest.mark.parametrize("fields", [NOTHING, STOCK, OUTSIDE, {"item_id": "$key", "available": "n.left"}])
+def test_the_simulator_withdraws_under_the_names_of_the_configuration(
+    fields: dict[str, str | list[str]],
+) -> None:
+    value = withdrawal("tea-1", ItemsConfig(fields=fields))
+    assert news_of(b"tea-1", value, **fields).changes == (ItemChange("tea-1", GONE),)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["item_id", "available", "schema", "payload", "before", "after", "op", "__deleted"]
+            ),
+            inner,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.none() | st.binary() | json_values, st.none() | st.binary() | json_values)
+def test_any_record_is_read_or_a_dead_letter(key: object, value: object) -> None:
+    as_bytes = [
+        each if isinstance(each, bytes | None) else json.dumps(each).encode() for each in (key, value)
+    ]
+    news = news_of(*as_bytes)
+    assert len(news.changes) + len(news.bad) == 1
+
+
 def test_the_last_word_on_an_item_counts() -> None:
     log = ListLog({"items": 1})
-    for item, value in (("a", None), ("b", None), ("a", b"{}")):
+    for item, value in (("a", None), ("b", None), ("a", HERE)):
         log.append(value, topic="items", key=item.encode(), skip=2)
-    news = item_news(log.read(TopicPartition("items", 0), 0))
+    news = item_news(log.read(TopicPartition("items", 0), 0), NAMES)
     assert news.changes == (ItemChange("b", GONE), ItemChange("a", AVAILABLE))
     assert news.offsets == (("items", 0, 9),)
 
@@ -101,7 +249,7 @@ class ListShelf:
         self._log.append(value, topic=self.topic, partition=partition, key=key.encode())
 
     def source(self) -> ItemSource:
-        return ListItems(self._log)
+        return ListItems(self._log, config=NAMES)
 
     def close(self) -> None:
         pass
@@ -122,7 +270,7 @@ class KafkaShelf:
         self._producer.send(self.topic, value=value, key=key.encode(), partition=partition).get(timeout=20)
 
     def source(self) -> ItemSource:
-        return KafkaItems(config(self._address), self.topic)
+        return KafkaItems(config(self._address), self.topic, NAMES)
 
     def close(self) -> None:
         self._producer.close(timeout=5)
@@ -167,7 +315,7 @@ def test_a_source_reads_all_partitions_to_their_end_and_goes_on_from_there(
     shelf: ListShelf | KafkaShelf,
 ) -> None:
     for number in range(6):
-        shelf.put(number % 2, f"i{number}", None if number < 3 else b"{}")
+        shelf.put(number % 2, f"i{number}", None if number < 3 else HERE)
     first = shelf.source()
     first.start({})
     said, offsets = read_to_the_end(first)

@@ -1,5 +1,6 @@
 """The commands together, as a user has them, on real brokers: rankings, figures, health and exit codes."""
 
+import contextlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from brokers.embedded import embedded_broker as run_embedded
+from kafka import KafkaProducer
 from services import STOP_S, Process, Site
 from test_metrics import NAMES
 from truth import Sent, Truth, chain, event_of, shopping, write_csv
@@ -48,6 +50,11 @@ def own_broker() -> Iterator[EmbeddedBroker]:
     """A broker that a test may stop or freeze."""
     with run_embedded() as broker:
         yield broker
+
+
+def publish(broker: str, topic: str, record: object) -> None:
+    with contextlib.closing(KafkaProducer(bootstrap_servers=broker)) as producer:
+        producer.send(topic, key=b"1", value=json.dumps(record).encode()).get(timeout=20)
 
 
 def now_ms() -> int:
@@ -131,18 +138,23 @@ def test_a_new_user_of_a_planted_chain_gets_the_successor_first(
 ) -> None:
     successor = np.random.default_rng(7).permutation(1_000).tolist()
     walks = chain(successor, users=500, events=30_000, seed=8, start_ms=now_ms() - 40_000_000)
-    with Site(embedded_broker, topic_name("chain"), tmp_path) as site:
+    starts = np.random.default_rng(9).permutation(1_000)[:100].tolist()
+    withdrawn = f"item-{successor[starts[0]]}"
+    names = {"items.fields": '{item_id = "sku", available = "in_stock"}'}
+    with Site(embedded_broker, topic_name("chain"), tmp_path, settings=names) as site:
         site.create_topics()
+        publish(embedded_broker, f"{site.stem}-items", {"sku": withdrawn, "in_stock": 0})
         site.send(walks)
         service = site.run()
         service.wait_learned(len(walks))
-        starts = np.random.default_rng(9).permutation(1_000)[:100].tolist()
         site.send(event_of(f"new-{item}", f"item-{item}", now_ms()) for item in starts)
         service.until(site.all_committed, "all is committed")
         service.end()
         newest = site.newest()
     first = {item: newest[f"new-{item}"]["items"][0]["item_id"] for item in starts}
     assert sum(first[item] == f"item-{successor[item]}" for item in starts) >= 90
+    shown = {place["item_id"] for ranking in newest.values() for place in ranking["items"]}
+    assert withdrawn not in shown
 
 
 class Judged(NamedTuple):

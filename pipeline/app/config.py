@@ -19,13 +19,16 @@ from msgspec import inspect
 
 from pipeline.app.rules import Origins, check, wrong
 from pipeline.errors import UsageError
-from pipeline.settings import EVENT_FIELDS, Settings
+from pipeline.settings import EVENT_FIELDS, ITEM_FIELDS, Settings
 
 PREFIX = "AFRESH_"
 HIDDEN = "********"
 SECRET = re.compile(r"pass|pw|secret|token|credential", re.IGNORECASE)  # in the table kafka and its options
 URL_LOGIN = re.compile(r"//[^/@\s]*@")
-ENTRY_NAMES: dict[str, tuple[str, ...]] = {"events.fields": EVENT_FIELDS}  # entries with fixed names
+ENTRY_NAMES: dict[str, tuple[str, ...]] = {  # entries with fixed names
+    "events.fields": EVENT_FIELDS,
+    "items.fields": ITEM_FIELDS,
+}
 
 
 class Given(NamedTuple):

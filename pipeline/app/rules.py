@@ -13,6 +13,7 @@ import msgspec
 
 from pipeline.errors import UsageError
 from pipeline.event.batch import TopicPartition
+from pipeline.event.items import item_names
 from pipeline.measure.health import split_address
 from pipeline.roles import built_in_role
 from pipeline.settings import KEY_FIELD, POSITIVE, KafkaConfig, Settings
@@ -34,7 +35,7 @@ def wrong(name: str, value: object, origin: str, expected: str) -> UsageError:
 
 def check(settings: Settings, origins: Origins) -> Settings:
     """Return the settings with `checkpoint.journal` resolved. Raise `UsageError` at the first wrong one."""
-    for complaints in (_kafka, _topics, _events, _checkpoint, _metrics):
+    for complaints in (_kafka, _topics, _items, _events, _checkpoint, _metrics):
         for key, value, expected in complaints(settings):
             raise wrong(key, value, origins.get(".".join(key.split(".")[:2]), "default"), expected)
     checkpoint = settings.checkpoint
@@ -113,6 +114,21 @@ def _topics(settings: Settings) -> Complaints:
         if name in roles:  # a worker that reads what it writes would never end
             yield f"topics.{role}", name, f"a topic of its own; topics.{roles[name]} has this name too"
         roles[name] = role
+
+
+def _items(settings: Settings) -> Complaints:
+    owners: dict[str, str] = {}
+    for field, names in item_names(settings.items).items():
+        key, given = f"items.fields.{field}", settings.items.fields.get(field, field)
+        if not names or "" in names:
+            yield key, given, "the name that this field has in the records, or several in an array"
+        if KEY_FIELD in names and field != "item_id":
+            yield key, given, "a field of the records: only item_id is read from the key"
+        for name in names:
+            if "[]" in name:
+                yield key, given, "a path without an array: a record of the items topic is of one item"
+            if owners.setdefault(name, field) != field:
+                yield key, given, f"a name of its own; {owners[name]} is read from {name!r} too"
 
 
 def _events(settings: Settings) -> Complaints:

@@ -65,7 +65,7 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
         logger.warning(warning)
     try:
         sink = build_sink(settings, source, clock)
-        items = KafkaItems(settings.kafka, settings.topics.items)
+        items = KafkaItems(settings.kafka, settings.topics.items, settings.items)
     except AfreshError:
         with suppress(AfreshError):
             source.close()

@@ -93,6 +93,12 @@ RULES: dict[str, Rule] = {
     "topics.recommendations": _OUTPUT,
     "topics.dead_letters": _OUTPUT,
     "topics.drift": _OUTPUT,
+    "items.fields": Rule(
+        "the topic is read whole once more, by the new names; what was withdrawn stays withdrawn until a "
+        "record says otherwise. Stop the worker in good order before the change: after a kill the topic is "
+        "read on from where the journal ends",
+        INFO,
+    ),
     "events.fields": _NEW_NAMES,
     "events.time_unit": _NEW_NAMES,
     "events.roles": _NEW_EVENTS,
@@ -201,6 +207,8 @@ def reconciled(snapshot: Snapshot, changed: list[Change], served: str) -> tuple[
         name: array for name, array in snapshot.arrays.items() if not (anew and name.startswith("model."))
     }
     meta = {"served_model": served} | snapshot.meta  # format 1 does not say it
+    if any(change.key == "items.fields" for change in changed):
+        meta["item_offsets"] = []  # records that could not be read may be readable by the new names
     told = [change for change in changed if RULES[change.key] is not _RESTART or has_parameters]
     return replace(snapshot, arrays=arrays, meta=meta), told
 

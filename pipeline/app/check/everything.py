@@ -13,13 +13,14 @@ from pipeline.app.check.cluster import (
 )
 from pipeline.app.check.findings import Finding, fault, ok, warn
 from pipeline.app.check.here import judge_machine, learned_offsets
+from pipeline.app.check.items import judge_items
 from pipeline.app.check.records import judge_places, judge_records
 from pipeline.app.rules import Origins
 from pipeline.errors import AfreshError
 from pipeline.settings import Settings
 from producers.topics import create_topics
 
-SAMPLE = 1_000  # of the newest records of each events topic
+SAMPLE = 1_000  # of the newest records of each events topic, and of the items topic
 SAMPLE_WAIT_S = 5.0
 
 
@@ -43,6 +44,9 @@ def all_findings(
         topic = seen.topics[name]
         if topic.exists and not topic.error and not lacks("READ", topic.rights):
             yield from _records(name, topic.partitions, settings, now_ms)
+    topic = seen.topics[settings.topics.items]
+    if topic.exists and not topic.error and not lacks("READ", topic.rights):
+        yield from _items(topic.name, settings)
 
 
 def _created(seen: Survey, settings: Settings) -> Finding:
@@ -74,3 +78,13 @@ def _records(name: str, partitions: int, settings: Settings, now_ms: Callable[[]
         yield from judge_records(name, partitions, records, settings, now_ms())
     except AfreshError as error:
         yield warn(f"records of {name}", f"could not be looked at: {error}", "mend that, and check again")
+
+
+def _items(name: str, settings: Settings) -> Iterator[Finding]:
+    try:
+        with Tail(settings.kafka, name, SAMPLE) as tail:
+            records = list(tail.existing(SAMPLE_WAIT_S))
+    except AfreshError as error:
+        yield warn(f"records of {name}", f"could not be looked at: {error}", "mend that, and check again")
+        return
+    yield from judge_items(name, records, settings)

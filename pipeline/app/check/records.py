@@ -1,24 +1,23 @@
 """Judge a sample of an events topic's newest records: do they decode, do their keys lie where they should."""
 
-import difflib
-import json
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-
+from pipeline.app.check.advice import (
+    FIELDS_SHOWN,
+    as_object,
+    choices,
+    flat,
+)
+from pipeline.app.check.event_advice import advice, decoded, decoder_of, key_said, polled, rejected
 from pipeline.app.check.findings import Finding, fault, numbered, ok, warn
 from pipeline.app.event_types import told_types
-from pipeline.event.batch import Polled, RawBatch, Record, Reject, Span, TopicPartition
-from pipeline.event.checks import any_ms, plausible, shown
-from pipeline.event.decode import Decoder
-from pipeline.event.fields import NEEDED, field_names, key_text
-from pipeline.event.framing import unframed
-from pipeline.settings import KEY_FIELD, Settings
+from pipeline.event.batch import RawBatch, Record, Reject, TopicPartition
+from pipeline.event.checks import shown
+from pipeline.settings import EVENT_FIELDS, KEY_FIELD, Settings
 from producers.outgoing import key_hash
 
-FIELDS_SHOWN = 12
 LOOKED_AT = 100  # records whose fields are listed
 DAY_MS = 86_400_000
 
@@ -49,34 +48,24 @@ def judge_records(
         return [warn(f"records of {topic}", text, "publish some (afresh replay FILE), and check again")]
     raw = decoded(records, settings, now_ms)
     return [
-        *_decoding(topic, raw, settings),
+        *_decoding(topic, records, raw, settings),
         *_fields(topic, records, settings),
         *_types(topic, raw, settings),
         *_ages(topic, raw, settings),
-        *_keys(topic, partitions, records, raw),
+        *_keys(topic, partitions, _users(records, settings, now_ms)),
     ]
 
 
-def decoded(records: Sequence[Record], settings: Settings, now_ms: int) -> RawBatch:
-    """Decode records as the service does."""
-    sources = sorted({(record.topic, record.partition) for record in records})
-    place = {source: number for number, source in enumerate(sources)}
-    spans = tuple(Span(topic, partition, 0, 0) for topic, partition in sources)
-    order_R = np.array([place[record.topic, record.partition] for record in records], np.int32)
-    decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
-    return decoder.decode(0, now_ms, Polled(spans, list(records), order_R))
-
-
-def _decoding(topic: str, raw: RawBatch, settings: Settings) -> Iterator[Finding]:
+def _decoding(topic: str, records: Sequence[Record], raw: RawBatch, settings: Settings) -> Iterator[Finding]:
     """Yield how many records would be dead letters, by reason with an example."""
-    about, bad = f"records of {topic}", len(raw.rejects)
-    total = bad + len(raw.events)
-    if not bad:
-        yield ok(about, f"the newest {numbered(total, 'record')} decode")
-        return
+    about, total = f"records of {topic}", len(records)
     by_reason: dict[str, list[Reject]] = defaultdict(list)
     for reject in raw.rejects:
         by_reason[reject.reason].append(reject)
+    bad = len(rejected(raw))
+    if not bad:
+        yield ok(about, f"the newest {numbered(total, 'record')} decode")
+        return
     stops = bad / total > settings.limits.dead_letter_ratio
     make = fault if stops else warn
     limit = f", more than limits.dead_letter_ratio = {settings.limits.dead_letter_ratio:g}" if stops else ""
@@ -85,69 +74,26 @@ def _decoding(topic: str, raw: RawBatch, settings: Settings) -> Iterator[Finding
         f"{bad} of the newest {numbered(total, 'record')} would be dead letters{limit}",
         "mend what is named below, in the producer or in [events]",
     )
+    mend = advice(records, raw, settings)
+    to_do = "mend the producer, or let them pass: see deploy/guides/troubleshooting.md"
     for reason, rejects in sorted(by_reason.items(), key=lambda pair: -len(pair[1])):
         first = rejects[0]
         where = f"{first.record.topic}-{first.record.partition} offset {first.record.offset}"
         yield make(
             about,
             f"{reason}: {len(rejects)}, such as {where}: {first.detail}",
-            hint(first, settings, raw.now_ms)
-            or "mend the producer, or let them pass: see deploy/guides/troubleshooting.md",
+            mend.text if reason in mend.reasons else to_do,
         )
-
-
-def hint(reject: Reject, settings: Settings, now_ms: int) -> str:
-    """Return which setting may make a record readable; "" where none is known."""
-    names = field_names(settings.events)
-    fields = dict(_flat(_object(reject.record.value)))
-    time = fields.get(names["timestamp_ms"])
-    if reject.reason == "missing_field":
-        return _mapping(fields, names, reject.record.key)
-    if reject.reason == "bad_time" and isinstance(time, int | float):
-        told = f"{names['timestamp_ms']} = {time}"
-        if plausible(time * 1000, now_ms):
-            return f'set events.time_unit = "s": {told} looks like seconds'
-        if plausible(time / 1000, now_ms):
-            return f'set events.time_unit = "ms" or "auto": {told} looks like milliseconds or finer'
-    if reject.reason in ("wrong_type", "bad_time") and isinstance(time, str):
-        try:
-            any_ms(time)
-        except ValueError:
-            return ""
-        return f'set events.time_unit = "auto": {names["timestamp_ms"]} = {shown(time)} is text'
-    return ""
-
-
-def _mapping(fields: dict[str, object], names: dict[str, str], key: bytes | None) -> str:
-    """Name the fields that a record has, and which may be the ids."""
-    plain = {_plain(name): name for name in fields} | {_plain(name.split(".")[-1]): name for name in fields}
-    guesses = []
-    for ours in NEEDED:
-        if names[ours] in fields or names[ours] == KEY_FIELD:
-            continue
-        near = difflib.get_close_matches(_plain(ours), plain, 1, 0.6)
-        guess = plain[near[0]] if near else _keyed(fields, key) if key and ours == "user_id" else ""
-        guesses.append(f"events.fields.{ours} = {json.dumps(guess, ensure_ascii=False) if guess else '...'}")
-    if not fields or not guesses:
-        return ""
-    listed = ", ".join(shown(name) for name in list(fields)[:FIELDS_SHOWN])
-    return f"set {' and '.join(guesses)}: the record has {listed}"
-
-
-def _keyed(fields: dict[str, object], key: bytes) -> str:
-    """Return the field that says what the record's key says, as a user's id does; else the key."""
-    texts = {name: str(value).encode() for name, value in fields.items() if isinstance(value, str | int)}
-    return next((name for name, text in texts.items() if text == key), KEY_FIELD)
 
 
 def _fields(topic: str, records: Sequence[Record], settings: Settings) -> Iterator[Finding]:
     """Yield which fields are read, and which of the records' and of ours go without the other."""
     there: dict[str, None] = {}
     for record in records[-LOOKED_AT:]:
-        there |= dict.fromkeys(name for name, _ in _flat(_object(record.value)))
-    names = field_names(settings.events)
-    read = [name for name in names.values() if name in there]
-    absent = [ours for ours, name in names.items() if name not in there and name != KEY_FIELD]
+        there |= dict.fromkeys(name for name, _ in flat(as_object(record.value)))
+    names = {ours: choices(settings.events.fields.get(ours, ours)) for ours in EVENT_FIELDS}
+    read = [name for several in names.values() for name in several if name in there]
+    absent = [ours for ours, several in names.items() if not {*several} & {*there, KEY_FIELD}]
     unread = [shown(name)[1:-1] for name in there if name not in read and not name.startswith("context.")]
     if there:
         parts = [f"read: {', '.join(shown(name)[1:-1] for name in read) or 'none'}"]
@@ -179,19 +125,23 @@ def _ages(topic: str, raw: RawBatch, settings: Settings) -> Iterator[Finding]:
             )
 
 
-def _keys(topic: str, partitions: int, records: Sequence[Record], raw: RawBatch) -> Iterator[Finding]:
+def _users(records: Sequence[Record], settings: Settings, now_ms: int) -> list[tuple[Record, str]]:
+    """Return the records that hold an event, each with its user: of one record all events are of one user."""
+    decoder = decoder_of(settings)
+    alone = ((record, decoder.decode(0, now_ms, polled([record])).events.user_ids) for record in records)
+    return [(record, users[0]) for record, users in alone if users]
+
+
+def _keys(topic: str, partitions: int, pairs: Sequence[tuple[Record, str]]) -> Iterator[Finding]:
     """Yield whether a user's events stay together."""
     about = f"keys of {topic}"
-    bad = {id(reject.record) for reject in raw.rejects}
-    good = [record for record in records if id(record) not in bad]
-    pairs = list(zip(good, raw.events.user_ids, strict=True))
     if not pairs:
         return
     if partitions < 2:
         yield ok(about, "one partition: every user's events are together")
         return
     trouble = [*_scattered(about, pairs), *_keyless(about, pairs), *_foreign(about, pairs)]
-    trouble += _partitioner(about, partitions, [record for record in good if record.key is not None])
+    trouble += _partitioner(about, partitions, [record for record, _ in pairs if record.key is not None])
     yield from trouble
     if not trouble:
         yield ok(
@@ -227,7 +177,7 @@ def _keyless(about: str, pairs: Sequence[tuple[Record, str]]) -> Iterator[Findin
 
 
 def _foreign(about: str, pairs: Sequence[tuple[Record, str]]) -> Iterator[Finding]:
-    other = [(said, user) for r, user in pairs if r.key is not None and (said := _said(r.key)) != user]
+    other = [(said, user) for r, user in pairs if r.key is not None and (said := key_said(r.key)) != user]
     if other:
         said, user = other[0]
         yield warn(
@@ -236,14 +186,6 @@ def _foreign(about: str, pairs: Sequence[tuple[Record, str]]) -> Iterator[Findin
             f"key {shown(said)} of user {shown(user)}",
             "key events by user id; another key will do only where it keeps each user in one partition",
         )
-
-
-def _said(key: bytes) -> str:
-    """Return a key's text, as the service would read a user id out of it."""
-    try:
-        return key_text(key)
-    except ValueError:  # not UTF-8, or a frame around something else
-        return key.decode(errors="replace")
 
 
 def _partitioner(about: str, partitions: int, keyed: Sequence[Record]) -> Iterator[Finding]:
@@ -267,30 +209,3 @@ def _partitioner(about: str, partitions: int, keyed: Sequence[Record]) -> Iterat
         "give all producers one partitioner (murmur2); records from before a change of the number of "
         "partitions lie elsewhere too",
     )
-
-
-def _object(value: bytes | None) -> dict[str, object]:
-    """Return a record's JSON object, without its schema registry's frame; else an empty one."""
-    framed = unframed(value or b"")
-    try:
-        found = json.loads(value or b"" if framed is None else framed.payload)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _flat(value: dict[str, object], before: str = "", depth: int = 4) -> Iterator[tuple[str, object]]:
-    """Yield every field that is no object with its path, as `events.fields` names it.
-
-    >>> dict(_flat({"user": {"id": "ann"}, "sku": "i1"}))
-    {'user.id': 'ann', 'sku': 'i1'}
-    """
-    for name, inner in value.items():
-        if isinstance(inner, dict) and depth:
-            yield from _flat(inner, f"{before}{name}.", depth - 1)
-        else:
-            yield f"{before}{name}", inner
-
-
-def _plain(name: str) -> str:
-    return "".join(sign for sign in name.lower() if sign.isalnum())

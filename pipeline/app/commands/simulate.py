@@ -91,7 +91,7 @@ def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
     from producers.replay import ensure_topic
     from producers.simulate import Sender, until_stdin_closes, write_truth
 
-    sender = Sender(order, settings.kafka, settings.topics, settings.events)
+    sender = Sender(order, settings.kafka, settings.topics, settings.events, settings.items)
     for created in ensure_topic(settings.kafka, settings.topics, sender.topic):
         print(f"created topic {created}", file=sys.stderr)
     sleep = until_stdin_closes if args.until_stdin_closes else pause

@@ -1,0 +1,228 @@
+"""`afresh check` on topics as they are: the settings that it proposes were tried on the records."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
+
+import pytest
+
+from consumers.list_source import ListRecord
+from pipeline.app.check.advice import with_changes
+from pipeline.app.check.findings import Finding, Level
+from pipeline.app.check.items import judge_items
+from pipeline.app.check.records import judge_records
+from pipeline.roles import Role
+from pipeline.settings import EventsConfig, ItemsConfig, Settings
+
+NOW_MS = 1_800_000_000_000
+COUNT = 40
+
+
+def records(make: Callable[[int], object], count: int = COUNT, topic: str = "events") -> list[ListRecord]:
+    made = ((number, make(number)) for number in range(count))
+    return [
+        ListRecord(topic, 0, number, NOW_MS, str(number).encode(), each and json.dumps(each).encode())
+        for number, each in made
+    ]
+
+
+def advice(some: Sequence[ListRecord], settings: Settings) -> list[str]:
+    findings = judge_records("events", 1, some, settings, NOW_MS)
+    return [each.to_do for each in findings if each.about == "records of events" and each.to_do]
+
+
+def ga4(number: int) -> dict[str, Any]:
+    item = {"item_id": f"i{number}", "item_name": "lamp", "quantity": 1}
+    times = {"event_timestamp": NOW_MS * 1_000}
+    return times | {"event_name": "view_item", "user_pseudo_id": f"u{number}.7", "items": [item]}
+
+
+def changed(number: int) -> dict[str, Any]:
+    """A change record: three of four are deletions."""
+    row, old = {"user_id": number, "product_id": 7, "at": NOW_MS}, {"user_id": number, "product_id": 8}
+    payload = (
+        {"before": old, "after": None, "op": "d"} if number % 4 else {"before": None, "after": row, "op": "c"}
+    )
+    return {"schema": {"fields": [{"field": "before", "name": "user_id"}]}, "payload": payload}
+
+
+def segment(number: int) -> dict[str, Any]:
+    ids = {"userId": f"u{number}", "anonymousId": f"a{number}"}
+    return ids | {"event": "Product Viewed", "properties": {"product_id": f"p{number}", "price": 3.5}}
+
+
+def nested(number: int) -> dict[str, Any]:
+    return {"meta": {"id": 5}, "payload": {"user": {"id": number}, "product": {"id": number, "price": 3}}}
+
+
+def at(time: int | str) -> Callable[[int], dict[str, Any]]:
+    return lambda number: {"user_id": number, "item_id": "i", "timestamp_ms": time}
+
+
+@pytest.mark.parametrize(
+    ("make", "events", "said"),
+    [
+        (
+            changed, {},
+            'set events.fields.user_id = "payload.after.user_id" and '
+            'events.fields.item_id = "payload.after.product_id"',
+        ),
+        (
+            segment, {},
+            'set events.fields.user_id = "userId" and events.fields.item_id = "properties.product_id": '
+            "then 40 of the newest 40 records decode;",
+        ),
+        (nested, {},
+         'set events.fields.user_id = "payload.user.id" and events.fields.item_id = "payload.product.id":'),
+        (nested, {"fields": {"user_id": "payload.user.id", "item_id": "payload.product"}},
+         'set events.fields.item_id = "payload.product.id": then 40'),
+        (at(NOW_MS * 1_000), {}, 'set events.time_unit = "auto": then 40'),
+        (at(NOW_MS * 1_000), {"time_unit": "s"}, 'set events.time_unit = "auto": then 40'),
+        (at(NOW_MS * 1_000_000), {}, 'set events.time_unit = "auto": then 40'),
+        (at(NOW_MS), {"time_unit": "s"}, 'set events.time_unit = "ms": then 40'),
+        (at(NOW_MS // 1_000), {}, 'set events.time_unit = "s": then 40'),
+        (at("2026-07-01T00:00:00Z"), {}, 'set events.time_unit = "auto": then 40'),
+        (lambda number: {"uid": number, "sku": 5, "timestamp_ms": NOW_MS * 1_000}, {},
+         'set events.fields.user_id = "uid" and events.fields.item_id = "sku" and events.time_unit = "auto"'),
+    ],
+)  # fmt: skip
+def test_a_setting_is_proposed_that_reads_the_records(
+    make: Callable[[int], object], events: dict[str, Any], said: str
+) -> None:
+    _, hint = advice(records(make), Settings(events=EventsConfig(**events)))
+    assert hint.startswith(said)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda number: {"user_id": number, "items": [1.5, 2.5]},  # no ids
+        lambda number: {"user_id": number, "item": {"name": "lamp"}},
+        lambda number: {"user_id": number, "product": None, "sku": ""},
+        lambda number: {"user_id": number, "before": {"item_id": 4}, "after": None},  # deletions alone
+        lambda number: {"user_id": number, "item_id": "i", "timestamp_ms": 12},
+    ],
+)
+def test_nothing_is_proposed_that_reads_no_more_records(make: Callable[[int], object]) -> None:
+    for to_do in advice(records(make), Settings()):
+        assert "set " not in to_do
+
+
+def test_a_setting_that_is_proposed_for_an_array_reads_it_whatever_the_decoder_takes() -> None:
+    _, *hints = advice(records(ga4), Settings())
+    for hint in hints:
+        assert '"items"' not in hint
+        assert "set " not in hint or ('item_id = "items[].item_id"' in hint and "then 40 of" in hint)
+
+
+def views(number: int) -> dict[str, Any]:
+    """Two of three events are of a page without an item."""
+    item = {} if number % 3 else {"item_id": f"i{number}"}
+    return {"user_id": f"u{number}", "event": "Page Viewed" if number % 3 else "click"} | item
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            views,
+            'set events.fields.event_type = "event" and events.roles."Page Viewed" = "ignore": then 40 of',
+        ),
+        (
+            changed,
+            '"payload.after.product_id" and events.fields.event_type = "payload.op" and events.roles.d =',
+        ),
+        (lambda number: views(1), ""),  # all events are of that type
+    ],
+)
+def test_a_type_of_which_most_records_have_no_item_is_to_be_ignored(
+    make: Callable[[int], object], said: str
+) -> None:
+    _, hint = advice(records(make), Settings())
+    if said and "ignore" in get_args(Role):
+        assert f"{said} 40 of the newest 40 records decode" in hint
+    else:
+        assert "ignore" not in hint
+
+
+def test_records_that_fail_for_several_reasons_have_one_proposal_for_all() -> None:
+    some = [*records(at(NOW_MS // 1_000)), *records(at("2026-07-01T00:00:00Z"))]  # bad_time, wrong_type
+    _, first, second = advice(some, Settings())
+    assert first == second
+    assert 'events.time_unit = "auto": then 80 of the newest 80 records decode' in first
+
+
+def test_a_proposal_keeps_what_is_read_today() -> None:
+    some = [*records(at(NOW_MS), 30), *records(lambda number: {"userId": number, "item_id": "i"}, 10)]
+    for hint in advice(some, Settings())[1:]:
+        assert 'user_id = "userId"' not in hint  # it would read 10 records in the place of 30
+        assert "set " not in hint or "then 40 of the newest 40" in hint
+
+
+def test_changes_are_settings_or_nothing() -> None:
+    changed = with_changes(Settings(), {"events.fields.item_id": "sku", "events.time_unit": "auto"})
+    assert changed is not None
+    assert (changed.events.fields, changed.events.time_unit) == ({"item_id": "sku"}, "auto")
+    assert with_changes(Settings(), {"events.time_unit": "weeks"}) is None
+
+
+# ---- the items topic
+
+
+def found(some: Sequence[ListRecord], **fields: str | list[str]) -> tuple[list[Finding], list[Finding]]:
+    """Return the findings that are well, and the others."""
+    findings = judge_items("items", some, Settings(items=ItemsConfig(fields=fields)))
+    return [each for each in findings if each.level is Level.OK], [
+        each for each in findings if each.level is not Level.OK
+    ]
+
+
+def items(make: Callable[[int], object]) -> list[ListRecord]:
+    return records(make, topic="items")
+
+
+def test_items_that_are_read_are_counted() -> None:
+    well, troubles = found(items(lambda number: {"available": number > 9} if number % 2 else None))
+    assert troubles == []
+    assert well[0].found == "the newest 40 records are read: 40 items, 25 withdrawn"
+    assert well[1].found == "read: available; not there: item_id"
+    assert found([])[0][0].found == "no record yet: every item is available"
+
+
+@pytest.mark.parametrize(
+    ("make", "proposed"),
+    [
+        (
+            lambda number: {"sku": number, "in_stock": number > 3, "title": "lamp"},
+            'set items.fields.item_id = "sku" and items.fields.available = "in_stock": '
+            "then 40 of the newest 40 records can be read, 4 items withdrawn",
+        ),
+        (
+            lambda number: {"product": {"id": number, "stock": max(0, number - 9)}},
+            'set items.fields.item_id = "product.id" and items.fields.available = "product.stock": '
+            "then 40 of the newest 40 records can be read, 10 items withdrawn",
+        ),
+        (
+            lambda number: {"before": None, "after": {"id": number, "active": number % 2}, "op": "c"},
+            'set items.fields.available = "active" and items.fields.item_id = "id": '
+            "then 40 of the newest 40 records can be read, 20 items withdrawn",
+        ),
+        (lambda number: {"sku": number}, 'set items.fields.item_id = "sku": then 40 of'),
+        (lambda number: {"titel": "lamp", "unavailable": True, "tags": ["a"]}, "mend the producer"),
+    ],
+)
+def test_a_mapping_of_items_is_proposed_that_reads_them(make: Callable[[int], object], proposed: str) -> None:
+    _, (whole, example) = found(items(make))
+    assert "40 of the newest 40 records can't be read and change nothing" in whole.found
+    assert example.found.startswith("missing_field: 40, such as items-0 offset 0: ")
+    assert example.to_do.startswith(proposed)
+
+
+def test_items_of_which_none_says_whether_it_is_available_are_a_warning() -> None:
+    some = items(lambda number: {"item_id": number, "available_from": "May", "in_stock": number > 3})
+    _, (trouble,) = found(some)
+    assert "no record says whether its item is available" in trouble.found
+    assert 'set items.fields.available = "in_stock": then 40' in trouble.to_do
+    assert trouble.to_do.endswith("4 items withdrawn")
+    assert found(some, available="in_stock")[1] == []
+    assert found(items(lambda number: {"item_id": number, "title": "lamp"}))[1] == []
