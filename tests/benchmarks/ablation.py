@@ -188,10 +188,11 @@ def kernel_us(recommender: Recommender) -> dict[str, float]:
         n = successors.speak_of_latest(n, h, *latest, status, at, seen, rows, x)
         successors.speak_from_afar(n, h, *tables, status, at, seen, rows, x)
 
+    found = sessions.scratch(index[3])
     kernels: dict[str, Callable[[Any, int], Any]] = {
         "successors": all_successors,
         "occurrences": lambda h, at: occurrences.speak(0, h, *rings, status, at, seen, rows, x),
-        "sessions": lambda h, at: sessions.speak(0, h, -1, *index, near, status, at, seen, rows, x),
+        "sessions": lambda h, at: sessions.speak(0, h, -1, *index, near, *found, status, at, seen, rows, x),
         "own": lambda h, at: own.speak(0, h, status, at, seen, rows, x),
         "call": lambda h, at: own.speak(0, h[:0], status, at, seen, rows, x),
     }
