@@ -2,7 +2,7 @@
 
 numba counts references to arrays, also to the views that a loop makes of them (`row = table[m]`): an atomic
 addition and a subtraction each, in the innermost loops. `_nrt=False` compiles a kernel without numba's memory
-manager (NRT): it counts nothing, which saves a third of a step's time and changes no figure. The flag is not
+manager (NRT): it counts nothing, which saves a tenth of a step's time and changes no figure. The flag is not
 documented. Two rules follow from it: such a kernel makes no array, so that scratch space and results are
 arguments; and it calls no kernel that returns one, which numba would compile and which would leak memory.
 tests/test_kernels.py holds them, and fails where the installed numba ignores the flag or rejects it. A numba
@@ -31,5 +31,5 @@ OPTIONS = {"cache": True, "nogil": True} | (NO_COUNTING if accepted(NO_COUNTING)
 
 
 def kernel(**options: Any) -> Any:
-    """Return the decorator of a kernel that allocates nothing; `options` are added to those of `numba.njit`."""
+    """Return the decorator of a kernel that allocates nothing; `options` are further ones of `njit`."""
     return njit(**OPTIONS, **options)

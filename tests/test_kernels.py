@@ -1,4 +1,4 @@
-"""Kernels without numba's reference counting: the installed numba knows the flag, and no kernel misuses it."""
+"""Kernels without numba's reference counting: the installed numba knows the flag, no kernel misuses it."""
 
 import importlib
 import pkgutil

@@ -7,7 +7,7 @@ from pipeline.kernels import kernel
 from pipeline.state.counts import Counts
 from pipeline.state.queries import Queries
 from pipeline.train.families import occurrences, own, sessions, successors
-from pipeline.train.memories import D_CELL, Candidates
+from pipeline.train.memories import D_CELL, REACHED, Candidates
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
@@ -39,7 +39,7 @@ def explain(
         held.number.data, held.steps.data, held.visits.data, held.visited.data,
         np.zeros(slots, np.float32), found, shared, np.empty(slots, np.int32),
         np.zeros(table.shape[0], np.int32), np.empty((shown, sessions.REACH), np.float32),
-        np.empty((3, successors.REACHED), np.float32), np.empty(shown, np.int64), out_BKP,
+        np.empty((3, REACHED), np.float32), np.empty(shown, np.int64), out_BKP,
     )  # fmt: skip
 
 
