@@ -70,11 +70,14 @@ class Tail:
         ):
             yield from self.poll()
 
-    def poll(self) -> list[Record]:
-        """Return what has come, after `WAIT_S` at the latest; raise as `existing`."""
+    def poll(self, wait_s: float = WAIT_S) -> list[Record]:
+        """Return what has come, after `wait_s` at the latest; raise as `existing`.
+
+        With 0 it returns what the fetch of the call before has brought, and begins another one.
+        """
         began = time.monotonic()
         try:
-            fetched = self._consumer.poll(timeout_ms=WAIT_S * 1000, max_records=EVERYTHING)
+            fetched = self._consumer.poll(timeout_ms=wait_s * 1000, max_records=EVERYTHING)
         except KafkaError as error:
             self._judge(error, began)
             return []

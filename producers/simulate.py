@@ -27,6 +27,7 @@ from consumers.kafka_client import connect
 from pipeline.errors import AfreshError, UsageError
 from pipeline.event.items import OUR_NAMES, item_names
 from pipeline.settings import KEY_FIELD, EventsConfig, ItemsConfig, KafkaConfig, TopicsConfig
+from pipeline.thread_limits import limit_threads
 from producers.kafka_client import producer_options
 from producers.market.closed_loop import ClosedLoop, Lists
 from producers.market.file import check_folder
@@ -250,6 +251,7 @@ def write_truth(path: Path, simulation: Simulation, sent: int) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = _parser().parse_args(arguments)
+    limit_threads(1)
     wait = until_stdin_closes if args.until_stdin_closes else pause
     try:
         if args.truth is not None:

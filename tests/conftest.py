@@ -2,8 +2,9 @@
 
 import os
 
-# as the commands do, before numpy is there: on busy cores a small batch waits ten times as long for threads
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from pipeline.thread_limits import limit_threads
+
+limit_threads(1)  # as the commands do, before numpy is there: on busy cores a small batch waits for threads
 
 import itertools
 import logging

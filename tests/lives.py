@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import torch
 
 from consumers.list_source import ListLog, ListSource
 from pipeline.event.batch import TopicPartition
@@ -21,8 +20,6 @@ from pipeline.run.loop import Edges, Loop, Survival
 from pipeline.run.observe import Unobserved
 from pipeline.settings import BatchConfig, CheckpointConfig, ModelConfig, RankConfig, Settings
 from producers.list_sink import ListSink, Outbox
-
-torch.set_num_threads(1)  # as the service does: with more, a small batch waits for its threads
 
 START_MS = 1_700_000_000_000
 NOW_MS = START_MS + 10**9  # eleven days later

@@ -64,17 +64,18 @@ class Sent(NamedTuple):
 class Process:
     """`afresh COMMAND` in a process group of its own, its output in files; `log` is the file of stderr.
 
-    A context manager: it leaves no process behind.
+    `program`: a file that is run with the module and the arguments instead. A context manager: it leaves no
+    process behind.
     """
 
-    def __init__(self, *args: str, folder: Path, name: str) -> None:
+    def __init__(self, *args: str, folder: Path, name: str, program: str = "-m") -> None:
         self.log = folder / f"{name}.log"
         self._out = folder / f"{name}.out"
         self._address = ""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("AFRESH_")}
         with self.log.open("wb") as err, self._out.open("wb") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.app.cli", *args],
+                [sys.executable, program, "pipeline.app.cli", *args],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, start_new_session=True,
             )  # fmt: skip
 
@@ -248,11 +249,12 @@ class Site:
         settings = self.configured()
         create_topics(settings.kafka, settings.topics, self.partitions, 1)
 
-    def start(self, command: str, *args: str, worker: str = "worker-0") -> Process:
+    def start(self, command: str, *args: str, worker: str = "worker-0", program: str = "-m") -> Process:
         """Start a command with this site's configuration; it is killed with the site at the latest."""
         self._started += 1
         name = f"{self._started:02d}-{command}-{worker}"
-        process = Process(command, *args, *self.options(worker), folder=self.folder, name=name)
+        arguments = (command, *args, *self.options(worker))
+        process = Process(*arguments, folder=self.folder, name=name, program=program)
         return self._open.enter_context(process)
 
     def run(self, worker: str = "worker-0") -> Process:

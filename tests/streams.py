@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from pipeline.event.batch import Batch, Events, RawBatch, Span, TopicPartition
 from pipeline.settings import (
@@ -17,8 +16,6 @@ from pipeline.settings import (
 )
 from pipeline.state.queries import Queries, lesson_queries
 from pipeline.state.state import State
-
-torch.set_num_threads(1)  # as the service does: with more, a small batch waits for its threads
 
 START_MS = 1_700_000_000_000
 MINUTE_MS = 60_000

@@ -17,7 +17,7 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 
 # A module imports from its own part and from parts before it; parts of one line don't import each other.
 ORDER = (
-    ("pipeline.errors", "pipeline.roles"),
+    ("pipeline.errors", "pipeline.roles", "pipeline.kernels", "pipeline.thread_limits"),
     ("pipeline.settings",),
     ("pipeline.event",),
     ("pipeline.state",),

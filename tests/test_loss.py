@@ -225,7 +225,7 @@ def test_exact_ranks_are_those_of_a_sort(seed: int) -> None:
         c.target_B,
         c.barred,
         c.border_B,
-        c.status_M,
+        np.flatnonzero(c.status_M != LIVE),
         *ranks,
     )
     for b, target in enumerate(c.target_B.tolist()):

@@ -15,6 +15,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.market.shoppers import CATEGORIES, TYPES, Columns, Market, ShopEvent, shoppers, wire_events
+from producers.market.tastes import draw_distinct
 from producers.pace import paced
 from producers.simulate import encoded
 from producers.topics import create_topics
@@ -52,6 +53,14 @@ def test_the_same_seed_gives_the_same_events_however_they_are_cut():
 def test_the_streams_that_measured_figures_rest_on_stay_what_they_are(demo):
     columns = b"".join(np.ascontiguousarray(column, np.int64).tobytes() for column in demo)
     assert hashlib.sha256(columns).hexdigest().startswith("d123e65db13e5af3")
+
+
+def test_favourites_are_drawn_as_numpy_draws_without_replacement():
+    ours, theirs = np.random.default_rng(3), np.random.default_rng(3)
+    share = np.array([0.7, 0.2, 0.05, 0.03, 0.02])
+    for _ in range(500):
+        assert draw_distinct(ours, share, 3) == theirs.choice(5, 3, replace=False, p=share).tolist()
+    assert ours.random() == theirs.random()
 
 
 @pytest.mark.parametrize("events", [1, 127, 129, 1_000])

@@ -198,7 +198,7 @@ def test_whatever_ends_the_reading_of_lists_is_raised_and_not_taken_for_silence(
         def __init__(self, *_):
             pass
 
-        def poll(self):
+        def poll(self, wait_s):
             raise ValueError("no such codec")
 
         def close(self):

@@ -3,12 +3,11 @@
     python tests/unbroken.py JOURNAL --set key=value ...
 
 Prints one JSON line: digests, events learned, batches, and every user's newest ranking. It is a process of
-its own because numpy's products may differ in the last bit with the number of threads, which is set before
-the first import, as `afresh run` does.
+its own because numpy's products may differ in the last bit with the number of threads, which is limited as
+`afresh run` does.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -22,11 +21,10 @@ def main() -> None:
     args = parser.parse_args()
 
     from pipeline.app.config import load_settings
+    from pipeline.thread_limits import limit_threads
 
     settings = load_settings(None, args.sets, {})
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(settings.model.threads))
-
-    import torch
+    limit_threads(settings.model.threads)
 
     from consumers.kafka_source import KafkaSource
     from pipeline.event.batch import NOTHING_POLLED
@@ -36,7 +34,6 @@ def main() -> None:
     from pipeline.run.journal import Journal
     from pipeline.run.loop import with_news
 
-    torch.set_num_threads(settings.model.threads)
     recommender = Recommender(settings)
     decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
     source = KafkaSource(settings.kafka, list(settings.topics.event_topics()), settings.batch)

@@ -89,10 +89,10 @@ def _dispatch(argv: list[str]) -> int:
         return int(shown.code or 0)
     _set_up_logging(args.log_level)
     from pipeline.app.config import describe, load_settings  # not needed for help
+    from pipeline.thread_limits import limit_threads
 
     settings = load_settings(args.config, args.sets, os.environ)
-    # numpy reads it when it is first imported: with more threads than free cores each product waits
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(settings.model.threads))
+    limit_threads(settings.model.threads)
     level = logging.INFO if name == "run" else logging.DEBUG
     logger.log(level, "configuration:\n%s", describe(settings))
     return command.run(args, settings)

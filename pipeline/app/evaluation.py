@@ -50,15 +50,12 @@ def judge_file(
 
     Raise `UsageError` when the file can't be read or holds no good event.
     """
-    import torch
-
     from consumers.file_source import Tally, read_events
     from pipeline.app.cores import free_cores, use_threads
     from pipeline.errors import UsageError
     from pipeline.run.clock import SystemClock
     from pipeline.run.evaluate import Evaluation
 
-    torch.set_num_threads(settings.model.threads)
     use_threads(free_cores())  # whoever judges a file waits for it; the figures are the same
     clock, tally = SystemClock(), Tally()
     now_ms = clock.now_ms()

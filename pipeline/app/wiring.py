@@ -54,7 +54,6 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
     Topics that are missing are created. `watch` may put an observer around the one that keeps the metrics.
     Raise `UsageError` when no broker answers, it refuses us or a topic, or a setting is wrong.
     """
-    torch.set_num_threads(settings.model.threads)
     use_threads(settings.model.threads)
     decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
     clock = SystemClock()

@@ -28,8 +28,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.train.tested import Tested
 
 NEGATIVES = 100  # non-clicks for each click in precision
@@ -101,7 +101,7 @@ class Curves:
                 self._sums[model] = np.array(arrays[f"model.{model}.sums"], np.float64)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _add(greater_B, equal_B, candidates_B, tested_B, known_B, edges_E, mass_E, sums):  # type: ignore[no-untyped-def]
     """Spread each target over the bins of its places; bin j holds depths above edge j - 1 up to edge j."""
     last = edges_E.shape[0] - 1

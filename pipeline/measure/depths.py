@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.measure.quality import CUTOFF, SegmentFigures
 from pipeline.train.tested import Tested
 
@@ -82,7 +82,7 @@ def _totals() -> Floats:
 _DEPTHS, _GAINS = np.array(DEPTHS), _totals()
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _add(greater_B, equal_B, tested_B, known_B, young_B, depths_K, totals, tests_S, sums_SKF):  # type: ignore[no-untyped-def]
     """A target level with e others has each of the places greater + 1 .. greater + 1 + e with one chance."""
     for b in range(greater_B.shape[0]):

@@ -2,8 +2,8 @@
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.train.model import FloatArray
 
 REASONS = 3  # at most so many items an entry
@@ -19,14 +19,15 @@ def reasons(
     Places of the same item count together. An item is no reason for itself.
     """
     out = np.full((*rows_BK.shape, REASONS), -1, np.int32)
-    _reasons(parts_BKP, items_BL, rows_BK, np.float32(LEAST_SHARE), out)
+    _reasons(
+        parts_BKP, items_BL, rows_BK, np.float32(LEAST_SHARE), np.zeros(parts_BKP.shape[2], np.float32), out
+    )
     return out
 
 
-@njit(cache=True, nogil=True)
-def _reasons(parts, items_BL, rows_BK, least_share, out):  # type: ignore[no-untyped-def]
+@kernel()
+def _reasons(parts, items_BL, rows_BK, least_share, merged, out):  # type: ignore[no-untyped-def]
     length = min(items_BL.shape[1], parts.shape[2] - 1)
-    merged = np.zeros(length, np.float32)
     for b in range(rows_BK.shape[0]):
         places = 0
         while places < length and items_BL[b, places] >= 0:

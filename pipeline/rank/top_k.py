@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from pipeline.kernels import kernel
 
 
 def top_k(
@@ -24,7 +25,7 @@ def top_k(
     return rows, scores
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _top_k(scores_BC, rows_BC, count_B, out_rows, out_scores):  # type: ignore[no-untyped-def]
     k = out_rows.shape[1]
     for b in range(rows_BC.shape[0]):
@@ -43,6 +44,6 @@ def _top_k(scores_BC, rows_BC, count_B, out_rows, out_scores):  # type: ignore[n
             n = min(n + 1, k)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _before(value, row, other_value, other_row):  # type: ignore[no-untyped-def]
     return value > other_value or (value == other_value and row < other_row)

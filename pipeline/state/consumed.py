@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.state.store import Column
 from pipeline.state.tables import HELD, is_held
 
@@ -98,7 +98,7 @@ class Consumed:
         self.values.data = np.concatenate([self.values.data, np.full_like(self.values.data, -1)])
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _class_of(room):  # type: ignore[no-untyped-def]
     index = 0
     while (SMALLEST << index) < room:
@@ -106,7 +106,7 @@ def _class_of(room):  # type: ignore[no-untyped-def]
     return index
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _allocate(room, values, free, used):  # type: ignore[no-untyped-def]
     """Return the start of a block of `room` entries, -1 when the array is too short."""
     index = _class_of(room)
@@ -121,7 +121,7 @@ def _allocate(room, values, free, used):  # type: ignore[no-untyped-def]
     return place
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _release(place, room, values, free):  # type: ignore[no-untyped-def]
     index = _class_of(room)
     values[place : place + room] = -1
@@ -129,7 +129,7 @@ def _release(place, room, values, free):  # type: ignore[no-untyped-def]
     free[index] = place
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _add(done, user_B, item_B, add_B, status_M, start, size, room, values, free, used):  # type: ignore[no-untyped-def]
     """Add from event `done` on; return the event that found no space, or B."""
     for b in range(done, user_B.shape[0]):
@@ -173,7 +173,7 @@ def _add(done, user_B, item_B, add_B, status_M, start, size, room, values, free,
     return user_B.shape[0]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _scrub(first_user, last_user, start, size, values, doomed_M):  # type: ignore[no-untyped-def]
     for u in range(first_user, last_user):
         for k in range(size[u]):
@@ -182,7 +182,7 @@ def _scrub(first_user, last_user, start, size, values, doomed_M):  # type: ignor
                 values[start[u] + k] = -1
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _copy_out(user_B, start, size, values, border, out):  # type: ignore[no-untyped-def]
     for b in range(user_B.shape[0]):
         u = user_B[b]

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.state.store import Column
 from pipeline.state.tables import is_held
 
@@ -89,7 +89,7 @@ class Histories:
         return items, types, times, length
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _push(user_B, item_B, type_B, moment_B, push_B, time_B, items, types, times, pushed, repeats, newest_ms):  # type: ignore[no-untyped-def]
     length = items.shape[1]
     for b in range(user_B.shape[0]):
@@ -108,7 +108,7 @@ def _push(user_B, item_B, type_B, moment_B, push_B, time_B, items, types, times,
         pushed[u] += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _windows(  # type: ignore[no-untyped-def]
     user_B, previous_B, item_B, type_B, time_B, push_B, status_M, items, types, times, pushed,
     out_items, out_types, out_times, out_length,

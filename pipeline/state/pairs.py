@@ -9,8 +9,8 @@ counts weigh more and more, and value = stored / gain. Axes: M = item rows, B = 
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.state.splitmix import next_uniform
 from pipeline.state.store import Column
 from pipeline.state.tables import is_held
@@ -55,7 +55,7 @@ class Pairs:
         return float(1 / self.gain.data[0])
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _put(row, m, w, chance, status_M, partner, stored):  # type: ignore[no-untyped-def]
     slots = partner.shape[1]
     for s in range(slots):
@@ -77,7 +77,7 @@ def _put(row, m, w, chance, status_M, partner, stored):  # type: ignore[no-untyp
     partner[row, weakest], stored[row, weakest] = m, w
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _add(  # type: ignore[no-untyped-def]
     item_B, weight_B, window_BL, length_B, status_M, seed, reach, fade, both, growth, partner, stored, gain,
 ):  # fmt: skip

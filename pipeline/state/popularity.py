@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.state.store import Column
 
 DAY_MS = 86_400_000
@@ -50,7 +50,7 @@ class Popularity:
         """Count events in order; rows below 0 and weights of 0 are left out."""
         self.rescaled += _add(
             item_B, weight_B, cell_B, time_ms_B, HALF_LIVES, self.stored.data, self.gain.data,
-            self.total.data, self.clock_ms.data,
+            self.total.data, self.clock_ms.data, np.zeros(WIDTH),
         )  # fmt: skip
         self.version += 1
 
@@ -72,7 +72,7 @@ def cells(times_BL: Any, length_B: Any, now_ms_B: Any) -> npt.NDArray[np.int8]:
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _cells(times_BL, length_B, now_B, out):  # type: ignore[no-untyped-def]
     for b in range(length_B.shape[0]):
         n = length_B[b]
@@ -87,9 +87,10 @@ def _cells(times_BL, length_B, now_B, out):  # type: ignore[no-untyped-def]
             out[b] = 2 if steps == 0 else (3 if steps == 1 else (4 if steps < 5 else 5))
 
 
-@njit(cache=True, nogil=True)
-def _add(item_B, weight_B, cell_B, time_B, half_lives, stored, gain, total, clock):  # type: ignore[no-untyped-def]
-    growth = np.exp(math.log(2.0) / half_lives)
+@kernel()
+def _add(item_B, weight_B, cell_B, time_B, half_lives, stored, gain, total, clock, growth):  # type: ignore[no-untyped-def]
+    for c in range(growth.shape[0]):
+        growth[c] = np.exp(math.log(2.0) / half_lives[c])
     rescaled = 0
     for b in range(item_B.shape[0]):
         m, w = item_B[b], weight_B[b]
@@ -112,7 +113,7 @@ def _add(item_B, weight_B, cell_B, time_B, half_lives, stored, gain, total, cloc
     return rescaled
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _rescale(c, stored, gain, total):  # type: ignore[no-untyped-def]
     """Bring a column's weights back to 1 before float32 can't hold them; return how often (0 or 1).
 

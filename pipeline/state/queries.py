@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from pipeline.event.batch import Batch
+from pipeline.kernels import kernel
 from pipeline.state.popularity import cells
 from pipeline.state.state import State, pushes
 
@@ -62,10 +62,12 @@ def lesson_queries(state: State, batch: Batch) -> Queries:
         state.items.status.data,
     )
     held, held_border = state.consumed.ragged(batch.user_B)
-    border = held_border + np.concatenate(([0], np.cumsum(_earlier(batch.previous_B, batch.consumes_B))))
+    border = held_border + np.concatenate(
+        ([0], np.cumsum(earlier_events(batch.previous_B, batch.consumes_B)))
+    )
     barred = np.full(border[-1], -1, np.int32)
     _bar(batch.previous_B, batch.item_B, batch.consumes_B, held, held_border, border, barred)
-    earlier = state.histories.pushed.data[batch.user_B] + _earlier(batch.previous_B, push_B)
+    earlier = state.histories.pushed.data[batch.user_B] + earlier_events(batch.previous_B, push_B)
     cell_B = cells(times, length, batch.moment_ms_B)
     return Queries(
         batch.user_B, items, types, times, length, batch.moment_ms_B, cell_B, earlier, barred, border
@@ -95,18 +97,22 @@ def barred_targets(queries: Queries, item_B: IntArray) -> npt.NDArray[np.bool_]:
     return out
 
 
-@njit(cache=True, nogil=True)
-def _earlier(previous_B, counts_B):  # type: ignore[no-untyped-def]
-    """Return how many of the user's earlier events in the batch count."""
+def earlier_events(previous_B: IntArray, counts_B: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Return how many of the user's earlier events in the batch count, [B]."""
     out = np.zeros(previous_B.shape[0], np.int64)
+    _earlier(previous_B, counts_B, out)
+    return out
+
+
+@kernel()
+def _earlier(previous_B, counts_B, out):  # type: ignore[no-untyped-def]
     for b in range(previous_B.shape[0]):
         p = previous_B[b]
         if p >= 0:
             out[b] = out[p] + counts_B[p]
-    return out
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _bar(previous_B, item_B, consumes_B, held, held_border, border, barred):  # type: ignore[no-untyped-def]
     for b in range(previous_B.shape[0]):
         n = border[b]
@@ -125,7 +131,7 @@ def _bar(previous_B, item_B, consumes_B, held, held_border, border, barred):  # 
             p = previous_B[p]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _barred(item_B, barred, border, out):  # type: ignore[no-untyped-def]
     for b in range(item_B.shape[0]):
         for e in range(border[b], border[b + 1]):

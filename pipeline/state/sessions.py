@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.state.store import Column
 
 # measured on recorded streams: from 5,000 to 50,000 sessions and from 32 to 256 visits, no figure moves by
@@ -86,7 +87,7 @@ def session_of(h, v, number, visits, visited, own):  # type: ignore[no-untyped-d
     return s if number[s] == n and n != own else np.int64(-1)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _add(  # type: ignore[no-untyped-def]
     user_B, item_B, time_B, gap, items, number, began, steps, last, visits, visited, current, current_ms,
     newest,

@@ -3,10 +3,11 @@
 """
 
 import numpy as np
-from numba import njit
+
+from pipeline.kernels import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def next_uniform(state):  # type: ignore[no-untyped-def]
     """Return the next uint64 state and a number in [0, 1)."""
     state = state + np.uint64(0x9E3779B97F4A7C15)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from pipeline.event.batch import Batch, ItemNews, RawBatch, Span, TopicPartition
 from pipeline.event.records import DEFAULT_USER
+from pipeline.kernels import kernel
 from pipeline.settings import NEUTRAL, POSITIVE, EventsConfig, LimitsConfig
 from pipeline.state.availability import Availability
 from pipeline.state.consumed import Consumed
@@ -334,14 +334,13 @@ def previous_of(user_B: IntArray, capacity: int) -> IntArray:
     >>> previous_of(np.array([3, 1, 3, 3], np.int32), 4).tolist()
     [-1, -1, 0, 2]
     """
-    out: IntArray = _previous(user_B, np.full(capacity, -1, np.int32))
+    out: IntArray = np.full(user_B.shape[0], -1, np.int32)
+    _previous(user_B, np.full(capacity, -1, np.int32), out)
     return out
 
 
-@njit(cache=True, nogil=True)
-def _previous(user_B, last_U):  # type: ignore[no-untyped-def]
-    out = np.full(user_B.shape[0], -1, np.int32)
+@kernel()
+def _previous(user_B, last_U, out):  # type: ignore[no-untyped-def]
     for b in range(user_B.shape[0]):
         out[b] = last_U[user_B[b]]
         last_U[user_B[b]] = b
-    return out

@@ -10,8 +10,8 @@ newcomer's weight is right on average.
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.state.splitmix import next_uniform
 from pipeline.state.store import Column
 from pipeline.state.tables import is_held
@@ -78,14 +78,13 @@ class Successors:
             raise ValueError(f"fade({weakening}, {contexts}): expected 0 or more of both")
         _fade(
             np.float32(weakening), contexts, self.forward.data, self.backward.data, self.followed.data,
-            self.context.data, self.contexts.data,
+            self.context.data, self.contexts.data, np.empty_like(self.context.data[0]),
         )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
-def _fade(weakening, kept, forward, backward, followed, context, contexts):  # type: ignore[no-untyped-def]
+@kernel()
+def _fade(weakening, kept, forward, backward, followed, context, contexts, newest):  # type: ignore[no-untyped-def]
     places = context.shape[1]
-    newest = np.empty_like(context[0])
     for m in range(followed.shape[0]):
         if followed[m] > 0:
             share = np.float32(1) / (np.float32(1) + weakening * followed[m])
@@ -95,13 +94,16 @@ def _fade(weakening, kept, forward, backward, followed, context, contexts):  # t
                 backward[m, s] *= share
         if min(contexts[m], places) > kept:
             for k in range(kept):
-                newest[k] = context[m, (contexts[m] - kept + k) % places]
+                for q in range(context.shape[2]):
+                    newest[k, q] = context[m, (contexts[m] - kept + k) % places, q]
             context[m] = -1
-            context[m, :kept] = newest[:kept]
+            for k in range(kept):
+                for q in range(context.shape[2]):
+                    context[m, k, q] = newest[k, q]
             contexts[m] = kept
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _slot(row, m, w, chance, status_M, partner, forward, backward):  # type: ignore[no-untyped-def]
     """Return the slot of `m` in a row and the weight to add there, -1 when the newcomer does not enter."""
     slots = partner.shape[1]
@@ -125,7 +127,7 @@ def _slot(row, m, w, chance, status_M, partner, forward, backward):  # type: ign
     return weakest, w
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _add(  # type: ignore[no-untyped-def]
     item_B, weight_B, window_BL, length_B, status_M, seed, partner, forward, backward, count, followed,
     context, contexts,

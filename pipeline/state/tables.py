@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.state.store import Column
 
 FREE, LIVE, NEW, GONE, SWEPT, HIDDEN = 0, 1, 2, 3, 4, 5  # SWEPT: gone, and the running sweep is scrubbing it
@@ -191,7 +191,7 @@ class IdTable:
         return order, place
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def is_held(status):  # type: ignore[no-untyped-def]
     """Say whether a row of this status belongs to an id."""
     return status in (LIVE, NEW, HIDDEN)

@@ -7,8 +7,8 @@ Axes: B = queries, C = candidate slots, M = item rows.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.state.popularity import ALL, DAY, P300, P1000, Popularity
 from pipeline.state.queries import Queries
 from pipeline.state.store import Column
@@ -110,7 +110,7 @@ def popularity_ranks(stored_M: FloatArray, items: IdTable, queries: Queries, tar
     return Tested(ranks[0], ranks[1], ranks[2], targets.tested_B, targets.known_B)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _popularity_ranks(  # type: ignore[no-untyped-def]
     stored, ordered, live, target_B, barred, border, greater_B, equal_B, candidates_B
 ):
@@ -132,7 +132,7 @@ def _popularity_ranks(  # type: ignore[no-untyped-def]
         greater_B[b], equal_B[b], candidates_B[b] = greater, equal, seen
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _fade(item_B, weight_B, growth, counts, gain):  # type: ignore[no-untyped-def]
     """Count events in order, each weighing more than the one before, so that nothing has to be shrunk."""
     for b in range(item_B.shape[0]):

@@ -6,8 +6,8 @@ the k-th newest item of the history.
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.state.counts import Counts
 from pipeline.state.popularity import CELL
 from pipeline.state.queries import Queries
@@ -72,6 +72,7 @@ class Gatherer:
         if self._near.shape[1] != held.number.data.shape[0]:
             self._near = np.zeros((2, held.number.data.shape[0]), np.float32)
         own_B = held.own(queries.user_B)
+        scratch = [sessions.scratch(held.visits.data) for _ in range(2)]
         prior_M, recent_M = priors(popularity, known), recent_priors(popularity, known)
 
         def work(half: int, a: int, b: int) -> None:
@@ -82,7 +83,7 @@ class Gatherer:
                 tables.contexts.data, latest.partner.data, latest.stored.data, np.float32(latest.scale),
                 held.items.data, held.number.data, held.steps.data, held.visits.data, held.visited.data,
                 prior_M, recent_M, lists, np.array(wanted, np.int64), self.least, status_M, self._tag,
-                self._seen[half], self._near[half], rows[a:b], count[a:b], features[a:b],
+                self._seen[half], self._near[half], *scratch[half], rows[a:b], count[a:b], features[a:b],
             )  # fmt: skip
 
         in_halves(work, batch)
@@ -90,11 +91,11 @@ class Gatherer:
         return Candidates(rows, count, features)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _gather(  # type: ignore[no-untyped-def]
     items_BL, length_B, cell_B, own_B, barred, border, repeats, partner, forward, backward, count_M, context,
     contexts, latest, latest_stored, latest_scale, held, number, steps, visits, visited, prior_M, recent_M,
-    lists, wanted, least, status_M, tag, seen, near_N, rows, count_B, X,
+    lists, wanted, least, status_M, tag, seen, near_N, found, shared, rows, count_B, X,
 ):  # fmt: skip
     for b in range(items_BL.shape[0]):
         tag += 1
@@ -113,8 +114,8 @@ def _gather(  # type: ignore[no-untyped-def]
         if repeats:
             n = own.speak(n, history, status_M, base, seen, rows[b], X[b])
         n = sessions.speak(
-            n, history, own_B[b], held, number, steps, visits, visited, near_N, status_M, base, seen,
-            rows[b], X[b],
+            n, history, own_B[b], held, number, steps, visits, visited, near_N, found, shared, status_M, base,
+            seen, rows[b], X[b],
         )  # fmt: skip
         n = successors.speak_from_afar(
             n, history, partner, forward, backward, count_M, status_M, base, seen, rows[b], X[b]
@@ -130,7 +131,7 @@ def _gather(  # type: ignore[no-untyped-def]
         count_B[b] = n
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _logarithms(n, weights, prior_M, recent_M, rows_C, X_CS):  # type: ignore[no-untyped-def]
     """Turn the families' sums into features, all on about the same scale; most sums are 0."""
     one, scale = np.float32(1), np.float32(SCALE)
@@ -155,7 +156,7 @@ def _logarithms(n, weights, prior_M, recent_M, rows_C, X_CS):  # type: ignore[no
             X_CS[c, S_AGAIN] = np.log(one + X_CS[c, S_AGAIN])
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _popular(n, cell, lists, wanted, status_M, base, seen, rows_C):  # type: ignore[no-untyped-def]
     """Add the most popular items that may be shown, POPULAR of each wanted list."""
     for choice in range(wanted.shape[0]):

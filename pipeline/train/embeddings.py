@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.state.splitmix import next_uniform
 from pipeline.train.optimizer import slot_of
 
@@ -26,14 +26,15 @@ def first_embeddings(ids: Sequence[str], seed: int, dim: int) -> FloatArray:
     """
     key = seed.to_bytes(8, "little")
     pieces = [hashlib.blake2b(text.encode(), digest_size=8, key=key).digest() for text in ids]
-    normals: FloatArray = _normals(np.frombuffer(b"".join(pieces), "<u8"), dim)
+    normals = np.empty((len(ids), dim), np.float32)
+    _normals(np.frombuffer(b"".join(pieces), "<u8"), normals)
     return normals * np.float32(STD)
 
 
-@njit(cache=True, nogil=True)
-def _normals(hash_N, dim):  # type: ignore[no-untyped-def]
-    """Return standard normal vectors [N, D], each from its hash (splitmix64, then Box and Muller 1958)."""
-    out = np.empty((hash_N.shape[0], dim), np.float32)
+@kernel()
+def _normals(hash_N, out):  # type: ignore[no-untyped-def]
+    """Write standard normal vectors [N, D], each from its hash (splitmix64, then Box and Muller 1958)."""
+    dim = out.shape[1]
     for n in range(hash_N.shape[0]):
         state = hash_N[n]
         for d in range(0, dim, 2):
@@ -43,10 +44,9 @@ def _normals(hash_N, dim):  # type: ignore[no-untyped-def]
             out[n, d] = radius * np.cos(2 * np.pi * second)
             if d + 1 < dim:
                 out[n, d + 1] = radius * np.sin(2 * np.pi * second)
-    return out
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def gather_items(items_BL, table, out_BLD):  # type: ignore[no-untyped-def]
     """Write the embeddings of windows to `out` [B, L, D]; 0 where there is no item."""
     dim = out_BLD.shape[2]
@@ -57,7 +57,7 @@ def gather_items(items_BL, table, out_BLD):  # type: ignore[no-untyped-def]
                 out_BLD[b, k, d] = table[m, d] if m >= 0 else np.float32(0)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def output_gradients(  # type: ignore[no-untyped-def]
     user_BD, norm_B, table, rows_BC, count_B, slope_BC, target_B, slope_B, user_gradient, tag, stamp, slot,
     rows, total, squares, used,

@@ -2,12 +2,12 @@
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.state.counts import Counts
 from pipeline.state.queries import Queries
 from pipeline.train.families import occurrences, own, sessions, successors
-from pipeline.train.memories import D_CELL, Candidates
+from pipeline.train.memories import D_CELL, REACHED, Candidates
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
@@ -30,22 +30,26 @@ def explain(
     on no history item (popularity) goes to the last place.
     """
     tables, held = counts.successors, counts.sessions
+    shown, slots = rows_BK.shape[1], held.number.data.shape[0]
+    found, shared = sessions.scratch(held.visits.data)
     _explain(
         queries.items_BL, queries.length_B, queries.cell_B, held.own(queries.user_B), rows_BK,
         candidates.rows, candidates.count, candidates.features, prior_M, coef_BF, table, dim,
         tables.partner.data, tables.forward.data, tables.backward.data, tables.count.data, held.items.data,
         held.number.data, held.steps.data, held.visits.data, held.visited.data,
-        np.zeros(held.number.data.shape[0], np.float32), np.zeros(table.shape[0], np.int32), out_BKP,
+        np.zeros(slots, np.float32), found, shared, np.empty(slots, np.int32),
+        np.zeros(table.shape[0], np.int32), np.empty((shown, sessions.REACH), np.float32),
+        np.empty((3, REACHED), np.float32), np.empty(shown, np.int64), out_BKP,
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _explain(  # type: ignore[no-untyped-def]
     items_BL, length_B, cell_B, own_B, rows_BK, rows_BC, count_B, X, prior_M, coef, table, dim, partner,
-    forward, backward, count_M, held, number, steps, visits, visited, near_N, place_M, out,
+    forward, backward, count_M, held, number, steps, visits, visited, near_N, found, shared, newest_N,
+    place_M, part_KP, part_3P, at_K, out,
 ):  # fmt: skip
     rest = out.shape[2] - 1
-    at_K = np.zeros(rows_BK.shape[1], np.int64)
     for b in range(rows_BK.shape[0]):
         history = items_BL[b, : length_B[b]]
         for k in range(rows_BK.shape[1]):
@@ -63,11 +67,21 @@ def _explain(  # type: ignore[no-untyped-def]
                 continue
             at_K[k] = c
             successors.share(
-                history, m, X[b, c], coef[b], partner, forward, backward, count_M, prior_M, out[b, k]
+                history,
+                m,
+                X[b, c],
+                coef[b],
+                partner,
+                forward,
+                backward,
+                count_M,
+                prior_M,
+                part_3P,
+                out[b, k],
             )
             occurrences.share(X[b, c], coef[b], out[b, k])
             own.share(history, m, X[b, c], coef[b], out[b, k])
         sessions.share(
             history, own_B[b], rows_BK[b], at_K, X[b], coef[b], held, number, steps, visits, visited, near_N,
-            place_M, out[b],
+            found, shared, newest_N, place_M, part_KP, out[b],
         )  # fmt: skip

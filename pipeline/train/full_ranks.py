@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.state.queries import Queries
+from pipeline.state.tables import LIVE
 from pipeline.train.loss import exact_rank
 from pipeline.train.memories import FEATURES, SPARSE
 from pipeline.train.model import FloatArray, Targets
@@ -25,6 +26,7 @@ def full_ranks(
 ) -> Tested:
     """Return where each target stands by u . v (+ bias) among all rows that may be shown."""
     ranks = np.zeros((3, targets.row_B.shape[0]), np.int64)
+    unseen = np.flatnonzero(status_M != LIVE)
     wanted = np.flatnonzero(targets.tested_B & (targets.row_B >= 0))
     for some in np.array_split(wanted, 1 + wanted.size * item_MD.shape[0] // CELLS):
         if some.size == 0:
@@ -37,7 +39,7 @@ def full_ranks(
         no_rows = np.zeros((n, 0), np.int32)
         exact_rank(
             scores_BM, np.zeros((n, FEATURES), np.float32), no_rows, np.zeros(n, np.int32),
-            np.zeros((n, 0, SPARSE), np.float32), targets.row_B[some], part.barred, part.border_B, status_M,
+            np.zeros((n, 0, SPARSE), np.float32), targets.row_B[some], part.barred, part.border_B, unseen,
             *out,
         )  # fmt: skip
         ranks[:, some] = out

@@ -10,8 +10,8 @@ Axes: B = queries, C = candidate slots, D = factors, K = rows asked for, M = ite
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.state.popularity import P1000
 from pipeline.state.queries import Queries
 from pipeline.state.store import Column
@@ -93,7 +93,7 @@ class IsgdModel:
         )
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _step(user_B, item_B, weight_B, users, items, typical, rate, negatives, negative_N):  # type: ignore[no-untyped-def]
     """Take the steps; return the events learned, the sum of their losses, and that of squared slopes."""
     events, at, loss, squares = 0, 0, 0.0, 0.0
@@ -103,7 +103,8 @@ def _step(user_B, item_B, weight_B, users, items, typical, rate, negatives, nega
         if item_B[b] < 0 or weight_B[b] <= 0:
             continue
         if not users[u].any():
-            users[u] = typical
+            for d in range(dim):
+                users[u, d] = typical[d]
         for j in range(1 + (negatives if negative_N.shape[0] > 0 else 0)):
             m, wanted = item_B[b], one
             if j > 0:

@@ -21,8 +21,8 @@ Axes: B = queries, C = candidate slots, N = sampled rows, D = embedding, F = fea
 """
 
 import numpy as np
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.state.tables import LIVE
 from pipeline.train.memories import D_CELL, DENSE, SPARSE
 
@@ -36,7 +36,7 @@ _FAST = {
 }  # lets dot products use vector registers; the order stays fixed
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@kernel(fastmath=_FAST)
 def dot(a, b, n):  # type: ignore[no-untyped-def]
     """Return the inner product of the first n entries."""
     total = np.float32(0)
@@ -45,7 +45,7 @@ def dot(a, b, n):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@kernel(fastmath=_FAST)
 def dense_part(table_row, dim, cell, coef):  # type: ignore[no-untyped-def]
     """Return the dense features' part of a logit; of the cell columns only the query's own counts."""
     total = np.float32(0)
@@ -54,7 +54,7 @@ def dense_part(table_row, dim, cell, coef):  # type: ignore[no-untyped-def]
     return total + table_row[dim + D_CELL + cell] * coef[D_CELL]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def pool_logits(user_BD, table, dim, cell_B, coef_BF, rows_BC, count_B, X_BCS, out_BC):  # type: ignore[no-untyped-def]
     """Write every candidate's logit to `out_BC`."""
     for b in range(rows_BC.shape[0]):
@@ -66,7 +66,7 @@ def pool_logits(user_BD, table, dim, cell_B, coef_BF, rows_BC, count_B, X_BCS, o
             out_BC[b, c] = logit
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def softmax_loss(  # type: ignore[no-untyped-def]
     user_BD, table, dim, cell_B, coef_BF, rows_BC, count_B, X_BCS, logit_BC, target_B, weight_B, barred,
     border_B, known, status_M, negative_N, logit_BN, tag, stamp, unforeseen, floor, loss_B, slope_BC, slope_B,
@@ -153,7 +153,7 @@ def softmax_loss(  # type: ignore[no-untyped-def]
         )
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@kernel(fastmath=_FAST)
 def _coefficient_gradient(  # type: ignore[no-untyped-def]
     b, table, dim, cell_B, rows_BC, count_B, X_BCS, t, at, negative_N, slope_BC, slope_B, slope_BN, grad_BF
 ):
@@ -180,20 +180,19 @@ def _coefficient_gradient(  # type: ignore[no-untyped-def]
             grad_BF[b, D_CELL] += slope * row[cell]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def exact_rank(  # type: ignore[no-untyped-def]
-    logit_BM, coef_BF, rows_BC, count_B, X_BCS, target_B, barred, border_B, status_M, greater_B, equal_B,
+    logit_BM, coef_BF, rows_BC, count_B, X_BCS, target_B, barred, border_B, unseen_N, greater_B, equal_B,
     candidates_B,
 ):  # fmt: skip
-    """Count, over all LIVE rows but the barred ones, those above and those level with the target (itself left
-    out).
+    """Count, over all rows but those of `unseen_N` and the barred ones, those above and those level with the
+    target (itself left out).
 
     `logit_BM` holds embedding and dense part; the sparse part is added here, and entries that don't count are
     overwritten. `candidates_B` counts the rows compared, the target included. A target below 0 counts
     nothing; one whose score is no finite number stands below all.
     """
     low = np.float32(-np.inf)
-    unseen = np.flatnonzero(status_M != LIVE)
     for b in range(logit_BM.shape[0]):
         t = target_B[b]
         greater_B[b], equal_B[b], candidates_B[b] = 0, 0, 0
@@ -205,9 +204,9 @@ def exact_rank(  # type: ignore[no-untyped-def]
             for f in range(SPARSE):
                 scores[m] += X_BCS[b, c, f] * coef_BF[b, DENSE + f]
         own = scores[t]
-        for m in unseen:
+        for m in unseen_N:
             scores[m] = low
-        seen = scores.shape[0] - unseen.shape[0]
+        seen = scores.shape[0] - unseen_N.shape[0]
         for e in range(border_B[b], border_B[b + 1]):
             if barred[e] >= 0 and scores[barred[e]] != low:
                 scores[barred[e]] = low
@@ -220,7 +219,7 @@ def exact_rank(  # type: ignore[no-untyped-def]
         candidates_B[b] = seen
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _above(scores, own):  # type: ignore[no-untyped-def]
     """Count the scores above `own` and those equal to it: loops that become vector instructions."""
     none, one = np.int32(0), np.int32(1)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.state.pairs import Pairs
 from pipeline.state.popularity import Popularity
 from pipeline.state.queries import Queries
@@ -160,7 +160,7 @@ def say_pairs(
     return Spoken(*entries, border_B)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _say(  # type: ignore[no-untyped-def]
     items_BL, length_B, partner, after, before, both, scale, reach, fade, rows, places, values, border_B
 ):

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from pipeline.kernels import kernel
 
 FloatArray = npt.NDArray[np.float32]
 EPSILON = np.float32(1e-10)
@@ -84,7 +85,7 @@ class RowGradients:
         return float(np.linalg.norm(self.total[: self.used[0]]))
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def slot_of(row, tag, stamp, slot, rows, total, squares, used):  # type: ignore[no-untyped-def]
     """Return the row's slot, a fresh zeroed one at its first touch in the batch."""
     if stamp[row] != tag:
@@ -98,7 +99,7 @@ def slot_of(row, tag, stamp, slot, rows, total, squares, used):  # type: ignore[
     return slot[row]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def add_rows(row_N, grad_ND, square_N, tag, stamp, slot, rows, total, squares, used):  # type: ignore[no-untyped-def]
     """Add gradients [N, D] of rows (-1: none) with their summed squares [N] (mean over D)."""
     for n in range(row_N.shape[0]):
@@ -109,7 +110,7 @@ def add_rows(row_N, grad_ND, square_N, tag, stamp, slot, rows, total, squares, u
             squares[s] += square_N[n]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def add_windows(items_BL, length_B, grad_BLD, tag, stamp, slot, rows, total, squares, used):  # type: ignore[no-untyped-def]
     """Add the gradients of window items [B, L, D]; each place counts as one event."""
     dim = grad_BLD.shape[2]
@@ -124,7 +125,7 @@ def add_windows(items_BL, length_B, grad_BLD, tag, stamp, slot, rows, total, squ
             squares[s] += square / dim
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def apply(table, accumulator, rate, tag, stamp, slot, rows, total, squares, used):  # type: ignore[no-untyped-def]
     """Move every touched row of `table` [M, >= D] within BOUND: row-wise Adagrad, one accumulator a row.
 

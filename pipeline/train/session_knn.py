@@ -12,8 +12,8 @@ entries.
 """
 
 import numpy as np
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.state.popularity import Popularity
 from pipeline.state.queries import Queries
 from pipeline.state.sessions import Sessions, is_repeat, session_of
@@ -54,12 +54,14 @@ class SessionKnnModel(Neighbours):
         """Return what neighbouring sessions hold; pure. It speaks for the newest item that was shared."""
         s = self.sessions
         border_B = np.zeros(queries.items_BL.shape[0] + 1, np.int64)
+        scratch = np.empty((2, REACH * s.visits.data.shape[1]), np.int64)
         while True:
             room = self._most
             entries = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.float32)
             self._most = max(room, _say(
                 queries.items_BL, queries.length_B, s.own(queries.user_B), s.items.data, s.number.data,
-                s.steps.data, s.visits.data, s.visited.data, self.after, self._near, *entries, border_B,
+                s.steps.data, s.visits.data, s.visited.data, self.after, self._near, *scratch, *entries,
+                border_B,
             ))  # fmt: skip
             if self._most == room:
                 return Spoken(*entries, border_B)
@@ -69,7 +71,7 @@ class SessionKnnModel(Neighbours):
         self.sessions.add(queries.user_B, targets.counted_B, queries.now_ms_B)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _neighbours(b, items_BL, length_B, own, number, visits, visited, near, found, shared):  # type: ignore[no-untyped-def]
     """Find the sessions that share items with query b, and how near each is; return how many there are.
 
@@ -90,15 +92,13 @@ def _neighbours(b, items_BL, length_B, own, number, visits, visited, near, found
     return count
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _say(  # type: ignore[no-untyped-def]
-    items_BL, length_B, own_B, items, number, steps, visits, visited, after, near, row_E, place_E, value_E,
-    border_B,
+    items_BL, length_B, own_B, items, number, steps, visits, visited, after, near, found, shared, row_E,
+    place_E, value_E, border_B,
 ):  # fmt: skip
     """Write the entries, as far as there is room; return how many there are."""
     places = items.shape[1]
-    found = np.empty(REACH * visits.shape[1], np.int64)
-    shared = np.empty(found.shape[0], np.int64)
     n = 0
     for b in range(items_BL.shape[0]):
         count = _neighbours(b, items_BL, length_B, own_B[b], number, visits, visited, near, found, shared)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.state.queries import Queries
 from pipeline.state.tables import LIVE
 from pipeline.train.model import FloatArray, IntArray, Targets
@@ -82,7 +82,7 @@ def parts(spoken: Spoken, base_M: FloatArray, rows_BK: IntArray, length: int) ->
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _fill(b, row_E, value_E, border_B, base_M, sums, stamp, mark):  # type: ignore[no-untyped-def]
     """Write the scores of the items that query b's entries name, and mark them."""
     for e in range(border_B[b], border_B[b + 1]):
@@ -92,7 +92,7 @@ def _fill(b, row_E, value_E, border_B, base_M, sums, stamp, mark):  # type: igno
         sums[m] += value_E[e]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _ranks(  # type: ignore[no-untyped-def]
     row_E, place_E, value_E, border_B, base_M, ordered, live_M, target_B, barred, barred_border, sums, stamp,
     tag, greater_B, equal_B, candidates_B,
@@ -124,7 +124,7 @@ def _ranks(  # type: ignore[no-untyped-def]
         greater_B[b], equal_B[b], candidates_B[b] = greater, equal - 1, seen
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _scores(  # type: ignore[no-untyped-def]
     row_E, place_E, value_E, border_B, base_M, rows_BC, count_B, sums, stamp, tag, out_BC
 ):
@@ -136,7 +136,7 @@ def _scores(  # type: ignore[no-untyped-def]
             out_BC[b, c] = sums[m] if stamp[m] == mark else base_M[m]
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _parts(row_E, place_E, value_E, border_B, rows_BK, out):  # type: ignore[no-untyped-def]
     for b in range(rows_BK.shape[0]):
         for e in range(border_B[b], border_B[b + 1]):

@@ -18,7 +18,7 @@ from pipeline.state.counts import Counts
 from pipeline.state.histories import Histories
 from pipeline.state.queries import Queries
 from pipeline.state.store import Column
-from pipeline.state.tables import IdTable
+from pipeline.state.tables import LIVE, IdTable
 from pipeline.train import embeddings, memories, optimizer
 from pipeline.train import loss as loss_kernels
 from pipeline.train.attention import Attention, side_buckets
@@ -211,6 +211,7 @@ class StreamingAttention:
         wide = self._wide(queries, user_BD, coef)
         used = self.items.used
         table = self.table.data[:used]
+        unseen = np.flatnonzero(self.items.status.data[:used] != LIVE)
         blocks = [exact[first : first + BLOCK] for first in range(0, exact.size, BLOCK)]
 
         def work(half: int, a: int, b: int) -> None:
@@ -221,7 +222,7 @@ class StreamingAttention:
                 loss_kernels.exact_rank(
                     scores, coef[some], pool.candidates.rows[some], pool.candidates.count[some],
                     pool.candidates.features[some], targets.row_B[some], part.barred, part.border_B,
-                    self.items.status.data[:used], *out,
+                    unseen, *out,
                 )  # fmt: skip
                 ranks[:, some] = out
 

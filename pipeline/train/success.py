@@ -7,8 +7,8 @@ Axes: U = user rows, B = queries, K = kinds of memory.
 """
 
 import numpy as np
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.state.queries import Queries
 from pipeline.train.memories import D_CELL, D_DAY, KINDS, S_BACKOFF, S_CONTEXT, S_LIFT, S_NAIVE, Candidates
 from pipeline.train.model import FloatArray, IntArray
@@ -35,7 +35,7 @@ def update_success(
     """
     _update(
         queries.user_B, queries.cell_B, candidates.rows, candidates.count, candidates.features, target_B,
-        table, dim, success_UK, typical_K,
+        table, dim, success_UK, typical_K, np.zeros(KINDS, np.float32),
     )  # fmt: skip
 
 
@@ -50,9 +50,8 @@ def success_of(user_B: IntArray, success_UK: FloatArray, typical_K: FloatArray) 
     return mixed
 
 
-@njit(cache=True, nogil=True)
-def _update(user_B, cell_B, rows, count, X, target_B, table, dim, success, typical):  # type: ignore[no-untyped-def]
-    value = np.zeros(KINDS, np.float32)
+@kernel()
+def _update(user_B, cell_B, rows, count, X, target_B, table, dim, success, typical, value):  # type: ignore[no-untyped-def]
     for b in range(user_B.shape[0]):
         t = target_B[b]
         if t < 0:

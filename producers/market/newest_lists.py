@@ -9,6 +9,10 @@ from pipeline.event.records import DEFAULT_USER
 from pipeline.settings import KafkaConfig
 from producers.market.closed_loop import Listed
 
+# Between two fetches: one costs the client as much as a hundred lists, and the embedded broker answers each
+# with the few that have just come, or with none, whatever the fetch waits for.
+GATHER_S = 0.1
+
 
 class _Item(msgspec.Struct, frozen=True):
     item_id: str
@@ -22,9 +26,9 @@ class _List(msgspec.Struct, frozen=True):
 class NewestLists:
     """Follow the topic from its beginning, in no group; see `producers.market.closed_loop.Lists`.
 
-    A thread reads all the time: who only read when lists are wanted would, between two looks, get no more
-    than the client fetches ahead, and fall behind for good at some rate. Records are kept as they came and
-    decoded when someone looks. A context manager. Raise `UsageError` when no broker answers or the topic
+    A thread reads ten times a second: a reader that waits until lists are wanted would, between two looks,
+    get no more than the client fetches ahead, and fall behind at some rate. Records are kept as they came
+    and decoded when someone looks. A context manager. Raise `UsageError` when no broker answers or the topic
     doesn't exist.
     """
 
@@ -65,8 +69,8 @@ class NewestLists:
     def _follow(self) -> None:
         """Take in what comes until closed, or until an error that `refresh` raises."""
         try:
-            while not self._closed.is_set():
-                for record in self._tail.poll():
+            while not self._closed.wait(GATHER_S):
+                for record in self._tail.poll(0.0):
                     if record.value is None:
                         self._values.pop(record.key, None)
                     else:

@@ -251,7 +251,8 @@ class Shop:
 
     def met(self, user_S: Ints, place_SK: Ints) -> Bools:
         """Say which of the items each user has met, of those it remembers, [S, K]."""
-        met_SK: Bools = (place_SK[:, :, None] == self.met_UH[user_S][:, None, :]).any(axis=2)
+        most = int(self.met_count[user_S].max(initial=0))  # the rest of the columns is empty for all of them
+        met_SK: Bools = (place_SK[:, :, None] == self.met_UH[user_S, None, :most]).any(axis=2)
         return met_SK
 
     def remember(self, user_S: Ints, place_S: Ints) -> None:

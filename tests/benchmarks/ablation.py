@@ -1,6 +1,6 @@
 """What the default model's quality owes to each of its parts: one thing is changed at a time.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/ablation.py --data FOLDER [--groups parts,size] [--seeds 0,1]
+    python tests/benchmarks/ablation.py --data FOLDER [--groups parts,size] [--seeds 0,1]
 
 Groups: families (one left out), features (one left out), parts (attention, memories, gate), loss (what is
 taken for unforeseen), slots (successors an item keeps), negatives (sampled), batch, size. Each predicts,
@@ -35,6 +35,7 @@ from pipeline.settings import ModelConfig, Settings
 from pipeline.state import state
 from pipeline.state.queries import serving_queries
 from pipeline.state.successors import SLOTS, Successors
+from pipeline.thread_limits import limit_threads
 from pipeline.train import loss, memories, streaming_attention
 from pipeline.train.families import occurrences, own, sessions, successors
 from pipeline.train.families.popularity import dense_columns, priors
@@ -188,10 +189,11 @@ def kernel_us(recommender: Recommender) -> dict[str, float]:
         n = successors.speak_of_latest(n, h, *latest, status, at, seen, rows, x)
         successors.speak_from_afar(n, h, *tables, status, at, seen, rows, x)
 
+    found = sessions.scratch(index[3])
     kernels: dict[str, Callable[[Any, int], Any]] = {
         "successors": all_successors,
         "occurrences": lambda h, at: occurrences.speak(0, h, *rings, status, at, seen, rows, x),
-        "sessions": lambda h, at: sessions.speak(0, h, -1, *index, near, status, at, seen, rows, x),
+        "sessions": lambda h, at: sessions.speak(0, h, -1, *index, near, *found, status, at, seen, rows, x),
         "own": lambda h, at: own.speak(0, h, status, at, seen, rows, x),
         "call": lambda h, at: own.speak(0, h[:0], status, at, seen, rows, x),
     }
@@ -245,7 +247,7 @@ def main() -> None:
     parser.add_argument("--groups", help="some of them, by comma (default: all)")
     parser.add_argument("--seeds", default="0", help="by comma (default: 0)")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    limit_threads(1)
     streams, seeds = chosen(options, parser), [int(seed) for seed in options.seeds.split(",")]
     groups = {"defaults", *(options.groups.split(",") if options.groups else [t.group for t in trials()])}
     began_s, rows, base = time.perf_counter(), [], dict[str, float]()

@@ -120,7 +120,7 @@ def command(cluster: Cluster, name: str, folder: Path, transactions: bool) -> su
         "metrics.address": "127.0.0.1:0",
     }
     words = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
-    environment = os.environ | {"AFRESH_KAFKA__SASL_PASSWORD": PASSWORD, "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"AFRESH_KAFKA__SASL_PASSWORD": PASSWORD}
     with (folder / f"{name}.log").open("w") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "pipeline.app.cli", name, *words],

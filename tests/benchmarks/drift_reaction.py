@@ -1,6 +1,6 @@
 """How soon quality is back after a change of taste, with the reaction to drift alarms and without it.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/drift_reaction.py [--seeds 5] [--data FOLDER]
+    python tests/benchmarks/drift_reaction.py [--seeds 5] [--data FOLDER]
 
 Runs the service's own `Recommender` (default configuration, but that no lists are made) in batches of 128
 over simulated shoppers, whose taste changes at event 20,000 of 60,000, once with `drift.reaction` and once
@@ -35,7 +35,6 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
-import torch
 from drift_streams import CHANGE_AT, EVENTS, KINDS, PERIOD, batches, now_ms, settings_of
 
 from pipeline.event.batch import RawBatch, Span
@@ -46,6 +45,7 @@ from pipeline.measure.reaction import share_left
 from pipeline.recommender import Recommender
 from pipeline.settings import DriftConfig, Settings
 from pipeline.state.successors import Successors
+from pipeline.thread_limits import limit_threads
 from pipeline.train.build import build_model
 
 TESTS, BEFORE, SHARE = 2_000, 5_000, 0.9
@@ -114,7 +114,7 @@ class Watched(Recommender):
 
 def run(kind: str, seed: int, part: str, on: bool, data: Path | None) -> Run:
     """Learn one stream."""
-    torch.set_num_threads(1)
+    limit_threads(1)
     stream, alarms, start = KINDS[kind], [], 0
     with patched(part):
         learner = Watched(settings_of(stream, Settings(drift=DriftConfig(reaction=on))))

@@ -1,6 +1,6 @@
 """Alarms of the served model itself, over simulated shoppers with and without a change of taste.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/drift_served.py [--seeds 4] [--batch 128]
+    python tests/benchmarks/drift_served.py [--seeds 4] [--batch 128]
 
 Runs the service's own `Recommender` (default configuration) over 60,000 events a seed, once as they are and
 once with all tastes changed at event 30,000. Prints each run's alarms and one JSON line at the end. drift.py
@@ -10,13 +10,13 @@ does the same with a small stand-in, over many more streams.
 import argparse
 import json
 
-import torch
 from wired import as_columns
 
 from pipeline.event.batch import RawBatch, Span
 from pipeline.event.records import DriftAlarm
 from pipeline.recommender import Recommender
 from pipeline.settings import Settings
+from pipeline.thread_limits import limit_threads
 from producers.market.shoppers import shoppers, wire_events
 
 EVENTS, CHANGE_AT, WITHIN, START_MS = 60_000, 30_000, 3_000, 1_700_000_000_000
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--batch", type=int, default=128)
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    limit_threads(1)
     delays, early, steady = [], 0, []
     for seed in range(args.seeds):
         changed = alarms_of(seed, CHANGE_AT, args.batch)

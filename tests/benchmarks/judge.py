@@ -1,7 +1,7 @@
 """The judge against trec_eval, the reference programme for ranking measures: the same figures to four digits.
 
     pip install pytrec-eval-terrier      # trec_eval behind Python, needed here alone
-    OMP_NUM_THREADS=1 python tests/benchmarks/judge.py FILE [--events 10000] [--repeats]
+    python tests/benchmarks/judge.py FILE [--events 10000] [--repeats]
 
 Judges the baseline `isgd` on a recorded file, as `afresh evaluate` does. Beside it, the ten best items of
 each test are sorted out of all scores by numpy and handed to trec_eval with the item that was taken. Scores
@@ -19,7 +19,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytrec_eval
-import torch
 
 from consumers.file_source import read_events
 from pipeline.measure.quality import gains_of
@@ -29,6 +28,7 @@ from pipeline.run.evaluate import Evaluation, Variant
 from pipeline.settings import ModelConfig, RankConfig, Settings
 from pipeline.state.queries import Queries
 from pipeline.state.tables import LIVE
+from pipeline.thread_limits import limit_threads
 from pipeline.train.isgd import IsgdModel
 from pipeline.train.model import Learned, Pool, Targets
 
@@ -90,7 +90,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    limit_threads(1)
     rank = RankConfig(exclude=[] if options.repeats else None)
     settings = msgspec.structs.replace(Settings(model=ModelConfig(name="isgd")), rank=rank)
     evaluation = Evaluation(settings, [Variant("isgd", {})], SystemClock())

@@ -13,7 +13,6 @@ JSON line; ends with 1 otherwise. --hold leaves everything up until Ctrl-C, for 
 import argparse
 import json
 import math
-import os
 import socket
 import subprocess
 import sys
@@ -157,7 +156,6 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=1_500.0)
     parser.add_argument("--hold", action="store_true", help="stay up until Ctrl-C")
     options = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     began = time.monotonic()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="afresh-monitoring-")))

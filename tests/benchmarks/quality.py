@@ -1,6 +1,6 @@
 """The default model against the best baseline on recorded streams: the table of what it has to reach.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/quality.py --data FOLDER [--streams globo,FOLDER:repeats]
+    python tests/benchmarks/quality.py --data FOLDER [--streams globo,FOLDER:repeats]
         [--events 40000] [--batch 128] [--models markov,item_knn] [--skip alone,batches]
 
 Of each stream: (1) all models on the same events, each event predicted before it is learned; a baseline gets
@@ -19,13 +19,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from recorded import NOW_MS, Stream, add_options, chosen, events_of, settings_for
 
 from pipeline.app.cores import use_threads
 from pipeline.run.clock import SystemClock
 from pipeline.run.evaluate import BASELINES, Evaluation, Line, Result, compared
 from pipeline.settings import Settings
+from pipeline.thread_limits import limit_threads
 
 SEGMENTS = ("all", "cold", "warm")
 BATCHES, BATCH_EVENTS = (1, 16, 128, 512), 20_000
@@ -160,7 +160,7 @@ def main() -> None:
     skipped = set(filter(None, options.skip.split(",")))
     if skipped - {"alone", "batches"}:
         parser.error(f"--skip {options.skip}: expected alone, batches, or both")
-    torch.set_num_threads(1)
+    limit_threads(1)
     began_s, rows = time.perf_counter(), []
     for stream in chosen(options, parser):
         names = ["attention", *options.models.split(",")]

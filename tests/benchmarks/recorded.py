@@ -1,7 +1,7 @@
 """The recorded streams that benchmarks of quality run on: where they lie, and how each is to be read.
 
 A folder for each, as `FOLDER/events*.csv.gz` with the columns user,item,timestamp,event[,value]; the folder
-that holds them all is named by --data or AFRESH_DATA. One process, one thread: set OMP_NUM_THREADS=1.
+that holds them all is named by --data or AFRESH_DATA. One process, one thread.
 """
 
 import argparse

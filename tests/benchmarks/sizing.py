@@ -13,7 +13,6 @@ in Markdown and one last JSON line.
 import argparse
 import json
 import math
-import os
 import resource
 import subprocess
 import sys
@@ -22,12 +21,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import msgspec
 import numpy as np
-import torch
 from streams import START_MS, Batches, Event
 
 from pipeline.recommender import Recommender
@@ -35,6 +32,7 @@ from pipeline.run.checkpoint import Checkpoints
 from pipeline.run.files import UrlFolder
 from pipeline.run.journal import Entry, Journal
 from pipeline.settings import Settings
+from pipeline.thread_limits import limit_threads
 from pipeline.warm_up import warm_up
 
 FEW, EACH, BATCH, TIMED = 1_000, 3, 512, 20
@@ -69,7 +67,7 @@ def resident() -> int:
 
 def fill(users: int, items: int) -> dict[str, Any]:
     """Fill a recommender; return what it weighs."""
-    torch.set_num_threads(1)
+    limit_threads(1)
     settings = Settings()
     warm_up(settings)
     recommender, batches = Recommender(settings), Batches()

@@ -1,8 +1,8 @@
 """What recommending is worth: how often shoppers click and buy what is recommended, beside popular and random
 items.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/uplift.py [--events 60000] [--rate 400] [--set key=value ...]
-    OMP_NUM_THREADS=1 python tests/benchmarks/uplift.py --offline [--seeds 5]
+    python tests/benchmarks/uplift.py [--events 60000] [--rate 400] [--set key=value ...]
+    python tests/benchmarks/uplift.py --offline [--seeds 5]
 
 Starts the embedded broker, `afresh run` in its default configuration and `afresh simulate --closed-loop`. Its
 shoppers change their taste half-way. Which of the three lists a visitor sees is drawn by chance; whether it
@@ -29,6 +29,7 @@ from wired import as_columns
 from pipeline.event.batch import RawBatch, Span
 from pipeline.recommender import Recommender
 from pipeline.settings import KafkaConfig, Settings, TopicsConfig
+from pipeline.thread_limits import limit_threads
 from producers.embedded_broker import EmbeddedBroker
 from producers.market.closed_loop import Listed
 from producers.market.market import BUSY_MARKET, Columns, wire_events
@@ -129,6 +130,7 @@ def main() -> int:
     parser.add_argument("--offline", action="store_true", help="no broker, no delay")
     parser.add_argument("--seeds", type=int, default=5, help="offline: how many, from --seed on")
     args = parser.parse_args()
+    limit_threads(1)
     change_at = args.events // 2
     runs = {}
     if args.offline:

@@ -36,7 +36,7 @@ def judge_machine(settings: Settings, origins: Origins) -> list[Finding]:
         _configuration(origins),
         *import_names(packages_distributions(), Path(__file__).parents[3]),
         _libraries(),
-        _threads(settings, os.environ, free_cores()),
+        threads(settings.model.threads, free_cores()),
         *checkpoint(settings, running),
         *port(settings.metrics.address, running),
     ]
@@ -93,17 +93,11 @@ def _libraries() -> Finding:
     return ok("libraries", f"{OURS} {version(OURS)}: {', '.join(found)}")
 
 
-def _threads(settings: Settings, environ: Mapping[str, str], cores: int) -> Finding:
-    wanted, omp = settings.model.threads, environ.get("OMP_NUM_THREADS", "")
+def threads(wanted: int, cores: int) -> Finding:
+    """Return whether `model.threads` has as many cores."""
     text = f"model.threads = {wanted}, {cores} core{'' if cores == 1 else 's'} free to use"
     if wanted > cores:
         return warn("threads", f"{text}: they wait for each other", f"set model.threads = {cores}")
-    if omp.isdigit() and int(omp) > cores:
-        return warn(
-            "threads",
-            f"{text}, but OMP_NUM_THREADS = {omp}: each small product waits for threads",
-            f"set OMP_NUM_THREADS={wanted}",
-        )
     return ok("threads", text)
 
 

@@ -8,8 +8,8 @@ BEFORE items before that occurrence 1 if the same place of this history holds it
 """
 
 import numpy as np
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.state.successors import BEFORE
 from pipeline.train.families.slots import slot_of
 from pipeline.train.memories import DENSE, S_CONTEXT, S_SHARP
@@ -17,7 +17,7 @@ from pipeline.train.memories import DENSE, S_CONTEXT, S_SHARP
 CLOSE = 6  # places of the history that are close by
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def speak(n, history, context, contexts, status_M, base, seen, rows_C, X_CS):  # type: ignore[no-untyped-def]
     """Add the sums; return the number of candidates, and the sum of all w^2. See the package."""
     weights = np.float32(0)
@@ -47,7 +47,7 @@ def speak(n, history, context, contexts, status_M, base, seen, rows_C, X_CS):  #
     return n, weights
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def share(x_S, coef_F, out_P):  # type: ignore[no-untyped-def]
     """Give all to the newest item: its occurrences are what was looked up. See the package."""
     for f in (S_CONTEXT, S_SHARP):

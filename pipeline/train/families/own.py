@@ -10,6 +10,7 @@ S_AGAIN   ln(1 + sum over places k > 0 of a_k where the place after k, in time, 
 import numpy as np
 from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.train.families.slots import slot_of
 from pipeline.train.memories import DENSE, S_AGAIN, S_OFTEN, S_OWN
 
@@ -25,7 +26,7 @@ def _likeness(history, k):  # type: ignore[no-untyped-def]
     return np.float32(PASSED if history[k] == history[1] else 0.0)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def speak(n, history, status_M, base, seen, rows_C, X_CS):  # type: ignore[no-untyped-def]
     """Add the sums; S_OWN as 1 / (1 + k). See the package."""
     for k in range(history.shape[0]):
@@ -39,7 +40,7 @@ def speak(n, history, status_M, base, seen, rows_C, X_CS):  # type: ignore[no-un
     return n
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def share(history, m, x_S, coef_F, out_P):  # type: ignore[no-untyped-def]
     """Give recency and number to m's own newest place, and S_AGAIN to the places before its returns, each by
     its summand. See the package.

@@ -8,8 +8,8 @@ D_CELL     ln(count + SMALL), half-life 300 events, of moments of the same kind 
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.state.popularity import CELL, CELLS, DAY, P300, P1000, WIDTH, Popularity
 from pipeline.train.halves import in_halves
 from pipeline.train.memories import (
@@ -61,7 +61,7 @@ def columns_of_nothing() -> FloatArray:
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _dense(stored, gain, out):  # type: ignore[no-untyped-def]
     one = np.float32(1)
     g1000, g300 = one / np.float32(gain[P1000]), one / np.float32(gain[P300])

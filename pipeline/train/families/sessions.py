@@ -8,8 +8,10 @@ that it shares. N = session slots, see `pipeline.state.sessions`.
 """
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.state.sessions import is_repeat, session_of
 from pipeline.train.families.slots import slot_of
 from pipeline.train.memories import DENSE, S_SESSION
@@ -18,13 +20,19 @@ REACH = 4
 FADE = 0.8
 
 
+def scratch(visits: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """Return the arrays `found` and `shared` that the kernels need beside these `visits`."""
+    most = REACH * visits.shape[1]
+    return np.empty(most, np.int64), np.empty(most, np.int32)
+
+
 @njit(inline="always")
 def _word(h, fade, visited):  # type: ignore[no-untyped-def]
     """Return what sharing item h adds to near_s."""
     return fade / np.sqrt(np.float32(1) + np.float32(visited[h]))
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _find(history, own, number, visits, visited, near_N, found, shared):  # type: ignore[no-untyped-def]
     """Write near_s to the scratch array `near` [N], all 0 before; return how many sessions there are.
 
@@ -51,14 +59,16 @@ def _worth(near, length):  # type: ignore[no-untyped-def]
     return near * near / np.sqrt(np.float32(1) + np.float32(length))
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def speak(  # type: ignore[no-untyped-def]
-    n, history, own, items, number, steps, visits, visited, near_N, status_M, base, seen, rows_C, X_CS
-):
-    """Add the sums; `own` is the number of the user's own session. See the package."""
+    n, history, own, items, number, steps, visits, visited, near_N, found, shared, status_M, base, seen,
+    rows_C, X_CS,
+):  # fmt: skip
+    """Add the sums; `own` is the number of the user's own session. See the package.
+
+    Scratch: `near` [N], all 0; `found` and `shared`, see `scratch`.
+    """
     places = items.shape[1]
-    found = np.empty(REACH * visits.shape[1], np.int64)
-    shared = np.empty(REACH * visits.shape[1], np.int32)
     for i in range(_find(history, own, number, visits, visited, near_N, found, shared)):
         s = found[i]
         length = min(steps[s], places)
@@ -72,24 +82,24 @@ def speak(  # type: ignore[no-untyped-def]
     return n
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def share(  # type: ignore[no-untyped-def]
-    history, own, rows_K, at_K, X_CS, coef_F, items, number, steps, visits, visited, near_N, place_M, out_KP
-):
+    history, own, rows_K, at_K, X_CS, coef_F, items, number, steps, visits, visited, near_N, found, shared,
+    newest_N, place_M, part_KP, out_KP,
+):  # fmt: skip
     """Share out each shown item's feature (that of slot at_k, -1: none) among the newest items, each by what
-    it adds to near_s. `place` [M] is scratch, all 0. See the package.
+    it adds to near_s. See the package.
+
+    Scratch: that of `speak`, `newest` int32 [N], `place` int32 [M], all 0, and `part` float32 [K, >= REACH].
     """
     places, parents = items.shape[1], min(history.shape[0], REACH)
-    found = np.empty(REACH * visits.shape[1], np.int64)
-    shared = np.empty(REACH * visits.shape[1], np.int32)
-    part = np.zeros((rows_K.shape[0], REACH), np.float32)
+    part_KP[:, :] = 0
     for i in range(rows_K.shape[0]):
         if rows_K[i] >= 0:
             place_M[rows_K[i]] = i + 1
     count = _find(history, own, number, visits, visited, near_N, found, shared)
-    newest = np.empty(near_N.shape[0], np.int32) if count else np.empty(0, np.int32)
     for i in range(count):
-        newest[found[i]] = shared[i]
+        newest_N[found[i]] = shared[i]
     fade = np.float32(1)
     for k in range(parents):
         h = history[k]
@@ -101,16 +111,16 @@ def share(  # type: ignore[no-untyped-def]
             worth = _worth(near_N[s], length) * _word(h, fade, visited) / near_N[s]
             for p in range(length):
                 m = items[s, p]
-                if m >= 0 and m != newest[s] and place_M[m] > 0:
-                    part[place_M[m] - 1, k] += worth
+                if m >= 0 and m != newest_N[s] and place_M[m] > 0:
+                    part_KP[place_M[m] - 1, k] += worth
         fade *= np.float32(FADE)
     for i in range(count):
         near_N[found[i]] = 0
     for i in range(rows_K.shape[0]):
         if rows_K[i] >= 0:
             place_M[rows_K[i]] = 0
-        total = part[i].sum()
+        total = part_KP[i].sum()
         if at_K[i] >= 0 and total > 0:
             value = X_CS[at_K[i], S_SESSION] * coef_F[DENSE + S_SESSION]
             for k in range(parents):
-                out_KP[i, k] += value * part[i, k] / total
+                out_KP[i, k] += value * part_KP[i, k] / total

@@ -10,15 +10,15 @@ popularity shares at half-lives of 1,000 and 300 events.
 """
 
 import numpy as np
-from numba import njit
 
+from pipeline.kernels import kernel
 from pipeline.train.families.slots import slot_of
 from pipeline.train.memories import DENSE, PARENTS, REACHED, S_BACKOFF, S_LATEST, S_LIFT, S_NAIVE
 
 FORWARD_FADE, BOTH_FADE, LIFT_FADE = 0.6, 0.8, 0.9
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def speak(  # type: ignore[no-untyped-def]
     n, history, partner, forward, backward, count_M, prior_M, status_M, base, seen, rows_C, X_CS
 ):
@@ -41,7 +41,7 @@ def speak(  # type: ignore[no-untyped-def]
     return n
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def speak_of_latest(n, history, partner, stored, scale, status_M, base, seen, rows_C, X_CS):  # type: ignore[no-untyped-def]
     """Add what lately came right after the newest item. See the package."""
     if history.shape[0] > 0:
@@ -53,7 +53,7 @@ def speak_of_latest(n, history, partner, stored, scale, status_M, base, seen, ro
     return n
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def speak_from_afar(n, history, partner, forward, backward, count_M, status_M, base, seen, rows_C, X_CS):  # type: ignore[no-untyped-def]
     """Add the lift of the items past the newest; last, as others' candidates come first. See the package."""
     fade, one = np.float32(LIFT_FADE**PARENTS), np.float32(1)
@@ -69,11 +69,14 @@ def speak_from_afar(n, history, partner, forward, backward, count_M, status_M, b
     return n
 
 
-@njit(cache=True, nogil=True)
-def share(history, m, x_S, coef_F, partner, forward, backward, count_M, prior_M, out_P):  # type: ignore[no-untyped-def]
-    """Share out item m's features x among the newest items, each by its summand. See the package."""
+@kernel()
+def share(history, m, x_S, coef_F, partner, forward, backward, count_M, prior_M, part, out_P):  # type: ignore[no-untyped-def]
+    """Share out item m's features x among the newest items, each by its summand. See the package.
+
+    `part` [3, REACHED] is scratch.
+    """
     one = np.float32(1)
-    part = np.zeros((3, REACHED), np.float32)
+    part[:, :] = 0
     fade6, fade8, fade9 = one, one, one
     parents = min(history.shape[0], REACHED)
     for k in range(parents):
