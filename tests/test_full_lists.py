@@ -89,6 +89,8 @@ def test_what_has_events_comes_before_what_is_announced(name: str) -> None:
     shop.step([Event("ann", "rug"), Event("bob", "rug"), Event("bob", "pan")], *announce("lamp", "desk"))
     outcome = shop.step([Event("cid", "rug")])
     (ranking,) = (each for each in outcome.rankings if each.user_id == "cid")
+    told = shop.recommender.describe_item("lamp")
+    assert told == {"item_id": "lamp", "events": 0.0, "available": True, "hidden": ""}
     assert [item.item_id for item in ranking.items] == ["pan", "desk", "lamp"]
     scores = [item.score for item in ranking.items]
     assert scores == sorted(scores, reverse=True)

@@ -45,7 +45,7 @@ class PopularLists:
             self.rows[column, : best.size] = best
 
     def longer(self, column: int, count: int) -> IntArray:
-        """Return the `count` most popular live rows by one column, rows that nobody took included."""
+        """Return the `count` most popular live rows by one column, those without weight included."""
         live = np.flatnonzero(self.items.status.data == LIVE).astype(np.int32)
         return _best(live, self.popularity.stored.data[live, column], count)
 

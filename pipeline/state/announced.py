@@ -1,6 +1,6 @@
 """Which announced items have rows: the newest, what lists that are shorter than K are filled up with.
 
-Nobody has consumed an item that no event has named, so the K newest of those that may be shown are enough for
+No user has consumed an item that no event has named, so the K newest of those that may be shown are enough for
 every list, whatever the size of the catalogue. The others wait as ids.
 """
 

@@ -204,12 +204,12 @@ class State:
             self.mark_holders(self.items.status.data == HIDDEN)
 
     def mark_holders(self, hidden_M: npt.NDArray[np.bool_]) -> None:
-        """Let everybody whose list holds one of these items have a new one."""
+        """Let all users with one of these items on their list have a new one."""
         holders = self.served.holders(hidden_M)
         self.refresh.mark(holders[holders > 0], NOW)  # row 0 is nobody's: its list is made anew by itself
 
     def mark_short(self) -> None:
-        """Let everybody whose list has fewer than K items have a new one, if more can be shown than before.
+        """Let all users with fewer than K items on their list have a new one, if more can be shown than before.
 
         After a backlog: while one is read, more can be shown with every batch.
         """
@@ -264,7 +264,7 @@ class State:
         return gone
 
     def admit_items(self, ids: Sequence[str]) -> IntArray:
-        """Give new items rows (status NEW) and a welcome."""
+        """Give new items rows (status NEW), and let models and measures prepare them."""
         self._make_room(sum(text not in self.items.announced for text in ids))
         rows = self.items.admit(ids)
         self.availability.met(ids)
