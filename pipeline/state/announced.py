@@ -1,7 +1,7 @@
 """Which announced items have rows: the newest, what lists that are shorter than K are filled up with.
 
-No user has consumed an item that no event has named, so the K newest of those that may be shown are enough for
-every list, whatever the size of the catalogue. The others wait as ids.
+No user has consumed an item that no event has named, so the K newest of those that may be shown are enough
+for every list, whatever the size of the catalogue. The others wait as ids.
 """
 
 from typing import NamedTuple

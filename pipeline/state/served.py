@@ -27,7 +27,7 @@ class Served:
         self.length.data[user_B] = (rows_BK >= 0).sum(1)
 
     def short(self) -> IntArray:
-        """Return the rows of users with a list that had fewer than K items when it was published, in order."""
+        """Return the rows of users with a list that was published with fewer than K items, in order."""
         length_U = self.length.data
         return np.flatnonzero((length_U >= 0) & (length_U < self.items.data.shape[1])).astype(np.int32)
 

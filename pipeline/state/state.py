@@ -209,7 +209,7 @@ class State:
         self.refresh.mark(holders[holders > 0], NOW)  # row 0 is nobody's: its list is made anew by itself
 
     def mark_short(self) -> None:
-        """Let all users with fewer than K items on their list have a new one, if more can be shown than before.
+        """Let users with fewer than K items on their list have a new one, if more can be shown than before.
 
         After a backlog: while one is read, more can be shown with every batch.
         """
