@@ -134,10 +134,12 @@ def changes(published: Sequence[str], now: Sequence[str], excluded: Iterable[str
 
 
 def item_document(state: State, item_id: str) -> dict[str, Any] | None:
-    """Return what is held of an item; None when it was never met and the items topic keeps it from nobody."""
+    """Return what is held of an item; None when neither events nor the items topic have named it."""
     hidden, row = hidden_because(state, item_id), state.items.row_of.get(item_id)
     if row is None:
-        return {"item_id": item_id, "events": 0.0, "available": False, "hidden": hidden} if hidden else None
+        if not hidden and item_id not in state.availability.announced:
+            return None
+        return {"item_id": item_id, "events": 0.0, "available": not hidden, "hidden": hidden}
     holders = np.flatnonzero((state.served.items.data == row).any(1))
     return {
         "item_id": item_id,

@@ -6,11 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import structs
 
 from pipeline.describe import item_document, user_document
 from pipeline.event.batch import Batch, ItemChange, RawBatch, TopicPartition
-from pipeline.event.records import DriftAlarm, RankedItem, Ranking
+from pipeline.event.records import DriftAlarm, Ranking
 from pipeline.figures import figures_of, tables_of
 from pipeline.measure.curves import Curves
 from pipeline.measure.depths import Depths
@@ -25,7 +24,7 @@ from pipeline.rank.lists import Ranked, Stamp, ranking_records
 from pipeline.rank.pools import Pools
 from pipeline.rank.reasons import reasons
 from pipeline.rank.rules import RULES, apply_rules
-from pipeline.rank.top_k import top_k
+from pipeline.rank.top_k import filled_up, top_k
 from pipeline.settings import POSITIVE, Settings
 from pipeline.state import packing
 from pipeline.state.queries import Queries, barred_targets, lesson_queries, serving_queries
@@ -102,7 +101,7 @@ class Recommender:
 
     def news(self, changes: Iterable[ItemChange]) -> tuple[ItemChange, ...]:
         """Return those changes of items that change anything."""
-        return self.state.availability.news(changes, self.state.items.row_of)
+        return self.state.availability.news(changes, self.state.items.row_of.keys())
 
     def step(self, raw: RawBatch, mark: Mark = no_mark) -> Outcome:
         """Learn a batch and rank its users; the lines are the stages.
@@ -125,6 +124,9 @@ class Recommender:
         mark("measure")
         self.state.update(batch, queries.windows)
         gone = self.state.expire(raw.now_ms)
+        self.state.announce()
+        if not self.unread:
+            self.state.mark_short()
         self.pools.popular.update(np.unique(batch.item_B[batch.item_B >= 0]))
         self.seq += 1
         mark("state")
@@ -132,7 +134,8 @@ class Recommender:
         spoilt = lessons[0].skipped == "non_finite"
         whose = nobody(batch) if spoilt else audience(self.state, batch, raw.now_ms, self.settings.rank)
         rankings = self._rank(whose.users, raw)
-        rankings += self._default_ranking(raw) if rankings or raw.news or self._default is None else []
+        default_due = rankings or raw.news or len(self._default or ()) < self.settings.rank.k
+        rankings += self._default_ranking(raw) if default_due else []
         mark("rank")
         figures = figures_of(self.state, batch, lessons[0], before, whose, self.drift.reacting)
         in_time_ms_B = np.where(whose.late_B, 0, batch.append_ms_B)
@@ -144,20 +147,15 @@ class Recommender:
         batch = self.state.admit(raw)
         queries = lesson_queries(self.state, batch)
         self.state.update(batch, queries.windows, learn=False)
+        self.state.mark_short()
         self.state.events_learned = learned
 
     def _default_ranking(self, raw: RawBatch) -> list[Ranking]:
-        """Return the list for people without events when it is ours to publish and its items have changed.
-
-        Where too few items have been met to fill it, those follow that the items topic has announced.
-        """
+        """Return the list for people without events when it is ours to publish and its items have changed."""
         if self.unread or not self._leads():
             self._default = None  # another worker's is the newest by the time that this one leads again
             return []
         (ranking,) = self._rank(np.zeros(1, np.int32), raw, "default")
-        known = {item.item_id for item in ranking.items}
-        more = [RankedItem(text, 0.0) for text in self.state.availability.announced if text not in known]
-        ranking = structs.replace(ranking, items=(ranking.items + more)[: self.settings.rank.k])
         items = [item.item_id for item in ranking.items]
         if items == self._default:
             return []
@@ -230,7 +228,9 @@ class Recommender:
         return ranking_records(self.state, users, ranked, stamp)
 
     def rank(self, users: IntArray, explained: bool = True) -> Ranked:
-        """Rank for these user rows: score > rules > top K > reasons. Changes nothing."""
+        """Rank for these user rows: score > rules > top K > reasons > announced items where these are fewer
+        than K. Changes nothing.
+        """
         model = self.models[0]
         queries = serving_queries(self.state, users)
         pool = self.pools.candidates(queries, model.lists)
@@ -238,7 +238,7 @@ class Recommender:
         scores = apply_rules(RULES, self.state, queries, pool.candidates, scores)
         rows_BK, scores_BK = top_k(scores, pool.candidates.rows, pool.candidates.count, self.settings.rank.k)
         reasons_BK = self._because(queries, rows_BK, pool, explained)
-        return Ranked(rows_BK, scores_BK, reasons_BK)
+        return Ranked(*filled_up(rows_BK, scores_BK, self.state.newest), reasons_BK)
 
     def _because(self, queries: Queries, rows_BK: IntArray, pool: Pool, explained: bool) -> IntArray:
         if not (explained and self.settings.rank.because):
@@ -261,6 +261,7 @@ class Recommender:
     def put(self, shard: Shard) -> None:
         """Add a shard's users, in the place of what is held of that partition."""
         packing.put(self.state, shard)
+        self.state.mark_short()
 
     def release(self, source: TopicPartition) -> None:
         """Drop a partition: its users and its offset."""
@@ -302,6 +303,8 @@ class Recommender:
         different.tell()
         self.state.users.admitted, self.state.users.evicted = admitted, evicted
         self.state.reconcile()
+        self.state.announce()
+        self.state.mark_short()
         self.seq = int(str(snapshot.meta["seq"]))
         self.pools.popular.update(np.empty(0, np.int32))
 

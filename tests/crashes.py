@@ -294,10 +294,12 @@ def fill(log: ListLog, events: int, seed: int) -> None:
 
 
 def item_log(seed: int) -> ListLog:
-    """Return an items topic that withdraws items of `fill` and brings them back; one record is spoiled."""
+    """Return an items topic that withdraws items of `fill`, brings them back, and announces items that no
+    event names; one record is spoiled.
+    """
     chance, log = random.Random(seed), ListLog({"items": 1})
     for number in range(40):
-        item = f"i{chance.randrange(9)}"
+        item = f"i{chance.randrange(16)}"
         value = msgspec.json.encode({"item_id": item, "available": chance.random() < 0.4})
         log.append(b"{" if number == 3 else value, topic="items", key=item.encode(), skip=number % 3 // 2)
     return log

@@ -1,67 +1,14 @@
 """Items that may not be shown: withdrawn by the items topic, or blocked by the configuration."""
 
-from collections.abc import Iterable
-
-import msgspec
 import numpy as np
 import pytest
-from streams import START_MS, Batches, Event, small_settings, source
+from shops import K, Shop, in_batches, settings_of
+from streams import START_MS, Event, source
 
-from pipeline.event.batch import ItemChange, ItemNews, RawBatch
-from pipeline.event.records import DEFAULT_USER, Ranking
-from pipeline.outcome import Outcome
+from pipeline.event.batch import ItemChange
+from pipeline.event.records import DEFAULT_USER
 from pipeline.rank.audience import URGENT_A_BATCH
 from pipeline.recommender import Recommender
-from pipeline.settings import Settings
-
-K = 5
-
-
-def settings_of(block: Iterable[str] = (), name: str = "attention") -> Settings:
-    settings = small_settings(name=name, k=K)
-    return msgspec.structs.replace(settings, rank=msgspec.structs.replace(settings.rank, block=list(block)))
-
-
-class Shop:
-    """A recommender, its batches, and the newest list of everybody."""
-
-    def __init__(self, settings: Settings | None = None) -> None:
-        self.recommender = Recommender(settings or settings_of())
-        self.batches = Batches()
-        self.newest: dict[str, list[str]] = {}
-
-    def step(self, events: list[Event], *changes: tuple[str, bool]) -> Outcome:
-        raw = self.batches(events)
-        if not events:
-            raw = without_partition(raw)
-        news = ItemNews(self.recommender.news(ItemChange(*change) for change in changes))
-        outcome = self.recommender.step(with_items(raw, news))
-        self.keep(outcome.rankings)
-        return outcome
-
-    def keep(self, rankings: Iterable[Ranking]) -> None:
-        for ranking in rankings:
-            self.newest[ranking.user_id] = [item.item_id for item in ranking.items]
-
-    def settle(self) -> int:
-        """Let it make all lists that are due; return the batches that took."""
-        batches = 0
-        while self.recommender.owes:
-            self.step([])
-            batches += 1
-        return batches
-
-    def holders(self, item: str) -> set[str]:
-        return {user for user, items in self.newest.items() if item in items}
-
-
-def without_partition(raw: RawBatch) -> RawBatch:
-    """Return a batch of no partition, as the loop makes it where no event has come."""
-    return RawBatch(raw.seq, raw.now_ms, (), raw.events, [])
-
-
-def with_items(raw: RawBatch, news: ItemNews) -> RawBatch:
-    return RawBatch(raw.seq, raw.now_ms, raw.spans, raw.events, raw.rejects, news)
 
 
 def crowd(users: int, seed: int = 0) -> list[Event]:
@@ -72,10 +19,6 @@ def crowd(users: int, seed: int = 0) -> list[Event]:
         for user in range(users)
         for item in rng.geometric(0.25, 3)
     ]
-
-
-def in_batches(events: list[Event], size: int = 600) -> Iterable[list[Event]]:
-    return (events[first : first + size] for first in range(0, len(events), size))
 
 
 @pytest.mark.parametrize(
@@ -183,19 +126,21 @@ def test_an_empty_shop_shows_what_its_items_topic_announces() -> None:
     assert shop.newest == {DEFAULT_USER: []}
     assert not shop.recommender.owes
     shop.step([], ("lamp", True), ("desk", True), ("sold", False))
-    assert shop.newest == {DEFAULT_USER: ["lamp", "desk"]}
+    assert shop.newest == {DEFAULT_USER: ["desk", "lamp"]}  # the newest first
     shop.step([], ("lamp", False))
     assert shop.newest == {DEFAULT_USER: ["desk"]}
     shop.step([Event("ann", "rug")])
     assert shop.newest[DEFAULT_USER] == ["rug", "desk"]  # what people take comes first
 
 
-def test_a_catalogue_of_which_all_may_be_shown_is_no_news_once_items_were_met() -> None:
+def test_a_catalogue_of_which_all_may_be_shown_is_news_once() -> None:
     shop = Shop()
-    shop.step([Event("ann", f"i{number}") for number in range(1000)])
-    changes = [ItemChange(f"new{number}", True) for number in range(50)]
-    assert shop.recommender.news(changes) == ()
-    assert shop.recommender.news([ItemChange("i1", False), *changes]) == (ItemChange("i1", False),)
+    shop.step([Event("ann", f"i{number}") for number in range(100)])
+    known = [ItemChange(f"i{number}", True) for number in range(100)]
+    new = [ItemChange(f"new{number}", True) for number in range(50)]
+    assert shop.recommender.news([*known, *new, ItemChange("i1", False)]) == (*new, ItemChange("i1", False))
+    shop.step([], *((change.item_id, change.available) for change in new))
+    assert shop.recommender.news([*known, *new]) == ()
 
 
 def test_which_holders_come_first_depends_on_no_row_number() -> None:

@@ -6,7 +6,10 @@ import msgspec
 
 
 class RankedItem(msgspec.Struct, frozen=True, gc=False):
-    """One place of a ranking; `because` names the items of the user's history that add most to the score."""
+    """One place of a ranking; `because` names the items of the user's history that add most to the score.
+
+    Scores descend. That of an item without events is 0, or the score before it where that is less.
+    """
 
     item_id: str
     score: float

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.state.counts import Counts
-from pipeline.state.popularity import WIDTH, Popularity
+from pipeline.state.popularity import P1000, WIDTH, Popularity
 from pipeline.state.queries import Queries
 from pipeline.state.tables import LIVE, IdTable
 from pipeline.train.candidates import Gatherer
@@ -40,14 +40,29 @@ class PopularLists:
             pools = [np.union1d(listed[listed >= 0], touched) for listed in self.rows]
         for column, rows in enumerate(pools):
             stored = self.popularity.stored.data[rows, column]
-            if rows.size > LISTED:
-                # keep all that tie with the last place, so that the order below decides
-                least = -np.partition(-stored, LISTED - 1)[LISTED - 1]
-                rows, stored = rows[stored >= least], stored[stored >= least]
-            rows, stored = rows[stored > 0], stored[stored > 0]
-            order = np.lexsort((rows, -stored))[:LISTED]
+            best = _best(rows[stored > 0], stored[stored > 0], LISTED)
             self.rows[column] = -1
-            self.rows[column, : order.size] = rows[order]
+            self.rows[column, : best.size] = best
+
+    def longer(self, column: int, count: int) -> IntArray:
+        """Return the `count` most popular live rows by one column, those without weight included."""
+        live = np.flatnonzero(self.items.status.data == LIVE).astype(np.int32)
+        return _best(live, self.popularity.stored.data[live, column], count)
+
+
+def _best(rows: IntArray, values: npt.NDArray[np.float32], count: int) -> IntArray:
+    """Return the `count` rows with the largest values: (value desc, row asc); `rows` are in order.
+
+    >>> _best(np.int32([3, 5, 8, 9]), np.float32([1, 7, 1, 0]), 2).tolist()
+    [5, 3]
+    """
+    if rows.size > count:
+        least = -np.partition(-values, count - 1)[count - 1]
+        above, level = np.flatnonzero(values > least), np.flatnonzero(values == least)
+        kept = np.concatenate((above, level[: count - above.size]))
+        rows, values = rows[kept], values[kept]
+    best: IntArray = rows[np.lexsort((rows, -values))]
+    return best
 
 
 class Pools:
@@ -67,11 +82,19 @@ class Pools:
         self.repeats, self.seed = repeats, seed
 
     def candidates(self, queries: Queries, lists: tuple[int, ...]) -> Pool:
-        """Return each query's candidates alone: what a ranking is made of."""
+        """Return each query's candidates alone: what a ranking is made of.
+
+        Where the memories and the popular lists give too few, the next most popular items follow.
+        """
         found = self.gatherer.gather(
             queries, self.repeats, lists, len(self.items), self.counts, self.popular.rows,
             self.items.status.data,
         )  # fmt: skip
+        short = np.flatnonzero(found.count < self.gatherer.least)
+        if short.size:
+            excluded = int(np.diff(queries.border_B)[short].max())
+            order = self.popular.longer(next(iter(lists), P1000), self.gatherer.least + excluded)
+            self.gatherer.top_up(found, short, queries, order)
         return Pool(found, np.empty(0, np.int32), 0)
 
     def lesson(self, queries: Queries, lists: tuple[int, ...], seq: int) -> Pool:

@@ -1,5 +1,6 @@
-"""The K best of each query's candidates: (score desc, row asc). Axes: B = queries, C = candidate slots, K =
-places.
+"""The K best of each query's candidates: (score desc, row asc), then announced items where these are fewer.
+
+Axes: B = queries, C = candidate slots, K = places, N = announced items.
 """
 
 from typing import Any
@@ -23,6 +24,28 @@ def top_k(
     scores = np.zeros((rows_BC.shape[0], k), np.float32)
     _top_k(scores_BC, rows_BC, count_B, rows, scores)
     return rows, scores
+
+
+def filled_up(
+    rows_BK: npt.NDArray[np.int32], scores_BK: npt.NDArray[np.float32], newest_N: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Return lists and scores with `newest_N` in their empty places, in this order: items that no event has
+    named, so that they are on none of the lists and no user has consumed them.
+
+    They score 0, or as much as the item before them where that is less.
+
+    >>> rows, scores = filled_up(np.int32([[3, -1], [-1, -1]]), np.float32([[-2, 0], [0, 0]]), np.int32([8]))
+    >>> rows.tolist(), scores.tolist()
+    ([[3, 8], [8, -1]], [[-2.0, -2.0], [0.0, 0.0]])
+    """
+    count_B1 = (rows_BK >= 0).sum(1, keepdims=True)
+    if newest_N.size == 0 or count_B1.min(initial=rows_BK.shape[1]) == rows_BK.shape[1]:
+        return rows_BK, scores_BK
+    place_BK = np.arange(rows_BK.shape[1]) - count_B1
+    put_BK = (place_BK >= 0) & (place_BK < newest_N.size)
+    last_B1 = np.take_along_axis(scores_BK, np.maximum(count_B1 - 1, 0), 1)  # 0 where a list is empty
+    rows_BK = np.where(put_BK, newest_N[np.clip(place_BK, 0, newest_N.size - 1)], rows_BK)
+    return rows_BK, np.where(put_BK, np.minimum(last_B1, np.float32(0)), scores_BK)
 
 
 @kernel()

@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 # called so.
 TRAINED = "@trained"
 # Lists made while training went to nobody: what is there instead, by the array's name in a shard.
-NEVER_SENT = {"user.served.items": -1, "user.refresh.due": 0}
+NEVER_SENT = {"user.served.items": -1, "user.served.length": -1, "user.refresh.due": 0}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,11 @@ from pipeline.errors import CheckpointError
 from pipeline.event.batch import TopicPartition
 from pipeline.state.duplicates import Duplicates
 from pipeline.state.fitting import RINGS, Differences, fitted, laid_anew, misfit
+from pipeline.state.refresh import NOW
 from pipeline.state.shards import Arrays, Shard, pack_texts, unpack_texts
 from pipeline.state.state import NOBODY, State
 from pipeline.state.store import Column, translate, update_digest
-from pipeline.state.tables import HELD
+from pipeline.state.tables import ANNOUNCED, HELD, HIDDEN
 
 IntArray = npt.NDArray[np.int32]
 _OWN = {"consumed.start", "origin.partition"}  # mean something in this process alone
@@ -57,6 +58,7 @@ def take(state: State, source: TopicPartition) -> Shard:
     arrays["item_ids"], arrays["item_id_borders"] = pack_texts(
         [state.items.id_of[row] for row in mentioned.tolist()]
     )
+    arrays["item_announced"] = (state.items.status.data[mentioned] == ANNOUNCED).astype(np.uint8)
     for name, piece in pieces.items():
         arrays[f"user.{name}"] = translate(piece, place) if name in of_items else piece
     arrays["consumed_values"], arrays["consumed_borders"] = translate(values, place), borders
@@ -82,12 +84,7 @@ def put(state: State, shard: Shard) -> Differences:
     state.forget_users(twice[twice >= 0])  # the newest owner's copy of a user wins
     state.add_users(ids)
     rows = state.users.rows(ids)
-    item_ids = unpack_texts(_bytes(arrays["item_ids"]), _longs(arrays["item_id_borders"]))
-    new = state.admit_items(list(dict.fromkeys(text for text in item_ids if text not in state.items.row_of)))
-    state.settle_items(new)
-    # else an item that its users bring along would be long overdue
-    state.items.last_ms.data[new] = arrays["user.last_ms"].max(initial=0)
-    row_of_place = state.items.rows(item_ids)
+    row_of_place = _rows_of_items(state, arrays)
     columns = _user_columns(state)
     for name, column in columns.items():
         if f"user.{name}" in arrays:
@@ -106,12 +103,31 @@ def put(state: State, shard: Shard) -> Differences:
     state.origin.partition.data[rows] = state.number_of(shard.source)
     state.offsets[shard.source] = shard.offset
     if state.availability.withdrawn or state.availability.blocked:  # here, and shown by another worker
-        state.mark_holders()
+        state.mark_holders(state.items.status.data == HIDDEN)
+    served = arrays.get("user.served.items", np.empty((rows.size, 0), np.int32))
+    lost = (translate(served, row_of_place) < 0) & (served >= 0)
+    state.refresh.mark(rows[lost.any(1)], NOW)
     if "duplicates" in arrays:
         state.duplicates[shard.source] = Duplicates(arrays["duplicates"].astype(np.uint64))
     known = {f"user.{name}" for name in (*columns, "last_event", "last_ms")}
     saved = {name for name in arrays if name.startswith("user.")}
     return _differences(known, saved)
+
+
+def _rows_of_items(state: State, arrays: Arrays) -> IntArray:
+    """Return the row of each item that a shard names; those with events that are unknown here are admitted.
+
+    -1: on lists alone, announced where the shard comes from, and here withdrawn or not announced yet.
+    """
+    ids = unpack_texts(_bytes(arrays["item_ids"]), _longs(arrays["item_id_borders"]))
+    announced = dict(zip(ids, arrays.get("item_announced", np.zeros(len(ids))).tolist(), strict=True))
+    unknown = [text for text in announced if text not in state.items.row_of]
+    new = state.admit_items([text for text in unknown if not announced[text]])
+    state.settle_items(new)
+    # else an item that its users bring along would be long overdue
+    state.items.last_ms.data[new] = arrays["user.last_ms"].max(initial=0)
+    state.announce_also([text for text in unknown if announced[text]])
+    return state.items.find(ids)
 
 
 def save_items(state: State) -> tuple[Arrays, dict[str, object]]:
@@ -154,7 +170,9 @@ def load_items(state: State, arrays: Arrays, meta: Mapping[str, object]) -> Load
             shape = (arrays["items.status"].shape[0], *column.data.shape[1:])
             column.data = np.full(shape, column.fill, column.data.dtype)
     items.id_of = unpack_texts(_bytes(arrays["items.ids"]), _longs(arrays["items.id_borders"]))
-    items.row_of = {text: row for row, text in enumerate(items.id_of) if text}
+    announced = (items.status.data == ANNOUNCED).tolist()
+    items.row_of = {text: row for row, text in enumerate(items.id_of) if text and not announced[row]}
+    items.announced = {text: row for row, text in enumerate(items.id_of) if text and announced[row]}
     items.free = arrays["items.free"].tolist()
     pending = unpack_texts(_bytes(arrays["items.pending_ids"]), _longs(arrays["items.pending_borders"]))
     items.pending = dict(zip(pending, arrays["items.pending_counts"].tolist(), strict=True))
@@ -178,7 +196,7 @@ def load_items(state: State, arrays: Arrays, meta: Mapping[str, object]) -> Load
 def digests(state: State) -> dict[str, str]:
     """Return `digest_model` and `digest_users`, the same for the same content in whatever rows it lies."""
     item_rows, canonical = state.items.canonical()
-    model = hashlib.sha256(json.dumps(sorted(state.items.row_of)).encode())
+    model = hashlib.sha256(json.dumps([state.items.id_of[row] for row in item_rows.tolist()]).encode())
     for name, column in sorted((shared_columns(state) | _prefixed("items", state.items.columns())).items()):
         update_digest(model, name, column, item_rows, canonical)
     users = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""The list last published to each user."""
+"""The list last published to each user. Axes: U = user rows, K = places."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,17 +10,26 @@ IntArray = npt.NDArray[np.int32]
 
 
 class Served:
-    """Columns: `items` int32 [U, K], best first, -1 at the end."""
+    """Columns: `items` int32 [U, K], best first, -1 at the end; `length` int16 [U], how many items the list
+    had when it was published, -1 where none was.
+    """
 
     def __init__(self, capacity: int, k: int) -> None:
         self.items = Column(np.full((capacity, k), -1, np.int32), "user", -1, of_items=True, stretch=1)
+        self.length = Column(np.full(capacity, -1, np.int16), "user", -1)
 
     def columns(self) -> dict[str, Column]:
-        return {"items": self.items}
+        return {"items": self.items, "length": self.length}
 
     def put(self, user_B: IntArray, rows_BK: IntArray) -> None:
         """Note the lists just published."""
         self.items.data[user_B] = rows_BK
+        self.length.data[user_B] = (rows_BK >= 0).sum(1)
+
+    def short(self) -> IntArray:
+        """Return the rows of users with a list that was published with fewer than K items, in order."""
+        length_U = self.length.data
+        return np.flatnonzero((length_U >= 0) & (length_U < self.items.data.shape[1])).astype(np.int32)
 
     def holders(self, hidden_M: npt.NDArray[np.bool_]) -> IntArray:
         """Return the rows of users whose list holds an item of these, in order."""

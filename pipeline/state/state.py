@@ -14,6 +14,7 @@ from pipeline.event.batch import Batch, ItemNews, RawBatch, Span, TopicPartition
 from pipeline.event.records import DEFAULT_USER
 from pipeline.kernels import kernel
 from pipeline.settings import NEUTRAL, POSITIVE, EventsConfig, LimitsConfig
+from pipeline.state.announced import plan, rows_allowed
 from pipeline.state.availability import Availability
 from pipeline.state.consumed import Consumed
 from pipeline.state.counts import Counts
@@ -23,7 +24,7 @@ from pipeline.state.kinds import EventTypes
 from pipeline.state.origin import Origin
 from pipeline.state.pairs import Pairs
 from pipeline.state.popularity import DAY_MS, GAP_MS, Popularity, cells
-from pipeline.state.refresh import NOW, Refresh
+from pipeline.state.refresh import LATER, NOW, Refresh
 from pipeline.state.served import Served
 from pipeline.state.sessions import Sessions
 from pipeline.state.store import Store, clear, grow
@@ -60,7 +61,10 @@ class State:
         self.consumed = Consumed(self.users.capacity)
         self.served = Served(self.users.capacity, k)
         self.refresh = Refresh(self.users.capacity)
-        self.availability = Availability(block)
+        self.availability = Availability(block, limits.items)
+        self.newest: IntArray = np.empty(0, np.int32)  # rows of the K newest announced items; derived
+        self._newest_of = -1  # the version of `availability` that these are of
+        self._more_to_show = False  # whether more items can be shown than when short lists were last marked
         self.origin = Origin(self.users.capacity)
         self.popularity = Popularity(self.items.capacity)
         self.successors = Successors(self.items.capacity)
@@ -185,28 +189,62 @@ class State:
             return
         for change in news.changes:
             self.availability.apply(change, change.item_id in self.items.row_of)
+            self._more_to_show |= change.available
         self.reconcile([change.item_id for change in news.changes])
+        self.announce()  # at once: an event of this batch may name an item that is withdrawn with it
 
     def reconcile(self, item_ids: Sequence[str] | None = None) -> None:
         """Bring rows in line with what may be shown, of these items or of all, and mark who holds others."""
         row_of = self.items.row_of
         ids = list(row_of) if item_ids is None else [text for text in item_ids if text in row_of]
         rows, hidden = self.items.rows(ids), self.availability.hidden(ids)
-        self.items.show(rows[~hidden], True)
+        self._more_to_show |= bool(self.items.show(rows[~hidden], True).size)
         self.items.show(rows[hidden], False)
         if hidden.any():
-            self.mark_holders()
+            self.mark_holders(self.items.status.data == HIDDEN)
 
-    def mark_holders(self) -> None:
-        """Let everybody whose list holds an item that may not be shown have a new one."""
-        holders = self.served.holders(self.items.status.data == HIDDEN)
+    def mark_holders(self, hidden_M: npt.NDArray[np.bool_]) -> None:
+        """Let all users with one of these items on their list have a new one."""
+        holders = self.served.holders(hidden_M)
         self.refresh.mark(holders[holders > 0], NOW)  # row 0 is nobody's: its list is made anew by itself
+
+    def mark_short(self) -> None:
+        """Let users with fewer than K items on their list have a new one, if more can be shown than before.
+
+        After a backlog: while one is read, more can be shown with every batch.
+        """
+        if self._more_to_show:
+            self._more_to_show = False
+            short = self.served.short()
+            self.refresh.mark(short[short > 0], LATER)
+
+    def announce(self) -> None:
+        """Give the newest announced items rows, and free those of others; who was shown these gets a new
+        list.
+        """
+        items, said, k = self.items, self.availability, self.served.items.data.shape[1]
+        most = rows_allowed(items, self.limits.items, k)
+        if self._newest_of == said.version and len(items.announced) <= most:
+            return
+        newest, new, over = plan(items, said, most, k)
+        if over:
+            self.mark_holders(np.isin(np.arange(items.capacity), items.retract(over)))
+        self._make_room(len(new))
+        items.announce(new)
+        self.newest, self._newest_of = items.find(newest), said.version
+
+    def announce_also(self, ids: Sequence[str]) -> None:
+        """Give more announced items rows: they are on lists that another worker has published."""
+        ids = [text for text in ids if self.availability.announces(text) and text not in self.items.announced]
+        self._make_room(len(ids))
+        self.items.announce(ids)
 
     def settle_items(self, rows: IntArray) -> None:
         """End the admission of items: they may be shown from now on, or are hidden."""
         self.items.settle(rows)
         hidden = self.availability.hidden([self.items.id_of[row] for row in rows.tolist()])
         self.items.show(rows[hidden], False)
+        self._more_to_show |= not bool(hidden.all())
 
     def expire(self, now_ms: int) -> list[str]:
         """Give rows back: over the limits, or unseen for too long. Return the ids of the users who went.
@@ -226,21 +264,23 @@ class State:
         return gone
 
     def admit_items(self, ids: Sequence[str]) -> IntArray:
-        """Give new items rows (status NEW) and a welcome; grow the tables, or finish the sweep first if that
-        makes room.
-        """
-        items = self.items
-        if items.room(len(ids)) > items.capacity and items.doomed() >= len(ids) - len(items.free):
-            for _ in range(2):  # a running cycle frees its own rows; a second one those that went since
-                self.sweep.advance(self.users.capacity, wanted_rows=True)
-        capacity = items.room(len(ids))
-        if capacity > items.capacity:
-            grow([*self.stores.values(), items], "item", capacity)
-            items.extend(capacity)
-        rows = items.admit(ids)
+        """Give new items rows (status NEW), and let models and measures prepare them."""
+        self._make_room(sum(text not in self.items.announced for text in ids))
+        rows = self.items.admit(ids)
         self.availability.met(ids)
         self.welcome(rows, ids)
         return rows
+
+    def _make_room(self, wanted: int) -> None:
+        """Have so many free item rows: grow the tables, or finish the sweep first if that makes room."""
+        items = self.items
+        if items.room(wanted) > items.capacity and items.doomed() >= wanted - len(items.free):
+            for _ in range(2):  # a running cycle frees its own rows; a second one those that went since
+                self.sweep.advance(self.users.capacity, wanted_rows=True)
+        capacity = items.room(wanted)
+        if capacity > items.capacity:
+            grow([*self.stores.values(), items], "item", capacity)
+            items.extend(capacity)
 
     def drop_partition(self, source: TopicPartition) -> None:
         """Forget a partition: its users, its offset, its duplicates."""

@@ -1,6 +1,7 @@
 """Ids and rows: admission, least-recently-used order, quarantine of freed item rows.
 
-A row is FREE, NEW (admitted in this batch), LIVE, HIDDEN (known as ever, but not to be shown to anybody), or
+A row is FREE, NEW (admitted in this batch), LIVE, HIDDEN (known as ever, but not to be shown to anybody),
+ANNOUNCED (of an item that no event has named: it can stand on a list, and nothing is learned about it), or
 GONE (given back, but perhaps still named in histories and successor tables; reused only when a sweep has
 scrubbed it everywhere).
 """
@@ -14,13 +15,17 @@ from pipeline.kernels import kernel
 from pipeline.state.store import Column
 
 FREE, LIVE, NEW, GONE, SWEPT, HIDDEN = 0, 1, 2, 3, 4, 5  # SWEPT: gone, and the running sweep is scrubbing it
-HELD = (LIVE, NEW, HIDDEN)  # the row belongs to an id
+ANNOUNCED = 6
+HELD = (LIVE, NEW, HIDDEN, ANNOUNCED)  # the row belongs to an id
 NEVER = np.iinfo(np.int64).max  # as `last_event`: this row is never the oldest
 IntRows = npt.NDArray[np.int32]
 
 
 class IdTable:
     """A table of ids, each with one row. Rows are handed out lowest first on a fresh table, then reused.
+
+    `row_of` holds the ids that were admitted, `announced` those that have a row without any event: they count
+    nowhere else, neither in the table's length nor as admitted or evicted.
 
     Columns (all on `axis`): `status` uint8, `last_event` int64 (the number of the learned event that touched
     the row last: unique, so the order of eviction depends on no row number), `last_ms` int64 (event time).
@@ -32,6 +37,7 @@ class IdTable:
         self.axis = axis
         self.admit_after = admit_after
         self.row_of: dict[str, int] = {}
+        self.announced: dict[str, int] = {}
         self.id_of: list[str] = [""] * capacity
         self.free: list[int] = list(range(capacity - 1, -1, -1))  # a stack: the lowest row comes first
         self.pending: dict[str, int] = {}  # sightings of ids that are not admitted yet, oldest first
@@ -86,15 +92,35 @@ class IdTable:
         return list(ready)
 
     def admit(self, ids: Sequence[str]) -> IntRows:
-        """Give each of these ids a row, status NEW. The caller has made room (`room`)."""
+        """Give each of these ids a row, status NEW: its own where it is announced. The caller has made room
+        (`room`).
+        """
+        rows = self._take(ids, self.row_of, NEW)
+        self.admitted += len(ids)
+        return rows
+
+    def announce(self, ids: Sequence[str]) -> IntRows:
+        """Give each of these ids without a row one of status ANNOUNCED. The caller has made room (`room`)."""
+        return self._take(ids, self.announced, ANNOUNCED)
+
+    def retract(self, ids: Sequence[str]) -> IntRows:
+        """Take the rows of announced ids away; return them, GONE."""
+        rows = np.array([self.announced.pop(text) for text in ids], np.int32)
+        for row in rows.tolist():
+            self.id_of[row] = ""
+        self.status.data[rows] = GONE
+        return rows
+
+    def _take(self, ids: Sequence[str], held: dict[str, int], status: int) -> IntRows:
         rows = np.empty(len(ids), np.int32)
         for index, text in enumerate(ids):
-            row = self.free.pop()
-            self.row_of[text] = row
+            row = self.announced.pop(text, -1)
+            if row < 0:
+                row = self.free.pop()
+            held[text] = row
             self.id_of[row] = text
             rows[index] = row
-        self.status.data[rows], self.last_event.data[rows], self.last_ms.data[rows] = NEW, -1, 0
-        self.admitted += len(ids)
+        self.status.data[rows], self.last_event.data[rows], self.last_ms.data[rows] = status, -1, 0
         return rows
 
     def room(self, wanted: int) -> int:
@@ -113,6 +139,13 @@ class IdTable:
         """Return the row of each id, -1 where it has none."""
         get = self.row_of.get
         return np.array([get(text, -1) for text in ids], np.int32)
+
+    def find(self, ids: Sequence[str]) -> IntRows:
+        """Return the row of each id, announced ones included, -1 where it has none."""
+        rows = self.rows(ids)
+        for index in np.flatnonzero(rows < 0).tolist():
+            rows[index] = self.announced.get(ids[index], -1)
+        return rows
 
     def touch(self, row_B: IntRows, event_B: npt.NDArray[np.int64], time_ms_B: npt.NDArray[np.int64]) -> None:
         """Note the number and time of each row's newest event; later ones win, rows below 0 are left out."""
@@ -185,7 +218,7 @@ class IdTable:
         """Return the held rows in order of their ids, and the table row -> place in that order (-1: not
         held).
         """
-        order = np.array([self.row_of[text] for text in sorted(self.row_of)], np.int32)
+        order = self.find(sorted([*self.row_of, *self.announced]))
         place = np.full(self.capacity, -1, np.int32)
         place[order] = np.arange(order.size, dtype=np.int32)
         return order, place
@@ -194,4 +227,4 @@ class IdTable:
 @kernel(inline="always")
 def is_held(status):  # type: ignore[no-untyped-def]
     """Say whether a row of this status belongs to an id."""
-    return status in (LIVE, NEW, HIDDEN)
+    return status in (LIVE, NEW, HIDDEN, ANNOUNCED)

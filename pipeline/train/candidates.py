@@ -58,8 +58,7 @@ class Gatherer:
         """Return the candidates of each query.
 
         `lists` int32 [WIDTH, LISTED] holds the most popular rows by each popularity column, -1 at the end;
-        `wanted` names those to draw from. `known` rows hold an item. A query left with fewer than `least`
-        candidates gets known rows in order of their number.
+        `wanted` names those to draw from. `known` rows hold an item. There is room for `least` more.
         """
         width = SPOKEN_OF + len(wanted) * POPULAR + self.least
         batch = queries.user_B.shape[0]
@@ -82,7 +81,7 @@ class Gatherer:
                 tables.forward.data, tables.backward.data, tables.count.data, tables.context.data,
                 tables.contexts.data, latest.partner.data, latest.stored.data, np.float32(latest.scale),
                 held.items.data, held.number.data, held.steps.data, held.visits.data, held.visited.data,
-                prior_M, recent_M, lists, np.array(wanted, np.int64), self.least, status_M, self._tag,
+                prior_M, recent_M, lists, np.array(wanted, np.int64), status_M, self._tag,
                 self._seen[half], self._near[half], *scratch[half], rows[a:b], count[a:b], features[a:b],
             )  # fmt: skip
 
@@ -90,12 +89,24 @@ class Gatherer:
         self._tag += batch + 1
         return Candidates(rows, count, features)
 
+    def top_up(
+        self, found: Candidates, short: npt.NDArray[np.int64], queries: Queries, order: IntArray
+    ) -> None:
+        """Give the queries `short` the rows in `order`, up to `least` candidates each, unless they have them
+        or must not show them.
+        """
+        _top_up(
+            short, queries.barred, queries.border_B, order, self.least, self._tag, self._seen[0], found.rows,
+            found.count,
+        )  # fmt: skip
+        self._tag += short.size
+
 
 @kernel()
 def _gather(  # type: ignore[no-untyped-def]
     items_BL, length_B, cell_B, own_B, barred, border, repeats, partner, forward, backward, count_M, context,
     contexts, latest, latest_stored, latest_scale, held, number, steps, visits, visited, prior_M, recent_M,
-    lists, wanted, least, status_M, tag, seen, near_N, found, shared, rows, count_B, X,
+    lists, wanted, status_M, tag, seen, near_N, found, shared, rows, count_B, X,
 ):  # fmt: skip
     for b in range(items_BL.shape[0]):
         tag += 1
@@ -121,13 +132,26 @@ def _gather(  # type: ignore[no-untyped-def]
             n, history, partner, forward, backward, count_M, status_M, base, seen, rows[b], X[b]
         )
         _logarithms(n, weights, prior_M, recent_M, rows[b], X[b])
-        n = _popular(n, cell_B[b], lists, wanted, status_M, base, seen, rows[b])
-        m = 0
-        while n < least and m < status_M.shape[0]:
-            if status_M[m] == LIVE and seen[m] < base:
-                seen[m], rows[b, n] = base + n, m
+        count_B[b] = _popular(n, cell_B[b], lists, wanted, status_M, base, seen, rows[b])
+
+
+@kernel()
+def _top_up(short, barred, border, order, least, tag, seen, rows, count_B):  # type: ignore[no-untyped-def]
+    for b in short:
+        tag += 1
+        base = tag << SHIFT
+        for e in range(border[b], border[b + 1]):
+            if barred[e] >= 0:
+                seen[barred[e]] = base
+        n = count_B[b]
+        for c in range(n):
+            seen[rows[b, c]] = base
+        for m in order:
+            if n == least:
+                break
+            if seen[m] != base:
+                rows[b, n] = m
                 n += 1
-            m += 1
         count_B[b] = n
 
 

@@ -1,0 +1,351 @@
+"""No list is shorter than K while K items may be shown: announced items stand where others are too few."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shops import K, Shop, in_batches, settings_of
+from streams import START_MS, Event, source
+
+from pipeline.event.records import DEFAULT_USER
+from pipeline.settings import LimitsConfig
+from pipeline.state import announced
+from pipeline.state.tables import ANNOUNCED, GONE, HIDDEN, LIVE
+
+MODELS = [
+    "attention", "popularity", "recent_popularity", "markov", "item_knn", "session_knn", "isgd", "biased_mf",
+]  # fmt: skip
+
+
+def announce(*names: str) -> list[tuple[str, bool]]:
+    return [(name, True) for name in names]
+
+
+def withdraw(*names: str) -> list[tuple[str, bool]]:
+    return [(name, False) for name in names]
+
+
+def numbered(prefix: str, count: int) -> list[str]:
+    return [f"{prefix}{n}" for n in range(count)]
+
+
+def shop_with(items: int, name: str = "attention", limits: LimitsConfig | None = None) -> Shop:
+    """Return a shop in which each of these items has one event, by one of 30 users."""
+    shop = Shop(settings_of(name=name, limits=limits))
+    for events in in_batches([Event(f"u{n % 30}", f"i{n}", time_ms=START_MS + n) for n in range(items)]):
+        shop.step(events)
+    return shop
+
+
+def newest_of(shop: Shop, prefix: str, count: int) -> list[str]:
+    return numbered(prefix, count)[::-1][:K]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("before", [True, False], ids=["announced before", "announced after"])
+def test_all_lists_are_full_when_a_catalogue_turns_over(name: str, before: bool) -> None:
+    shop = shop_with(300, name)
+    changes = [announce(*numbered("new", 50)), withdraw(*numbered("i", 300))]
+    for some in changes if before else changes[::-1]:
+        shop.step([], *some)
+        shop.settle()
+    assert len(shop.newest) == 31
+    assert {tuple(items) for items in shop.newest.values()} == {tuple(newest_of(shop, "new", 50))}
+
+
+def test_full_lists_stay_full_after_a_restart() -> None:
+    shop = shop_with(1200)
+    shop.step([], *announce(*numbered("new", 50)))
+    shop.step([], *withdraw(*numbered("i", 1200)))  # 30 users' lists are due when the process ends
+    shop.restart()
+    shop.settle()
+    shop.restart()
+    shop.newest.clear()
+    shop.step([Event(f"u{n}", "i0", "impression") for n in range(30)] + [Event("stranger", "new49")])
+    assert len(shop.newest) == 32
+    assert all(len(items) == K for items in shop.newest.values())
+    assert "new49" not in shop.newest["stranger"]
+
+
+def test_a_new_user_of_an_empty_shop_has_a_full_list_after_three_clicks() -> None:
+    shop = Shop()
+    shop.step([], *announce(*numbered("new", 1000)))
+    for step in range(3):
+        (ranking,) = (
+            each for each in shop.step([Event("me", f"new{990 + step}")]).rankings if each.user_id == "me"
+        )
+        assert len(ranking.items) == K
+    scores = [item.score for item in ranking.items]
+    assert scores == sorted(scores, reverse=True)
+    assert [item.item_id for item in ranking.items] == newest_of(shop, "new", 1000)
+    assert not any(item.because for item in ranking.items)
+
+
+@pytest.mark.parametrize("name", ["attention", "popularity"])
+def test_what_has_events_comes_before_what_is_announced(name: str) -> None:
+    shop = Shop(settings_of(name=name))
+    shop.step([Event("ann", "rug"), Event("bob", "rug"), Event("bob", "pan")], *announce("lamp", "desk"))
+    outcome = shop.step([Event("cid", "rug")])
+    (ranking,) = (each for each in outcome.rankings if each.user_id == "cid")
+    told = shop.recommender.describe_item("lamp")
+    assert told == {"item_id": "lamp", "events": 0.0, "available": True, "hidden": ""}
+    assert [item.item_id for item in ranking.items] == ["pan", "desk", "lamp"]
+    scores = [item.score for item in ranking.items]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[1] == scores[2] == min(scores[0], 0.0)
+
+
+def test_a_user_who_has_consumed_all_popular_items_gets_the_next_most_popular() -> None:
+    shop = Shop(settings_of(name="popularity"))
+    taken = [Event(f"v{n}", f"i{item}") for item in range(300) for n in range(3)]
+    others = [Event("w", f"j{item}") for item in range(400)] + [Event(f"x{n}", "j399") for n in range(2)]
+    for events in in_batches([*taken, *others, *(Event("me", f"i{item}") for item in range(300))]):
+        shop.step(events)
+    state = shop.recommender.state
+    assert len(shop.newest["me"]) == K
+    assert shop.newest["me"][0] == "j399"
+    rest = [name for name in shop.newest["me"] if name not in numbered("j", 400)]
+    assert rest == []
+    assert len(state.items.announced) == 0
+
+
+def test_nothing_withdrawn_or_blocked_is_filled_in() -> None:
+    shop = Shop(settings_of(block=["gift"]))
+    shop.step([Event("ann", "rug")], *announce("gift", "lamp", "desk", "vase"), *withdraw("sold"))
+    assert shop.newest == {"ann": ["vase", "desk", "lamp"], DEFAULT_USER: ["rug", "vase", "desk", "lamp"]}
+    shop.step([], *withdraw("desk"))
+    shop.settle()
+    assert shop.newest == {"ann": ["vase", "lamp"], DEFAULT_USER: ["rug", "vase", "lamp"]}
+    shop.step([], *announce("desk"))
+    shop.settle()
+    assert shop.newest == {"ann": ["desk", "vase", "lamp"], DEFAULT_USER: ["rug", "desk", "vase", "lamp"]}
+    shop.restart(settings_of(block=["vase"]))
+    shop.settle()
+    assert shop.newest["ann"] == ["desk", "lamp", "gift"]
+    row = shop.recommender.state.items.find(["vase"])
+    assert row.tolist() == [-1]
+
+
+def test_short_lists_are_made_again_when_items_get_their_first_events() -> None:
+    shop = Shop()
+    shop.step([Event("ann", "i0")])
+    assert shop.newest["ann"] == []
+    shop.step([Event("bob", f"i{n}") for n in range(1, 4)])
+    assert shop.settle() == 0  # with the batch itself
+    assert set(shop.newest["ann"]) == {"i1", "i2", "i3"}
+    shop.step([Event("bob", f"i{n}") for n in range(4, 9)])
+    assert len(shop.newest["ann"]) == K
+    outcome = shop.step([Event("bob", "i9")])
+    assert outcome.refreshed == {}  # a full list waits for its user's next event
+
+
+def test_the_default_list_grows_while_a_backlog_of_long_ago_is_read() -> None:
+    shop = Shop()
+    shop.recommender.held = {source(0)}
+    shop.step([])
+    raw = shop.batches([Event("ann", f"i{n}") for n in range(9)], now_ms=START_MS)
+    raw.events.append_ms_B[:] -= 30 * 24 * 3_600_000
+    shop.keep(shop.recommender.step(raw).rankings)
+    assert shop.newest.keys() == {DEFAULT_USER}
+    assert len(shop.newest[DEFAULT_USER]) == K
+
+
+def test_an_announced_item_is_measured_and_learned_like_one_that_nobody_has_named() -> None:
+    def learned(*names: str) -> Shop:
+        shop, rng = Shop(), np.random.default_rng(0)
+        shop.step([Event(f"u{n % 9}", f"i{n}") for n in range(40)])
+        shop.step([], *announce(*names))
+        for step in range(12):
+            items = [f"i{n}" for n in rng.integers(40 + 5 * step, size=20)]
+            shop.step([Event(f"u{rng.integers(9)}", item) for item in items])
+        return shop
+
+    plain, with_news = learned(), learned(*numbered("i", 90), *numbered("never", 90))
+    assert len(with_news.recommender.state.items.announced) >= K
+    assert plain.newest == with_news.newest
+    assert plain.recommender.quality.cumulative() == with_news.recommender.quality.cumulative()
+    shown = [
+        shop.recommender.coverage.ratio(np.flatnonzero(shop.recommender.state.items.status.data == LIVE))
+        for shop in (plain, with_news)
+    ]
+    assert shown[0] == shown[1] > 0
+    drawn = [shop.recommender.pools.lesson(queries_of(shop), (), 7).known for shop in (plain, with_news)]
+    assert drawn[0] == drawn[1] == len(plain.recommender.state.items)
+
+
+def queries_of(shop: Shop):  # type: ignore[no-untyped-def]
+    from pipeline.state.queries import serving_queries
+
+    return serving_queries(shop.recommender.state, np.array([1], np.int32))
+
+
+def test_who_takes_an_announced_item_off_the_list_is_a_hit() -> None:
+    shop = Shop()
+    shop.step([Event("ann", "rug")], *announce("lamp"))
+    assert shop.newest["ann"] == ["lamp"]
+    before = shop.recommender.quality.served()
+    shop.step([Event("ann", "lamp")])
+    after = shop.recommender.quality.served()
+    assert (after.events - before.events, after.hr) == (1, 1.0)
+
+
+def test_a_huge_catalogue_is_announced_in_few_rows() -> None:
+    shop = shop_with(30)
+    for first in range(0, 200_000, 5_000):
+        shop.step([], *announce(*(f"new{n}" for n in range(first, first + 5_000))))
+    items = shop.recommender.state.items
+    assert len(shop.recommender.state.availability.announced) == 200_000
+    assert len(items.announced) <= announced.ROWS
+    assert items.used < 2 * announced.ROWS
+    shop.step([], *withdraw(*(f"new{n}" for n in range(200, 200_000))))
+    shop.step([], *withdraw(*numbered("i", 30)))
+    shop.settle()
+    assert {tuple(shown) for shown in shop.newest.values()} == {tuple(newest_of(shop, "new", 200))}
+
+
+def test_announced_items_are_evicted_before_items_with_events() -> None:
+    limits = LimitsConfig(items=40)
+    shop = shop_with(30, limits=limits)
+    items = shop.recommender.state.items
+    for n in range(60):
+        shop.step([], *announce(f"new{n}"))
+        assert len(items) == 30
+        assert len(items.announced) <= 10
+    assert len(shop.recommender.state.availability.announced) == 40
+    shop.step([Event("u0", f"j{n}") for n in range(10)])
+    assert len(items) == 40
+    assert len(items.announced) == K  # what lists may need
+    shop.step([Event("u0", "j10")])
+    assert items.evicted == 1
+    assert "new3" not in items.announced
+    shop.step([Event("u1", "new3")])  # forgotten by now: an item like any other
+    assert items.row_of.keys() >= {"new3"}
+    assert items.evicted == 2
+
+
+def test_an_announced_item_waits_for_as_many_sightings_as_any_other() -> None:
+    shop = Shop(settings_of(limits=LimitsConfig(admit_after=2)))
+    shop.step([], *announce("lamp", "desk"))
+    items = shop.recommender.state.items
+    shop.step([Event("ann", "lamp")])
+    assert items.row_of == {}
+    assert shop.newest["ann"] == ["desk", "lamp"]
+    shop.step([Event("bob", "lamp")])
+    assert items.row_of.keys() == {"lamp"}
+    assert items.status.data[items.row_of["lamp"]] == LIVE
+
+
+def test_rows_of_announced_items_leave_no_trace_when_they_are_used_again() -> None:
+    shop = Shop(settings_of(limits=LimitsConfig(items=60)))
+    shop.step([Event(f"u{n}", "rug") for n in range(12)])
+    state, welcome = shop.recommender.state, shop.recommender.state.welcome
+    items, announce_rows = state.items, state.items.announce
+    given: dict[str, list[int]] = {"announced": [], "new": []}
+
+    def check(rows: np.ndarray, kind: str) -> None:  # type: ignore[type-arg]
+        for name, store in state.stores.items():
+            for key, column in store.columns().items():
+                assert not (column.of_items and np.isin(column.data, rows).any()), f"{name}.{key}"
+        given[kind].extend(rows.tolist())
+
+    def checked_welcome(rows: np.ndarray, ids: Sequence[str]) -> None:  # type: ignore[type-arg]
+        check(rows, "new")
+        welcome(rows, ids)
+
+    def checked_announce(ids: Sequence[str]) -> np.ndarray:  # type: ignore[type-arg]
+        rows = announce_rows(ids)
+        check(rows, "announced")
+        return rows
+
+    state.welcome, items.announce = checked_welcome, checked_announce  # type: ignore[method-assign]
+    for wave in range(40):
+        names = [f"{wave}-{n}" for n in range(K)]
+        shop.step([], *announce(*names))
+        shop.settle()
+        assert set(shop.newest["u1"]) <= {*names, f"other{wave - 1}"}
+        shop.step([], *withdraw(*names))
+        shop.step([Event("u0", f"other{wave}")], *withdraw(f"other{wave - 1}"))
+        shop.settle()
+    assert len(given["announced"]) > len(set(given["announced"]))
+    assert set(given["announced"]) & set(given["new"])
+    lists = state.served.items.data
+    assert not np.isin(items.status.data[lists[lists >= 0]], (ANNOUNCED, GONE, HIDDEN)).any()
+
+
+def test_a_restart_in_the_middle_ends_in_the_same_state_with_the_same_lists() -> None:
+    shop, rng = Shop(settings_of(limits=LimitsConfig(items=30))), np.random.default_rng(4)
+    half = None
+    for step in range(40):
+        if step == 20:
+            half = shop.recommender.snapshot()
+        names = numbered("a", 60)[step : step + 8]
+        changes = [(names[n], bool(rng.random() < 0.6)) for n in range(8)]
+        shop.step([Event(f"u{rng.integers(6)}", f"a{rng.integers(step + 10)}") for _ in range(3)], *changes)
+    again = Shop(shop.recommender.settings)
+    again.recommender.restore(half)
+    for raw in shop.learned[20:]:
+        again.keep(again.recommender.step(raw).rankings)
+    assert shop.recommender.state.items.announced
+    assert again.recommender.digests() == shop.recommender.digests()
+    assert {user: shop.newest[user] for user in again.newest} == again.newest
+
+
+def test_lists_of_announced_items_move_to_another_worker() -> None:
+    giver = Shop()
+    giver.step([Event("ann", "rug")], *announce("lamp", "desk"))
+    shard = giver.recommender.take(source(0))
+    agrees, withdrew, behind = Shop(), Shop(), Shop()
+    for each in (agrees, withdrew, behind):
+        each.step([Event("me", "pan", partition=1)])
+        each.newest = {"ann": ["desk", "lamp"]}
+    agrees.step([], *announce("lamp", "desk"))
+    withdrew.step([], *announce("desk"), *withdraw("lamp"))
+    for each in (agrees, withdrew, behind):
+        each.recommender.put(shard)
+        assert "rug" in each.recommender.state.items.row_of
+        assert each.recommender.state.items.row_of.keys() == {"pan", "rug"}
+        each.settle()
+    assert agrees.newest["ann"] == ["pan", "desk", "lamp"]  # more can be shown there
+    assert withdrew.newest["ann"] == ["pan", "desk"]
+    assert behind.newest["ann"] == ["pan"]
+    behind.step([], *announce("lamp", "desk"))
+    behind.settle()
+    assert behind.newest["ann"] == ["pan", "desk", "lamp"]
+
+
+Step = tuple[list[tuple[int, int, str]], list[tuple[int, bool]], bool]
+event = st.tuples(st.integers(0, 3), st.integers(0, 11), st.sampled_from(["click", "view", "impression"]))
+change = st.tuples(st.integers(0, 15), st.booleans())
+steps = st.lists(
+    st.tuples(st.lists(event, max_size=6), st.lists(change, max_size=6), st.booleans()), max_size=8
+)
+
+
+@given(steps, st.sampled_from(["attention", "popularity", "item_knn"]), st.sampled_from([0, 1024]))
+@settings(max_examples=60, deadline=None)
+def test_every_list_holds_k_of_what_its_user_may_be_shown(stream: list[Step], name: str, rows: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(announced, "ROWS", rows)  # 0: the K newest alone have rows
+        shop = Shop(settings_of(block=["i3", "i13"], name=name))
+        known, said, consumed = set[str](), dict[str, bool](), dict[str, set[str]]()
+        for events, changes, restart in stream:
+            last = dict(changes)
+            shop.step(
+                [Event(f"u{user}", f"i{item}", kind) for user, item, kind in events],
+                *((f"i{item}", available) for item, available in last.items()),
+            )
+            known |= {f"i{item}" for _, item, _ in events}
+            said |= {f"i{item}": available for item, available in last.items()}
+            for user, item, kind in events:
+                if kind == "click":
+                    consumed.setdefault(f"u{user}", set()).add(f"i{item}")
+            if restart:
+                shop.restart()
+            shop.settle()
+            for user, items in shop.newest.items():
+                allowed = (known | {item for item in said if said[item]}) - consumed.get(user, set())
+                allowed -= {item for item in said if not said[item]} | {"i3", "i13"}
+                assert len(items) == len(set(items)) == min(K, len(allowed)), (user, items, allowed)
+                assert set(items) <= allowed
