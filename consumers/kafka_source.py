@@ -113,8 +113,13 @@ class KafkaSource:
 
     def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The group's committed offsets, also before joining it; partitions that have none are left out."""
-        found = {source: self._committed(source) for source in partitions}
-        return {source: offset for source, offset in found.items() if offset is not None}
+        theirs = [KafkaPartition(*source) for source in partitions]
+        coordinator = self._consumer._coordinator  # the public call asks for one partition at a time
+        found = self._fetcher.patience.insist(
+            lambda timeout_ms: coordinator.fetch_committed_offsets(theirs, timeout_ms=timeout_ms),
+            "asking for committed offsets",
+        )
+        return {TopicPartition(*source): at.offset for source, at in found.items()}
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Commit explicit offsets.
@@ -192,13 +197,6 @@ class KafkaSource:
             if self._started:
                 leave_group(self._kafka, member)
             self._reader.close()
-
-    def _committed(self, source: TopicPartition) -> int | None:
-        def ask(timeout_ms: int) -> int | None:
-            offset: int | None = self._consumer.committed(KafkaPartition(*source), timeout_ms=timeout_ms)
-            return offset
-
-        return self._fetcher.patience.insist(ask, "asking for committed offsets")
 
 
 class _Watched:

@@ -171,7 +171,7 @@ def test_columns_that_a_version_adds_or_drops_cost_one_line(caplog: pytest.LogCa
         shard.arrays["user.future.mood"] = np.ones(1)
     second = Recommender(small_settings())
     caplog.set_level(logging.INFO)
-    second.restore(Snapshot(arrays, snapshot.meta, snapshot.shards))
+    second.restore(Snapshot(arrays, snapshot.meta, snapshot.shard))
     (line,) = told(caplog, "checkpoint of another version: ")
     assert "histories.repeats, successors.followed: not in it" in line
     assert "future.mood, future.weights: not known to this version; left out" in line
@@ -184,7 +184,7 @@ def test_a_model_whose_shapes_a_version_changes_starts_anew(caplog: pytest.LogCa
     snapshot = learned(small_settings()).snapshot()
     arrays = {**snapshot.arrays, "model.attention.gate_slope": np.zeros((2, 2), np.float32)}
     second = Recommender(small_settings())
-    second.restore(Snapshot(arrays, snapshot.meta, snapshot.shards))
+    second.restore(Snapshot(arrays, snapshot.meta, snapshot.shard))
     (line,) = told(caplog, "model attention starts anew")
     assert "gate_slope: it holds float32[2, 2], this version expects float32[" in line
     assert second.quality.cumulative()["attention"]["tests"] == 0
@@ -196,7 +196,7 @@ def test_a_column_of_the_state_that_cannot_fit_is_refused() -> None:
     with pytest.raises(
         CheckpointError, match=r"popularity\.gain: it holds float64\[3\], .* expects .*; go back"
     ):
-        Recommender(small_settings()).restore(Snapshot(arrays, snapshot.meta, snapshot.shards))
+        Recommender(small_settings()).restore(Snapshot(arrays, snapshot.meta, snapshot.shard))
 
 
 # ---- the model's settings
@@ -295,7 +295,7 @@ def test_a_model_that_starts_anew_knows_the_items_as_a_fresh_one_would() -> None
     snapshot = first.snapshot()
     gone = {name: array for name, array in snapshot.arrays.items() if not name.startswith("model.")}
     second = Recommender(small_settings())
-    second.restore(Snapshot(gone, snapshot.meta, snapshot.shards))
+    second.restore(Snapshot(gone, snapshot.meta, snapshot.shard))
     fresh, model = Recommender(small_settings()).models[0], second.models[0]
     for name, column in fresh.columns().items():
         if column.axis == "none" and not name.startswith("typical"):

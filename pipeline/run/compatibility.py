@@ -18,8 +18,8 @@ from pipeline.state.shards import Snapshot
 
 logger = getLogger(__name__)
 
-FORMAT = 2  # 2: the items topic, figures over time, the name of the served model; shards say their format
-OLDEST = 1
+FORMAT = 3  # 3: one file with the users of all partitions
+OLDEST = 3
 
 
 class Rule(NamedTuple):

@@ -46,7 +46,7 @@ class Manifest(msgspec.Struct, frozen=True):
     generation: int
     offsets: list[PartitionOffset]
     model: FileSum
-    shards: list[FileSum]
+    shard: FileSum
     meta: dict[str, Any]
     configuration: dict[str, Any]
     versions: dict[str, str]
