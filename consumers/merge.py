@@ -93,9 +93,7 @@ class Merge:
 
     def full(self) -> list[TopicPartition]:
         """Return the partitions that should not be fetched further, in order."""
-        return sorted(
-            partition for _, partition, lane in self._heads if len(lane.buffer) >= self.capacity
-        )
+        return sorted(partition for _, partition, lane in self._heads if len(lane.buffer) >= self.capacity)
 
     def is_missing(self, partition: TopicPartition) -> bool:
         """Say whether nothing of an assigned partition is buffered: the merge is blind for it.

@@ -19,7 +19,6 @@ from pipeline.state.shards import Snapshot
 logger = getLogger(__name__)
 
 FORMAT = 3  # 3: one file with the users of all partitions
-OLDEST = 3
 
 
 class Rule(NamedTuple):
@@ -200,7 +199,7 @@ def reconciled(snapshot: Snapshot, changed: list[Change], served: str) -> tuple[
     arrays = {
         name: array for name, array in snapshot.arrays.items() if not (anew and name.startswith("model."))
     }
-    meta = {"served_model": served} | snapshot.meta  # format 1 does not say it
+    meta = {"served_model": served} | snapshot.meta
     told = [change for change in changed if RULES[change.key] is not _RESTART or has_parameters]
     return replace(snapshot, arrays=arrays, meta=meta), told
 
@@ -230,7 +229,7 @@ def check_format(what: str, found: int, writer: str) -> None:
     if found > FORMAT:
         by = f"afresh {writer}" if writer else "a newer afresh"
         raise CheckpointError(
-            f"{what}: format {found}, written by {by}; this version reads {OLDEST} to {FORMAT}. Upgrade this "
+            f"{what}: format {found}, written by {by}; this version reads {FORMAT}. Upgrade this "
             "worker too, or choose another checkpoint.path to start anew"
         )
 

@@ -154,9 +154,7 @@ class ShardFiles:
         head = head_of(f"{self.folder.url}/{name.path}", data)
         return Shard(head.offsets, unpack(data))
 
-    def load_newest(
-        self, sources: Collection[TopicPartition]
-    ) -> list[tuple[Shard, list[TopicPartition]]]:
+    def load_newest(self, sources: Collection[TopicPartition]) -> list[tuple[Shard, list[TopicPartition]]]:
         """Read the newest whole shards of partitions, older moments first; of each the partitions whose
         users are to come from it. Each file is read once, whatever it holds.
 
@@ -217,9 +215,7 @@ class ShardFiles:
         return head_of(f"{self.folder.url}/{path}", data)
 
 
-def choose(
-    heads: Heads, sources: Collection[TopicPartition]
-) -> dict[ShardName, list[TopicPartition]]:
+def choose(heads: Heads, sources: Collection[TopicPartition]) -> dict[ShardName, list[TopicPartition]]:
     """Return the files with the newest users of these partitions, and which partitions of each.
 
     A user with events in several topics is held with the newest of them, so the partitions of one number come

@@ -19,7 +19,7 @@ from pipeline.state.duplicates import Duplicates
 from pipeline.state.fitting import RINGS, Differences, fitted, laid_anew, misfit
 from pipeline.state.shards import Arrays, Shard, pack_texts, pick, unpack_texts
 from pipeline.state.state import NOBODY, State
-from pipeline.state.store import Column, translate, update_digest
+from pipeline.state.store import AnyArray, Column, translate, update_digest
 from pipeline.state.tables import HELD
 
 IntArray = npt.NDArray[np.int32]
@@ -127,9 +127,9 @@ def part_of(shard: Shard, sources: Collection[TopicPartition]) -> Shard:
     places = np.array([place for place, source in enumerate(sorted(shard.offsets)) if source in offsets])
     all_rows = np.arange(_longs(arrays["user_borders"])[-1])
     rows, user_borders = pick(all_rows, _longs(arrays["user_borders"]), places)
-    part = {
-        name: array[rows] if name.startswith("user.") else array for name, array in arrays.items()
-    } | {"user_borders": user_borders}
+    part = {name: array[rows] if name.startswith("user.") else array for name, array in arrays.items()} | {
+        "user_borders": user_borders
+    }
     for values, borders, which in (
         ("user_ids", "user_id_borders", rows),
         ("consumed_values", "consumed_borders", rows),
@@ -139,20 +139,18 @@ def part_of(shard: Shard, sources: Collection[TopicPartition]) -> Shard:
     return Shard(offsets, part)
 
 
-def _users_of(
-    state: State, sources: Sequence[TopicPartition]
-) -> tuple[IntArray, npt.NDArray[np.int64]]:
+def _users_of(state: State, sources: Sequence[TopicPartition]) -> tuple[IntArray, npt.NDArray[np.int64]]:
     """Return the rows of the partitions' users, one partition behind the other, and the borders [P + 1]."""
     numbers = [state.number_of(source) for source in sources]
     place_of_number = np.full(len(state.partitions) + 1, -1, np.int64)  # the last for rows of no partition
     place_of_number[numbers] = np.arange(len(numbers))
     place_U = place_of_number[state.origin.partition.data]
-    rows = np.flatnonzero(place_U >= 0)
-    rows = rows[np.argsort(place_U[rows], kind="stable")].astype(np.int32)
+    rows = np.flatnonzero(place_U >= 0).astype(np.int32)
+    rows = rows[np.argsort(place_U[rows], kind="stable")]
     return rows, np.searchsorted(place_U[rows], np.arange(len(numbers) + 1)).astype(np.int64)
 
 
-def _mentioned(rows: int, values: Iterable[IntArray]) -> npt.NDArray[np.intp]:
+def _mentioned(rows: int, values: Iterable[AnyArray]) -> npt.NDArray[np.intp]:
     """Return which of so many rows are among the values, in order; -1 is none."""
     seen = np.zeros(rows + 1, np.bool_)  # the last takes what is -1
     for each in values:
@@ -160,7 +158,7 @@ def _mentioned(rows: int, values: Iterable[IntArray]) -> npt.NDArray[np.intp]:
     return np.flatnonzero(seen[:-1])
 
 
-def _admit_items_of(state: State, arrays: Arrays, of_items: Sequence[IntArray]) -> IntArray:
+def _admit_items_of(state: State, arrays: Arrays, of_items: Sequence[AnyArray]) -> IntArray:
     """Admit the items that a shard's users mention; return the row of each of its items, -1 for the rest."""
     item_ids = unpack_texts(_bytes(arrays["item_ids"]), _longs(arrays["item_id_borders"]))
     places = _mentioned(len(item_ids), [arrays["consumed_values"], *of_items])
@@ -223,8 +221,7 @@ def load_items(state: State, arrays: Arrays, meta: Mapping[str, object]) -> Load
     items.admitted, items.evicted = numbers["items_admitted"], numbers["items_evicted"]
     state.users.admitted, state.users.evicted = numbers["users_admitted"], numbers["users_evicted"]
     available = {name: array for name, array in arrays.items() if name.startswith("availability.")}
-    if available:  # format 1 knows no items topic
-        state.availability.load({name.partition(".")[2]: array for name, array in available.items()})
+    state.availability.load({name.partition(".")[2]: array for name, array in available.items()})
     for topic, partition, offset in meta.get("item_offsets", []):  # type: ignore[attr-defined]
         state.item_offsets[TopicPartition(topic, partition)] = offset
     state.popularity.version += 1

@@ -90,11 +90,8 @@ def send(site: Site, rate: int, seconds: float, users: int, seed: int) -> int:
 
 
 def checkpoints(service: Process) -> tuple[float, float]:
-    """Return how many checkpoints there were, and their seconds in all, as the service tells them."""
-    metrics = service.metrics()
-    name = "afresh_checkpoint_total_seconds"
-    if f"{name}_count" not in metrics:  # older code writes while the loop stands still
-        name = "afresh_checkpoint_seconds"
+    """Return how many checkpoints there were, and their seconds in all."""
+    metrics, name = service.metrics(), "afresh_checkpoint_seconds"
     return metrics.get(f"{name}_count", 0.0), metrics.get(f"{name}_sum", 0.0)
 
 
@@ -114,12 +111,13 @@ def measure(site: Site, options: argparse.Namespace) -> dict[str, Any]:
     lists = Lists(site.broker, f"{site.stem}-recommendations")
     lists.start()
     count, seconds = checkpoints(service)
-    cpu_s = sum(service.metrics().get(f"process_cpu_seconds{end}", 0.0) for end in ("_total",))
+    cpu_s = service.metrics()["process_cpu_seconds_total"]
     sent = send(site, options.rate, options.seconds, options.users, options.seed)
     cpu_s = service.metrics()["process_cpu_seconds_total"] - cpu_s
     service.wait_learned(options.users + sent, LONG_S)
-    count, seconds = (now - before for now, before in zip(checkpoints(service), (count, seconds), strict=True))
-    time.sleep(1.0)
+    later = checkpoints(service)
+    count, seconds = later[0] - count, later[1] - seconds
+    time.sleep(1.0)  # the last lists
     lists.over.set()
     lists.join()
     rows = np.array(lists.rows, np.int64)
@@ -166,9 +164,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     sets = {"checkpoint.interval_s": options.interval} | dict(pair.split("=", 1) for pair in options.set)
     os.environ["PYTHONPATH"] = str(options.code.resolve())
-    with running(options.broker) as broker, tempfile.TemporaryDirectory() as folder:
-        with Site(broker, "partitions", Path(folder), options.partitions, sets) as site:
-            figures = measure(site, options)
+    with (
+        running(options.broker) as broker,
+        tempfile.TemporaryDirectory() as folder,
+        Site(broker, "partitions", Path(folder), options.partitions, sets) as site,
+    ):
+        figures = measure(site, options)
     for name, value in figures.items():
         print(f"{re.sub('_s$', ', s', name).replace('_', ' '):30} {value:10.3f}")
     asked = {"broker": options.broker, "partitions": options.partitions, "rate": options.rate}
