@@ -27,7 +27,7 @@ from pipeline.rank.reasons import reasons
 from pipeline.rank.rules import RULES, apply_rules
 from pipeline.rank.top_k import top_k
 from pipeline.settings import POSITIVE, Settings
-from pipeline.state import packing
+from pipeline.state import moving, packing
 from pipeline.state.queries import Queries, barred_targets, lesson_queries, serving_queries
 from pipeline.state.refresh import LATER, NOW
 from pipeline.state.shards import Shard, Snapshot
@@ -256,11 +256,11 @@ class Recommender:
 
     def take(self, sources: Collection[TopicPartition]) -> Shard:
         """Copy the partitions' users out."""
-        return packing.take(self.state, sources)
+        return moving.take(self.state, sources)
 
     def put(self, shard: Shard, sources: Collection[TopicPartition] | None = None) -> None:
         """Add the users of a shard's partitions, of these or of all, in the place of what is held of them."""
-        packing.put(self.state, shard, sources)
+        moving.put(self.state, shard, sources)
 
     def release(self, sources: Collection[TopicPartition]) -> None:
         """Drop partitions: their users and their offsets."""
@@ -297,7 +297,7 @@ class Recommender:
         for name, part in self._measures().items():
             part.load(of_measure(figures, name))
         admitted, evicted = self.state.users.admitted, self.state.users.evicted
-        different |= packing.put(self.state, snapshot.shard)
+        different |= moving.put(self.state, snapshot.shard)
         different.tell()
         self.state.users.admitted, self.state.users.evicted = admitted, evicted
         self.state.reconcile()

@@ -21,7 +21,7 @@ from pipeline.event.records import DEFAULT_USER, Ranking
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig, Settings
-from pipeline.state import packing, sweep
+from pipeline.state import moving, packing, sweep
 from pipeline.state.popularity import DAY_MS
 from pipeline.state.shards import Snapshot
 from pipeline.state.state import State
@@ -278,7 +278,7 @@ def test_users_who_came_with_a_shard_leave_in_order_of_their_last_event() -> Non
     move_on(giver, Batches()([Event("early", "a", partition=1)]))
     batches = Batches()
     move_on(taker, batches([Event(f"u{n}", "a") for n in range(7)]))  # makes the queue of the oldest
-    packing.put(taker, packing.take(giver, [source(1)]))
+    moving.put(taker, moving.take(giver, [source(1)]))
     assert move_on(taker, batches([Event("u6", "a")])).gone == ["early"]
 
 
@@ -297,7 +297,7 @@ def test_a_cycle_of_the_sweep_is_resumed_after_the_table_has_grown() -> None:
     arrays, meta = packing.save_items(first)
     second = new_state(settings)
     packing.load_items(second, arrays, meta)
-    packing.put(second, packing.take(first, [source(0)]))
+    moving.put(second, moving.take(first, [source(0)]))
     while second.sweep.step:
         move_on(second, batches([Event("v", "j299", "view")]))
     assert (second.items.status.data[dead] == FREE).all()

@@ -239,8 +239,7 @@ class Checkpoints:
     def _as_of_today(self, manifest: Manifest, snapshot: Snapshot) -> Snapshot:
         """Return what of a checkpoint still holds, and say what became of the rest."""
         changed = changes(manifest.configuration, self._settings)
-        served = manifest.configuration.get("model", {}).get("name", self._settings.model.name)
-        held, told = reconciled(snapshot, changed, served)
+        held, told = reconciled(snapshot, changed)
         tell(told)
         return held
 

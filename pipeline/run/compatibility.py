@@ -189,19 +189,18 @@ def changes(saved: Mapping[str, Any], settings: Settings) -> list[Change]:
     return found
 
 
-def reconciled(snapshot: Snapshot, changed: list[Change], served: str) -> tuple[Snapshot, list[Change]]:
+def reconciled(snapshot: Snapshot, changed: list[Change]) -> tuple[Snapshot, list[Change]]:
     """Return what of a snapshot holds under the settings of today, and the changes that touch it.
 
-    A model that has to start anew is left out. `served`: the model that was served.
+    A model that has to start anew is left out.
     """
     has_parameters = any(name.startswith("model.") for name in snapshot.arrays)
     anew = has_parameters and any(RULES[change.key] is _RESTART for change in changed)
     arrays = {
         name: array for name, array in snapshot.arrays.items() if not (anew and name.startswith("model."))
     }
-    meta = {"served_model": served} | snapshot.meta
     told = [change for change in changed if RULES[change.key] is not _RESTART or has_parameters]
-    return replace(snapshot, arrays=arrays, meta=meta), told
+    return replace(snapshot, arrays=arrays), told
 
 
 def lines(changed: list[Change]) -> list[tuple[int, str]]:
