@@ -60,7 +60,7 @@ class KafkaSource:
         self._fetcher = Fetcher(self._consumer, kafka, 4 * batch.max_events)
         self._fetcher.watch(sorted(self._partitions))
         self._reader = Reader(lambda: connect(KafkaConsumer, alone), self._fetcher.patience)
-        self._unread = Unread(options["metadata_max_age_ms"] / 1000)
+        self._unread = Unread(options["metadata_max_age_ms"] / 2000)
         self._kafka = kafka
         self._commit_wait_s = min(COMMIT_WAIT_S, kafka.broker_timeout_s)
         self._started = self._closed = False
@@ -153,7 +153,7 @@ class KafkaSource:
         """Offsets between each assigned partition's position and its end, as last seen.
 
         The worker with partition 0 of the first topic adds the records of partitions that no worker reads
-        yet; about every `metadata_max_age_ms` it asks the broker for them.
+        yet; it asks the broker for them twice every `metadata_max_age_ms`.
         """
         lags = self._fetcher.lag()
         if TopicPartition(self._topics[0], 0) not in lags:

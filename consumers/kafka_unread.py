@@ -44,15 +44,18 @@ class Unread:
         return time.monotonic() - self._looked_s >= self._every_s
 
     def look(self, group: Group, held: Collection[TopicPartition]) -> bool:
-        """Look for unread partitions beside those `held` here; return whether any is new."""
+        """Look for unread partitions beside those `held` here; return whether the group has to join again.
+
+        That is when some were unread at the look before too: another worker may be about to commit.
+        """
         self._looked_s = time.monotonic()
         others = set(group.partitions()) - self._read - set(held)
         self._read |= group.committed(others).keys()
         left = sorted(others - self._read)
         starts, ends = group.start_offsets(left), group.end_offsets(left)
         counts = {source: ends[source] - starts[source] for source in left}
-        self.records = {source: count for source, count in counts.items() if count > 0}
-        new = self.records.keys() - self._told
+        before, self.records = self.records, {source: count for source, count in counts.items() if count > 0}
+        new = self.records.keys() & before.keys() - self._told
         self._told |= new
         if new:
             names = ", ".join(f"{source.topic}-{source.partition}" for source in sorted(new)[:10])
