@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 # A wrong address is told soon; a broker that goes away later has broker_timeout_s.
 BOOTSTRAP_TIMEOUT_MS = 3_000
 TELL_S = 3.0  # so long a silence of the broker is told
+METADATA_MAX_AGE_MS = 10_000  # how soon added partitions are seen; the client's own default is five minutes
 OURS = frozenset(
     {
         "acks", "auto_offset_reset", "bootstrap_servers", "enable_auto_commit", "enable_idempotence",
@@ -61,6 +62,7 @@ def connection_options(kafka: KafkaConfig) -> dict[str, Any]:
         "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
         "request_timeout_ms": request_timeout_ms(kafka),
         "reconnect_backoff_max_ms": 1_000,  # the default of 30 s would outlast the broker by as much
+        "metadata_max_age_ms": METADATA_MAX_AGE_MS,
     }
     if kafka.sasl_mechanism:
         options |= {
@@ -161,6 +163,14 @@ def translated(error: KafkaError, doing: str) -> AfreshError:
             f"the broker refused {doing}: {brief(error)}; check the user's rights and the table [kafka]"
         )
     return AfreshError(f"{doing} failed: {brief(error)}")
+
+
+def partition_count(consumer: KafkaConsumer, topic: str) -> int:
+    """Return how many partitions a topic has; 0: there is no such topic. Raise `UsageError` for a refusal."""
+    try:
+        return len(consumer.partitions_for_topic(topic) or ())
+    except KafkaError as error:
+        raise translated(error, f"looking at topic {topic!r}") from error
 
 
 class Patience:

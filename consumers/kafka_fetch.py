@@ -8,6 +8,7 @@ waited for again before it moves.
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import kafka.errors
 from kafka import KafkaConsumer
@@ -33,9 +34,18 @@ PLACE_EVERY_S = 10.0  # between looks, on idle topics, at who holds our place in
 class _Mark:
     """How far one partition was fetched."""
 
+    # What the client knows of the partition. Its public calls copy the whole assignment at each question,
+    # which many partitions make many times a second.
+    client: Any
     next: int  # offset that the client fetches next
     end: int = 0  # of the topic, as asked after it was sought
     barren: tuple[int, int] = (-1, -1)  # the `next` and end at which no record was to be had
+
+    @property
+    def last(self) -> int:
+        """The partition's end as the last fetch told it; before the first fetch, as the broker was asked."""
+        highwater: int | None = self.client.highwater
+        return self.end if highwater is None else highwater
 
 
 class Fetcher:
@@ -54,6 +64,7 @@ class Fetcher:
         self._consumer = consumer
         self._marks: dict[TopicPartition, _Mark] = {}
         self._unchecked: set[TopicPartition] = set()  # sought, and not yet held against the topic's range
+        self._paused: set[TopicPartition] = set()  # until their buffers are half empty
         self._probe_every_s = min(2.0, kafka.broker_timeout_s / 5)
         self._pause_s = PAUSE_S[0]
         self._heard_at = time.monotonic()
@@ -68,7 +79,8 @@ class Fetcher:
         """Go on from `position`; what was buffered is dropped."""
         self._consumer.seek(KafkaPartition(*source), position)
         self.merge.assign(source, position)
-        self._marks[source] = _Mark(next=position)
+        client = self._consumer._subscription.assignment[KafkaPartition(*source)]
+        self._marks[source] = _Mark(client, next=position)
         self._unchecked.add(source)
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
@@ -77,6 +89,7 @@ class Fetcher:
             self.merge.release(source)
             self._marks.pop(source, None)
             self._unchecked.discard(source)
+            self._paused.discard(source)
 
     def fetch(self, timeout_s: float) -> bool:
         """Move what the client has into the buffers, waiting for it; say whether anything is new."""
@@ -106,12 +119,15 @@ class Fetcher:
     def behind(self) -> set[TopicPartition]:
         """Partitions that are known to hold more records than were fetched."""
         self._check_sought()
-        empty = set(self.merge.missing())
-        return {source for source in self._marks if self._has_more(source, source in empty)}
+        return {
+            source
+            for source, mark in self._marks.items()
+            if mark.next < mark.last and self._has_more(source, mark)
+        }
 
     def blind(self, behind: Collection[TopicPartition]) -> list[TopicPartition]:
         """Those of `behind` of which nothing is buffered: the next record may be theirs."""
-        return [source for source in self.merge.missing() if source in behind]
+        return sorted(filter(self.merge.is_missing, behind))
 
     def look_at_ends(self, blind: Sequence[TopicPartition]) -> None:
         """Ask where readable records end, and wait no more where that is reached."""
@@ -127,15 +143,15 @@ class Fetcher:
     def give_up(self, blind: Iterable[TopicPartition]) -> None:
         """Wait no more for these partitions until they move."""
         for source in blind:
-            self._marks[source].barren = (self._marks[source].next, self._end(source))
+            mark = self._marks[source]
+            mark.barren = (mark.next, mark.last)
 
     def lag(self) -> dict[TopicPartition, int]:
         """Offsets between what was handed out and the end; those known to hold no record don't count."""
-        empty = set(self.merge.missing())
         lags = {}
         for source, mark in self._marks.items():
-            position = mark.next if source in empty else self.merge.position(source)
-            lags[source] = max(0, self._end(source) - position)
+            position = mark.next if self.merge.is_missing(source) else self.merge.position(source)
+            lags[source] = max(0, mark.last - position)
         return lags
 
     def starts(self, sources: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
@@ -193,28 +209,19 @@ class Fetcher:
 
     def _pause_full(self) -> None:
         """Stop fetching partitions whose buffer is full; go on with those whose buffer is half empty."""
-        paused = self._consumer.paused()
-        for source in self.merge.partitions():
-            theirs = KafkaPartition(*source)
-            if theirs in paused:
-                if self.merge.wanted(source) * 2 >= self.merge.capacity:
-                    self._consumer.resume(theirs)
-            elif self.merge.full(source):
-                self._consumer.pause(theirs)
+        full = set(self.merge.full()) - self._paused
+        ready = {source for source in self._paused if self.merge.wanted(source) * 2 >= self.merge.capacity}
+        if full or ready:
+            assigned = self._consumer.assignment()
+            self._consumer.pause(*(assigned & {KafkaPartition(*source) for source in full}))
+            self._consumer.resume(*(assigned & {KafkaPartition(*source) for source in ready}))
+            self._paused = (self._paused | full) - ready
 
-    def _has_more(self, source: TopicPartition, empty: bool) -> bool:
-        mark, end = self._marks[source], self._end(source)
-        if mark.next >= end:
-            return False
-        if empty:  # the client has passed offsets that hold no record
+    def _has_more(self, source: TopicPartition, mark: _Mark) -> bool:
+        end = mark.last
+        if self.merge.is_missing(source):  # the client has passed offsets that hold no record
             mark.next = max(mark.next, self._consumer.position(KafkaPartition(*source), timeout_ms=0) or 0)
         return mark.next < end and mark.barren != (mark.next, end)
-
-    def _end(self, source: TopicPartition) -> int:
-        """The partition's end as the last fetch told it; before the first fetch, as the broker was asked."""
-        theirs = KafkaPartition(*source)
-        highwater = self._consumer.highwater(theirs) if theirs in self._consumer.assignment() else None
-        return self._marks[source].end if highwater is None else int(highwater)
 
     def _edges(
         self, call: Callable[..., dict[KafkaPartition, int]], sources: Sequence[TopicPartition]

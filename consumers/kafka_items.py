@@ -12,7 +12,14 @@ from kafka import KafkaConsumer
 from kafka import TopicPartition as KafkaPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError, RetriableError, TopicAuthorizationFailedError
 
-from consumers.kafka_client import Patience, connect, consumer_options, open_admin, translated
+from consumers.kafka_client import (
+    Patience,
+    connect,
+    consumer_options,
+    open_admin,
+    partition_count,
+    translated,
+)
 from pipeline.errors import AfreshError, UsageError
 from pipeline.event.batch import NO_NEWS, ItemNews, TopicPartition
 from pipeline.event.items import OUR_NAMES, item_news
@@ -51,10 +58,10 @@ class KafkaItems:
 
     def poll(self) -> tuple[ItemNews, bool]:
         """Return what has come, at once, and whether the topic is read to its end."""
-        if not self._partitions:
+        if time.monotonic() - self._looked_s >= AGAIN_S:
             self._look_again()
-            if not self._partitions:
-                return NO_NEWS, True
+        if not self._partitions:
+            return NO_NEWS, True
         began = time.monotonic()
         # before the topic was read to its end there is nothing else to do than to wait for it
         wait_ms = 0 if self._ended else FETCH_WAIT_MS
@@ -66,12 +73,13 @@ class KafkaItems:
             self._patience.failed(f"reading the topic {self._topic!r}", began, error)
             return NO_NEWS, False
         except OffsetOutOfRangeError:
-            self._take_on()
+            self._take_on(self._partitions)
             return NO_NEWS, False
         except KafkaError as error:
             raise translated(error, f"reading the topic {self._topic!r}") from error
         if not (fetched or self._ended):
-            self._ends = self._edges(self._consumer.end_offsets)  # raises BrokerLost when nobody answers
+            # raises BrokerLost when the broker does not answer
+            self._ends = self._edges(self._consumer.end_offsets, self._partitions)
         records = (record for lane in fetched.values() for record in lane)
         return item_news(records, self._config), self._ended
 
@@ -80,8 +88,9 @@ class KafkaItems:
         self._consumer.close(autocommit=False)
 
     def _look_again(self) -> None:
-        """Look for a topic that did not exist, from time to time."""
-        if time.monotonic() - self._looked_s < AGAIN_S:
+        """Look for a topic that did not exist, or for partitions that were added to one that does."""
+        if self._partitions:
+            self._look_for_more()
             return
         try:
             described = self._described()
@@ -89,6 +98,20 @@ class KafkaItems:
             logger.debug("not looked for topic %r: %s", self._topic, error)  # the next look may do better
         else:
             self._judge(described)
+
+    def _look_for_more(self) -> None:
+        """Take on partitions that were added; the client refreshes what it remembers of the topic."""
+        self._looked_s = time.monotonic()
+        try:
+            count = partition_count(self._consumer, self._topic)
+        except AfreshError as error:
+            logger.debug("not looked at topic %r: %s", self._topic, error)  # the next look may do better
+            return
+        there = [KafkaPartition(self._topic, number) for number in range(count)]
+        if added := [partition for partition in there if partition not in self._partitions]:
+            logger.info("topic %r has %d partitions now", self._topic, count)
+            self._partitions += added
+            self._take_on(added)
 
     def _described(self) -> dict[str, Any]:
         """Ask for the topic.
@@ -119,25 +142,27 @@ class KafkaItems:
         numbers = sorted(each["partition_index"] for each in described["partitions"])
         if numbers:
             self._partitions = [KafkaPartition(self._topic, number) for number in numbers]
-            self._take_on()
+            self._take_on(self._partitions)
         elif not self._told:
             logger.info("topic %r does not exist: nothing is withdrawn", self._topic)
             self._told = True
 
-    def _take_on(self) -> None:
-        """Seek every partition to what comes next, or to its earliest record where that is not there."""
+    def _take_on(self, partitions: list[KafkaPartition]) -> None:
+        """Seek partitions to what comes next, or to their earliest record where that is not there."""
         self._consumer.assign(self._partitions)
-        starts = self._edges(self._consumer.beginning_offsets)
-        self._ends = self._edges(self._consumer.end_offsets)
-        for partition in self._partitions:
+        starts = self._edges(self._consumer.beginning_offsets, partitions)
+        self._ends |= self._edges(self._consumer.end_offsets, partitions)
+        for partition in partitions:
             earliest = starts[partition]
             wanted = self._offsets.pop(TopicPartition(*partition), earliest)
             there = earliest <= wanted <= self._ends[partition]
             self._consumer.seek(partition, wanted if there else earliest)
 
-    def _edges(self, ask: Callable[..., dict[KafkaPartition, int]]) -> dict[KafkaPartition, int]:
+    def _edges(
+        self, ask: Callable[..., dict[KafkaPartition, int]], partitions: list[KafkaPartition]
+    ) -> dict[KafkaPartition, int]:
         return self._patience.insist(
-            lambda timeout_ms: ask(self._partitions, timeout_ms=timeout_ms), f"asking for {self._topic!r}"
+            lambda timeout_ms: ask(partitions, timeout_ms=timeout_ms), f"asking for {self._topic!r}"
         )
 
     def _is_at_end(self) -> bool:

@@ -96,6 +96,10 @@ class Member:
         fetched: Fetched = self._settle(reply)
         return fetched
 
+    def rejoin(self) -> None:
+        """Join the group again at the next `poll`, so that its leader hands the partitions out again."""
+        self._consumer._coordinator.request_rejoin()
+
     def close(self, timeout_s: float) -> None:
         """Leave the group, telling the listener what is revoked by that, and close the client."""
         try:

@@ -19,6 +19,7 @@ from consumers.kafka_client import MEMBERSHIP, connect, consumer_options, open_a
 from consumers.kafka_fetch import Fetcher
 from consumers.kafka_group import leave_group, replaced
 from consumers.kafka_reader import Reader
+from consumers.kafka_unread import Unread
 from consumers.merge import arrange
 from pipeline.errors import CommitRefused, UsageError
 from pipeline.event.batch import IntArray, Polled, Span, TopicPartition
@@ -59,6 +60,7 @@ class KafkaSource:
         self._fetcher = Fetcher(self._consumer, kafka, 4 * batch.max_events)
         self._fetcher.watch(sorted(self._partitions))
         self._reader = Reader(lambda: connect(KafkaConsumer, alone), self._fetcher.patience)
+        self._unread = Unread(options["metadata_max_age_ms"] / 2000)
         self._kafka = kafka
         self._commit_wait_s = min(COMMIT_WAIT_S, kafka.broker_timeout_s)
         self._started = self._closed = False
@@ -113,8 +115,13 @@ class KafkaSource:
 
     def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The group's committed offsets, also before joining it; partitions that have none are left out."""
-        found = {source: self._committed(source) for source in partitions}
-        return {source: offset for source, offset in found.items() if offset is not None}
+        theirs = [KafkaPartition(*source) for source in partitions]
+        coordinator = self._consumer._coordinator  # the public call asks for one partition at a time
+        found: dict[KafkaPartition, OffsetAndMetadata] = self._fetcher.patience.insist(
+            lambda timeout_ms: coordinator.fetch_committed_offsets(theirs, timeout_ms=timeout_ms),
+            "asking for committed offsets",
+        )
+        return {TopicPartition(*source): at.offset for source, at in found.items()}
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Commit explicit offsets.
@@ -143,8 +150,17 @@ class KafkaSource:
             self._fetcher.touch()
 
     def lag(self) -> dict[TopicPartition, int]:
-        """Offsets between each assigned partition's position and its end, as last seen; no network."""
-        return self._fetcher.lag()
+        """Offsets between each assigned partition's position and its end, as last seen.
+
+        The worker with partition 0 of the first topic adds the records of partitions that no worker reads
+        yet; it asks the broker for them twice every `metadata_max_age_ms`.
+        """
+        lags = self._fetcher.lag()
+        if TopicPartition(self._topics[0], 0) not in lags:
+            return lags
+        if self._unread.due() and self._unread.look(self, lags.keys()):
+            self._fetcher.member.rejoin()
+        return self._unread.records | lags
 
     def partitions(self) -> list[TopicPartition]:
         """Every partition of the topics, assigned here or not, in order."""
@@ -192,13 +208,6 @@ class KafkaSource:
             if self._started:
                 leave_group(self._kafka, member)
             self._reader.close()
-
-    def _committed(self, source: TopicPartition) -> int | None:
-        def ask(timeout_ms: int) -> int | None:
-            offset: int | None = self._consumer.committed(KafkaPartition(*source), timeout_ms=timeout_ms)
-            return offset
-
-        return self._fetcher.patience.insist(ask, "asking for committed offsets")
 
 
 class _Watched:

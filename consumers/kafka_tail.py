@@ -9,7 +9,7 @@ from kafka import KafkaConsumer
 from kafka import TopicPartition as KafkaPartition
 from kafka.errors import KafkaError
 
-from consumers.kafka_client import Patience, connect, consumer_options, translated
+from consumers.kafka_client import Patience, connect, consumer_options, partition_count, translated
 from consumers.kafka_member import EVERYTHING
 from consumers.kafka_reader import missed
 from pipeline.errors import UsageError
@@ -24,8 +24,9 @@ class Tail:
     """Read a topic from a start on, and go on with what comes: "earliest" or "end", or so many of the newest
     records, taken evenly from the partitions.
 
-    `partitions` picks some out of how many there are; None: all. Raise `UsageError` when no broker answers,
-    it refuses us, or there is no such topic. A context manager.
+    `partitions` picks some out of how many there are; None: all. Partitions that are added are read from
+    their earliest record. Raise `UsageError` when no broker answers, it refuses us, or there is no such
+    topic. A context manager.
     """
 
     def __init__(
@@ -40,15 +41,16 @@ class Tail:
         self._heard_at = time.monotonic()
         self._consumer: KafkaConsumer = connect(KafkaConsumer, consumer_options(kafka, in_group=False))
         try:
-            count = self._partition_count(kafka, topic)
-            numbers = range(count) if partitions is None else sorted(set(partitions(count)))
-            self._theirs = [KafkaPartition(topic, number) for number in numbers]
+            self._topic, self._pick = topic, partitions or range
+            self._count = self._partition_count(kafka, topic)
+            self._looked_at = time.monotonic()
+            self._theirs = self._picked()
             self._consumer.assign(self._theirs)
-            self._ends = self._offsets("end")
-            first = self._ends if start == "end" else self._offsets("beginning")
+            self._ends = self._offsets("end", self._theirs)
+            first = self._ends if start == "end" else self._offsets("beginning", self._theirs)
             for partition, offset in first.items():
                 end = self._ends[partition]
-                newest = end - -(-start // len(numbers)) if isinstance(start, int) else offset
+                newest = end - -(-start // len(self._theirs)) if isinstance(start, int) else offset
                 # the embedded broker may name a beginning behind the end of what can be read
                 self._consumer.seek(partition, min(max(offset, newest), end))
         except BaseException:
@@ -76,6 +78,9 @@ class Tail:
         With 0 it returns what the fetch of the call before has brought, and begins another one.
         """
         began = time.monotonic()
+        if began - self._looked_at >= self._probe_every_s:
+            self._looked_at = began
+            self._look_for_more()
         try:
             fetched = self._consumer.poll(timeout_ms=wait_s * 1000, max_records=EVERYTHING)
         except KafkaError as error:
@@ -101,10 +106,29 @@ class Tail:
         """Return the next offset, past those that hold no record (markers of transactions)."""
         return int(self._consumer.position(partition, timeout_ms=0) or 0)
 
-    def _offsets(self, edge: Literal["beginning", "end"]) -> dict[KafkaPartition, int]:
+    def _picked(self) -> list[KafkaPartition]:
+        return [KafkaPartition(self._topic, number) for number in sorted(set(self._pick(self._count)))]
+
+    def _look_for_more(self) -> None:
+        """Read partitions that were added; the client refreshes what it remembers of the topic."""
+        count = partition_count(self._consumer, self._topic)
+        if count <= self._count:
+            return
+        self._count = count
+        added = [partition for partition in self._picked() if partition not in self._theirs]
+        self._theirs += added
+        self._consumer.assign(self._theirs)
+        for partition, offset in self._offsets("beginning", added).items():
+            self._consumer.seek(partition, offset)
+
+    def _offsets(
+        self, edge: Literal["beginning", "end"], partitions: list[KafkaPartition]
+    ) -> dict[KafkaPartition, int]:
+        if not partitions:
+            return {}
         call = self._consumer.beginning_offsets if edge == "beginning" else self._consumer.end_offsets
         found: dict[KafkaPartition, int] = self._patience.insist(
-            lambda timeout_ms: call(self._theirs, timeout_ms=timeout_ms), "asking for offsets"
+            lambda timeout_ms: call(partitions, timeout_ms=timeout_ms), "asking for offsets"
         )
         return found
 
@@ -133,7 +157,7 @@ class Tail:
     def _judge(self, error: KafkaError, began: float) -> None:
         """Raise what can't be retried; count the rest as no answer since `began`."""
         if missed(error):  # retention was faster than we: go on with what is left
-            for partition, offset in self._offsets("beginning").items():
+            for partition, offset in self._offsets("beginning", self._theirs).items():
                 self._consumer.seek(partition, max(offset, self._position(partition)))
             return
         if isinstance(error, kafka.errors.TopicAuthorizationFailedError):
@@ -145,11 +169,3 @@ class Tail:
         if not isinstance(error, kafka.errors.RetriableError):
             raise translated(error, "reading the topic") from error
         self._patience.failed("reading the topic", began, error)
-
-
-def partition_count(consumer: KafkaConsumer, topic: str) -> int:
-    """Return how many partitions a topic has; 0: there is no such topic. Raise `UsageError` for a refusal."""
-    try:
-        return len(consumer.partitions_for_topic(topic) or ())
-    except KafkaError as error:
-        raise translated(error, f"looking at topic {topic!r}") from error

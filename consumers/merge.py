@@ -75,7 +75,7 @@ class Merge:
 
     def __len__(self) -> int:
         """Count the records that are held, those of the batch in the making included."""
-        return len(self._batch) + sum(len(lane.buffer) for lane in self._lanes.values())
+        return len(self._batch) + sum(len(lane.buffer) for _, _, lane in self._heads)
 
     def partitions(self) -> list[TopicPartition]:
         """Every assigned partition, in order."""
@@ -91,18 +91,19 @@ class Merge:
         lane = self._lanes.get(partition)
         return 0 if lane is None else max(0, self.capacity - len(lane.buffer))
 
-    def full(self, partition: TopicPartition) -> bool:
-        """Say whether fetching the partition should pause."""
-        return self.wanted(partition) == 0
+    def full(self) -> list[TopicPartition]:
+        """Return the partitions that should not be fetched further, in order."""
+        return sorted(partition for _, partition, lane in self._heads if len(lane.buffer) >= self.capacity)
 
-    def missing(self) -> list[TopicPartition]:
-        """Partitions of which nothing is buffered: the merge is blind for them.
+    def is_missing(self, partition: TopicPartition) -> bool:
+        """Say whether nothing of an assigned partition is buffered: the merge is blind for it.
 
-        Those that are known to have more to fetch are worth a short wait. Judge that by the client's own
+        One that is known to have more to fetch is worth a short wait. Judge that by the client's own
         position, not by this class's: after the last record of a transaction offsets remain, but no record
         may follow.
         """
-        return sorted(partition for partition, lane in self._lanes.items() if not lane.buffer)
+        lane = self._lanes.get(partition)
+        return lane is not None and not lane.buffer
 
     def add(self, partition: TopicPartition, records: Sequence[Record]) -> None:
         """Buffer records that were fetched, in the order of their offsets.

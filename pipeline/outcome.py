@@ -89,20 +89,20 @@ class Learner(Protocol):
     def catch_up(self, raw: RawBatch) -> None:
         """Bring users' state alone up to date with events that another worker has learned; `seq` stays."""
 
-    def take(self, source: TopicPartition) -> Shard:
-        """Copy the partition's users out."""
+    def take(self, sources: Collection[TopicPartition]) -> Shard:
+        """Copy the partitions' users out."""
 
-    def put(self, shard: Shard) -> None:
-        """Add a shard's users, in the place of what is held of that partition."""
+    def put(self, shard: Shard, sources: Collection[TopicPartition] | None = None) -> None:
+        """Add the users of a shard's partitions, of these or of all, in the place of what is held of them."""
 
-    def release(self, source: TopicPartition) -> None:
-        """Drop a partition: its users and its offset."""
+    def release(self, sources: Collection[TopicPartition]) -> None:
+        """Drop partitions: their users and their offsets."""
 
     def snapshot(self) -> Snapshot:
-        """Copy everything out, with a shard for every partition held."""
+        """Copy everything out, the users of every partition held too."""
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Become what the snapshot was, shards included; only on a recommender that has learned nothing."""
+        """Become what the snapshot was, users included; only on a recommender that has learned nothing."""
 
     def digests(self) -> dict[str, str]:
         """Return `digest_model` and `digest_users`: equal for equal content, whatever the row numbers."""

@@ -26,7 +26,7 @@ from pipeline.rank.reasons import reasons
 from pipeline.rank.rules import RULES, apply_rules
 from pipeline.rank.top_k import filled_up, top_k
 from pipeline.settings import POSITIVE, Settings
-from pipeline.state import packing
+from pipeline.state import moving, packing
 from pipeline.state.queries import Queries, barred_targets, lesson_queries, serving_queries
 from pipeline.state.refresh import LATER, NOW
 from pipeline.state.shards import Shard, Snapshot
@@ -254,18 +254,18 @@ class Recommender:
             for user, number in zip(users.tolist(), numbers, strict=True)
         }
 
-    def take(self, source: TopicPartition) -> Shard:
-        """Copy the partition's users out."""
-        return packing.take(self.state, source)
+    def take(self, sources: Collection[TopicPartition]) -> Shard:
+        """Copy the partitions' users out."""
+        return moving.take(self.state, sources)
 
-    def put(self, shard: Shard) -> None:
-        """Add a shard's users, in the place of what is held of that partition."""
-        packing.put(self.state, shard)
+    def put(self, shard: Shard, sources: Collection[TopicPartition] | None = None) -> None:
+        """Add the users of a shard's partitions, of these or of all, in the place of what is held of them."""
+        moving.put(self.state, shard, sources)
         self.state.mark_short()
 
-    def release(self, source: TopicPartition) -> None:
-        """Drop a partition: its users and its offset."""
-        self.state.drop_partition(source)
+    def release(self, sources: Collection[TopicPartition]) -> None:
+        """Drop partitions: their users and their offsets."""
+        self.state.drop_partitions(sources)
 
     def _measures(self) -> dict[str, Measure]:
         """Return what a checkpoint keeps of the stage, by the names of its arrays."""
@@ -276,15 +276,15 @@ class Recommender:
         }  # fmt: skip
 
     def snapshot(self) -> Snapshot:
-        """Copy everything out, with a shard for every partition held."""
+        """Copy everything out, the users of every partition held too."""
         arrays, meta = packing.save_items(self.state)
         for name, part in self._measures().items():
             arrays |= {f"{name}/{key}": array for key, array in part.arrays().items()}
-        shards = [self.take(source) for source in sorted(self.state.offsets)]
-        return Snapshot(arrays, meta | {"seq": self.seq, "served_model": self.models[0].name}, shards)
+        meta |= {"seq": self.seq, "served_model": self.models[0].name}
+        return Snapshot(arrays, meta, self.take(self.state.offsets))
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Become what the snapshot was, shards included; a model that can't go on starts anew.
+        """Become what the snapshot was, users included; a model that can't go on starts anew.
 
         Raises ValueError where something is learned, `CheckpointError` where a column can't be made to fit.
         """
@@ -298,8 +298,7 @@ class Recommender:
         for name, part in self._measures().items():
             part.load(of_measure(figures, name))
         admitted, evicted = self.state.users.admitted, self.state.users.evicted
-        for shard in snapshot.shards:
-            different |= packing.put(self.state, shard)
+        different |= moving.put(self.state, snapshot.shard)
         different.tell()
         self.state.users.admitted, self.state.users.evicted = admitted, evicted
         self.state.reconcile()

@@ -75,19 +75,23 @@ class CountingLearner:
         """Learn the users alone."""
         self._learn_users(raw)
 
-    def take(self, source: TopicPartition) -> Shard:
-        """Copy the partition's users out."""
-        data = np.frombuffer(json.dumps(self.users[source]).encode(), np.uint8).copy()
-        return Shard(source, self.offsets[source], {"users": data})
+    def take(self, sources: Collection[TopicPartition]) -> Shard:
+        """Copy the partitions' users out."""
+        users = [[*source, self.users[source]] for source in sorted(sources)]
+        data = np.frombuffer(json.dumps(users).encode(), np.uint8).copy()
+        return Shard({source: self.offsets[source] for source in sorted(sources)}, {"users": data})
 
-    def put(self, shard: Shard) -> None:
+    def put(self, shard: Shard, sources: Collection[TopicPartition] | None = None) -> None:
         """Take users in."""
-        self.users[shard.source] = json.loads(shard.arrays["users"].tobytes())
-        self.offsets[shard.source] = shard.offset
+        for topic, partition, users in json.loads(shard.arrays["users"].tobytes()):
+            source = TopicPartition(topic, partition)
+            if sources is None or source in sources:
+                self.users[source], self.offsets[source] = users, shard.offsets[source]
 
-    def release(self, source: TopicPartition) -> None:
-        """Forget the partition's users."""
-        del self.users[source], self.offsets[source]
+    def release(self, sources: Collection[TopicPartition]) -> None:
+        """Forget the partitions' users."""
+        for source in sources:
+            del self.users[source], self.offsets[source]
 
     def snapshot(self) -> Snapshot:
         """Copy everything out."""
@@ -106,7 +110,7 @@ class CountingLearner:
         meta["withdrawn"] = sorted(self.withdrawn)
         meta["due"] = sorted(self.due)
         meta["item_offsets"] = [[*at, offset] for at, offset in sorted(self.item_offsets.items())]
-        return Snapshot(arrays, dict(meta), [self.take(source) for source in sorted(self.offsets)])
+        return Snapshot(arrays, dict(meta), self.take(self.offsets))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Become what the snapshot was."""
@@ -117,8 +121,7 @@ class CountingLearner:
         self.chain = str(snapshot.meta["chain"])
         self.withdrawn, self.due = set(snapshot.meta["withdrawn"]), set(snapshot.meta["due"])
         self.item_offsets = {TopicPartition(*at): offset for *at, offset in snapshot.meta["item_offsets"]}
-        for shard in snapshot.shards:
-            self.put(shard)
+        self.put(snapshot.shard)
 
     def digests(self) -> dict[str, str]:
         """Digest the model, and the users of all partitions held."""

@@ -1,7 +1,6 @@
 """Lives of a real worker for tests: the service's own loop and recommender over a log in memory."""
 
-import json
-import zipfile
+import random
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,6 @@ from producers.list_sink import ListSink, Outbox
 
 START_MS = 1_700_000_000_000
 NOW_MS = START_MS + 10**9  # eleven days later
-OLD = Path(__file__).with_name("format-1.zip")
 
 
 class Life:
@@ -77,20 +75,23 @@ class Life:
 
 
 def kept(told: dict[str, Any]) -> dict[str, Any]:
-    """Return what format 1 could tell of a user that does not hang on the model."""
+    """Return what is told of a user that does not hang on the model."""
     history = [(each["item_id"], each["timestamp_ms"]) for each in told["history"]]
     return {"history": history, **{name: told[name] for name in ("user_id", "partition", "consumed")}}
 
 
 class Past(NamedTuple):
-    """A folder, topic and committed offsets as version 0.1.0 left them, killed 3 batches after a checkpoint.
+    """A folder, topic and committed offsets as a worker left them, killed 3 batches after a checkpoint.
 
-    `expected` is what that version told of its state at the checkpoint and at its end.
+    `tested` is how often the served model was tested up to the checkpoint; `users` and `events_learned` are
+    of the end.
     """
 
     folder: Path
     log: ListLog
-    expected: dict[str, Any]
+    tested: int
+    events_learned: int
+    users: dict[str, dict[str, Any]]
 
 
 PAST = Settings(
@@ -102,16 +103,26 @@ PAST = Settings(
 
 
 def past(where: Path) -> Past:
-    """Unpack it: 208 events of 8 users in 2 partitions, 160 of them in the checkpoint."""
-    with zipfile.ZipFile(OLD) as archive:
-        archive.extractall(where)
-    log = ListLog({"events": 2})
-    for line in (where / "records.jsonl").read_text("utf-8").splitlines():
-        partition, time_ms, value = json.loads(line)
-        log.append(value.encode(), partition=partition, timestamp=time_ms)
-    expected = json.loads((where / "expected.json").read_text("utf-8"))
-    log.committed = {TopicPartition(topic, number): at for topic, number, at in expected["committed"]}
-    return Past(where / "state", log, expected)
+    """Live it: 208 events of 8 users in 2 partitions, 160 of them in the checkpoint."""
+    chance, log = random.Random(5), ListLog({"events": 2})
+    life = Life(where / "state", PAST, log)
+    for number in range(208):
+        user, time_ms = chance.randrange(8), START_MS + number * 60_000
+        value = {
+            "user_id": f"u{user}", "item_id": f"i{min(19, int(chance.expovariate(0.25)))}",
+            "event_type": chance.choice(["buy", "click", "view"]), "timestamp_ms": time_ms,
+            "event_id": f"e{number}",
+        }  # fmt: skip
+        log.append(msgspec.json.encode(value), partition=user % 2, timestamp=time_ms)
+        if number == 159:
+            life.read().loop.checkpoint()
+            committed = dict(log.committed)
+            tested = int(life.learner.quality.cumulative()["attention"]["tests"])
+    life.read().kill()
+    assert life.learner.seq == life.checkpoints.saved_seq + 3
+    log.committed = committed
+    users = {f"u{user}": life.user(f"u{user}") for user in range(8)}
+    return Past(where / "state", log, tested, life.learner.events_learned, users)
 
 
 def append(

@@ -20,7 +20,7 @@ from pipeline.errors import CheckpointError, UsageError
 from pipeline.event.batch import TopicPartition
 from pipeline.run.checkpoint import Checkpoints
 from pipeline.run.files import UrlFolder, pack, unpack
-from pipeline.run.shard_files import ShardFiles, ShardName, parse
+from pipeline.run.shard_files import ShardFiles, parse
 from pipeline.settings import CheckpointConfig, KafkaConfig, ModelConfig, Settings
 from pipeline.state.shards import Shard
 
@@ -104,7 +104,7 @@ def test_a_damaged_file_makes_the_checkpoint_before_count(
 ) -> None:
     saved(tmp_path, rounds=2)
     manifest = msgspec.json.decode(manifests(tmp_path)[-1].read_bytes())
-    name = manifest["model"]["name"] if part == "model" else manifest["shards"][1]["name"]
+    name = manifest[part]["name"]
     DAMAGE[damage](tmp_path / name)
     with caplog.at_level(logging.WARNING):
         found = Checkpoints(UrlFolder(str(tmp_path)), settings_for(tmp_path)).load()
@@ -119,9 +119,9 @@ def test_a_damaged_file_makes_the_checkpoint_before_count(
     [
         (lambda data: data[: len(data) // 2], "can't be read"),
         (lambda data: b"", "can't be read"),
-        (lambda data: data.replace(b'"format": 2', b'"format": 0'), "format 0; expected 1 or more"),
+        (lambda data: data.replace(b'"format": 3', b'"format": 2'), "format 2; expected 3"),
     ],
-    ids=["truncated", "empty", "of no version"],
+    ids=["truncated", "empty", "of an older version"],
 )
 def test_a_manifest_that_is_not_whole_is_skipped(
     tmp_path: Path, change: Any, why: str, caplog: pytest.LogCaptureFixture
@@ -161,7 +161,7 @@ def test_the_newest_are_kept_with_their_files_and_no_others(tmp_path: Path) -> N
     saved(tmp_path, rounds=5)
     kept = [msgspec.json.decode(path.read_bytes()) for path in manifests(tmp_path)]
     assert [manifest["events_learned"] for manifest in kept] == [16, 20]
-    named = {m["model"]["name"] for m in kept} | {s["name"] for m in kept for s in m["shards"]}
+    named = {m[part]["name"] for m in kept for part in ("model", "shard")}
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.safetensors")}
     assert found == named
 
@@ -195,7 +195,7 @@ def test_a_topic_made_anew_is_refused_where_the_broker_tells_it(tmp_path: Path) 
 def test_other_workers_files_are_left_alone(tmp_path: Path) -> None:
     shards = ShardFiles(UrlFolder(str(tmp_path)), "other")
     elsewhere = TopicPartition("elsewhere", 0)
-    foreign = [shards.save(Shard(elsewhere, offset, {}), 0, 1)[0] for offset in (1, 2)]
+    foreign = [shards.save(Shard({elsewhere: offset}, {}), 0, 1)[0] for offset in (1, 2)]
     saved(tmp_path, rounds=5)
     assert set(foreign) <= set(shards.all())
 
@@ -203,10 +203,13 @@ def test_other_workers_files_are_left_alone(tmp_path: Path) -> None:
 def test_the_highest_generation_then_the_highest_offset_is_the_newest_shard(tmp_path: Path) -> None:
     shards = ShardFiles(UrlFolder(str(tmp_path)), "worker-a-1")
     for generation, offset in ((2, 900), (10, 7), (10, 31), (9, 5_000)):
-        name, _ = shards.save(Shard(P0, offset, {}), generation, seq=3)
+        name, _ = shards.save(Shard({P0: offset, P1: 1}, {}), generation, seq=3, held=[P0])
         assert parse(name.path) == name
-    newest: ShardName = shards.newest()[P0]
-    assert (newest.generation, newest.offset, newest.worker) == (10, 31, "worker-a-1")
+    shards.save(Shard({P0: 9_000}, {}), 11, seq=3)  # not held: its worker alone starts from it
+    again = ShardFiles(UrlFolder(str(tmp_path)), "worker-b")
+    assert again.newest([P0, P1]) == {P0: 31}
+    ((shard, sources),) = again.load_newest([P0, P1])
+    assert (shard.offsets, sources) == ({P0: 31, P1: 1}, [P0])
 
 
 def test_secrets_stay_out_of_the_manifest(tmp_path: Path) -> None:

@@ -295,7 +295,7 @@ def test_a_restart_in_the_middle_ends_in_the_same_state_with_the_same_lists() ->
 def test_lists_of_announced_items_move_to_another_worker() -> None:
     giver = Shop()
     giver.step([Event("ann", "rug")], *announce("lamp", "desk"))
-    shard = giver.recommender.take(source(0))
+    shard = giver.recommender.take([source(0)])
     agrees, withdrew, behind = Shop(), Shop(), Shop()
     for each in (agrees, withdrew, behind):
         each.step([Event("me", "pan", partition=1)])

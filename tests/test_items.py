@@ -394,6 +394,9 @@ class _Failing:
 
     fails = True
 
+    def partitions_for_topic(self, topic: str) -> set[int]:
+        return {0}
+
     def poll(self, timeout_ms: float, max_records: int) -> dict[TopicPartition, list[ListRecord]]:
         if self.fails:
             raise KafkaTimeoutError

@@ -116,7 +116,7 @@ def test_a_partition_that_is_behind_holds_the_others_back_until_the_caller_gives
     merge.assign(A, 0)
     merge.assign(B, 0)
     merge.add(A, rows(A, (0, 5), (1, 9)))
-    assert merge.missing() == [B]
+    assert [merge.is_missing(each) for each in (A, B)] == [False, True]
     assert merge.fill(10, behind=[B]) == 0
     merge.add(B, rows(B, (0, 1), (1, 7)))
     assert (
@@ -129,12 +129,12 @@ def test_a_partition_that_is_behind_holds_the_others_back_until_the_caller_gives
 def test_a_full_partition_says_so_and_has_room_again_after_a_batch() -> None:
     merge = Merge(2)
     merge.assign(A, 0)
-    assert (merge.wanted(A), merge.full(A)) == (2, False)
+    assert (merge.wanted(A), merge.full()) == (2, [])
     merge.add(A, rows(A, (0, 1), (1, 2)))
-    assert (merge.wanted(A), merge.full(A)) == (0, True)
+    assert (merge.wanted(A), merge.full()) == (0, [A])
     merge.fill(1)
-    assert (merge.wanted(A), merge.full(A)) == (1, False)
-    assert merge.full(B)  # not assigned: nothing is wanted of it
+    assert (merge.wanted(A), merge.full()) == (1, [])
+    assert merge.wanted(B) == 0  # not assigned
 
 
 def test_records_that_were_fetched_twice_are_merged_once() -> None:

@@ -103,7 +103,7 @@ def test_a_restart_is_exact_for_users_that_move() -> None:
     snapshot = resumed.snapshot()
     again = Recommender(small_settings())
     again.restore(snapshot)
-    held = [user for shard in snapshot.shards for user in users_of(again, shard.source)]
+    held = [user for each in snapshot.shard.offsets for user in users_of(again, each)]
     assert len(held) == len(set(held)) == 9  # each user in one shard
     for raw in raws[6:]:
         again.step(raw)

@@ -21,7 +21,7 @@ from pipeline.event.records import DEFAULT_USER, Ranking
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig, Settings
-from pipeline.state import packing, sweep
+from pipeline.state import moving, packing, sweep
 from pipeline.state.popularity import DAY_MS
 from pipeline.state.shards import Snapshot
 from pipeline.state.state import State
@@ -107,12 +107,10 @@ def test_a_snapshot_restores_to_the_same_digests_and_to_an_equal_snapshot(name: 
     assert second.seq == first.seq
     again = second.snapshot()
     assert again.meta == snapshot.meta
-    assert [shard.source for shard in again.shards] == [shard.source for shard in snapshot.shards]
-    for one, two in zip(again.shards, snapshot.shards, strict=True):
-        assert one.offset == two.offset
-        assert one.arrays.keys() == two.arrays.keys()
-        for key, array in one.arrays.items():
-            np.testing.assert_array_equal(array, two.arrays[key], err_msg=key)
+    assert again.shard.offsets == snapshot.shard.offsets
+    assert again.shard.arrays.keys() == snapshot.shard.arrays.keys()
+    for key, array in again.shard.arrays.items():
+        np.testing.assert_array_equal(array, snapshot.shard.arrays[key], err_msg=key)
 
 
 def test_digests_tell_one_changed_value_from_none() -> None:
@@ -151,7 +149,7 @@ def test_a_shard_carries_users_into_tables_with_other_rows() -> None:
         giver.step(raw)
     elsewhere = Batches(ends={3: 0})
     taker.step(elsewhere([Event(f"x{n}", f"i{200 - n}", partition=3) for n in range(60)]))
-    shard = giver.take(source(1))
+    shard = giver.take([source(1)])
     taker.put(shard)
     number = giver.state.number_of(source(1))
     users = [u for u in giver.state.users.row_of
@@ -163,7 +161,7 @@ def test_a_shard_carries_users_into_tables_with_other_rows() -> None:
     for user in users:
         assert moved_users(taker.state, user) == moved_users(giver.state, user)
     assert taker.offsets[source(1)] == giver.offsets[source(1)]
-    back = taker.take(source(1))
+    back = taker.take([source(1)])
     assert back.arrays.keys() == shard.arrays.keys()
     for key in ("user_ids", "user.histories.pushed", "user.histories.times", "user.users", "duplicates"):
         if key in shard.arrays:
@@ -177,13 +175,13 @@ def test_users_have_one_digest_whatever_rows_they_and_their_items_lie_in() -> No
         first.step(raw)
     digest = first.digests()["digest_users"]
     # the users leave and come back in another order: their rows are others now
-    shards = [first.take(source(number)) for number in range(3)]
+    some, rest = first.take([source(1), source(2)]), first.take([source(0)])
     for number in (1, 0, 2):
-        first.release(source(number))
-    before = [shard.offset for shard in shards]
-    for number in (2, 0, 1):
-        first.put(shards[number])
-    assert [first.offsets[source(number)] for number in range(3)] == before
+        first.release([source(number)])
+    first.put(some, [source(2)])
+    first.put(rest)
+    first.put(some, [source(1)])
+    assert first.offsets == some.offsets | rest.offsets
     assert first.digests()["digest_users"] == digest
 
 
@@ -198,8 +196,7 @@ def test_a_shard_replaces_what_is_held_of_its_partition_and_of_its_users() -> No
     newest = {
         user: moved_users(newer.state, user) for user in newer.state.users.row_of if user != DEFAULT_USER
     }
-    for number in range(3):
-        older.put(newer.take(source(number)))
+    older.put(newer.take([source(number) for number in range(3)]))
     assert {user: moved_users(older.state, user) for user in newest} == newest
     assert set(older.state.users.row_of) == set(newer.state.users.row_of)
 
@@ -208,7 +205,7 @@ def test_a_released_partition_leaves_no_user_no_offset_and_no_event_id() -> None
     recommender = Recommender(small_settings())
     for raw in stream(5):
         recommender.step(raw)
-    recommender.release(source(1))
+    recommender.release([source(1)])
     assert source(1) not in recommender.offsets
     assert source(1) not in recommender.state.duplicates
     assert {int(user[1:]) % 3 for user in recommender.state.users.row_of if user != DEFAULT_USER} == {0, 2}
@@ -268,7 +265,7 @@ def test_items_that_came_with_a_shard_do_not_expire_at_once() -> None:
     settings = small_settings(limits=LimitsConfig(item_ttl_days=1))
     giver, taker = Recommender(settings), Recommender(settings)
     giver.step(Batches()([Event("u", "a", partition=1), Event("u", "b", partition=1)]))
-    taker.put(giver.take(source(1)))
+    taker.put(giver.take([source(1)]))
     taker.step(Batches()([Event("v", "c", time_ms=START_MS + 1000)]))
     assert moved_users(taker.state, "u")[0] == ["b", "a"]
     taker.step(Batches(seq=1, ends={0: 1})([Event("v", "c", time_ms=START_MS + DAY_MS + 2000)]))
@@ -281,7 +278,7 @@ def test_users_who_came_with_a_shard_leave_in_order_of_their_last_event() -> Non
     move_on(giver, Batches()([Event("early", "a", partition=1)]))
     batches = Batches()
     move_on(taker, batches([Event(f"u{n}", "a") for n in range(7)]))  # makes the queue of the oldest
-    packing.put(taker, packing.take(giver, source(1)))
+    moving.put(taker, moving.take(giver, [source(1)]))
     assert move_on(taker, batches([Event("u6", "a")])).gone == ["early"]
 
 
@@ -300,8 +297,7 @@ def test_a_cycle_of_the_sweep_is_resumed_after_the_table_has_grown() -> None:
     arrays, meta = packing.save_items(first)
     second = new_state(settings)
     packing.load_items(second, arrays, meta)
-    for shard in (packing.take(first, source(0)),):
-        packing.put(second, shard)
+    moving.put(second, moving.take(first, [source(0)]))
     while second.sweep.step:
         move_on(second, batches([Event("v", "j299", "view")]))
     assert (second.items.status.data[dead] == FREE).all()

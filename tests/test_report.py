@@ -190,7 +190,7 @@ def test_an_old_checkpoint_without_figures_over_time_has_a_page_that_says_so(
     whole = learner.snapshot()
     new = ("timeline/", "curves/", "exposure/")
     arrays = {name: array for name, array in whole.arrays.items() if not name.startswith(new)}
-    monkeypatch.setattr(learner, "snapshot", lambda: Snapshot(arrays, whole.meta, whole.shards))
+    monkeypatch.setattr(learner, "snapshot", lambda: Snapshot(arrays, whole.meta, whole.shard))
     save(learner, tmp_path / "state")
     code, _, _ = run(capsys, "report", "--checkpoint", tmp_path / "state", "--out", tmp_path / "out.html")
     assert code == 0

@@ -135,7 +135,7 @@ def test_a_checkpoint_without_figures_over_time_starts_them_afresh() -> None:
     saved = old.snapshot()
     arrays = {name: array for name, array in saved.arrays.items() if not name.startswith(KEPT)}
     restored = Recommender(small_settings())
-    restored.restore(Snapshot(arrays, saved.meta, saved.shards))
+    restored.restore(Snapshot(arrays, saved.meta, saved.shard))
     assert len(restored.track().events_N) == 1
     tests = restored.quality.cumulative()["attention"]["tests"]
     for raw in raws[6:]:

@@ -103,7 +103,7 @@ def test_users_that_another_worker_brings_get_lists_without_what_is_withdrawn_he
     ours.step([], ("i1", False))
     ours.settle()
     ours.newest |= theirs.newest
-    ours.recommender.put(theirs.recommender.take(source(0)))
+    ours.recommender.put(theirs.recommender.take([source(0)]))
     assert ours.recommender.owes
     ours.settle()
     assert not ours.holders("i1") - {DEFAULT_USER}

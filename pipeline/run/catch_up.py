@@ -22,7 +22,10 @@ def in_time_order(read: Read, spans: Sequence[Span], chunk: int = CHUNK) -> Iter
     """
     ordered = sorted(span for span in spans if span.start < span.stop)
     next_offsets = [span.start for span in ordered]
-    lanes = [_records(read, index, span, chunk) for index, span in enumerate(ordered)]
+    if sum(span.stop - span.start for span in ordered) <= chunk:
+        lanes = _at_once(read, ordered)
+    else:
+        lanes = [_records(read, index, span, chunk) for index, span in enumerate(ordered)]
     merged = heapq.merge(*lanes, key=lambda pair: pair[1].timestamp)
     while pairs := list(islice(merged, chunk)):
         stops = next_offsets.copy()
@@ -32,6 +35,16 @@ def in_time_order(read: Read, spans: Sequence[Span], chunk: int = CHUNK) -> Iter
         next_offsets = stops
     if next_offsets != (ends := [span.stop for span in ordered]):
         yield _polled(ordered, next_offsets, ends, [])
+
+
+def _at_once(read: Read, spans: list[Span]) -> list[Iterator[tuple[int, Record]]]:
+    """Read all spans in one call: a call for each of many small ones takes as many answers of the broker."""
+    lanes: list[list[tuple[int, Record]]] = [[] for _ in spans]
+    if spans:
+        polled = read(tuple(spans), None)
+        for index, record in zip(polled.order_R.tolist(), polled.records, strict=True):
+            lanes[index].append((index, record))
+    return [iter(lane) for lane in lanes]
 
 
 def _records(read: Read, index: int, span: Span, chunk: int) -> Iterator[tuple[int, Record]]:

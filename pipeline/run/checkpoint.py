@@ -2,7 +2,7 @@
 
     <worker>/manifest-<seq>.json                      what belongs together, with checksums; written last
     <worker>/model-<seq>-<checksum>.safetensors       items, parameters, counts, quality
-    shards/<topic>-<partition>/...safetensors         users' state, one file a partition (shard_files.py)
+    shards/...safetensors                             users' state, of all partitions (shard_files.py)
 
 `seq` is the number of the first batch that the state has NOT learned. A file's name ends in its checksum, so
 nothing that an older manifest names is ever overwritten. A checkpoint is taken only when nothing is in flight
@@ -15,7 +15,6 @@ import re
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -37,7 +36,7 @@ from pipeline.run.manifest import (
     without_secrets,
     write_manifest,
 )
-from pipeline.run.shard_files import ALONE, NOT_HELD, ShardFiles, Together, check_shard, parse
+from pipeline.run.shard_files import ShardFiles, head_of
 from pipeline.settings import Settings
 from pipeline.state.shards import Shard, Snapshot
 
@@ -88,8 +87,8 @@ class Checkpoints:
         """Write a checkpoint, and delete those beyond the newest `checkpoint.keep`.
 
         Users of partitions that are not `held` come from an earlier life, and another worker may have newer
-        ones: their shards count as older than any of the group's. `breathe` is called between files: with
-        many users this takes long, and the group wants signs of life.
+        ones: no other worker starts from them. `breathe` is called between files: with many users this takes
+        long, and the group wants signs of life.
         """
         snapshot = learner.snapshot()
         draft = Draft(learner.seq, learner.events_learned, generation, now_ms, snapshot, frozenset(held))
@@ -162,13 +161,9 @@ class Checkpoints:
 
     def _write(self, draft: Draft, breathe: Callable[[], None]) -> Manifest:
         """Write the files, the manifest last: with it the checkpoint is whole."""
-        sources = {shard.source for shard in draft.snapshot.shards}
-        together = Together(sources, draft.held - sources)
-        shards = []
-        for shard in draft.snapshot.shards:
-            generation = draft.generation if shard.source in draft.held else NOT_HELD
-            shards.append(self._save_shard(shard, generation, draft.seq, together))
-            breathe()
+        offsets = draft.snapshot.shard.offsets
+        shard = self._save_shard(draft.snapshot.shard, draft.generation, draft.seq, draft.held)
+        breathe()
         model = self._save_model(pack(draft.snapshot.arrays, {"format": str(FORMAT)}), draft.seq)
         breathe()
         manifest = Manifest(
@@ -178,9 +173,9 @@ class Checkpoints:
             saved_at_ms=draft.now_ms,
             worker_id=self.shards.worker,
             generation=draft.generation,
-            offsets=[PartitionOffset(*shard.source, shard.offset) for shard in draft.snapshot.shards],
+            offsets=[PartitionOffset(*source, offset) for source, offset in sorted(offsets.items())],
             model=model,
-            shards=shards,
+            shard=shard,
             meta=draft.snapshot.meta,
             topic_ids=self.topic_ids,
             configuration=without_secrets(self._settings),
@@ -189,9 +184,11 @@ class Checkpoints:
         write_manifest(self.folder, manifest)
         return manifest
 
-    def _save_shard(self, shard: Shard, generation: int, seq: int, together: Together = ALONE) -> FileSum:
-        name, data = self.shards.save(shard, generation, seq, together)
-        return FileSum(name.path, hashlib.sha256(data).hexdigest())
+    def _save_shard(
+        self, shard: Shard, generation: int, seq: int, held: Collection[TopicPartition] = ()
+    ) -> FileSum:
+        name, checksum = self.shards.save(shard, generation, seq, held, set(held) - shard.offsets.keys())
+        return FileSum(name.path, checksum)
 
     def _save_model(self, data: bytes, seq: int) -> FileSum:
         checksum = hashlib.sha256(data).hexdigest()
@@ -211,15 +208,14 @@ class Checkpoints:
         try:
             trained = read_manifest(self.folder, names[-1])
             model = self._save_model(self._read(trained.model), trained.seq)
-            shards = []
-            for shard in self._read_shards(trained):
-                unseen = {
-                    name: np.full_like(shard.arrays[name], fill)
-                    for name, fill in NEVER_SENT.items()
-                    if name in shard.arrays
-                }
-                shards.append(self._save_shard(replace(shard, arrays=shard.arrays | unseen), 0, trained.seq))
-            own = msgspec.structs.replace(trained, worker_id=self.shards.worker, model=model, shards=shards)
+            shard = self._read_shard(trained)
+            unseen = {
+                name: np.full_like(shard.arrays[name], fill)
+                for name, fill in NEVER_SENT.items()
+                if name in shard.arrays
+            }
+            users = self._save_shard(replace(shard, arrays=shard.arrays | unseen), 0, trained.seq)
+            own = msgspec.structs.replace(trained, worker_id=self.shards.worker, model=model, shard=users)
             write_manifest(self.folder, own)
         except OSError as error:
             raise self._unwritable(error, "the trained checkpoint is as it was") from None
@@ -242,15 +238,8 @@ class Checkpoints:
 
     def _as_of_today(self, manifest: Manifest, snapshot: Snapshot) -> Snapshot:
         """Return what of a checkpoint still holds, and say what became of the rest."""
-        if manifest.format < FORMAT:
-            logger.info(
-                "checkpoint %s/%s has format %d, of afresh %s; the next one will have format %d, which older "
-                "versions refuse", self.folder.url, manifest.name, manifest.format,
-                manifest.versions.get("afresh", "unknown"), FORMAT,
-            )  # fmt: skip
         changed = changes(manifest.configuration, self._settings)
-        served = manifest.configuration.get("model", {}).get("name", self._settings.model.name)
-        held, told = reconciled(snapshot, changed, served)
+        held, told = reconciled(snapshot, changed)
         tell(told)
         return held
 
@@ -281,7 +270,7 @@ class Checkpoints:
                 continue
             with suppress(Damaged):
                 kept.append(read_manifest(self.folder, name))
-        named = {file.name for manifest in kept for file in (manifest.model, *manifest.shards)}
+        named = {file.name for manifest in kept for file in (manifest.model, manifest.shard)}
         for name in self.folder.names(self.shards.worker):
             if re.search(r"/model-\d+-\w+\.safetensors$", name) and name not in named:
                 self.folder.delete(name)
@@ -293,23 +282,13 @@ class Checkpoints:
         return sorted(filter(is_manifest, self.folder.names(worker or self.shards.worker)), key=seq_of)
 
     def _read_snapshot(self, manifest: Manifest) -> Snapshot:
-        shards = self._read_shards(manifest)
-        return Snapshot(self._unpacked(manifest.model), manifest.meta, shards)
+        shard = self._read_shard(manifest)
+        return Snapshot(unpack(self._read(manifest.model)), manifest.meta, shard)
 
-    def _read_shards(self, manifest: Manifest) -> list[Shard]:
-        offsets = {TopicPartition(each.topic, each.partition): each.offset for each in manifest.offsets}
-        shards = []
-        for file in manifest.shards:
-            name = parse(file.name)
-            if name is None:
-                raise Damaged(f"{file.name} is no shard's name")
-            data = self._read(file)
-            check_shard(f"{self.folder.url}/{file.name}", data)
-            shards.append(Shard(name.source, offsets[name.source], unpack(data)))
-        return shards
-
-    def _unpacked(self, file: FileSum) -> dict[str, Any]:
-        return unpack(self._read(file))
+    def _read_shard(self, manifest: Manifest) -> Shard:
+        data = self._read(manifest.shard)
+        head = head_of(f"{self.folder.url}/{manifest.shard.name}", data)
+        return Shard(head.offsets, unpack(data))
 
     def _read(self, file: FileSum) -> bytes:
         try:

@@ -18,8 +18,7 @@ from pipeline.state.shards import Snapshot
 
 logger = getLogger(__name__)
 
-FORMAT = 2  # 2: the items topic, figures over time, the name of the served model; shards say their format
-OLDEST = 1
+FORMAT = 3  # 3: one file with the users of all partitions
 
 
 class Rule(NamedTuple):
@@ -196,17 +195,17 @@ def changes(saved: Mapping[str, Any], settings: Settings) -> list[Change]:
     return found
 
 
-def reconciled(snapshot: Snapshot, changed: list[Change], served: str) -> tuple[Snapshot, list[Change]]:
+def reconciled(snapshot: Snapshot, changed: list[Change]) -> tuple[Snapshot, list[Change]]:
     """Return what of a snapshot holds under the settings of today, and the changes that touch it.
 
-    A model that has to start anew is left out. `served`: the model that was served.
+    A model that has to start anew is left out.
     """
     has_parameters = any(name.startswith("model.") for name in snapshot.arrays)
     anew = has_parameters and any(RULES[change.key] is _RESTART for change in changed)
     arrays = {
         name: array for name, array in snapshot.arrays.items() if not (anew and name.startswith("model."))
     }
-    meta = {"served_model": served} | snapshot.meta  # format 1 does not say it
+    meta = dict(snapshot.meta)
     if any(change.key == "items.fields" for change in changed):
         meta["item_offsets"] = []  # records that could not be read may be readable by the new names
     told = [change for change in changed if RULES[change.key] is not _RESTART or has_parameters]
@@ -238,7 +237,7 @@ def check_format(what: str, found: int, writer: str) -> None:
     if found > FORMAT:
         by = f"afresh {writer}" if writer else "a newer afresh"
         raise CheckpointError(
-            f"{what}: format {found}, written by {by}; this version reads {OLDEST} to {FORMAT}. Upgrade this "
+            f"{what}: format {found}, written by {by}; this version reads {FORMAT}. Upgrade this "
             "worker too, or choose another checkpoint.path to start anew"
         )
 

@@ -26,8 +26,8 @@ class Folder(Protocol):
     def names(self, under: str) -> list[str]:
         """Every file below `under`, sorted; none when there is no such folder."""
 
-    def read(self, name: str) -> bytes:
-        """Read a whole file. Raise FileNotFoundError when there is none."""
+    def read(self, name: str, size: int = -1) -> bytes:
+        """Read a file, or its first `size` bytes. Raise FileNotFoundError when there is none."""
 
     def write(self, name: str, data: bytes) -> None:
         """Write a whole file, aside and renamed: under its name it is whole, or not there."""
@@ -51,10 +51,10 @@ class UrlFolder:
         found = (PurePosixPath(path) for path in self._system.find(f"{self._root}/{under}"))
         return sorted(str(path.relative_to(root)) for path in found if path.suffix != ".part")
 
-    def read(self, name: str) -> bytes:
-        """Return the bytes of a file."""
+    def read(self, name: str, size: int = -1) -> bytes:
+        """Return the bytes of a file, or its first `size` bytes."""
         with self._system.open(f"{self._root}/{name}", "rb") as file:
-            data: bytes = file.read()
+            data: bytes = file.read(size)
         return data
 
     def write(self, name: str, data: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.run.compatibility import OLDEST, check_format
+from pipeline.run.compatibility import FORMAT, check_format
 from pipeline.run.files import Folder
 from pipeline.settings import Settings
 
@@ -46,7 +46,7 @@ class Manifest(msgspec.Struct, frozen=True):
     generation: int
     offsets: list[PartitionOffset]
     model: FileSum
-    shards: list[FileSum]
+    shard: FileSum
     meta: dict[str, Any]
     configuration: dict[str, Any]
     versions: dict[str, str]
@@ -75,8 +75,8 @@ def read_manifest(folder: Folder, name: str) -> Manifest:
         head = msgspec.json.decode(data, type=_Head)
         writer = head.versions.get("afresh", "") if isinstance(head.versions, dict) else ""
         check_format(f"checkpoint {folder.url}/{name}", head.format, str(writer))
-        if head.format < OLDEST:
-            raise Damaged(f"format {head.format}; expected {OLDEST} or more")
+        if head.format < FORMAT:
+            raise Damaged(f"format {head.format}; expected {FORMAT}")
         manifest = msgspec.json.decode(data, type=Manifest)
     except (OSError, msgspec.DecodeError) as error:
         raise Damaged(f"the manifest can't be read: {error}") from None

@@ -9,7 +9,7 @@ the newest of them. So the partitions of a number are taken over together, or no
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -17,11 +17,11 @@ from pipeline.errors import OffsetsGone
 from pipeline.event.batch import Span, TopicPartition
 from pipeline.event.decode import Decoder
 from pipeline.outcome import Learner
-from pipeline.run.catch_up import in_time_order
+from pipeline.run.catch_up import CHUNK, in_time_order
 from pipeline.run.in_flight import InFlight
 from pipeline.run.observe import Observer
 from pipeline.run.ports import Clock, Source
-from pipeline.run.shard_files import ShardFiles, Together
+from pipeline.run.shard_files import ShardFiles
 
 logger = logging.getLogger(__name__)
 
@@ -66,18 +66,19 @@ class Partitions:
         starts = self._source.start_offsets(partitions)
         ends = self._source.end_offsets(partitions)
         commits = self._source.committed(partitions)
-        shards = {} if self._shards is None else self._shards.newest()
-        targets = {
-            source: _furthest(commits.get(source), shards[source].offset if source in shards else None)
-            for source in partitions
-        }
+        shards = {} if self._shards is None else self._shards.newest(partitions)
+        targets = {source: _furthest(commits.get(source), shards.get(source)) for source in partitions}
         behind = {source.partition for source in partitions if self._is_behind(source, targets[source])}
+        stale: list[TopicPartition] = []
         for source in partitions:
             anew = source.partition in behind
-            position = self._position(source, commits.get(source), targets[source], anew)
-            if position is not None:
+            position = self._position(source, commits.get(source), targets[source], anew, stale)
+            if position is None:
+                position = starts[source]  # the earliest, at a partition's first start
+            else:
                 _check_range(source, position, starts[source], ends[source])
             self._source.seek(source, position)
+        self._release(stale)
         self._observer.rebalanced()
         self._observer.holds(len(self.held))
         self.joined()
@@ -104,10 +105,10 @@ class Partitions:
         if self._shards is not None:
             offsets, pending = self._learner.offsets, self._pending
             whole = [source for source in partitions if source in offsets and source not in pending]
-            together = Together(whole, self.held - offsets.keys() - pending.keys())
-            for source in whole:
-                shard = self._learner.take(source)
-                self._shards.save(shard, self._source.generation(), self._learner.seq, together)
+            if whole:
+                shard, generation = self._learner.take(whole), self._source.generation()
+                empty = self.held - offsets.keys() - pending.keys()
+                self._shards.save(shard, generation, self._learner.seq, whole, empty)
         self._let_go(partitions)
 
     def lost(self, partitions: Sequence[TopicPartition]) -> None:
@@ -126,72 +127,88 @@ class Partitions:
         begun: dict[TopicPartition, Takeover] = {}
         while self._pending:
             groups = by_number(self._pending)
-            for group in groups:
-                if any(begun.get(source) is not takeover for source, takeover in group.items()):
-                    self._put_shards(group)
-                    begun |= group
-            if self._catch_up(groups[0], decoder, clock, stopping):
-                for source in groups[0]:
+            new = [
+                group
+                for group in groups
+                if any(begun.get(source) is not takeover for source, takeover in group.items())
+            ]
+            if new:
+                self._put_shards({source for group in new for source in group})
+                begun |= {source: takeover for group in new for source, takeover in group.items()}
+            starts = self._starts(self._pending)
+            for some in bundles(groups, starts):
+                if not self._catch_up(some, starts, decoder, clock, stopping):
+                    break
+                for source in some:
                     del self._pending[source]
         self.unsettled = False
         self.joined()
 
-    def _put_shards(self, group: Mapping[TopicPartition, Takeover]) -> None:
-        """Bring in the users of partitions that have them in common, from the newest shards."""
-        shards = {} if self._shards is None else self._shards.load_newest(group)
-        for source, takeover in group.items():
-            if source in shards:
-                self._learner.put(shards[source])
-            logger.info(
-                "%s-%d: users from %s, then the topic from %d to %d", source.topic, source.partition,
-                "a shard" if source in shards else "no shard", self._next(source), takeover.target,
-            )  # fmt: skip
+    def _put_shards(self, sources: Collection[TopicPartition]) -> None:
+        """Bring in the users of partitions from the newest shards."""
+        shards = [] if self._shards is None else self._shards.load_newest(sources)
+        for shard, some in shards:
+            self._learner.put(shard, some)
+        found = sum(len(some) for _, some in shards)
+        logger.info(
+            "taking %d partitions over: users of %d from %d shards, then what the topics hold beyond",
+            len(sources), found, len(shards),
+        )  # fmt: skip
 
     def _catch_up(
         self,
         group: Mapping[TopicPartition, Takeover],
+        starts: Mapping[TopicPartition, int],
         decoder: Decoder,
         clock: Clock,
         stopping: Callable[[], bool],
     ) -> bool:
-        """Let partitions' users learn up to the targets, or drop them for a stop.
+        """Let partitions' users learn from `starts` up to the targets, or drop them for a stop.
 
-        Return False when the group's coordinator has meant otherwise meanwhile: the rest is to be done anew.
+        Return False when a rebalance happened during a call: the rest is to be looked at again.
         """
-        spans = [Span(*source, self._next(source), takeover.target) for source, takeover in group.items()]
+        spans = [Span(*source, starts[source], takeover.target) for source, takeover in group.items()]
         for polled in in_time_order(self._source.read, spans):
+            if not self._is_pending(group):
+                return False
             if stopping():
-                for source in group:
-                    self._release(source)
+                self._release(group)
                 return True
             self._learner.catch_up(decoder.decode(self._learner.seq, clock.now_ms(), polled))
             self._source.keep_alive()
-            if any(self._pending.get(source) is not takeover for source, takeover in group.items()):
-                return False
-        return True
+        return self._is_pending(group)
 
-    def _next(self, source: TopicPartition) -> int:
-        """Return the offset at which the users of a partition go on."""
-        if source in self._learner.offsets:
-            return self._learner.offsets[source]
-        return self._source.start_offsets([source])[source]
+    def _is_pending(self, group: Mapping[TopicPartition, Takeover]) -> bool:
+        return all(self._pending.get(source) is takeover for source, takeover in group.items())
+
+    def _starts(self, sources: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return the offset at which the users of each partition go on."""
+        offsets = self._learner.offsets
+        known = {source: offsets[source] for source in sources if source in offsets}
+        unknown = sorted(set(sources) - known.keys())
+        return known | (self._source.start_offsets(unknown) if unknown else {})
 
     def release_strangers(self) -> None:
         """Drop users of partitions that an earlier life of this worker owned and the group gave away."""
         if self.held:
-            for source in sorted(self._learner.offsets.keys() & set(self._source.partitions()) - self.held):
-                self._release(source)
+            self._release(self._learner.offsets.keys() & set(self._source.partitions()) - self.held)
 
     def _is_behind(self, source: TopicPartition, target: int | None) -> bool:
         """Say whether the group has got further with a partition than its users here."""
         return target is not None and self._learner.offsets.get(source, -1) < target
 
     def _position(
-        self, source: TopicPartition, commit: int | None, target: int | None, behind: bool
+        self,
+        source: TopicPartition,
+        commit: int | None,
+        target: int | None,
+        behind: bool,
+        stale: list[TopicPartition],
     ) -> int | None:
         """Decide where a partition's users come from; return where its events go on, None: earliest.
 
-        `behind`: the users here lack events, of this partition or of another topic's of its number.
+        `behind`: the users here lack events, of this partition or of another topic's of its number. Those
+        that are not to stay are noted in `stale`.
         """
         local = self._learner.offsets.get(source)
         if local is not None and (target is None or local >= target):
@@ -206,7 +223,7 @@ class Partitions:
                 "shard and the topic", source.topic, source.partition, local, target,
             )  # fmt: skip
         if local is not None:
-            self._release(source)
+            stale.append(source)
             self.unsettled = True
         if target is not None and self._shards is not None:
             self._pending[source] = Takeover(target)
@@ -222,21 +239,39 @@ class Partitions:
         for source in partitions:
             self._pending.pop(source, None)
             self.held.discard(source)
-            if self._release(source):
-                self.unsettled = True
+        if self._release(partitions):
+            self.unsettled = True
         self._observer.holds(len(self.held))
 
-    def _release(self, source: TopicPartition) -> bool:
-        if source not in self._learner.offsets:
-            return False
-        self._learner.release(source)
-        return True
+    def _release(self, sources: Iterable[TopicPartition]) -> bool:
+        """Drop the users of partitions, and return whether there were any."""
+        known = sorted(self._learner.offsets.keys() & set(sources))
+        if known:
+            self._learner.release(known)
+        return bool(known)
 
 
 def by_number(pending: Mapping[TopicPartition, Takeover]) -> list[dict[TopicPartition, Takeover]]:
     """Group partitions by their number: those of one number have the same users."""
     ordered = sorted(pending.items(), key=lambda item: (item[0].partition, item[0].topic))
     return [dict(group) for _, group in groupby(ordered, key=lambda item: item[0].partition)]
+
+
+def bundles(
+    groups: Sequence[Mapping[TopicPartition, Takeover]], starts: Mapping[TopicPartition, int]
+) -> Iterator[dict[TopicPartition, Takeover]]:
+    """Put groups together while they have at most `CHUNK` offsets to read: these are read at once."""
+    bundle: dict[TopicPartition, Takeover] = {}
+    offsets = 0
+    for group in groups:
+        more = sum(max(0, takeover.target - starts[source]) for source, takeover in group.items())
+        if bundle and offsets + more > CHUNK:
+            yield bundle
+            bundle, offsets = {}, 0
+        bundle |= group
+        offsets += more
+    if bundle:
+        yield bundle
 
 
 def _furthest(*offsets: int | None) -> int | None:

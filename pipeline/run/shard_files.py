@@ -1,17 +1,20 @@
-"""Shards on disk: the users' state of one partition a file, shared by all workers of a group.
+"""Shards on disk: users' state that moves with partitions, shared by all workers of a group.
 
-    shards/<topic>-<partition>/<generation>-<offset>-<worker>-<seq>-<checksum>.safetensors
+    shards/<generation>-<worker>-<seq>-<checksum>.safetensors
 
-The name says all that a choice between shards needs, so that no file is opened to find the newest: the
-highest group generation, then the highest offset. Its end is the content's checksum, so a file never changes
-under its name.
+A file holds the users of all partitions that a worker saved at one moment: those of a checkpoint, or those
+that were revoked together. Its header names the partitions and their offsets, so that the newest users of a
+partition are found without reading any users: those of the highest group generation, then of the highest
+offset. The name ends in the content's checksum, so a file never changes under its name.
 """
 
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
+
+import msgspec
 
 from pipeline.event.batch import TopicPartition
 from pipeline.run.compatibility import FORMAT, check_format
@@ -23,73 +26,91 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "shards"
 SUFFIX = ".safetensors"
-NOT_HELD = 0  # the generation of shards that only their own worker starts from
+# How much of a file is read for its header at first: enough for about 2,000 partitions.
+HEAD_BYTES = 1 << 17
 
 
 class ShardName(NamedTuple):
-    """What a shard's file name says; sorts by what is newer."""
+    """What a shard's file name says."""
 
     generation: int
-    offset: int
     seq: int
     worker: str
-    topic: str
-    partition: int
     checksum: str  # the first 16 digits of the content's sha256
-
-    @property
-    def source(self) -> TopicPartition:
-        """The partition that the shard is of."""
-        return TopicPartition(self.topic, self.partition)
-
-    @property
-    def moment(self) -> tuple[int, int, str]:
-        """When it was written: shards of one moment have learned the same batches."""
-        return self.generation, self.seq, self.worker
 
     @property
     def path(self) -> str:
         """The file's name in the checkpoint folder."""
-        return (
-            f"{FOLDER}/{self.topic}-{self.partition}/"
-            f"{self.generation}-{self.offset}-{self.worker}-{self.seq}-{self.checksum}{SUFFIX}"
-        )
+        return f"{FOLDER}/{self.generation}-{self.worker}-{self.seq}-{self.checksum}{SUFFIX}"
+
+
+class SavedPartition(NamedTuple):
+    """What a file holds of a partition: its users, up to an offset.
+
+    `held`: the worker owned the partition. Users of others come from an earlier life, and only their own
+    worker starts from them: another one may have newer ones.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    held: bool
+
+    @property
+    def source(self) -> TopicPartition:
+        """The partition."""
+        return TopicPartition(self.topic, self.partition)
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What a shard's file says beside its arrays; `empty` are held partitions of which nothing is learned."""
+
+    format: int
+    afresh: str
+    partitions: list[SavedPartition]
+    empty: list[TopicPartition]
+
+    @property
+    def offsets(self) -> dict[TopicPartition, int]:
+        """The offset up to which each partition's users have learned."""
+        return {each.source: each.offset for each in self.partitions}
+
+    @property
+    def held(self) -> dict[TopicPartition, int]:
+        """The offsets of those that any worker of the group may start from."""
+        return {each.source: each.offset for each in self.partitions if each.held}
+
+
+Heads = Mapping[ShardName, Head]
 
 
 def parse(path: str) -> ShardName | None:
     """Read a shard's file name; None for a file that is no shard.
 
-    >>> parse("shards/events-3/5-812-worker-0-40-0123456789abcdef.safetensors").worker
+    >>> parse("shards/5-worker-0-40-0123456789abcdef.safetensors").worker
     'worker-0'
     """
     try:
-        _, folder, file = path.split("/")
-        topic, _, partition = folder.rpartition("-")
-        generation, offset, rest = file.removesuffix(SUFFIX).split("-", 2)
+        _, file = path.split("/")
+        generation, rest = file.removesuffix(SUFFIX).split("-", 1)
         worker, seq, checksum = rest.rsplit("-", 2)
-        name = ShardName(int(generation), int(offset), int(seq), worker, topic, int(partition), checksum)
+        name = ShardName(int(generation), int(seq), worker, checksum)
     except ValueError:
         return None
     return name if name.path == path else None
 
 
-def check_shard(what: str, data: bytes) -> None:
-    """Raise `CheckpointError` for a shard of a newer format; `what` names it. Format 1 does not say its own.
+def head_of(what: str, data: bytes) -> Head:
+    """Read what a file says beside its arrays; `what` names it.
 
-    Raise ValueError when the bytes are no whole file.
+    Raise `CheckpointError` for a file of a newer format, ValueError when the bytes are no whole file.
     """
-    written = metadata(data)
-    check_format(f"shard {what}", int(written.get("format", "1")), written.get("afresh", ""))
-
-
-class Together(NamedTuple):
-    """What else a worker that writes a shard has at that moment."""
-
-    shards: Collection[TopicPartition] = ()  # partitions whose shards it writes
-    empty: Collection[TopicPartition] = ()  # held ones of which nothing is learned: there is no shard
-
-
-ALONE = Together()
+    found = metadata(data)
+    check_format(f"shard {what}", int(found.get("format", "0")), found.get("afresh", ""))
+    try:
+        return msgspec.json.decode(found["head"], type=Head)
+    except (KeyError, msgspec.DecodeError) as error:
+        raise ValueError(f"its header can't be read: {error}") from None
 
 
 class ShardFiles:
@@ -98,140 +119,134 @@ class ShardFiles:
     def __init__(self, folder: Folder, worker: str) -> None:
         self.folder = folder
         self.worker = worker
+        self._heads: dict[ShardName, Head] = {}  # of files that were seen: none changes under its name
 
     def save(
-        self, shard: Shard, generation: int, seq: int, together: Together = ALONE
-    ) -> tuple[ShardName, bytes]:
-        """Write a shard; return its name and its bytes."""
-        source = shard.source
-        data = pack(
-            shard.arrays,
-            {
-                "format": str(FORMAT),
-                "afresh": versions().get("afresh", ""),
-                "topic": source.topic,
-                "partition": str(source.partition),
-                "offset": str(shard.offset),
-                "together": _topics(together.shards, source.partition),
-                "empty": _topics(together.empty, source.partition),
-            },
-        )
-        checksum = hashlib.sha256(data).hexdigest()[:16]
-        name = ShardName(generation, shard.offset, seq, self.worker, source.topic, source.partition, checksum)
+        self,
+        shard: Shard,
+        generation: int,
+        seq: int,
+        held: Collection[TopicPartition] = (),
+        empty: Collection[TopicPartition] = (),
+    ) -> tuple[ShardName, str]:
+        """Write a shard as one file; return its name and the sha256 of its content.
+
+        `held` are the partitions that this worker owns, `empty` those of them of which it has learned
+        nothing.
+        """
+        saved = [SavedPartition(*at, offset, at in held) for at, offset in sorted(shard.offsets.items())]
+        head = Head(FORMAT, versions().get("afresh", ""), saved, sorted(empty))
+        told = {"format": str(FORMAT), "afresh": head.afresh, "head": msgspec.json.encode(head).decode()}
+        data = pack(shard.arrays, told)
+        checksum = hashlib.sha256(data).hexdigest()
+        name = ShardName(generation, seq, self.worker, checksum[:16])
         self.folder.write(name.path, data)
-        return name, data
+        self._heads[name] = head
+        return name, checksum
 
     def load(self, name: ShardName) -> Shard:
         """Read a shard. Raise ValueError or OSError when the file is damaged or gone, `CheckpointError` for
         one of a newer format: the worker that wrote it is upgraded already.
         """
-        return self._read(name).shard
+        data = self.folder.read(name.path)
+        if hashlib.sha256(data).hexdigest()[:16] != name.checksum:
+            raise ValueError("its checksum is not that of its name")
+        head = head_of(f"{self.folder.url}/{name.path}", data)
+        return Shard(head.offsets, unpack(data))
 
-    def load_newest(self, sources: Collection[TopicPartition]) -> dict[TopicPartition, Shard]:
-        """Read the newest whole shards of partitions that have their users in common, where there are any.
+    def load_newest(self, sources: Collection[TopicPartition]) -> list[tuple[Shard, list[TopicPartition]]]:
+        """Read the newest whole shards of partitions, older moments first; of each the partitions whose
+        users are to come from it. Each file is read once, whatever it holds.
 
-        A worker that is killed while it writes leaves one topic's shard newer than the other's: a user who
-        went on to the other topic is in none of them, and one who came from there in both. So shards count
-        moment by moment, and only if all of the moment are whole; where none was ever finished the topics
-        have it all. What is passed over gets a warning.
+        What is passed over gets a warning.
         """
-        left = set(sources)
-        found: dict[TopicPartition, Shard] = {}
-        spare: dict[TopicPartition, Shard] = {}  # of moments that are not whole
-        damaged = False
-        for names in self._moments(sources):
-            read = [written for name in names if name.source in left and (written := self._whole(name))]
-            damaged |= len(read) < len(left.intersection(name.source for name in names))
-            shards = {written.name.source: written.shard for written in read}
-            together = left.intersection(*[written.together for written in read[:1]])
-            if read and together <= shards.keys():
-                found |= shards
-                left -= shards.keys() | read[0].empty
-            elif read:
-                logger.warning(
-                    "shard %s/%s skipped: not all of its moment is there", self.folder.url, read[0].name.path
-                )
-            spare = shards | spare
-        if damaged and left & spare.keys():
-            logger.warning(
-                "shards of %s are of different moments, and no older ones fit: users with events in several "
-                "topics may lack some", ", ".join(f"{topic}-{number}" for topic, number in sorted(left)),
-            )  # fmt: skip
-            found |= {
-                source: spare[source] for source in left & spare.keys()
-            }  # the topics may not reach back
+        heads, read = dict(self.heads()), dict[ShardName, Shard]()
+        while True:
+            chosen = choose(heads, sources)
+            for name in chosen.keys() - read.keys():
+                try:
+                    read[name] = self.load(name)
+                except (OSError, ValueError) as error:
+                    logger.warning("shard %s/%s skipped: %s", self.folder.url, name.path, error)
+                    del heads[name]
+            if chosen.keys() <= read.keys():
+                return [(read[name], chosen[name]) for name in sorted(chosen)]
+
+    def heads(self) -> Heads:
+        """Read the headers of all files, of every worker; those that can't be read get a warning."""
+        names = self.all()
+        found: dict[ShardName, Head] = {}
+        for name in names:
+            try:
+                found[name] = self._heads.get(name) or self._read_head(name)
+            except (OSError, ValueError) as error:
+                logger.warning("shard %s/%s skipped: %s", self.folder.url, name.path, error)
+        self._heads = found
         return found
 
     def all(self) -> list[ShardName]:
-        """Return every shard of every partition and worker, oldest first."""
+        """Return every shard of every worker, oldest first."""
         return sorted(name for path in self.folder.names(FOLDER) if (name := parse(path)) is not None)
 
-    def newest(self) -> dict[TopicPartition, ShardName]:
-        """Return the newest shard of every partition that has one of a worker that held it."""
-        return {name.source: name for name in self.all() if name.generation != NOT_HELD}
+    def newest(self, sources: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return the offset of the newest users of those partitions that have any in a shard."""
+        heads = self.heads()
+        chosen = choose(heads, sources)
+        return {source: heads[name].held[source] for name, some in chosen.items() for source in some}
 
     def tidy(self, named: set[str]) -> None:
-        """Delete this worker's shards that no manifest names and that are not the newest of their partition.
+        """Delete this worker's shards that no manifest names and that have the newest users of no partition.
 
         Other workers' files are theirs to delete: one of them may be about to name a file that it has just
         written.
         """
-        names, newest = self.all(), self.newest()
-        # what another topic's shard of the same moment may be needed with stays too
-        kept = {
-            (name.moment, name.partition)
-            for name in names
-            if name == newest.get(name.source) or name.path in named
-        }
-        for name in names:
-            if name.worker == self.worker and (name.moment, name.partition) not in kept:
+        heads = self.heads()
+        needed = choose(heads, {source for head in heads.values() for source in head.held})
+        for name in self.all():
+            if name.worker == self.worker and name.path not in named and name not in needed:
                 self.folder.delete(name.path)
 
-    def _moments(self, sources: Collection[TopicPartition]) -> list[list[ShardName]]:
-        """Return the shards of these partitions by the moment that they are of, the newest first.
-
-        In one generation one worker has them, so more is newer.
-        """
-        moments: dict[tuple[int, int, str], list[ShardName]] = defaultdict(list)
-        for name in self.all():
-            if name.source in sources and name.generation != NOT_HELD:
-                moments[name.moment].append(name)
-        return sorted(
-            moments.values(),
-            key=lambda names: (names[0].generation, sum(name.offset for name in names), names[0].seq),
-            reverse=True,
-        )
-
-    def _whole(self, name: ShardName) -> "_Written | None":
-        """Read a shard; None, with a warning, when it is damaged or gone."""
-        try:
-            return self._read(name)
-        except (OSError, ValueError) as error:
-            logger.warning("shard %s/%s skipped: %s", self.folder.url, name.path, error)
-            return None
-
-    def _read(self, name: ShardName) -> "_Written":
-        data = self.folder.read(name.path)
-        if hashlib.sha256(data).hexdigest()[:16] != name.checksum:
-            raise ValueError("its checksum is not that of its name")
-        check_shard(f"{self.folder.url}/{name.path}", data)
-        told = metadata(data)  # older versions wrote nothing of other partitions
-        together, empty = (_sources(told.get(key, ""), name.partition) for key in ("together", "empty"))
-        return _Written(name, Shard(name.source, name.offset, unpack(data)), together, empty)
+    def _read_head(self, name: ShardName) -> Head:
+        path, size = name.path, HEAD_BYTES
+        data = self.folder.read(path, size)
+        needed = 8 + int.from_bytes(data[:8], "little")
+        if len(data) == size < needed:
+            data = self.folder.read(path, needed)
+        return head_of(f"{self.folder.url}/{path}", data)
 
 
-class _Written(NamedTuple):
-    """A shard, and what it says of other topics' partitions of its number."""
+def choose(heads: Heads, sources: Collection[TopicPartition]) -> dict[ShardName, list[TopicPartition]]:
+    """Return the files with the newest users of these partitions, and which partitions of each.
 
-    name: ShardName
-    shard: Shard
-    together: set[TopicPartition]
-    empty: set[TopicPartition]
+    A user with events in several topics is held with the newest of them, so the partitions of one number come
+    from one moment, as far as it has them: a file of another moment may hold the user again, or no more. In
+    one generation one worker has them, so more is newer.
+    """
+    by_number: dict[int, set[TopicPartition]] = defaultdict(set)
+    for source in sources:
+        by_number[source.partition].add(source)
+    found: dict[int, list[tuple[int, int, int, ShardName]]] = defaultdict(list)
+    for name, head in heads.items():
+        totals: dict[int, int] = defaultdict(int)
+        for source, offset in head.held.items():
+            if source in by_number[source.partition]:
+                totals[source.partition] += offset
+        for number, total in totals.items():
+            found[number].append((name.generation, total, name.seq, name))
+    held, empty = ({name: set(part(head)) for name, head in heads.items()} for part in (_held, _empty))
+    chosen: dict[ShardName, list[TopicPartition]] = defaultdict(list)
+    for number, files in sorted(found.items()):
+        left = set(by_number[number])
+        for *_, name in sorted(files, reverse=True):
+            if some := left & held[name]:
+                chosen[name] += sorted(some)
+                left -= some | empty[name]
+    return chosen
 
 
-def _topics(sources: Collection[TopicPartition], number: int) -> str:
-    return ",".join(sorted(source.topic for source in sources if source.partition == number))
+def _held(head: Head) -> Collection[TopicPartition]:
+    return head.held
 
 
-def _sources(topics: str, number: int) -> set[TopicPartition]:
-    return {TopicPartition(topic, number) for topic in topics.split(",") if topic}
+def _empty(head: Head) -> Collection[TopicPartition]:
+    return head.empty

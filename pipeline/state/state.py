@@ -5,7 +5,7 @@ Axis B = events of a batch. Shards (what moves with a partition) are packed and 
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +83,8 @@ class State:
         }
         self.sweep = Sweep(self.items, self.consumed, lambda: list(self.stores.values()))
         self.partitions: list[TopicPartition] = []  # by registered number; a number is never given twice
+        self._numbers: dict[TopicPartition, int] = {}
+        self._filed: set[int] = set()  # numbers of what is no topic but a recorded file
         self.offsets: dict[TopicPartition, int] = {}
         self.item_offsets: dict[TopicPartition, int] = {}  # of the items topic
         self.duplicates: dict[TopicPartition, Duplicates] = {}
@@ -104,9 +106,12 @@ class State:
 
     def number_of(self, source: TopicPartition) -> int:
         """Return the partition's number, a new one at its first appearance."""
-        if source not in self.partitions:
+        number = self._numbers.setdefault(source, len(self.partitions))
+        if number == len(self.partitions):
             self.partitions.append(source)
-        return self.partitions.index(source)
+            if source.topic.startswith(FILED):
+                self._filed.add(number)
+        return number
 
     def admit(self, raw: RawBatch) -> Batch:
         """Turn ids into rows, new ones admitted, duplicates left out. Histories and counts stay."""
@@ -253,9 +258,8 @@ class State:
         """
         limits = self.limits
         users, gone = self._evict(self.users, limits.users, limits.user_ttl_days, now_ms, FREE)
-        filed = {number for number, source in enumerate(self.partitions) if source.topic.startswith(FILED)}
-        origins = self.origin.partition.data[users].tolist() if filed else [-1] * len(gone)
-        gone = [text for text, origin in zip(gone, origins, strict=True) if origin not in filed]
+        origins = self.origin.partition.data[users].tolist()
+        gone = [text for text, origin in zip(gone, origins, strict=True) if origin not in self._filed]
         self._clear_users(users)
         items, _ = self._evict(self.items, limits.items, limits.item_ttl_days, now_ms, GONE)
         self.popularity.forget(items)
@@ -282,14 +286,13 @@ class State:
             grow([*self.stores.values(), items], "item", capacity)
             items.extend(capacity)
 
-    def drop_partition(self, source: TopicPartition) -> None:
-        """Forget a partition: its users, its offset, its duplicates."""
-        if source in self.partitions:
-            number = self.partitions.index(source)
-            rows = np.flatnonzero(self.origin.partition.data == number).astype(np.int32)
-            self.forget_users(rows)
-        self.offsets.pop(source, None)
-        self.duplicates.pop(source, None)
+    def drop_partitions(self, sources: Collection[TopicPartition]) -> None:
+        """Forget partitions: their users, their offsets, their duplicates."""
+        numbers = [self._numbers[source] for source in sources if source in self._numbers]
+        self.forget_users(np.flatnonzero(np.isin(self.origin.partition.data, numbers)).astype(np.int32))
+        for source in sources:
+            self.offsets.pop(source, None)
+            self.duplicates.pop(source, None)
 
     def _note_origins(self, user_B: IntArray, source_B: IntArray, previous_B: IntArray) -> int:
         """Let users follow their newest event; return how often one came to another partition of its topic.

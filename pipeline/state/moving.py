@@ -1,0 +1,180 @@
+"""Users out of and into checkpoints, by partition, with items as ids.
+
+Axes: N = users of a shard, one partition behind the other; P = its partitions, in order; U = user rows.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import CheckpointError
+from pipeline.event.batch import TopicPartition
+from pipeline.state.duplicates import Duplicates
+from pipeline.state.fitting import RINGS, Differences, fitted, laid_anew, misfit
+from pipeline.state.packing import ADVICE, as_bytes, as_longs, differences, model_of, user_columns
+from pipeline.state.refresh import NOW
+from pipeline.state.shards import Arrays, Shard, pack_texts, pick, unpack_texts
+from pipeline.state.state import State
+from pipeline.state.store import AnyArray, Column, translate
+from pipeline.state.tables import ANNOUNCED, HELD, HIDDEN
+
+IntArray = npt.NDArray[np.int32]
+
+
+def take(state: State, sources: Collection[TopicPartition]) -> Shard:
+    """Copy the users of partitions out, in one pass over all users.
+
+    Items that are no longer known leave an empty place, so that rings keep their pace.
+    """
+    ordered = sorted(sources)
+    rows, user_borders = _users_of(state, ordered)
+    arrays: Arrays = {"user_borders": user_borders}
+    arrays["user_ids"], arrays["user_id_borders"] = pack_texts(
+        [state.users.id_of[row] for row in rows.tolist()]
+    )
+    values, borders = state.consumed.ragged(rows)
+    columns = user_columns(state)
+    pieces = {name: column.data[rows] for name, column in columns.items()}
+    of_items = [name for name, column in columns.items() if column.of_items]
+    mentioned = _mentioned(state.items.capacity, [values, *(pieces[name] for name in of_items)])
+    mentioned = mentioned[np.isin(state.items.status.data[mentioned], HELD)]
+    place = np.full(state.items.capacity, -1, np.int32)
+    place[mentioned] = np.arange(mentioned.size, dtype=np.int32)
+    arrays["item_ids"], arrays["item_id_borders"] = pack_texts(
+        [state.items.id_of[row] for row in mentioned.tolist()]
+    )
+    arrays["item_announced"] = (state.items.status.data[mentioned] == ANNOUNCED).astype(np.uint8)
+    for name, piece in pieces.items():
+        arrays[f"user.{name}"] = translate(piece, place) if name in of_items else piece
+    arrays["consumed_values"], arrays["consumed_borders"] = translate(values, place), borders
+    arrays["user.last_event"], arrays["user.last_ms"] = (
+        state.users.last_event.data[rows],
+        state.users.last_ms.data[rows],
+    )
+    hashes = [state.duplicates[source].hashes() for source in ordered if source in state.duplicates]
+    sizes = [state.duplicates[source].count if source in state.duplicates else 0 for source in ordered]
+    arrays["duplicates"] = np.concatenate([np.zeros(0, np.uint64), *hashes])
+    arrays["duplicate_borders"] = np.cumsum([0, *sizes], dtype=np.int64)
+    return Shard({source: state.offsets.get(source, 0) for source in ordered}, arrays)
+
+
+def put(state: State, shard: Shard, sources: Collection[TopicPartition] | None = None) -> Differences:
+    """Add the users of a shard's partitions, of these or of all, in the place of what is held of them;
+    unknown items are admitted without counts.
+
+    Return which columns differed. Raise `CheckpointError` for one that can't be made to fit.
+    """
+    shard = shard if sources is None else part_of(shard, sources)
+    arrays, ordered = shard.arrays, sorted(shard.offsets)
+    state.drop_partitions(ordered)
+    ids = unpack_texts(as_bytes(arrays["user_ids"]), as_longs(arrays["user_id_borders"]))
+    twice = state.users.rows(ids)
+    state.forget_users(twice[twice >= 0])  # the newest owner's copy of a user wins
+    state.add_users(ids)
+    rows = state.users.rows(ids)
+    columns = user_columns(state)
+    pieces = {
+        name: _of_users(name, arrays, column) for name, column in columns.items() if f"user.{name}" in arrays
+    }
+    row_of_place = _admit_items_of(state, arrays, [pieces[name] for name in pieces if columns[name].of_items])
+    for name, piece in pieces.items():
+        columns[name].data[rows] = translate(piece, row_of_place) if columns[name].of_items else piece
+    state.consumed.size.data[rows] = 0
+    room, state.consumed.room.data[rows] = state.consumed.room.data[rows].copy(), 0
+    if state.exclude != []:  # where repeats are welcome, what another rule has recorded would bar them
+        consumed = translate(arrays["consumed_values"], row_of_place)
+        state.consumed.put(rows, consumed, as_longs(arrays["consumed_borders"]), room)
+    state.users.last_event.data[rows] = arrays["user.last_event"]
+    state.users.last_ms.data[rows] = arrays["user.last_ms"]
+    state.users.reorder()
+    state.items.reorder()
+    state.refresh.look_again()
+    numbers = np.array([state.number_of(source) for source in ordered], np.int32)
+    state.origin.partition.data[rows] = np.repeat(numbers, np.diff(as_longs(arrays["user_borders"])))
+    state.offsets |= shard.offsets
+    if state.availability.withdrawn or state.availability.blocked:  # here, and shown by another worker
+        state.mark_holders(state.items.status.data == HIDDEN)
+    served = np.asarray(pieces.get("served.items", np.empty((rows.size, 0), np.int32)), np.int32)
+    lost = (translate(served, row_of_place) < 0) & (served >= 0)
+    state.refresh.mark(rows[lost.any(1)], NOW)
+    for source, (start, stop) in zip(ordered, pairwise(arrays["duplicate_borders"].tolist()), strict=True):
+        if start < stop:
+            state.duplicates[source] = Duplicates(arrays["duplicates"][start:stop].astype(np.uint64))
+    known = {f"user.{name}" for name in (*columns, "last_event", "last_ms")}
+    saved = {name for name in arrays if name.startswith("user.")}
+    return differences(known, saved)
+
+
+def part_of(shard: Shard, sources: Collection[TopicPartition]) -> Shard:
+    """Return what a shard holds of some of its partitions; its items stay all named."""
+    offsets = {source: shard.offsets[source] for source in sorted(sources)}
+    if offsets.keys() == shard.offsets.keys():
+        return shard
+    arrays = shard.arrays
+    places = np.array([place for place, source in enumerate(sorted(shard.offsets)) if source in offsets])
+    all_rows = np.arange(as_longs(arrays["user_borders"])[-1])
+    rows, user_borders = pick(all_rows, as_longs(arrays["user_borders"]), places)
+    part = {name: array[rows] if name.startswith("user.") else array for name, array in arrays.items()} | {
+        "user_borders": user_borders
+    }
+    for values, borders, which in (
+        ("user_ids", "user_id_borders", rows),
+        ("consumed_values", "consumed_borders", rows),
+        ("duplicates", "duplicate_borders", places),
+    ):
+        part[values], part[borders] = pick(arrays[values], as_longs(arrays[borders]), which)
+    return Shard(offsets, part)
+
+
+def _users_of(state: State, sources: Sequence[TopicPartition]) -> tuple[IntArray, npt.NDArray[np.int64]]:
+    """Return the rows of the partitions' users, one partition behind the other, and the borders [P + 1]."""
+    numbers = [state.number_of(source) for source in sources]
+    place_of_number = np.full(len(state.partitions) + 1, -1, np.int64)  # the last for rows of no partition
+    place_of_number[numbers] = np.arange(len(numbers))
+    place_U = place_of_number[state.origin.partition.data]
+    rows = np.flatnonzero(place_U >= 0).astype(np.int32)
+    rows = rows[np.argsort(place_U[rows], kind="stable")]
+    return rows, np.searchsorted(place_U[rows], np.arange(len(numbers) + 1)).astype(np.int64)
+
+
+def _mentioned(rows: int, values: Iterable[AnyArray]) -> npt.NDArray[np.intp]:
+    """Return which of so many rows are among the values, in order; -1 is none."""
+    seen = np.zeros(rows + 1, np.bool_)  # the last takes what is -1
+    for each in values:
+        seen[each] = True
+    return np.flatnonzero(seen[:-1])
+
+
+def _admit_items_of(state: State, arrays: Arrays, of_items: Sequence[AnyArray]) -> IntArray:
+    """Admit the items with events that a shard's users mention; return the row of each item.
+
+    -1: no user mentions it, or it is announced where the shard comes from and withdrawn or not announced here.
+    """
+    item_ids = unpack_texts(as_bytes(arrays["item_ids"]), as_longs(arrays["item_id_borders"]))
+    places = _mentioned(len(item_ids), [arrays["consumed_values"], *of_items])
+    mentioned = [item_ids[place] for place in places.tolist()]
+    announced = dict(zip(mentioned, arrays["item_announced"][places].tolist(), strict=True))
+    unknown = [text for text in announced if text not in state.items.row_of]
+    new = state.admit_items([text for text in unknown if not announced[text]])
+    state.settle_items(new)
+    # else an item that its users bring along would be long overdue
+    state.items.last_ms.data[new] = arrays["user.last_ms"].max(initial=0)
+    state.announce_also([text for text in unknown if announced[text]])
+    row_of_place = np.full(len(item_ids), -1, np.int32)
+    row_of_place[places] = state.items.find(mentioned)
+    return row_of_place
+
+
+def _of_users(name: str, arrays: Arrays, column: Column) -> npt.NDArray[np.generic]:
+    """Return what a shard holds of a column, made to fit. Another model's figures are as good as none."""
+    piece = arrays[f"user.{name}"]
+    if why := misfit(piece, column):
+        if not model_of(name):
+            raise CheckpointError(f"column {name} of a shard: {why}; {ADVICE}")
+        return np.full((piece.shape[0], *column.data.shape[1:]), column.fill, column.data.dtype)
+    if name in RINGS:
+        pushed = as_longs(arrays["user.histories.pushed"])
+        return laid_anew(piece, pushed, column.data.shape[1], column.fill)
+    return fitted(piece, column)

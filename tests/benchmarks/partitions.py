@@ -1,0 +1,187 @@
+"""What many partitions cost: how long a checkpoint takes, how long the loop stands still, how late lists are.
+
+    python tests/benchmarks/partitions.py [--partitions 1000] [--rate 100] [--broker embedded|apache]
+
+Fills an events topic of so many partitions with one event of each of `--users`, starts `afresh run` and, once
+all is learned, sends events of these users at `--rate` for `--seconds`. A plain consumer reads the lists:
+latency is from the event's time, which is when it was sent, to when the list was read; a standstill is a time
+in which no list was made. Checkpoints are those of this time. At the end the service is stopped and started
+once more, for the seconds until it is ready and the seconds of the stop. `--code` names another checkout, on
+whose code the service then runs. Prints a table and one last JSON line.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' helpers
+
+from brokers.clients import make_topic
+from delivery import LONG_S, running
+from kafka import KafkaConsumer, KafkaProducer
+from kafka import TopicPartition as KafkaPartition
+from kafka.errors import KafkaTimeoutError
+from services import Process, Site, until
+from truth import event_of
+
+from producers.kafka_client import producer_options
+from producers.outgoing import key_hash
+
+ITEMS = 2_000
+STEP_S = 0.02  # between two sends
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Lists(threading.Thread):
+    """Read every list as it comes: when it was made, when it was read, and its newest event's time."""
+
+    def __init__(self, broker: str, topic: str) -> None:
+        super().__init__(daemon=True)
+        self.rows: list[tuple[int, int, int]] = []
+        self.over = threading.Event()
+        self._consumer = KafkaConsumer(
+            bootstrap_servers=broker, isolation_level="read_committed", fetch_max_wait_ms=50
+        )
+        partitions = [KafkaPartition(topic, number) for number in self._consumer.partitions_for_topic(topic)]
+        self._consumer.assign(partitions)
+        self._consumer.seek_to_end(*partitions)
+        for partition in partitions:
+            self._consumer.position(partition)
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            for records in self._consumer.poll(timeout_ms=100).values():
+                at_ms = now_ms()
+                for record in records:
+                    value = json.loads(record.value or b"{}")
+                    if record.key != b"__default__" and value:
+                        row = value["generated_at_ms"], at_ms, value["event_timestamp_ms"]
+                        self.rows.append(row)
+        self._consumer.close(autocommit=False)
+
+
+def send(site: Site, rate: int, seconds: float, users: int, seed: int) -> int:
+    """Send events evenly, stamped as they leave; return how many."""
+    rng = np.random.default_rng(seed)
+    producer = KafkaProducer(**producer_options(site.configured().kafka) | {"linger_ms": 0})
+    began, sent = time.monotonic(), 0
+    while (passed := time.monotonic() - began) < seconds:
+        while sent < passed * rate:
+            user, item = f"user-{rng.integers(users)}", f"item-{rng.zipf(1.3) % ITEMS}"
+            record = event_of(user, item, now_ms())
+            place = key_hash(record.key) % site.partitions
+            producer.send(site.events, key=record.key, value=record.value, partition=place)
+            sent += 1
+        time.sleep(STEP_S)
+    producer.close()
+    return sent
+
+
+def checkpoints(service: Process) -> tuple[float, float]:
+    """Return how many checkpoints there were, and their seconds in all."""
+    metrics, name = service.metrics(), "afresh_checkpoint_seconds"
+    return metrics.get(f"{name}_count", 0.0), metrics.get(f"{name}_sum", 0.0)
+
+
+def measure(site: Site, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the figures of one service."""
+    for name in ("recommendations", "dead_letters", "drift"):
+        make_topic(site.broker, f"{site.stem}-{name}", 1)
+    with suppress(KafkaTimeoutError):  # many partitions take their time
+        make_topic(site.broker, site.events, site.partitions)
+    until(lambda: site.partitions_there() == site.partitions, "all partitions", LONG_S)
+    site.send(event_of(f"user-{user}", f"item-{user % ITEMS}", now_ms()) for user in range(options.users))
+    began = time.monotonic()
+    service = site.run()
+    service.until(lambda: service.state() == "ready", "ready", LONG_S)
+    ready_s = time.monotonic() - began
+    service.wait_learned(options.users, LONG_S)
+    learned_s = time.monotonic() - began
+    service.until(lambda: checkpoints(service)[0] >= 1, "a checkpoint", LONG_S)
+    lists = Lists(site.broker, f"{site.stem}-recommendations")
+    lists.start()
+    count, seconds = checkpoints(service)
+    cpu_s = service.metrics()["process_cpu_seconds_total"]
+    sent_from_ms = now_ms()
+    sent = send(site, options.rate, options.seconds, options.users, options.seed)
+    cpu_s = service.metrics()["process_cpu_seconds_total"] - cpu_s
+    service.wait_learned(options.users + sent, LONG_S)
+    later = checkpoints(service)
+    count, seconds = later[0] - count, later[1] - seconds
+    time.sleep(1.0)  # the last lists
+    lists.over.set()
+    lists.join()
+    rows = np.array(lists.rows, np.int64)
+    began = time.monotonic()
+    service.tell(15)
+    service.wait(LONG_S)
+    stop_s = time.monotonic() - began
+    began = time.monotonic()
+    service = site.run()
+    service.until(lambda: service.state() == "ready", "ready", LONG_S)
+    again_s = time.monotonic() - began
+    restored = service.learned()
+    service.kill()
+    late = rows[rows[:, 2] >= sent_from_ms]  # without those of the backlog
+    latency_s = (late[:, 1] - late[:, 2]) / 1000
+    return {
+        "first_ready_s": ready_s,
+        "first_learned_s": learned_s,
+        "checkpoints": count,
+        "checkpoint_s": seconds / max(1.0, count),
+        "longest_standstill_s": float(np.diff(np.unique(rows[:, 0])).max()) / 1000,
+        "latency_p50_s": float(np.quantile(latency_s, 0.5)),
+        "latency_p99_s": float(np.quantile(latency_s, 0.99)),
+        "latency_max_s": float(latency_s.max()),
+        "cpu_share": cpu_s / options.seconds,
+        "stop_s": stop_s,
+        "restart_ready_s": again_s,
+        "lost_events": options.users + sent - restored,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--partitions", type=int, default=1_000)
+    parser.add_argument("--rate", type=int, default=100, help="events a second")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--users", type=int, default=10_000)
+    parser.add_argument("--interval", type=float, default=10.0, help="checkpoint.interval_s")
+    parser.add_argument("--broker", choices=("embedded", "apache"), default="embedded")
+    parser.add_argument("--code", type=Path, default=Path.cwd(), help="the checkout that the service runs on")
+    parser.add_argument("--set", action="append", default=[], help="more configuration of the service")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    sets = {"checkpoint.interval_s": options.interval} | dict(pair.split("=", 1) for pair in options.set)
+    os.environ["PYTHONPATH"] = str(options.code.resolve())
+    with (
+        running(options.broker) as broker,
+        tempfile.TemporaryDirectory() as folder,
+        Site(broker, "partitions", Path(folder), options.partitions, sets) as site,
+    ):
+        figures = measure(site, options)
+    for name, value in figures.items():
+        print(f"{re.sub('_s$', ', s', name).replace('_', ' '):30} {value:10.3f}")
+    asked = {"broker": options.broker, "partitions": options.partitions, "rate": options.rate}
+    print(json.dumps(asked | figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
