@@ -33,6 +33,7 @@ from pipeline.state.tables import LIVE
 from pipeline.warm_up import warm_up
 from producers.kafka_sink import KafkaSink
 from producers.kafka_transactions import TransactionSink
+from producers.outgoing import ReducedCounts
 from producers.topics import ensure_topics
 
 logger = logging.getLogger(__name__)
@@ -57,14 +58,14 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
     torch.set_num_threads(settings.model.threads)
     use_threads(settings.model.threads)
     decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
-    clock = SystemClock()
+    clock, metrics = SystemClock(), Metrics()
     for name in ensure_topics(settings.kafka, settings.topics):
         logger.info("created the topic %s", name)
     source = KafkaSource(settings.kafka, list(settings.topics.event_topics()), settings.batch)
     if warning := uneven(source.partitions()):
         logger.warning(warning)
     try:
-        sink = build_sink(settings, source, clock)
+        sink = build_sink(settings, source, clock, metrics)
         items = KafkaItems(settings.kafka, settings.topics.items)
     except AfreshError:
         with suppress(AfreshError):
@@ -77,7 +78,7 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
     gc.freeze()
     # a batch makes thousands of short-lived lists and no cycles: look for those seldom
     gc.set_threshold(50_000, 20, 100)
-    metrics, health = Metrics(), Health(clock)
+    health = Health(clock)
     metrics.build_info(version("afresh"), platform.python_version(), torch.__version__)
     metrics.ask_live(lambda: not health.stalled())
     observer = watch(MetricsObserver(metrics, health, clock, lambda: standing(recommender)))
@@ -86,11 +87,19 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
     return Service(loop, recommender, metrics, health)
 
 
-def build_sink(settings: Settings, source: KafkaSource, clock: Clock) -> Sink:
+def build_sink(settings: Settings, source: KafkaSource, clock: Clock, metrics: Metrics) -> Sink:
     """Return the sink that `kafka.transactions` asks for."""
+
+    def reduced(counts: ReducedCounts) -> None:
+        for (topic, outcome), count in counts.items():
+            metrics.too_large(topic, outcome, count)
+
+    for topic in (settings.topics.recommendations, settings.topics.dead_letters, settings.topics.drift):
+        metrics.too_large(topic, "dropped", 0)
+    metrics.too_large(settings.topics.dead_letters, "truncated", 0)
     if settings.kafka.transactions:
-        return TransactionSink(settings.kafka, settings.topics, clock.now_ms, source.member)
-    return KafkaSink(settings.kafka, settings.topics, clock.now_ms)
+        return TransactionSink(settings.kafka, settings.topics, clock.now_ms, source.member, reduced)
+    return KafkaSink(settings.kafka, settings.topics, clock.now_ms, reduced)
 
 
 def build_survival(settings: Settings) -> Survival | None:
