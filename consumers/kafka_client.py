@@ -15,6 +15,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError
 
 from consumers.co_partitions import strategies
+from consumers.kafka_batches import read_on
 from pipeline.errors import AfreshError, BrokerLost, UsageError
 from pipeline.settings import KafkaConfig
 
@@ -124,7 +125,7 @@ def connect(make: Callable[..., Client], options: Mapping[str, Any]) -> Client:
     """Make a client. Raise `UsageError` when no broker answers or an option is refused."""
     servers = ",".join(options["bootstrap_servers"])
     try:
-        return make(**options)
+        client = make(**options)
     except DENIED as error:
         raise UsageError(f"the broker at {servers} refused us: {error}; check the table [kafka]") from error
     except (kafka.errors.RetriableError, OSError) as error:
@@ -135,6 +136,9 @@ def connect(make: Callable[..., Client], options: Mapping[str, Any]) -> Client:
         ) from error
     except (KafkaError, ValueError, TypeError, AssertionError) as error:
         raise UsageError(f"kafka.options: the client refused its configuration: {error}") from error
+    if isinstance(client, KafkaConsumer):
+        read_on(client)
+    return client
 
 
 def open_admin(kafka: KafkaConfig) -> KafkaAdminClient:
@@ -159,6 +163,11 @@ def translated(error: KafkaError, doing: str) -> AfreshError:
     if isinstance(error, DENIED):
         return UsageError(
             f"the broker refused {doing}: {brief(error)}; check the user's rights and the table [kafka]"
+        )
+    if isinstance(error, kafka.errors.UnsupportedCodecError):
+        return UsageError(
+            f"{doing} failed: {error}; expected gzip, snappy, lz4, zstd or no compression. Install afresh "
+            "again with all that it depends on: python-snappy, cramjam, lz4, zstandard"
         )
     return AfreshError(f"{doing} failed: {brief(error)}")
 

@@ -126,7 +126,7 @@ UNSEEN = {"exists": None, "error": "TopicAuthorizationFailedError", "rights": No
         ("events", {"retention.ms": "30000"}, "fault", "before the next checkpoint.*retention.ms="),
         ("events", {"retention.ms": "3600000"}, "warn", r"\(1 h\): a worker that is down.*=604800000"),
         ("events", {"retention.bytes": "9"}, "warn", "a burst.*retention.bytes=-1"),
-        ("dead_letters", {"max.message.bytes": "1048588"}, "warn", "only its first 65,536 bytes can be kept.*bytes=12582912"),
+        ("dead_letters", {"max.message.bytes": "1048588"}, "warn", "first 65,536 bytes can.*bytes=12582912"),
         ("drift", {"min.insync.replicas": "2"}, "fault", "nothing can be written.*bring brokers back"),
         ("drift", {"replicas": 3, "in_sync": 3}, "warn", "by one broker alone.*min.insync.replicas=2"),
         ("events", {"configs": {}}, "warn", "may not be read.*--operation DescribeConfigs --topic events"),

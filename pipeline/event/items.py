@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import msgspec
 
 from pipeline.event.batch import BadItem, ItemChange, ItemNews, Record, TopicPartition
-from pipeline.event.checks import Problem, id_problem, shown
+from pipeline.event.checks import Problem, id_problem, shown, unreadable
 
 
 class _Item(msgspec.Struct, frozen=True, gc=False):
@@ -34,7 +34,7 @@ def item_news(records: Iterable[Record]) -> ItemNews:
     offsets: dict[TopicPartition, int] = {}
     for record in records:
         offsets[TopicPartition(record.topic, record.partition)] = record.offset + 1
-        read = _read(record.key, record.value)
+        read = unreadable(record) or _read(record.key, record.value)
         if isinstance(read, ItemChange):
             changes.pop(read.item_id, None)
             changes[read.item_id] = read

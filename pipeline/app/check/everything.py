@@ -11,11 +11,12 @@ from pipeline.app.check.cluster import (
     transactional_id,
     uses,
 )
-from pipeline.app.check.findings import Finding, fault, ok, warn
+from pipeline.app.check.findings import Finding, fault, numbered, ok, warn
 from pipeline.app.check.here import judge_machine, learned_offsets
 from pipeline.app.check.records import judge_places, judge_records
 from pipeline.app.rules import Origins
-from pipeline.errors import AfreshError
+from pipeline.errors import AfreshError, UsageError
+from pipeline.event.checks import unreadable
 from pipeline.settings import Settings
 from producers.topics import create_topics
 
@@ -43,6 +44,9 @@ def all_findings(
         topic = seen.topics[name]
         if topic.exists and not topic.error and not lacks("READ", topic.rights):
             yield from _records(name, topic.partitions, settings, now_ms)
+    items = seen.topics[settings.topics.items]
+    if items.exists and not items.error and not lacks("READ", items.rights):
+        yield from _readable(items.name, settings)
 
 
 def _created(seen: Survey, settings: Settings) -> Finding:
@@ -73,4 +77,26 @@ def _records(name: str, partitions: int, settings: Settings, now_ms: Callable[[]
             records = list(tail.existing(SAMPLE_WAIT_S))
         yield from judge_records(name, partitions, records, settings, now_ms())
     except AfreshError as error:
-        yield warn(f"records of {name}", f"could not be looked at: {error}", "mend that, and check again")
+        yield _unread(name, error)
+
+
+def _readable(name: str, settings: Settings) -> Iterator[Finding]:
+    """Read the newest records of the items topic, and yield the batches that can't be read."""
+    try:
+        with Tail(settings.kafka, name, SAMPLE) as tail:
+            records = list(tail.existing(SAMPLE_WAIT_S))
+    except AfreshError as error:
+        yield _unread(name, error)
+        return
+    problems = [problem for record in records if (problem := unreadable(record))]
+    for problem in problems[:1]:
+        found = f"{numbered(len(problems), 'batch')} of the newest can't be read, such as: {problem.detail}"
+        yield warn(f"records of {name}", found, "publish what these items are again")
+    if records and not problems:
+        yield ok(f"records of {name}", f"the newest {numbered(len(records), 'record')} can be read")
+
+
+def _unread(name: str, error: AfreshError) -> Finding:
+    """Return the finding of a topic that can't be read: a fault where `afresh run` would end with it."""
+    make = fault if isinstance(error, UsageError) else warn
+    return make(f"records of {name}", f"could not be looked at: {error}", "mend that, and check again")
