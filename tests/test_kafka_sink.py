@@ -315,7 +315,7 @@ def test_a_topic_that_does_not_exist_is_told(broker: str, topics: TopicsConfig) 
 
 
 def test_no_broker_at_start_is_told_in_one_line() -> None:
-    kafka = KafkaConfig(bootstrap_servers="127.0.0.1:1", options={"bootstrap_timeout_ms": 300})
+    kafka = KafkaConfig(bootstrap_servers="127.0.0.1:1", start_timeout_s=0.3)
     with pytest.raises(UsageError, match="no broker answered") as told:
         KafkaSink(kafka, TopicsConfig(), now_ms)
     assert "\n" not in str(told.value)

@@ -306,7 +306,7 @@ def test_no_broker_at_the_start_is_told_in_one_line(topic_name: Name, tmp_path: 
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and doesn't listen
         address = f"127.0.0.1:{nobody.getsockname()[1]}"
-        with Site(address, topic_name("nobody"), tmp_path) as site:
+        with Site(address, topic_name("nobody"), tmp_path, settings={"kafka.start_timeout_s": 0.3}) as site:
             service = site.run()
             assert service.wait() == 2
     assert error_lines(service) == 1
