@@ -7,6 +7,7 @@ Kafka; the embedded broker takes offsets of a transaction from anybody.)
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -19,7 +20,7 @@ from kafka.structs import ConsumerGroupMetadata
 
 from consumers.kafka_client import MEMBERSHIP, connect, translated
 from consumers.kafka_group import is_replaced, replaced
-from pipeline.errors import CommitRefused, PublishFailed
+from pipeline.errors import CommitRefused, PublishFailed, UsageError
 from pipeline.event.batch import Reject, TopicPartition
 from pipeline.event.records import DriftAlarm, Ranking
 from pipeline.run.ports import NOTHING
@@ -93,6 +94,7 @@ class TransactionSink:
         self._reduced = reduced
         self._producer: KafkaProducer | None = self._connect()
         self._failure: BaseException | None = None
+        self._began_s = time.monotonic()  # the newest transaction
 
     def publish(
         self,
@@ -110,12 +112,17 @@ class TransactionSink:
         if self._producer is None:
             self._producer = self._connect()
         producer = self._producer
+        self._began_s = time.monotonic()
         try:
             producer.begin_transaction()
             records = self._outgoing.records(producer, rankings, rejects, alarms, gone)
             sent = self._begun(producer, records)
         except (KafkaError, PublishFailed) as error:
             self._give_up(producer)
+            judged = self._judged(error.__cause__ or error, member, 1)
+            if isinstance(judged, UsageError):
+                self._failure = judged
+                raise judged from error
             raise error if isinstance(error, PublishFailed) else failed(error, 1, 1) from error
         outcome: Future[int] = Future()
         threading.Thread(
@@ -172,6 +179,7 @@ class TransactionSink:
         try:
             while sent is None or not self._committed(sent, offsets, member):
                 producer = self._producer = self._connect()
+                self._began_s = time.monotonic()
                 producer.begin_transaction()
                 sent = self._begun(producer, records, self._kafka.broker_timeout_s)
             if sent.reduced:
@@ -227,7 +235,11 @@ class TransactionSink:
         if any(isinstance(cause, MEMBERSHIP) for cause in causes):
             return CommitRefused(f"a transaction was given up, the group is being rebalanced: {error}")
         if any(isinstance(cause, FENCED) for cause in causes):
-            if is_replaced(self._kafka, lambda: member):
+            # the broker ends a transaction for its age, or for a second process of our transactional id; that
+            # may not be in the group yet
+            age_ms = (time.monotonic() - self._began_s) * 1000
+            limit_ms = transaction_options(self._kafka)["transaction_timeout_ms"]
+            if age_ms < limit_ms or is_replaced(self._kafka, lambda: member):
                 return replaced(self._kafka)
             return PublishFailed(
                 f"a transaction of {records} records was ended by the broker: it lasted longer than "

@@ -23,7 +23,7 @@ from workers import P0, P1, Worker, publish
 from workers import settings_for as worker_settings
 
 from consumers.list_source import ListLog
-from pipeline.errors import CommitRefused, PublishFailed
+from pipeline.errors import CommitRefused, PublishFailed, UsageError
 from pipeline.event.batch import Reject, TopicPartition
 from pipeline.event.records import DriftAlarm, RankedItem, Ranking
 from pipeline.run.clock import SystemClock
@@ -313,9 +313,7 @@ def test_what_a_killed_worker_has_begun_is_given_up_when_it_starts_again(group: 
 def test_of_two_processes_with_one_worker_id_the_older_one_is_fenced(group: Group) -> None:
     older, newer = group.sink(), group.sink()
     for _ in range(2):  # it does not begin anew, which would fence the newer one
-        with pytest.raises(
-            PublishFailed, match=r"another process with kafka\.worker_id = 'worker-0'"
-        ) as told:
+        with pytest.raises(UsageError, match=r"'worker-0': another process has joined group") as told:
             older.publish([ranking("ann")], [], [], [], {group.first: 1}).wait(20)
         assert "\n" not in str(told.value)
     newer.publish([ranking("bob")], [], [], [], {group.first: 2}).wait(20)

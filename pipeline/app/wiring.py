@@ -64,12 +64,17 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
     source = KafkaSource(settings.kafka, list(settings.topics.event_topics()), settings.batch)
     if warning := uneven(source.partitions()):
         logger.warning(warning)
+    survival = build_survival(settings)
     try:
+        if survival is not None:
+            survival.journal.lock()  # first: a second process of our name would end the first's transactions
         sink = build_sink(settings, source, clock, metrics)
         items = KafkaItems(settings.kafka, settings.topics.items)
     except AfreshError:
         with suppress(AfreshError):
             source.close()
+        if survival is not None:
+            survival.journal.close()
         raise
     warm_up(settings)
     recommender = Recommender(settings)
@@ -83,7 +88,7 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
     metrics.ask_live(lambda: not health.stalled())
     observer = watch(MetricsObserver(metrics, health, clock, lambda: standing(recommender)))
     edges = Edges(source, decoder, sink, clock, observer, items)
-    loop = Loop(recommender, edges, settings, build_survival(settings))
+    loop = Loop(recommender, edges, settings, survival)
     return Service(loop, recommender, metrics, health)
 
 
