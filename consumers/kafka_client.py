@@ -4,36 +4,33 @@
 group) is not open to it.
 """
 
-import difflib
 import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import kafka.errors
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import KafkaError
 
 from consumers.co_partitions import strategies
+from consumers.kafka_batches import read_on
+from consumers.kafka_options import Complaints, for_client, wrong_options
 from pipeline.errors import AfreshError, BrokerLost, UsageError
 from pipeline.settings import KafkaConfig
 
 logger = logging.getLogger(__name__)
 
-# A wrong address is told soon; a broker that goes away later has broker_timeout_s.
-BOOTSTRAP_TIMEOUT_MS = 3_000
-TELL_S = 3.0  # so long a silence of the broker is told
 METADATA_MAX_AGE_MS = 10_000  # how soon added partitions are seen; the client's own default is five minutes
-OURS = frozenset(
-    {
-        "acks", "auto_offset_reset", "bootstrap_servers", "enable_auto_commit", "enable_idempotence",
-        "group_id", "group_instance_id", "isolation_level", "key_deserializer", "key_serializer",
-        "partition_assignment_strategy",
-        "partitioner", "transactional_id", "value_deserializer",
-        "value_serializer", "security_protocol", "sasl_mechanism", "sasl_plain_username",
-        "sasl_plain_password", "ssl_cafile",
-    }
-)  # fmt: skip
+TELL_S = 3.0  # so long a silence of the broker is told, also at the start
+TUNED = {  # of a consumer
+    "heartbeat_interval_ms": 1_000,  # how soon a member hears of a rebalance; each takes two rounds
+    "fetch_max_wait_ms": 100,  # a waiting fetch delays the next one to that broker by as much
+    "fetch_max_bytes": 4 << 20,  # bounds the records that one poll has to parse
+    # the embedded broker answers with all that it has, whatever it was asked for
+    "receive_message_max_bytes": 1 << 30,
+    "metrics_enabled": False,
+}
 DENIED = (
     kafka.errors.AuthorizationError,
     kafka.errors.SaslAuthenticationFailedError,
@@ -59,7 +56,7 @@ def connection_options(kafka: KafkaConfig) -> dict[str, Any]:
         "bootstrap_servers": [server.strip() for server in kafka.bootstrap_servers.split(",")],
         "client_id": f"afresh-{kafka.worker_id}",
         "security_protocol": kafka.security_protocol,
-        "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
+        "bootstrap_timeout_ms": int(kafka.start_timeout_s * 1000),
         "request_timeout_ms": request_timeout_ms(kafka),
         "reconnect_backoff_max_ms": 1_000,  # the default of 30 s would outlast the broker by as much
         "metadata_max_age_ms": METADATA_MAX_AGE_MS,
@@ -80,24 +77,16 @@ def request_timeout_ms(kafka: KafkaConfig) -> int:
     return min(30_000, max(1_000, int(kafka.broker_timeout_s * 500)))
 
 
-def extra_options(kafka: KafkaConfig, known: Mapping[str, object]) -> dict[str, Any]:
-    """Those of `kafka.options` that this client knows. Raise `UsageError` for a key that no client knows, or
-    that afresh sets itself."""
-    everywhere = {
-        *KafkaConsumer.DEFAULT_CONFIG,
-        *KafkaProducer.DEFAULT_CONFIG,
-        *KafkaAdminClient.DEFAULT_CONFIG,
-    }
-    for key, value in kafka.options.items():
-        if key in OURS:
-            raise UsageError(f"kafka.options.{key} = {value!r}: afresh sets this option itself; remove it")
-        if key not in everywhere:
-            near = difflib.get_close_matches(key, sorted(everywhere), n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(
-                f"kafka.options.{key} = {value!r}: no such option, expected one of kafka-python's{hint}"
-            )
-    return {key: value for key, value in kafka.options.items() if key in known}
+def extra_options(kafka: KafkaConfig, make: Callable[..., object]) -> dict[str, Any]:
+    """Return those of `kafka.options` that a client knows. Raise `UsageError` for a wrong one."""
+    for option, value, expected in unfit_options(kafka):
+        raise UsageError(f"kafka.options.{option} = {value!r}: expected {expected}")
+    return for_client(kafka.options, make)
+
+
+def unfit_options(kafka: KafkaConfig) -> Complaints:
+    """Yield what is wrong with `kafka.options`, as `wrong_options` does."""
+    return wrong_options(kafka.options, connection_options(kafka) | TUNED)
 
 
 def consumer_options(
@@ -112,21 +101,15 @@ def consumer_options(
         "isolation_level": isolation,
         "allow_auto_create_topics": False,
         "partition_assignment_strategy": strategies(),
-        "heartbeat_interval_ms": 1_000,  # how soon a member hears of a rebalance; each takes two rounds
-        "fetch_max_wait_ms": 100,  # a waiting fetch delays the next one to that broker by as much
-        "fetch_max_bytes": 4 << 20,  # bounds the records that one poll has to parse
-        # the embedded broker answers with all that it has, whatever it was asked for
-        "receive_message_max_bytes": 1 << 30,
-        "metrics_enabled": False,
     }
-    return options | extra_options(kafka, KafkaConsumer.DEFAULT_CONFIG)
+    return options | TUNED | extra_options(kafka, KafkaConsumer)
 
 
 def connect(make: Callable[..., Client], options: Mapping[str, Any]) -> Client:
-    """Make a client. Raise `UsageError` when no broker answers or an option is refused."""
+    """Make a client. Raise `UsageError` when no broker answers or an option is rejected."""
     servers = ",".join(options["bootstrap_servers"])
     try:
-        return make(**options)
+        client = _patient(make, options, servers)
     except DENIED as error:
         raise UsageError(f"the broker at {servers} refused us: {error}; check the table [kafka]") from error
     except (kafka.errors.RetriableError, OSError) as error:
@@ -137,11 +120,31 @@ def connect(make: Callable[..., Client], options: Mapping[str, Any]) -> Client:
         ) from error
     except (KafkaError, ValueError, TypeError, AssertionError) as error:
         raise UsageError(f"kafka.options: the client refused its configuration: {error}") from error
+    if isinstance(client, KafkaConsumer):
+        read_on(client)
+    return client
+
+
+def _patient(make: Callable[..., Client], options: Mapping[str, Any], servers: str) -> Client:
+    """Make a client; where no broker answers in `TELL_S`, say so and wait for the rest of the time."""
+    limit_ms, first_ms = options["bootstrap_timeout_ms"], int(TELL_S * 1000)
+    if limit_ms > first_ms:
+        try:
+            return make(**{**options, "bootstrap_timeout_ms": first_ms})
+        except DENIED:
+            raise
+        except (kafka.errors.RetriableError, OSError):
+            logger.info(
+                "no broker has answered at %s yet; waiting up to %g s (kafka.start_timeout_s)",
+                servers, limit_ms / 1000,
+            )  # fmt: skip
+        limit_ms = max(limit_ms - first_ms, 1_000)
+    return make(**{**options, "bootstrap_timeout_ms": limit_ms})
 
 
 def open_admin(kafka: KafkaConfig) -> KafkaAdminClient:
     """Make an admin client. Raise `UsageError` as `connect` does."""
-    options = connection_options(kafka) | extra_options(kafka, KafkaAdminClient.DEFAULT_CONFIG)
+    options = connection_options(kafka) | extra_options(kafka, KafkaAdminClient)
     return connect(KafkaAdminClient, options)
 
 
@@ -161,6 +164,11 @@ def translated(error: KafkaError, doing: str) -> AfreshError:
     if isinstance(error, DENIED):
         return UsageError(
             f"the broker refused {doing}: {brief(error)}; check the user's rights and the table [kafka]"
+        )
+    if isinstance(error, kafka.errors.UnsupportedCodecError):
+        return UsageError(
+            f"{doing} failed: {error}; expected gzip, snappy, lz4, zstd or no compression. Install afresh "
+            "again with all that it depends on: python-snappy, cramjam, lz4, zstandard"
         )
     return AfreshError(f"{doing} failed: {brief(error)}")
 

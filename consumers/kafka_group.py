@@ -81,9 +81,7 @@ def replaced(kafka: KafkaConfig) -> UsageError:
 
 
 def _admin(kafka: KafkaConfig) -> KafkaAdminClient:
-    options: dict[str, Any] = connection_options(kafka) | extra_options(
-        kafka, KafkaAdminClient.DEFAULT_CONFIG
-    )
+    options: dict[str, Any] = connection_options(kafka) | extra_options(kafka, KafkaAdminClient)
     return KafkaAdminClient(
         **options | {"bootstrap_timeout_ms": LEAVE_WAIT_MS, "request_timeout_ms": LEAVE_WAIT_MS}
     )

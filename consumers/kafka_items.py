@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 from kafka import KafkaConsumer
 from kafka import TopicPartition as KafkaPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError, RetriableError, TopicAuthorizationFailedError
@@ -28,6 +29,7 @@ from pipeline.settings import ItemsConfig, KafkaConfig
 logger = logging.getLogger(__name__)
 
 AGAIN_S = 10.0  # between looks for a topic that doesn't exist
+LOOK_WAIT_S = 3.0  # for the broker at such a look, in which no event is learned
 AT_A_TIME = 5_000  # records a poll may bring
 FETCH_WAIT_MS = 200
 
@@ -54,7 +56,7 @@ class KafkaItems:
     def start(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Go on from these offsets; a partition that has none starts at its earliest record."""
         self._offsets = dict(offsets)
-        self._judge(self._described())
+        self._judge(self._described(self._kafka.start_timeout_s))
 
     def poll(self) -> tuple[ItemNews, bool]:
         """Return what has come, at once, and whether the topic is read to its end."""
@@ -93,7 +95,7 @@ class KafkaItems:
             self._look_for_more()
             return
         try:
-            described = self._described()
+            described = self._described(min(LOOK_WAIT_S, self._kafka.start_timeout_s))
         except AfreshError as error:
             logger.debug("not looked for topic %r: %s", self._topic, error)  # the next look may do better
         else:
@@ -113,14 +115,14 @@ class KafkaItems:
             self._partitions += added
             self._take_on(added)
 
-    def _described(self) -> dict[str, Any]:
+    def _described(self, wait_s: float) -> dict[str, Any]:
         """Ask for the topic.
 
         With a new client each time: the consumer holds a question about an unknown topic back for 0.1 s, in
         which no event would be learned, and a client that is kept answers from memory.
         """
         self._looked_s = time.monotonic()
-        admin = open_admin(self._kafka)
+        admin = open_admin(msgspec.structs.replace(self._kafka, start_timeout_s=wait_s))
         try:
             (described,) = admin.describe_topics([self._topic])
         except KafkaError as error:

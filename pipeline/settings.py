@@ -41,6 +41,7 @@ class KafkaConfig(Table, frozen=True):
     sasl_username: str = ""
     sasl_password: str = ""  # from the environment only
     ssl_cafile: str = ""
+    start_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 15.0  # for the first answer of a broker
     broker_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     transactions: bool = False
     options: dict[str, str | int | float | bool] = {}

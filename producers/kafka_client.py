@@ -32,7 +32,7 @@ def producer_options(kafka: KafkaConfig) -> dict[str, Any]:
         "allow_auto_create_topics": False,  # the broker's defaults would not compact rankings
         "metrics_enabled": False,
     }
-    return options | extra_options(kafka, KafkaProducer.DEFAULT_CONFIG)
+    return options | extra_options(kafka, KafkaProducer)
 
 
 def transaction_options(kafka: KafkaConfig) -> dict[str, Any]:

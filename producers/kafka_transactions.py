@@ -7,6 +7,7 @@ Kafka; the embedded broker takes offsets of a transaction from anybody.)
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -19,13 +20,13 @@ from kafka.structs import ConsumerGroupMetadata
 
 from consumers.kafka_client import MEMBERSHIP, connect, translated
 from consumers.kafka_group import is_replaced, replaced
-from pipeline.errors import CommitRefused, PublishFailed
+from pipeline.errors import CommitRefused, PublishFailed, UsageError
 from pipeline.event.batch import Reject, TopicPartition
 from pipeline.event.records import DriftAlarm, Ranking
 from pipeline.run.ports import NOTHING
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.kafka_client import transaction_options
-from producers.outgoing import Outgoing, Sent, failed
+from producers.outgoing import Outbound, Outgoing, RecordTooLarge, ReducedCounts, Sent, failed, flush
 from producers.topics import expect_topics
 
 CLOSE_WAIT_S = 5.0
@@ -76,16 +77,24 @@ class TransactionSink:
     commits_offsets = True
 
     def __init__(
-        self, kafka: KafkaConfig, topics: TopicsConfig, now_ms: Callable[[], int], member: Member
+        self,
+        kafka: KafkaConfig,
+        topics: TopicsConfig,
+        now_ms: Callable[[], int],
+        member: Member,
+        reduced: Callable[[ReducedCounts], None] = lambda counts: None,
     ) -> None:
-        """`now_ms` is the wall clock that commits are noted by; `member` who we are in the group."""
+        """`now_ms` is the wall clock that commits are noted by; `member` who we are in the group; `reduced`
+        gets the counts of records that were truncated or dropped as too large."""
         expect_topics(kafka, topics)
         self._kafka = kafka
         self._outgoing = Outgoing(topics)
         self._now_ms = now_ms
         self._member = member
+        self._reduced = reduced
         self._producer: KafkaProducer | None = self._connect()
         self._failure: BaseException | None = None
+        self._began_s = time.monotonic()  # the newest transaction
 
     def publish(
         self,
@@ -103,20 +112,26 @@ class TransactionSink:
         if self._producer is None:
             self._producer = self._connect()
         producer = self._producer
+        self._began_s = time.monotonic()
         try:
             producer.begin_transaction()
-            sent = self._outgoing.send(producer, rankings, rejects, alarms, gone)
+            records = self._outgoing.records(producer, rankings, rejects, alarms, gone)
+            sent = self._begun(producer, records)
         except (KafkaError, PublishFailed) as error:
             self._give_up(producer)
+            judged = self._judged(error.__cause__ or error, member, 1)
+            if isinstance(judged, UsageError):
+                self._failure = judged
+                raise judged from error
             raise error if isinstance(error, PublishFailed) else failed(error, 1, 1) from error
         outcome: Future[int] = Future()
         threading.Thread(
             target=self._finish,
-            args=(producer, sent, offsets, member, outcome),
+            args=(records, sent, offsets, member, outcome),
             name="afresh-commit",
             daemon=True,
         ).start()
-        return TransactionReceipt(outcome, len(sent.futures))
+        return TransactionReceipt(outcome, len(records))
 
     def close(self) -> None:
         """Close the producer; a transaction that is not committed is given up."""
@@ -138,29 +153,41 @@ class TransactionSink:
             raise translated(error, "beginning transactions (kafka.transactions = true)") from error
         return producer
 
+    def _begun(
+        self, producer: KafkaProducer, records: Sequence[Outbound], singly_s: float = 0.0
+    ) -> Sent | None:
+        """Send a transaction's records; None: one was too large, and the transaction is given up."""
+        try:
+            return self._outgoing.send(producer, records, singly_s)
+        except RecordTooLarge:
+            self._give_up(producer)
+            return None
+
     def _finish(
         self,
-        producer: KafkaProducer,
-        sent: Sent,
+        records: Sequence[Outbound],
+        sent: Sent | None,
         offsets: Mapping[TopicPartition, int],
         member: ConsumerGroupMetadata,
         outcome: "Future[int]",
     ) -> None:
-        """Commit, in a thread of its own: the client waits for three answers of the broker."""
+        """Commit, in a thread of its own: the client waits for three answers of the broker.
+
+        Where a record is too large the whole transaction begins again, now record by record: that tells which
+        one it is, and the next attempt sends it smaller or leaves it out.
+        """
         try:
-            producer.flush()
-            for future in sent.futures:
-                if future.exception is not None:
-                    raise future.exception
-            theirs = {
-                KafkaPartition(*source): OffsetAndMetadata(offset) for source, offset in offsets.items()
-            }
-            if theirs:
-                producer.send_offsets_to_transaction(theirs, member)
-            producer.commit_transaction()
+            while sent is None or not self._committed(sent, offsets, member):
+                producer = self._producer = self._connect()
+                self._began_s = time.monotonic()
+                producer.begin_transaction()
+                sent = self._begun(producer, records, self._kafka.broker_timeout_s)
+            if sent.reduced:
+                self._reduced(sent.reduced)
         except BaseException as error:  # handed to whoever asks the receipt, whatever it is
-            self._give_up(producer)
-            judged = self._judged(error, member, len(sent.futures))
+            if self._producer is not None:
+                self._give_up(self._producer)
+            judged = self._judged(error, member, len(records))
             if not isinstance(
                 judged, CommitRefused
             ):  # to begin anew would end what another process has begun
@@ -168,6 +195,27 @@ class TransactionSink:
             outcome.set_exception(judged)
         else:
             outcome.set_result(self._now_ms())
+
+    def _committed(
+        self, sent: Sent, offsets: Mapping[TopicPartition, int], member: ConsumerGroupMetadata
+    ) -> bool:
+        """Commit what is sent; return False when a record was too large, and the transaction is given up."""
+        producer = self._producer
+        assert producer is not None, "a transaction was sent by a producer"
+        flush(producer)
+        try:
+            for future in sent.futures:
+                future.get(timeout=self._kafka.broker_timeout_s)
+        except KafkaError:
+            if not sent.has_too_large():
+                raise
+            self._give_up(producer)
+            return False
+        theirs = {KafkaPartition(*source): OffsetAndMetadata(offset) for source, offset in offsets.items()}
+        if theirs:
+            producer.send_offsets_to_transaction(theirs, member)
+        producer.commit_transaction()
+        return True
 
     def _give_up(self, producer: KafkaProducer) -> None:
         """Abort a transaction, waiting a little for it, and never use its producer again.
@@ -187,7 +235,11 @@ class TransactionSink:
         if any(isinstance(cause, MEMBERSHIP) for cause in causes):
             return CommitRefused(f"a transaction was given up, the group is being rebalanced: {error}")
         if any(isinstance(cause, FENCED) for cause in causes):
-            if is_replaced(self._kafka, lambda: member):
+            # the broker ends a transaction for its age, or for a second process of our transactional id; that
+            # may not be in the group yet
+            age_ms = (time.monotonic() - self._began_s) * 1000
+            limit_ms = transaction_options(self._kafka)["transaction_timeout_ms"]
+            if age_ms < limit_ms or is_replaced(self._kafka, lambda: member):
                 return replaced(self._kafka)
             return PublishFailed(
                 f"a transaction of {records} records was ended by the broker: it lasted longer than "

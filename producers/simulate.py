@@ -260,7 +260,9 @@ def main(arguments: list[str] | None = None) -> int:
             args.change.append(Change("sudden", args.change_at))
         order = order_of(args)
         topics = TopicsConfig([args.topic], items=args.items, recommendations=args.recommendations)
-        sender = Sender(order, KafkaConfig(bootstrap_servers=args.bootstrap_servers), topics, EventsConfig())
+        # the demo starts this process when its broker is there
+        kafka = KafkaConfig(bootstrap_servers=args.bootstrap_servers, start_timeout_s=3.0)
+        sender = Sender(order, kafka, topics, EventsConfig())
         sender.send(_telling(sender, wait) if args.closed_loop else wait)
         if args.truth is not None:
             write_truth(args.truth, sender.simulation, sender.sending.sent)

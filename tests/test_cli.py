@@ -162,19 +162,19 @@ def test_an_error_of_afresh_is_one_line_and_its_exit_code(
 
 NOBODY = "kafka.bootstrap_servers=127.0.0.1:1"
 NO_BROKER = "afresh: no broker answered at kafka.bootstrap_servers = '127.0.0.1:1' within 0.3 s: start one ("
-SOON = "import consumers.kafka_client; consumers.kafka_client.BOOTSTRAP_TIMEOUT_MS = 300"  # else 3 s a client
+SOON = ("--set", "kafka.start_timeout_s=0.3")
 
 
 def test_no_broker_is_one_line_and_exit_code_two(tmp_path: Path) -> None:
     file = tmp_path / "events.csv"
     file.write_text("user,item,timestamp\nann,i1,1700000000\n")
-    shown = in_a_process("replay", str(file), "--set", NOBODY, code=SOON)
+    shown = in_a_process("replay", str(file), "--set", NOBODY, *SOON)
     assert (shown.returncode, shown.stderr.count("\n")) == (2, 1), shown.stderr
     assert shown.stderr.startswith(NO_BROKER)
 
 
 def test_run_without_a_broker_tells_its_configuration_and_one_line_more() -> None:
-    shown = in_a_process("run", "--set", NOBODY, "--set", "metrics.address=", code=SOON)
+    shown = in_a_process("run", "--set", NOBODY, "--set", "metrics.address=", *SOON)
     assert shown.returncode == 2
     told = [line for line in shown.stderr.splitlines() if not re.match(r"[a-z]+\.[a-z_]+ = ", line)]
     assert len(told) == 2, told
@@ -184,7 +184,7 @@ def test_run_without_a_broker_tells_its_configuration_and_one_line_more() -> Non
 
 def test_what_the_client_says_is_shown_to_those_who_debug() -> None:
     options = ("--set", NOBODY, "--set", "metrics.address=", "--log-level", "debug")
-    shown = in_a_process("run", *options, code=SOON)
+    shown = in_a_process("run", *options, *SOON)
     assert "kafka.net" in shown.stderr
 
 

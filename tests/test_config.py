@@ -5,7 +5,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from kafka import KafkaProducer
 
+from consumers.kafka_options import DEFAULTS, OURS, for_client, wrong_options
+from pipeline.app.cli import main
 from pipeline.app.config import describe, load_settings
 from pipeline.app.rules import uneven
 from pipeline.errors import UsageError
@@ -65,6 +68,65 @@ def test_typed_text_is_a_toml_value_where_that_fits_and_itself_otherwise(
     read = getattr(load_settings(None, [text], {}).kafka, key)
     assert read == value
     assert type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("batch_size=big", "'big' (--set): expected a whole number, at least 0"),
+        ("batch_size=1.5", "1.5 (--set): expected a whole number"),
+        ("request_timeout_ms=x", "'x' (--set): expected a whole number, at least 1"),
+        ("request_timeout_ms=0", "0 (--set): expected a whole number, at least 1"),
+        ("request_timeout_ms=50", "50 (--set): expected more than kafka.options.fetch_max_wait_ms = 100"),
+        ("session_timeout_ms=500", "expected more than kafka.options.heartbeat_interval_ms = 1000"),
+        ("connections_max_idle_ms=9", "expected more than kafka.options.request_timeout_ms = 30000"),
+        ("fetch_max_bytes=3000000000", "expected a whole number, at least 1 and at most 2147483647"),
+        ("max_in_flight_requests_per_connection=6", "expected a whole number, at least 1 and at most 5"),
+        ("check_crcs=1", "1 (--set): expected true or false"),
+        ("retries=many", "'many' (--set): expected a whole number"),
+        ("send_buffer_bytes=true", "True (--set): expected a whole number"),
+        ("compression_type=zip", "'zip' (--set): expected one of none, gzip, snappy, lz4, zstd"),
+        ("client_id=7", "7 (--set): expected text"),
+        ("ssl_keyfile=/nowhere", "'/nowhere' (--set): expected a file that exists"),
+        ("api_version=3.9", '3.9 (--set): expected a version in quotes, such as "3.9"'),
+        ("ssl_context=x", "expected nothing: only a Python program can set this option; remove it"),
+        ("selector=x", "expected nothing: only a Python program can set this option; remove it"),
+        ("lingerms=5", "5 (--set): expected an option of kafka-python; did you mean linger_ms?"),
+        ("acks=1", "1 (--set): expected no such option: afresh sets this option itself; remove it"),
+        ("bootstrap_timeout_ms=9", "afresh sets this option itself; set kafka.start_timeout_s"),
+    ],
+)  # fmt: skip
+def test_a_wrong_option_of_the_client_is_told_with_what_was_expected(text: str, words: str) -> None:
+    with pytest.raises(UsageError) as told:
+        load_settings(None, [f"kafka.options.{text}"], {})
+    assert str(told.value).startswith(f"kafka.options.{text.partition('=')[0]} = ")
+    assert words in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_the_defaults_of_the_client_and_usual_values_are_right_options() -> None:
+    usual = {key: value for key, value in DEFAULTS.items() if isinstance(value, bool | int | str) and value}
+    usual = {key: value for key, value in usual.items() if key not in OURS} | {
+        "compression_type": "zstd", "linger_ms": 0, "send_buffer_bytes": 65_536, "api_version": "3.9",
+        "ssl_password": "secret", "retries": 5, "sasl_kerberos_domain_name": "kafka.example",
+    }  # fmt: skip
+    assert len(usual) > 35
+    assert list(wrong_options(usual, {})) == []
+    options = for_client(usual | {"compression_type": "none"}, KafkaProducer)
+    assert options["api_version"] == (3, 9)
+    assert "compression_type" not in options
+    assert "session_timeout_ms" not in options
+
+
+@pytest.mark.usefixtures("logging_as_before")
+@pytest.mark.parametrize("command", ["run", "watch", "check", "replay no.csv", "simulate", "evaluate no.csv"])
+def test_every_command_ends_at_a_wrong_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    option = ["--set", "kafka.options.batch_size=big", "--log-level", "error"]
+    assert main([*command.split(), *option]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("afresh: kafka.options.batch_size = 'big' (--set): expected a whole number")
+    assert shown.err.count("\n") == 1
 
 
 def test_no_excluded_types_differs_from_the_default() -> None:

@@ -1,6 +1,7 @@
 """The Kafka sink against real brokers: what lies on the topics, byte for byte, and what a receipt says."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -9,16 +10,19 @@ from brokers.clients import config, lying_on, make_topic
 from brokers.embedded import embedded_broker as run_embedded
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.consumer.fetcher import ConsumerRecord
 from kafka.partitioner.default import DefaultPartitioner
+from kafka.structs import ConsumerGroupMetadata
 
 from consumers.list_source import ListRecord
 from pipeline.errors import PublishFailed, UsageError
-from pipeline.event.batch import Reject
+from pipeline.event.batch import Reject, TopicPartition
 from pipeline.event.records import DriftAlarm, RankedItem, Ranking
 from pipeline.run.clock import ManualClock, SystemClock
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.kafka_client import producer_options
 from producers.kafka_sink import KafkaReceipt, KafkaSink
+from producers.kafka_transactions import TransactionSink
 from producers.topics import create_topics
 
 Name = Callable[[str], str]
@@ -173,21 +177,112 @@ def test_rankings_go_out_without_anybody_waiting_for_them(sink: KafkaSink) -> No
         assert time.monotonic() < until
 
 
-@pytest.mark.kafka
-def test_what_a_topic_refuses_fails_the_receipt(apache_broker: str, topic_name: Name) -> None:
-    topics = named(topic_name)
-    make_topic(apache_broker, topics.recommendations, configs={"max.message.bytes": "300"})
-    create_topics(config(apache_broker), topics, replication=1)
-    sink = KafkaSink(config(apache_broker), topics, now_ms)
-    small, large = ranking("ann"), Ranking("bob", "r" * 500, [], 0, 0, "m", 0)
-    sink.publish([small], [], [], []).wait(10)
-    receipt = sink.publish([large], [], [], [])
-    with pytest.raises(
-        PublishFailed, match=r"1 of 1 records of a batch were not acknowledged: MessageSizeTooLarge"
-    ):
-        receipt.wait(10)
-    with pytest.raises(PublishFailed):
-        receipt.done()
+@pytest.fixture(params=["sends", "transactions"])
+def narrow(request: pytest.FixtureRequest, broker: str, topic_name: Name) -> Iterator["Narrow"]:
+    """Each of the two sinks, over topics that take no large records."""
+    made = Narrow(broker, named(topic_name), in_transactions=request.param == "transactions")
+    yield made
+    made.sink.close()
+
+
+class Narrow:
+    """A sink over topics that take records of at most 20,000 bytes."""
+
+    def __init__(self, broker: str, topics: TopicsConfig, in_transactions: bool) -> None:
+        self.broker, self.topics = broker, topics
+        self.reduced: Counter[tuple[str, str]] = Counter()
+        self.source = TopicPartition(topics.event_topics().popitem()[0], 0)
+        for name in (topics.recommendations, topics.dead_letters, topics.drift):
+            make_topic(broker, name, configs={"max.message.bytes": "20000"})
+        kafka = config(broker, topics.recommendations)
+        create_topics(kafka, topics, replication=1)
+        self.sink: KafkaSink | TransactionSink
+        if in_transactions:
+            member = ConsumerGroupMetadata(kafka.group_id)
+            self.sink = TransactionSink(kafka, topics, now_ms, lambda: member, self.reduced.update)
+        else:
+            self.sink = KafkaSink(kafka, topics, now_ms, self.reduced.update)
+
+    def publish(self, rankings: list[Ranking], rejects: list[Reject]) -> None:
+        """Publish a batch and wait until all that fits is acknowledged."""
+        receipt = self.sink.publish(rankings, rejects, [], [], {self.source: 1})
+        receipt.wait(30)
+        assert receipt.done()
+        assert receipt.acknowledged_ms() is not None
+
+    def users(self) -> list[str]:
+        """Return the users of the rankings that are seen, in order."""
+        return [r.key.decode() for r in lying_on(self.broker, self.topics.recommendations)]
+
+    def letters(self) -> list[ConsumerRecord]:
+        """Return the dead letters that are seen."""
+        return lying_on(self.broker, self.topics.dead_letters)
+
+
+def test_what_does_not_fit_its_topic_goes_as_its_head_or_not_at_all_and_stops_nothing(
+    narrow: Narrow, caplog: pytest.LogCaptureFixture
+) -> None:
+    rankings = [ranking("ann"), ranking("bob", "r" * 30_000), ranking("eve")]
+    rejects = [
+        reject(b"{small", b"ann"),
+        reject(b"v" * 1_048_496, b"ann"),
+        reject(b"{", b"k" * 50_000),
+        reject(None, b"k" * 50_000),
+        reject(b"last", None),
+    ]
+    narrow.publish(rankings, rejects)
+    assert sorted(narrow.users()) == ["ann", "eve"]
+    letters = narrow.letters()
+    told = {
+        "reason": b"not_json",
+        "exception": "expected JSON, got ÿ".encode(),
+        "topic": b"events",
+        "partition": b"0",
+        "offset": b"41",
+    }
+    found = [(letter.key, letter.value, dict(letter.headers)) for letter in letters]
+    assert sorted(found, key=repr) == sorted(
+        [
+            (b"ann", b"{small", told),
+            (
+                b"ann",
+                b"v" * 4_096,
+                told | {"truncated": b"true", "key_bytes": b"3", "value_bytes": b"1048496"},
+            ),
+            (b"k" * 4_096, b"{", told | {"truncated": b"true", "key_bytes": b"50000", "value_bytes": b"1"}),
+            (b"k" * 4_096, None, told | {"truncated": b"true", "key_bytes": b"50000"}),
+            (None, b"last", told),
+        ],
+        key=repr,
+    )
+    dead, lists = narrow.topics.dead_letters, narrow.topics.recommendations
+    assert narrow.reduced == {(dead, "truncated"): 3, (lists, "dropped"): 1}
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len([line for line in warned if repr(lists) in line and "max.message.bytes" in line]) == 1
+    assert len([line for line in warned if repr(dead) in line and "first 65,536 bytes" in line]) == 1
+    caplog.clear()
+    narrow.publish([ranking("zoe"), ranking("bob", "r" * 30_000)], [reject(b"v" * 60_000, b"ann")])  # known
+    assert sorted(narrow.users()) == ["ann", "eve", "zoe"]
+    assert len(narrow.letters()) == 6
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_records_that_are_too_large_together_go_one_after_the_other(narrow: Narrow) -> None:
+    narrow.publish([ranking(f"u{n}", "r" * 300) for n in range(200)], [reject(b"v" * 9_000, None)] * 3)
+    assert len(narrow.users()) == 200
+    assert [len(letter.value) for letter in narrow.letters()] == [9_000] * 3
+    assert not narrow.reduced
+
+
+def test_a_record_larger_than_the_client_sends_goes_as_its_head(broker: str, topics: TopicsConfig) -> None:
+    kafka = config(broker)
+    kafka = msgspec.structs.replace(kafka, options=kafka.options | {"max_request_size": 100_000})
+    reduced: Counter[tuple[str, str]] = Counter()
+    sink = KafkaSink(kafka, topics, now_ms, reduced.update)
+    sink.publish([ranking("bob", "r" * 200_000)], [reject(b"v" * 200_000, b"ann")], [], []).wait(10)
+    (letter,) = lying_on(broker, topics.dead_letters)
+    assert len(letter.value) == 65_536
+    assert reduced == {(topics.dead_letters, "truncated"): 1, (topics.recommendations, "dropped"): 1}
     sink.close()
 
 
@@ -220,7 +315,7 @@ def test_a_topic_that_does_not_exist_is_told(broker: str, topics: TopicsConfig) 
 
 
 def test_no_broker_at_start_is_told_in_one_line() -> None:
-    kafka = KafkaConfig(bootstrap_servers="127.0.0.1:1", options={"bootstrap_timeout_ms": 300})
+    kafka = KafkaConfig(bootstrap_servers="127.0.0.1:1", start_timeout_s=0.3)
     with pytest.raises(UsageError, match="no broker answered") as told:
         KafkaSink(kafka, TopicsConfig(), now_ms)
     assert "\n" not in str(told.value)

@@ -27,9 +27,10 @@ from brokers.embedded import embedded_broker as run_embedded
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka import TopicPartition as KafkaPartition
 from kafka.admin import MemberToRemove
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.structs import ConsumerGroupMetadata, MemberState
 
+from consumers import kafka_client
 from consumers.kafka_client import Patience, consumer_options
 from consumers.kafka_member import Member
 from consumers.kafka_source import BACKLOG_WAIT_S, KafkaSource
@@ -555,7 +556,7 @@ def test_a_broker_that_is_away_for_a_while_is_told_once_and_its_return_too(
 
 
 def test_no_broker_at_start_is_told_in_one_line() -> None:
-    kafka = KafkaConfig(bootstrap_servers="127.0.0.1:1", options={"bootstrap_timeout_ms": 300})
+    kafka = KafkaConfig(bootstrap_servers="127.0.0.1:1", start_timeout_s=0.3)
     with pytest.raises(
         UsageError, match=r"no broker answered at kafka\.bootstrap_servers = '127\.0\.0\.1:1'"
     ) as told:
@@ -588,7 +589,21 @@ def test_options_of_the_user_reach_the_client_but_not_those_of_the_guarantees() 
             consumer_options(KafkaConfig(options={wrong: 1}), in_group=True)
 
 
-def test_a_value_that_the_client_refuses_is_told(broker: str) -> None:
-    kafka = KafkaConfig(bootstrap_servers=broker, options={"request_timeout_ms": 1})
-    with pytest.raises(UsageError, match=r"kafka\.options: the client refused its configuration"):
-        KafkaSource(kafka, ["events"], BatchConfig())
+def test_a_broker_that_is_late_is_waited_for_and_that_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kafka_client, "TELL_S", 0.2)
+    caplog.set_level("INFO", "consumers.kafka_client")
+    waits_ms = []
+
+    def late(**options: int) -> str:
+        waits_ms.append(options["bootstrap_timeout_ms"])
+        if len(waits_ms) < 2:
+            raise KafkaTimeoutError("no answer")
+        return "a client"
+
+    options = kafka_client.connection_options(KafkaConfig(bootstrap_servers="here:9092"))
+    assert kafka_client.connect(late, options) == "a client"
+    assert waits_ms == [200, 14_800]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == "no broker has answered at here:9092 yet; waiting up to 15 s (kafka.start_timeout_s)"

@@ -43,6 +43,7 @@ NAMES = {  # name as scraped: type, labels
     "drift_reaction": ("gauge", set()),
     "rankings_published_total": ("counter", set()),
     "publish_failures_total": ("counter", set()),
+    "records_too_large_total": ("counter", {"topic", "outcome"}),
     "checkpoint_seconds": ("histogram", set()),
     "last_checkpoint_timestamp_seconds": ("gauge", set()),
     "model_version": ("gauge", set()),
@@ -79,6 +80,7 @@ def say_everything(metrics: Metrics) -> None:
     metrics.reacting(True)
     metrics.published(5)
     metrics.publish_failed(2)
+    metrics.too_large("events.dead-letter", "truncated", 3)
     metrics.checkpoint(0.5, 10.5)
     metrics.version(17)
     metrics.build_info("0.1.0", "3.11", "2.13")
@@ -120,6 +122,7 @@ def test_what_was_said_is_what_is_scraped() -> None:
     assert value(metrics, "drift_reaction") == 1
     assert value(metrics, "rankings_published_total") == 5
     assert value(metrics, "publish_failures_total") == 2
+    assert value(metrics, "records_too_large_total", topic="events.dead-letter", outcome="truncated") == 3
     assert value(metrics, "checkpoint_seconds_sum") == 0.5
     assert value(metrics, "last_checkpoint_timestamp_seconds") == 10.5
     assert value(metrics, "model_version") == 17

@@ -191,16 +191,15 @@ def recording(folder: Path, rows: int = 300) -> Path:
     return path
 
 
-def test_no_broker_is_one_line_and_code_2(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("consumers.kafka_client.BOOTSTRAP_TIMEOUT_MS", 200)
+def test_no_broker_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = main(
         [
             "replay",
             str(recording(tmp_path)),
             "--set",
             "kafka.bootstrap_servers=127.0.0.1:1",
+            "--set",
+            "kafka.start_timeout_s=0.2",
             "--log-level",
             "error",
         ]

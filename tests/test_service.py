@@ -314,11 +314,49 @@ def error_lines(process: Process) -> int:
     return sum(line.startswith("afresh: ") for line in process.said().splitlines())
 
 
+def test_of_two_processes_of_one_name_the_older_ends_and_in_one_folder_the_second(
+    embedded_broker: str, topic_name: Name, tmp_path: Path
+) -> None:
+    """As README, Guarantees, says; with transactions, where a process can end another before it joins."""
+    settings = {"kafka.transactions": "true"}
+    elsewhere = settings | {"checkpoint.path": str(tmp_path / "elsewhere")}
+    stem, broker = topic_name("two"), embedded_broker
+    (tmp_path / "second").mkdir()
+    events = shopping(400, seed=3, now_ms=now_ms())
+    with (
+        Site(broker, stem, tmp_path, settings=settings) as site,
+        Site(broker, stem, tmp_path / "second", settings=elsewhere) as other,
+    ):
+        site.create_topics()
+        older = site.run()
+        site.send(events[:200])
+        older.wait_learned(200)
+        newer = other.run()
+
+        def ended() -> bool:
+            site.send(events[:5])  # an idle worker asks about its place every 10 s only
+            return older.code is not None
+
+        newer.until(ended, "the older one has ended")
+        assert older.code == 2
+        assert error_lines(older) == 1
+        assert "kafka.worker_id = 'worker-0': another process has joined group" in older.said()
+        newer.wait_state("ready")
+        third = other.run()
+        assert third.wait() == 2
+        assert error_lines(third) == 1
+        assert "another process is writing this journal" in third.said()
+        site.send(events[200:])
+        newer.wait_learned(200)
+        newer.until(other.all_committed, "all is committed")
+        newer.end()
+
+
 def test_no_broker_at_the_start_is_told_in_one_line(topic_name: Name, tmp_path: Path) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and doesn't listen
         address = f"127.0.0.1:{nobody.getsockname()[1]}"
-        with Site(address, topic_name("nobody"), tmp_path) as site:
+        with Site(address, topic_name("nobody"), tmp_path, settings={"kafka.start_timeout_s": 0.3}) as site:
             service = site.run()
             assert service.wait() == 2
     assert error_lines(service) == 1

@@ -178,11 +178,9 @@ def test_a_signal_ends_it_with_zero(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_no_broker_is_one_line_and_exit_code_two(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("consumers.kafka_client.BOOTSTRAP_TIMEOUT_MS", 200)
-    assert cli.main(["watch", "--set", "kafka.bootstrap_servers=127.0.0.1:1", "--log-level", "error"]) == 2
+def test_no_broker_is_one_line_and_exit_code_two(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--set", "kafka.bootstrap_servers=127.0.0.1:1", "--set", "kafka.start_timeout_s=0.2"]
+    assert cli.main(["watch", *options, "--log-level", "error"]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith("afresh: no broker answered at kafka.bootstrap_servers = '127.0.0.1:1'")

@@ -84,6 +84,11 @@ def _kafka(settings: Settings) -> Complaints:
     if kafka.ssl_cafile and not Path(kafka.ssl_cafile).is_file():
         yield "kafka.ssl_cafile", kafka.ssl_cafile, "a file that exists"
     yield from _login(kafka)
+    if kafka.options:
+        from consumers.kafka_client import unfit_options  # the client takes a while to import
+
+        for option, value, expected in unfit_options(kafka):
+            yield f"kafka.options.{option}", value, expected
 
 
 def _login(kafka: KafkaConfig) -> Complaints:

@@ -11,6 +11,7 @@ from consumers.kafka_tail import Tail
 from pipeline.app.demo.text import alarm_text
 from pipeline.app.inspection_view import moment, plain
 from pipeline.event.batch import Record
+from pipeline.event.checks import unreadable
 from pipeline.event.records import DEFAULT_USER, DriftAlarm, Ranking
 from pipeline.settings import Settings
 from producers.outgoing import key_hash
@@ -117,6 +118,9 @@ def _newest(tail: Tail, keys: Sequence[bytes]) -> list[Record]:
 
 def _laid_out(records: Iterable[Record], lay: Lay) -> Iterator[str]:
     for record in records:
+        if problem := unreadable(record):
+            logger.warning("%s-%d: %s", record.topic, record.partition, problem.detail)
+            continue
         try:
             yield lay(record)
         except (msgspec.MsgspecError, ValueError) as error:

@@ -33,6 +33,7 @@ from pipeline.state.tables import LIVE
 from pipeline.warm_up import warm_up
 from producers.kafka_sink import KafkaSink
 from producers.kafka_transactions import TransactionSink
+from producers.outgoing import ReducedCounts
 from producers.topics import ensure_topics
 
 logger = logging.getLogger(__name__)
@@ -56,18 +57,23 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
     """
     use_threads(settings.model.threads)
     decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
-    clock = SystemClock()
+    clock, metrics = SystemClock(), Metrics()
     for name in ensure_topics(settings.kafka, settings.topics):
         logger.info("created the topic %s", name)
     source = KafkaSource(settings.kafka, list(settings.topics.event_topics()), settings.batch)
     if warning := uneven(source.partitions()):
         logger.warning(warning)
+    survival = build_survival(settings)
     try:
-        sink = build_sink(settings, source, clock)
+        if survival is not None:
+            survival.journal.lock()  # first: a second process of our name would end the first's transactions
+        sink = build_sink(settings, source, clock, metrics)
         items = KafkaItems(settings.kafka, settings.topics.items, settings.items)
     except AfreshError:
         with suppress(AfreshError):
             source.close()
+        if survival is not None:
+            survival.journal.close()
         raise
     warm_up(settings)
     recommender = Recommender(settings)
@@ -76,20 +82,28 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
     gc.freeze()
     # a batch makes thousands of short-lived lists and no cycles: look for those seldom
     gc.set_threshold(50_000, 20, 100)
-    metrics, health = Metrics(), Health(clock)
+    health = Health(clock)
     metrics.build_info(version("afresh"), platform.python_version(), torch.__version__)
     metrics.ask_live(lambda: not health.stalled())
     observer = watch(MetricsObserver(metrics, health, clock, lambda: standing(recommender)))
     edges = Edges(source, decoder, sink, clock, observer, items)
-    loop = Loop(recommender, edges, settings, build_survival(settings))
+    loop = Loop(recommender, edges, settings, survival)
     return Service(loop, recommender, metrics, health)
 
 
-def build_sink(settings: Settings, source: KafkaSource, clock: Clock) -> Sink:
+def build_sink(settings: Settings, source: KafkaSource, clock: Clock, metrics: Metrics) -> Sink:
     """Return the sink that `kafka.transactions` asks for."""
+
+    def reduced(counts: ReducedCounts) -> None:
+        for (topic, outcome), count in counts.items():
+            metrics.too_large(topic, outcome, count)
+
+    for topic in (settings.topics.recommendations, settings.topics.dead_letters, settings.topics.drift):
+        metrics.too_large(topic, "dropped", 0)
+    metrics.too_large(settings.topics.dead_letters, "truncated", 0)
     if settings.kafka.transactions:
-        return TransactionSink(settings.kafka, settings.topics, clock.now_ms, source.member)
-    return KafkaSink(settings.kafka, settings.topics, clock.now_ms)
+        return TransactionSink(settings.kafka, settings.topics, clock.now_ms, source.member, reduced)
+    return KafkaSink(settings.kafka, settings.topics, clock.now_ms, reduced)
 
 
 def build_survival(settings: Settings) -> Survival | None:

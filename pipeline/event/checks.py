@@ -18,6 +18,7 @@ TimeUnit = Literal["ms", "s", "iso"]  # of a file's times; a topic's may be "aut
 
 REASONS = (
     "tombstone",  # a record without a value
+    "unreadable_batch",  # in place of a whole record batch: broken compression or a wrong checksum
     "too_large",  # longer than limits.record_bytes
     "not_utf8",
     "not_json",
@@ -49,6 +50,12 @@ class Problem(NamedTuple):
 
     reason: str
     detail: str
+
+
+def unreadable(record: object) -> Problem | None:
+    """Return why a record stands in place of a batch that can't be read; None for any other record."""
+    detail = getattr(record, "unreadable", "")
+    return Problem("unreadable_batch", detail) if detail else None
 
 
 def id_problem(field: str, text: str) -> Problem | None:

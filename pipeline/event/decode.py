@@ -22,6 +22,7 @@ from pipeline.event.checks import (
     shown,
     time_problem,
     too_deep,
+    unreadable,
     user_problem,
 )
 from pipeline.event.fields import Refused, as_text, event_parser, field_names, key_text
@@ -131,7 +132,9 @@ class Decoder:
         """Say why a record was not even parsed."""
         value = record.value
         if value is None:
-            return Problem("tombstone", "the record has no value; expected a JSON object")
+            return unreadable(record) or Problem(
+                "tombstone", "the record has no value; expected a JSON object"
+            )
         if len(value) > self._record_bytes:
             expected = f"expected at most limits.record_bytes = {self._record_bytes}"
             return Problem("too_large", f"{len(value)} bytes; {expected}")

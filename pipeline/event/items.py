@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from pipeline.event.batch import BadItem, ItemChange, ItemNews, Record, TopicPartition
-from pipeline.event.checks import MAX_DEPTH, Problem, id_problem, shown, too_deep
+from pipeline.event.checks import MAX_DEPTH, Problem, id_problem, shown, too_deep, unreadable
 from pipeline.event.decode import framed_problem, json_problem
 from pipeline.event.fields import Refused, is_path, value_at
 from pipeline.event.framing import is_object, schema_of, unframed
@@ -66,7 +66,7 @@ def item_news(records: Iterable[Record], settings: ItemsConfig = OUR_NAMES) -> I
     offsets: dict[TopicPartition, int] = {}
     for record in records:
         offsets[TopicPartition(record.topic, record.partition)] = record.offset + 1
-        read = _read(record, names, key_announces)
+        read = unreadable(record) or _read(record, names, key_announces)
         if isinstance(read, ItemChange):
             changes.pop(read.item_id, None)
             changes[read.item_id] = read

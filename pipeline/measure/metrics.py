@@ -151,6 +151,9 @@ class Metrics:
         self._due = gauge("rankings_due", "Users whose list is to be made without an event of theirs.")
         self._published = counter("rankings_published", "Rankings acknowledged by the broker.")
         self._publish_failures = counter("publish_failures", "Records that the broker did not acknowledge.")
+        self._too_large = counter(
+            "records_too_large", "Records larger than their topic takes.", "topic", "outcome"
+        )
         self._last_checkpoint = gauge(
             "last_checkpoint_timestamp_seconds", "Time of the last checkpoint; 0: none."
         )
@@ -295,6 +298,11 @@ class Metrics:
     def due(self, users: int) -> None:
         """Set how many users wait for a list that no event of theirs asks for."""
         self._due.set(users)
+
+    def too_large(self, topic: str, outcome: str, n: int = 1) -> None:
+        """Count records that were `truncated` (dead letters) or `dropped`, since their topic takes no larger
+        ones."""
+        self._too_large.labels(topic, outcome).inc(n)
 
     def publish_failed(self, n: int = 1) -> None:
         """Count records that were not acknowledged."""

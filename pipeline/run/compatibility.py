@@ -71,6 +71,7 @@ RULES: dict[str, Rule] = {
     "kafka.sasl_username": _FREE,
     "kafka.sasl_password": _FREE,
     "kafka.ssl_cafile": _FREE,
+    "kafka.start_timeout_s": _FREE,
     "kafka.broker_timeout_s": _FREE,
     "kafka.transactions": Rule(
         "free; switched on, batches since the newest checkpoint that were not committed are read from the "

@@ -36,6 +36,8 @@ class Guard:
         if raw.rejects:
             bad = {(r.record.topic, r.record.partition, r.record.offset) for r in raw.rejects}
             bad_R[:] = [(r.topic, r.partition, r.offset) in bad for r in polled.records]
+            # one record may stand for a whole batch that can't be read
+            bad_R = np.repeat(bad_R, [min(getattr(r, "stands_for", 1), WINDOW) for r in polled.records])
         self._bad_W = np.concatenate((self._bad_W, bad_R))[-WINDOW:]
         longest = self._longest_run(bad_R)
         share = float(self._bad_W.mean()) if len(self._bad_W) else 0.0

@@ -150,7 +150,7 @@ def _mentioned(rows: int, values: Iterable[AnyArray]) -> npt.NDArray[np.intp]:
 def _admit_items_of(state: State, arrays: Arrays, of_items: Sequence[AnyArray]) -> IntArray:
     """Admit the items with events that a shard's users mention; return the row of each item.
 
-    -1: no user mentions it, or it is announced where the shard comes from and withdrawn or not announced here.
+    -1: no user mentions it, or it is announced where the shard comes from and not here.
     """
     item_ids = unpack_texts(as_bytes(arrays["item_ids"]), as_longs(arrays["item_id_borders"]))
     places = _mentioned(len(item_ids), [arrays["consumed_values"], *of_items])

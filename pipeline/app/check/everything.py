@@ -11,12 +11,13 @@ from pipeline.app.check.cluster import (
     transactional_id,
     uses,
 )
-from pipeline.app.check.findings import Finding, fault, ok, warn
+from pipeline.app.check.findings import Finding, fault, numbered, ok, warn
 from pipeline.app.check.here import judge_machine, learned_offsets
 from pipeline.app.check.items import judge_items
 from pipeline.app.check.records import judge_places, judge_records
 from pipeline.app.rules import Origins
-from pipeline.errors import AfreshError
+from pipeline.errors import AfreshError, UsageError
+from pipeline.event.checks import unreadable
 from pipeline.settings import Settings
 from producers.topics import create_topics
 
@@ -77,14 +78,25 @@ def _records(name: str, partitions: int, settings: Settings, now_ms: Callable[[]
             records = list(tail.existing(SAMPLE_WAIT_S))
         yield from judge_records(name, partitions, records, settings, now_ms())
     except AfreshError as error:
-        yield warn(f"records of {name}", f"could not be looked at: {error}", "mend that, and check again")
+        yield _unread(name, error)
 
 
 def _items(name: str, settings: Settings) -> Iterator[Finding]:
+    """Read the newest records of the items topic and yield what is found in them."""
     try:
         with Tail(settings.kafka, name, SAMPLE) as tail:
             records = list(tail.existing(SAMPLE_WAIT_S))
     except AfreshError as error:
-        yield warn(f"records of {name}", f"could not be looked at: {error}", "mend that, and check again")
+        yield _unread(name, error)
         return
-    yield from judge_items(name, records, settings)
+    problems = [problem for record in records if (problem := unreadable(record))]
+    for problem in problems[:1]:
+        found = f"{numbered(len(problems), 'batch')} of the newest can't be read, such as: {problem.detail}"
+        yield warn(f"records of {name}", found, "publish what these items are again")
+    yield from judge_items(name, [record for record in records if not unreadable(record)], settings)
+
+
+def _unread(name: str, error: AfreshError) -> Finding:
+    """Return the finding of a topic that can't be read: a fault where `afresh run` would end with it."""
+    make = fault if isinstance(error, UsageError) else warn
+    return make(f"records of {name}", f"could not be looked at: {error}", "mend that, and check again")

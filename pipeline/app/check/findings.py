@@ -65,7 +65,8 @@ def numbered(count: int, word: str) -> str:
     >>> numbered(1, "record"), numbered(1200, "record")
     ('1 record', '1,200 records')
     """
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
+    plural = "es" if word.endswith("ch") else "s"
+    return f"{count:,} {word}{'' if count == 1 else plural}"
 
 
 def _number(count: int, word: str) -> str:
