@@ -46,10 +46,11 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         settings = msgspec.structs.replace(settings, rank=msgspec.structs.replace(settings.rank, exclude=[]))
     evaluation, tally = judge_file(args, settings, compared(settings, args.models))
     result = evaluation.result()
-    show(args, settings, result, tally)
     figures = {**document(args, result, tally), "repeats": settings.rank.exclude == []}
     if args.report is not None:
         write_report(args.report, figures, evaluation, result, tally.lines())
+    show(args, settings, result, tally)
+    if args.report is not None:
         print(f"report: {args.report}", file=sys.stderr)
     if args.json:
         print(json.dumps(figures))

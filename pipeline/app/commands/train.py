@@ -57,11 +57,11 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             "folder of our own: give access, or name another"
         ) from None
     evaluation, tally = judge_file(args, settings, as_served(settings))
-    result = evaluation.result()
-    show(args, settings, result, tally)
     kafka = msgspec.structs.replace(settings.kafka, worker_id=TRAINED)
     checkpoints = Checkpoints(folder, msgspec.structs.replace(settings, kafka=kafka))
     manifest = checkpoints.save(evaluation.recommender, 0, SystemClock().now_ms())
+    result = evaluation.result()
+    show(args, settings, result, tally)  # after the saving: nothing is lost where stdout takes nothing
     config = f" --config {args.config}" if args.config else ""
     path = f" --set checkpoint.path={args.checkpoint}" if before.path != args.checkpoint else ""
     print(
