@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     result = evaluation.result()
     figures = {**document(args, result, tally), "repeats": settings.rank.exclude == []}
     if args.report is not None:
-        write_report(args.report, figures, evaluation, result, tally.lines())
+        write_report(args.report, figures, evaluation, result, [*tally.lines(), *tally.order()])
     show(args, settings, result, tally)
     if args.report is not None:
         print(f"report: {args.report}", file=sys.stderr)
