@@ -14,8 +14,9 @@ import csv
 import io
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
+from typing import NamedTuple
 
 from consumers.recording import FileBytes, Recording
 from consumers.rows import Row, Tally, places_of
@@ -35,6 +36,7 @@ class CsvRows:
         self._recording, self._tally = recording, tally
         self._bytes = FileBytes(recording.path, recording.name, recording.packed)
         self.share = self._bytes.share
+        self._split = line_splitter(recording.delimiter)
 
     def header(self) -> list[str]:
         """Return the names of the columns; none for an empty file. Raise `UsageError` when unreadable."""
@@ -54,11 +56,13 @@ class CsvRows:
                 )
             user, item, time, event, value = places_of(self._recording.name, self._recording.columns, header)
             width = len(header)
+            fits = _Fit(width, time, self._split)
             for line in lines:
                 number += 1
                 more = 0
                 if mark in line:
-                    row, more = self._quoted(line, lines, width, time)
+                    whole = self._split(line)
+                    row, more = (whole, 0) if whole is not None else _over_lines(line, lines, delimiter, fits)
                 else:
                     row = line.rstrip(ENDS).split(delimiter)
                 if row == [""]:  # a blank line is no row
@@ -78,20 +82,11 @@ class CsvRows:
         first = next(iter(lines), None)
         if first is None:
             return [], 0
-        row, open_quote = split_line(first, self._recording.delimiter)
-        if open_quote:
-            found, more = _over_lines(first, lines, self._recording.delimiter, 0, 0)
-            if found:
-                return found, 1 + more
-        return row, 1
-
-    def _quoted(self, line: str, lines: "_Lines", width: int, time: int) -> tuple[list[str], int]:
-        """Return the fields of the record that begins with a line, and how many lines more it has."""
-        row, open_quote = split_line(line, self._recording.delimiter)
-        if not open_quote:
-            return row, 0
-        found, more = _over_lines(line, lines, self._recording.delimiter, width, time)
-        return found, more
+        row = self._split(first)
+        if row is not None:
+            return row, 1
+        row, more = _over_lines(first, lines, self._recording.delimiter)
+        return row or first.rstrip(ENDS).split(self._recording.delimiter), 1 + more
 
 
 class _Lines:
@@ -131,32 +126,63 @@ class _Lines:
             self._ahead.popleft()
 
 
-def split_line(line: str, delimiter: str) -> tuple[list[str], bool]:
-    """Return the fields of one line, and whether a quote is still open at its end.
+def line_splitter(delimiter: str) -> Callable[[str], list[str] | None]:
+    """Return a function that splits one line into its fields; None: a quote is open at the line's end.
 
-    >>> split_line('u1,"a, b",7', ","), split_line('u1,"a, b', ",")[1], split_line('1::"x', "::")[0]
-    ((['u1', 'a, b', '7'], False), True, ['1', '"x'])
+    >>> split = line_splitter(",")
+    >>> split('u1,"a, b",7'), split('u1,"a, b'), line_splitter("::")('1::"x')
+    (['u1', 'a, b', '7'], None, ['1', '"x'])
     """
-    if len(delimiter) > 1 or '"' not in line:
-        return line.rstrip(ENDS).split(delimiter), False
-    reader = csv.reader((line, ""), delimiter=delimiter)
-    try:
-        row = next(reader)
-    except csv.Error:  # such as a lone carriage return behind a quote
-        return [], False
-    return row, reader.line_num > 1  # it went on to the next line
+    taken: list[str] = []
+    reader = csv.reader(
+        iter(taken.pop, None), delimiter=delimiter[0]
+    )  # one for all lines: making one is slow
+
+    def split(line: str) -> list[str] | None:
+        if len(delimiter) > 1 or '"' not in line:
+            return line.rstrip(ENDS).split(delimiter)
+        taken.append(line)
+        try:
+            return next(reader)
+        except IndexError:  # the reader asked for the next line
+            return None
+        except csv.Error:  # such as a lone carriage return behind a quote
+            return []
+
+    return split
 
 
-def _over_lines(first: str, lines: _Lines, delimiter: str, width: int, time: int) -> tuple[list[str], int]:
+class _Fit(NamedTuple):
+    """What a row of the file has: so many fields, with a time in the place for it."""
+
+    width: int
+    time: int
+    split: Callable[[str], list[str] | None]
+
+    def is_row(self, line: str) -> bool:
+        """Say whether a line is a row by itself.
+
+        One with an odd number of quotes may be the end of a field that began on a line before.
+        """
+        row = self.split(line) if line.count('"') % 2 == 0 else None
+        if row is None or len(row) != self.width:
+            return False
+        try:
+            return any_ms(row[self.time]) >= EARLIEST_MS
+        except ValueError:
+            return False
+
+
+def _over_lines(first: str, lines: _Lines, delimiter: str, fits: _Fit | None = None) -> tuple[list[str], int]:
     """Return the fields of a record that runs over several lines, and how many those are but the first.
 
-    No fields: it has no end, or not `width` fields (0: any number), or holds a row of its own.
+    No fields: it has no end, or it does not fit, or holds a row of its own.
     """
 
     def more() -> Iterator[str]:
         for place in range(MAX_LINES - 1):
             line = lines.peek(place)
-            if line is None or (width and _is_row(line, delimiter, width, time)):
+            if line is None or (fits and fits.is_row(line)):
                 return
             yield line
 
@@ -165,24 +191,10 @@ def _over_lines(first: str, lines: _Lines, delimiter: str, width: int, time: int
         row = next(reader)
     except csv.Error:
         return [], 0
-    if width and len(row) != width:
+    if fits and len(row) != fits.width:
         return [], 0
     lines.skip(reader.line_num - 1)
     return row, reader.line_num - 1
-
-
-def _is_row(line: str, delimiter: str, width: int, time: int) -> bool:
-    """Say whether a line is a row by itself: the right number of fields, and a time where one belongs.
-
-    One with an odd number of quotes may be the end of a field that began on a line before.
-    """
-    row, _ = split_line(line, delimiter)
-    if len(row) != width or line.count('"') % 2:
-        return False
-    try:
-        return any_ms(row[time]) >= EARLIEST_MS
-    except ValueError:
-        return False
 
 
 def _bad_row(row: Sequence[str], width: int) -> Problem:

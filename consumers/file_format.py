@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from consumers.csv_rows import split_line
+from consumers.csv_rows import line_splitter
 from consumers.recording import GZIP, FileBytes, Kind, Recording
 from consumers.rows import NEEDED, Columns
 from pipeline.errors import UsageError
@@ -81,8 +81,8 @@ def recognised(
             path, name, "csv", packed, next(each for each in tried if _is_movielens(lines, each)), MOVIELENS
         )
     if found is None:
-        found = max(tried, key=lambda each: len(split_line(lines[0], each)[0]))
-        if _holds_time(split_line(lines[0], found)[0]):
+        found = max(tried, key=lambda each: len(_fields(lines[0], each)))
+        if _holds_time(_fields(lines[0], found)):
             raise UsageError(
                 f"{name}: no header line; the first line is {shown(lines[0])}: name its columns, "
                 "such as --columns user,item,timestamp"
@@ -149,10 +149,10 @@ def _lines(head: bytes) -> list[str]:
 def _splitting(name: str, lines: list[str], delimiter: str | None, header: Sequence[str]) -> str:
     """Return the delimiter that makes as many fields of most lines as there are names."""
     tried = [delimiter] if delimiter else list(DELIMITERS)
-    fits = {each: sum(len(split_line(line, each)[0]) == len(header) for line in lines) for each in tried}
+    fits = {each: sum(len(_fields(line, each)) == len(header) for line in lines) for each in tried}
     best = max(tried, key=fits.__getitem__)
     if not fits[best]:
-        found = len(split_line(lines[0], best)[0]) if delimiter else "another number of"
+        found = len(_fields(lines[0], best)) if delimiter else "another number of"
         raise UsageError(
             f"{name}: --columns names {len(header)} columns, but the first line has {found} fields: "
             f"{shown(lines[0])}; expected a name for each field, and --delimiter where it is none of "
@@ -161,8 +161,12 @@ def _splitting(name: str, lines: list[str], delimiter: str | None, header: Seque
     return best
 
 
+def _fields(line: str, delimiter: str) -> list[str]:
+    return line_splitter(delimiter)(line) or []
+
+
 def _names_all(line: str, delimiter: str, choices: Choices) -> bool:
-    names = set(split_line(line, delimiter)[0])
+    names = set(_fields(line, delimiter))
     return all(names & set(choices[column]) for column in NEEDED)
 
 

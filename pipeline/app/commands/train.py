@@ -15,7 +15,8 @@ A worker whose checkpoint.path is PATH and that has no checkpoint of its own sta
 parameters, counts, figures and users of the file, and so does each of several workers. Configure events,
 model and rank alike: the rules of a changed configuration hold here too, and with another model.dim the
 model starts anew. A worker reads the topic from where its group has committed, at first from its earliest
-record: it should not hold the file's events again."""
+record: it should not hold the file's events again. A file that is not in order of time is sorted first, where
+it has at most 10,000,000 events."""
 EXAMPLE = "afresh train history.csv.gz --checkpoint ./state\nafresh run --set checkpoint.path=./state"
 PROBE = "writable"  # a file that is there for a moment
 
