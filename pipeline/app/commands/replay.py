@@ -23,8 +23,8 @@ HELP = """Send a recorded file into the events topic, in its order.
 
 Each row becomes one JSON event: key = user, the row's time in the field for timestamp_ms, the record itself
 stamped when it is sent. Without --speed and --rate events go as fast as the broker takes them. The first
-Ctrl-C ends the sending: what is out is waited for and counted. Events out of order of time are counted too, not sorted. Topics that don't exist are created with the
-broker's defaults."""
+Ctrl-C ends the sending: what is out is waited for and counted. Events out of order of time are counted too,
+and not sorted. Topics that don't exist are created with the broker's defaults."""
 EXAMPLE = "afresh replay events.csv.gz --rate 500 --limit 30000\nafresh replay events.parquet --speed 60"
 CHUNK = 1_000  # events that are read at a time
 SURVEYED = 100_000  # events that tell whether the unit of time is right
