@@ -160,7 +160,7 @@ class _Fit(NamedTuple):
     split: Callable[[str], list[str] | None]
 
     def is_row(self, line: str) -> bool:
-        """Say whether a line is a row by itself.
+        """Return whether a line is a row by itself.
 
         One with an odd number of quotes may be the end of a field that began on a line before.
         """

@@ -101,7 +101,7 @@ def value_problem(field: str, value: float) -> Problem | None:
 
 
 def plausible(time_ms: float, now_ms: int) -> bool:
-    """Say whether a time can be real: from 1980 on, and at most a day ahead of `now_ms`. NaN is not."""
+    """Return whether a time is plausible: from 1980 on, and at most a day ahead of `now_ms`. NaN is not."""
     return EARLIEST_MS <= time_ms <= now_ms + AHEAD_MS
 
 

@@ -49,6 +49,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     ):
         for line in lines:
             print(line, flush=True)
-            if stdout_error():  # nobody reads on
+            if stdout_error():  # its reader has ended
                 break
     return 0
