@@ -1,115 +1,36 @@
 """The rows of a recorded file, whatever its format: text, numbers and where they stand; nothing is judged
 here."""
 
-import csv
-import gzip
-import io
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
+from consumers.csv_rows import CsvRows
 from consumers.parquet_rows import ParquetRows
-from consumers.rows import Columns, Row, Rows, Tally, places_of, wrong_type
-from pipeline.errors import UsageError
+from consumers.recording import FileBytes, Recording
+from consumers.rows import Row, Rows, Tally, places_of, wrong_type
 from pipeline.event.checks import MAX_DEPTH, Problem, TimeUnit, too_deep
 from pipeline.event.decode import json_problem
 from pipeline.event.fields import value_at
 
-SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
 
-
-def open_rows(path: Path, columns: Columns, tally: Tally) -> Rows:
-    """Choose the reader by the file's name; rows that it can't make out go to `tally`.
-
-    Raise `UsageError` for a name that none of `SUFFIXES` ends.
-    """
-    name = path.name.lower()
-    if name.endswith((".csv", ".csv.gz")):
-        return _CsvRows(path, columns, tally)
-    if name.endswith((".jsonl", ".jsonl.gz")):
-        return _JsonRows(path, columns, tally)
-    if name.endswith(".parquet"):
-        return ParquetRows(path, columns, tally)
-    raise UsageError(f"{path}: unknown kind of file; expected a name that ends in {', '.join(SUFFIXES)}")
-
-
-class FileBytes:
-    """The bytes of a file, unpacked, and how far they have been read."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._raw: BinaryIO | None = None
-        self._size = 0
-
-    @contextmanager
-    def open(self) -> Iterator[BinaryIO]:
-        """Open the file. Errors of the file inside the block become a `UsageError`."""
-        try:
-            with self._path.open("rb") as raw:
-                self._raw, self._size = raw, raw.seek(0, io.SEEK_END)
-                raw.seek(0)
-                if self._path.name.lower().endswith(".gz"):
-                    with gzip.open(raw) as unpacked:
-                        yield io.BufferedReader(unpacked, 1 << 16)
-                else:
-                    yield raw
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise UsageError(f"{self._path}: not a whole gzip file: {error}; get it again") from error
-        except OSError as error:
-            raise UsageError(f"{self._path}: can't be read: {error.strerror or error}") from error
-
-    def share(self) -> float:
-        """Share of the packed bytes that have been read."""
-        if self._raw is None or not self._size:
-            return 0.0
-        return 1.0 if self._raw.closed else self._raw.tell() / self._size
-
-
-class _CsvRows:
-    time_unit: TimeUnit | None = None
-
-    def __init__(self, path: Path, columns: Columns, tally: Tally) -> None:
-        self._path, self._columns, self._tally = path, columns, tally
-        self._bytes = FileBytes(path)
-        self.share = self._bytes.share
-
-    def __iter__(self) -> Iterator[Row]:
-        with self._bytes.open() as binary:
-            # Bytes that are not UTF-8 become surrogates, so that they spoil their own row only.
-            text = io.TextIOWrapper(binary, "utf-8-sig", errors="surrogateescape", newline="")
-            reader = csv.reader(text)
-            header = next(reader, None)
-            if header is None:
-                raise UsageError(f"{self._path}: empty; expected a header line such as {','.join(Columns())}")
-            user, item, time, event, value = places_of(self._path, self._columns, header)
-            width, line = len(header), reader.line_num
-            while True:
-                try:
-                    for row in reader:
-                        if len(row) == width:
-                            row.append("")  # for columns that the file lacks
-                            line = reader.line_num
-                            yield Row(line, row[user], row[item], row[time], row[event], row[value])
-                        elif row:  # a blank line is no row
-                            problem = Problem("bad_row", f"{len(row)} fields; expected the header's {width}")
-                            self._tally.reject(line + 1, problem, reader.line_num - line)
-                        line = reader.line_num
-                    return
-                except csv.Error as error:  # such as a quote that never ends: it has swallowed some lines
-                    self._tally.reject(line + 1, Problem("bad_row", str(error)), reader.line_num - line)
-                    line = reader.line_num
+def open_rows(recording: Recording, tally: Tally) -> Rows:
+    """Return the reader for the kind of file; rows that it can't make out go to `tally`."""
+    readers: dict[str, type[CsvRows] | type[_JsonRows] | type[ParquetRows]] = {
+        "csv": CsvRows,
+        "jsonl": _JsonRows,
+        "parquet": ParquetRows,
+    }
+    return readers[recording.kind](recording, tally)
 
 
 class _JsonRows:
     time_unit: TimeUnit | None = None
 
-    def __init__(self, path: Path, columns: Columns, tally: Tally) -> None:
-        self._path, self._columns, self._tally = path, columns, tally
-        self._bytes = FileBytes(path)
+    def __init__(self, recording: Recording, tally: Tally) -> None:
+        self._recording, self._columns, self._tally = recording, recording.columns, tally
+        self._bytes = FileBytes(recording.path, recording.name, recording.packed)
         self.share = self._bytes.share
 
     def __iter__(self) -> Iterator[Row]:
@@ -119,6 +40,7 @@ class _JsonRows:
             for number, line in enumerate(binary, 1):
                 if line.isspace():
                     continue
+                self._tally.rows += 1
                 row = self._parsed(number, line)
                 if row is None:
                     continue
@@ -127,11 +49,14 @@ class _JsonRows:
                 if isinstance(got, Row):
                     good += 1
                     yield got
+                elif str(self._value(row, "event")) in self._recording.ignored:
+                    good += 1
+                    self._tally.ignored += 1
                 else:
                     self._tally.reject(number, got)
         if first is not None and not good:  # no row fits: most likely the names don't
-            found = [name for name in self._columns if value_at(first, name) is not None]
-            places_of(self._path, self._columns, list(dict.fromkeys([*first, *found])))
+            found = [name for name in self._columns if name is not None and value_at(first, name) is not None]
+            places_of(self._recording.name, self._columns, list(dict.fromkeys([*first, *found])))
 
     def _parsed(self, number: int, line: bytes) -> dict[str, Any] | None:
         problem = Problem("too_deep", f"nested deeper than {MAX_DEPTH} levels; expected a flat JSON object")
@@ -148,7 +73,7 @@ class _JsonRows:
         texts = []
         for column in ("user", "item", "event"):
             name = getattr(self._columns, column)
-            text = value_at(row, name)
+            text = self._value(row, column)
             if text is None and column == "event":
                 text = ""
             if isinstance(text, int) and not isinstance(text, bool):
@@ -156,10 +81,15 @@ class _JsonRows:
             if not isinstance(text, str):
                 return wrong_type(name, text, "text or a whole number")
             texts.append(text)
-        time, value = value_at(row, self._columns.timestamp), value_at(row, self._columns.value)
+        time, value = self._value(row, "timestamp"), self._value(row, "value")
         if not isinstance(time, str | int | float) or isinstance(time, bool):
             return wrong_type(self._columns.timestamp, time, "a number or an ISO 8601 text")
         if isinstance(value, bool) or not isinstance(value, str | int | float | None):
             return wrong_type(self._columns.value, value, "a number")
         user, item, event = texts
         return Row(number, user, item, time, event, value)
+
+    def _value(self, row: dict[str, Any], column: str) -> Any:
+        """Return what a row holds in one of our columns; None for nothing, or for a column not read."""
+        name = getattr(self._columns, column)
+        return None if name is None else value_at(row, name)

@@ -1,54 +1,64 @@
 """Recorded events out of a file, as the very columns that a topic's records become.
 
-Files: .csv and .csv.gz (UTF-8, commas, one header line), .jsonl and .jsonl.gz (an object a line), .parquet.
+Files: delimited text, .jsonl (an object a line) and .parquet; the first two may be packed with gzip. How a
+file is read is a `Recording`; `consumers.file_format` finds it.
 
 Ids are text, byte for byte: `0444778`, `nan`, `1e5` and ` a ` stay what they are; whole numbers in .jsonl
 and .parquet become their digits. A row is held to `pipeline.event.checks`, the rules of a topic's records;
 one that breaks them is counted and shown, never dropped in silence. An empty event is the default type, an
 empty value is none.
 
-Times are Unix seconds (with or without a fraction), milliseconds, or ISO 8601 (UTC where no offset is
-given). Unless the unit is given it is found once for the whole file, from its first 100 rows: ISO 8601 when
-none of them is a number; else milliseconds when the middle one of the numbers is 1e11 or more (as
-milliseconds that is 1973, as seconds the year 5138), else seconds. A column of times in .parquet says
-itself what it is.
+Times are Unix seconds, milliseconds, microseconds or nanoseconds (with or without a fraction), or ISO 8601
+(UTC where no offset is given). Unless the unit is given it is found from the first 100 rows, by the middle
+one of the numbers; a time that is implausible in that unit is read in the one that its own size tells: no
+plausible time can be taken for another, see `any_ms`. A column of times in .parquet says itself what it is.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from statistics import median_low
 
 import numpy as np
 
+from consumers.file_format import by_name
 from consumers.file_rows import open_rows
-from consumers.rows import Columns, Row, Tally
+from consumers.recording import Recording
+from consumers.rows import DEFAULT_COLUMNS, Columns, Row, Rows, Tally
 from pipeline.event.batch import Events
 from pipeline.event.checks import (
     AHEAD_MS,
     EARLIEST_MS,
-    MS_FROM,
+    PER_MS,
     SHORT,
     Problem,
     TimeUnit,
+    any_ms,
     id_problem,
     iso_ms,
+    plausible,
     shown,
     time_problem,
+    unit_of,
     user_problem,
     value_problem,
 )
+from pipeline.event.records import DEFAULT_USER
 
-__all__ = ["Columns", "Tally", "found_unit", "read_events"]
+__all__ = ["Columns", "Tally", "read_events"]
 
 SAMPLE = 100  # rows that the unit of time is found from
-DEFAULT_COLUMNS = Columns()
+UNITS: dict[TimeUnit, str] = {
+    "s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds", "iso": "ISO 8601",
+}  # fmt: skip
+
+
 Checked = tuple[str, str, str, int, float]  # user, item, event type, time in ms, value
 
 
 def read_events(
-    path: Path | str,
+    file: Recording | Path | str,
     batch: int,
     *,
     now_ms: int,
@@ -61,20 +71,21 @@ def read_events(
 ) -> Iterator[Events]:
     """Yield a file's good events in its order, `batch` at a time (the last: what is left).
 
-    `start` and `limit` count good events. `source_B` and `append_ms_B` are 0: no broker has seen them. Rows
-    that can't be read go to `tally`. Raise `UsageError`, at the first `next`, when the file can't be read
-    or lacks a column.
+    `columns`, `time_unit` and `default_type` are for a file that is given by its path. `start` and `limit`
+    count good events. `source_B` and `append_ms_B` are 0: no broker has seen them. Rows that can't be read go
+    to `tally`. Raise `UsageError`, at the first `next`, when the file can't be read or lacks a column.
     """
     tally = Tally() if tally is None else tally
-    rows = open_rows(Path(path), columns, tally)
-    iterator = iter(rows)
-    sample = list(islice(iterator, SAMPLE))
-    unit = time_unit or rows.time_unit or found_unit([row.time for row in sample])
-    good = _checked(chain(sample, iterator), columns, unit, now_ms, tally)
-    chosen = islice(good, start, None if limit is None else start + limit)
+    if not isinstance(file, Recording):
+        file = by_name(Path(file), columns, time_unit, default_type)
+    rows = open_rows(file, tally)
+    good = checked_rows(file, rows, now_ms, tally)
+    for _ in islice(good, start):
+        tally.left_out += 1
+    chosen = islice(good, limit)
     while chunk := list(islice(chosen, batch)):
         tally.share = rows.share()
-        events = _as_columns(chunk, default_type)
+        events = as_columns(chunk, file.default_type)
         tally.types.update(events.types)
         yield events
     tally.share = rows.share()
@@ -94,60 +105,106 @@ def found_unit(times: Sequence[str | float]) -> TimeUnit:
             continue
     if not numbers:
         return "iso" if times else "s"
-    return "ms" if median_low(numbers) >= MS_FROM else "s"
+    return unit_of(median_low(numbers))
 
 
-def _checked(
-    rows: Iterator[Row], columns: Columns, unit: TimeUnit, now_ms: int, tally: Tally
-) -> Iterator[Checked]:
+def checked_rows(recording: Recording, rows: Rows, now_ms: int, tally: Tally) -> Iterator[Checked]:
     """Yield the good rows; count the others."""
-    to_ms, latest_ms = _TO_MS[unit], now_ms + AHEAD_MS
+    times, given = first_times(recording, SAMPLE)
+    given = recording.time_unit or given
+    unit = given or found_unit(times)
+    to_ms, latest_ms, ignored = _TO_MS[unit], now_ms + AHEAD_MS, recording.ignored
     for row in rows:
         number, user, item, time, event, value = row
+        if ignored and (event or recording.default_type) in ignored:
+            tally.ignored += 1
+            continue
+        # Nearly every row passes here; only one that doesn't is looked at field by field.
         try:
             time_ms = to_ms(time)
             amount = math.nan if value is None or value == "" else _number(value)
-        except (ValueError, TypeError, OverflowError):
-            tally.reject(number, _unread(row, columns, unit))
-            continue
-        # Nearly every row passes here; only one that doesn't is looked at field by field.
-        if not (
-            0 < len(user) <= SHORT
-            and 0 < len(item) <= SHORT
-            and len(event) <= SHORT
-            and (user + item + event).isascii()
-            and EARLIEST_MS <= time_ms <= latest_ms
-            and (math.isfinite(amount) or value is None or value == "")
-        ):
-            problem = _problem(row, columns, time_ms, amount, now_ms)
-            if problem:
-                tally.reject(number, problem)
+            if (
+                0 < len(user) <= SHORT
+                and user != DEFAULT_USER
+                and 0 < len(item) <= SHORT
+                and len(event) <= SHORT
+                and (user + item + event).isascii()
+                and EARLIEST_MS <= time_ms <= latest_ms
+                and (math.isfinite(amount) or value is None or value == "")
+            ):
+                yield user, item, event, time_ms, amount
                 continue
-        yield user, item, event, time_ms, amount
+        except (ValueError, TypeError, OverflowError):
+            pass
+        judged = _judged(row, recording.columns, unit, given is None, now_ms)
+        if isinstance(judged, Problem):
+            tally.reject(number, judged)
+        else:
+            yield judged
 
 
-def _unread(row: Row, columns: Columns, unit: TimeUnit) -> Problem:
-    """Say which of a row's numbers is none."""
-    try:
-        _TO_MS[unit](row.time)
-    except (ValueError, TypeError, OverflowError):
-        expected = {"s": "seconds", "ms": "milliseconds", "iso": "ISO 8601"}[unit]
+def first_times(recording: Recording, count: int) -> tuple[list[str | float], TimeUnit | None]:
+    """Return the times of the first rows as they stand in the file, and their unit if the file says it."""
+    rows = open_rows(recording, Tally())
+    times = [row.time for row in islice(rows, count)]
+    return times, rows.time_unit
+
+
+def unit_fitting(times: Sequence[str | float], now_ms: int) -> TimeUnit | None:
+    """Return the unit in which most of the times are plausible; None where there is none.
+
+    >>> unit_fitting(["1362062307000", "x", 1_362_062_308_000], 1_700_000_000_000)
+    'ms'
+    """
+    fits = {unit: sum(plausible(_in(unit, time), now_ms) for time in times) for unit in UNITS}
+    best = max(UNITS, key=fits.__getitem__)
+    return best if 2 * fits[best] > len(times) else None
+
+
+def readable_times(times: Sequence[str | float]) -> int:
+    """Return how many are times in some unit, plausible or not."""
+    return sum(not math.isnan(_in(None, time)) for time in times)
+
+
+def _judged(row: Row, columns: Columns, unit: TimeUnit, found: bool, now_ms: int) -> Checked | Problem:
+    """Look at one row field by field. `found`: the unit was not given, so that another may be right."""
+    time_ms = _in(unit, row.time)
+    if found and not plausible(time_ms, now_ms):
+        again = _in(None, row.time)
+        time_ms = again if plausible(again, now_ms) else time_ms
+    if math.isnan(time_ms):
+        expected = "a Unix time or ISO 8601" if found else UNITS[unit]
         return Problem("bad_time", f"{columns.timestamp} = {shown(str(row.time))}: expected {expected}")
-    return Problem("wrong_type", f"{columns.value} = {shown(str(row.value))}: expected a number")
-
-
-def _problem(row: Row, columns: Columns, time_ms: int, amount: float, now_ms: int) -> Problem | None:
-    """Look at one row field by field."""
+    empty = row.value is None or row.value == ""
+    try:
+        amount = math.nan if row.value is None or row.value == "" else _number(row.value)
+    except (ValueError, OverflowError):
+        return Problem("wrong_type", f"{columns.value} = {shown(str(row.value))}: expected a number")
     return (
         user_problem(columns.user, row.user)
         or id_problem(columns.item, row.item)
-        or (id_problem(columns.event, row.event) if row.event else None)
+        or (id_problem(f"{columns.event}", row.event) if row.event else None)
         or time_problem(columns.timestamp, time_ms, now_ms)
-        or (None if row.value is None or row.value == "" else value_problem(columns.value, amount))
+        or (None if empty else value_problem(f"{columns.value}", amount))
+        or (row.user, row.item, row.event, int(time_ms), amount)
     )
 
 
-def _as_columns(chunk: list[Checked], default_type: str) -> Events:
+def _in(unit: TimeUnit | None, time: str | float) -> float:
+    """Return the milliseconds of a time in a unit (None: that which its size tells); NaN where it is none."""
+    try:
+        if unit is not None:
+            return _TO_MS[unit](time)
+        try:
+            return any_ms(_number(time))
+        except ValueError:
+            return any_ms(time)
+    except (ValueError, TypeError, OverflowError):
+        return math.nan
+
+
+def as_columns(chunk: Sequence[Checked], default_type: str) -> Events:
+    """Return good rows as columns."""
     users, items, types, times, values = zip(*chunk, strict=True)
     return Events(
         user_ids=list(users),
@@ -168,6 +225,16 @@ def _number(value: str | float) -> float:
     return float(value)
 
 
+def _in_unit(unit: TimeUnit) -> Callable[[str | float], int]:
+    """Return the function that reads a number of a unit as milliseconds."""
+    per_ms = PER_MS[unit]
+
+    def to_ms(value: str | float) -> int:
+        return round(_number(value) / per_ms)
+
+    return to_ms
+
+
 def _ms(value: str | float) -> int:
     return round(_number(value))
 
@@ -176,4 +243,6 @@ def _s(value: str | float) -> int:
     return round(_number(value) * 1000)
 
 
-_TO_MS: dict[TimeUnit, Callable[..., int]] = {"ms": _ms, "s": _s, "iso": iso_ms}
+_TO_MS: dict[TimeUnit, Callable[..., int]] = {
+    "s": _s, "ms": _ms, "us": _in_unit("us"), "ns": _in_unit("ns"), "iso": iso_ms,
+}  # fmt: skip

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from consumers.rows import Columns, Row, Tally, places_of, wrong_type
+from consumers.recording import Recording
+from consumers.rows import Row, Tally, places_of, wrong_type
 from pipeline.errors import UsageError
 from pipeline.event.checks import TimeUnit
 
@@ -28,8 +29,9 @@ def names_in(path: Path) -> list[str]:
 class ParquetRows:
     """The rows of a parquet file: see `consumers.rows.Rows`."""
 
-    def __init__(self, path: Path, columns: Columns, tally: Tally) -> None:
-        self._path, self._columns, self._tally = path, columns, tally
+    def __init__(self, recording: Recording, tally: Tally) -> None:
+        self._path, self._name, self._columns = recording.path, recording.name, recording.columns
+        self._ignored, self._tally = recording.ignored, tally
         self._done, self._total = 0, 0
         tally.counted = "row"
         self.time_unit: TimeUnit | None = None
@@ -45,19 +47,19 @@ class ParquetRows:
             import pyarrow.parquet as pq
         except ImportError as error:
             raise UsageError(
-                f"{self._path}: parquet files need the package pyarrow; pip install 'afresh[parquet]'"
+                f"{self._name}: parquet files need the package pyarrow; pip install 'afresh[parquet]'"
             ) from error
         try:
             with self._path.open("rb") as raw, pq.ParquetFile(raw) as file:
                 schema, self._total = file.schema_arrow, file.metadata.num_rows
-                places_of(self._path, self._columns, schema.names)
+                places_of(self._name, self._columns, schema.names)
                 self._check_types(pa.types, schema)
                 names = [name for name in dict.fromkeys(self._columns) if name in schema.names]
                 for batch in file.iter_batches(PARQUET_ROWS, columns=names):
                     yield from self._rows(pa, batch)
         except (OSError, pa.ArrowException) as error:
             said = str(error).splitlines()[0]
-            raise UsageError(f"{self._path}: can't be read as parquet: {said}") from error
+            raise UsageError(f"{self._name}: can't be read as parquet: {said}") from error
 
     def _check_types(self, types: Any, schema: Any) -> None:
         """Raise `UsageError` for a column of a type that would have to be guessed at."""
@@ -78,7 +80,7 @@ class ParquetRows:
             kind = kind.value_type if types.is_dictionary(kind) else kind
             if not any(test(kind) for test in tests):
                 raise UsageError(
-                    f"{self._path}: column {name!r} holds {kind}; expected {expected}. "
+                    f"{self._name}: column {name!r} holds {kind}; expected {expected}. "
                     f"Convert it, or name another with --{column}-column"
                 )
             if types.is_timestamp(kind):
@@ -96,6 +98,10 @@ class ParquetRows:
             columns.append(values.to_pylist())
         for number, (user, item, time, event, value) in enumerate(zip(*columns, strict=True), self._done + 1):
             self._done = number
+            self._tally.rows += 1
+            if event is not None and str(event) in self._ignored:
+                self._tally.ignored += 1
+                continue
             if user is None or item is None or time is None:
                 name = self._columns[[user, item, time].index(None)]
                 self._tally.reject(number, wrong_type(name, None, "a value in every row"))

@@ -1,9 +1,8 @@
 """What every reader of recorded files speaks in: columns, rows, and a tally of those that can't be read."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple, NoReturn, Protocol
 
 from pipeline.errors import UsageError
@@ -14,13 +13,17 @@ NEEDED = ("user", "item", "timestamp")
 
 class Columns(NamedTuple):
     """The names that the columns have in the file. A file may lack `event` and `value` unless they are
-    renamed. In .jsonl a name with dots may be a path, as in `pipeline.event.fields`."""
+    renamed; None: they are not read. In .jsonl a name with dots may be a path, as in
+    `pipeline.event.fields`."""
 
     user: str = "user"
     item: str = "item"
     timestamp: str = "timestamp"
-    event: str = "event"
-    value: str = "value"
+    event: str | None = "event"
+    value: str | None = "value"
+
+
+DEFAULT_COLUMNS = Columns()
 
 
 class Row(NamedTuple):
@@ -37,17 +40,26 @@ class Row(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """What became of a file's rows so far. `first` holds the first problem of each reason."""
+    """What became of a file's rows so far. `first` holds the first problem of each reason.
 
-    types: Counter[str] = field(default_factory=Counter)  # of the good events
+    `rows` counts the rows as they are read, before anything is said of them: each is then rejected, ignored,
+    left out or an event.
+    """
+
+    rows: int = 0
+    left_out: int = 0  # good rows before the first event that is wanted, or behind the last one
+    ignored: int = 0  # of an event type with the role ignore
+    out_of_order: int = 0  # events with a time before that of an earlier row; counted where it was asked for
+    sorted: bool = False  # by time, before anything was cut
+    types: Counter[str] = field(default_factory=Counter)  # of the events
     rejected: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
     share: float = 0.0  # of the file that has been read, 0 to 1
     counted: str = "line"  # what the numbers of rows count
 
-    def reject(self, number: int, problem: Problem, rows: int = 1) -> None:
-        """Count rows that can't be read, from line or row `number` on."""
-        self.rejected[problem.reason] += rows
+    def reject(self, number: int, problem: Problem) -> None:
+        """Count a row that can't be read, at line or row `number`."""
+        self.rejected[problem.reason] += 1
         self.first.setdefault(problem.reason, f"{self.counted} {number}: {problem.detail}")
 
     def lines(self) -> list[str]:
@@ -56,6 +68,13 @@ class Tally:
             f"{count} rows rejected: {reason}. The first: {self.first[reason]}"
             for reason, count in self.rejected.most_common()
         ]
+
+    def order(self) -> list[str]:
+        """One line where events were out of order of time."""
+        if not self.out_of_order:
+            return []
+        done = "the file was sorted by time" if self.sorted else "they were read as they stand"
+        return [f"{self.out_of_order:,} events come behind a later one: {done}"]
 
 
 class Rows(Protocol):
@@ -70,7 +89,7 @@ class Rows(Protocol):
         """Share of the file that has been read."""
 
 
-def places_of(path: Path, columns: Columns, header: list[str]) -> list[int]:
+def places_of(file: str, columns: Columns, header: Sequence[str]) -> list[int]:
     """Where each column stands; one behind the last where the file lacks a column that it need not have.
 
     Raise `UsageError` when it lacks others: the message names those that it has, and the options to use.
@@ -78,22 +97,22 @@ def places_of(path: Path, columns: Columns, header: list[str]) -> list[int]:
     missing = [
         column
         for column, name in columns._asdict().items()
-        if name not in header and (column in NEEDED or name != column)
+        if name is not None and name not in header and (column in NEEDED or name != column)
     ]
     if missing:
-        _raise_no_column(path, columns, missing, header)
+        _raise_no_column(file, columns, missing, header)
     return [header.index(name) if name in header else len(header) for name in columns]
 
 
-def _raise_no_column(path: Path, columns: Columns, missing: list[str], found: Iterable[str]) -> NoReturn:
+def _raise_no_column(file: str, columns: Columns, missing: list[str], found: Iterable[str]) -> NoReturn:
     names = ", ".join(repr(getattr(columns, column)) for column in missing)
     options = " and ".join(f"the {column} with --{column}-column" for column in missing)
     raise UsageError(
-        f"{path}: no column {names}; found {', '.join(map(shown, found))}. Name the one that holds {options}"
+        f"{file}: no column {names}; found {', '.join(map(shown, found))}. Name the one that holds {options}"
     )
 
 
-def wrong_type(name: str, got: object, expected: str) -> Problem:
+def wrong_type(name: str | None, got: object, expected: str) -> Problem:
     """Say that a column holds nothing, or something of the wrong type."""
     if got is None:
         return Problem("missing_field", f"no {name}; expected {expected}")

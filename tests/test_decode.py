@@ -203,7 +203,7 @@ def test_a_bad_record_is_refused_with_its_reason(reason: str, value: bytes | Non
     assert refused(value)[0] == reason
 
 
-@pytest.mark.parametrize("time", ["yesterday", "", "0001-01-01T00:00:00+14:00", "1999-12-31T23:59:59Z"])
+@pytest.mark.parametrize("time", ["yesterday", "", "0001-01-01T00:00:00+14:00", "1979-12-31T23:59:59Z"])
 def test_a_text_that_is_no_time_is_refused(time: str) -> None:
     batch = decoded(event(timestamp_ms=time), time_unit="iso")
     assert [reject.reason for reject in batch.rejects] == ["bad_time"]
@@ -219,7 +219,7 @@ def test_details_name_the_users_field_and_the_value() -> None:
     config = {"fields": {"user_id": "uid", "timestamp_ms": "at"}}
     value = b'{"uid":"ann","item_id":"tea","at":12}'
     assert decoded(value, **config).rejects[0].detail == (
-        "at is 12 in ms: expected 2000-01-01 to 2023-11-15T22:13:20Z (a day ahead)"
+        "at is 12 in ms: expected 1980-01-01 to 2023-11-15T22:13:20Z (a day ahead)"
     )
     assert "`uid`" in decoded(b'{"item_id":"tea"}', **config).rejects[0].detail
     assert refused(event(item_id="x" * 300))[1] == "item_id has 300 bytes; expected 1 to 256 bytes"

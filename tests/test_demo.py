@@ -346,9 +346,14 @@ def test_a_files_columns_go_by_the_options_and_the_configuration(tmp_path):
     mine = Settings(events=EventsConfig(fields={"user_id": "customer ref", "item_id": "SKU"}))
     columns = command.file_columns(args, mine)
     assert columns[:3] == ["--user-column=customer ref", "--item-column=SKU", "--timestamp-column=when"]
-    assert columns[-2:] == ["--time-unit", "iso"]
+    assert columns[-1] == "--time-unit=iso"
     assert "--user-column=customer ref" in command.sender_command(args, "127.0.0.1:1", None, columns)
     assert command.file_columns(options(), mine) == []
+    path.write_text("1;2;3;881250949\n")
+    args = options("--file", str(path), "--columns", "user,item,,timestamp", "--value-column", "none")
+    assert command.file_columns(args, Settings())[-3:] == [
+        "--value-column=none", "--delimiter=;", "--columns=user,item,,timestamp",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

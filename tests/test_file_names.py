@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from consumers.file_source import Columns, read_events
-from pipeline.app.file_options import add_file_options, columns_of
+from pipeline.app.file_options import add_file_options, recording_of
 from pipeline.errors import UsageError
 from pipeline.settings import EventsConfig, Settings
 
@@ -25,7 +25,8 @@ NESTED = {
 def columns(path: Path, *options: str, **fields: str) -> Columns:
     parser = ArgumentParser()
     add_file_options(parser)
-    return columns_of(parser.parse_args([str(path), *options]), Settings(events=EventsConfig(fields=fields)))
+    args = parser.parse_args([str(path), *options])
+    return recording_of(args, Settings(events=EventsConfig(fields=fields)), path).columns
 
 
 def jsonl(folder: Path, *rows: object) -> Path:

@@ -275,6 +275,9 @@ def test_the_topic_holds_what_the_file_held(
     out, err = capsys.readouterr()
     figures = json.loads(out.splitlines()[-1])
     assert (figures["sent"], figures["rejected"]) == (250, 1)
+    parts = ("sent", "rejected", "ignored", "duplicates", "left_out")
+    assert figures["rows"] == sum(figures[part] for part in parts) == 261
+    assert figures["out_of_order"] == 0
     assert figures["seconds"] > 0
     assert figures["events_per_s"] > 0
     assert "sent 250 events" in err

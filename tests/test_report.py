@@ -12,13 +12,15 @@ from streams import Batches, small_settings
 from streams import shoppers as stream
 
 from pipeline.app.cli import main
+from pipeline.app.commands.evaluate import MODELS
 from pipeline.app.report.gather import Extra, Report, gather
 from pipeline.app.report.page import page, verdict
-from pipeline.app.report.plots import PARTS, quality_plot
+from pipeline.app.report.plots import COLOURS, PARTS, quality_plot, styles
 from pipeline.event.records import DriftAlarm
 from pipeline.measure.quality import SegmentFigures
 from pipeline.recommender import Recommender
 from pipeline.run.checkpoint import Checkpoints
+from pipeline.run.evaluate import GRIDS
 from pipeline.run.files import UrlFolder
 from pipeline.settings import KafkaConfig, Settings
 from pipeline.state.shards import Snapshot
@@ -118,6 +120,30 @@ def test_the_report_of_a_file_is_one_page_that_loads_nothing(
         row = next(cells for cells in parsed.cells if cells[0] == name and len(cells) > 8)
         assert row[1] == f"{figures['ndcg@10']:.4f}"
         assert row[3:5] == [f"{figures['hr@10']:.4f}", f"{figures['mrr@10']:.4f}"]
+
+
+def test_charts_come_first_and_the_grid_of_settings_is_folded_away(
+    file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.html"
+    assert run(capsys, "evaluate", file, "--report", out, *SMALL)[0] == 0
+    tags = Page(out.read_text("utf-8")).tags
+    names = [tag for tag, _ in tags]
+    assert names.index("svg") < names.index("table")
+    assert names.count("details") == 1
+    folded = names.index("details")
+    assert "open" not in tags[folded][1]
+    assert names[folded:].count("tr") == 1 + sum(map(len, GRIDS.values()))
+    assert "svg" not in names[folded:]
+
+
+def test_no_two_models_look_alike(learner: Recommender) -> None:
+    line = gathered(learner).lines[0]
+    shown = [(each["color"], each["marker"], each["linestyle"]) for each in styles([line] * 40)]
+    assert len(set(shown)) == len({each[:2] for each in shown}) == 40
+    assert len(COLOURS) >= len(MODELS)
+    first = shown[: len(MODELS)]
+    assert len({colour for colour, _, _ in first}) == len({dash for _, _, dash in first}) == len(MODELS)
 
 
 def test_a_report_that_cannot_be_written_is_told_before_anything_is_learned(

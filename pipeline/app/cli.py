@@ -8,7 +8,6 @@ import difflib
 import importlib
 import logging
 import os
-import select
 import sys
 import textwrap
 import time
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, Protocol, cast
 
+from pipeline.app.output import guard_streams, stdout_error
 from pipeline.errors import AfreshError
 from pipeline.settings import Settings
 
@@ -53,20 +53,30 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `afresh` and return its exit code. Unexpected errors pass through, with their traceback."""
-    try:
-        code = _dispatch(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()  # here, where a reader that is gone can be told
+    """Run `afresh` and return its exit code. Unexpected errors pass through, with their traceback.
+
+    A command ends with its work done even where stdout takes nothing: the code says so then.
+    """
+    guard_streams()
+    code = _run(list(sys.argv[1:] if argv is None else argv))
+    sys.stdout.flush()
+    error = stdout_error()
+    if error is None:
         return code
+    if isinstance(error, BrokenPipeError):
+        return code or READER_GONE
+    print(f"afresh: stdout can't be written: {error.strerror}; all else is done", file=sys.stderr)
+    return code or 1
+
+
+def _run(argv: list[str]) -> int:
+    try:
+        return _dispatch(argv)
     except AfreshError as error:
         print(f"afresh: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        if not _reader_is_gone():
-            raise
-        return READER_GONE
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -161,20 +171,6 @@ def _set_up_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for library, least in QUIET.items():
         logging.getLogger(library).setLevel(least if level != "debug" else logging.WARNING)
-
-
-def _reader_is_gone() -> bool:
-    """Say whether it is stdout that broke; if so, keep Python from failing on it once more at its end."""
-    try:
-        stdout = sys.stdout.fileno()
-    except OSError:  # no file: it can't break
-        return False
-    poll = select.poll()
-    poll.register(stdout, 0)  # errors are always told
-    if not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
-    return True
 
 
 if __name__ == "__main__":

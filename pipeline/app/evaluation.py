@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pipeline.app.file_options import add_file_options, columns_of
+from pipeline.app.file_options import add_file_options, recording_of
 from pipeline.app.progress_bar import progress_bar
 from pipeline.settings import Settings
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from consumers.file_source import Tally
+    from consumers.rows import Tally
     from pipeline.run.evaluate import Evaluation, Line, Result, Variant
 
 BATCH = 128
@@ -50,7 +50,9 @@ def judge_file(
 
     Raise `UsageError` when the file can't be read or holds no good event.
     """
-    from consumers.file_source import Tally, read_events
+    from consumers.file_order import in_order
+    from consumers.recording import readable_twice
+    from consumers.rows import Tally
     from pipeline.app.cores import free_cores, use_threads
     from pipeline.errors import UsageError
     from pipeline.run.clock import SystemClock
@@ -59,13 +61,12 @@ def judge_file(
     use_threads(free_cores())  # whoever judges a file waits for it; the figures are the same
     clock, tally = SystemClock(), Tally()
     now_ms = clock.now_ms()
-    default_type = next(iter(settings.topics.event_topics().values()))
-    chunks = read_events(
-        args.file, args.batch, now_ms=now_ms, columns=columns_of(args, settings), time_unit=args.time_unit,
-        default_type=default_type, start=args.start, limit=args.events, tally=tally,
-    )  # fmt: skip
     evaluation = Evaluation(settings, variants, clock)
-    with _progress(tally, args.events) as watch:
+    with readable_twice(args.file) as path, _progress(tally, args.events) as watch:
+        chunks = in_order(
+            recording_of(args, settings, path), args.batch,
+            now_ms=now_ms, start=args.start, limit=args.events, tally=tally,
+        )  # fmt: skip
         evaluation.learn(chunks, now_ms, watch)
     if not evaluation.recommender.events_learned:
         why = tally.lines()[0] if tally.rejected else f"nothing after the first {args.start} events"
@@ -79,7 +80,14 @@ def document(args: argparse.Namespace, result: "Result", tally: "Tally") -> dict
         "file": str(args.file),
         "events": result.events,
         "batch": args.batch,
+        "rows": tally.rows,
+        "learned": result.events - result.duplicates,
         "rejected": dict(tally.rejected),
+        "ignored": tally.ignored,
+        "duplicates": result.duplicates,
+        "left_out": tally.left_out,
+        "sorted": tally.sorted,
+        "out_of_order": tally.out_of_order,
         "default": result.lines[0].variant.model,
         "models": {name: _as_json(line, result) for name, line in result.best().items()},
         "served": {"events": result.served.events, "hr": result.served.hr},
@@ -104,7 +112,7 @@ def show(args: argparse.Namespace, settings: Settings, result: "Result", tally: 
         f"({_rate(result.events, result.seconds):,.0f} events/s, lists included)",
         markup=False, soft_wrap=True,
     )  # fmt: skip
-    for line in [*tally.lines(), f"Event types: {told_types(tally.types, settings.events)}"]:
+    for line in [*tally.lines(), *tally.order(), f"Event types: {told_types(tally.types, settings.events)}"]:
         console.print(line, markup=False, soft_wrap=True)
     if result.skipped_steps:
         console.print(f"{result.skipped_steps:,} steps skipped: their figures were not finite")

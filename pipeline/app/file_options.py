@@ -1,6 +1,7 @@
 """The options by which commands are told how to read a recorded file."""
 
 import argparse
+import dataclasses
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from consumers.file_source import Columns
+    from consumers.recording import Recording
 
 FIELD_OF = {  # what holds the same in records of a topic
     "user": "user_id",
@@ -18,18 +19,25 @@ FIELD_OF = {  # what holds the same in records of a topic
     "value": "value",
 }
 
+NONE = "none"  # as the name of a column: it is not read
+OPTIONAL = ("event", "value")
+
 logger = logging.getLogger(__name__)
 
 
 def add_file_options(parser: argparse.ArgumentParser) -> None:
     """Declare FILE, the slice of it, the names of its columns and the unit of its times."""
-    parser.add_argument("file", metavar="FILE", help=".csv, .csv.gz, .jsonl, .jsonl.gz or .parquet")
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help=".csv, .tsv, .jsonl (each also .gz), .parquet, other text, or - for stdin",
+    )
     parser.add_argument("--start", type=count, default=0, metavar="N", help="leave out the first N events")
     add_column_options(parser)
 
 
 def add_column_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the names of the file's columns and the unit of its times."""
+    """Declare what separates the file's columns, their names and the unit of its times."""
     group = parser.add_argument_group(
         "columns of the file",
         "Without an option: the first that the file has of the name in [events] fields, the plain one\n"
@@ -37,38 +45,92 @@ def add_column_options(parser: argparse.ArgumentParser) -> None:
     )
     for column, field in FIELD_OF.items():
         plain = " or ".join(dict.fromkeys((column, field)))
+        none = f"; {NONE}: it is not read" if column in OPTIONAL else ""
         group.add_argument(
             f"--{column}-column", metavar="NAME",
-            help=f"holds the {column} (default: as events.fields.{field}, else {plain})",
+            help=f"holds the {column} (default: as events.fields.{field}, else {plain}{none})",
         )  # fmt: skip
     group.add_argument(
-        "--time-unit", choices=("s", "ms", "iso"),
-        help="of the timestamps: seconds, milliseconds, ISO 8601 (default: found from the first rows)",
+        "--columns", type=_names, metavar="A,B,C",
+        help="names of the columns of a file without a header line, such as user,item,value,timestamp",
+    )  # fmt: skip
+    group.add_argument(
+        "--delimiter", type=_delimiter, metavar="D",
+        help="between the fields: tab, ';', '|', '::' ... (default: found by the file's name or header)",
+    )  # fmt: skip
+    group.add_argument(
+        "--time-unit", choices=("auto", "s", "ms", "us", "ns", "iso"),
+        help="of the timestamps: seconds to nanoseconds, ISO 8601 (default: auto, found from the times)",
     )  # fmt: skip
 
 
-def columns_of(args: argparse.Namespace, settings: Settings) -> "Columns":
-    """Return the names of the columns: those given, else those of the topic's records that the file has.
+def recording_of(args: argparse.Namespace, settings: Settings, path: Path) -> "Recording":
+    """Return how the file is read: as given, else by the names of the topic's records that the file has.
 
-    So an export of a topic is read by the very configuration that its records are read by. Names that were
-    found so are logged. Raise `UsageError` when the file can't be read.
+    So an export of a topic is read by the very configuration that its records are read by. `path` is where
+    its bytes lie. What was found is logged. Raise `UsageError` when the file can't be read so.
     """
-    from consumers.file_names import find_columns  # numpy is not needed for help
+    from consumers.file_format import DELIMITERS, recognised  # numpy is not needed for help
+    from consumers.file_names import find_columns
 
+    name, choices = str(args.file), _choices(args, settings)
+    recording = recognised(path, name, choices, args.delimiter, args.columns)
+    columns = find_columns(recording, choices)
+    found = []
+    if recording.delimiter not in (",", args.delimiter):
+        found.append(f"separated by {DELIMITERS[recording.delimiter]}")
+    if recording.header is not None and args.columns is None:
+        found.append(f"no header line, MovieLens: {', '.join(recording.header)}")
+    if found:
+        logger.info("%s: %s", name, "; ".join(found))
+    chosen = [
+        f"{column} = {named}"
+        for column, named in columns._asdict().items()
+        if named != column and len(choices[column]) > 1
+    ]
+    if chosen:
+        logger.info("columns of %s: %s", name, ", ".join(chosen))
+    return dataclasses.replace(
+        recording,
+        columns=columns,
+        time_unit=None if args.time_unit == "auto" else args.time_unit,
+        default_type=next(iter(settings.topics.event_topics().values())),
+        ignored=frozenset(kind for kind, role in settings.events.roles.items() if str(role) == "ignore"),
+    )
+
+
+def _choices(args: argparse.Namespace, settings: Settings) -> dict[str, list[str]]:
+    """Return for each of our columns the names that it may have in the file."""
     choices: dict[str, list[str]] = {}
     for column, field in FIELD_OF.items():
         given = getattr(args, f"{column}_column")
         mapped = settings.events.fields.get(field, column)
         choices[column] = [given] if given else list(dict.fromkeys((mapped, column, field)))
-    columns = find_columns(Path(args.file), choices)
-    chosen = [
-        f"{column} = {name}"
-        for column, name in columns._asdict().items()
-        if name != column and len(choices[column]) > 1
-    ]
-    if chosen:
-        logger.info("columns of %s: %s", args.file, ", ".join(chosen))
-    return columns
+        if given == NONE and column in OPTIONAL:
+            choices[column] = []
+    return choices
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice or not any(names):
+        problem = f"{twice[0]!r} stands twice" if twice else "no name"
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: {problem}; expected a name for each column, such as a,b,c"
+        )
+    return names
+
+
+def _delimiter(text: str) -> str:
+    from consumers.file_format import read_delimiter
+
+    try:
+        return read_delimiter(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected what stands between two fields, without quotes and line ends"
+        ) from None
 
 
 def count(text: str) -> int:

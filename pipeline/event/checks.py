@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.event.records import DEFAULT_USER
 
-TimeUnit = Literal["ms", "s", "iso"]  # of a file's times; a topic's may be "auto" too
+TimeUnit = Literal["s", "ms", "us", "ns", "iso"]  # of a file's times
 
 REASONS = (
     "tombstone",  # a record without a value
@@ -32,12 +32,12 @@ REASONS = (
     "long_id",  # more than MAX_ID_BYTES
     "reserved_id",  # the user id under which the list for people without events is published
     "not_finite",  # NaN, an infinity, or a number that no double holds
-    "bad_time",  # before 2000, more than a day ahead, or not readable as a time
+    "bad_time",  # before 1980, more than a day ahead, or not readable as a time
 )
 
 MAX_ID_BYTES = 256
 SHORT = MAX_ID_BYTES // 4  # so many characters are never too long: UTF-8 has at most 4 bytes for each
-EARLIEST_MS = 946_684_800_000  # 2000-01-01T00:00:00Z
+EARLIEST_MS = 315_532_800_000  # 1980-01-01T00:00:00Z: what is before is zero, or of another unit
 AHEAD_MS = 86_400_000  # clocks of producers may be a day fast
 MS_FROM = 1e11  # as milliseconds that is 1973, as seconds the year 5138
 MAX_DEPTH = (
@@ -108,7 +108,7 @@ def value_problem(field: str, value: float) -> Problem | None:
 
 
 def plausible(time_ms: float, now_ms: int) -> bool:
-    """Say whether a time can be real: from 2000 on, and at most a day ahead of `now_ms`. NaN is not."""
+    """Return whether a time is plausible: from 1980 on, and at most a day ahead of `now_ms`. NaN is not."""
     return EARLIEST_MS <= time_ms <= now_ms + AHEAD_MS
 
 
@@ -116,23 +116,28 @@ def time_problem(field: str, time_ms: float, now_ms: int) -> Problem | None:
     """Say what is wrong with an event's time, in milliseconds.
 
     >>> time_problem("timestamp_ms", 12, now_ms=1_700_000_000_000).detail
-    'timestamp_ms is 12 in ms: expected 2000-01-01 to 2023-11-15T22:13:20Z (a day ahead)'
+    'timestamp_ms is 12 in ms: expected 1980-01-01 to 2023-11-15T22:13:20Z (a day ahead)'
     """
     if plausible(time_ms, now_ms):
         return None
     latest = datetime.fromtimestamp((now_ms + AHEAD_MS) // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     got = f"{time_ms:.15g}" if abs(time_ms) < 1e300 else "beyond all clocks"
-    return Problem("bad_time", f"{field} is {got} in ms: expected 2000-01-01 to {latest} (a day ahead)")
+    return Problem("bad_time", f"{field} is {got} in ms: expected 1980-01-01 to {latest} (a day ahead)")
 
 
 def iso_ms(text: str) -> int:
-    """Return the milliseconds of an ISO 8601 time; one without an offset is UTC. Raise ValueError for
-    anything else.
+    """Return the milliseconds of an ISO 8601 time; one without an offset is UTC, and `UTC`, `GMT` or an
+    offset may stand behind a space. Raise ValueError for anything else.
 
     >>> iso_ms("2023-11-14T22:13:20Z"), iso_ms("2023-11-14 23:13:20.5+01:00")
     (1700000000000, 1700000000500)
+    >>> iso_ms("2023-11-14 22:13:20 UTC")
+    1700000000000
     """
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = datetime.fromisoformat(_ZONE.sub(lambda zone: zone[1] or "+00:00", text.strip()))
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     try:
@@ -145,7 +150,8 @@ def any_ms(time: float | str) -> int:
     """Return the milliseconds of a time in seconds, milliseconds, microseconds or nanoseconds, told apart by
     their size, or in ISO 8601; text of 9 to 19 digits is a number. Raise ValueError for anything else.
 
-    A time since 2000 in one unit is before 1974 or after 5000 in every other, so none is taken for another.
+    A time since 1980 in one unit is before March 1970 or after 11000 in every other, so none is taken for
+    another.
 
     >>> any_ms(1_700_000_000.5), any_ms(1_700_000_000_500), any_ms("2023-11-14T22:13:20.5Z")
     (1700000000500, 1700000000500, 1700000000500)
@@ -154,12 +160,22 @@ def any_ms(time: float | str) -> int:
         if not _DIGITS.fullmatch(time):
             return iso_ms(time)
         time = float(time)
+    per_ms = PER_MS[unit_of(time)]
+    return round(max(-_FAR_NS, min(time, _FAR_NS)) / per_ms)
+
+
+def unit_of(time: float) -> Literal["s", "ms", "us", "ns"]:
+    """Return the unit in which a number is a time since 1980, by its size.
+
+    >>> unit_of(881_250_949), unit_of(881_250_949_000_000)
+    ('s', 'us')
+    """
     size = abs(time)
     if size < MS_FROM:
-        return round(time * 1000)
+        return "s"
     if size < 1e3 * MS_FROM:
-        return round(time)
-    return round(time / 1e3) if size < 1e6 * MS_FROM else round(min(size, _FAR_NS) / 1e6)
+        return "ms"
+    return "us" if size < 1e6 * MS_FROM else "ns"
 
 
 def too_deep(document: bytes) -> bool:
@@ -183,6 +199,8 @@ def shown(text: str, limit: int = 60) -> str:
 
 
 _DIGITS = re.compile(r"\d{9,19}(\.\d+)?", re.ASCII)
+PER_MS = {"s": 1e-3, "ms": 1.0, "us": 1e3, "ns": 1e6}  # how many of a unit are a millisecond
+_ZONE = re.compile(r"(?:\s*(?:UTC|GMT|Z)|\s+([+-]\d\d(?::?\d\d)?))$", re.ASCII | re.IGNORECASE)
 _FAR_NS = 1e24  # beyond all clocks
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # A string, or the rest when it never ends: else every later quote would be tried in turn, in quadratic time.

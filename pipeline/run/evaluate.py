@@ -146,6 +146,7 @@ class Result:
 
     events: int
     seconds: float
+    duplicates: int  # events that were left out, as another with their event_id was learned before
     skipped_steps: int  # batches whose figures were not finite: nothing was learned from them
     lines: list[Line]
     served: ServedFigures
@@ -173,7 +174,7 @@ class Evaluation:
         self._timed: list[_Timed] = []
         self.recommender = Recommender(settings, self._build, test_all=True, unread=True)
         self._seconds = 0.0
-        self._skipped = 0
+        self._skipped = self._duplicates = 0
         self._newest_ms = 0  # time of the newest event so far
 
     def learn(
@@ -191,6 +192,7 @@ class Evaluation:
             span = Span(*FILE_SOURCE, at, at + len(events))
             self._newest_ms = max(self._newest_ms, min(int(events.time_ms_B.max()), now_ms))
             outcome = recommender.step(RawBatch(recommender.seq, self._newest_ms, (span,), events, []))
+            self._duplicates += outcome.figures.duplicates
             self._skipped += outcome.figures.skipped == "non_finite"
             at = span.stop
             watch(at)
@@ -217,7 +219,7 @@ class Evaluation:
                 )
             )
         return Result(
-            self.recommender.offsets.get(FILE_SOURCE, 0), self._seconds, self._skipped,
+            self.recommender.offsets.get(FILE_SOURCE, 0), self._seconds, self._duplicates, self._skipped,
             lines, self.recommender.quality.served(), self._shown(),
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pipeline.app.file_options import add_column_options, columns_of
+from pipeline.app.file_options import NONE, add_column_options, recording_of
 from pipeline.errors import UsageError
 from pipeline.settings import (
     CheckpointConfig,
@@ -144,9 +144,12 @@ def file_columns(args: argparse.Namespace, settings: Settings) -> list[str]:
     """Return the options that name the columns of the file, by the user's options and configuration."""
     if args.file is None:
         return []
-    unit = ["--time-unit", args.time_unit] if args.time_unit else []
-    names = columns_of(args, settings)._asdict().items()
-    return [*(f"--{column}-column={name}" for column, name in names), *unit]
+    recording = recording_of(args, settings, args.file)
+    names = recording.columns._asdict().items()
+    options = [f"--{column}-column={NONE if name is None else name}" for column, name in names]
+    options += [f"--delimiter={recording.delimiter}"] * (recording.delimiter != ",")
+    options += [f"--columns={','.join(recording.header or ())}"] * (recording.header is not None)
+    return options + [f"--time-unit={recording.time_unit}"] * (recording.time_unit is not None)
 
 
 def sender_command(

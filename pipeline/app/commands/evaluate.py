@@ -16,9 +16,12 @@ HELP = """Measure ranking quality on a recorded file: each event is predicted, t
 Runs what the service runs, batch by batch, beside baselines on the same events. An event is a test when its
 type is positive and its item is not excluded for the user; ranks are exact, over all items known before the
 batch. Baselines get the best setting of a printed grid, in hindsight. --repeats lets consumed items come
-again, as in music (rank.exclude = []). Rows that can't be read are counted, and take no place in a batch."""
+again, as in music (rank.exclude = []). Rows that can't be read are counted, and take no place in a batch.
+A file that is not in order of time is sorted first, as a whole, where it has at most 10,000,000 events."""
 EXAMPLE = (
-    "afresh evaluate events.csv.gz --events 40000\nafresh evaluate plays.parquet --repeats --report out.html"
+    "afresh evaluate events.csv.gz --events 40000\n"
+    "zcat ratings.gz | afresh evaluate - --columns user,item,value,timestamp\n"
+    "afresh evaluate plays.parquet --repeats --report out.html"
 )
 MODELS: tuple[str, ...] = get_args(get_type_hints(ModelConfig)["name"])
 
@@ -46,10 +49,11 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         settings = msgspec.structs.replace(settings, rank=msgspec.structs.replace(settings.rank, exclude=[]))
     evaluation, tally = judge_file(args, settings, compared(settings, args.models))
     result = evaluation.result()
-    show(args, settings, result, tally)
     figures = {**document(args, result, tally), "repeats": settings.rank.exclude == []}
     if args.report is not None:
-        write_report(args.report, figures, evaluation, result, tally.lines())
+        write_report(args.report, figures, evaluation, result, [*tally.lines(), *tally.order()])
+    show(args, settings, result, tally)
+    if args.report is not None:
         print(f"report: {args.report}", file=sys.stderr)
     if args.json:
         print(json.dumps(figures))

@@ -6,25 +6,28 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.app.file_options import add_file_options, columns_of, count, not_negative
+from pipeline.app.file_options import add_file_options, count, not_negative, recording_of
 from pipeline.app.interruption import interruption
 from pipeline.app.progress_bar import progress_bar
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from consumers.file_source import Tally
+    from consumers.rows import Tally
+    from pipeline.event.batch import Events
     from producers.replay import Sending
 
 HELP = """Send a recorded file into the events topic, in its order.
 
 Each row becomes one JSON event: key = user, the row's time in the field for timestamp_ms, the record itself
 stamped when it is sent. Without --speed and --rate events go as fast as the broker takes them. The first
-Ctrl-C ends the sending: what is out is waited for and counted. Topics that don't exist are created with the
-broker's defaults."""
+Ctrl-C ends the sending: what is out is waited for and counted. Events out of order of time are counted too,
+and not sorted. Topics that don't exist are created with the broker's defaults."""
 EXAMPLE = "afresh replay events.csv.gz --rate 500 --limit 30000\nafresh replay events.parquet --speed 60"
 CHUNK = 1_000  # events that are read at a time
+SURVEYED = 100_000  # events that tell whether the unit of time is right
 CLOSE_S = 1.0  # all is flushed by then, or lost
 
 
@@ -53,36 +56,35 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     Raise `UsageError` when the file can't be read, holds no good event, or no broker answers; `BrokerLost`
     and `PublishFailed` when the broker goes away or refuses an event on the way.
     """
-    from itertools import chain
-
-    from kafka import KafkaProducer  # the client, numpy and rich are not needed for help
-
-    from consumers.file_source import Tally, read_events
-    from consumers.kafka_client import connect
-    from pipeline.errors import UsageError
-    from pipeline.event.fields import field_names
-    from pipeline.run.clock import SystemClock
-    from producers.kafka_client import producer_options
-    from producers.pace import pause
-    from producers.replay import Sending, ensure_topic, send_events, wire_events
-    from producers.simulate import until_stdin_closes
+    from consumers.recording import readable_twice  # the client, numpy and rich are not needed for help
+    from consumers.rows import Tally
+    from producers.replay import Sending
 
     tally, sending = Tally(), Sending()
-    topic, default_type = next(iter(settings.topics.event_topics().items()))
-    chunks = read_events(
-        args.file, CHUNK, now_ms=SystemClock().now_ms(), columns=columns_of(args, settings),
-        time_unit=args.time_unit, default_type=default_type, start=args.start, limit=args.limit, tally=tally,
-    )  # fmt: skip
-    first = next(chunks, None)  # errors of the file come before those of the broker
-    if first is None and tally.rejected:
-        raise UsageError(f"{args.file}: not one row could be read: {tally.lines()[0]}")
+    with readable_twice(args.file) as path:
+        topic = _send(args, settings, path, tally, sending)
+    _report(args, topic, sending, tally)
+    return 0
+
+
+def _send(
+    args: argparse.Namespace, settings: Settings, path: Path, tally: "Tally", sending: "Sending"
+) -> str:
+    """Send the file, of which the bytes lie at `path`; return the topic."""
+    from kafka import KafkaProducer
+
+    from consumers.kafka_client import connect
+    from pipeline.event.fields import field_names
+    from producers.kafka_client import producer_options
+    from producers.pace import pause
+    from producers.replay import ensure_topic, send_events, wire_events
+    from producers.simulate import until_stdin_closes
+
+    topic = next(iter(settings.topics.event_topics()))
+    chunks = _read(args, settings, path, tally)
     for created in ensure_topic(settings.kafka, settings.topics, topic):
         print(f"created topic {created}", file=sys.stderr)
-    events = wire_events(
-        chain([] if first is None else [first], chunks),
-        field_names(settings.events),
-        settings.events.time_unit,
-    )
+    events = wire_events(chunks, field_names(settings.events), settings.events.time_unit)
     producer = connect(KafkaProducer, producer_options(settings.kafka))
     sleep = until_stdin_closes if args.until_stdin_closes else pause
     try:
@@ -98,8 +100,27 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             )  # fmt: skip
     finally:
         producer.close(timeout=CLOSE_S)
-    _report(args, topic, sending, tally)
-    return 0
+    return topic
+
+
+def _read(args: argparse.Namespace, settings: Settings, path: Path, tally: "Tally") -> Iterator["Events"]:
+    """Return the file's events in its order; the first are read at once, so that its errors come first."""
+    from itertools import chain
+
+    from consumers.file_order import counted, survey
+    from consumers.file_source import read_events
+    from pipeline.errors import UsageError
+    from pipeline.run.clock import SystemClock
+
+    now_ms, recording = SystemClock().now_ms(), recording_of(args, settings, path)
+    survey(recording, now_ms, SURVEYED)
+    chunks = counted(
+        read_events(recording, CHUNK, now_ms=now_ms, start=args.start, limit=args.limit, tally=tally), tally
+    )
+    first = next(chunks, None)
+    if first is None and tally.rejected:
+        raise UsageError(f"{args.file}: not one row could be read: {tally.lines()[0]}")
+    return chain([] if first is None else [first], chunks)
 
 
 @contextmanager
@@ -122,12 +143,18 @@ def _report(args: argparse.Namespace, topic: str, sending: "Sending", tally: "Ta
     print(
         f"sent {sending.sent:,} events to topic {topic} in {sending.seconds:.1f} s ({rate:,.0f}/s), "
         f"{rejected:,} rows rejected",
-        *tally.lines(), sep="\n", file=sys.stderr,
+        *tally.lines(), *tally.order(), sep="\n", file=sys.stderr,
     )  # fmt: skip
     if args.json:
         figures = {
             "sent": sending.sent,
+            "rows": tally.rows,
             "rejected": rejected,
+            "ignored": tally.ignored,
+            "duplicates": 0,  # only who learns them can tell
+            # events that were read ahead of an interruption are left out too
+            "left_out": tally.left_out + tally.types.total() - sending.sent,
+            "out_of_order": tally.out_of_order,
             "seconds": sending.seconds,
             "events_per_s": rate,
         }

@@ -15,7 +15,8 @@ A worker whose checkpoint.path is PATH and that has no checkpoint of its own sta
 parameters, counts, figures and users of the file, and so does each of several workers. Configure events,
 model and rank alike: the rules of a changed configuration hold here too, and with another model.dim the
 model starts anew. A worker reads the topic from where its group has committed, at first from its earliest
-record: it should not hold the file's events again."""
+record: it should not hold the file's events again. A file that is not in order of time is sorted first, where
+it has at most 10,000,000 events."""
 EXAMPLE = "afresh train history.csv.gz --checkpoint ./state\nafresh run --set checkpoint.path=./state"
 PROBE = "writable"  # a file that is there for a moment
 
@@ -57,11 +58,11 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             "folder of our own: give access, or name another"
         ) from None
     evaluation, tally = judge_file(args, settings, as_served(settings))
-    result = evaluation.result()
-    show(args, settings, result, tally)
     kafka = msgspec.structs.replace(settings.kafka, worker_id=TRAINED)
     checkpoints = Checkpoints(folder, msgspec.structs.replace(settings, kafka=kafka))
     manifest = checkpoints.save(evaluation.recommender, 0, SystemClock().now_ms())
+    result = evaluation.result()
+    show(args, settings, result, tally)  # after the saving: nothing is lost where stdout takes nothing
     config = f" --config {args.config}" if args.config else ""
     path = f" --set checkpoint.path={args.checkpoint}" if before.path != args.checkpoint else ""
     print(

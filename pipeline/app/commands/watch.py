@@ -6,6 +6,7 @@ import sys
 from contextlib import closing, suppress
 
 from pipeline.app.interruption import signals_to
+from pipeline.app.output import stdout_error
 from pipeline.settings import Settings
 
 HELP = """Show rankings as they are published, until Ctrl-C.
@@ -48,4 +49,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     ):
         for line in lines:
             print(line, flush=True)
+            if stdout_error():  # its reader has ended
+                break
     return 0

@@ -1,7 +1,8 @@
 """The plots of a report, each as inline SVG: text stays text, nothing is loaded, no script runs.
 
 matplotlib draws them; it is imported here alone. Lines differ in colour and in dash, so that they can be told
-apart in print and by the colour-blind (colours: Okabe and Ito, "Color universal design", 2008).
+apart in print and by the colour-blind (colours: Okabe and Ito, "Color universal design", 2008, with a dark
+brown in the place of yellow).
 """
 
 import io
@@ -26,8 +27,13 @@ from pipeline.measure.timeline import AlarmMark, Track
 
 SIZE = (5.6, 3.5)  # inches: at the width of a phone letters are still of 9 pixels
 PARTS = 60  # of the stream in a plot over time
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8A6D00", "#555555")
-DASHES = ("-", (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1.2, 1.2)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), "-")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#6B5000", "#000000", "#E69F00")
+DASHES: tuple[Any, ...] = (
+    "-", (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1.2, 1.2)),
+    (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2.5, 2.5)), (0, (10, 2, 2, 2)),
+)  # fmt: skip
+MARKERS = ("", "o", "s", "^", "D", "v")  # of the lines of each further round of the colours
+MARK_EVERY = 0.12  # of the plot's diagonal, between two markers
 INK, GRID = "#222222", "#DDDDDD"
 SHORT_MS = 3 * 86_400_000  # of a stream no longer than this the hour is told, not only the day
 STYLE: Any = {  # matplotlib types the keys in its newer versions alone
@@ -59,7 +65,7 @@ def quality_plot(report: Report, measure: str, name: str) -> str:
     track, place = report.track, MEASURES.index(measure)
     borders = track.borders(PARTS)
     figure, axes = _new()
-    for line, style in zip(report.lines, _styles(report.lines), strict=True):
+    for line, style in zip(report.lines, styles(report.lines), strict=True):
         _over(axes, track, borders, track.means(line.name, place, borders), line.label, style)
     _mark(axes, report.alarms, track)
     _time_axis(axes, track, name)
@@ -73,7 +79,7 @@ def served_plot(report: Report) -> str:
     events, hits = np.diff(track.served_N2[borders], axis=0).T.astype(np.float64)
     share = np.divide(hits, events, out=np.full(hits.shape, np.nan), where=events > 0)
     figure, axes = _new()
-    _over(axes, track, borders, share, report.lines[0].label, _styles(report.lines)[0])
+    _over(axes, track, borders, share, report.lines[0].label, styles(report.lines)[0])
     _mark(axes, report.alarms, track)
     _time_axis(axes, track, "share taken from the list")
     return _svg(figure, "served", "Share of events that took an item out of the user's list, over the stream")
@@ -86,9 +92,8 @@ def coverage_plot(report: Report) -> str:
     # before the first list there is nothing to cover
     places = np.flatnonzero(track.coverage_N > 0)
     if places.size:
-        colour, dash = _styles(report.lines)[0]
         values = 100 * track.coverage_N[places]
-        axes.plot(track.events_N[places], values, color=colour, linestyle=dash, label=report.lines[0].label)
+        axes.plot(track.events_N[places], values, label=report.lines[0].label, **styles(report.lines)[0])
     _time_axis(axes, track, "% of known items on lists")
     return _svg(figure, "coverage", "Share of the known items that recent lists show, over the stream")
 
@@ -97,10 +102,10 @@ def roc_plot(report: Report) -> str:
     """Draw true positives over false positives."""
     figure, axes = _new()
     axes.plot([0, 1], [0, 1], color="#777777", linewidth=1, label="chance")
-    for line, (colour, dash) in zip(report.lines, _styles(report.lines), strict=True):
+    for line, style in zip(report.lines, styles(report.lines), strict=True):
         if line.curve.tests:
             label = f"{line.label} ({line.curve.auc:.3f})"
-            axes.plot(line.curve.fpr_E, line.curve.tpr_E, color=colour, linestyle=dash, label=label)
+            axes.plot(line.curve.fpr_E, line.curve.tpr_E, label=label, **style)
     axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="non-clicks shown (share)", ylabel="clicks shown (share)")
     axes.legend(loc="lower right", title="area", alignment="right")
     return _svg(figure, "roc", "ROC curve of each model: share of clicks over share of non-clicks")
@@ -109,12 +114,12 @@ def roc_plot(report: Report) -> str:
 def precision_plot(report: Report) -> str:
     """Draw precision over recall."""
     figure, axes = _new()
-    for line, (colour, dash) in zip(report.lines, _styles(report.lines), strict=True):
+    for line, style in zip(report.lines, styles(report.lines), strict=True):
         if line.curve.tests:
             seen = line.curve.tpr_E > 0
             label = f"{line.label} ({line.curve.average_precision:.3f})"
             recall, precision = line.curve.tpr_E[seen], line.curve.precision_E[seen]
-            axes.plot(recall, precision, color=colour, linestyle=dash, label=label)
+            axes.plot(recall, precision, label=label, **style)
     axes.axhline(1 / (1 + NEGATIVES), color="#777777", linewidth=1, label="chance")
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall: clicks shown", ylabel="precision: clicks of shown")
     axes.legend(loc="upper right", title="average precision", alignment="right")
@@ -134,11 +139,23 @@ def lorenz_plot(report: Report) -> str:
     return _svg(figure, "lorenz", "Lorenz curves of what the lists show and of what users took")
 
 
-Style = tuple[str, str | tuple[int, tuple[float, ...]]]
+Style = dict[str, Any]  # options of a line: colour, dash and marker
 
 
-def _styles(lines: Sequence[Line]) -> list[Style]:
-    return [(COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]) for place in range(len(lines))]
+def styles(lines: Sequence[Line]) -> list[Style]:
+    """Return a style for each model: each has its own colour, or from the ninth on its own colour and marker.
+
+    The first is drawn above the others.
+    """
+    found = []
+    for place in range(len(lines)):
+        again, first = divmod(place, len(COLOURS))
+        found.append({
+            "color": COLOURS[first], "linestyle": DASHES[(first + again) % len(DASHES)],
+            "marker": MARKERS[again % len(MARKERS)], "markersize": 4, "markevery": MARK_EVERY,
+            "zorder": 2.0 if place else 2.5,
+        })  # fmt: skip
+    return found
 
 
 def _new() -> tuple[Figure, Axes]:
@@ -149,7 +166,7 @@ def _new() -> tuple[Figure, Axes]:
 def _over(axes: Axes, track: Track, borders: Sequence[int], values: Floats, label: str, style: Style) -> None:
     """Draw a value of each part at the part's middle."""
     middles = (track.events_N[borders[:-1]] + track.events_N[borders[1:]]) / 2
-    axes.plot(middles, values, color=style[0], linestyle=style[1], linewidth=1.6, label=label, gid=label)
+    axes.plot(middles, values, linewidth=1.6, label=label, gid=label, **style)
 
 
 def _mark(axes: Axes, alarms: Sequence[AlarmMark], track: Track) -> None:
