@@ -16,8 +16,8 @@ from consumers.parquet_rows import ParquetRows
 from consumers.rows import Columns, Row, Rows, Tally, places_of, wrong_type
 from pipeline.errors import UsageError
 from pipeline.event.checks import MAX_DEPTH, Problem, TimeUnit, too_deep
-from pipeline.event.decode import json_problem
 from pipeline.event.fields import value_at
+from pipeline.event.problems import json_problem
 
 SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
 

@@ -10,12 +10,14 @@ import msgspec
 
 from pipeline.roles import Role, built_in_role
 
-POSITIVE, NEUTRAL, NEGATIVE, EXPOSURE = 0, 1, 2, 3  # codes of the roles in columns
+# codes of the roles in columns; an event to ignore never gets into one
+POSITIVE, NEUTRAL, NEGATIVE, EXPOSURE, IGNORE = 0, 1, 2, 3, 4
 ROLE_CODES: dict[str, int] = {
     "positive": POSITIVE,
     "neutral": NEUTRAL,
     "negative": NEGATIVE,
     "exposure": EXPOSURE,
+    "ignore": IGNORE,
 }
 EVENT_FIELDS = (
     "user_id", "item_id", "event_type", "timestamp_ms", "value", "event_id", "session_id", "ranking_id",
@@ -59,7 +61,8 @@ class TopicsConfig(Table, frozen=True):
 
 
 class EventsConfig(Table, frozen=True):
-    fields: dict[str, str] = {}  # our field -> its name in YOUR records, or its path: see event/fields.py
+    # our field -> its name in YOUR records, or its path, or several of them: see event/fields.py
+    fields: dict[str, str | list[str]] = {}
     time_unit: Literal["ms", "s", "iso", "auto"] = "ms"
     roles: dict[str, Role] = {}
     weights: dict[str, Annotated[float, msgspec.Meta(ge=0)]] = {}
@@ -75,6 +78,10 @@ class EventsConfig(Table, frozen=True):
     def role(self, event_type: str) -> int:
         """Return the role's code: by `roles`, else by the type's name, else positive."""
         return ROLE_CODES[self.roles.get(event_type) or built_in_role(event_type)]
+
+    def ignored(self) -> frozenset[str]:
+        """Return the event types to ignore: neither learned nor a dead letter."""
+        return frozenset(name for name, role in self.roles.items() if role == "ignore")
 
     def weight(self, event_type: str) -> float:
         """Return how much one event of this type counts."""

@@ -25,7 +25,8 @@ from kafka import KafkaProducer
 
 from consumers.kafka_client import connect
 from pipeline.errors import AfreshError, UsageError
-from pipeline.settings import KEY_FIELD, EventsConfig, KafkaConfig, TopicsConfig
+from pipeline.event.fields import field_names, put_at
+from pipeline.settings import EventsConfig, KafkaConfig, TopicsConfig
 from producers.kafka_client import producer_options
 from producers.market.closed_loop import ClosedLoop, Lists
 from producers.market.file import check_folder
@@ -185,18 +186,12 @@ def wire_form(settings: EventsConfig) -> Callable[[ShopEvent], bytes]:
     if not settings.fields and settings.time_unit in ("ms", "auto"):
         return encode
 
-    in_unit = IN_UNIT[settings.time_unit]
+    in_unit, names = IN_UNIT[settings.time_unit], field_names(settings)
 
     def form(event: ShopEvent) -> bytes:
         record: dict[str, Any] = {}
         for field, value in msgspec.structs.asdict(event).items():
-            name = settings.fields.get(field, field)
-            if name != KEY_FIELD:
-                *path, last = name.split(".")
-                place = record
-                for step in path:
-                    place = place.setdefault(step, {})
-                place[last] = in_unit(value) if field == "timestamp_ms" else value
+            put_at(record, names[field], in_unit(value) if field == "timestamp_ms" else value)
         return encode(record)
 
     return form

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.event.fields import names_of
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def columns_of(args: argparse.Namespace, settings: Settings) -> "Columns":
     choices: dict[str, list[str]] = {}
     for column, field in FIELD_OF.items():
         given = getattr(args, f"{column}_column")
-        mapped = settings.events.fields.get(field, column)
-        choices[column] = [given] if given else list(dict.fromkeys((mapped, column, field)))
+        mapped = names_of(settings.events.fields.get(field, column))
+        choices[column] = [given] if given else list(dict.fromkeys((*mapped, column, field)))
     columns = find_columns(Path(args.file), choices)
     chosen = [
         f"{column} = {name}"

@@ -13,6 +13,7 @@ import msgspec
 
 from pipeline.errors import UsageError
 from pipeline.event.batch import TopicPartition
+from pipeline.event.fields import names_of
 from pipeline.measure.health import split_address
 from pipeline.roles import built_in_role
 from pipeline.settings import KEY_FIELD, POSITIVE, KafkaConfig, Settings
@@ -117,9 +118,10 @@ def _topics(settings: Settings) -> Complaints:
 
 def _events(settings: Settings) -> Complaints:
     for name, theirs in settings.events.fields.items():
-        if not theirs:
-            yield f"events.fields.{name}", theirs, "the name that this field has in the records"
-        if theirs == KEY_FIELD and name != "user_id":
+        names = names_of(theirs)
+        if not names or not all(names):
+            yield f"events.fields.{name}", theirs, "the name that this field has in the records, or several"
+        if KEY_FIELD in names and name != "user_id":
             yield f"events.fields.{name}", theirs, "a field of the records: only user_id is read from the key"
     for name in settings.events.positive_from:
         if settings.events.role(name) != POSITIVE:

@@ -17,7 +17,6 @@ from pipeline.event.records import DEFAULT_USER
 TimeUnit = Literal["ms", "s", "iso"]  # of a file's times; a topic's may be "auto" too
 
 REASONS = (
-    "tombstone",  # a record without a value
     "too_large",  # longer than limits.record_bytes
     "not_utf8",
     "not_json",
@@ -27,6 +26,7 @@ REASONS = (
     "bad_row",  # a row of a file that has not the header's number of fields, or that its format forbids
     "missing_field",
     "wrong_type",
+    "too_many",  # more than MAX_ELEMENTS in a record's array: each would be an event
     "empty_id",
     "long_id",  # more than MAX_ID_BYTES
     "reserved_id",  # the user id under which the list for people without events is published
@@ -39,6 +39,7 @@ SHORT = MAX_ID_BYTES // 4  # so many characters are never too long: UTF-8 has at
 EARLIEST_MS = 946_684_800_000  # 2000-01-01T00:00:00Z
 AHEAD_MS = 86_400_000  # clocks of producers may be a day fast
 MS_FROM = 1e11  # as milliseconds that is 1973, as seconds the year 5138
+MAX_ELEMENTS = 1_000  # of a record's array: each is an event, and all are learned in one batch
 MAX_DEPTH = (
     128  # far below what any caller's stack allows: how deep a record may be must not depend on who reads it
 )

@@ -17,7 +17,7 @@ from pipeline.errors import OffsetsGone
 from pipeline.event.batch import Span, TopicPartition
 from pipeline.event.decode import Decoder
 from pipeline.outcome import Learner
-from pipeline.run.catch_up import in_time_order
+from pipeline.run.catch_up import CHUNK, in_time_order
 from pipeline.run.in_flight import InFlight
 from pipeline.run.observe import Observer
 from pipeline.run.ports import Clock, Source
@@ -164,7 +164,8 @@ class Partitions:
                 for source in group:
                     self._release(source)
                 return True
-            self._learner.catch_up(decoder.decode(self._learner.seq, clock.now_ms(), polled))
+            for part in decoder.parts(polled, CHUNK):
+                self._learner.catch_up(decoder.decode(self._learner.seq, clock.now_ms(), part))
             self._source.keep_alive()
             if any(self._pending.get(source) is not takeover for source, takeover in group.items()):
                 return False
