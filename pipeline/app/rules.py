@@ -118,10 +118,9 @@ def _topics(settings: Settings) -> Complaints:
 
 def _events(settings: Settings) -> Complaints:
     for name, theirs in settings.events.fields.items():
-        names = names_of(theirs)
-        if not names or not all(names):
+        if not theirs or not all(names_of(theirs)):
             yield f"events.fields.{name}", theirs, "the name that this field has in the records, or several"
-        if KEY_FIELD in names and name != "user_id":
+        if KEY_FIELD in names_of(theirs) and name != "user_id":
             yield f"events.fields.{name}", theirs, "a field of the records: only user_id is read from the key"
     for name in settings.events.positive_from:
         if settings.events.role(name) != POSITIVE:

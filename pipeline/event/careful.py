@@ -1,6 +1,6 @@
-"""Records of which the fields may lie anywhere, and which may be several events, or one to ignore."""
+"""Records that the quick parser can't be right about: what they are, or what is wrong with them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,10 +8,12 @@ import msgspec
 
 from pipeline.event.batch import Record
 from pipeline.event.checks import Problem, any_ms, iso_ms, shown
-from pipeline.event.fields import Names, Refused
-from pipeline.event.framing import is_object, unframed
-from pipeline.event.parse import NO_ELEMENT, Element, Event, MappedParser, Parsed
+from pipeline.event.fields import Refused
+from pipeline.event.framing import payload_of
+from pipeline.event.lookup import NO_ELEMENT, Element, Lookup, Parsed
+from pipeline.event.parse import Event
 from pipeline.event.problems import event_problem, malformed_problem
+from pipeline.event.ways import Plan
 from pipeline.settings import EventsConfig
 
 _FAR_S = 1e15  # beyond all clocks
@@ -26,25 +28,23 @@ class Found(NamedTuple):
     ignored: list[str]
 
 
-class MappedReader:
-    """Reads one record after the other. `fans_out`: a record may be several events."""
+class CarefulReader:
+    """Reads one record after the other, right about all of them."""
 
-    def __init__(self, choices: Mapping[str, Names], settings: EventsConfig) -> None:
-        self._parser = MappedParser(choices, settings.time_unit)
+    def __init__(self, plan: Plan, settings: EventsConfig) -> None:
+        self._lookup = Lookup(plan, settings.time_unit)
         self._ignored = settings.ignored()
         self._to_ms = TO_MS[settings.time_unit]
-        self.fans_out = self._parser.fans_out
 
     def read(self, record: Record, value: bytes, default_type: str, now_ms: int) -> Found:
         """Read a record that is neither too long nor too deep. `value` is its own."""
-        framed = unframed(value)
-        payload = framed.payload if framed and is_object(framed.payload) else value
+        payload = payload_of(value)
         events: list[tuple[Event, int]] = []
         problems: list[Problem] = []
         ignored: list[str] = []
         try:
             payload.decode()  # all of it must be UTF-8; the parser skips over unknown fields
-            parsed = self._parser.parse(payload, record.key)
+            parsed = self._lookup.parse(payload, record.key)
             elements = self._elements(parsed, default_type)
         except MALFORMED as error:
             return Found([], malformed_problem(record, payload, error, ""), [])
@@ -54,12 +54,12 @@ class MappedReader:
                 if kind in self._ignored:
                     ignored.append(kind)
                     continue
-                event = self._parser.event(parsed, element)
+                event = self._lookup.event(parsed, element)
                 time_ms = self._time_ms(event, record, parsed, element)
             except MALFORMED as error:
                 problems.append(malformed_problem(record, payload, error, ""))
                 continue
-            problem = event_problem(event, time_ms, now_ms, partial(self._parser.shown, parsed, element))
+            problem = event_problem(event, time_ms, now_ms, partial(self._lookup.shown, parsed, element))
             if problem:
                 problems.append(problem)
                 continue
@@ -70,10 +70,8 @@ class MappedReader:
 
     def count(self, record: Record, default_type: str) -> int:
         """Return how many events a record is at most."""
-        value = record.value or b""
-        framed = unframed(value)
         try:
-            parsed = self._parser.parse(framed.payload if framed else value, record.key)
+            parsed = self._lookup.parse(payload_of(record.value or b""), record.key)
             return len(self._elements(parsed, default_type))
         except MALFORMED:
             return 0
@@ -83,12 +81,12 @@ class MappedReader:
 
         The type is looked at first: an event to ignore may lack what others need, and its array be too long.
         """
-        if not self._parser.types_inside and self._kind(parsed, NO_ELEMENT, default_type) in self._ignored:
+        if not self._lookup.types_inside and self._kind(parsed, NO_ELEMENT, default_type) in self._ignored:
             return []
-        return self._parser.elements(parsed)
+        return self._lookup.elements(parsed)
 
     def _kind(self, parsed: Parsed, element: Element, default_type: str) -> str:
-        kind, _ = self._parser.take("event_type", parsed, element)
+        kind, _ = self._lookup.take("event_type", parsed, element)
         return kind or default_type
 
     def _time_ms(self, event: Event, record: Record, parsed: Parsed, element: Element) -> int:
@@ -98,7 +96,7 @@ class MappedReader:
         try:
             return self._to_ms(time)
         except ValueError as error:
-            name = self._parser.shown(parsed, element, "timestamp_ms")
+            name = self._lookup.shown(parsed, element, "timestamp_ms")
             raise Refused("bad_time", f"{name}: {shown(str(error))}; expected ISO 8601") from None
 
 
