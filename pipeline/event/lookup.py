@@ -1,6 +1,6 @@
 """The careful reader of a record's fields, one value after the other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import msgspec
@@ -104,19 +104,25 @@ class Lookup:
     def shown(self, parsed: Parsed, element: Element, field: str) -> str:
         """Return the name of a field for a message: of the place where it was found, else all that it has."""
         way, _ = self._chosen(field, parsed, element)
-        return way.shown(element.number) if way else self._all_names(field, element.number)
+        return way.shown(element.number) if way else self._all_names(field, element)
 
     def _chosen(self, field: str, parsed: Parsed, element: Element) -> tuple[Way | None, bytes]:
         """Return the first way of a field that leads to something, and the JSON found; of those that lead to
-        empty text alone the first."""
+        empty text alone the first. An element that names no item is none of the record's own item."""
         empty: Way | None = None
-        for way in self._ways[field]:
+        for way in self._ways_in(field, element):
             raw = _found(way, parsed, element)
             if raw and raw != b'""':
                 return way, raw
             if raw is not None and empty is None:
                 empty = way
         return empty, b'""'
+
+    def _ways_in(self, field: str, element: Element) -> Sequence[Way]:
+        ways = self._ways[field]
+        if field == "item_id" and element is not NO_ELEMENT:
+            return [way for way in ways if way.inside]
+        return ways
 
     def _leads_inside(self, parsed: Parsed) -> bool:
         """Say whether the item is to be looked for in the array: no name before it leads to something."""
@@ -127,14 +133,14 @@ class Lookup:
                 return False
         return False
 
-    def _all_names(self, field: str, number: int | None) -> str:
-        return "` or `".join(way.shown(number) for way in self._ways[field])
+    def _all_names(self, field: str, element: Element) -> str:
+        return "` or `".join(way.shown(element.number) for way in self._ways_in(field, element))
 
     def _refuse(self, field: str, parsed: Parsed, element: Element) -> NoReturn:
         """Raise `Refused` for a field that no way leads to."""
         if all(way.name == KEY_FIELD for way in self._ways[field]):
             key_text(parsed.key)
-        names = self._all_names(field, element.number)
+        names = self._all_names(field, element)
         raise Refused("missing_field", f"Object missing required field `{names}`")
 
 

@@ -162,7 +162,7 @@ def _elements_type(plan: Plan, settings: EventsConfig) -> Any:
     if not plan.element:
         return list[str | int]
     element = struct_of(plan.element, lambda field: (kind_of(field, settings.time_unit) | None, None))
-    return list[element]
+    return list[element]  # type: ignore[valid-type]
 
 
 def _outer(ways: Sequence[Way]) -> tuple[Steps, ...]:
