@@ -15,15 +15,17 @@ import msgspec
 from consumers.parquet_rows import ParquetRows
 from consumers.rows import Columns, Row, Rows, Tally, places_of, wrong_type
 from pipeline.errors import UsageError
-from pipeline.event.checks import MAX_DEPTH, Problem, TimeUnit, too_deep
-from pipeline.event.fields import value_at
+from pipeline.event.checks import MAX_DEPTH, MAX_ELEMENTS, Problem, TimeUnit, too_deep, too_many
+from pipeline.event.fields import ARRAY, Names, spread, value_at
 from pipeline.event.problems import json_problem
+from pipeline.settings import FIELD_OF, EventsConfig, names_of
 
 SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
 
 
-def open_rows(path: Path, columns: Columns, tally: Tally) -> Rows:
-    """Choose the reader by the file's name; rows that it can't make out go to `tally`.
+def open_rows(path: Path, columns: Columns, tally: Tally, events: EventsConfig | None = None) -> Rows:
+    """Choose the reader by the file's name; rows that it can't make out go to `tally`. A .jsonl is read by
+    all the names that `events` gives a field, and a row as several events where they lead through an array.
 
     Raise `UsageError` for a name that none of `SUFFIXES` ends.
     """
@@ -31,7 +33,7 @@ def open_rows(path: Path, columns: Columns, tally: Tally) -> Rows:
     if name.endswith((".csv", ".csv.gz")):
         return _CsvRows(path, columns, tally)
     if name.endswith((".jsonl", ".jsonl.gz")):
-        return _JsonRows(path, columns, tally)
+        return _JsonRows(path, columns, tally, events or EventsConfig())
     if name.endswith(".parquet"):
         return ParquetRows(path, columns, tally)
     raise UsageError(f"{path}: unknown kind of file; expected a name that ends in {', '.join(SUFFIXES)}")
@@ -107,10 +109,17 @@ class _CsvRows:
 class _JsonRows:
     time_unit: TimeUnit | None = None
 
-    def __init__(self, path: Path, columns: Columns, tally: Tally) -> None:
+    def __init__(self, path: Path, columns: Columns, tally: Tally, events: EventsConfig) -> None:
         self._path, self._columns, self._tally = path, columns, tally
         self._bytes = FileBytes(path)
         self.share = self._bytes.share
+        self._ignored = events.ignored()
+        self._choices: dict[str, Names] = {name: (name,) for name in columns}
+        for column, name in columns._asdict().items():
+            names = names_of(events.fields.get(FIELD_OF[column]) or name)
+            if name in names:  # else the user's own word, or the plain name
+                self._choices[name] = names
+        self._spreads = any(len(each) > 1 or ARRAY in each[0] for each in self._choices.values())
 
     def __iter__(self) -> Iterator[Row]:
         first: dict[str, Any] | None = None
@@ -123,15 +132,21 @@ class _JsonRows:
                 if row is None:
                     continue
                 first = row if first is None else first
-                got = self._as_row(number, row)
-                if isinstance(got, Row):
-                    good += 1
-                    yield got
-                else:
-                    self._tally.reject(number, got)
+                found = spread(row, self._choices, self._columns.item) if self._spreads else [row]
+                if len(found) > MAX_ELEMENTS:
+                    self._tally.reject(number, too_many(len(found)))
+                    continue
+                self._tally.several += len(found) - 1
+                for each in found:
+                    got = self._as_row(number, each)
+                    if isinstance(got, Row):
+                        good += 1
+                        yield got
+                    else:
+                        self._tally.reject(number, got)
         if first is not None and not good:  # no row fits: most likely the names don't
-            found = [name for name in self._columns if value_at(first, name) is not None]
-            places_of(self._path, self._columns, list(dict.fromkeys([*first, *found])))
+            held = [name for name in self._columns if value_at(first, name) is not None]
+            places_of(self._path, self._columns, list(dict.fromkeys([*first, *held])))
 
     def _parsed(self, number: int, line: bytes) -> dict[str, Any] | None:
         problem = Problem("too_deep", f"nested deeper than {MAX_DEPTH} levels; expected a flat JSON object")
@@ -145,6 +160,9 @@ class _JsonRows:
         return None
 
     def _as_row(self, number: int, row: dict[str, Any]) -> Row | Problem:
+        kind = value_at(row, self._columns.event) if self._ignored else None
+        if isinstance(kind, str | int) and str(kind) in self._ignored:  # which may lack all the rest
+            return Row(number, "", "", 0, str(kind), None)
         texts = []
         for column in ("user", "item", "event"):
             name = getattr(self._columns, column)

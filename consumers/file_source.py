@@ -15,7 +15,7 @@ itself what it is.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from statistics import median_low
@@ -39,6 +39,7 @@ from pipeline.event.checks import (
     user_problem,
     value_problem,
 )
+from pipeline.settings import EventsConfig
 
 __all__ = ["Columns", "Tally", "found_unit", "read_events"]
 
@@ -58,16 +59,17 @@ def read_events(
     start: int = 0,
     limit: int | None = None,
     tally: Tally | None = None,
+    settings: EventsConfig | None = None,
 ) -> Iterator[Events]:
     """Yield a file's good events in its order, `batch` at a time (the last: what is left).
 
     `start` and `limit` count good events. `source_B` and `append_ms_B` are 0: no broker has seen them. Rows
-    that can't be read go to `tally`. Raise `UsageError`, at the first `next`, when the file can't be read
-    or lacks a column.
+    that can't be read go to `tally`, and so do those of types that `settings` ignores. Raise `UsageError`, at
+    the first `next`, when the file can't be read or lacks a column.
     """
     tally = Tally() if tally is None else tally
-    rows = open_rows(Path(path), columns, tally)
-    iterator = iter(rows)
+    rows = open_rows(Path(path), columns, tally, settings)
+    iterator = _kept(iter(rows), settings.ignored() if settings else (), default_type, tally)
     sample = list(islice(iterator, SAMPLE))
     unit = time_unit or rows.time_unit or found_unit([row.time for row in sample])
     good = _checked(chain(sample, iterator), columns, unit, now_ms, tally)
@@ -95,6 +97,20 @@ def found_unit(times: Sequence[str | float]) -> TimeUnit:
     if not numbers:
         return "iso" if times else "s"
     return "ms" if median_low(numbers) >= MS_FROM else "s"
+
+
+def _kept(rows: Iterator[Row], ignored: Collection[str], default_type: str, tally: Tally) -> Iterator[Row]:
+    """Return the rows without those of types to ignore, which are counted."""
+    if not ignored:
+        return rows
+
+    def keep(row: Row) -> bool:
+        kind = row.event or default_type
+        if kind in ignored:
+            tally.ignored[kind] += 1
+        return kind not in ignored
+
+    return filter(keep, rows)
 
 
 def _checked(

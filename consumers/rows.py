@@ -41,6 +41,8 @@ class Tally:
 
     types: Counter[str] = field(default_factory=Counter)  # of the good events
     rejected: Counter[str] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)  # by event type
+    several: int = 0  # events, rejected ones included, beyond the first of a row that is several
     first: dict[str, str] = field(default_factory=dict)
     share: float = 0.0  # of the file that has been read, 0 to 1
     counted: str = "line"  # what the numbers of rows count

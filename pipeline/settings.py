@@ -4,6 +4,7 @@ Surface promises: a key's name and meaning stay. Unknown keys are errors. `__pos
 with "KEY = VALUE: expected ..." texts, which app/config.py turns into one line.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -23,10 +24,22 @@ EVENT_FIELDS = (
     "user_id", "item_id", "event_type", "timestamp_ms", "value", "event_id", "session_id", "ranking_id",
     "context",
 )  # fmt: skip
+FIELD_OF = {  # a recorded file's column -> what holds the same in records of a topic
+    "user": "user_id",
+    "item": "item_id",
+    "timestamp": "timestamp_ms",
+    "event": "event_type",
+    "value": "value",
+}
 KEY_FIELD = "$key"  # as the name of user_id: the record's key
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+
+
+def names_of(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the names that a setting gives a field, each once."""
+    return (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -407,7 +407,7 @@ def test_an_array_of_more_than_a_thousand_elements_is_refused() -> None:
     batch = decoded(purchase(*items[:1_000]), purchase(*items), limit=100_000, fields=GA4)
     assert len(batch.events) == 1_000
     (reject,) = batch.rejects
-    assert (reject.reason, reject.detail) == ("too_many", "items has 1001 elements; expected at most 1000")
+    assert (reject.reason, reject.detail) == ("too_many", "1001 elements in the array; expected at most 1000")
 
 
 def test_a_long_event_id_is_measured_without_the_number_of_the_element() -> None:

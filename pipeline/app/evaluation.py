@@ -66,6 +66,7 @@ def judge_file(
     chunks = read_events(
         args.file, args.batch, now_ms=now_ms, columns=columns_of(args, settings), time_unit=args.time_unit,
         default_type=default_type, start=args.start, limit=args.events, tally=tally,
+        settings=settings.events,
     )  # fmt: skip
     evaluation = Evaluation(settings, variants, clock)
     with _progress(tally, args.events) as watch:

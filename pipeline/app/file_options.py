@@ -5,19 +5,11 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.event.fields import names_of
-from pipeline.settings import Settings
+from pipeline.settings import FIELD_OF, Settings, names_of
 
 if TYPE_CHECKING:
     from consumers.file_source import Columns
 
-FIELD_OF = {  # what holds the same in records of a topic
-    "user": "user_id",
-    "item": "item_id",
-    "timestamp": "timestamp_ms",
-    "event": "event_type",
-    "value": "value",
-}
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,9 @@ import msgspec
 
 from pipeline.errors import UsageError
 from pipeline.event.batch import TopicPartition
-from pipeline.event.fields import names_of
 from pipeline.measure.health import split_address
 from pipeline.roles import built_in_role
-from pipeline.settings import KEY_FIELD, POSITIVE, KafkaConfig, Settings
+from pipeline.settings import KEY_FIELD, POSITIVE, KafkaConfig, Settings, names_of
 
 Origins = dict[str, str]  # "table.key" -> where its value came from; a key that is missing has its default
 

@@ -3,7 +3,7 @@
 Axes: B = events of a batch, in learning order. Suffixes name them (`user_B`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -186,6 +186,13 @@ class RawBatch:
     # of each event the place of its record among those polled; None: one event for each record that was
     # neither rejected nor ignored
     record_B: npt.NDArray[np.int32] | None = None
+
+    def records_of(self, records: Sequence[Record]) -> list[Record]:
+        """Return the record of each event, out of those that were decoded."""
+        if self.record_B is not None:
+            return [records[place] for place in self.record_B.tolist()]
+        bad = {id(reject.record) for reject in self.rejects}
+        return [record for record in records if record.value is not None and id(record) not in bad]
 
 
 class Batch(NamedTuple):

@@ -119,6 +119,11 @@ def time_problem(field: str, time_ms: float, now_ms: int) -> Problem | None:
     return Problem("bad_time", f"{field} is {got} in ms: expected 2000-01-01 to {latest} (a day ahead)")
 
 
+def too_many(elements: int) -> Problem:
+    """Say that a record's array has too many elements."""
+    return Problem("too_many", f"{elements} elements in the array; expected at most {MAX_ELEMENTS}")
+
+
 def iso_ms(text: str) -> int:
     """Return the milliseconds of an ISO 8601 time; one without an offset is UTC. Raise ValueError for
     anything else.

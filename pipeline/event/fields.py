@@ -16,7 +16,7 @@ import msgspec
 from pipeline.errors import UsageError
 from pipeline.event.checks import Problem
 from pipeline.event.framing import ADVICE, unframed
-from pipeline.settings import EVENT_FIELDS, KEY_FIELD, EventsConfig
+from pipeline.settings import EVENT_FIELDS, KEY_FIELD, EventsConfig, names_of
 
 NEEDED = ("user_id", "item_id")
 TEXTS = ("user_id", "item_id", "event_type", "event_id", "session_id", "ranking_id")
@@ -73,11 +73,6 @@ def field_names(settings: EventsConfig) -> dict[str, str]:
     return {field: names[0] for field, names in field_choices(settings).items()}
 
 
-def names_of(names: str | Sequence[str]) -> Names:
-    """Return the names that a setting gives a field, each once."""
-    return (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
-
-
 def is_path(name: str) -> bool:
     """Say whether a field's name leads into nested objects, or through an array."""
     return ("." in name and all(name.split("."))) or ARRAY in name
@@ -105,6 +100,27 @@ def value_at(record: Mapping[str, Any], name: str) -> Any:
     for step in name.split("."):
         found = found.get(step) if isinstance(found, dict) else None
     return found
+
+
+def spread(record: Mapping[str, Any], choices: Mapping[str, Names], item: str) -> list[dict[str, Any]]:
+    """Return what a parsed record holds under names that may be several or lead through an array, one object
+    for each of its events; `item` is the field that makes them. As `Decoder` reads it.
+
+    >>> spread({"u": "", "v": 1, "a": [{"b": 2}, {"b": 3}]}, {"user": ("u", "v"), "item": ("a[].b",)}, "item")
+    [{'user': 1, 'item': 2}, {'user': 1, 'item': 3}]
+    """
+    array = array_in([name for names in choices.values() for name in names])
+    elements = value_at(record, array) if array else None
+    for name in choices[item]:
+        if ARRAY in name and isinstance(elements, list) and elements:
+            inside = {**choices, item: tuple(each for each in choices[item] if ARRAY in each)}
+            return [
+                {field: _first(record, element, names) for field, names in inside.items()}
+                for element in elements
+            ]
+        if ARRAY not in name and value_at(record, name) not in (None, ""):
+            break
+    return [{field: _first(record, None, names) for field, names in choices.items()}]
 
 
 def put_at(record: dict[str, Any], name: str, value: object) -> None:
@@ -149,6 +165,23 @@ def key_text(key: bytes | None) -> str:
     except msgspec.MsgspecError:
         detail = f"the key is framed ({framed.schema}) and holds no JSON text or whole number; {ADVICE}"
         raise Refused("schema_framed", detail) from None
+
+
+def _first(record: Mapping[str, Any], element: Any, names: Names) -> Any:
+    """Return the first value that is not null or empty text, else what is found of these."""
+    found = None
+    for name in names:
+        _, array, after = name.partition(ARRAY)
+        if not array:
+            value = value_at(record, name)
+        elif after:
+            value = value_at(element, after[1:]) if isinstance(element, dict) else None
+        else:
+            value = element
+        if value is not None and value != "":
+            return value
+        found = value if found is None else found
+    return found
 
 
 def _check_arrays(pairs: Sequence[tuple[str, str]]) -> None:

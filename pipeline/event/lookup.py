@@ -5,8 +5,8 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
-from pipeline.event.checks import MAX_ELEMENTS
-from pipeline.event.fields import ARRAY, NEEDED, Refused, key_text
+from pipeline.event.checks import MAX_ELEMENTS, too_many
+from pipeline.event.fields import NEEDED, Refused, key_text
 from pipeline.event.parse import TEXTS, Event
 from pipeline.event.ways import NO_GROUP, Plan, Steps, Way, kind_of, struct_of
 from pipeline.settings import KEY_FIELD
@@ -64,9 +64,7 @@ class Lookup:
             return [NO_ELEMENT]
         found = _decode_array(raw)
         if len(found) > MAX_ELEMENTS:
-            (array,) = {way.name.partition(ARRAY)[0] for way in self._ways["item_id"] if way.inside}
-            detail = f"{array} has {len(found)} elements; expected at most {MAX_ELEMENTS}"
-            raise Refused("too_many", detail)
+            raise Refused(*too_many(len(found)))
         return [Element(number, self._open(each)) for number, each in enumerate(found)] or [NO_ELEMENT]
 
     def event(self, parsed: Parsed, element: Element) -> Event:

@@ -49,7 +49,7 @@ def judge_records(
         return [warn(f"records of {topic}", text, "publish some (afresh replay FILE), and check again")]
     raw = decoded(records, settings, now_ms)
     return [
-        *_decoding(topic, raw, settings),
+        *_decoding(topic, len(records), raw, settings),
         *_fields(topic, records, settings),
         *_types(topic, raw, settings),
         *_ages(topic, raw, settings),
@@ -67,12 +67,13 @@ def decoded(records: Sequence[Record], settings: Settings, now_ms: int) -> RawBa
     return decoder.decode(0, now_ms, Polled(spans, list(records), order_R))
 
 
-def _decoding(topic: str, raw: RawBatch, settings: Settings) -> Iterator[Finding]:
-    """Yield how many records would be dead letters, by reason with an example."""
+def _decoding(topic: str, total: int, raw: RawBatch, settings: Settings) -> Iterator[Finding]:
+    """Yield how many of the records would be dead letters, by reason with an example."""
     about, bad = f"records of {topic}", len(raw.rejects)
-    total = bad + len(raw.events)
     if not bad:
-        yield ok(about, f"the newest {numbered(total, 'record')} decode")
+        ignored = sum(raw.ignored.values())
+        aside = f", {ignored} of them to be ignored" if ignored else ""
+        yield ok(about, f"the newest {numbered(total, 'record')} decode{aside}")
         return
     by_reason: dict[str, list[Reject]] = defaultdict(list)
     for reject in raw.rejects:
@@ -182,8 +183,7 @@ def _ages(topic: str, raw: RawBatch, settings: Settings) -> Iterator[Finding]:
 def _keys(topic: str, partitions: int, records: Sequence[Record], raw: RawBatch) -> Iterator[Finding]:
     """Yield whether a user's events stay together."""
     about = f"keys of {topic}"
-    bad = {id(reject.record) for reject in raw.rejects}
-    good = [record for record in records if id(record) not in bad]
+    good = raw.records_of(records)
     pairs = list(zip(good, raw.events.user_ids, strict=True))
     if not pairs:
         return

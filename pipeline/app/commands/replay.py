@@ -72,6 +72,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     chunks = read_events(
         args.file, CHUNK, now_ms=SystemClock().now_ms(), columns=columns_of(args, settings),
         time_unit=args.time_unit, default_type=default_type, start=args.start, limit=args.limit, tally=tally,
+        settings=settings.events,
     )  # fmt: skip
     first = next(chunks, None)  # errors of the file come before those of the broker
     if first is None and tally.rejected:
