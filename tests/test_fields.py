@@ -1,8 +1,11 @@
 """Topics that exist already: names, nesting, whole numbers, keys, times and a schema registry's frame."""
 
 import json
+import re
+import tomllib
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from pipeline.event.parse import Unexpected
 from pipeline.settings import EventsConfig, TopicsConfig
 
 NOW = 1_700_000_000_000
+GUIDES = Path(__file__).parent.parent / "deploy" / "guides"
 PATHS = {"user_id": "payload.user.id", "item_id": "payload.sku", "timestamp_ms": "payload.at.$date"}
 
 
@@ -538,31 +542,34 @@ def test_types_of_elements_are_judged_element_by_element() -> None:
     assert (batch.events.item_ids, batch.ignored, batch.rejects) == (["rum"], {"look": 2}, [])
 
 
-def test_a_debezium_table_of_events_is_read() -> None:
-    """Insert, update and delete as Debezium writes them, and the tombstone behind a delete."""
+def test_a_debezium_table_of_events_is_read_as_the_guide_maps_it() -> None:
+    """Snapshot, insert, update, delete and truncate as Debezium writes them, and a delete's tombstone."""
+    (mapping,) = re.findall(r"```toml\n(.*?)```", (GUIDES / "shop.md").read_text("utf-8"), re.DOTALL)
+    config = tomllib.loads(mapping)["events"]
 
     def change(op: str, before: object, after: object) -> bytes:
-        source = {"connector": "postgresql", "table": "clicks", "ts_ms": NOW}
+        source = {"connector": "postgresql", "table": "actions", "ts_ms": NOW}
         payload = {"before": before, "after": after, "source": source, "op": op, "ts_ms": NOW}
         return json.dumps({"schema": {"type": "struct"}, "payload": payload}).encode()
 
-    row = {"id": 9, "user_id": 4, "item_id": "tea", "at": NOW - 7}
-    fields = {
-        "user_id": "payload.after.user_id",
-        "item_id": "payload.after.item_id",
-        "timestamp_ms": "payload.after.at",
-        "event_type": "payload.op",
-    }
-    values = [change("r", None, row), change("c", None, row | {"item_id": 5}), change("u", row, row)]
-    values.append(change("d", row, None))
-    records = [
-        ListRecord("events", 0, place, NOW, b"9", value) for place, value in enumerate([*values, None])
+    row = {"id": 9, "customer_id": 4, "sku": "tea", "type": "buy", "created_at": (NOW - 7) * 1000}
+    values = [
+        change("r", None, row),
+        change("c", None, row | {"id": 10, "sku": 5, "type": None, "created_at": None}),
+        change("u", row, row),
+        change("d", row, None),
+        None,
+        change("t", None, None),
     ]
-    batch = decoded(*records, fields=fields, roles={"d": "ignore", "u": "ignore"})
-    assert batch.events.user_ids == ["4", "4"]
-    assert batch.events.item_ids == ["tea", "5"]
-    assert batch.events.time_ms_B.tolist() == [NOW - 7] * 2
-    assert (batch.ignored, batch.rejects) == ({"u": 1, "d": 1, "tombstone": 1}, [])
+    records = [ListRecord("events", 0, place, NOW, b"9", value) for place, value in enumerate(values)]
+    batch = decoded(*records, **config)
+    assert (batch.ignored, batch.rejects) == ({"d": 1, "tombstone": 1, "t": 1}, [])
+    events = batch.events
+    assert events.user_ids == ["4"] * 3
+    assert events.item_ids == ["tea", "5", "tea"]
+    assert events.types == ["buy", "c", "buy"]
+    assert events.event_ids == ["9", "10", "9"]  # the update comes twice, and is dropped
+    assert events.time_ms_B.tolist() == [NOW - 7, NOW, NOW - 7]
 
 
 def test_a_record_without_a_value_is_ignored_and_counted() -> None:
