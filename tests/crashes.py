@@ -319,7 +319,7 @@ def item_log(seed: int) -> ListLog:
 
 
 def is_spoiled(record: Record) -> bool:
-    """Say whether a record of `fill`, or a part of it, is no event."""
+    """Return whether a record of `fill`, or a part of it, is no event."""
     return record.value in SPOILED or (record.value not in IGNORED and BAD_LINE in lines_of(record))
 
 

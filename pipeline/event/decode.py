@@ -219,7 +219,7 @@ class Decoder:
 
 
 def _passes(event: Any, time_ms: int, latest_ms: int) -> bool:
-    """Say whether an event is good at first sight, once its whole numbers are text. Raise TypeError for one
+    """Return whether an event is good at first sight, once its whole numbers are text. Raise TypeError for one
     that lacks an id."""
     as_text(event)
     return (

@@ -74,7 +74,7 @@ def field_names(settings: EventsConfig) -> dict[str, str]:
 
 
 def is_path(name: str) -> bool:
-    """Say whether a field's name leads into nested objects, or through an array."""
+    """Return whether a field's name leads into nested objects, or through an array."""
     return ("." in name and all(name.split("."))) or ARRAY in name
 
 

@@ -123,7 +123,7 @@ class Lookup:
         return ways
 
     def _leads_inside(self, parsed: Parsed) -> bool:
-        """Say whether the item is to be looked for in the array: no name before it leads to something."""
+        """Return whether the item is to be looked for in the array: no name before it leads to something."""
         for way in self._ways["item_id"]:
             if way.inside:
                 return True

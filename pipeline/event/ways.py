@@ -46,11 +46,11 @@ class Plan(NamedTuple):
     array: Steps
 
     def inside(self, field: str) -> bool:
-        """Say whether a field may lie in the array."""
+        """Return whether a field may lie in the array."""
         return any(way.inside for way in self.ways[field])
 
     def plain(self) -> bool:
-        """Say whether every field lies at the top, under one name."""
+        """Return whether every field lies at the top, under one name."""
         return all(len(ways) <= 1 and not is_path(way.name) for ways in self.ways.values() for way in ways)
 
 
