@@ -10,9 +10,10 @@ from consumers.csv_rows import CsvRows
 from consumers.parquet_rows import ParquetRows
 from consumers.recording import FileBytes, Recording
 from consumers.rows import Row, Rows, Tally, places_of, wrong_type
-from pipeline.event.checks import MAX_DEPTH, Problem, TimeUnit, too_deep
-from pipeline.event.decode import json_problem
-from pipeline.event.fields import value_at
+from pipeline.event.checks import MAX_DEPTH, MAX_ELEMENTS, Problem, TimeUnit, too_deep, too_many
+from pipeline.event.fields import ARRAY, Names, spread, value_at
+from pipeline.event.problems import json_problem
+from pipeline.settings import FIELD_OF, names_of
 
 
 def open_rows(recording: Recording, tally: Tally) -> Rows:
@@ -32,6 +33,15 @@ class _JsonRows:
         self._recording, self._columns, self._tally = recording, recording.columns, tally
         self._bytes = FileBytes(recording.path, recording.name, recording.packed)
         self.share = self._bytes.share
+        fields = recording.events.fields
+        self._choices: dict[str, Names] = {}  # by the name of a column, as `spread` takes them
+        for column, name in self._columns._asdict().items():
+            if name is not None:
+                names = names_of(fields.get(FIELD_OF[column]) or name)
+                self._choices[name] = (
+                    names if name in names else (name,)
+                )  # else an option's, or the plain name
+        self._spreads = any(len(names) > 1 or ARRAY in names[0] for names in self._choices.values())
 
     def __iter__(self) -> Iterator[Row]:
         first: dict[str, Any] | None = None
@@ -45,18 +55,24 @@ class _JsonRows:
                 if row is None:
                     continue
                 first = row if first is None else first
-                got = self._as_row(number, row)
-                if isinstance(got, Row):
-                    good += 1
-                    yield got
-                elif str(self._value(row, "event")) in self._recording.ignored:
+                found = spread(row, self._choices, self._columns.item) if self._spreads else [row]
+                if str(self._value(found[0], "event")) in self._recording.ignored:
                     good += 1
                     self._tally.ignored += 1
-                else:
-                    self._tally.reject(number, got)
+                    continue
+                if len(found) > MAX_ELEMENTS:
+                    self._tally.reject(number, too_many(len(found)))
+                    continue
+                for each in found:
+                    got = self._as_row(number, each)
+                    if isinstance(got, Row):
+                        good += 1
+                        yield got
+                    else:
+                        self._tally.reject(number, got)
         if first is not None and not good:  # no row fits: most likely the names don't
-            found = [name for name in self._columns if name is not None and value_at(first, name) is not None]
-            places_of(self._recording.name, self._columns, list(dict.fromkeys([*first, *found])))
+            held = [name for name in self._columns if name is not None and value_at(first, name) is not None]
+            places_of(self._recording.name, self._columns, list(dict.fromkeys([*first, *held])))
 
     def _parsed(self, number: int, line: bytes) -> dict[str, Any] | None:
         problem = Problem("too_deep", f"nested deeper than {MAX_DEPTH} levels; expected a flat JSON object")

@@ -132,6 +132,7 @@ def checked_rows(recording: Recording, rows: Rows, now_ms: int, tally: Tally) ->
                 and EARLIEST_MS <= time_ms <= latest_ms
                 and (math.isfinite(amount) or value is None or value == "")
             ):
+                tally.accept(number)
                 yield user, item, event, time_ms, amount
                 continue
         except (ValueError, TypeError, OverflowError):
@@ -140,6 +141,7 @@ def checked_rows(recording: Recording, rows: Rows, now_ms: int, tally: Tally) ->
         if isinstance(judged, Problem):
             tally.reject(number, judged)
         else:
+            tally.accept(number)
             yield judged
 
 

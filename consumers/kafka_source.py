@@ -101,6 +101,10 @@ class KafkaSource:
             elif now >= due:
                 fetcher.look_at_ends(blind)
 
+    def put_back(self, polled: Polled) -> None:
+        """Take the last records of the last poll back: the next one returns them first."""
+        self._fetcher.merge.put_back(polled)
+
     def read(self, spans: tuple[Span, ...], order_R: Sequence[int] | IntArray | None) -> Polled:
         """Read exactly these records again, in no group. Raise `OffsetsGone` when they are gone."""
         records = self._reader.read(spans)

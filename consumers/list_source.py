@@ -162,6 +162,10 @@ class ListSource:
             if self._merge.fill(max_events, behind) >= max_events or not behind:
                 return self._merge.take()
 
+    def put_back(self, polled: Polled) -> None:
+        """Take the last records of the last poll back."""
+        self._merge.put_back(polled)
+
     def read(self, spans: tuple[Span, ...], order_R: Sequence[int] | IntArray | None) -> Polled:
         """Read exactly these records again, without an order span by span. Raise `OffsetsGone` when they
         are gone."""

@@ -163,6 +163,23 @@ class Merge:
         order_R = np.fromiter((lane.index for lane in lanes), np.int32, len(lanes))
         return Polled(tuple(spans), records, order_R)
 
+    def put_back(self, polled: Polled) -> None:
+        """Take the last records of the batch handed out last back: they go first again.
+
+        Those of partitions that aren't assigned any more are dropped.
+        """
+        for index, span in enumerate(polled.spans):
+            lane = self._lanes.get(span.source)
+            if lane is None or lane.position != span.stop:
+                continue
+            mine = [r for r, at in zip(polled.records, polled.order_R.tolist(), strict=True) if at == index]
+            lane.buffer.extendleft(reversed(mine))
+            lane.position = span.start
+        self._heads = [
+            (lane.buffer[0].timestamp, source, lane) for source, lane in self._lanes.items() if lane.buffer
+        ]
+        heapify(self._heads)
+
 
 def arrange(
     spans: tuple[Span, ...], records: Sequence[Iterable[Record]], order_R: Sequence[int] | IntArray | None

@@ -16,11 +16,13 @@ from typing import Any, BinaryIO, Literal
 from consumers.rows import DEFAULT_COLUMNS, Columns
 from pipeline.errors import UsageError
 from pipeline.event.checks import TimeUnit
+from pipeline.settings import EventsConfig
 
 Kind = Literal["csv", "jsonl", "parquet"]
 STDIN = "-"
 GZIP = b"\x1f\x8b"
 BUFFER_BYTES = 1 << 16
+NO_MAPPING = EventsConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Recording:
     time_unit: TimeUnit | None = None
     default_type: str = "click"
     ignored: frozenset[str] = frozenset()
+    events: EventsConfig = NO_MAPPING  # of a .jsonl: several names of a field, and paths through arrays
 
 
 class FileBytes:

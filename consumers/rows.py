@@ -53,14 +53,28 @@ class Tally:
     sorted: bool = False  # by time, before anything was cut
     types: Counter[str] = field(default_factory=Counter)  # of the events
     rejected: Counter[str] = field(default_factory=Counter)
+    extra: int = 0  # events of rows that count already: as rejected, or as an event before
     first: dict[str, str] = field(default_factory=dict)
     share: float = 0.0  # of the file that has been read, 0 to 1
     counted: str = "line"  # what the numbers of rows count
 
+    _accepted: int = 0  # the newest row with an event
+    _rejected: int = 0  # the newest row that was rejected
+
+    def accept(self, number: int) -> None:
+        """Count an event of line or row `number`. A row may be several events, and some of them bad."""
+        if number in (self._accepted, self._rejected):
+            self.extra += 1
+        self._accepted = number
+
     def reject(self, number: int, problem: Problem) -> None:
-        """Count a row that can't be read, at line or row `number`."""
+        """Count line or row `number` as one that can't be read, or holds an event that can't; once."""
+        if number == self._rejected:
+            return
         self.rejected[problem.reason] += 1
         self.first.setdefault(problem.reason, f"{self.counted} {number}: {problem.detail}")
+        self.extra += number == self._accepted
+        self._rejected = number
 
     def lines(self) -> list[str]:
         """One line for each reason, the most frequent first; none when every row could be read."""

@@ -8,7 +8,7 @@ to the configuration.
 
 from typing import Literal
 
-Role = Literal["positive", "neutral", "negative", "exposure"]
+Role = Literal["positive", "neutral", "negative", "exposure", "ignore"]  # no name means the last by itself
 DEFAULT: Role = "positive"  # of every other name, with weight 1
 
 _NAMES: dict[Role, str] = {

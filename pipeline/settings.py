@@ -4,28 +4,43 @@ Surface promises: a key's name and meaning stay. Unknown keys are errors. `__pos
 with "KEY = VALUE: expected ..." texts, which app/config.py turns into one line.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
 
 from pipeline.roles import Role, built_in_role
 
-POSITIVE, NEUTRAL, NEGATIVE, EXPOSURE = 0, 1, 2, 3  # codes of the roles in columns
+# codes of the roles in columns; an event to ignore never gets into one
+POSITIVE, NEUTRAL, NEGATIVE, EXPOSURE, IGNORE = 0, 1, 2, 3, 4
 ROLE_CODES: dict[str, int] = {
     "positive": POSITIVE,
     "neutral": NEUTRAL,
     "negative": NEGATIVE,
     "exposure": EXPOSURE,
+    "ignore": IGNORE,
 }
 EVENT_FIELDS = (
     "user_id", "item_id", "event_type", "timestamp_ms", "value", "event_id", "session_id", "ranking_id",
     "context",
 )  # fmt: skip
 ITEM_FIELDS = ("item_id", "available")
+FIELD_OF = {  # a recorded file's column -> what holds the same in records of a topic
+    "user": "user_id",
+    "item": "item_id",
+    "timestamp": "timestamp_ms",
+    "event": "event_type",
+    "value": "value",
+}
 KEY_FIELD = "$key"  # as the name of user_id, or of an item's item_id: the record's key
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+
+
+def names_of(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the names that a setting gives a field, each once."""
+    return (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,7 +88,8 @@ class ItemsConfig(Table, frozen=True):
 
 
 class EventsConfig(Table, frozen=True):
-    fields: dict[str, str] = {}  # our field -> its name in YOUR records, or its path: see event/fields.py
+    # our field -> its name in YOUR records, or its path, or several of them: see event/fields.py
+    fields: dict[str, str | list[str]] = {}
     time_unit: Literal["ms", "s", "iso", "auto"] = "ms"
     roles: dict[str, Role] = {}
     weights: dict[str, Annotated[float, msgspec.Meta(ge=0)]] = {}
@@ -89,6 +105,10 @@ class EventsConfig(Table, frozen=True):
     def role(self, event_type: str) -> int:
         """Return the role's code: by `roles`, else by the type's name, else positive."""
         return ROLE_CODES[self.roles.get(event_type) or built_in_role(event_type)]
+
+    def ignored(self) -> frozenset[str]:
+        """Return the event types to ignore: neither learned nor a dead letter."""
+        return frozenset(name for name, role in self.roles.items() if role == "ignore")
 
     def weight(self, event_type: str) -> float:
         """Return how much one event of this type counts."""

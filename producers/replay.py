@@ -18,7 +18,8 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 
 from pipeline.errors import BrokerLost, PublishFailed
 from pipeline.event.batch import Events
-from pipeline.settings import KafkaConfig, TopicsConfig
+from pipeline.event.fields import is_path, put_at
+from pipeline.settings import KEY_FIELD, KafkaConfig, TopicsConfig
 from producers.outgoing import key_hash
 from producers.pace import paced, pause
 from producers.topics import create_topics, missing_topics
@@ -67,6 +68,7 @@ def wire_events(chunks: Iterable[Events], names: Mapping[str, str], time_unit: s
     in_unit = IN_UNIT[time_unit]
     user, item, kind = names["user_id"], names["item_id"], names["event_type"]
     when, amount = names["timestamp_ms"], names["value"]
+    deep = any(is_path(name) or name == KEY_FIELD for name in names.values())
     for events in chunks:
         times, values = events.time_ms_B.tolist(), events.value_B.tolist()
         rows = zip(events.user_ids, events.item_ids, events.types, times, values, strict=True)
@@ -74,7 +76,19 @@ def wire_events(chunks: Iterable[Events], names: Mapping[str, str], time_unit: s
             fields = {user: user_id, item: item_id, kind: event_type, when: in_unit(time_ms)}
             if not math.isnan(value):
                 fields[amount] = value
-            yield WireEvent(time_ms, user_id.encode(), encode(fields))
+            yield WireEvent(time_ms, user_id.encode(), encode(nested(fields) if deep else fields))
+
+
+def nested(fields: Mapping[str, object]) -> dict[str, object]:
+    """Return a record with each value at the end of its path.
+
+    >>> nested({"$key": "ann", "items[].sku": "tea", "at": 7})
+    {'items': [{'sku': 'tea'}], 'at': 7}
+    """
+    record: dict[str, object] = {}
+    for name, value in fields.items():
+        put_at(record, name, value)
+    return record
 
 
 def as_recorded(

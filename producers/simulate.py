@@ -25,6 +25,7 @@ from kafka import KafkaProducer
 
 from consumers.kafka_client import connect
 from pipeline.errors import AfreshError, UsageError
+from pipeline.event.fields import field_names, put_at
 from pipeline.event.items import OUR_NAMES, item_names
 from pipeline.settings import KEY_FIELD, EventsConfig, ItemsConfig, KafkaConfig, TopicsConfig
 from pipeline.thread_limits import limit_threads
@@ -207,18 +208,12 @@ def wire_form(settings: EventsConfig) -> Callable[[ShopEvent], bytes]:
     if not settings.fields and settings.time_unit in ("ms", "auto"):
         return encode
 
-    in_unit = IN_UNIT[settings.time_unit]
+    in_unit, names = IN_UNIT[settings.time_unit], field_names(settings)
 
     def form(event: ShopEvent) -> bytes:
         record: dict[str, Any] = {}
         for field, value in msgspec.structs.asdict(event).items():
-            name = settings.fields.get(field, field)
-            if name != KEY_FIELD:
-                *path, last = name.split(".")
-                place = record
-                for step in path:
-                    place = place.setdefault(step, {})
-                place[last] = in_unit(value) if field == "timestamp_ms" else value
+            put_at(record, names[field], in_unit(value) if field == "timestamp_ms" else value)
         return encode(record)
 
     return form

@@ -24,7 +24,14 @@ from pipeline.run.files import UrlFolder
 from pipeline.run.journal import Journal
 from pipeline.run.loop import Edges, Loop, Survival
 from pipeline.run.observe import Unobserved
-from pipeline.settings import BatchConfig, CheckpointConfig, RankConfig, Settings, TopicsConfig
+from pipeline.settings import (
+    BatchConfig,
+    CheckpointConfig,
+    EventsConfig,
+    RankConfig,
+    Settings,
+    TopicsConfig,
+)
 from producers.list_sink import ListSink, Outbox
 
 START_MS = 1_700_000_000_000
@@ -268,24 +275,32 @@ def settings_for(folder: Path) -> Settings:
     """Return settings under which batches are small and checkpoints frequent."""
     return Settings(
         topics=TopicsConfig(events=list(TOPICS)),
+        events=EventsConfig(fields={"item_id": ["lines[].id", "item_id"]}, roles={"look": "ignore"}),
         batch=BatchConfig(max_events=9),
         rank=RankConfig(k=4),
         checkpoint=CheckpointConfig(path=str(folder), journal=str(folder), interval_s=2.0, keep=2),
     )
 
 
-SPOILED = (b"{", b"\xff\xfe", b'{"user_id": 7}', None)
+SPOILED = (b"{", b"\xff\xfe", b'{"user_id": 7}')
+IGNORED = (None, b'{"event_type": "look"}')
+BAD_LINE = {"id": ""}
 
 
-def fill(log: ListLog, events: int, seed: int) -> None:
-    """Append events of a few users, about one in twelve of them spoiled, with gaps in the offsets."""
+def fill(log: ListLog, records: int, seed: int) -> None:
+    """Append records of a few users, with gaps in the offsets: of twelve about one spoiled, one to ignore and
+    two of several lines, of which one may be bad."""
     chance = random.Random(seed)
-    for number in range(events):
+    for number in range(records):
         topic, partition = chance.choice(log.partitions())
         user = f"{topic}{partition}-{chance.randrange(6)}"  # a user's events lie in one partition
-        value = msgspec.json.encode({"user_id": user, "item_id": f"i{chance.randrange(9)}"})
+        fields: dict[str, Any] = {"user_id": user, "item_id": f"i{chance.randrange(9)}"}
+        kind = chance.randrange(12)
+        if kind in (2, 3):
+            fields["lines"] = [{"id": f"i{chance.randrange(9)}"} for _ in range(chance.randint(1, 12))]
+            fields["lines"] += [BAD_LINE] * chance.randrange(2)
         log.append(
-            chance.choice(SPOILED) if chance.random() < 1 / 12 else value,
+            chance.choice(SPOILED if kind == 0 else IGNORED) if kind < 2 else msgspec.json.encode(fields),
             topic=topic,
             partition=partition,
             timestamp=START_MS + 10 * number,
@@ -306,5 +321,18 @@ def item_log(seed: int) -> ListLog:
 
 
 def is_spoiled(record: Record) -> bool:
-    """Say whether a record of `fill` is no event."""
-    return record.value in SPOILED
+    """Return whether a record of `fill`, or a part of it, is no event."""
+    return record.value in SPOILED or (record.value not in IGNORED and BAD_LINE in lines_of(record))
+
+
+def events_in(record: Record) -> int:
+    """Return how many events a record of `fill` is."""
+    if record.value in (*SPOILED, *IGNORED):
+        return 0
+    return sum(line != BAD_LINE for line in lines_of(record)) or 1
+
+
+def lines_of(record: Record) -> list[dict[str, str]]:
+    """Return the lines of a record of `fill`."""
+    found: list[dict[str, str]] = msgspec.json.decode(record.value or b"").get("lines", [])
+    return found

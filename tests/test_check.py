@@ -272,6 +272,19 @@ def test_a_few_bad_records_are_a_warning_and_the_example_s_setting_makes_them_re
     assert fields.endswith("not read: shop (events.fields can name them)")
 
 
+def test_records_of_several_events_and_records_to_ignore_are_counted_as_records() -> None:
+    events = EventsConfig(fields={"item_id": "lines[].sku"}, roles={"look": "ignore"})
+    records = [
+        raw(b'{"user_id":"ann","lines":[{"sku":1},{"sku":2},{"sku":3}]}'),
+        raw(b'{"event_type":"look"}'),
+        raw(b'{"user_id":"ann","lines":[{"sku":1},{}]}'),
+    ]
+    found = judge_records("events", 4, records, Settings(events=events), NOW_MS)
+    assert "1 of the newest 3 records would be dead letters" in found[0].found
+    (fine, *_) = judge_records("events", 4, records[:2], Settings(events=events), NOW_MS)
+    assert fine.found == "the newest 2 records decode, 1 of them to be ignored"
+
+
 def test_events_older_than_what_is_remembered_are_a_warning() -> None:
     limits = LimitsConfig(user_ttl_days=10, item_ttl_days=20)
     old, new = (event("ann", 2, timestamp_ms=NOW_MS - days * DAY_MS) for days in (11, 9))

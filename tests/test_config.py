@@ -208,7 +208,7 @@ def test_an_unknown_entry_names_the_nearest_field() -> None:
             "events.positive_from.rating = 'good' (--set): expected a finite",
         ),
         ("events.time_unit=us", "events.time_unit = 'us' (--set): expected one of auto, iso, ms, s"),
-        ("events.roles.buy=good", "events.roles.buy = 'good' (--set): expected one of exposure, negative"),
+        ("events.roles.buy=good", "events.roles.buy = 'good' (--set): expected one of exposure, ignore"),
         ("batch.max_events", "--set batch.max_events: expected table.key=value"),
     ],
 )

@@ -135,7 +135,6 @@ def test_an_append_time_that_cannot_be_is_zero(timestamp: int) -> None:
 
 
 BAD = [
-    ("tombstone", None),
     ("too_large", event(note="x" * LIMIT)),
     ("not_utf8", b'{"user_id":"ann","item_id":"\xff"}'),
     ("not_utf8", b'{"user_id":"ann","item_id":"tea","ignored":"\xff"}'),

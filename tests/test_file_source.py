@@ -13,9 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.file_source import Columns, Tally, read_events
+from consumers.list_source import ListRecord
 from pipeline.errors import UsageError
-from pipeline.event.batch import Events
+from pipeline.event.batch import Events, Polled, Span
 from pipeline.event.checks import REASONS
+from pipeline.event.decode import Decoder
+from pipeline.settings import EventsConfig, TopicsConfig
 
 NOW = 1_700_000_000_000
 HEADER = "user,item,timestamp,event,value\n"
@@ -382,3 +385,47 @@ def test_the_share_read_grows_to_the_whole(tmp_path: Path) -> None:
     assert shares == sorted(shares)
     assert 0 < shares[0] < 0.5
     assert tally.share == 1.0
+
+
+def test_a_jsonl_of_a_topic_is_read_as_the_topic_is(tmp_path: Path) -> None:
+    """Several items in a row, second choices and types to ignore, with the rows all accounted for."""
+    config = EventsConfig(
+        fields={"user_id": ["uid", "device.id"], "item_id": ["lines[].sku", "sku"], "value": "lines[].price"},
+        roles={"look": "ignore"},
+    )
+    base = {"timestamp_ms": NOW - 60_000, "event_type": "buy"}
+    rows: list[dict[str, Any]] = [
+        base | {"uid": "ann", "lines": [{"sku": "tea", "price": 2.5}, {"sku": 7}, {"sku": ""}, {}]},
+        base | {"device": {"id": "d1"}, "uid": "", "sku": "rum", "lines": []},
+        {"event_type": "look"},
+        base | {"event_type": "look", "uid": "bob", "lines": [{}, {}, {}]},
+        base | {"uid": "cyd", "sku": "lamp"},
+        base | {"sku": "lamp"},
+        base | {"uid": "ann", "lines": [{"sku": "a"}] * 1_001},
+    ]
+    path = written(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), "events.jsonl")
+    tally = Tally()
+    columns = Columns("uid", "lines[].sku", "timestamp_ms", "event_type", "lines[].price")
+    events = only(path, columns=columns, settings=config, tally=tally)
+    records = [
+        ListRecord("events", 0, at, NOW, None, json.dumps(row).encode()) for at, row in enumerate(rows)
+    ]
+    polled = Polled((Span("events", 0, 0, len(rows)),), list(records), np.zeros(len(rows), np.int32))
+    topic = Decoder(config, TopicsConfig(), 100_000).decode(0, NOW, polled)
+    assert events.user_ids == topic.events.user_ids == ["ann", "ann", "d1", "cyd"]
+    assert events.item_ids == topic.events.item_ids == ["tea", "7", "rum", "lamp"]
+    np.testing.assert_array_equal(events.value_B, topic.events.value_B)
+    counted = len(events) + tally.rejected.total() + tally.ignored.total()
+    assert len(rows) == counted - tally.several
+
+
+def test_rows_of_a_type_to_ignore_are_counted_and_need_nothing(tmp_path: Path) -> None:
+    text = HEADER + "ann,tea,1600000000,buy,\n,,,look,\nbob,rum,1600000001,look,\nann,rum,,,\n"
+    tally = Tally()
+    events = only(
+        written(tmp_path, text),
+        tally=tally,
+        settings=EventsConfig(roles={"look": "ignore"}),
+        default_type="buy",
+    )
+    assert (events.item_ids, tally.ignored, tally.rejected) == (["tea"], {"look": 2}, {"bad_time": 1})

@@ -6,15 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from learners import CountingLearner
 from workers import P0, P1, P2, START_MS, Worker, publish, settings_for
 
 from consumers.list_source import ListLog, ListSource
 from pipeline.errors import CheckpointError, OffsetsGone, PublishFailed, SafetyLimit
-from pipeline.event.batch import TopicPartition
+from pipeline.event.batch import RawBatch, TopicPartition
+from pipeline.measure.health import Health
+from pipeline.measure.metrics import Metrics
+from pipeline.outcome import Outcome
+from pipeline.run.clock import ManualClock
 from pipeline.run.in_flight import unheard
 from pipeline.run.journal import Journal
+from pipeline.run.observe import MetricsObserver
+from pipeline.settings import EventsConfig, KafkaConfig
 from producers.list_sink import Outbox
 
 
@@ -236,6 +243,79 @@ def test_stopping_while_learning_again_leaves_everything_as_it_was(tmp_path: Pat
     again.loop.start()
     assert again.learner.digests() == worker.learner.digests()
     again.kill()
+
+
+LOOKS = EventsConfig(fields={"item_id": "lines[].id"}, roles={"look": "ignore"})
+
+
+def test_batches_of_ignored_records_alone_are_committed_and_stop_nothing(tmp_path: Path) -> None:
+    log = ListLog({"events": 2})
+    for number in range(9):
+        log.append(b'{"event_type":"look"}', partition=0, timestamp=START_MS + number)
+        log.append(None, partition=1, timestamp=START_MS + number)
+    clock, metrics = ManualClock(START_MS), Metrics()
+    settings = settings_for(tmp_path, dead_letter_run=1, dead_letter_ratio=0.001)
+    settings = msgspec.structs.replace(settings, events=LOOKS)
+    worker = Worker(log, settings, observer=MetricsObserver(metrics, Health(clock), clock))
+    worker.loop.start()
+    worker.finish()
+    worker.settle()
+    assert log.committed == {P0: 9, P1: 9}
+    assert worker.learner.offsets == {P0: 9, P1: 9}
+    assert (worker.learner.events_learned, worker.outbox.rejects, worker.outbox.rankings) == (0, [], [])
+    counted = [
+        metrics.registry.get_sample_value("afresh_events_ignored_total", {"type": name})
+        for name in ("look", "tombstone")
+    ]
+    assert counted == [9, 9]
+    worker.kill()
+    again = Worker(log, settings)
+    again.loop.start()
+    assert again.learner.digests() == worker.learner.digests()
+    again.kill()
+
+
+def test_a_batch_holds_at_most_max_events_or_one_record(tmp_path: Path) -> None:
+    log = ListLog({"events": 2})
+    lines = [1, 3, 2, 7, 1, 1, 1, 1]  # of each record; a batch has room for 4 events
+    for number, count in enumerate(lines):
+        value = {"user_id": "ann", "lines": [{"id": f"i{line}"} for line in range(count)]}
+        log.append(msgspec.json.encode(value), partition=number % 2, timestamp=START_MS + number)
+    worker = Worker(log, msgspec.structs.replace(settings_for(tmp_path), events=LOOKS))
+    sizes: list[int] = []
+    step = worker.learner.step
+
+    def noting(raw: RawBatch, *mark: Any) -> Outcome:
+        sizes.append(len(raw.events))
+        return step(raw, *mark)
+
+    worker.learner.step = noting  # type: ignore[method-assign]
+    worker.loop.start()
+    worker.finish()
+    assert sizes == [4, 2, 7, 4]
+    assert worker.learner.events_learned == sum(lines)
+    worker.kill()
+    again = Worker(log, worker.settings)
+    again.loop.start()
+    assert again.learner.digests() == worker.learner.digests()
+    again.kill()
+
+
+def test_another_worker_catches_up_with_several_events_a_record(tmp_path: Path) -> None:
+    log = ListLog()
+    for number in range(6):
+        value = {"user_id": "ann", "lines": [{"id": f"i{number}"}, {"id": "tea"}]}
+        log.append(msgspec.json.encode(value), timestamp=START_MS + number)
+    settings = msgspec.structs.replace(settings_for(tmp_path), events=LOOKS)
+    first = Worker(log, settings)
+    first.loop.start()
+    first.finish()
+    first.settle()
+    first.kill()
+    other = Worker(log, msgspec.structs.replace(settings, kafka=KafkaConfig(worker_id="worker-1")))
+    other.loop.start()
+    other.settle()
+    assert other.learner.users == first.learner.users
 
 
 def test_bad_records_beyond_the_limits_stop_the_loop_before_they_are_published(tmp_path: Path) -> None:

@@ -180,3 +180,43 @@ def test_records_that_are_gone_are_told_with_their_offsets() -> None:
 def test_no_room_for_a_record_is_refused() -> None:
     with pytest.raises(ValueError, match="capacity = 0: expected at least 1"):
         Merge(0)
+
+
+@given(lanes, st.integers(1, 7), st.data())
+def test_records_put_back_go_first_again_in_their_order(
+    timestamps: list[list[int]], limit: int, data: st.DataObject
+) -> None:
+    whole, cut = Merge(100), Merge(100)
+    for index, times in enumerate(timestamps):
+        source = TopicPartition("events", index)
+        for merge in (whole, cut):
+            merge.assign(source, 0)
+            merge.add(source, rows(source, *enumerate(times)))
+    got: list[tuple[str, int, int]] = []
+    while polled := drained(cut, limit):
+        first, rest = polled.split(data.draw(st.integers(1, len(polled.records))))
+        assert {span.source: span.stop for span in (*first.spans, *rest.spans)} == {
+            span.source: span.stop for span in polled.spans
+        }
+        for part in (first, rest):
+            spans = [part.spans[index] for index in part.order_R.tolist()]
+            assert all(s.start <= r.offset < s.stop for s, r in zip(spans, part.records, strict=True))
+        if rest:
+            cut.put_back(rest)
+        assert {source: cut.position(source) for source in cut.partitions()} == {
+            source: max([0, *(offset + 1 for t, p, offset in got + where(first) if p == source.partition)])
+            for source in cut.partitions()
+        }
+        got += where(first)
+    assert got == where(drained(whole))
+
+
+def test_records_of_a_partition_that_is_gone_are_not_put_back() -> None:
+    merge = Merge(10)
+    for partition in (A, B):
+        merge.assign(partition, 0)
+        merge.add(partition, rows(partition, (0, 1), (1, 2)))
+    _, rest = drained(merge).split(1)
+    merge.release(A)
+    merge.put_back(rest)
+    assert {record.partition for record in drained(merge).records} == {B.partition}

@@ -15,6 +15,7 @@ from pipeline.outcome import SKIPS, STAGES
 NAMES = {  # name as scraped: type, labels
     "events_consumed_total": ("counter", {"type"}),
     "events_rejected_total": ("counter", {"reason"}),
+    "events_ignored_total": ("counter", {"type"}),
     "events_duplicate_total": ("counter", set()),
     "user_moves_total": ("counter", set()),
     "events_late_total": ("counter", set()),
@@ -58,6 +59,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 def say_everything(metrics: Metrics) -> None:
     metrics.consumed({"click": 2})
     metrics.rejected("not_json", 2)
+    metrics.ignored({"look": 3})
     metrics.duplicates(3)
     metrics.user_moves(4)
     metrics.late(5)

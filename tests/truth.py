@@ -158,7 +158,6 @@ def _bad_values(now_ms: int) -> list[tuple[bytes | None, str]]:
         return json.dumps(good | fields).encode()
 
     return [
-        (None, "tombstone"),
         (b"", "not_json"),
         (b"{", "not_json"),
         (b'{"user_id": "caf\xe9", "item_id": "i"}', "not_utf8"),

@@ -81,7 +81,7 @@ def document(args: argparse.Namespace, result: "Result", tally: "Tally") -> dict
         "events": result.events,
         "batch": args.batch,
         "rows": tally.rows,
-        "learned": result.events - result.duplicates,
+        "learned": result.events - result.duplicates - tally.extra,
         "rejected": dict(tally.rejected),
         "ignored": tally.ignored,
         "duplicates": result.duplicates,

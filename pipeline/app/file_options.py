@@ -6,18 +6,11 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.settings import Settings
+from pipeline.settings import FIELD_OF, Settings, names_of
 
 if TYPE_CHECKING:
     from consumers.recording import Recording
 
-FIELD_OF = {  # what holds the same in records of a topic
-    "user": "user_id",
-    "item": "item_id",
-    "timestamp": "timestamp_ms",
-    "event": "event_type",
-    "value": "value",
-}
 
 NONE = "none"  # as the name of a column: it is not read
 OPTIONAL = ("event", "value")
@@ -95,7 +88,8 @@ def recording_of(args: argparse.Namespace, settings: Settings, path: Path) -> "R
         columns=columns,
         time_unit=None if args.time_unit == "auto" else args.time_unit,
         default_type=next(iter(settings.topics.event_topics().values())),
-        ignored=frozenset(kind for kind, role in settings.events.roles.items() if str(role) == "ignore"),
+        ignored=settings.events.ignored(),
+        events=settings.events,
     )
 
 
@@ -104,8 +98,8 @@ def _choices(args: argparse.Namespace, settings: Settings) -> dict[str, list[str
     choices: dict[str, list[str]] = {}
     for column, field in FIELD_OF.items():
         given = getattr(args, f"{column}_column")
-        mapped = settings.events.fields.get(field, column)
-        choices[column] = [given] if given else list(dict.fromkeys((mapped, column, field)))
+        mapped = names_of(settings.events.fields.get(field, column))
+        choices[column] = [given] if given else list(dict.fromkeys((*mapped, column, field)))
         if given == NONE and column in OPTIONAL:
             choices[column] = []
     return choices

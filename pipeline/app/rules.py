@@ -16,7 +16,7 @@ from pipeline.event.batch import TopicPartition
 from pipeline.event.items import item_names
 from pipeline.measure.health import split_address
 from pipeline.roles import built_in_role
-from pipeline.settings import KEY_FIELD, POSITIVE, KafkaConfig, Settings
+from pipeline.settings import KEY_FIELD, POSITIVE, KafkaConfig, Settings, names_of
 
 Origins = dict[str, str]  # "table.key" -> where its value came from; a key that is missing has its default
 
@@ -138,9 +138,9 @@ def _items(settings: Settings) -> Complaints:
 
 def _events(settings: Settings) -> Complaints:
     for name, theirs in settings.events.fields.items():
-        if not theirs:
-            yield f"events.fields.{name}", theirs, "the name that this field has in the records"
-        if theirs == KEY_FIELD and name != "user_id":
+        if not theirs or not all(names_of(theirs)):
+            yield f"events.fields.{name}", theirs, "the name that this field has in the records, or several"
+        if KEY_FIELD in names_of(theirs) and name != "user_id":
             yield f"events.fields.{name}", theirs, "a field of the records: only user_id is read from the key"
     for name in settings.events.positive_from:
         if settings.events.role(name) != POSITIVE:

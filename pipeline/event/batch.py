@@ -3,7 +3,8 @@
 Axes: B = events of a batch, in learning order. Suffixes name them (`user_B`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -68,6 +69,29 @@ class Polled:
 
     def __bool__(self) -> bool:
         return bool(self.spans)
+
+    def split(self, count: int) -> tuple["Polled", "Polled"]:
+        """Return the first `count` records, and the others; spans that have records of both are cut."""
+        borders = [span.start for span in self.spans]
+        for index, record in zip(self.order_R[:count].tolist(), self.records, strict=False):
+            borders[index] = record.offset + 1
+        later = set(self.order_R[count:].tolist())
+        borders = [at if i in later else self.spans[i].stop for i, at in enumerate(borders)]
+        first = [span._replace(stop=at) for span, at in zip(self.spans, borders, strict=True)]
+        rest = [span._replace(start=at) for span, at in zip(self.spans, borders, strict=True)]
+        return (
+            _polled(first, self.records[:count], self.order_R[:count]),
+            _polled(rest, self.records[count:], self.order_R[count:]),
+        )
+
+
+def _polled(spans: list[Span], records: list[Record], order_R: npt.NDArray[np.int32]) -> Polled:
+    """Return records without those of the spans that are empty."""
+    held = [span.start < span.stop for span in spans]
+    place = np.cumsum(held) - 1
+    return Polled(
+        tuple(span for span in spans if span.start < span.stop), records, place[order_R].astype(np.int32)
+    )
 
 
 NOTHING_POLLED = Polled((), [], np.zeros(0, np.int32))
@@ -158,6 +182,17 @@ class RawBatch:
     events: Events
     rejects: list[Reject]
     news: ItemNews = NO_NEWS  # what the items topic said since the last batch
+    ignored: Mapping[str, int] = field(default_factory=dict)  # records, or elements, by event type
+    # of each event the place of its record among those polled; None: one event for each record that was
+    # neither rejected nor ignored
+    record_B: npt.NDArray[np.int32] | None = None
+
+    def records_of(self, records: Sequence[Record]) -> list[Record]:
+        """Return the record of each event, out of those that were decoded."""
+        if self.record_B is not None:
+            return [records[place] for place in self.record_B.tolist()]
+        bad = {id(reject.record) for reject in self.rejects}
+        return [record for record in records if record.value is not None and id(record) not in bad]
 
 
 class Batch(NamedTuple):

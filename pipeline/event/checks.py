@@ -17,7 +17,6 @@ from pipeline.event.records import DEFAULT_USER
 TimeUnit = Literal["s", "ms", "us", "ns", "iso"]  # of a file's times
 
 REASONS = (
-    "tombstone",  # a record without a value
     "unreadable_batch",  # in place of a whole record batch: broken compression or a wrong checksum
     "too_large",  # longer than limits.record_bytes
     "not_utf8",
@@ -28,6 +27,7 @@ REASONS = (
     "bad_row",  # a row of a file that has not the header's number of fields, or that its format forbids
     "missing_field",
     "wrong_type",
+    "too_many",  # more than MAX_ELEMENTS in a record's array: each would be an event
     "empty_id",
     "long_id",  # more than MAX_ID_BYTES
     "reserved_id",  # the user id under which the list for people without events is published
@@ -40,6 +40,7 @@ SHORT = MAX_ID_BYTES // 4  # so many characters are never too long: UTF-8 has at
 EARLIEST_MS = 315_532_800_000  # 1980-01-01T00:00:00Z: what is before is zero, or of another unit
 AHEAD_MS = 86_400_000  # clocks of producers may be a day fast
 MS_FROM = 1e11  # as milliseconds that is 1973, as seconds the year 5138
+MAX_ELEMENTS = 1_000  # of a record's array: each is an event, and all are learned in one batch
 MAX_DEPTH = (
     128  # far below what any caller's stack allows: how deep a record may be must not depend on who reads it
 )
@@ -123,6 +124,11 @@ def time_problem(field: str, time_ms: float, now_ms: int) -> Problem | None:
     latest = datetime.fromtimestamp((now_ms + AHEAD_MS) // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     got = f"{time_ms:.15g}" if abs(time_ms) < 1e300 else "beyond all clocks"
     return Problem("bad_time", f"{field} is {got} in ms: expected 1980-01-01 to {latest} (a day ahead)")
+
+
+def too_many(elements: int) -> Problem:
+    """Say that a record's array has too many elements."""
+    return Problem("too_many", f"{elements} elements in the array; expected at most {MAX_ELEMENTS}")
 
 
 def iso_ms(text: str) -> int:

@@ -1,11 +1,14 @@
-"""Our fields in the user's records: under which names they lie, and the parser that finds them there.
+"""Our fields in the user's records: under which names they lie.
 
 A name with dots is a path into nested objects: `payload.user.id` is the `id` of the `user` of the `payload`.
-A top-level field that is literally so called wins. `$key` as the name of `user_id` stands for the record's
-key.
+A top-level field that is literally so called wins. A step that ends in `[]` is an array: `items[].sku` is the
+`sku` of each element of `items`, and the record is an event for each of them. `$key` as a name of `user_id`
+stands for the record's key.
+
+A field may have several names: the first that a record holds is taken, null and empty text apart.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,21 +16,12 @@ import msgspec
 from pipeline.errors import UsageError
 from pipeline.event.checks import Problem
 from pipeline.event.framing import ADVICE, unframed
-from pipeline.settings import EVENT_FIELDS, KEY_FIELD, EventsConfig
-
-Parse = Callable[[str], Any]
-Steps = tuple[str, ...]  # attributes from the parsed record to a value
-Tree = dict[str, "Tree | str"]  # names in records -> what lies below, or our field
+from pipeline.settings import EVENT_FIELDS, KEY_FIELD, EventsConfig, names_of
 
 NEEDED = ("user_id", "item_id")
 TEXTS = ("user_id", "item_id", "event_type", "event_id", "session_id", "ranking_id")
-_TIMES: dict[str, Any] = {"iso": str | None, "auto": int | float | str | None}
-_KINDS: dict[str, Any] = {  # the time's follows its unit; all others are text or a whole number
-    "value": float | None,
-    "context": Any,  # nothing reads it yet, so that its form is no reason to refuse an event
-}
-# what a record may hold where a path looks for an object: then it lacks the field, and is no worse than that
-_NO_GROUP = str | int | float | bool | list[Any] | None
+ARRAY = "[]"  # ends the step of a path that leads through an array
+Names = tuple[str, ...]  # of one field, the first choice first
 
 
 class Refused(ValueError):
@@ -38,65 +32,59 @@ class Refused(ValueError):
         self.problem = Problem(reason, detail)
 
 
-def field_names(settings: EventsConfig) -> dict[str, str]:
-    """Return the name of each of our fields in the user's records. Raise `UsageError` when two share a name,
-    or one lies inside of another.
+def field_choices(settings: EventsConfig) -> dict[str, Names]:
+    """Return the names of each of our fields in the user's records, the first choice first.
 
-    >>> field_names(EventsConfig(fields={"item_id": "sku"}))["item_id"]
-    'sku'
+    Raise `UsageError` when two fields share a name, one lies inside of another, or arrays don't agree.
+
+    >>> field_choices(EventsConfig(fields={"user_id": ["uid", "$key"]}))["user_id"]
+    ('uid', '$key')
     """
-    names = {field: settings.fields.get(field, field) for field in EVENT_FIELDS}
+    choices = {field: names_of(settings.fields.get(field, field)) for field in EVENT_FIELDS}
+    pairs = [(field, name) for field, names in choices.items() for name in names]
     owners: dict[str, str] = {}
-    for field, name in names.items():
+    for field, name in pairs:
         owner = owners.setdefault(name, field)
         if owner != field:
             raise UsageError(
                 f"events.fields: {owner} and {field} are both read from {name!r}; expected a name for each. "
                 f"Map the one that your records don't have to a name that doesn't occur in them"
             )
-    for field, name in names.items():
-        for other, path in names.items():
-            if path.startswith(f"{name}.") and (field in settings.fields or field in NEEDED):
+    _check_arrays(pairs)
+    for field, name in pairs:
+        for other, path in pairs:
+            if path.startswith((f"{name}.", f"{name}{ARRAY}")) and (
+                field in settings.fields or field in NEEDED
+            ):
                 raise UsageError(
                     f"events.fields: {field} is read from {name!r}, and {other} from {path!r}, inside of it; "
                     f"expected a field or an object. Map {field} to another name"
                 )
-    return names
+    return choices
 
 
-def event_parser(names: Mapping[str, str], time_unit: str) -> Parse:
-    """Return a parser of an event's JSON text: its result has an attribute for each of our fields.
+def field_names(settings: EventsConfig) -> dict[str, str]:
+    """Return the first name of each of our fields in the user's records. Raise `UsageError` as
+    `field_choices` does.
 
-    Texts come as `str | int` (see `as_text`), `null` is as good as an absent field, and what is not ours is
-    skipped. It raises msgspec's errors, and `Refused` when a path doesn't lead to what an event needs.
+    >>> field_names(EventsConfig(fields={"item_id": "sku"}))["item_id"]
+    'sku'
     """
-    kinds = {field: _KINDS.get(field, str | int | None) for field in EVENT_FIELDS}
-    kinds["timestamp_ms"] = _TIMES.get(time_unit, int | float | None)
-    paths = {field: name.split(".") for field, name in names.items() if is_path(name)}
-    roots = {path[0] for path in paths.values()}
-    needed: list[Any] = []
-    optional: list[Any] = []
-    absent: dict[str, Any] = {}  # their own names are those of objects that paths lead into
-    for field, name in names.items():
-        if name in roots:
-            absent[field] = None
-        elif field in NEEDED and field not in paths and name != KEY_FIELD:
-            needed.append((field, str | int))
-        else:
-            optional.append((field, kinds[field], None))
-    steps: dict[str, Steps] = {}
-    groups, rename = _branches(_tree(paths), kinds, (), steps)
-    event = msgspec.defstruct(
-        "Event", needed + optional + groups, namespace=absent, gc=False,
-        rename={**rename, **{field: name for field, name in names.items() if field not in absent}},
-    )  # fmt: skip
-    parse: Parse = msgspec.json.Decoder(event).decode
-    return _following(parse, names, steps) if steps else parse
+    return {field: names[0] for field, names in field_choices(settings).items()}
 
 
 def is_path(name: str) -> bool:
-    """Say whether a field's name leads into nested objects."""
-    return "." in name and all(name.split("."))
+    """Return whether a field's name leads into nested objects, or through an array."""
+    return ("." in name and all(name.split("."))) or ARRAY in name
+
+
+def array_in(names: Sequence[str]) -> str:
+    """Return the path of the array that some of the names lead through; "" where none does.
+
+    >>> array_in(["user_id", "ecommerce.items[].id"]), array_in(["ids[]"]), array_in(["items"])
+    ('ecommerce.items', 'ids', '')
+    """
+    return next((name.partition(ARRAY)[0] for name in names if ARRAY in name), "")
 
 
 def value_at(record: Mapping[str, Any], name: str) -> Any:
@@ -114,12 +102,49 @@ def value_at(record: Mapping[str, Any], name: str) -> Any:
     return found
 
 
-def as_text(event: Any) -> None:
-    """Turn ids and types that came as whole numbers into their decimal digits."""
-    for field in TEXTS:
-        text = getattr(event, field)
-        if isinstance(text, int):
-            setattr(event, field, str(text))
+def spread(record: Mapping[str, Any], choices: Mapping[str, Names], item: str) -> list[dict[str, Any]]:
+    """Return what a parsed record holds under names that may be several or lead through an array, one object
+    for each of its events; `item` is the field that makes them. As `Decoder` reads it.
+
+    >>> spread({"u": "", "v": 1, "a": [{"b": 2}, {"b": 3}]}, {"user": ("u", "v"), "item": ("a[].b",)}, "item")
+    [{'user': 1, 'item': 2}, {'user': 1, 'item': 3}]
+    """
+    array = array_in([name for names in choices.values() for name in names])
+    elements = value_at(record, array) if array else None
+    for name in choices[item]:
+        if ARRAY in name and isinstance(elements, list) and elements:
+            inside = {**choices, item: tuple(each for each in choices[item] if ARRAY in each)}
+            return [
+                {field: _first(record, element, names) for field, names in inside.items()}
+                for element in elements
+            ]
+        if ARRAY not in name and value_at(record, name) not in (None, ""):
+            break
+    return [{field: _first(record, None, names) for field, names in choices.items()}]
+
+
+def put_at(record: dict[str, Any], name: str, value: object) -> None:
+    """Put a value where `value_at`, or a path through an array of one element, finds it; nothing for the key.
+
+    >>> record = {"user_id": "ann"}
+    >>> put_at(record, "order.items[].sku", "tea")
+    >>> put_at(record, "order.items[].price", 2.5)
+    >>> record
+    {'user_id': 'ann', 'order': {'items': [{'sku': 'tea', 'price': 2.5}]}}
+    """
+    if name == KEY_FIELD:
+        return
+    *path, last = name.split(".") if is_path(name) else [name]
+    place: dict[str, Any] = record
+    for step in path:
+        if step.endswith(ARRAY):
+            (place,) = place.setdefault(step.removesuffix(ARRAY), [{}])
+        else:
+            place = place.setdefault(step, {})
+    if last.endswith(ARRAY):
+        place[last.removesuffix(ARRAY)] = [value]
+    else:
+        place[last] = value
 
 
 def key_text(key: bytes | None) -> str:
@@ -142,85 +167,51 @@ def key_text(key: bytes | None) -> str:
         raise Refused("schema_framed", detail) from None
 
 
-def _tree(paths: Mapping[str, list[str]]) -> Tree:
-    tree: Tree = {}
-    for field, path in paths.items():
-        branch = tree
-        for name in path[:-1]:
-            below = branch.setdefault(name, {})
-            assert isinstance(below, dict), f"{field}: field_names lets no field lie inside of another"
-            branch = below
-        branch[path[-1]] = field
-    return tree
-
-
-def _branches(
-    tree: Tree, kinds: Mapping[str, Any], before: Steps, steps: dict[str, Steps]
-) -> tuple[list[Any], dict[str, str]]:
-    """Return the members of a struct for a level of the tree, and their names in records; note in `steps` the
-    attributes that lead to each field.
-    """
-    members: list[Any] = []
-    rename: dict[str, str] = {}
-    for number, (name, below) in enumerate(tree.items()):
-        attribute = f"at_{number}"
-        here = (*before, attribute)
-        if isinstance(below, str):
-            steps[below], kind = here, kinds[below]
+def _first(record: Mapping[str, Any], element: Any, names: Names) -> Any:
+    """Return the first value that is not null or empty text, else what is found of these."""
+    found = None
+    for name in names:
+        _, array, after = name.partition(ARRAY)
+        if not array:
+            value = value_at(record, name)
+        elif after:
+            value = value_at(element, after[1:]) if isinstance(element, dict) else None
         else:
-            inner, names = _branches(below, kinds, here, steps)
-            kind = msgspec.defstruct("Group", inner, rename=names, gc=False) | _NO_GROUP
-        members.append((attribute, kind, None))
-        rename[attribute] = name
-    return members, rename
+            value = element
+        if value is not None and value != "":
+            return value
+        found = value if found is None else found
+    return found
 
 
-def _following(parse: Parse, names: Mapping[str, str], steps: Mapping[str, Steps]) -> Parse:
-    """Return a parser that fills in what lies at the ends of paths."""
-    ways = [(field, way, field in NEEDED) for field, way in steps.items()]
-    paths = [names[field] for field in steps]
-
-    def parse_and_follow(text: str) -> Any:
-        try:
-            event = parse(text)
-        except msgspec.ValidationError:
-            rest = _without_shadowed(text, paths)
-            if rest is None:
-                raise
-            event = parse(rest)
-        for field, way, needed in ways:
-            if getattr(event, field) is not None:  # a top-level field has the very name
-                continue
-            found = event
-            for step in way:
-                found = getattr(found, step, None)  # what is no object has no such attribute
-            if found is None:
-                if needed:
-                    raise Refused("missing_field", f"Object missing required field `{names[field]}`")
-                continue
-            setattr(event, field, found)
-        return event
-
-    return parse_and_follow
-
-
-def _without_shadowed(text: str, paths: Sequence[str]) -> str | None:
-    """Return the record without what lies at the end of a path whose very name a top-level field has.
-
-    That field wins, so that the other may be of any kind. None where there is no such thing.
-    """
-    try:
-        record = msgspec.json.decode(text)
-    except msgspec.DecodeError:  # further on than where the first fault was
-        return None
-    found = False
-    for path in paths if isinstance(record, dict) else ():
-        if record.get(path) is None:
-            continue
-        *above, last = path.split(".")
-        group: Any = record
-        for step in above:
-            group = group.get(step) if isinstance(group, dict) else None
-        if isinstance(group, dict):
-            found = group.pop(last, None) is not None or found
-    return msgspec.json.encode(record).decode() if found else None
+def _check_arrays(pairs: Sequence[tuple[str, str]]) -> None:
+    """Raise `UsageError` unless all arrays are one, `item_id` lies in it, and no other path ends or goes on
+    there as in an object."""
+    inside = [(field, name) for field, name in pairs if ARRAY in name]
+    if not inside:
+        return
+    first, path = inside[0]
+    array, where = path.partition(ARRAY)[0], f"events.fields: {first} is read from {path!r}"
+    for field, name in inside:
+        before, _, after = name.partition(ARRAY)
+        steps = [*before.split("."), *after.removeprefix(".").split(".")][: None if after else -1]
+        if not all(steps) or ARRAY in after or (after and after[0] != "."):
+            raise UsageError(
+                f"events.fields: {field} is read from {name!r}; expected a path through one array, such as "
+                f"items{ARRAY}.id or order.items{ARRAY}.product.id"
+            )
+        if before != array:
+            raise UsageError(
+                f"{where}, and {field} from {name!r}; expected one array for all: a record becomes an event "
+                "for each of its elements"
+            )
+    if all(field != "item_id" for field, _ in inside):
+        raise UsageError(
+            f"{where}, in an array that item_id is not read from; expected item_id in the same array: a "
+            "record becomes an event for each of its elements"
+        )
+    for field, name in pairs:
+        if name.startswith(f"{array}."):
+            raise UsageError(
+                f"{where}, of an array, and {field} from {name!r}, of an object; expected one of the two"
+            )

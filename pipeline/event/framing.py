@@ -46,6 +46,12 @@ def is_object(payload: bytes) -> bool:
     return payload.lstrip(b" \t\r\n").startswith(b"{")
 
 
+def payload_of(value: bytes) -> bytes:
+    """Return the JSON object behind a frame; a value without one as it is."""
+    framed = unframed(value) if value[:1] in (b"\x00", b"\x01") else None
+    return framed.payload if framed and is_object(framed.payload) else value
+
+
 def schema_of(record: Record) -> str | None:
     """Return the name of the schema that a record was written with, by its frame or its headers."""
     framed = unframed(record.value or b"")

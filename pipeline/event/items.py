@@ -13,9 +13,9 @@ import msgspec
 
 from pipeline.event.batch import BadItem, ItemChange, ItemNews, Record, TopicPartition
 from pipeline.event.checks import MAX_DEPTH, Problem, id_problem, shown, too_deep, unreadable
-from pipeline.event.decode import framed_problem, json_problem
 from pipeline.event.fields import Refused, is_path, value_at
 from pipeline.event.framing import is_object, schema_of, unframed
+from pipeline.event.problems import framed_problem, json_problem
 from pipeline.settings import ITEM_FIELDS, KEY_FIELD, ItemsConfig
 
 Names = Mapping[str, tuple[str, ...]]  # our field -> its names in records, the first choice first

@@ -98,6 +98,9 @@ class Metrics:
         counter, gauge = self._counter, self._gauge
         self._consumed = counter("events_consumed", "Events consumed, by event type.", "type")
         self._rejected = counter("events_rejected", "Records that are no event, by reason.", "reason")
+        self._ignored = counter(
+            "events_ignored", "Records of event types to ignore, and records without a value.", "type"
+        )
         self._duplicates = counter("events_duplicate", "Events dropped because their event_id came before.")
         self._moves = counter(
             "user_moves", "Events from another partition of their topic than their user's event before."
@@ -178,12 +181,19 @@ class Metrics:
     def consumed(self, types: Mapping[str, int]) -> None:
         """Count events by type; the 33rd type and all after it are counted as "other"."""
         for name, count in types.items():
-            if name not in self._types and name != OTHER:
-                if len(self._types) == MAX_TYPES:
-                    name = OTHER
-                else:
-                    self._types.add(name)
-            self._consumed.labels(name).inc(count)
+            self._consumed.labels(self._type_label(name)).inc(count)
+
+    def ignored(self, types: Mapping[str, int]) -> None:
+        """Count what was ignored by type, "tombstone" for records without a value; the rest as `consumed`."""
+        for name, count in types.items():
+            self._ignored.labels(self._type_label(name)).inc(count)
+
+    def _type_label(self, name: str) -> str:
+        if name not in self._types and name != OTHER:
+            if len(self._types) == MAX_TYPES:
+                return OTHER
+            self._types.add(name)
+        return name
 
     def rejected(self, reason: str, n: int = 1) -> None:
         """Count records that are no event; `reason` is one of a few fixed words."""

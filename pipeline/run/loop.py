@@ -163,7 +163,12 @@ class Loop:
             return NOTHING_POLLED
         batch = self._settings.batch
         wait_ms = 0 if self.learner.owes else batch.max_wait_ms
-        return self._source.poll(batch.max_events, wait_ms / 1000)
+        polled = self._source.poll(batch.max_events, wait_ms / 1000)
+        parts = self._decoder.parts(polled, batch.max_events)
+        first = next(parts)
+        if len(first.records) < len(polled.records):  # some of them are several events
+            self._source.put_back(polled.split(len(first.records))[1])
+        return first
 
     def checkpoint(self) -> None:
         """Wait until all is acknowledged, commit it, and save everything."""

@@ -136,6 +136,7 @@ class MetricsObserver:
         """Count the events of a batch, its training step, its rows and its alarms."""
         metrics, figures = self._metrics, outcome.figures
         metrics.consumed(figures.types)
+        metrics.ignored(raw.ignored)
         for reason, count in reasons(raw).items():
             metrics.rejected(reason, count)
         metrics.duplicates(figures.duplicates)

@@ -174,7 +174,8 @@ class Partitions:
             if stopping():
                 self._release(group)
                 return True
-            self._learner.catch_up(decoder.decode(self._learner.seq, clock.now_ms(), polled))
+            for part in decoder.parts(polled, CHUNK):
+                self._learner.catch_up(decoder.decode(self._learner.seq, clock.now_ms(), part))
             self._source.keep_alive()
         return self._is_pending(group)
 

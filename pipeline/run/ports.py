@@ -40,6 +40,9 @@ class Source(Protocol):
     def poll(self, max_events: int, max_wait_s: float) -> Polled:
         """Return up to `max_events` records; empty when none came within `max_wait_s`."""
 
+    def put_back(self, polled: Polled) -> None:
+        """Take the last records of the last poll back: the next one returns them first."""
+
     def read(self, spans: tuple[Span, ...], order_R: Sequence[int] | IntArray | None) -> Polled:
         """Read exactly these records again, in this order, in no group.
 

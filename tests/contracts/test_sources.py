@@ -238,6 +238,18 @@ def test_a_long_step_loses_no_record(world: World, source: Source) -> None:
     assert values(first + drain(source, 6)) == [b"%d" % step for step in range(8)]
 
 
+def test_records_put_back_come_again_first(world: World, source: Source) -> None:
+    for step in range(6):
+        world.publish(step % 2, 1_700_000_000_000 + step, b"%d" % step)
+    source.start(Recorder(source))
+    (polled,) = drain(source, 6)
+    first, rest = polled.split(2)
+    source.put_back(rest)
+    assert sum(source.lag().values()) == 4
+    assert values([first, *drain(source, 4)]) == [b"%d" % step for step in range(6)]
+    assert source.lag() == {TopicPartition(world.topic, 0): 0, TopicPartition(world.topic, 1): 0}
+
+
 def test_seeking_back_gives_the_records_again(world: World, source: Source) -> None:
     for step in range(4):
         world.publish(0, 1_700_000_000_000 + step, b"%d" % step)

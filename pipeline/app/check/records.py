@@ -64,7 +64,9 @@ def _decoding(topic: str, records: Sequence[Record], raw: RawBatch, settings: Se
         by_reason[reject.reason].append(reject)
     bad = len(rejected(raw))
     if not bad:
-        yield ok(about, f"the newest {numbered(total, 'record')} decode")
+        ignored = sum(raw.ignored.values())
+        aside = f", {ignored} of them to be ignored" if ignored else ""
+        yield ok(about, f"the newest {numbered(total, 'record')} decode{aside}")
         return
     stops = bad / total > settings.limits.dead_letter_ratio
     make = fault if stops else warn
