@@ -219,8 +219,10 @@ class Decoder:
 
 
 def _passes(event: Any, time_ms: int, latest_ms: int) -> bool:
-    """Return whether an event is good at first sight, once its whole numbers are text. Raise TypeError for one
-    that lacks an id."""
+    """Return whether an event is good at first sight, once its whole numbers are text.
+
+    Raise TypeError for one that lacks an id.
+    """
     as_text(event)
     return (
         0 < len(event.user_id) <= SHORT
