@@ -90,8 +90,9 @@ class Decoder:
         return self._default_types.get(topic, "click")
 
     def _leave_out(self, record: Record, value: bytes | None, read: Read) -> None:
-        """Ignore a record without a value; reject one that is not to be parsed, or that stands for a batch which
-        can't be read.
+        """Ignore a record without a value; reject one that is not to be parsed.
+
+        A record that stands for a whole batch that can't be read has no value either.
         """
         if value is None and (problem := unreadable(record)):
             read.rejects.append(Reject(record, *problem))
