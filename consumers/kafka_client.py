@@ -22,7 +22,7 @@ from pipeline.settings import KafkaConfig
 logger = logging.getLogger(__name__)
 
 METADATA_MAX_AGE_MS = 10_000  # how soon added partitions are seen; the client's own default is five minutes
-TELL_S = 3.0  # so long a silence of the broker is told, also at the start
+TELL_S = 3.0  # so long a silence of the broker is logged, also at the start
 TUNED = {  # of a consumer
     "heartbeat_interval_ms": 1_000,  # how soon a member hears of a rebalance; each takes two rounds
     "fetch_max_wait_ms": 100,  # a waiting fetch delays the next one to that broker by as much

@@ -71,7 +71,7 @@ class KafkaReceipt:
                 raise failed(error, len(self._futures) - self._acknowledged, len(self._futures)) from error
 
     def _mended(self) -> bool:
-        """Where a record was too large, send again what is not acknowledged; say whether all is now."""
+        """Where a record was too large, send again what is not acknowledged; return whether all is now."""
         if not self._sent.has_too_large():
             return False
         self._again(self._sent)

@@ -75,7 +75,7 @@ class Sent:
         self.last[record.topic, record.partition] = future
 
     def has_too_large(self) -> bool:
-        """Say whether a record was rejected as too large. With idempotence such a producer is of no more use:
+        """Return whether a record was rejected as too large. An idempotent producer can't be used after that:
         kafka-python 3.0.12 fails all that it is still to send, with the same error."""
         return any(isinstance(future.exception, TOO_LARGE) for future in self.futures if future.is_done)
 
@@ -212,7 +212,7 @@ class Outgoing:
 
 
 def flush(producer: KafkaProducer, wait_s: float | None = None) -> None:
-    """Have everything sent at once. The futures say what became of it."""
+    """Send everything that is buffered. The futures hold the outcome."""
     # kafka-python 3.0.12 raises this where it has split a batch that was too large as a whole
     with suppress(kafka.errors.UnknownError):
         producer.flush(timeout=wait_s)
