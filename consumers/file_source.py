@@ -16,6 +16,7 @@ plausible time can be taken for another, see `any_ms`. A column of times in .par
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from statistics import median_low
@@ -24,7 +25,7 @@ import numpy as np
 
 from consumers.file_format import by_name
 from consumers.file_rows import open_rows
-from consumers.recording import Recording
+from consumers.recording import NO_MAPPING, Recording
 from consumers.rows import DEFAULT_COLUMNS, Columns, Row, Rows, Tally
 from pipeline.event.batch import Events
 from pipeline.event.checks import (
@@ -45,6 +46,7 @@ from pipeline.event.checks import (
     value_problem,
 )
 from pipeline.event.records import DEFAULT_USER
+from pipeline.settings import EventsConfig
 
 __all__ = ["Columns", "Tally", "read_events"]
 
@@ -68,16 +70,19 @@ def read_events(
     start: int = 0,
     limit: int | None = None,
     tally: Tally | None = None,
+    settings: EventsConfig = NO_MAPPING,
 ) -> Iterator[Events]:
     """Yield a file's good events in its order, `batch` at a time (the last: what is left).
 
-    `columns`, `time_unit` and `default_type` are for a file that is given by its path. `start` and `limit`
-    count good events. `source_B` and `append_ms_B` are 0: no broker has seen them. Rows that can't be read go
-    to `tally`. Raise `UsageError`, at the first `next`, when the file can't be read or lacks a column.
+    `columns`, `time_unit`, `default_type` and `settings` are for a file that is given by its path. `start`
+    and `limit` count good events. `source_B` and `append_ms_B` are 0: no broker has seen them. Rows that
+    can't be read go to `tally`. Raise `UsageError`, at the first `next`, when the file can't be read or lacks
+    a column.
     """
     tally = Tally() if tally is None else tally
     if not isinstance(file, Recording):
-        file = by_name(Path(file), columns, time_unit, default_type)
+        found = by_name(Path(file), columns, time_unit, default_type)
+        file = replace(found, ignored=settings.ignored(), events=settings)
     rows = open_rows(file, tally)
     good = checked_rows(file, rows, now_ms, tally)
     for _ in islice(good, start):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
@@ -11,7 +11,6 @@ from pipeline.app.check.advice import with_changes
 from pipeline.app.check.findings import Finding, Level
 from pipeline.app.check.items import judge_items
 from pipeline.app.check.records import judge_records
-from pipeline.roles import Role
 from pipeline.settings import EventsConfig, ItemsConfig, Settings
 
 NOW_MS = 1_800_000_000_000
@@ -126,11 +125,11 @@ def views(number: int) -> dict[str, Any]:
     [
         (
             views,
-            'set events.fields.event_type = "event" and events.roles."Page Viewed" = "ignore": then 40 of',
+            'set events.fields.event_type = "event" and events.roles."Page Viewed" = "ignore": then',
         ),
         (
             changed,
-            '"payload.after.product_id" and events.fields.event_type = "payload.op" and events.roles.d =',
+            'and events.fields.event_type = "payload.op" and events.roles.d = "ignore": then',
         ),
         (lambda number: views(1), ""),  # all events are of that type
     ],
@@ -139,7 +138,7 @@ def test_a_type_of_which_most_records_have_no_item_is_to_be_ignored(
     make: Callable[[int], object], said: str
 ) -> None:
     _, hint = advice(records(make), Settings())
-    if said and "ignore" in get_args(Role):
+    if said:
         assert f"{said} 40 of the newest 40 records decode" in hint
     else:
         assert "ignore" not in hint

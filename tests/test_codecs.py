@@ -261,7 +261,7 @@ def test_check_tells_what_can_not_be_read(
     ]
     assert any(each.found.startswith("unreadable_batch: 4, such as") for each in told)
     told = [each for each in all_findings(as_items, {}, False, now_ms) if each.about == f"records of {topic}"]
-    assert [(each.level, each.found[:42]) for each in told] == [
+    assert [(each.level, each.found[:42]) for each in told if each.level is not Level.OK] == [
         (Level.WARN, "4 batches of the newest can't be read, suc")
     ]
     monkeypatch.setattr(client_codec, "has_lz4", lambda: False)

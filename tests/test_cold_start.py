@@ -71,7 +71,7 @@ def test_a_worker_that_leads_again_publishes_its_default_list_again() -> None:
     recommender, first = shop.recommender, TopicPartition("events", 0)
     shop.learn(40)
     told = shop.newest.pop(DEFAULT_USER)
-    recommender.release(first)
+    recommender.release([first])
     elsewhere = replace(shop.batches(shop.walk("new", 0, 1)), spans=(Span("events", 1, 0, 1),))
     assert [ranking.user_id for ranking in recommender.step(elsewhere).rankings] == ["new"]
     recommender.held = {first}

@@ -24,7 +24,7 @@ from pipeline.run.shard_files import ShardFiles
 from pipeline.settings import Settings
 from pipeline.state import packing
 from pipeline.state.fitting import laid_anew
-from pipeline.state.shards import Snapshot
+from pipeline.state.shards import Shard, Snapshot
 
 ROOT = Path(__file__).parents[1]
 P0, P1 = source(0), source(1)
@@ -83,11 +83,11 @@ def test_a_moved_folder_is_no_change_of_the_journal() -> None:
 
 
 def test_items_under_other_names_are_read_whole_once_more() -> None:
-    snapshot = Snapshot({}, {"item_offsets": [["items", 0, 7]]}, [])
+    snapshot = Snapshot({}, {"item_offsets": [["items", 0, 7]]}, Shard({}, {}))
     saved = json.loads(msgspec.json.encode(Settings()))
     for fields, offsets in (({}, [["items", 0, 7]]), ({"item_id": "sku"}, [])):
         new = changed(Settings(), items__fields=fields)
-        held, touching = reconciled(snapshot, changes(saved, new), "attention")
+        held, touching = reconciled(snapshot, changes(saved, new))
         assert held.meta["item_offsets"] == offsets
         assert [change.key for change in touching] == ["items.fields"] * bool(fields)
 

@@ -352,7 +352,7 @@ def test_the_files_users_outlive_restarts_and_the_loss_of_a_partition(trained: P
     held = len(first.state.users)
     assert len(second.state.users) == held + 1
     assert second.offsets == {FILE_SOURCE: EVENTS, LIVE: 2}
-    second.release(LIVE)
+    second.release([LIVE])
     assert len(second.state.users) == held - 1
     assert second.describe_user("u1") is None
 
