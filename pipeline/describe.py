@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.rank.lists import Ranked
+from pipeline.ranking.lists import Ranked
 from pipeline.roles import familiar_names
 from pipeline.settings import Settings
-from pipeline.state.kinds import type_code
+from pipeline.state.event_types import type_code
 from pipeline.state.popularity import ALL, DAY, P300, P1000
 from pipeline.state.state import State
 from pipeline.state.tables import LIVE
@@ -181,7 +181,8 @@ def _type_names(settings: Settings) -> dict[int, str]:
     A hash that two of them share names none.
     """
     names = {
-        *familiar_names(), *settings.events.roles, *settings.events.weights, *(settings.rank.exclude or ()),
+        *familiar_names(), *settings.events.roles, *settings.events.weights,
+        *(settings.rank.exclude_event_types or ()),
         *settings.topics.event_topics().values(),
     }  # fmt: skip
     found: dict[int, str] = {}

@@ -4,8 +4,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from pipeline.event.batch import IntArray, ItemChange, RawBatch, TopicPartition
-from pipeline.event.records import DriftAlarm, Ranking
+from pipeline.events.batch import IntArray, ItemChange, RawBatch, TopicPartition
+from pipeline.events.records import DriftAlarm, Ranking
 from pipeline.state.shards import Shard, Snapshot
 
 STAGES = ("event", "state", "train", "rank", "publish", "measure")

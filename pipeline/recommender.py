@@ -8,23 +8,24 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.describe import item_document, user_document
-from pipeline.event.batch import Batch, ItemChange, RawBatch, TopicPartition
-from pipeline.event.records import DriftAlarm, Ranking
-from pipeline.figures import figures_of, tables_of
-from pipeline.measure.curves import Curves
-from pipeline.measure.depths import Depths
-from pipeline.measure.drift_control import DriftControl
-from pipeline.measure.exposure import Exposure
-from pipeline.measure.kept import of_measure, still_true
-from pipeline.measure.quality import COLD_BELOW, Coverage, Quality
-from pipeline.measure.timeline import Measure, Seen, Timeline, Track
+from pipeline.evaluation.curves import Curves
+from pipeline.evaluation.depths import Depths
+from pipeline.evaluation.drift_control import DriftControl
+from pipeline.evaluation.exposure import Exposure
+from pipeline.evaluation.quality import COLD_BELOW, Coverage, Quality
+from pipeline.evaluation.stale_metrics import drop_stale_metrics, of_measure
+from pipeline.evaluation.timeline import Measure, Seen, Timeline, Track
+from pipeline.events.batch import Batch, ItemChange, RawBatch, TopicPartition
+from pipeline.events.records import DriftAlarm, Ranking
+from pipeline.models.model import Model, Pool, Targets, TrainResult
+from pipeline.models.registry import build_models, restart_models
 from pipeline.outcome import Mark, Outcome, no_mark
-from pipeline.rank.audience import audience, nobody
-from pipeline.rank.lists import Ranked, Stamp, ranking_records
-from pipeline.rank.pools import Pools
-from pipeline.rank.reasons import reasons
-from pipeline.rank.rules import RULES, apply_rules
-from pipeline.rank.top_k import filled_up, top_k
+from pipeline.ranking.explanations import reasons
+from pipeline.ranking.lists import Ranked, Stamp, ranking_records
+from pipeline.ranking.pools import Pools
+from pipeline.ranking.recipients import audience, nobody
+from pipeline.ranking.rules import RULES, apply_rules
+from pipeline.ranking.top_k import filled_up, top_k
 from pipeline.settings import POSITIVE, Settings
 from pipeline.state import moving, packing
 from pipeline.state.queries import Queries, barred_targets, lesson_queries, serving_queries
@@ -32,8 +33,7 @@ from pipeline.state.refresh import LATER, NOW
 from pipeline.state.shards import Shard, Snapshot
 from pipeline.state.state import State
 from pipeline.state.tables import HIDDEN, LIVE
-from pipeline.train.build import build_models, start_anew
-from pipeline.train.model import Learned, Model, Pool, Targets
+from pipeline.step_metrics import figures_of, tables_of
 
 IntArray = npt.NDArray[np.int32]
 # query-item pairs scored exactly a batch; of a larger catalogue a share of the events is tested
@@ -59,14 +59,17 @@ class Recommender:
         rank, model = settings.rank, settings.model
         self.settings, self.test_all, self.unread = settings, test_all, unread
         self.state = State(
-            settings.events, settings.limits, rank.exclude, model.history, rank.k, model.seed, rank.block
+            settings.events, settings.limits, rank.exclude_event_types, model.history, rank.k, model.seed,
+            rank.blocked_items,
         )  # fmt: skip
         self.models = models(self.state, settings)
         for m in self.models:
             self.state.register(f"model.{m.name}", m)
         self.state.welcome = self._welcome
         # room for lists of K even where a user has consumed what is popular
-        self.pools = Pools(self.state.counts, self.state.items, rank.k, rank.exclude is not None, model.seed)
+        self.pools = Pools(
+            self.state.counts, self.state.items, rank.k, rank.exclude_event_types is not None, model.seed
+        )
         names = [m.name for m in self.models]
         self.quality = Quality(names)
         self.coverage, self.exposure = Coverage(), Exposure()
@@ -111,7 +114,7 @@ class Recommender:
         if raw.seq != self.seq:
             raise ValueError(f"batch {raw.seq}: expected {self.seq}; batches are learned in order, each once")
         before = tables_of(self.state)
-        self.state.take_news(raw.news)
+        self.state.apply_catalog(raw.news)
         batch = self.state.admit(raw)
         mark("event")
         queries = lesson_queries(self.state, batch)
@@ -188,7 +191,7 @@ class Recommender:
         return Targets(row_B, batch.weight_B, tested_B, batch.known_B, batch.seq, counted_B, pace)
 
     def _measure(
-        self, batch: Batch, queries: Queries, targets: Targets, lessons: Sequence[Learned]
+        self, batch: Batch, queries: Queries, targets: Targets, lessons: Sequence[TrainResult]
     ) -> list[DriftAlarm]:
         """Judge every model on the batch; return what the drift detectors say of the served one."""
         cold_B = queries.earlier_B < COLD_BELOW
@@ -241,7 +244,7 @@ class Recommender:
         return Ranked(*filled_up(rows_BK, scores_BK, self.state.newest), reasons_BK)
 
     def _because(self, queries: Queries, rows_BK: IntArray, pool: Pool, explained: bool) -> IntArray:
-        if not (explained and self.settings.rank.because):
+        if not (explained and self.settings.rank.explain):
             return np.full((*rows_BK.shape, 0), -1, np.int32)
         return reasons(self.models[0].contributions(queries, rows_BK, pool), queries.items_BL, rows_BK)
 
@@ -291,10 +294,10 @@ class Recommender:
         if self.seq or self.offsets:
             raise ValueError(f"{self.seq} batches are learned already: expected a fresh one")
         different, restarted = packing.load_items(self.state, snapshot.arrays, snapshot.meta)
-        start_anew(self.models, restarted, self.state.items)
+        restart_models(self.models, restarted, self.state.items)
         served = self.models[0].name
         another = served in restarted or snapshot.meta.get("served_model", served) != served
-        figures = still_true(snapshot.arrays, restarted, another)
+        figures = drop_stale_metrics(snapshot.arrays, restarted, another)
         for name, part in self._measures().items():
             part.load(of_measure(figures, name))
         admitted, evicted = self.state.users.admitted, self.state.users.evicted

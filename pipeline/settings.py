@@ -141,12 +141,16 @@ class ModelConfig(Table, frozen=True):
 
 class RankConfig(Table, frozen=True):
     k: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
-    exclude: list[str] | None = None  # None: every positive and negative type; []: repeats are welcome
-    because: bool = True
-    block: list[str] = []  # items that nobody is shown
+    exclude_event_types: list[str] | None = (
+        None  # None: every positive and negative type; []: repeats are welcome
+    )
+    explain: bool = True
+    blocked_items: list[str] = []  # items that nobody is shown
     # an event whose record is older is of a backlog: it is learned at once, its user's list waits for the end
-    defer_after_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
-    quiet_after_days: Annotated[float, msgspec.Meta(gt=0)] = 7.0  # and beyond this, for the user's next event
+    backlog_after_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    max_inactive_days: Annotated[float, msgspec.Meta(gt=0)] = (
+        7.0  # and beyond this, for the user's next event
+    )
 
 
 class CheckpointConfig(Table, frozen=True):
@@ -163,8 +167,8 @@ class LimitsConfig(Table, frozen=True):
     user_ttl_days: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # 0: never
     item_ttl_days: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     record_bytes: Positive = 65_536
-    dead_letter_ratio: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5  # over the last 10,000 records
-    dead_letter_run: Positive = 10_000
+    max_dead_letter_ratio: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5  # over the last 10,000 records
+    max_consecutive_dead_letters: Positive = 10_000
 
 
 class DriftConfig(Table, frozen=True):

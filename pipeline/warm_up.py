@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.event.batch import Events, RawBatch, Span
+from pipeline.events.batch import Events, RawBatch, Span
 from pipeline.recommender import Recommender
 from pipeline.settings import Settings
 

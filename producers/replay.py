@@ -17,12 +17,12 @@ import msgspec
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 from pipeline.errors import BrokerLost, PublishFailed
-from pipeline.event.batch import Events
-from pipeline.event.fields import is_path, put_at
+from pipeline.events.batch import Events
+from pipeline.events.fields import is_path, put_at
 from pipeline.settings import KEY_FIELD, KafkaConfig, TopicsConfig
-from producers.outgoing import key_hash
-from producers.pace import paced, pause
-from producers.topics import create_topics, missing_topics
+from producers.kafka.outgoing import key_hash
+from producers.kafka.topics import create_topics, missing_topics
+from producers.rate_limiter import paced, pause
 
 LOOK_EVERY = 1_000  # events sent without a pause before `wait` is asked again
 LOOK_S = 0.1  # a longer gap is waited for in slices, so that an interruption is noticed

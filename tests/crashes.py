@@ -12,18 +12,18 @@ from typing import Any
 
 import msgspec
 
-from consumers.list_items import ListItems
-from consumers.list_source import ListLog, ListSource
-from pipeline.event.batch import NO_NEWS, ItemNews, Polled, Record, Reject, TopicPartition
-from pipeline.event.decode import Decoder
-from pipeline.event.records import DriftAlarm, Ranking
+from consumers.memory import ListLog, ListSource
+from consumers.memory_items import ListItems
+from pipeline.events.batch import NO_UPDATE, CatalogUpdate, Polled, Record, Reject, TopicPartition
+from pipeline.events.decode import Decoder
+from pipeline.events.records import DriftAlarm, Ranking
 from pipeline.outcome import Learner
-from pipeline.run.checkpoint import Checkpoints
-from pipeline.run.clock import ManualClock
-from pipeline.run.files import UrlFolder
-from pipeline.run.journal import Journal
-from pipeline.run.loop import Edges, Loop, Survival
-from pipeline.run.observe import Unobserved
+from pipeline.persistence.checkpoint import Checkpoints
+from pipeline.persistence.files import UrlFolder
+from pipeline.persistence.journal import Journal
+from pipeline.service.clock import ManualClock
+from pipeline.service.loop import Adapters, Durability, Loop
+from pipeline.service.observe import Unobserved
 from pipeline.settings import (
     BatchConfig,
     CheckpointConfig,
@@ -32,7 +32,7 @@ from pipeline.settings import (
     Settings,
     TopicsConfig,
 )
-from producers.list_sink import ListSink, Outbox
+from producers.memory import ListSink, Outbox
 
 START_MS = 1_700_000_000_000
 TOPICS = {"events": 2, "shop": 1}
@@ -195,11 +195,11 @@ class GradualItems(ListItems):
         super().__init__(log, at_a_time=1)
         self.learner = learner
 
-    def poll(self) -> tuple[ItemNews, bool]:
+    def poll(self) -> tuple[CatalogUpdate, bool]:
         """Return the next record, once its time has come."""
         (at,) = self._next.values()
         if at * EVENTS_AN_ITEM > self.learner.events_learned:
-            return NO_NEWS, True
+            return NO_UPDATE, True
         return super().poll()[0], True
 
     @property
@@ -255,8 +255,8 @@ class World:
         checkpoints = Checkpoints(FatedFolder(str(self.folder), fate), self.settings)
         items = GradualItems(self.items, learner)
         ends = Fated(source, fate), self.decoder(), Fated(sink, fate)
-        edges = Edges(*ends, self.clock, Unobserved(), Fated(items, fate))
-        loop = Loop(Fated(learner, fate), edges, self.settings, Survival(checkpoints, journal))
+        edges = Adapters(*ends, self.clock, Unobserved(), Fated(items, fate))
+        loop = Loop(Fated(learner, fate), edges, self.settings, Durability(checkpoints, journal))
         try:
             loop.start()
             while not (source.idle and items.idle) or learner.owes:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from services import WAIT_S, Process, Site
 from truth import Stream
 
-from pipeline.event.records import DEFAULT_USER
-from pipeline.run.journal import Journal
+from pipeline.events.records import DEFAULT_USER
+from pipeline.persistence.journal import Journal
 
 # Small batches and five checkpoints a second: kills fall between and into many of both. All checkpoints are
 # kept, so that no segment of the journal is deleted but the first.

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 
-from pipeline.event.batch import ItemChange, RawBatch, TopicPartition
-from pipeline.event.records import RankedItem, Ranking
+from pipeline.events.batch import ItemChange, RawBatch, TopicPartition
+from pipeline.events.records import RankedItem, Ranking
 from pipeline.outcome import Figures, Mark, Outcome, no_mark
 from pipeline.settings import Settings
 from pipeline.state.shards import Arrays, Shard, Snapshot, pack_texts, unpack_texts

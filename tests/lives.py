@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from consumers.list_source import ListLog, ListSource
-from pipeline.event.batch import TopicPartition
-from pipeline.event.decode import Decoder
+from consumers.memory import ListLog, ListSource
+from pipeline.events.batch import TopicPartition
+from pipeline.events.decode import Decoder
+from pipeline.persistence.checkpoint import Checkpoints
+from pipeline.persistence.files import UrlFolder
+from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
-from pipeline.run.checkpoint import Checkpoints
-from pipeline.run.clock import ManualClock
-from pipeline.run.files import UrlFolder
-from pipeline.run.journal import Journal
-from pipeline.run.loop import Edges, Loop, Survival
-from pipeline.run.observe import Unobserved
+from pipeline.service.clock import ManualClock
+from pipeline.service.loop import Adapters, Durability, Loop
+from pipeline.service.observe import Unobserved
 from pipeline.settings import BatchConfig, CheckpointConfig, ModelConfig, RankConfig, Settings
-from producers.list_sink import ListSink, Outbox
+from producers.memory import ListSink, Outbox
 
 START_MS = 1_700_000_000_000
 NOW_MS = START_MS + 10**9  # eleven days later
@@ -42,8 +42,8 @@ class Life:
         decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
         self.journal = Journal(folder / settings.kafka.worker_id)
         self.checkpoints = Checkpoints(UrlFolder(str(folder)), settings)
-        edges = Edges(self.source, decoder, ListSink(self.outbox), self.clock, Unobserved())
-        self.loop = Loop(self.learner, edges, settings, Survival(self.checkpoints, self.journal))
+        edges = Adapters(self.source, decoder, ListSink(self.outbox), self.clock, Unobserved())
+        self.loop = Loop(self.learner, edges, settings, Durability(self.checkpoints, self.journal))
         self.loop.start()
 
     def read(self, most: int = 200) -> "Life":
@@ -97,7 +97,7 @@ class Past(NamedTuple):
 PAST = Settings(
     batch=BatchConfig(max_events=16),
     model=ModelConfig(dim=4, history=4),
-    rank=RankConfig(k=3, exclude=["buy"]),
+    rank=RankConfig(k=3, exclude_event_types=["buy"]),
     checkpoint=CheckpointConfig(path="state"),
 )
 

@@ -29,12 +29,12 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from pipeline.app.config import load_settings
 from pipeline.app.inspection import Inspected, open_newest
+from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
-from pipeline.run.journal import Journal
 from pipeline.settings import Settings
-from producers.kafka_client import producer_options
-from producers.outgoing import key_hash
-from producers.topics import create_topics
+from producers.kafka.client import producer_options
+from producers.kafka.outgoing import key_hash
+from producers.kafka.topics import create_topics
 
 WAIT_S = 60.0  # for anything that a busy machine may take its time with
 LOOK_S = 0.1  # between two looks at what is waited for

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from streams import Batches, Event, small_settings
 
-from pipeline.event.batch import ItemChange, ItemNews, RawBatch
-from pipeline.event.records import Ranking
+from pipeline.events.batch import CatalogUpdate, ItemChange, RawBatch
+from pipeline.events.records import Ranking
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig, Settings
@@ -36,7 +36,7 @@ class Shop:
         raw = self.batches(events)
         if not events:
             raw = without_partition(raw)
-        news = ItemNews(self.recommender.news(ItemChange(*change) for change in changes))
+        news = CatalogUpdate(self.recommender.news(ItemChange(*change) for change in changes))
         self.learned.append(with_items(raw, news))
         outcome = self.recommender.step(self.learned[-1])
         self.keep(outcome.rankings)
@@ -71,7 +71,7 @@ def without_partition(raw: RawBatch) -> RawBatch:
     return RawBatch(raw.seq, raw.now_ms, (), raw.events, [])
 
 
-def with_items(raw: RawBatch, news: ItemNews) -> RawBatch:
+def with_items(raw: RawBatch, news: CatalogUpdate) -> RawBatch:
     """Return a batch with what the items topic says."""
     return RawBatch(raw.seq, raw.now_ms, raw.spans, raw.events, raw.rejects, news)
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.event.batch import Batch, Events, RawBatch, Span, TopicPartition
+from pipeline.events.batch import Batch, Events, RawBatch, Span, TopicPartition
 from pipeline.settings import (
     BatchConfig,
     EventsConfig,
@@ -85,7 +85,7 @@ def small_settings(
         events=ROLES,
         batch=BatchConfig(max_events=64),
         model=ModelConfig(name=name, dim=dim, history=history),  # type: ignore[arg-type]
-        rank=RankConfig(k=k, exclude=exclude),
+        rank=RankConfig(k=k, exclude_event_types=exclude),
         limits=limits or LimitsConfig(),
     )
 
@@ -93,7 +93,12 @@ def small_settings(
 def new_state(settings: Settings) -> State:
     """Return the state that a recommender of these settings starts with."""
     return State(
-        settings.events, settings.limits, settings.rank.exclude, settings.model.history, settings.rank.k, 0
+        settings.events,
+        settings.limits,
+        settings.rank.exclude_event_types,
+        settings.model.history,
+        settings.rank.k,
+        0,
     )
 
 

@@ -13,16 +13,16 @@ from kafka import KafkaAdminClient, KafkaProducer
 from services import until
 from test_kafka_source import DOOMED
 
-from consumers import kafka_items
-from consumers.kafka_client import METADATA_MAX_AGE_MS, consumer_options
-from consumers.kafka_items import KafkaItems
-from consumers.kafka_source import KafkaSource
-from consumers.kafka_tail import Tail
-from consumers.kafka_unread import Unread
-from consumers.list_source import ListLog, ListSource
-from pipeline.event.batch import ItemChange, TopicPartition
+from consumers.kafka import items as kafka_items
+from consumers.kafka.client import METADATA_MAX_AGE_MS, consumer_options
+from consumers.kafka.items import KafkaItems
+from consumers.kafka.source import KafkaSource
+from consumers.kafka.tail import Tail
+from consumers.kafka.unread import Unread
+from consumers.memory import ListLog, ListSource
+from pipeline.events.batch import ItemChange, TopicPartition
 from pipeline.settings import KafkaConfig
-from producers.kafka_client import producer_options
+from producers.kafka.client import producer_options
 
 Name = Callable[[str], str]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from streams import START_MS
 
-from pipeline.train.attention import GAPS, TYPES, Attention, side_buckets
+from pipeline.models.attention_net import GAPS, TYPES, Attention, side_buckets
 
 DIM, LENGTH = 6, 5
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 from streams import START_MS, Batches, Event, small_settings
 
-from pipeline.event.batch import RawBatch
-from pipeline.event.records import DEFAULT_USER
+from pipeline.events.batch import RawBatch
+from pipeline.events.records import DEFAULT_USER
 from pipeline.outcome import Outcome
-from pipeline.rank.audience import LATER_A_BATCH
+from pipeline.ranking.recipients import LATER_A_BATCH
 from pipeline.recommender import Recommender
 from pipeline.state.refresh import LATER, Refresh
 

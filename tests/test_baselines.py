@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 from streams import Batches, move_on, new_state, shoppers, small_settings
 
-from pipeline.event.batch import Batch
-from pipeline.rank.pools import Pools
+from pipeline.events.batch import Batch
+from pipeline.models.baselines.counts import HALF_LIFE_COLUMNS, PopularityModel
+from pipeline.models.baselines.neighbours import KNN_FADE, ItemKnnModel, Neighbours
+from pipeline.models.model import Model, Targets
+from pipeline.models.registry import Value, build_model
+from pipeline.ranking.pools import Pools
 from pipeline.settings import POSITIVE, LimitsConfig
-from pipeline.state import sweep
+from pipeline.state import reclaiming as sweep
 from pipeline.state.popularity import P1000
 from pipeline.state.queries import Queries, barred_targets
 from pipeline.state.state import State
 from pipeline.state.successors import REACH
 from pipeline.state.tables import LIVE
-from pipeline.train.baselines import HALF_LIFE_COLUMNS, PopularityModel
-from pipeline.train.build import Value, build_model
-from pipeline.train.model import Model, Targets
-from pipeline.train.neighbours import KNN_FADE, ItemKnnModel, Neighbours
 
 Scores = np.ndarray  # type: ignore[type-arg]  # [M], float32
 SETTINGS = small_settings()

@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.text import Text
 from workers import Worker, publish, settings_for
 
-from consumers.kafka_survey import GroupSeen, Rights, Survey, TopicSeen, survey
-from consumers.list_source import ListLog, ListRecord
+from consumers.kafka.survey import GroupSeen, Rights, Survey, TopicSeen, survey
+from consumers.memory import ListLog, ListRecord
 from pipeline.app import cli
 from pipeline.app.check.cluster import judge_cluster
 from pipeline.app.check.findings import Finding, Level, ok, warn
@@ -37,7 +37,7 @@ from pipeline.settings import (
     Settings,
     TopicsConfig,
 )
-from producers.outgoing import key_hash
+from producers.kafka.outgoing import key_hash
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 
@@ -253,14 +253,17 @@ def test_records_that_do_not_decode_are_told_by_reason_with_the_setting_that_hel
 ) -> None:
     whole, example, *_ = troubles(judge_records("events", 1, [raw(value)], Settings(), NOW_MS))
     assert (whole.level, example.level) == (Level.FAULT, Level.FAULT)
-    assert "1 of the newest 1 record would be dead letters, more than limits.dead_letter_ratio" in whole.found
+    assert (
+        "1 of the newest 1 record would be dead letters, more than limits.max_dead_letter_ratio"
+        in whole.found
+    )
     assert example.found.startswith(reason)
     assert to_do in example.to_do
 
 
 def test_a_few_bad_records_are_a_warning_and_the_example_s_setting_makes_them_readable() -> None:
     records = [placed("ann"), raw(b"{}")]
-    lenient = Settings(limits=LimitsConfig(dead_letter_ratio=0.6))
+    lenient = Settings(limits=LimitsConfig(max_dead_letter_ratio=0.6))
     assert {each.level for each in troubles(judge_records("events", 1, records, lenient, NOW_MS))} == {
         Level.WARN
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from consumers.list_source import ListRecord
+from consumers.memory import ListRecord
 from pipeline.app.check.advice import with_changes
 from pipeline.app.check.findings import Finding, Level
 from pipeline.app.check.items import judge_items

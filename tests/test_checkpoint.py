@@ -14,13 +14,13 @@ from hypothesis.extra import numpy as arrays
 from learners import CountingLearner
 from workers import P0, P1, Worker, publish, settings_for
 
-from consumers.list_source import ListLog
+from consumers.memory import ListLog
 from pipeline.app.inspection import describe, lines, open_newest
 from pipeline.errors import CheckpointError, UsageError
-from pipeline.event.batch import TopicPartition
-from pipeline.run.checkpoint import Checkpoints
-from pipeline.run.files import UrlFolder, pack, unpack
-from pipeline.run.shard_files import ShardFiles, parse
+from pipeline.events.batch import TopicPartition
+from pipeline.persistence.checkpoint import Checkpoints
+from pipeline.persistence.files import UrlFolder, pack, unpack
+from pipeline.persistence.shard_files import ShardFiles, parse
 from pipeline.settings import CheckpointConfig, KafkaConfig, ModelConfig, Settings
 from pipeline.state.shards import Shard
 

@@ -224,7 +224,7 @@ def test_logs_go_to_stderr_in_utc_and_the_configuration_once(
     command: Callable[[Run], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(args: object, settings: Settings) -> int:
-        logging.getLogger("pipeline.run.loop").info("ready")
+        logging.getLogger("pipeline.service.loop").info("ready")
         logging.getLogger("kafka.client").info("connected")
         return 0
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from producers.market.closed_loop import BUY, CLICK, POPULAR, RANDOM, ClosedLoop, Listed
-from producers.market.market import CATEGORIES, Columns, Market, item_name
-from producers.market.plan import NO_PLAN, Burst, Plan, Season
-from producers.market.shoppers import Shop, Truth
-from producers.market.uplift import ARMS, Uplift, difference, lines, rate
-from producers.market.wishes import wishes
+from producers.simulator.closed_loop import BUY, CLICK, POPULAR, RANDOM, ClosedLoop, Listed
+from producers.simulator.market import CATEGORIES, Columns, Market, item_name
+from producers.simulator.plan import NO_PLAN, Burst, Plan, Season
+from producers.simulator.preferences import wishes
+from producers.simulator.uplift import ARMS, Uplift, difference, lines, rate
+from producers.simulator.users import Shop, Truth
 
 EVENTS = 5_000
 MARKET = Market(users=500, items=480, sessions=64)

@@ -16,8 +16,8 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, ConsumerProtocolSubscription
 from kafka.structs import TopicPartition
 
-from consumers.co_partitions import deal, strategies
-from consumers.kafka_source import KafkaSource
+from consumers.kafka.co_partitions import deal, strategies
+from consumers.kafka.source import KafkaSource
 
 Held = Mapping[str, frozenset[TopicPartition]]
 
@@ -301,7 +301,7 @@ def test_a_broker_lets_both_topics_partitions_of_a_number_move_together(
     make_topic(broker, views, 3)
     make_topic(broker, buys, 3)
     with monkeypatch.context() as patch:
-        patch.setattr("consumers.kafka_client.strategies", lambda: [CooperativeStickyAssignor])
+        patch.setattr("consumers.kafka.client.strategies", lambda: [CooperativeStickyAssignor])
         old, held_by_old = open_source(config(broker, views, worker_id="worker-0"), views, buys)
     with polled(old):
         first, held_by_first = open_source(config(broker, views, worker_id="worker-1"), views, buys)

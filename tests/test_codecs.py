@@ -17,16 +17,16 @@ from kafka import TopicPartition as KafkaPartition
 from kafka.record import MemoryRecords
 from services import Process, Site
 
-from consumers.kafka_items import KafkaItems
+from consumers.kafka.items import KafkaItems
 from pipeline.app.check.everything import all_findings
 from pipeline.app.check.findings import Finding, Level
 from pipeline.app.watching import Wanted, watch
 from pipeline.errors import UsageError
-from pipeline.event.batch import ItemNews, Span
-from pipeline.event.records import RankedItem, Ranking
-from pipeline.run.clock import SystemClock
+from pipeline.events.batch import CatalogUpdate, Span
+from pipeline.events.records import RankedItem, Ranking
+from pipeline.service.clock import SystemClock
 from pipeline.settings import KafkaConfig, Settings, TopicsConfig
-from producers.kafka_sink import KafkaSink
+from producers.kafka.sink import KafkaSink
 
 pytestmark = pytest.mark.kafka
 Name = Callable[[str], str]
@@ -224,7 +224,7 @@ def test_a_batch_that_can_not_be_read_is_one_record_that_says_so_at_every_read(
     inside = Span(topic, 0, 20, 54)  # begins within the batch
     assert [r.offset for r in source.read((inside,), None).records] == [52, 53]
     source.close()
-    warned = [r for r in caplog.records if r.name == "consumers.kafka_batches" and r.levelname == "WARNING"]
+    warned = [r for r in caplog.records if r.name == "consumers.kafka.batches" and r.levelname == "WARNING"]
     assert len(warned) == 2  # of the member and of the reader, each once a partition
 
 
@@ -234,7 +234,7 @@ def test_a_broken_batch_of_items_is_a_dead_letter_and_the_next_ones_are_read(
     kafka, topic = broken
     items = KafkaItems(kafka, topic)
     items.start({})
-    news: list[ItemNews] = []
+    news: list[CatalogUpdate] = []
     whole = False
     while not whole:
         some, whole = items.poll()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from streams import START_MS, Batches, Event, small_settings
 
-from pipeline.event.batch import Span, TopicPartition
-from pipeline.event.records import DEFAULT_USER, Ranking
+from pipeline.events.batch import Span, TopicPartition
+from pipeline.events.records import DEFAULT_USER, Ranking
 from pipeline.recommender import Recommender
 
 SHELVES, ITEMS = 8, 20  # tastes, and items of each

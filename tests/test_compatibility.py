@@ -14,13 +14,13 @@ import pytest
 from lives import PAST, Life, append, changed, past
 from streams import Batches, Event, names_of, shoppers, small_settings, source
 
-from consumers.list_source import ListLog
+from consumers.memory import ListLog
 from pipeline.errors import CheckpointError
-from pipeline.event.batch import TopicPartition
+from pipeline.events.batch import TopicPartition
+from pipeline.persistence.compatibility import FORMAT, RULES, changes, lines, reconciled, table
+from pipeline.persistence.files import UrlFolder, metadata, pack
+from pipeline.persistence.shard_files import ShardFiles
 from pipeline.recommender import Recommender
-from pipeline.run.compatibility import FORMAT, RULES, changes, lines, reconciled, table
-from pipeline.run.files import UrlFolder, metadata, pack
-from pipeline.run.shard_files import ShardFiles
 from pipeline.settings import Settings
 from pipeline.state import packing
 from pipeline.state.fitting import laid_anew
@@ -47,7 +47,9 @@ def told(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
 def test_every_setting_has_a_rule() -> None:
     plain = msgspec.to_builtins(Settings())
     keys = {f"{name}.{key}" for name, table in plain.items() for key in table}
-    assert set(RULES) == keys, "say in RULES of pipeline/run/compatibility.py what becomes of a checkpoint"
+    assert set(RULES) == keys, (
+        "say in RULES of pipeline/persistence/compatibility.py what becomes of a checkpoint"
+    )
 
 
 def test_the_guide_holds_the_rules() -> None:
@@ -57,7 +59,7 @@ def test_the_guide_holds_the_rules() -> None:
 
 def test_only_what_differs_is_a_change_and_settings_of_one_rule_share_a_line() -> None:
     saved = json.loads(msgspec.json.encode(Settings()))
-    del saved["rank"]["block"]  # a setting that an older version did not know
+    del saved["rank"]["blocked_items"]  # a setting that an older version did not know
     assert changes(saved, Settings()) == []
     assert changes(saved, changed(Settings(), topics__events={"events": "click"})) == []
     assert changes(saved, changed(Settings(), checkpoint__path="/moved")) != []  # and the journal with it
@@ -228,7 +230,7 @@ def test_another_model_over_an_old_checkpoint_keeps_all_that_is_not_its_own(
     "change",
     [
         {"model__dim": 8, "model__history": 12, "rank__k": 5},
-        {"rank__exclude": [], "events__roles": {"view": "neutral"}},
+        {"rank__exclude_event_types": [], "events__roles": {"view": "neutral"}},
     ],
     ids=str,
 )

@@ -7,12 +7,12 @@ import msgspec
 import pytest
 from kafka import KafkaProducer
 
-from consumers.kafka_options import DEFAULTS, OURS, for_client, wrong_options
+from consumers.kafka.options import DEFAULTS, OURS, for_client, wrong_options
 from pipeline.app.cli import main
 from pipeline.app.config import describe, load_settings
-from pipeline.app.rules import uneven
+from pipeline.app.config_rules import uneven
 from pipeline.errors import UsageError
-from pipeline.event.batch import TopicPartition
+from pipeline.events.batch import TopicPartition
 from pipeline.settings import Settings
 
 
@@ -130,8 +130,8 @@ def test_every_command_ends_at_a_wrong_option(command: str, capsys: pytest.Captu
 
 
 def test_no_excluded_types_differs_from_the_default() -> None:
-    assert load_settings(None, [], {}).rank.exclude is None
-    assert load_settings(None, ["rank.exclude=[]"], {}).rank.exclude == []
+    assert load_settings(None, [], {}).rank.exclude_event_types is None
+    assert load_settings(None, ["rank.exclude_event_types=[]"], {}).rank.exclude_event_types == []
 
 
 def test_entries_are_merged_over_the_layers_and_may_hold_dots(tmp_path: Path) -> None:
@@ -167,8 +167,8 @@ def test_an_unknown_key_names_the_nearest_one_and_its_origin(tmp_path: Path) -> 
     config = write(tmp_path, "[rank]\nzzzzzz = 1")
     assert error_of(config) == (
         f"rank.zzzzzz = 1 (file {config}): "
-        "expected a known setting, one of rank.k, rank.exclude, rank.because, rank.block, "
-        "rank.defer_after_s, rank.quiet_after_days"
+        "expected a known setting, one of rank.k, rank.exclude_event_types, rank.explain, "
+        "rank.blocked_items, rank.backlog_after_s, rank.max_inactive_days"
     )
 
 
@@ -200,7 +200,10 @@ def test_an_unknown_entry_names_the_nearest_field() -> None:
             "expected one of attention, biased_mf, isgd, item_knn, markov, popularity, recent_",
         ),
         ("kafka.transactions=yes", "kafka.transactions = 'yes' (--set): expected true or false"),
-        ("rank.exclude=purchase", "rank.exclude = 'purchase' (--set): expected an array of text"),
+        (
+            "rank.exclude_event_types=purchase",
+            "rank.exclude_event_types = 'purchase' (--set): expected an array of text",
+        ),
         ("checkpoint.interval_s=nan", "expected a finite number, above 0"),
         ("events.weights.buy=inf", "events.weights.buy = inf (--set): expected a finite number, at least 0"),
         (
@@ -270,7 +273,11 @@ def test_an_item_s_field_has_one_name_or_several() -> None:
 def test_describe_read_back_gives_the_same_settings(tmp_path: Path) -> None:
     settings = load_settings(
         None,
-        ['kafka.group_id=a"b\\c\té\x7f☃😀', "rank.exclude=['buy']", "topics.events={'a.b' = 'buy'}"],
+        [
+            'kafka.group_id=a"b\\c\té\x7f☃😀',
+            "rank.exclude_event_types=['buy']",
+            "topics.events={'a.b' = 'buy'}",
+        ],
         {"AFRESH_EVENTS__WEIGHTS": "{buy = 2.5, see = 1e-7}", "AFRESH_CHECKPOINT__PATH": "/data"},
     )
     text = describe(settings)
@@ -310,7 +317,7 @@ def test_the_journal_lies_beside_a_local_checkpoint() -> None:
         (("topics.events=[]",), "expected at least one topic"),
         (("topics.items=a b",), "topics.items = 'a b' (--set): expected a topic name"),
         (("topics.recommendations=events",), "expected a topic of its own; topics.events has this name too"),
-        (("rank.exclude=['']",), "expected event types, none of them empty"),
+        (("rank.exclude_event_types=['']",), "expected event types, none of them empty"),
         (("items.fields.item_id=",), "expected the name that this field has in the records, or several"),
         (("items.fields.item_id=[]",), "expected the name that this field has in the records, or several"),
         (("items.fields.available=$key",), "expected a field of the records: only item_id is read from"),

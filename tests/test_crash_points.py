@@ -14,12 +14,12 @@ import pytest
 from crashes import ITEMS, TOPICS, World, events_in, fill, is_spoiled, settings_for
 from learners import CountingLearner
 
-from consumers.list_source import ListLog, ListSource
-from pipeline.event.batch import Record
-from pipeline.event.records import DEFAULT_USER, Ranking
+from consumers.memory import ListLog, ListSource
+from pipeline.events.batch import Record
+from pipeline.events.records import DEFAULT_USER, Ranking
+from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
-from pipeline.run.journal import Journal
-from pipeline.run.loop import with_news
+from pipeline.service.loop import with_news
 from pipeline.settings import ModelConfig, Settings
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.csv_rows import MAX_LINES
-from consumers.file_format import by_name
-from consumers.file_source import Columns, Tally, read_events
-from consumers.recording import Recording
+from consumers.files.csv_rows import MAX_LINES
+from consumers.files.format import by_name
+from consumers.files.recording import Recording
+from consumers.files.source import Columns, Tally, read_events
 
 NOW = 1_700_000_000_000
 HEADER = "user,item,timestamp,event,value\n"

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.measure.curves import EDGES_E, NEGATIVES, Curves
-from pipeline.train.tested import Tested
+from pipeline.evaluation.curves import EDGES_E, NEGATIVES, Curves
+from pipeline.models.tested import RankResult
 
 
 def batch_of(rows):
     """Return a batch of (greater, equal, others, is a test, is known)."""
     greater, equal, others, tests, known = (np.array(column) for column in zip(*rows, strict=True))
-    return Tested(
+    return RankResult(
         greater.astype(np.int64), equal.astype(np.int64), others.astype(np.int64) + 1, tests.astype(bool),
         known.astype(bool),
     )  # fmt: skip

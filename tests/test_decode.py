@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from consumers.list_source import ListRecord
+from consumers.memory import ListRecord
 from pipeline.errors import UsageError
-from pipeline.event.batch import Polled, RawBatch, Span
-from pipeline.event.checks import AHEAD_MS, EARLIEST_MS, MAX_DEPTH, REASONS, iso_ms, too_deep
-from pipeline.event.decode import Decoder
+from pipeline.events.batch import Polled, RawBatch, Span
+from pipeline.events.checks import AHEAD_MS, EARLIEST_MS, MAX_DEPTH, REASONS, iso_ms, too_deep
+from pipeline.events.decode import Decoder
 from pipeline.settings import EventsConfig, TopicsConfig
 
 NOW = 1_700_000_000_000

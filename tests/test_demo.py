@@ -18,26 +18,26 @@ import numpy as np
 import pytest
 from learners import CountingLearner
 
-from consumers.list_source import ListLog, ListSource
+from consumers.memory import ListLog, ListSource
 from pipeline.app import cli
 from pipeline.app.commands import demo as command
 from pipeline.app.demo.show import Demo, closing_words
 from pipeline.app.demo.view import View
 from pipeline.app.demo.watch import DemoWatch, Latency, Speed
 from pipeline.errors import AfreshError
-from pipeline.event.decode import Decoder
-from pipeline.event.records import DriftAlarm
-from pipeline.measure.health import Health
-from pipeline.measure.metrics import Metrics
-from pipeline.measure.quality import Quality
-from pipeline.run.clock import ManualClock
-from pipeline.run.loop import Edges, Loop
-from pipeline.run.observe import Delivered, Unobserved
+from pipeline.evaluation.quality import Quality
+from pipeline.events.decode import Decoder
+from pipeline.events.records import DriftAlarm
+from pipeline.models.tested import RankResult
+from pipeline.service.clock import ManualClock
+from pipeline.service.health import Health
+from pipeline.service.loop import Adapters, Loop
+from pipeline.service.metrics import Metrics
+from pipeline.service.observe import Delivered, Unobserved
 from pipeline.settings import CheckpointConfig, EventsConfig, KafkaConfig, ModelConfig, Settings
-from pipeline.train.tested import Tested
 from producers.child import SenderProcess
-from producers.list_sink import ListSink
-from producers.market.shoppers import shoppers, wire_events
+from producers.memory import ListSink
+from producers.simulator.users import shoppers, wire_events
 
 NOW_MS = 1_750_000_000_000
 ALARM = DriftAlarm("adwin", "hit_rate", 900, 0.374, 0.061, NOW_MS)
@@ -100,7 +100,7 @@ class Stage:
         self.watch = self.demo.observe(Unobserved())
         decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
         self.source = ListSource(self.log)
-        edges = Edges(self.source, decoder, self.sink, self.clock, self.watch)
+        edges = Adapters(self.source, decoder, self.sink, self.clock, self.watch)
         self.loop = Loop(AlarmingLearner(settings), edges, settings)
         self.quality = Quality(["attention", "popularity"])
 
@@ -124,7 +124,7 @@ def test_the_demo_ends_by_itself_when_all_that_was_sent_is_learned_and_acknowled
 
 def test_the_summary_has_the_keys_of_the_last_json_line():
     stage = Stage()
-    hits = Tested(*(np.array([value]) for value in (4, 0, 100)), *(np.array([True]),) * 2)
+    hits = RankResult(*(np.array([value]) for value in (4, 0, 100)), *(np.array([True]),) * 2)
     stage.quality.update("attention", hits, np.array([False]))
     summary = json.loads(json.dumps(stage.play()))
     assert list(summary) == [

@@ -15,9 +15,9 @@ from pipeline.app.demo.text import line, uplift_lines
 from pipeline.app.demo.uplift import arms_of
 from pipeline.app.demo.view import MOST_SHARE, REFRESH_S, View
 from pipeline.app.demo.watch import Progress
-from pipeline.event.records import DriftAlarm, RankedItem, Ranking
-from pipeline.measure.quality import Quality
-from pipeline.train.tested import Tested
+from pipeline.evaluation.quality import Quality
+from pipeline.events.records import DriftAlarm, RankedItem, Ranking
+from pipeline.models.tested import RankResult
 
 ALARM = DriftAlarm("adwin", "hit_rate", 900, 0.374, 0.061, 0)
 RANKING = Ranking("[bold]ann[/]", "r", [RankedItem("[red]tea", 1.5, ["milk", "cup"])] * 10, 0, 0, "m", 1)
@@ -276,7 +276,7 @@ def test_the_uplift_in_words_has_both_rates_and_the_interval_of_their_difference
 def results(greater):
     n = len(greater)
     yes, zeros = np.ones(n, bool), np.zeros(n, np.int64)
-    return Tested(np.asarray(greater), zeros, np.full(n, 100), yes, yes)
+    return RankResult(np.asarray(greater), zeros, np.full(n, 100), yes, yes)
 
 
 def test_quality_of_late_is_the_mean_of_the_last_tests():

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import yaml
 
-from consumers.list_source import ListRecord
+from consumers.memory import ListRecord
 from pipeline.app.config import load_settings
-from pipeline.event.batch import ItemChange, Polled, Span
-from pipeline.event.decode import Decoder
-from pipeline.event.items import item_news
-from pipeline.event.records import DEFAULT_USER, DriftAlarm, Ranking
+from pipeline.events.batch import ItemChange, Polled, Span
+from pipeline.events.decode import Decoder
+from pipeline.events.items import item_news
+from pipeline.events.records import DEFAULT_USER, DriftAlarm, Ranking
 from pipeline.settings import EVENT_FIELDS, Settings
 
 ROOT = Path(__file__).parents[1]

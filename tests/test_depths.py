@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from pipeline.measure.depths import DEPTHS, Depths
-from pipeline.measure.quality import Quality, gains_of
-from pipeline.train.tested import Tested
+from pipeline.evaluation.depths import DEPTHS, Depths
+from pipeline.evaluation.quality import Quality, gains_of
+from pipeline.models.tested import RankResult
 
 
-def some_tests(size: int = 400, seed: int = 0) -> tuple[Tested, np.ndarray]:  # type: ignore[type-arg]
+def some_tests(size: int = 400, seed: int = 0) -> tuple[RankResult, np.ndarray]:  # type: ignore[type-arg]
     """Return tests with ties, unknown items and events that are none, and which items are new."""
     rng = np.random.default_rng(seed)
     greater, equal = rng.geometric(0.06, size) - 1, rng.integers(0, 4, size) * rng.integers(0, 2, size)
-    tested = Tested(greater, equal, greater + equal + 30, rng.random(size) < 0.8, rng.random(size) < 0.7)
+    tested = RankResult(greater, equal, greater + equal + 30, rng.random(size) < 0.8, rng.random(size) < 0.7)
     return tested, rng.integers(0, 2, size).astype(np.float64)
 
 

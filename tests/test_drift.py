@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.measure.drift import BLOCK, KEPT, WARM_UP, DriftWatch, likeliest_change, scaled_loss
-from pipeline.train.tested import Tested
+from pipeline.evaluation.drift import BLOCK, KEPT, WARM_UP, DriftWatch, likeliest_change, scaled_loss
+from pipeline.models.tested import RankResult
 
 SETTLED = BLOCK * WARM_UP
 
@@ -127,7 +127,7 @@ def test_an_unknown_signal_is_refused():
 
 
 def test_loss_is_a_share_of_that_of_chance_and_missing_where_there_is_no_test():
-    tested = Tested(
+    tested = RankResult(
         greater_B=np.zeros(5, np.int64),
         equal_B=np.zeros(5, np.int64),
         candidates_B=np.array([100, 100, 100, 100, 1]),

@@ -9,23 +9,31 @@ import msgspec
 import numpy as np
 import pytest
 
-from consumers.file_source import read_events
-from consumers.list_source import ListLog, ListSource
+from consumers.files.source import read_events
+from consumers.memory import ListLog, ListSource
 from pipeline.app.cli import main
-from pipeline.app.cores import use_threads
-from pipeline.event.batch import TopicPartition
-from pipeline.event.decode import Decoder
+from pipeline.app.cpu_count import use_threads
+from pipeline.events.batch import TopicPartition
+from pipeline.events.decode import Decoder
+from pipeline.persistence.checkpoint import TRAINED, Checkpoints
+from pipeline.persistence.files import UrlFolder
+from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
-from pipeline.run.checkpoint import TRAINED, Checkpoints
-from pipeline.run.clock import ManualClock
-from pipeline.run.evaluate import BASELINES, FILE_SOURCE, GRIDS, Evaluation, Variant, as_served, compared
-from pipeline.run.files import UrlFolder
-from pipeline.run.journal import Journal
-from pipeline.run.loop import Edges, Loop, Survival
-from pipeline.run.observe import Unobserved
+from pipeline.service.clock import ManualClock
+from pipeline.service.loop import Adapters, Durability, Loop
+from pipeline.service.observe import Unobserved
+from pipeline.service.prequential import (
+    BASELINES,
+    FILE_SOURCE,
+    GRIDS,
+    Evaluation,
+    Variant,
+    as_served,
+    compared,
+)
 from pipeline.settings import BatchConfig, CheckpointConfig, KafkaConfig, ModelConfig, RankConfig, Settings
-from producers.list_sink import ListSink, Outbox
-from producers.market.shoppers import TYPES, Columns, Market, shoppers
+from producers.memory import ListSink, Outbox
+from producers.simulator.users import TYPES, Columns, Market, shoppers
 
 START_S = 1_700_000_000
 NOW_MS = START_S * 1000 + 10**9
@@ -68,7 +76,7 @@ def judged(file: Path, settings: Settings, names: list[str], batch: int = 64) ->
 
 @pytest.mark.parametrize("repeats", [False, True])
 def test_two_threads_learn_the_same_bits_as_one(file: Path, repeats: bool) -> None:
-    settings = settings_for(rank=RankConfig(exclude=[] if repeats else None))
+    settings = settings_for(rank=RankConfig(exclude_event_types=[] if repeats else None))
     alone = judged(file, settings, ["attention", "isgd"], batch=100)
     use_threads(2)
     try:
@@ -103,8 +111,8 @@ def lived(
     clock = ManualClock(NOW_MS)
     survival = None
     if folder is not None:
-        survival = Survival(Checkpoints(UrlFolder(str(folder)), settings), Journal(folder / "worker-0"))
-    loop = Loop(learner, Edges(source, decoder, ListSink(outbox), clock, Unobserved()), settings, survival)
+        survival = Durability(Checkpoints(UrlFolder(str(folder)), settings), Journal(folder / "worker-0"))
+    loop = Loop(learner, Adapters(source, decoder, ListSink(outbox), clock, Unobserved()), settings, survival)
     loop.start()
     while learner.offsets.get(LIVE, 0) < log.end(LIVE):
         loop.tick()
@@ -398,6 +406,6 @@ def test_a_grid_begins_with_the_services_own_setting(file: Path, name: str) -> N
 
 
 def test_repeats_leave_consumed_items_in_the_lists(file: Path) -> None:
-    settings = settings_for(rank=RankConfig(exclude=[]))
+    settings = settings_for(rank=RankConfig(exclude_event_types=[]))
     state = judged(file, settings, ["attention"]).recommender.state
     assert state.consumed.size.data.sum() == 0

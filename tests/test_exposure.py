@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.measure.exposure import Exposure, gini, lorenz, share_of_most
+from pipeline.evaluation.exposure import Exposure, gini, lorenz, share_of_most
 
 lists = st.lists(st.lists(st.lists(st.integers(-1, 9), min_size=3, max_size=3), max_size=4), max_size=6)
 counts = st.lists(st.integers(0, 20), min_size=1, max_size=30)

@@ -8,16 +8,16 @@ from river import optim, reco
 from streams import Batches, Event, move_on, new_state, shoppers, small_settings
 from test_baselines import pools_of, targets_of
 
-from pipeline.event.batch import Batch
+from pipeline.events.batch import Batch
+from pipeline.models.baselines.biased_mf import L2, BiasedMfModel
+from pipeline.models.baselines.isgd import DECAY, MOST, TYPICAL_STEP, IsgdModel
+from pipeline.models.embeddings import first_embeddings
+from pipeline.models.model import Model, Targets
+from pipeline.models.registry import build_model
 from pipeline.settings import LimitsConfig
 from pipeline.state.queries import Queries
 from pipeline.state.state import State
 from pipeline.state.tables import LIVE
-from pipeline.train.biased_mf import L2, BiasedMfModel
-from pipeline.train.build import build_model
-from pipeline.train.embeddings import first_embeddings
-from pipeline.train.isgd import DECAY, MOST, TYPICAL_STEP, IsgdModel
-from pipeline.train.model import Model, Targets
 
 NAMES = ("isgd", "biased_mf")
 Watch = Callable[[State, Batch, Queries, Targets, Callable[[], object]], None]

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from consumers.list_source import ListLog, ListRecord
+from consumers.memory import ListLog, ListRecord
 from pipeline.errors import UsageError
-from pipeline.event.batch import Polled, RawBatch, Span
-from pipeline.event.checks import EARLIEST_MS, MAX_DEPTH, any_ms
-from pipeline.event.decode import Decoder
-from pipeline.event.fields import field_names, value_at
-from pipeline.event.parse import Unexpected
+from pipeline.events.batch import Polled, RawBatch, Span
+from pipeline.events.checks import EARLIEST_MS, MAX_DEPTH, any_ms
+from pipeline.events.decode import Decoder
+from pipeline.events.fields import field_names, value_at
+from pipeline.events.parse import Unexpected
 from pipeline.settings import EventsConfig, TopicsConfig
 
 NOW = 1_700_000_000_000

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers.recording import STDIN
+from consumers.files.recording import STDIN
 from pipeline.app.cli import main
 
 SMALL = ("--models", "popularity", "--json", "--set", "model.dim=8")

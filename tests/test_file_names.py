@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers.file_source import Columns, read_events
+from consumers.files.source import Columns, read_events
 from pipeline.app.file_options import add_file_options, recording_of
 from pipeline.errors import UsageError
 from pipeline.settings import EventsConfig, Settings

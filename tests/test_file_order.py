@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers import file_order
-from consumers.file_format import by_name
-from consumers.file_order import in_order
-from consumers.file_source import Columns, Tally
+from consumers.files import order as file_order
+from consumers.files.format import by_name
+from consumers.files.order import in_order
+from consumers.files.source import Columns, Tally
 from pipeline.app.cli import main
 
 NOW = 1_700_000_000_000

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.file_source import Columns, Tally, read_events
-from consumers.list_source import ListRecord
+from consumers.files.source import Columns, Tally, read_events
+from consumers.memory import ListRecord
 from pipeline.errors import UsageError
-from pipeline.event.batch import Events, Polled, Span
-from pipeline.event.checks import REASONS
-from pipeline.event.decode import Decoder
+from pipeline.events.batch import Events, Polled, Span
+from pipeline.events.checks import REASONS
+from pipeline.events.decode import Decoder
 from pipeline.settings import EventsConfig, TopicsConfig
 
 NOW = 1_700_000_000_000

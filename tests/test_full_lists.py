@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from shops import K, Shop, in_batches, settings_of
 from streams import START_MS, Event, source
 
-from pipeline.event.records import DEFAULT_USER
+from pipeline.events.records import DEFAULT_USER
 from pipeline.settings import LimitsConfig
 from pipeline.state import announced
 from pipeline.state.tables import ANNOUNCED, GONE, HIDDEN, LIVE

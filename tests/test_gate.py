@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from pipeline.train.gate import BOUND, MOST, RATE, START, Gate
-from pipeline.train.memories import FEATURES, GATE
+from pipeline.features.memories import FEATURES, GATE
+from pipeline.models.gate import BOUND, MOST, RATE, START, Gate
 
 ALL = np.ones(FEATURES, np.float32)
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from pipeline.errors import SafetyLimit
-from pipeline.run.guard import NON_FINITE_RUN, Guard
+from pipeline.service.guard import NON_FINITE_RUN, Guard
 
 
 def test_steps_that_are_not_finite_are_told_and_too_many_in_a_row_end_the_run(

@@ -14,8 +14,8 @@ import pytest
 
 from pipeline.app import cli
 from pipeline.app.config import load_settings
-from pipeline.measure.metrics import Metrics
-from pipeline.run.compatibility import changes
+from pipeline.persistence.compatibility import changes
+from pipeline.service.metrics import Metrics
 from pipeline.settings import ROLE_CODES, Settings
 
 ROOT = Path(__file__).parents[1]

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.app.cores import use_threads
-from pipeline.train.halves import LEAST, in_halves
+from pipeline.app.cpu_count import use_threads
+from pipeline.features.halves import LEAST, in_halves
 
 
 @pytest.fixture(params=[1, 2])

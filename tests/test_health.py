@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.registry import Collector
 
 from pipeline.errors import UsageError
-from pipeline.measure.health import Health, HealthServer, State, serve, split_address
+from pipeline.service.health import Health, HealthServer, State, serve, split_address
 
 
 class HandClock:

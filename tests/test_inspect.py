@@ -11,7 +11,7 @@ from streams import START_MS, Batches, Event, small_settings
 
 from pipeline.app.inspection_view import MOST, show
 from pipeline.describe import changes
-from pipeline.event.batch import ItemChange, ItemNews
+from pipeline.events.batch import CatalogUpdate, ItemChange
 from pipeline.recommender import Recommender
 from pipeline.settings import RankConfig, Settings
 
@@ -85,12 +85,14 @@ def test_with_an_exclusion_of_its_own_only_that_type_leaves_an_item_out() -> Non
 
 
 def test_withdrawn_and_blocked_items_that_the_user_met_are_told() -> None:
-    settings = msgspec.structs.replace(SETTINGS, rank=RankConfig(k=5, block=["i3", "elsewhere"]))
+    settings = msgspec.structs.replace(SETTINGS, rank=RankConfig(k=5, blocked_items=["i3", "elsewhere"]))
     recommender, _ = learned(settings)
     before = user(recommender, "ann")
     assert {each["item_id"]: each["why"] for each in before["excluded"]}["i3"] == "blocked"
     first = before["published"][0]
-    recommender.state.take_news(ItemNews(changes=(ItemChange(first, False), ItemChange("i0-new", False))))
+    recommender.state.apply_catalog(
+        CatalogUpdate(changes=(ItemChange(first, False), ItemChange("i0-new", False)))
+    )
     told = user(recommender, "ann")
     why = {each["item_id"]: each["why"] for each in told["excluded"]}
     assert why == {"i2": "consumed", "i3": "blocked", first: "withdrawn"}

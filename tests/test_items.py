@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from kafka import KafkaProducer
 from kafka.errors import KafkaTimeoutError
 
-from consumers import kafka_items
-from consumers.kafka_items import KafkaItems
-from consumers.list_items import ListItems
-from consumers.list_source import ListLog, ListRecord
+from consumers.kafka import items as kafka_items
+from consumers.kafka.items import KafkaItems
+from consumers.memory import ListLog, ListRecord
+from consumers.memory_items import ListItems
 from pipeline.errors import BrokerLost, UsageError
-from pipeline.event.batch import ItemChange, ItemNews, TopicPartition
-from pipeline.event.items import item_news
-from pipeline.run.ports import ItemSource
+from pipeline.events.batch import CatalogUpdate, ItemChange, TopicPartition
+from pipeline.events.items import item_news
+from pipeline.service.ports import ItemSource
 from pipeline.settings import ItemsConfig, KafkaConfig
-from producers.simulate import withdrawal
+from producers.simulator.simulate import withdrawal
 
 AVAILABLE, GONE = True, False
 HERE, NAMES = b'{"on": true}', ItemsConfig(fields={"available": "on"})
@@ -38,7 +38,7 @@ UNCLEAR = (b'"perhaps"', b'""', b"[]", b"{}", b'"1e5"', b'"nan"')
 BEFORE, AFTER = {"id": 4, "on": True}, {"id": 4, "on": False}
 
 
-def news_of(key: bytes | None, value: bytes | None, **fields: str | list[str]) -> ItemNews:
+def news_of(key: bytes | None, value: bytes | None, **fields: str | list[str]) -> CatalogUpdate:
     return item_news([ListRecord("items", 0, 7, 0, key, value)], ItemsConfig(fields=fields))
 
 
@@ -231,7 +231,7 @@ def test_the_journal_gives_news_back_byte_for_byte() -> None:
     news = item_news(
         [ListRecord("items", 1, 4, 99, b"\x00\xff", b"\xfe"), ListRecord("items", 0, 2, 5, b"lamp", None)]
     )
-    assert msgspec.json.decode(msgspec.json.encode(news), type=ItemNews) == news
+    assert msgspec.json.decode(msgspec.json.encode(news), type=CatalogUpdate) == news
 
 
 # Sources
@@ -344,7 +344,7 @@ def test_offsets_that_the_topic_does_not_hold_send_a_source_to_the_earliest_reco
 def test_a_topic_that_does_not_exist_is_no_news(broker: str, topic_name: Callable[[str], str]) -> None:
     source = KafkaItems(config(broker), topic_name("none"))
     source.start({})
-    assert source.poll() == (ItemNews(), True)
+    assert source.poll() == (CatalogUpdate(), True)
     source.close()
 
 
@@ -358,11 +358,11 @@ def test_a_broker_that_is_away_is_no_news_where_the_topic_was_not_there(
     monkeypatch.setattr(kafka_items, "AGAIN_S", 0.0)
     with monkeypatch.context() as away:
         away.setattr(kafka_items, "open_admin", _nobody_answers)
-        assert source.poll() == (ItemNews(), True)
+        assert source.poll() == (CatalogUpdate(), True)
     make_topic(broker, name, 1)
     with closing(KafkaProducer(bootstrap_servers=broker)) as producer:
         producer.send(name, key=b"lamp").get(timeout=20)
-    news = ItemNews()
+    news = CatalogUpdate()
     while not news:
         news, _ = source.poll()
     assert news.changes == (ItemChange("lamp", GONE),)
@@ -379,11 +379,11 @@ def test_failures_that_lie_far_apart_are_not_taken_for_one_long_one(monkeypatch:
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     source = KafkaItems(KafkaConfig(broker_timeout_s=30.0), "items")
     source._partitions = [TopicPartition("items", 0)]
-    assert source.poll() == (ItemNews(), False)
+    assert source.poll() == (CatalogUpdate(), False)
     consumer.fails = False
-    assert source.poll() == (ItemNews(), True)
+    assert source.poll() == (CatalogUpdate(), True)
     consumer.fails, clock[0] = True, 3_600.0
-    assert source.poll() == (ItemNews(), False)
+    assert source.poll() == (CatalogUpdate(), False)
     clock[0] += 31.0
     with pytest.raises(BrokerLost, match=r"31 s while reading the topic 'items'"):
         source.poll()

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import CheckpointError
-from pipeline.event.batch import Span
-from pipeline.run.journal import Entry, Journal, run_lengths, unroll
+from pipeline.events.batch import Span
+from pipeline.persistence.journal import Entry, Journal, run_lengths, unroll
 
 SPANS = (Span("events", 0, 10, 14), Span("events", 3, 7, 9))
 

@@ -9,8 +9,8 @@ import yaml
 from brokers.admin_tools import NAMES, Right, TopicAsked, right_of, topic_of
 
 from pipeline.settings import KafkaConfig, TopicsConfig
-from producers.kafka_client import transaction_options
-from producers.topics import wanted_topics
+from producers.kafka.client import transaction_options
+from producers.kafka.topics import wanted_topics
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 

@@ -14,16 +14,16 @@ from kafka.consumer.fetcher import ConsumerRecord
 from kafka.partitioner.default import DefaultPartitioner
 from kafka.structs import ConsumerGroupMetadata
 
-from consumers.list_source import ListRecord
+from consumers.memory import ListRecord
 from pipeline.errors import PublishFailed, UsageError
-from pipeline.event.batch import Reject, TopicPartition
-from pipeline.event.records import DriftAlarm, RankedItem, Ranking
-from pipeline.run.clock import ManualClock, SystemClock
+from pipeline.events.batch import Reject, TopicPartition
+from pipeline.events.records import DriftAlarm, RankedItem, Ranking
+from pipeline.service.clock import ManualClock, SystemClock
 from pipeline.settings import KafkaConfig, TopicsConfig
-from producers.kafka_client import producer_options
-from producers.kafka_sink import KafkaReceipt, KafkaSink
-from producers.kafka_transactions import TransactionSink
-from producers.topics import create_topics
+from producers.kafka.client import producer_options
+from producers.kafka.sink import KafkaReceipt, KafkaSink
+from producers.kafka.topics import create_topics
+from producers.kafka.transactions import TransactionSink
 
 Name = Callable[[str], str]
 now_ms = SystemClock().now_ms

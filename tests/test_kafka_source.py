@@ -30,12 +30,12 @@ from kafka.admin import MemberToRemove
 from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.structs import ConsumerGroupMetadata, MemberState
 
-from consumers import kafka_client
-from consumers.kafka_client import Patience, consumer_options
-from consumers.kafka_member import Member
-from consumers.kafka_source import BACKLOG_WAIT_S, KafkaSource
+from consumers.kafka import client as kafka_client
+from consumers.kafka.client import Patience, consumer_options
+from consumers.kafka.member import Member
+from consumers.kafka.source import BACKLOG_WAIT_S, KafkaSource
 from pipeline.errors import BrokerLost, CommitRefused, OffsetsGone, UsageError
-from pipeline.event.batch import Polled, TopicPartition
+from pipeline.events.batch import Polled, TopicPartition
 from pipeline.settings import BatchConfig, KafkaConfig
 
 START_MS = 1_700_000_000_000
@@ -372,7 +372,7 @@ def test_of_two_processes_with_one_worker_id_the_older_one_is_told(
 def test_a_process_that_was_replaced_while_idle_is_told_too(
     broker: str, topic_name: Name, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumers.kafka_fetch.PLACE_EVERY_S", 0.5)
+    monkeypatch.setattr("consumers.kafka.fetch.PLACE_EVERY_S", 0.5)
     topic = topic_name("events")
     make_topic(broker, topic)
     older, recorder = opened(config(broker, topic, broker_timeout_s=2.0), topic)
@@ -542,7 +542,7 @@ def test_a_broker_that_goes_away_is_lost(topic_name: Name) -> None:
 def test_a_broker_that_is_away_for_a_while_is_told_once_and_its_return_too(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caplog.set_level("INFO", "consumers.kafka_client")
+    caplog.set_level("INFO", "consumers.kafka.client")
     patience = Patience(KafkaConfig(bootstrap_servers="here:9092", broker_timeout_s=60.0))
     for ago_s in (1.0, 4.0, 5.0):
         patience.failed("reading events", time.monotonic() - ago_s, OSError())
@@ -593,7 +593,7 @@ def test_a_broker_that_is_late_is_waited_for_and_that_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(kafka_client, "TELL_S", 0.2)
-    caplog.set_level("INFO", "consumers.kafka_client")
+    caplog.set_level("INFO", "consumers.kafka.client")
     waits_ms = []
 
     def late(**options: int) -> str:

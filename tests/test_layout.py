@@ -19,16 +19,18 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 ORDER = (
     ("pipeline.errors", "pipeline.roles", "pipeline.kernels", "pipeline.thread_limits"),
     ("pipeline.settings",),
-    ("pipeline.event",),
+    ("pipeline.events",),
     ("pipeline.state",),
     ("pipeline.outcome",),
-    ("pipeline.train",),
-    ("pipeline.rank",),
-    ("pipeline.measure",),
-    ("pipeline.describe", "pipeline.figures"),
+    ("pipeline.features",),
+    ("pipeline.models",),
+    ("pipeline.ranking",),
+    ("pipeline.evaluation",),
+    ("pipeline.describe", "pipeline.step_metrics"),
     ("pipeline.recommender",),
     ("pipeline.warm_up",),
-    ("pipeline.run",),
+    ("pipeline.persistence",),
+    ("pipeline.service",),
     ("consumers",),
     ("producers",),
     ("pipeline.app",),
@@ -105,9 +107,9 @@ def test_files_are_short(path: Path) -> None:
 
 def test_the_rule_of_imports_sees_what_it_forbids(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
-    path.write_text("import kafka.errors\ndef f():\n    from pipeline.run import loop\n", "utf-8")
-    assert list(imports(path)) == ["kafka.errors", "pipeline.run.loop"]
-    assert part_of("pipeline.run.loop") > part_of("pipeline.measure.metrics")
+    path.write_text("import kafka.errors\ndef f():\n    from pipeline.service import loop\n", "utf-8")
+    assert list(imports(path)) == ["kafka.errors", "pipeline.service.loop"]
+    assert part_of("pipeline.service.loop") > part_of("pipeline.evaluation.drift")
 
 
 def test_no_module_has_the_name_of_a_library() -> None:

@@ -6,17 +6,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.event.batch import Events, RawBatch, Span, TopicPartition
-from pipeline.measure.quality import between
+from pipeline.evaluation.quality import between
+from pipeline.events.batch import Events, RawBatch, Span, TopicPartition
+from pipeline.features.memories import D_LONG, DENSE, FEATURES, S_BACKOFF
+from pipeline.models.attention import StreamingAttention
+from pipeline.models.model import Model, TrainResult
+from pipeline.models.registry import build_model
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.settings import ModelConfig, RankConfig, Settings
 from pipeline.state.state import State
-from pipeline.train.build import build_model
-from pipeline.train.memories import D_LONG, DENSE, FEATURES, S_BACKOFF
-from pipeline.train.model import Learned, Model
-from pipeline.train.streaming_attention import StreamingAttention
-from producers.market.shoppers import Columns, Market, shoppers
+from producers.simulator.users import Columns, Market, shoppers
 
 START_MS = 1_700_000_000_000
 NOW_MS = START_MS + 10**9
@@ -25,7 +25,7 @@ MODELS = (
     "attention", "popularity", "recent_popularity", "markov", "item_knn", "session_knn", "isgd", "biased_mf"
 )  # fmt: skip
 SMALL = ModelConfig(dim=16, history=10)
-REPEATS = Settings(model=SMALL, rank=RankConfig(k=1, exclude=[], because=False))
+REPEATS = Settings(model=SMALL, rank=RankConfig(k=1, exclude_event_types=[], explain=False))
 Ints = npt.NDArray[np.int64]
 Numbers = Sequence[int] | Ints
 
@@ -74,12 +74,12 @@ def attention_of(learner: Recommender) -> StreamingAttention:
     return model
 
 
-def overhear(model: Model) -> list[Learned]:
+def overhear(model: Model) -> list[TrainResult]:
     """Return a list that every later lesson of the model is added to."""
-    heard: list[Learned] = []
-    learn: Callable[..., Learned] = model.learn
+    heard: list[TrainResult] = []
+    learn: Callable[..., TrainResult] = model.learn
 
-    def told(*args: object) -> Learned:
+    def told(*args: object) -> TrainResult:
         heard.append(learn(*args))
         return heard[-1]
 
@@ -110,7 +110,7 @@ def test_random_items_are_hit_as_often_as_chance_says(exclude: list[str] | None)
     users_n, items_n, events = 600, 200, 12_000
     rng = np.random.default_rng(2)
     users, items = rng.integers(0, users_n, events), rng.integers(0, items_n, events)
-    settings = Settings(model=SMALL, rank=RankConfig(k=1, exclude=exclude, because=False))
+    settings = Settings(model=SMALL, rank=RankConfig(k=1, exclude_event_types=exclude, explain=False))
     learner = recommender(settings)
     feed(learner, users, items)
     # an item that isn't known yet is a miss, which leaves the chance as it is: (known / all) * (10 / known)

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from consumers.list_source import ListLog, ListSource, record
+from consumers.memory import ListLog, ListSource, record
 from pipeline.errors import PublishFailed
-from pipeline.event.batch import Reject, TopicPartition
-from pipeline.event.records import DriftAlarm, Ranking
-from pipeline.run.ports import Sink, Source
-from producers.list_sink import ListSink, Outbox
+from pipeline.events.batch import Reject, TopicPartition
+from pipeline.events.records import DriftAlarm, Ranking
+from pipeline.service.ports import Sink, Source
+from producers.memory import ListSink, Outbox
 
 A, B = TopicPartition("events", 0), TopicPartition("events", 1)
 

@@ -11,18 +11,18 @@ import pytest
 from learners import CountingLearner
 from workers import P0, P1, P2, START_MS, Worker, publish, settings_for
 
-from consumers.list_source import ListLog, ListSource
+from consumers.memory import ListLog, ListSource
 from pipeline.errors import CheckpointError, OffsetsGone, PublishFailed, SafetyLimit
-from pipeline.event.batch import RawBatch, TopicPartition
-from pipeline.measure.health import Health
-from pipeline.measure.metrics import Metrics
+from pipeline.events.batch import RawBatch, TopicPartition
 from pipeline.outcome import Outcome
-from pipeline.run.clock import ManualClock
-from pipeline.run.in_flight import unheard
-from pipeline.run.journal import Journal
-from pipeline.run.observe import MetricsObserver
+from pipeline.persistence.journal import Journal
+from pipeline.service.clock import ManualClock
+from pipeline.service.health import Health
+from pipeline.service.in_flight import unheard
+from pipeline.service.metrics import Metrics
+from pipeline.service.observe import MetricsObserver
 from pipeline.settings import EventsConfig, KafkaConfig
-from producers.list_sink import Outbox
+from producers.memory import Outbox
 
 
 class Trace:
@@ -254,7 +254,7 @@ def test_batches_of_ignored_records_alone_are_committed_and_stop_nothing(tmp_pat
         log.append(b'{"event_type":"look"}', partition=0, timestamp=START_MS + number)
         log.append(None, partition=1, timestamp=START_MS + number)
     clock, metrics = ManualClock(START_MS), Metrics()
-    settings = settings_for(tmp_path, dead_letter_run=1, dead_letter_ratio=0.001)
+    settings = settings_for(tmp_path, max_consecutive_dead_letters=1, max_dead_letter_ratio=0.001)
     settings = msgspec.structs.replace(settings, events=LOOKS)
     worker = Worker(log, settings, observer=MetricsObserver(metrics, Health(clock), clock))
     worker.loop.start()
@@ -323,9 +323,9 @@ def test_bad_records_beyond_the_limits_stop_the_loop_before_they_are_published(t
     publish(log, "abcd")
     for number in range(8):
         log.append(b"{", timestamp=START_MS + 10 + number)
-    worker = Worker(log, settings_for(tmp_path, dead_letter_run=5))
+    worker = Worker(log, settings_for(tmp_path, max_consecutive_dead_letters=5))
     with pytest.raises(
-        SafetyLimit, match=r"8 bad records in a row.*dead_letter_run = 5.*offset 11, not_json"
+        SafetyLimit, match=r"8 bad records in a row.*max_consecutive_dead_letters = 5.*offset 11, not_json"
     ):
         worker.loop.run()
     assert len(worker.outbox.rejects) == 4
@@ -338,8 +338,8 @@ def test_the_share_of_bad_records_is_judged_over_many_batches(tmp_path: Path) ->
             log.append(b"{", timestamp=START_MS + number)
         else:
             publish(log, ["ann"], start=number)
-    worker = Worker(log, settings_for(None, dead_letter_ratio=0.6))
-    with pytest.raises(SafetyLimit, match=r"67% of the last 1000 records.*dead_letter_ratio = 0.6"):
+    worker = Worker(log, settings_for(None, max_dead_letter_ratio=0.6))
+    with pytest.raises(SafetyLimit, match=r"67% of the last 1000 records.*max_dead_letter_ratio = 0.6"):
         worker.loop.run()
     assert worker.learner.seq == 249
 

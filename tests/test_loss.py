@@ -11,25 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import Batches, move_on, new_state, shoppers, small_settings
 
-from pipeline.event.batch import Batch
-from pipeline.rank.pools import Pools
-from pipeline.settings import POSITIVE, LimitsConfig
-from pipeline.state.queries import Queries, barred_targets
-from pipeline.state.state import State
-from pipeline.state.tables import FREE, GONE, LIVE, NEW
-from pipeline.train import gate as gates
-from pipeline.train.loss import FLOOR, UNFORESEEN, exact_rank, pool_logits, softmax_loss
-from pipeline.train.memories import COLUMNS, D_CELL, D_DAY, DENSE, FEATURES, KINDS, SPARSE
-from pipeline.train.model import Learned, Pool, Targets
-from pipeline.train.optimizer import AGREE, EPSILON
-from pipeline.train.streaming_attention import (
+from pipeline.events.batch import Batch
+from pipeline.features.memories import COLUMNS, D_CELL, D_DAY, DENSE, FEATURES, KINDS, SPARSE
+from pipeline.models import gate as gates
+from pipeline.models.attention import (
     BLOCK,
     EMBEDDING_RATE,
     WEIGHT_MOST,
     WEIGHT_RATE,
     StreamingAttention,
 )
-from pipeline.train.success import KEEP, KIND_FEATURES, success_of
+from pipeline.models.loss import FLOOR, UNFORESEEN, exact_rank, pool_logits, softmax_loss
+from pipeline.models.model import Pool, Targets, TrainResult
+from pipeline.models.optimizer import AGREE, EPSILON
+from pipeline.models.success import KEEP, KIND_FEATURES, success_of
+from pipeline.ranking.pools import Pools
+from pipeline.settings import POSITIVE, LimitsConfig
+from pipeline.state.queries import Queries, barred_targets
+from pipeline.state.state import State
+from pipeline.state.tables import FREE, GONE, LIVE, NEW
 
 Array = np.ndarray[Any, Any]
 ITEMS, DIM, QUERIES, WIDTH = 40, 4, 8, 14
@@ -420,7 +420,7 @@ def test_a_whole_step_of_the_model_is_autograds(exclude: list[str] | None, size:
     with_lesson(check, exclude, size)
 
 
-def check_ranks(at: Lesson, learned: Learned, logits_BM: Array) -> None:
+def check_ranks(at: Lesson, learned: TrainResult, logits_BM: Array) -> None:
     """Ranks are exact over all known items, for the events that are to be ranked exactly."""
     tested, targets = learned.tested, at.targets
     assert tested.tested_B.tolist() == targets.tested_B.tolist()

@@ -11,8 +11,8 @@ import pytest
 from brokers.clients import config, make_topic, open_source
 from workers import Worker, publish, settings_for
 
-from consumers.list_source import ListLog
-from pipeline.event.batch import TopicPartition
+from consumers.memory import ListLog
+from pipeline.events.batch import TopicPartition
 
 COUNTED = {
     "learner": ("take", "put", "release", "snapshot"),

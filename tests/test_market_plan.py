@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from producers.market.market import CATEGORIES
-from producers.market.plan import NO_PLAN, Burst, Change, Plan, Season, parse_burst, parse_change
-from producers.market.shoppers import Columns, Market, Truth, item_name, shoppers, user_name
+from producers.simulator.market import CATEGORIES
+from producers.simulator.plan import NO_PLAN, Burst, Change, Plan, Season, parse_burst, parse_change
+from producers.simulator.users import Columns, Market, Truth, item_name, shoppers, user_name
 
 EVENTS = 12_000
 # what follows what shows soon in it

@@ -7,19 +7,8 @@ import numpy as np
 import pytest
 from streams import MINUTE_MS, START_MS, Batches, Event, move_on, new_state, shoppers, small_settings
 
-from pipeline.rank.pools import NEGATIVES, Pools
-from pipeline.settings import LimitsConfig
-from pipeline.state import sweep
-from pipeline.state.popularity import CELL, CELLS, DAY, P300, P1000
-from pipeline.state.queries import Queries, serving_queries
-from pipeline.state.state import State
-from pipeline.state.successors import BEFORE
-from pipeline.state.tables import LIVE
-from pipeline.train import memories
-from pipeline.train.explain import explain
-from pipeline.train.families.popularity import dense_columns, priors
-from pipeline.train.families.sessions import REACH
-from pipeline.train.memories import (
+from pipeline.features import memories
+from pipeline.features.memories import (
     COLUMNS,
     D_CELL,
     D_DAY,
@@ -47,6 +36,17 @@ from pipeline.train.memories import (
     SPARSE,
     Candidates,
 )
+from pipeline.features.popularity import dense_columns, priors
+from pipeline.features.sessions import REACH
+from pipeline.models.explain import explain
+from pipeline.ranking.pools import NEGATIVES, Pools
+from pipeline.settings import LimitsConfig
+from pipeline.state import reclaiming as sweep
+from pipeline.state.popularity import CELL, CELLS, DAY, P300, P1000
+from pipeline.state.queries import Queries, serving_queries
+from pipeline.state.state import State
+from pipeline.state.successors import BEFORE
+from pipeline.state.tables import LIVE
 
 LEAST = 5
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.list_source import ListRecord
-from consumers.merge import Merge, arrange
+from consumers.kafka.merge import Merge, arrange
+from consumers.memory import ListRecord
 from pipeline.errors import OffsetsGone
-from pipeline.event.batch import Polled, Span, TopicPartition
+from pipeline.events.batch import Polled, Span, TopicPartition
 
 A, B, C = TopicPartition("events", 0), TopicPartition("events", 1), TopicPartition("more", 0)
 

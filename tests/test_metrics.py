@@ -7,10 +7,10 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics import exposition
 
-from pipeline.event.batch import TopicPartition
-from pipeline.event.checks import REASONS
-from pipeline.measure.metrics import LATENCY_BUCKETS_S, BatchHistogram, Metrics
+from pipeline.events.batch import TopicPartition
+from pipeline.events.checks import REASONS
 from pipeline.outcome import SKIPS, STAGES
+from pipeline.service.metrics import LATENCY_BUCKETS_S, BatchHistogram, Metrics
 
 NAMES = {  # name as scraped: type, labels
     "events_consumed_total": ("counter", {"type"}),

@@ -22,7 +22,7 @@ from prometheus_queries import (
 )
 from test_metrics import NAMES, say_everything
 
-from pipeline.measure.metrics import Metrics
+from pipeline.service.metrics import Metrics
 
 UNITS = {"none", "short", "s", "bytes", "percentunit", "eps", "cps"}
 

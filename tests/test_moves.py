@@ -9,8 +9,8 @@ from msgspec import structs
 from streams import Batches, Event, new_state, shoppers, small_settings
 from workers import P0, P1, Worker, publish, settings_for
 
-from consumers.list_source import ListLog
-from pipeline.event.batch import Events, RawBatch, Span
+from consumers.memory import ListLog
+from pipeline.events.batch import Events, RawBatch, Span
 from pipeline.recommender import Recommender
 from pipeline.state.state import State
 

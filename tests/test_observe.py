@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from workers import P0, START_MS, Worker, publish, settings_for
 
-from consumers.list_source import ListLog
-from pipeline.event.batch import RawBatch
-from pipeline.event.records import DriftAlarm
-from pipeline.measure.health import Health
-from pipeline.measure.metrics import Metrics
+from consumers.memory import ListLog
+from pipeline.events.batch import RawBatch
+from pipeline.events.records import DriftAlarm
 from pipeline.outcome import Mark, Outcome, no_mark
-from pipeline.run.clock import ManualClock
-from pipeline.run.observe import MetricsObserver, Standing
-from producers.list_sink import ListReceipt, ListSink
+from pipeline.service.clock import ManualClock
+from pipeline.service.health import Health
+from pipeline.service.metrics import Metrics
+from pipeline.service.observe import MetricsObserver, ModelStatus
+from producers.memory import ListReceipt, ListSink
 
 
 def test_a_run_shows_in_metrics_and_health(tmp_path: Path) -> None:
@@ -25,9 +25,9 @@ def test_a_run_shows_in_metrics_and_health(tmp_path: Path) -> None:
     clock = ManualClock(START_MS)
     metrics, health = Metrics(), Health(clock)
 
-    def standing() -> Standing:
+    def standing() -> ModelStatus:
         learner = worker.learner
-        return Standing({("counting", "hr", "all"): 0.25}, 0.5, learner.events_learned, learner.seq)
+        return ModelStatus({("counting", "hr", "all"): 0.25}, 0.5, learner.events_learned, learner.seq)
 
     observer = MetricsObserver(metrics, health, clock, standing)
     worker = Worker(log, settings_for(tmp_path), observer=observer)
@@ -59,7 +59,7 @@ def test_a_run_shows_in_metrics_and_health(tmp_path: Path) -> None:
 
 
 def test_an_alarm_is_counted_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "pipeline.run.observe")
+    caplog.set_level(logging.INFO, "pipeline.service.observe")
     log = ListLog()
     publish(log, ["ann"])
     metrics, clock = Metrics(), ManualClock(START_MS)
@@ -77,7 +77,7 @@ def test_an_alarm_is_counted_and_logged(tmp_path: Path, caplog: pytest.LogCaptur
     worker.kill()
     labels = {"detector": "adwin", "signal": "hit_rate"}
     assert metrics.registry.get_sample_value("afresh_drift_detections_total", labels) == 1
-    told = [record.getMessage() for record in caplog.records if record.name == "pipeline.run.observe"]
+    told = [record.getMessage() for record in caplog.records if record.name == "pipeline.service.observe"]
     assert told == ["drift: hit_rate 0.500 -> 0.250 at event 7; reaction 0.40"]
 
 
@@ -157,8 +157,8 @@ def test_what_was_restored_shows_before_the_first_batch(tmp_path: Path) -> None:
     first.kill()
     metrics, clock = Metrics(), ManualClock(START_MS)
 
-    def standing() -> Standing:
-        return Standing({}, 0.0, worker.learner.events_learned, worker.learner.seq)
+    def standing() -> ModelStatus:
+        return ModelStatus({}, 0.0, worker.learner.events_learned, worker.learner.seq)
 
     observer = MetricsObserver(metrics, Health(clock), clock, standing)
     worker = Worker(log, settings_for(tmp_path), observer=observer)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.train import optimizer
-from pipeline.train.optimizer import EPSILON, RowGradients, adagrad
+from pipeline.models import optimizer
+from pipeline.models.optimizer import EPSILON, RowGradients, adagrad
 
 ROWS, DIM = 9, 3
 

@@ -16,12 +16,13 @@ from streams import (
     source,
 )
 
-from pipeline.event.batch import RawBatch
-from pipeline.event.records import DEFAULT_USER, Ranking
+from pipeline.events.batch import RawBatch
+from pipeline.events.records import DEFAULT_USER, Ranking
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig, Settings
-from pipeline.state import moving, packing, sweep
+from pipeline.state import moving, packing
+from pipeline.state import reclaiming as sweep
 from pipeline.state.popularity import DAY_MS
 from pipeline.state.shards import Snapshot
 from pipeline.state.state import State

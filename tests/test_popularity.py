@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import START_MS, Batches, Event, move_on, new_state, small_settings
 
-from pipeline.rank.pools import PopularLists
+from pipeline.features import memories
+from pipeline.ranking.pools import PopularLists
 from pipeline.settings import LimitsConfig
 from pipeline.state.popularity import (
     ALL,
@@ -27,7 +28,6 @@ from pipeline.state.popularity import (
 )
 from pipeline.state.state import State
 from pipeline.state.tables import LIVE
-from pipeline.train import memories
 
 ITEMS = 6
 

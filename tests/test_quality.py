@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.measure.quality import Coverage, Quality, between, expected_gains, gains_of
-from pipeline.train.tested import Tested
+from pipeline.evaluation.quality import Coverage, Quality, between, expected_gains, gains_of
+from pipeline.models.tested import RankResult
 
 
 def batch_of(greater, equal=None, tests=None, known=None):
     n = len(greater)
-    return Tested(
+    return RankResult(
         greater_B=np.array(greater, np.int64),
         equal_B=np.array([0] * n if equal is None else equal, np.int64),
         candidates_B=np.full(n, 100, np.int64),

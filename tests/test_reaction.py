@@ -7,24 +7,24 @@ import numpy as np
 import pytest
 from streams import START_MS, Batches, Event
 
-from pipeline.event.records import DriftAlarm
-from pipeline.measure import reaction
-from pipeline.measure.drift import DriftWatch
-from pipeline.measure.health import Health
-from pipeline.measure.metrics import Metrics
-from pipeline.measure.reaction import LASTS, LEAST, PACE, Reaction, share_left
+from pipeline.evaluation import reaction
+from pipeline.evaluation.drift import DriftWatch
+from pipeline.evaluation.reaction import LASTS, LEAST, PACE, Reaction, share_left
+from pipeline.events.records import DriftAlarm
+from pipeline.models.attention import StreamingAttention
+from pipeline.models.gate import BOUND
+from pipeline.models.registry import build_model
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
-from pipeline.run.clock import ManualClock
-from pipeline.run.observe import MetricsObserver
+from pipeline.service.clock import ManualClock
+from pipeline.service.health import Health
+from pipeline.service.metrics import Metrics
+from pipeline.service.observe import MetricsObserver
 from pipeline.settings import DriftConfig, ModelConfig, RankConfig, Settings
-from pipeline.state.births import Births
+from pipeline.state.item_age import ItemAge
 from pipeline.state.successors import BEFORE, CONTEXTS, Successors
 from pipeline.state.tables import LIVE
-from pipeline.train.build import build_model
-from pipeline.train.gate import BOUND
-from pipeline.train.streaming_attention import StreamingAttention
-from producers.market.shoppers import Market, shoppers
+from producers.simulator.users import Market, shoppers
 
 ITEMS, SLOTS = 12, 4
 
@@ -161,7 +161,7 @@ def test_a_reaction_that_runs_ends_when_it_is_switched_off_over_a_restart() -> N
 # The recommender
 
 
-SETTINGS = Settings(model=ModelConfig(dim=16, history=10), rank=RankConfig(k=5, because=False))
+SETTINGS = Settings(model=ModelConfig(dim=16, history=10), rank=RankConfig(k=5, explain=False))
 
 
 def learner(on: bool = True) -> Recommender:
@@ -277,7 +277,7 @@ def test_after_a_change_of_taste_quality_is_back_sooner_with_it() -> None:
 
 
 def test_an_item_is_young_for_so_many_events_from_its_admission_on() -> None:
-    births = Births(4)
+    births = ItemAge(4)
     births.note(np.array([0, 1]), 100)
     births.note(np.array([2]), 150)
     assert births.young(np.array([0, 2, 1, -1]), 108, 10).tolist() == [1, 1, 0, 1]

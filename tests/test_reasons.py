@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import Batches, Event, small_settings
 
-from pipeline.event.records import DEFAULT_USER
-from pipeline.rank.reasons import LEAST_SHARE, REASONS, reasons
+from pipeline.events.records import DEFAULT_USER
+from pipeline.ranking.explanations import LEAST_SHARE, REASONS, reasons
 from pipeline.recommender import Recommender
 from pipeline.settings import RankConfig
 
@@ -96,7 +96,7 @@ def test_a_planted_pair_is_the_reason() -> None:
 
 def test_reasons_can_be_switched_off() -> None:
     settings_ = small_settings()
-    rank = RankConfig(k=5, because=False)
+    rank = RankConfig(k=5, explain=False)
     recommender = Recommender(type(settings_)(model=settings_.model, rank=rank))
     outcome = recommender.step(Batches()([Event("u", "a"), Event("v", "b"), Event("u", "c")]))
     assert {tuple(item.because) for ranking in outcome.rankings for item in ranking.items} == {()}

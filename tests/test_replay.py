@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from kafka import KafkaConsumer
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
-from consumers.file_source import read_events
-from consumers.list_source import ListRecord
+from consumers.files.source import read_events
+from consumers.memory import ListRecord
 from pipeline.app.cli import main
 from pipeline.errors import BrokerLost, PublishFailed
-from pipeline.event.batch import Events, Polled, Span
-from pipeline.event.decode import Decoder
-from pipeline.event.fields import field_names
+from pipeline.events.batch import Events, Polled, Span
+from pipeline.events.decode import Decoder
+from pipeline.events.fields import field_names
 from pipeline.settings import EventsConfig, TopicsConfig
 from producers.replay import Sending, WireEvent, as_recorded, send_events, wire_events
 

@@ -16,12 +16,12 @@ from pipeline.app.commands.evaluate import MODELS
 from pipeline.app.report.gather import Extra, Report, gather
 from pipeline.app.report.page import page, verdict
 from pipeline.app.report.plots import COLOURS, PARTS, quality_plot, styles
-from pipeline.event.records import DriftAlarm
-from pipeline.measure.quality import SegmentFigures
+from pipeline.evaluation.quality import SegmentFigures
+from pipeline.events.records import DriftAlarm
+from pipeline.persistence.checkpoint import Checkpoints
+from pipeline.persistence.files import UrlFolder
 from pipeline.recommender import Recommender
-from pipeline.run.checkpoint import Checkpoints
-from pipeline.run.evaluate import GRIDS
-from pipeline.run.files import UrlFolder
+from pipeline.service.prequential import GRIDS
 from pipeline.settings import KafkaConfig, Settings
 from pipeline.state.shards import Snapshot
 

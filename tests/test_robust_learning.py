@@ -7,14 +7,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.event.batch import Events, RawBatch, Span, TopicPartition
-from pipeline.measure.quality import between
+from pipeline.evaluation.quality import between
+from pipeline.events.batch import Events, RawBatch, Span, TopicPartition
+from pipeline.models import gate
+from pipeline.models.attention import StreamingAttention
+from pipeline.models.optimizer import BOUND, RowGradients, add_rows, apply
 from pipeline.recommender import Recommender
 from pipeline.settings import EventsConfig, ModelConfig, RankConfig, Settings
-from pipeline.train import gate
-from pipeline.train.optimizer import BOUND, RowGradients, add_rows, apply
-from pipeline.train.streaming_attention import StreamingAttention
-from producers.market.shoppers import Columns, Market, shoppers
+from producers.simulator.users import Columns, Market, shoppers
 
 START_MS = 1_700_000_000_000
 SOURCE = TopicPartition("events", 0)
@@ -54,7 +54,9 @@ def clocks_gone_wrong(rng: np.random.Generator) -> Stream:
 def recommender(dim: int, memories: str, weight: float) -> Recommender:
     model = ModelConfig(dim=dim, history=10, memories=memories)  # type: ignore[arg-type]
     events = EventsConfig(weights={"heavy": weight})
-    return Recommender(Settings(model=model, events=events, rank=RankConfig(exclude=[], because=False)))
+    return Recommender(
+        Settings(model=model, events=events, rank=RankConfig(exclude_event_types=[], explain=False))
+    )
 
 
 def feed(learner: Recommender, stream: Stream, batch: int, kind: str = "heavy") -> set[str]:

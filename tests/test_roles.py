@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from streams import Batches, Event, new_state, small_settings
 
-from pipeline.event.batch import RawBatch
+from pipeline.events.batch import RawBatch
 from pipeline.recommender import Recommender
 from pipeline.roles import built_in_role, is_familiar
 from pipeline.settings import EventsConfig, Settings

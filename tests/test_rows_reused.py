@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from streams import MINUTE_MS, START_MS, Batches, Event, small_settings
 
-from pipeline.event.records import DEFAULT_USER, Ranking
+from pipeline.events.records import DEFAULT_USER, Ranking
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig
-from pipeline.state.served import Served
+from pipeline.state.published import Served
 from pipeline.state.store import nbytes
 from pipeline.state.tables import GONE, LIVE
 
@@ -59,7 +59,7 @@ class Waves:
         for item in ranking.items:
             true = self.past.get(ranking.user_id, set())
             assert set(item.because) <= true, (ranking.user_id, item)
-            assert self.recommender.settings.rank.exclude == [] or item.item_id not in true
+            assert self.recommender.settings.rank.exclude_event_types == [] or item.item_id not in true
 
     def send(self, wave: int) -> list[Ranking]:
         """Send a wave, every item once, then a batch in which every busy user does something more."""

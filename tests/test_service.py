@@ -19,7 +19,7 @@ from services import STOP_S, Process, Site
 from test_metrics import NAMES
 from truth import Sent, Truth, chain, event_of, shopping, write_csv
 
-from pipeline.measure.quality import MEASURES, SEGMENTS
+from pipeline.evaluation.quality import MEASURES, SEGMENTS
 from pipeline.outcome import STAGES
 from producers.embedded_broker import EmbeddedBroker
 
@@ -291,15 +291,15 @@ def test_too_many_bad_records_end_it_with_4_and_none_is_drained(
     bad = [event._replace(value=b"{") for event in shopping(60, seed=6, now_ms=now_ms())]
     (tmp_path / "after").mkdir()
     stem = topic_name("limit")
-    with Site(embedded_broker, stem, tmp_path, 1, {"limits.dead_letter_run": 40}) as site:
+    with Site(embedded_broker, stem, tmp_path, 1, {"limits.max_consecutive_dead_letters": 40}) as site:
         site.create_topics()
         site.send([*events, *bad])
         service = site.run()
         assert service.wait() == 4
         assert error_lines(service) == 1
-        assert "limits.dead_letter_run = 40" in service.said()
+        assert "limits.max_consecutive_dead_letters = 40" in service.said()
         assert list(site.read(f"{stem}-dead_letters")) == []
-    with Site(embedded_broker, stem, tmp_path, 1, {"limits.dead_letter_run": 1_000}) as site:
+    with Site(embedded_broker, stem, tmp_path, 1, {"limits.max_consecutive_dead_letters": 1_000}) as site:
         service = site.run()
         service.until(site.all_committed, "all is committed")
         service.end()

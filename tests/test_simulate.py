@@ -14,11 +14,11 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 
 from pipeline.settings import KafkaConfig, TopicsConfig
-from producers.market.shoppers import CATEGORIES, TYPES, Columns, Market, ShopEvent, shoppers, wire_events
-from producers.market.tastes import draw_distinct
-from producers.pace import paced
-from producers.simulate import encoded
-from producers.topics import create_topics
+from producers.kafka.topics import create_topics
+from producers.rate_limiter import paced
+from producers.simulator.simulate import encoded
+from producers.simulator.tastes import draw_distinct
+from producers.simulator.users import CATEGORIES, TYPES, Columns, Market, ShopEvent, shoppers, wire_events
 
 
 class Bare(msgspec.Struct, frozen=True, order=True):
@@ -70,7 +70,7 @@ def test_as_many_events_come_as_were_asked_for(events):
 
 def test_tastes_change_at_the_very_event_that_was_named(monkeypatch):
     changed = all_events(4_000, 0, change_at=2_001)
-    monkeypatch.setattr("producers.market.tastes.Tastes.advance", lambda *_: None)
+    monkeypatch.setattr("producers.simulator.tastes.Tastes.advance", lambda *_: None)
     plain = all_events(4_000, 0, change_at=2_001)
     assert same((column[:2_001] for column in plain), (column[:2_001] for column in changed))
     assert (plain.item_B[2_001:2_051] != changed.item_B[2_001:2_051]).mean() > 0.5
@@ -238,7 +238,15 @@ def test_the_process_sends_everything_and_says_how_many(broker, topic_name):
     topics = TopicsConfig(events=[topic_name("shoppers")])
     create_topics(KafkaConfig(bootstrap_servers=broker), topics, partitions=2)
     (topic,) = topics.event_topics()
-    command = [sys.executable, "-m", "producers.simulate", "--bootstrap-servers", broker, "--topic", topic]
+    command = [
+        sys.executable,
+        "-m",
+        "producers.simulator.simulate",
+        "--bootstrap-servers",
+        broker,
+        "--topic",
+        topic,
+    ]
     done = subprocess.run(
         [*command, "--events", "500", "--rate", "5000"],
         capture_output=True,
@@ -267,7 +275,7 @@ def test_the_process_ends_when_its_input_does(broker, topic_name):
     command = [
         sys.executable,
         "-m",
-        "producers.simulate",
+        "producers.simulator.simulate",
         "--bootstrap-servers",
         broker,
         "--until-stdin-closes",
@@ -285,7 +293,7 @@ def test_the_process_says_which_broker_it_could_not_reach():
     command = [
         sys.executable,
         "-m",
-        "producers.simulate",
+        "producers.simulator.simulate",
         "--bootstrap-servers",
         "127.0.0.1:1",
         "--events",

@@ -9,18 +9,17 @@ import msgspec
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from consumers.file_source import read_events
+from consumers.files.source import read_events
 from pipeline.app import cli
 from pipeline.settings import EventsConfig, KafkaConfig, TopicsConfig
-from producers import simulate
 from producers.child import SenderProcess
-from producers.market import newest_lists
-from producers.market.file import START_MS
-from producers.market.market import BUSY_MARKET, MARKET, item_name, user_name
-from producers.market.newest_lists import NewestLists
-from producers.market.plan import Burst, Plan, Season
-from producers.simulate import Order, Sender, Simulation, wire_form
-from producers.topics import create_topics
+from producers.kafka.topics import create_topics
+from producers.simulator import newest_lists, simulate
+from producers.simulator.file import START_MS
+from producers.simulator.market import BUSY_MARKET, MARKET, item_name, user_name
+from producers.simulator.newest_lists import NewestLists
+from producers.simulator.plan import Burst, Plan, Season
+from producers.simulator.simulate import Order, Sender, Simulation, wire_form
 
 NOW_MS = 1_780_000_000_000
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from streams import Batches, Event, names_of, shoppers, small_settings
 
-from pipeline.event.batch import Batch
+from pipeline.events.batch import Batch
+from pipeline.models.model import Model, Pool, Targets
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig, ModelConfig, Settings
 from pipeline.state.packing import digests
 from pipeline.state.queries import Queries, lesson_queries, serving_queries
 from pipeline.state.store import Column, Store, clear, grow, nbytes, scrub
 from pipeline.state.tables import LIVE
-from pipeline.train.model import Model, Pool, Targets
 
 Array = np.ndarray[Any, Any]
 STORES = (

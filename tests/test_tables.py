@@ -19,13 +19,13 @@ from streams import (
     small_settings,
 )
 
-from pipeline.event.batch import RawBatch
+from pipeline.events.batch import RawBatch
 from pipeline.settings import LimitsConfig
-from pipeline.state import sweep
+from pipeline.state import reclaiming as sweep
 from pipeline.state.popularity import DAY_MS
+from pipeline.state.reclaiming import STEPS
 from pipeline.state.state import State
 from pipeline.state.store import nbytes
-from pipeline.state.sweep import STEPS
 from pipeline.state.tables import FREE, GONE, LIVE, NEW, SWEPT, IdTable
 
 HISTORY = 10  # a ring is never shorter than the reach of the successors

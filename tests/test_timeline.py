@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from streams import Batches, small_settings
 from streams import shoppers as stream
 
-from pipeline.event.records import DriftAlarm
-from pipeline.measure.quality import MEASURES, SEGMENTS, Totals
-from pipeline.measure.timeline import ALARMS, Seen, Timeline
+from pipeline.evaluation.quality import MEASURES, SEGMENTS, Totals
+from pipeline.evaluation.timeline import ALARMS, Seen, Timeline
+from pipeline.events.records import DriftAlarm
 from pipeline.recommender import Recommender
 from pipeline.state.shards import Snapshot
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import Batches, Event, move_on, new_state, small_settings
 
-from pipeline.rank.rules import RULES, apply_rules
-from pipeline.rank.top_k import top_k
+from pipeline.features.memories import Candidates
+from pipeline.ranking.rules import RULES, apply_rules
+from pipeline.ranking.top_k import top_k
 from pipeline.state.queries import serving_queries
 from pipeline.state.tables import GONE
-from pipeline.train.memories import Candidates
 
 score = st.sampled_from([0.0, -0.0, 1.0, 1.0, 2.5, -3.0, math.inf, -math.inf, math.nan])
 

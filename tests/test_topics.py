@@ -14,7 +14,7 @@ from truth import Truth, event_of
 
 from pipeline.errors import UsageError
 from pipeline.settings import TopicsConfig
-from producers.topics import ensure_topics
+from producers.kafka.topics import ensure_topics
 
 pytestmark = pytest.mark.kafka
 Name = Callable[[str], str]

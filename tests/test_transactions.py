@@ -22,15 +22,15 @@ from truth import shopping, spoiled
 from workers import P0, P1, Worker, publish
 from workers import settings_for as worker_settings
 
-from consumers.list_source import ListLog
+from consumers.memory import ListLog
 from pipeline.errors import CommitRefused, PublishFailed, UsageError
-from pipeline.event.batch import Reject, TopicPartition
-from pipeline.event.records import DriftAlarm, RankedItem, Ranking
-from pipeline.run.clock import SystemClock
+from pipeline.events.batch import Reject, TopicPartition
+from pipeline.events.records import DriftAlarm, RankedItem, Ranking
+from pipeline.service.clock import SystemClock
 from pipeline.settings import TopicsConfig
-from producers.kafka_transactions import TransactionSink
-from producers.list_sink import ListSink, Outbox
-from producers.topics import create_topics
+from producers.kafka.topics import create_topics
+from producers.kafka.transactions import TransactionSink
+from producers.memory import ListSink, Outbox
 
 Name = Callable[[str], str]
 now_ms = SystemClock().now_ms

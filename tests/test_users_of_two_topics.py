@@ -1,7 +1,7 @@
 """Users with events in two topics: each is held once and whole, whatever becomes of the workers.
 
-Both topics' partitions of one number go to one worker, as consumers/co_partitions.py sees to it. A user's
-state lies with the partition of the newest event, so a move must bring both of them from the same moment.
+Both topics' partitions of one number go to one worker, as consumers/kafka/co_partitions.py sees to it. A
+user's state lies with the partition of the newest event, so a move must bring both from the same moment.
 """
 
 import os
@@ -16,10 +16,10 @@ from msgspec import structs
 from streams import small_settings
 from workers import START_MS, Worker, publish, settings_for
 
-from consumers.list_source import ListLog, ListSource
-from pipeline.event.batch import Polled, Span, TopicPartition
+from consumers.memory import ListLog, ListSource
+from pipeline.events.batch import Polled, Span, TopicPartition
 from pipeline.recommender import Recommender
-from pipeline.run.catch_up import in_time_order
+from pipeline.service.catch_up import in_time_order
 from pipeline.settings import Settings
 
 TOPICS = ("buys", "views")

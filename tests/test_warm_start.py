@@ -9,16 +9,16 @@ import pytest
 from lives import NOW_MS, START_MS, Life, append, changed
 from streams import small_settings, source
 
-from consumers.list_source import ListLog
+from consumers.memory import ListLog
 from pipeline.errors import CheckpointError
-from pipeline.event.batch import Events
+from pipeline.events.batch import Events
+from pipeline.persistence.checkpoint import TRAINED, Checkpoints
+from pipeline.persistence.files import UrlFolder
 from pipeline.recommender import Recommender
-from pipeline.run.checkpoint import TRAINED, Checkpoints
-from pipeline.run.clock import ManualClock
-from pipeline.run.evaluate import FILE_SOURCE, Evaluation, as_served
-from pipeline.run.files import UrlFolder
+from pipeline.service.clock import ManualClock
+from pipeline.service.prequential import FILE_SOURCE, Evaluation, as_served
 from pipeline.settings import Settings
-from producers.list_sink import Outbox
+from producers.memory import Outbox
 
 P0, P1 = source(0), source(1)
 EXPORT = 300
@@ -193,7 +193,7 @@ def test_the_folders_only_workers_are_those_that_run(trained: tuple[Path, Recomm
 
 
 def test_what_is_no_topic_has_a_name_that_no_topic_can_have() -> None:
-    from pipeline.app.rules import TOPIC
+    from pipeline.app.config_rules import TOPIC
     from pipeline.state.state import FILED
 
     assert FILE_SOURCE.topic.startswith(FILED)

@@ -11,15 +11,15 @@ from brokers.clients import config
 from brokers.embedded import embedded_broker as run_embedded
 from kafka import KafkaProducer
 
-from consumers.list_source import ListRecord
+from consumers.memory import ListRecord
 from pipeline.app import cli
 from pipeline.app.watching import Wanted, alarm_line, in_full, in_short, json_line, watch
 from pipeline.errors import BrokerLost, UsageError
-from pipeline.event.records import DriftAlarm, RankedItem, Ranking
-from pipeline.run.clock import SystemClock
+from pipeline.events.records import DriftAlarm, RankedItem, Ranking
+from pipeline.service.clock import SystemClock
 from pipeline.settings import KafkaConfig, Settings, TopicsConfig
-from producers.kafka_sink import KafkaSink
-from producers.topics import create_topics
+from producers.kafka.sink import KafkaSink
+from producers.kafka.topics import create_topics
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 

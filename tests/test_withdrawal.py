@@ -5,9 +5,9 @@ import pytest
 from shops import K, Shop, in_batches, settings_of
 from streams import START_MS, Event, source
 
-from pipeline.event.batch import ItemChange
-from pipeline.event.records import DEFAULT_USER
-from pipeline.rank.audience import URGENT_A_BATCH
+from pipeline.events.batch import ItemChange
+from pipeline.events.records import DEFAULT_USER
+from pipeline.ranking.recipients import URGENT_A_BATCH
 from pipeline.recommender import Recommender
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from services import Sent
 
 from pipeline.app.inspection import Inspected
-from pipeline.event.records import DEFAULT_USER
-from producers.market.shoppers import Market
+from pipeline.events.records import DEFAULT_USER
 from producers.replay import WireEvent
-from producers.simulate import encoded
+from producers.simulator.simulate import encoded
+from producers.simulator.users import Market
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS

@@ -26,13 +26,13 @@ def main() -> None:
     settings = load_settings(None, args.sets, {})
     limit_threads(settings.model.threads)
 
-    from consumers.kafka_source import KafkaSource
-    from pipeline.event.batch import NOTHING_POLLED
-    from pipeline.event.decode import Decoder
-    from pipeline.event.records import Ranking
+    from consumers.kafka.source import KafkaSource
+    from pipeline.events.batch import NOTHING_POLLED
+    from pipeline.events.decode import Decoder
+    from pipeline.events.records import Ranking
+    from pipeline.persistence.journal import Journal
     from pipeline.recommender import Recommender
-    from pipeline.run.journal import Journal
-    from pipeline.run.loop import with_news
+    from pipeline.service.loop import with_news
 
     recommender = Recommender(settings)
     decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)

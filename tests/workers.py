@@ -7,18 +7,18 @@ from typing import Any
 import msgspec
 from learners import CountingLearner
 
-from consumers.list_items import ListItems
-from consumers.list_source import ListLog, ListSource
-from pipeline.event.batch import TopicPartition
-from pipeline.event.decode import Decoder
-from pipeline.run.checkpoint import Checkpoints
-from pipeline.run.clock import ManualClock
-from pipeline.run.files import UrlFolder
-from pipeline.run.journal import Journal
-from pipeline.run.loop import Edges, Loop, Survival
-from pipeline.run.observe import Observer, Unobserved
+from consumers.memory import ListLog, ListSource
+from consumers.memory_items import ListItems
+from pipeline.events.batch import TopicPartition
+from pipeline.events.decode import Decoder
+from pipeline.persistence.checkpoint import Checkpoints
+from pipeline.persistence.files import UrlFolder
+from pipeline.persistence.journal import Journal
+from pipeline.service.clock import ManualClock
+from pipeline.service.loop import Adapters, Durability, Loop
+from pipeline.service.observe import Observer, Unobserved
 from pipeline.settings import BatchConfig, CheckpointConfig, KafkaConfig, LimitsConfig, Settings
-from producers.list_sink import ListSink, Outbox
+from producers.memory import ListSink, Outbox
 
 START_MS = 1_700_000_000_000
 P0, P1, P2 = (TopicPartition("events", number) for number in range(3))
@@ -62,7 +62,7 @@ class Worker:
         self.source = ListSource(log, assigned=assigned)
         self.sink = ListSink(outbox)
         self.clock = ManualClock(START_MS + 1_000_000)
-        edges = Edges(
+        edges = Adapters(
             wrap("source", self.source),
             Decoder(settings.events, settings.topics, settings.limits.record_bytes),
             wrap("sink", self.sink),
@@ -70,10 +70,10 @@ class Worker:
             observer or Unobserved(),
             None if items is None else ListItems(items, at_a_time=2),
         )
-        self.survival: Survival | None = None
+        self.survival: Durability | None = None
         if settings.checkpoint.path:
             journal = Journal(Path(settings.checkpoint.journal) / settings.kafka.worker_id, keep_all=True)
-            self.survival = Survival(Checkpoints(UrlFolder(settings.checkpoint.path), settings), journal)
+            self.survival = Durability(Checkpoints(UrlFolder(settings.checkpoint.path), settings), journal)
         self.loop = Loop(wrap("learner", self.learner), edges, settings, self.survival)
 
     @property

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import inspect
 
-from pipeline.app.rules import Origins, check, wrong
+from pipeline.app.config_rules import Origins, check, wrong
 from pipeline.errors import UsageError
 from pipeline.settings import EVENT_FIELDS, ITEM_FIELDS, Settings
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from consumers.rows import Tally
-    from pipeline.run.evaluate import Evaluation, Line, Result, Variant
+    from consumers.files.rows import Tally
+    from pipeline.service.prequential import Evaluation, Line, Result, Variant
 
 BATCH = 128
 WHOLE = ("tests", "hr@10", "ndcg@10", "mrr@10")  # the figures of a quarter
@@ -50,13 +50,13 @@ def judge_file(
 
     Raise `UsageError` when the file can't be read or holds no good event.
     """
-    from consumers.file_order import in_order
-    from consumers.recording import readable_twice
-    from consumers.rows import Tally
-    from pipeline.app.cores import free_cores, use_threads
+    from consumers.files.order import in_order
+    from consumers.files.recording import readable_twice
+    from consumers.files.rows import Tally
+    from pipeline.app.cpu_count import free_cores, use_threads
     from pipeline.errors import UsageError
-    from pipeline.run.clock import SystemClock
-    from pipeline.run.evaluate import Evaluation
+    from pipeline.service.clock import SystemClock
+    from pipeline.service.prequential import Evaluation
 
     use_threads(free_cores())  # whoever judges a file waits for it; the figures are the same
     clock, tally = SystemClock(), Tally()
@@ -186,7 +186,7 @@ def _print_models(console: "Console", result: "Result") -> None:
 
 
 def _print_more(console: "Console", result: "Result") -> None:
-    from pipeline.measure.curves import NEGATIVES
+    from pipeline.evaluation.curves import NEGATIVES
 
     title = f"New: items known for fewer than 1,000 events; average precision: {NEGATIVES} non-clicks a click"
     depths = ("HR@1", "HR@5", "HR@20", "HR@50", "NDCG@5", "NDCG@20")

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from pipeline.event.checks import shown
+from pipeline.events.checks import shown
 from pipeline.settings import ROLE_CODES, EventsConfig
 
 TYPES_SHOWN = 8

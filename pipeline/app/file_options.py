@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.settings import FIELD_OF, Settings, names_of
 
 if TYPE_CHECKING:
-    from consumers.recording import Recording
+    from consumers.files.recording import Recording
 
 
 NONE = "none"  # as the name of a column: it is not read
@@ -63,8 +63,8 @@ def recording_of(args: argparse.Namespace, settings: Settings, path: Path) -> "R
     So an export of a topic is read by the very configuration that its records are read by. `path` is where
     its bytes lie. What was found is logged. Raise `UsageError` when the file can't be read so.
     """
-    from consumers.file_format import DELIMITERS, recognised  # numpy is not needed for help
-    from consumers.file_names import find_columns
+    from consumers.files.format import DELIMITERS, recognised  # numpy is not needed for help
+    from consumers.files.names import find_columns
 
     name, choices = str(args.file), _choices(args, settings)
     recording = recognised(path, name, choices, args.delimiter, args.columns)
@@ -117,7 +117,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _delimiter(text: str) -> str:
-    from consumers.file_format import read_delimiter
+    from consumers.files.format import read_delimiter
 
     try:
         return read_delimiter(text)

@@ -8,9 +8,9 @@ import msgspec
 
 from pipeline.errors import UsageError
 from pipeline.outcome import Learner
-from pipeline.run.checkpoint import Checkpoints
-from pipeline.run.files import UrlFolder
-from pipeline.run.manifest import Manifest
+from pipeline.persistence.checkpoint import Checkpoints
+from pipeline.persistence.files import UrlFolder
+from pipeline.persistence.manifest import Manifest
 from pipeline.settings import Settings
 
 

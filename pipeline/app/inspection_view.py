@@ -8,7 +8,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.event.checks import shown
+from pipeline.events.checks import shown
 
 MOST = 20  # rows of a table; the JSON document has all
 WIDTH = 110  # where there is no terminal
@@ -103,7 +103,7 @@ def why(excluded: Mapping[str, Any]) -> str:
         if excluded["event_type"] is None:
             return "consumed, by an event that the history no longer holds or that has an unusual type"
         return f"consumed: {plain(excluded['event_type'])} at {moment(excluded['timestamp_ms'])}"
-    return {"withdrawn": "withdrawn in the items topic", "blocked": "blocked by rank.block"}.get(
+    return {"withdrawn": "withdrawn in the items topic", "blocked": "blocked by rank.blocked_items"}.get(
         excluded["why"], str(excluded["why"])
     )
 

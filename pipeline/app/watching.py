@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import msgspec
 
-from consumers.kafka_tail import Tail
+from consumers.kafka.tail import Tail
 from pipeline.app.demo.text import alarm_text
 from pipeline.app.inspection_view import moment, plain
-from pipeline.event.batch import Record
-from pipeline.event.checks import unreadable
-from pipeline.event.records import DEFAULT_USER, DriftAlarm, Ranking
+from pipeline.events.batch import Record
+from pipeline.events.checks import unreadable
+from pipeline.events.records import DEFAULT_USER, DriftAlarm, Ranking
 from pipeline.settings import Settings
-from producers.outgoing import key_hash
+from producers.kafka.outgoing import key_hash
 
 logger = logging.getLogger(__name__)
 

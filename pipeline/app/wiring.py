@@ -12,29 +12,29 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from consumers.kafka_items import KafkaItems
-from consumers.kafka_source import KafkaSource
-from pipeline.app.cores import use_threads
-from pipeline.app.rules import uneven
+from consumers.kafka.items import KafkaItems
+from consumers.kafka.source import KafkaSource
+from pipeline.app.config_rules import uneven
+from pipeline.app.cpu_count import use_threads
 from pipeline.errors import AfreshError
-from pipeline.event.decode import Decoder
-from pipeline.measure.health import Health
-from pipeline.measure.metrics import Metrics
+from pipeline.events.decode import Decoder
+from pipeline.persistence.checkpoint import Checkpoints
+from pipeline.persistence.files import UrlFolder
+from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
-from pipeline.run.checkpoint import Checkpoints
-from pipeline.run.clock import SystemClock
-from pipeline.run.files import UrlFolder
-from pipeline.run.journal import Journal
-from pipeline.run.loop import Edges, Loop, Survival
-from pipeline.run.observe import MetricsObserver, Observer, Standing
-from pipeline.run.ports import Clock, Sink
+from pipeline.service.clock import SystemClock
+from pipeline.service.health import Health
+from pipeline.service.loop import Adapters, Durability, Loop
+from pipeline.service.metrics import Metrics
+from pipeline.service.observe import MetricsObserver, ModelStatus, Observer
+from pipeline.service.ports import Clock, Sink
 from pipeline.settings import Settings
 from pipeline.state.tables import LIVE
 from pipeline.warm_up import warm_up
-from producers.kafka_sink import KafkaSink
-from producers.kafka_transactions import TransactionSink
-from producers.outgoing import ReducedCounts
-from producers.topics import ensure_topics
+from producers.kafka.outgoing import ReducedCounts
+from producers.kafka.sink import KafkaSink
+from producers.kafka.topics import ensure_topics
+from producers.kafka.transactions import TransactionSink
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
     metrics.build_info(version("afresh"), platform.python_version(), torch.__version__)
     metrics.ask_live(lambda: not health.stalled())
     observer = watch(MetricsObserver(metrics, health, clock, lambda: standing(recommender)))
-    edges = Edges(source, decoder, sink, clock, observer, items)
+    edges = Adapters(source, decoder, sink, clock, observer, items)
     loop = Loop(recommender, edges, settings, survival)
     return Service(loop, recommender, metrics, health)
 
@@ -106,17 +106,17 @@ def build_sink(settings: Settings, source: KafkaSource, clock: Clock, metrics: M
     return KafkaSink(settings.kafka, settings.topics, clock.now_ms, reduced)
 
 
-def build_survival(settings: Settings) -> Survival | None:
+def build_survival(settings: Settings) -> Durability | None:
     """Return what outlives the process; None when `checkpoint.path` is empty."""
     path = settings.checkpoint.path
     if not path:
         return None
     folder = Path(settings.checkpoint.journal or path) / settings.kafka.worker_id
-    return Survival(Checkpoints(UrlFolder(path), settings), Journal(folder))
+    return Durability(Checkpoints(UrlFolder(path), settings), Journal(folder))
 
 
-def standing(recommender: Recommender) -> Standing:
+def standing(recommender: Recommender) -> ModelStatus:
     """Return how well the models do of late, and how far they have come."""
     live_rows = np.flatnonzero(recommender.state.items.status.data == LIVE)
     coverage = recommender.coverage.ratio(live_rows)
-    return Standing(recommender.quality.ratios(), coverage, recommender.events_learned, recommender.seq)
+    return ModelStatus(recommender.quality.ratios(), coverage, recommender.events_learned, recommender.seq)

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.event.batch import ItemChange
+from pipeline.events.batch import ItemChange
 from pipeline.state.shards import Arrays, pack_texts, unpack_texts
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import CheckpointError
-from pipeline.event.batch import TopicPartition
+from pipeline.events.batch import TopicPartition
 from pipeline.state.duplicates import Duplicates
 from pipeline.state.fitting import RINGS, Differences, fitted, laid_anew, misfit
 from pipeline.state.packing import ADVICE, as_bytes, as_longs, differences, model_of, user_columns

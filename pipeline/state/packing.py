@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import CheckpointError
-from pipeline.event.batch import TopicPartition
+from pipeline.events.batch import TopicPartition
 from pipeline.state.fitting import Differences, fitted, misfit
 from pipeline.state.shards import Arrays, pack_texts, unpack_texts
 from pipeline.state.state import NOBODY, State

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.event.batch import Batch
+from pipeline.events.batch import Batch
 from pipeline.kernels import kernel
 from pipeline.state.popularity import cells
 from pipeline.state.state import State, pushes

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.event.batch import TopicPartition
+from pipeline.events.batch import TopicPartition
 
 Arrays = dict[str, npt.NDArray[Any]]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.event.batch import Batch, ItemNews, RawBatch, Span, TopicPartition
-from pipeline.event.records import DEFAULT_USER
+from pipeline.events.batch import Batch, CatalogUpdate, RawBatch, Span, TopicPartition
+from pipeline.events.records import DEFAULT_USER
 from pipeline.kernels import kernel
 from pipeline.settings import NEUTRAL, POSITIVE, EventsConfig, LimitsConfig
 from pipeline.state.announced import plan, rows_allowed
@@ -19,18 +19,18 @@ from pipeline.state.availability import Availability
 from pipeline.state.consumed import Consumed
 from pipeline.state.counts import Counts
 from pipeline.state.duplicates import Duplicates
+from pipeline.state.event_types import EventTypes
 from pipeline.state.histories import Histories
-from pipeline.state.kinds import EventTypes
-from pipeline.state.origin import Origin
 from pipeline.state.pairs import Pairs
 from pipeline.state.popularity import DAY_MS, GAP_MS, Popularity, cells
+from pipeline.state.published import Served
+from pipeline.state.reclaiming import Sweep
 from pipeline.state.refresh import LATER, NOW, Refresh
-from pipeline.state.served import Served
 from pipeline.state.sessions import Sessions
 from pipeline.state.store import Store, clear, grow
 from pipeline.state.successors import REACH, Successors
-from pipeline.state.sweep import Sweep
 from pipeline.state.tables import FREE, GONE, HIDDEN, LIVE, NEVER, IdTable
+from pipeline.state.user_partition import UserPartition
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class State:
         self.newest: IntArray = np.empty(0, np.int32)  # rows of the K newest announced items; derived
         self._newest_of = -1  # the version of `availability` that these are of
         self._more_to_show = False  # whether more items can be shown than when short lists were last marked
-        self.origin = Origin(self.users.capacity)
+        self.origin = UserPartition(self.users.capacity)
         self.popularity = Popularity(self.items.capacity)
         self.successors = Successors(self.items.capacity)
         self.latest = Pairs(self.items.capacity, 1, 1.0, LATEST_HALF_LIFE, both=False)
@@ -186,7 +186,7 @@ class State:
         )
         self.settle_items(self._new_items)
 
-    def take_news(self, news: ItemNews) -> None:
+    def apply_catalog(self, news: CatalogUpdate) -> None:
         """Hide and show items as the items topic says; who was shown a hidden one gets a new list."""
         for topic, partition, offset in news.offsets:
             self.item_offsets[TopicPartition(topic, partition)] = offset

@@ -27,20 +27,21 @@ import numpy as np
 import torch
 from recorded import NOW_MS, Stream, add_options, chosen, events_of, settings_for
 
-from pipeline.rank import pools
+from pipeline.features import memories, occurrences, own, sessions, successors
+from pipeline.features.popularity import dense_columns, priors
+from pipeline.features.slots import SHIFT
+from pipeline.models import attention as streaming_attention
+from pipeline.models import loss
+from pipeline.models.attention import StreamingAttention
+from pipeline.ranking import pools
 from pipeline.recommender import Recommender
-from pipeline.run.clock import SystemClock
-from pipeline.run.evaluate import Evaluation, Variant
+from pipeline.service.clock import SystemClock
+from pipeline.service.prequential import Evaluation, Variant
 from pipeline.settings import ModelConfig, Settings
 from pipeline.state import state
 from pipeline.state.queries import serving_queries
 from pipeline.state.successors import SLOTS, Successors
 from pipeline.thread_limits import limit_threads
-from pipeline.train import loss, memories, streaming_attention
-from pipeline.train.families import occurrences, own, sessions, successors
-from pipeline.train.families.popularity import dense_columns, priors
-from pipeline.train.families.slots import SHIFT
-from pipeline.train.streaming_attention import StreamingAttention
 
 ALL = 1 << 30  # more rows than any catalogue has
 SPARSE_NAMES = {
@@ -220,7 +221,7 @@ def run(trial: Trial, stream: Stream, options: argparse.Namespace, seed: int) ->
     settings = settings_for(stream, msgspec.structs.replace(Settings(), model=model))
     # lists have no part in the figures
     settings = msgspec.structs.replace(
-        settings, rank=msgspec.structs.replace(settings.rank, k=1, because=False)
+        settings, rank=msgspec.structs.replace(settings.rank, k=1, explain=False)
     )
     with patched(trial.patches):
         evaluation = Evaluation(settings, [Variant("attention", {})], SystemClock())

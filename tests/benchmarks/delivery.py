@@ -32,8 +32,8 @@ from recorded import STREAMS, path_of
 from services import STOP_S, Site
 from truth import Sent, Truth, sent, spoiled
 
-from consumers.file_source import read_events
-from pipeline.event.fields import field_names
+from consumers.files.source import read_events
+from pipeline.events.fields import field_names
 from pipeline.settings import EventsConfig
 from producers.replay import wire_events
 

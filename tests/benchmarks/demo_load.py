@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 SETTLE_S = 3.0  # imports, the broker's first records
 LOOK_S = 0.5
-PARTS = {"producers.simulate": "users", "noida-db": "broker"}
+PARTS = {"producers.simulator.simulate": "users", "noida-db": "broker"}
 FIGURES = ("events", "rankings", "events_per_s", "latency_p50_ms", "latency_p99_ms", "models", "uplift")
 
 

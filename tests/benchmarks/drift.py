@@ -16,11 +16,11 @@ from statistics import median
 import numba
 import numpy as np
 
-from pipeline.event.records import DriftAlarm
-from pipeline.measure import drift
-from pipeline.measure.quality import gains_of
-from pipeline.train.tested import Tested
-from producers.market.shoppers import Columns, Market, shoppers
+from pipeline.evaluation import drift
+from pipeline.evaluation.quality import gains_of
+from pipeline.events.records import DriftAlarm
+from pipeline.models.tested import RankResult
+from producers.simulator.users import Columns, Market, shoppers
 
 EVENTS, CHANGE_AT, BATCH = 60_000, 30_000, 128
 RECENT = 5  # items of a history that the learner looks at
@@ -43,7 +43,7 @@ class Row:
 
 @numba.njit(cache=True)
 def learn(user_B, item_B, users, items, batch):  # plain loops: this is a benchmark's stand-in for a model
-    """Predict, then learn, batch by batch; return the columns of `Tested`."""
+    """Predict, then learn, batch by batch; return the columns of `RankResult`."""
     n = len(user_B)
     follows, totals, popular = np.zeros((items, items), np.float32), np.zeros(items), np.zeros(items)
     history, met = np.full((users, RECENT), -1), np.zeros((users, items), np.bool_)
@@ -93,7 +93,7 @@ def figures(seed: int, change_at: int | None) -> tuple[np.ndarray, np.ndarray, n
     """Return hits and scaled losses of the learner over one stream of shoppers, and which items are young."""
     chunks = shoppers(EVENTS, seed, change_at)
     stream = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
-    tested = Tested(*learn(stream.user_B, stream.item_B, Market().users, Market().items, BATCH))
+    tested = RankResult(*learn(stream.user_B, stream.item_B, Market().users, Market().items, BATCH))
     _, first_I, place_B = np.unique(stream.item_B, return_index=True, return_inverse=True)
     young_B = (np.arange(EVENTS) - first_I[place_B] < drift.YOUNG).astype(np.float64)
     return gains_of(tested).hit_B, drift.scaled_loss(tested), young_B

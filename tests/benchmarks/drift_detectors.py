@@ -23,11 +23,11 @@ from drift_streams import BATCH, CHANGE_AT, EVENTS, KINDS
 from river.drift import ADWIN, KSWIN, PageHinkley
 from river.drift.binary import DDM
 
-from pipeline.measure.drift import BLOCK, DELTA, WARM_UP, DriftWatch
-from pipeline.measure.quality import gains_of
-from pipeline.train.tested import Tested
-from producers.market.plan import Plan
-from producers.market.shoppers import Columns, Market, shoppers
+from pipeline.evaluation.drift import BLOCK, DELTA, WARM_UP, DriftWatch
+from pipeline.evaluation.quality import gains_of
+from pipeline.models.tested import RankResult
+from producers.simulator.plan import Plan
+from producers.simulator.users import Columns, Market, shoppers
 
 IN_TIME = 10_000
 STREAMS = ("none", "sudden", "gradual", "local, 1/2")
@@ -87,7 +87,7 @@ def hits(kind: str, seed: int) -> np.ndarray:
     """Return the hits of the learner over one stream, NaN where an event is no test."""
     chunks = shoppers(EVENTS, seed, plan=Plan(KINDS[kind].changes))
     stream = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
-    tested = Tested(*learn(stream.user_B, stream.item_B, Market().users, Market().items, BATCH))
+    tested = RankResult(*learn(stream.user_B, stream.item_B, Market().users, Market().items, BATCH))
     # DDM takes yes or no: where scores are equal, a hit in more than half of the orders is one
     return np.where(np.isnan(gains_of(tested).hit_B), np.nan, gains_of(tested).hit_B > 0.5)
 

@@ -37,16 +37,16 @@ from unittest.mock import patch
 import numpy as np
 from drift_streams import CHANGE_AT, EVENTS, KINDS, PERIOD, batches, now_ms, settings_of
 
-from pipeline.event.batch import RawBatch, Span
-from pipeline.event.records import DriftAlarm
-from pipeline.measure import reaction
-from pipeline.measure.quality import gains_of
-from pipeline.measure.reaction import share_left
+from pipeline.evaluation import reaction
+from pipeline.evaluation.quality import gains_of
+from pipeline.evaluation.reaction import share_left
+from pipeline.events.batch import RawBatch, Span
+from pipeline.events.records import DriftAlarm
+from pipeline.models.registry import build_model
 from pipeline.recommender import Recommender
 from pipeline.settings import DriftConfig, Settings
 from pipeline.state.successors import Successors
 from pipeline.thread_limits import limit_threads
-from pipeline.train.build import build_model
 
 TESTS, BEFORE, SHARE = 2_000, 5_000, 0.9
 WHOLE = "whole"

@@ -12,12 +12,12 @@ import json
 
 from wired import as_columns
 
-from pipeline.event.batch import RawBatch, Span
-from pipeline.event.records import DriftAlarm
+from pipeline.events.batch import RawBatch, Span
+from pipeline.events.records import DriftAlarm
 from pipeline.recommender import Recommender
 from pipeline.settings import Settings
 from pipeline.thread_limits import limit_threads
-from producers.market.shoppers import shoppers, wire_events
+from producers.simulator.users import shoppers, wire_events
 
 EVENTS, CHANGE_AT, WITHIN, START_MS = 60_000, 30_000, 3_000, 1_700_000_000_000
 

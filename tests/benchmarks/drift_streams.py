@@ -11,11 +11,11 @@ import numpy as np
 from recorded import NOW_MS, STREAMS, events_of, settings_for
 from wired import as_columns
 
-from pipeline.event.batch import Events
-from pipeline.event.records import DriftAlarm
+from pipeline.events.batch import Events
+from pipeline.events.records import DriftAlarm
 from pipeline.settings import Settings
-from producers.market.plan import Change, Plan
-from producers.market.shoppers import shoppers, wire_events
+from producers.simulator.plan import Change, Plan
+from producers.simulator.users import shoppers, wire_events
 
 EVENTS, CHANGE_AT, PERIOD, BATCH, START_MS = 60_000, 20_000, 10_000, 128, 1_700_000_000_000
 RECORDED_EVENTS = 40_000

@@ -30,8 +30,8 @@ from kafka import TopicPartition as KafkaPartition
 from services import Process, Sent, Site
 from truth import DAY_MS, event_of
 
-from producers.kafka_client import producer_options
-from producers.outgoing import key_hash
+from producers.kafka.client import producer_options
+from producers.kafka.outgoing import key_hash
 
 CHECKS = ("withdrawal", "backlog")
 USERS = 25_000

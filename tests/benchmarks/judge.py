@@ -20,17 +20,17 @@ import msgspec
 import numpy as np
 import pytrec_eval
 
-from consumers.file_source import read_events
-from pipeline.measure.quality import gains_of
+from consumers.files.source import read_events
+from pipeline.evaluation.quality import gains_of
+from pipeline.models.baselines.isgd import IsgdModel
+from pipeline.models.model import Pool, Targets, TrainResult
 from pipeline.recommender import Recommender
-from pipeline.run.clock import SystemClock
-from pipeline.run.evaluate import Evaluation, Variant
+from pipeline.service.clock import SystemClock
+from pipeline.service.prequential import Evaluation, Variant
 from pipeline.settings import ModelConfig, RankConfig, Settings
 from pipeline.state.queries import Queries
 from pipeline.state.tables import LIVE
 from pipeline.thread_limits import limit_threads
-from pipeline.train.isgd import IsgdModel
-from pipeline.train.model import Learned, Pool, Targets
 
 MEASURES = {"hr@10": "success_10", "ndcg@10": "ndcg_cut_10", "mrr@10": "recip_rank"}
 NOW_MS = 1_780_000_000_000  # after every recorded event
@@ -48,7 +48,7 @@ class Overheard:
         self._state, self._model, self._learn = recommender.state, model, model.learn
         model.learn = self.learn  # type: ignore[method-assign]
 
-    def learn(self, queries: Queries, pool: Pool, targets: Targets) -> Learned:
+    def learn(self, queries: Queries, pool: Pool, targets: Targets) -> TrainResult:
         """Note the scores from before the lesson, then let the model have it."""
         scores_BM = self._model.vectors(queries.user_B) @ self._model.items.data.T
         scores_BM[:, self._state.items.status.data != LIVE] = -np.inf
@@ -91,7 +91,7 @@ def main() -> int:
     parser.add_argument("--repeats", action="store_true")
     options = parser.parse_args()
     limit_threads(1)
-    rank = RankConfig(exclude=[] if options.repeats else None)
+    rank = RankConfig(exclude_event_types=[] if options.repeats else None)
     settings = msgspec.structs.replace(Settings(model=ModelConfig(name="isgd")), rank=rank)
     evaluation = Evaluation(settings, [Variant("isgd", {})], SystemClock())
     model: Any = evaluation.recommender.models[0]

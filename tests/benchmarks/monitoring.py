@@ -33,8 +33,8 @@ from prometheus_queries import PROMETHEUS, Query, panel_queries, rule_queries, r
 
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.embedded_broker import EmbeddedBroker
-from producers.kafka_client import producer_options
-from producers.topics import create_topics
+from producers.kafka.client import producer_options
+from producers.kafka.topics import create_topics
 
 WAIT_S = 120.0
 SCRAPE_S = 1
@@ -176,7 +176,7 @@ def main() -> int:
         stack.enter_context(running(server, folder / "prometheus.log"))
         prometheus = Prometheus(address)
         prometheus.wait('afresh_partitions_assigned{job="afresh"}')
-        shoppers = [sys.executable, "-m", "producers.simulate", "--events", str(options.events)]
+        shoppers = [sys.executable, "-m", "producers.simulator.simulate", "--events", str(options.events)]
         shoppers += ["--rate", str(options.rate), "--change-at", str(options.events // 2)]
         shoppers += ["--bootstrap-servers", kafka.bootstrap_servers]
         stack.enter_context(running(shoppers, folder / "shoppers.log"))

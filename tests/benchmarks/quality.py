@@ -21,9 +21,9 @@ from typing import Any
 
 from recorded import NOW_MS, Stream, add_options, chosen, events_of, settings_for
 
-from pipeline.app.cores import use_threads
-from pipeline.run.clock import SystemClock
-from pipeline.run.evaluate import BASELINES, Evaluation, Line, Result, compared
+from pipeline.app.cpu_count import use_threads
+from pipeline.service.clock import SystemClock
+from pipeline.service.prequential import BASELINES, Evaluation, Line, Result, compared
 from pipeline.settings import Settings
 from pipeline.thread_limits import limit_threads
 

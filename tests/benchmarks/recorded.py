@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from consumers.file_source import read_events
-from pipeline.event.batch import Events
+from consumers.files.source import read_events
+from pipeline.events.batch import Events
 from pipeline.settings import RankConfig, Settings
 
 NOW_MS = 1_780_000_000_000  # after every recorded event
@@ -86,7 +86,9 @@ def path_of(data: Path, stream: Stream) -> Path:
 
 def settings_for(stream: Stream, settings: Settings) -> Settings:
     """Return the settings, repeats allowed where the stream has them."""
-    return msgspec.structs.replace(settings, rank=RankConfig(exclude=[] if stream.repeats else None))
+    return msgspec.structs.replace(
+        settings, rank=RankConfig(exclude_event_types=[] if stream.repeats else None)
+    )
 
 
 def events_of(data: Path, stream: Stream, events: int, batch: int) -> Iterator[Events]:

@@ -27,10 +27,10 @@ import msgspec
 import numpy as np
 from streams import START_MS, Batches, Event
 
+from pipeline.persistence.checkpoint import Checkpoints
+from pipeline.persistence.files import UrlFolder
+from pipeline.persistence.journal import Entry, Journal
 from pipeline.recommender import Recommender
-from pipeline.run.checkpoint import Checkpoints
-from pipeline.run.files import UrlFolder
-from pipeline.run.journal import Entry, Journal
 from pipeline.settings import Settings
 from pipeline.thread_limits import limit_threads
 from pipeline.warm_up import warm_up

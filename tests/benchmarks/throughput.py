@@ -26,12 +26,12 @@ from pathlib import Path
 import numpy as np
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from consumers.kafka_client import consumer_options
+from consumers.kafka.client import consumer_options
 from pipeline.settings import KafkaConfig, Settings, TopicsConfig
 from producers.embedded_broker import EmbeddedBroker
-from producers.kafka_client import producer_options
-from producers.outgoing import key_hash
-from producers.topics import create_topics
+from producers.kafka.client import producer_options
+from producers.kafka.outgoing import key_hash
+from producers.kafka.topics import create_topics
 
 ITEMS, USERS, PARTITIONS, BATCH = 10_000, 100_000, 4, 512
 LOAD_WAIT_S = 600

@@ -26,17 +26,17 @@ from typing import Any
 
 from wired import as_columns
 
-from pipeline.event.batch import RawBatch, Span
+from pipeline.events.batch import RawBatch, Span
 from pipeline.recommender import Recommender
 from pipeline.settings import KafkaConfig, Settings, TopicsConfig
 from pipeline.thread_limits import limit_threads
 from producers.embedded_broker import EmbeddedBroker
-from producers.market.closed_loop import Listed
-from producers.market.market import BUSY_MARKET, Columns, wire_events
-from producers.market.plan import Change, Plan
-from producers.market.uplift import lines
-from producers.simulate import Order, Simulation
-from producers.topics import create_topics
+from producers.kafka.topics import create_topics
+from producers.simulator.closed_loop import Listed
+from producers.simulator.market import BUSY_MARKET, Columns, wire_events
+from producers.simulator.plan import Change, Plan
+from producers.simulator.simulate import Order, Simulation
+from producers.simulator.uplift import lines
 
 ADDRESS, PARTITIONS = "127.0.0.1:19465", 4
 READY_WAIT_S = 120

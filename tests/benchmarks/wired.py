@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.event.batch import Events
-from producers.market.market import ShopEvent
+from pipeline.events.batch import Events
+from producers.simulator.market import ShopEvent
 
 
 def as_columns(wired: Sequence[ShopEvent]) -> Events:

@@ -8,8 +8,8 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as KafkaPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
-from consumers.kafka_source import KafkaSource
-from pipeline.event.batch import Polled, TopicPartition
+from consumers.kafka.source import KafkaSource
+from pipeline.events.batch import Polled, TopicPartition
 from pipeline.settings import BatchConfig, KafkaConfig
 
 # a member that stops polling or is thrown out notices soon

@@ -8,7 +8,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka import TopicPartition as KafkaPartition
 
 from brokers.clients import config, make_topic
-from consumers.kafka_source import KafkaSource
+from consumers.kafka.source import KafkaSource
 from pipeline.settings import BatchConfig
 
 _numbers = itertools.count()

@@ -10,9 +10,9 @@ from typing import Protocol
 import pytest
 from brokers.worlds import apache_world, embedded_world
 
-from consumers.list_source import ListLog, ListSource
-from pipeline.event.batch import TopicPartition
-from pipeline.run.ports import Source
+from consumers.memory import ListLog, ListSource
+from pipeline.events.batch import TopicPartition
+from pipeline.service.ports import Source
 
 TOPIC = "events"
 

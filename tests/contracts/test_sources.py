@@ -8,8 +8,8 @@ import pytest
 from sources import FACTORIES, Factory, World
 
 from pipeline.errors import OffsetsGone
-from pipeline.event.batch import Polled, Record, Span, TopicPartition
-from pipeline.run.ports import Source
+from pipeline.events.batch import Polled, Record, Span, TopicPartition
+from pipeline.service.ports import Source
 
 POLLS = 60  # bound of polls that a test makes before it gives up
 WAIT_S = 0.5

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from pipeline.errors import UsageError
-from pipeline.event.checks import shown
-from pipeline.event.framing import unframed
+from pipeline.events.checks import shown
+from pipeline.events.framing import unframed
 from pipeline.settings import KEY_FIELD, Settings
 
 Changes = dict[str, Any]  # a setting's name -> its proposed value

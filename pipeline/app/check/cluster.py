@@ -1,16 +1,16 @@
-"""Judge a cluster, our rights in it and its topics: pure functions over what `consumers.kafka_survey` saw."""
+"""Judge a cluster, our rights in it and its topics: pure functions over what `consumers.kafka.survey` saw."""
 
 import difflib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from consumers.kafka_survey import Rights, Survey, TopicSeen
+from consumers.kafka.survey import Rights, Survey, TopicSeen
 from pipeline.app.check.findings import Finding, fault, ok, warn
 from pipeline.app.check.kafka_tools import acl_command, configs_command, create_command, tool
 from pipeline.settings import KafkaConfig, Settings
-from producers.kafka_client import MAX_REQUEST_BYTES, transaction_options
-from producers.outgoing import HEAD_BYTES
-from producers.topics import wanted_topics
+from producers.kafka.client import MAX_REQUEST_BYTES, transaction_options
+from producers.kafka.outgoing import HEAD_BYTES
+from producers.kafka.topics import wanted_topics
 
 DAY_MS = 86_400_000
 HEADERS_BYTES = 2_048  # that a dead letter has more than its record

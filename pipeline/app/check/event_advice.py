@@ -23,9 +23,9 @@ from pipeline.app.check.advice import (
     with_changes,
 )
 from pipeline.app.check.findings import numbered
-from pipeline.event.batch import Polled, RawBatch, Record, Span
-from pipeline.event.decode import Decoder
-from pipeline.event.fields import key_text
+from pipeline.events.batch import Polled, RawBatch, Record, Span
+from pipeline.events.decode import Decoder
+from pipeline.events.fields import key_text
 from pipeline.roles import Role
 from pipeline.settings import Settings
 

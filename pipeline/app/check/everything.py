@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
-from consumers.kafka_survey import Survey, listening, survey
-from consumers.kafka_tail import Tail
+from consumers.kafka.survey import Survey, listening, survey
+from consumers.kafka.tail import Tail
 from pipeline.app.check.cluster import (
     judge_cluster,
     lacks,
@@ -15,11 +15,11 @@ from pipeline.app.check.findings import Finding, fault, numbered, ok, warn
 from pipeline.app.check.here import judge_machine, learned_offsets
 from pipeline.app.check.items import judge_items
 from pipeline.app.check.records import judge_places, judge_records
-from pipeline.app.rules import Origins
+from pipeline.app.config_rules import Origins
 from pipeline.errors import AfreshError, UsageError
-from pipeline.event.checks import unreadable
+from pipeline.events.checks import unreadable
 from pipeline.settings import Settings
-from producers.topics import create_topics
+from producers.kafka.topics import create_topics
 
 SAMPLE = 1_000  # of the newest records of each events topic, and of the items topic
 SAMPLE_WAIT_S = 5.0

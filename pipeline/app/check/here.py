@@ -15,13 +15,13 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, req
 from pathlib import Path
 
 from pipeline.app.check.findings import Finding, fault, ok, warn
-from pipeline.app.cores import free_cores
-from pipeline.app.rules import Origins
+from pipeline.app.config_rules import Origins
+from pipeline.app.cpu_count import free_cores
 from pipeline.errors import AfreshError
-from pipeline.event.batch import TopicPartition
-from pipeline.measure.health import split_address
-from pipeline.run.checkpoint import Checkpoints
-from pipeline.run.files import UrlFolder
+from pipeline.events.batch import TopicPartition
+from pipeline.persistence.checkpoint import Checkpoints
+from pipeline.persistence.files import UrlFolder
+from pipeline.service.health import split_address
 from pipeline.settings import Settings
 
 NAMES = ("pipeline", "consumers", "producers")

@@ -16,10 +16,10 @@ from pipeline.app.check.advice import (
     with_changes,
 )
 from pipeline.app.check.findings import Finding, numbered, ok, warn
-from pipeline.event.batch import BadItem, ItemNews, Record
-from pipeline.event.checks import shown
-from pipeline.event.fields import Refused
-from pipeline.event.items import item_names, item_news, item_row
+from pipeline.events.batch import BadItem, CatalogUpdate, Record
+from pipeline.events.checks import shown
+from pipeline.events.fields import Refused
+from pipeline.events.items import item_names, item_news, item_row
 from pipeline.settings import KEY_FIELD, Settings
 
 
@@ -62,7 +62,7 @@ def advice(records: Sequence[Record], flats: Sequence[Flat], settings: Settings)
 
 
 def _reading(
-    about: str, records: Sequence[Record], news: ItemNews, changes: Changes, settings: Settings
+    about: str, records: Sequence[Record], news: CatalogUpdate, changes: Changes, settings: Settings
 ) -> Iterator[Finding]:
     """Yield how many records can be read and what they say of items, then the reasons of the others."""
     bad, total = len(news.bad), numbered(len(records), "record")

@@ -1,7 +1,7 @@
 """Commands of Kafka's own tools that mend what `afresh check` finds, ready to be copied."""
 
 from pipeline.settings import KafkaConfig
-from producers.topics import NewTopic
+from producers.kafka.topics import NewTopic
 
 
 def create_command(kafka: KafkaConfig, topic: NewTopic) -> str:

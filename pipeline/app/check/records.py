@@ -13,10 +13,10 @@ from pipeline.app.check.advice import (
 from pipeline.app.check.event_advice import advice, decoded, decoder_of, key_said, polled, rejected
 from pipeline.app.check.findings import Finding, fault, numbered, ok, warn
 from pipeline.app.event_types import told_types
-from pipeline.event.batch import RawBatch, Record, Reject, TopicPartition
-from pipeline.event.checks import shown
+from pipeline.events.batch import RawBatch, Record, Reject, TopicPartition
+from pipeline.events.checks import shown
 from pipeline.settings import EVENT_FIELDS, KEY_FIELD, Settings
-from producers.outgoing import key_hash
+from producers.kafka.outgoing import key_hash
 
 LOOKED_AT = 100  # records whose fields are listed
 DAY_MS = 86_400_000
@@ -68,9 +68,13 @@ def _decoding(topic: str, records: Sequence[Record], raw: RawBatch, settings: Se
         aside = f", {ignored} of them to be ignored" if ignored else ""
         yield ok(about, f"the newest {numbered(total, 'record')} decode{aside}")
         return
-    stops = bad / total > settings.limits.dead_letter_ratio
+    stops = bad / total > settings.limits.max_dead_letter_ratio
     make = fault if stops else warn
-    limit = f", more than limits.dead_letter_ratio = {settings.limits.dead_letter_ratio:g}" if stops else ""
+    limit = (
+        f", more than limits.max_dead_letter_ratio = {settings.limits.max_dead_letter_ratio:g}"
+        if stops
+        else ""
+    )
     yield make(
         about,
         f"{bad} of the newest {numbered(total, 'record')} would be dead letters{limit}",

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from pipeline.app.check.findings import Finding, Level, count, verdict
 from pipeline.app.config import shown_values
-from pipeline.app.rules import Origins
+from pipeline.app.config_rules import Origins
 from pipeline.settings import Settings
 
 STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAULT: "bold red"}

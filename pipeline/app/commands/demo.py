@@ -20,7 +20,7 @@ from pipeline.settings import (
     Settings,
     TopicsConfig,
 )
-from producers.market.options import EVENTS, RATE, events_a_second, whole
+from producers.simulator.options import EVENTS, RATE, events_a_second, whole
 
 if TYPE_CHECKING:
     from pipeline.app.wiring import Service
@@ -68,10 +68,10 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from pipeline.app.demo.show import Demo, closing_words
     from pipeline.app.demo.view import View
     from pipeline.app.wiring import build_service  # torch and the Kafka client, not needed for help
-    from pipeline.run.clock import SystemClock
+    from pipeline.service.clock import SystemClock
     from producers.child import SenderProcess
     from producers.embedded_broker import EmbeddedBroker
-    from producers.topics import create_topics
+    from producers.kafka.topics import create_topics
 
     if args.file is not None and not args.file.is_file():
         raise UsageError(
@@ -79,7 +79,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         )
     if args.log_level == "info":  # lines of a log would tear the view apart
         logging.getLogger().setLevel(logging.WARNING)
-        logging.getLogger("pipeline.run.loop").setLevel(logging.ERROR)  # that nothing is saved is meant here
+        logging.getLogger("pipeline.service.loop").setLevel(
+            logging.ERROR
+        )  # that nothing is saved is meant here
     total, change_at = planned(args)
     columns = file_columns(args, settings)
     with View() as view:
@@ -103,7 +105,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 @contextmanager
 def metrics_served(address: str, service: "Service", say: Callable[[str], None]) -> Iterator[None]:
     """Serve /metrics for a while, and say where, or why not: an address that is taken ends no demo."""
-    from pipeline.measure.health import serve
+    from pipeline.service.health import serve
 
     server = None
     try:
@@ -174,4 +176,4 @@ def sender_command(
     change = [] if change_at is None else ["--change-at", str(change_at)]
     loop = [] if args.open_loop else ["--closed-loop"]
     address = ["--bootstrap-servers", bootstrap_servers, "--until-stdin-closes"]
-    return [sys.executable, "-m", "producers.simulate", *events, *change, *loop, *address]
+    return [sys.executable, "-m", "producers.simulator.simulate", *events, *change, *loop, *address]

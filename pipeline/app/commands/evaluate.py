@@ -16,7 +16,8 @@ HELP = """Measure ranking quality on a recorded file: each event is predicted, t
 Runs what the service runs, batch by batch, beside baselines on the same events. An event is a test when its
 type is positive and its item is not excluded for the user; ranks are exact, over all items known before the
 batch. Baselines get the best setting of a printed grid, in hindsight. --repeats lets consumed items come
-again, as in music (rank.exclude = []). Rows that can't be read are counted, and take no place in a batch.
+again, as in music (rank.exclude_event_types = []). Rows that can't be read are counted, and take no place in
+a batch.
 A file that is not in order of time is sorted first, as a whole, where it has at most 10,000,000 events."""
 EXAMPLE = (
     "afresh evaluate events.csv.gz --events 40000\n"
@@ -41,15 +42,17 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """Test and learn the file and show the figures; 0 then. Raise `UsageError` for a file without events."""
     from pipeline.app.report.evaluated import write_report  # the models need torch, not needed for help
     from pipeline.app.report.gather import check_writable
-    from pipeline.run.evaluate import compared
+    from pipeline.service.prequential import compared
 
     if args.report is not None:
         check_writable(args.report, "--report")
     if args.repeats:
-        settings = msgspec.structs.replace(settings, rank=msgspec.structs.replace(settings.rank, exclude=[]))
+        settings = msgspec.structs.replace(
+            settings, rank=msgspec.structs.replace(settings.rank, exclude_event_types=[])
+        )
     evaluation, tally = judge_file(args, settings, compared(settings, args.models))
     result = evaluation.result()
-    figures = {**document(args, result, tally), "repeats": settings.rank.exclude == []}
+    figures = {**document(args, result, tally), "repeats": settings.rank.exclude_event_types == []}
     if args.report is not None:
         write_report(args.report, figures, evaluation, result, [*tally.lines(), *tally.order()])
     show(args, settings, result, tally)

@@ -15,8 +15,8 @@ from pipeline.app.progress_bar import progress_bar
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from consumers.rows import Tally
-    from pipeline.event.batch import Events
+    from consumers.files.rows import Tally
+    from pipeline.events.batch import Events
     from producers.replay import Sending
 
 HELP = """Send a recorded file into the events topic, in its order.
@@ -56,8 +56,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     Raise `UsageError` when the file can't be read, holds no good event, or no broker answers; `BrokerLost`
     and `PublishFailed` when the broker goes away or refuses an event on the way.
     """
-    from consumers.recording import readable_twice  # the client, numpy and rich are not needed for help
-    from consumers.rows import Tally
+    from consumers.files.recording import readable_twice  # the client, numpy and rich are not needed for help
+    from consumers.files.rows import Tally
     from producers.replay import Sending
 
     tally, sending = Tally(), Sending()
@@ -73,12 +73,12 @@ def _send(
     """Send the file, of which the bytes lie at `path`; return the topic."""
     from kafka import KafkaProducer
 
-    from consumers.kafka_client import connect
-    from pipeline.event.fields import field_names
-    from producers.kafka_client import producer_options
-    from producers.pace import pause
+    from consumers.kafka.client import connect
+    from pipeline.events.fields import field_names
+    from producers.kafka.client import producer_options
+    from producers.rate_limiter import pause
     from producers.replay import ensure_topic, send_events, wire_events
-    from producers.simulate import until_stdin_closes
+    from producers.simulator.simulate import until_stdin_closes
 
     topic = next(iter(settings.topics.event_topics()))
     chunks = _read(args, settings, path, tally)
@@ -107,10 +107,10 @@ def _read(args: argparse.Namespace, settings: Settings, path: Path, tally: "Tall
     """Return the file's events in its order; the first are read at once, so that its errors come first."""
     from itertools import chain
 
-    from consumers.file_order import counted, survey
-    from consumers.file_source import read_events
+    from consumers.files.order import counted, survey
+    from consumers.files.source import read_events
     from pipeline.errors import UsageError
-    from pipeline.run.clock import SystemClock
+    from pipeline.service.clock import SystemClock
 
     now_ms, recording = SystemClock().now_ms(), recording_of(args, settings, path)
     survey(recording, now_ms, SURVEYED)

@@ -30,9 +30,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from pipeline.app.inspection import open_newest  # all of this is not needed for help
     from pipeline.app.report.gather import Extra, Fact, check_writable, day, gather, write
     from pipeline.app.report.page import page
+    from pipeline.persistence.checkpoint import TRAINED
     from pipeline.recommender import Recommender
-    from pipeline.run.checkpoint import TRAINED
-    from pipeline.run.clock import SystemClock
+    from pipeline.service.clock import SystemClock
 
     path = args.checkpoint or settings.checkpoint.path
     if not path:

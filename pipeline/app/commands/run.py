@@ -11,7 +11,7 @@ from pipeline.app.interruption import signals_to
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from pipeline.run.loop import Loop
+    from pipeline.service.loop import Loop
 
 HELP = """Learn from the events topic and publish refreshed rankings, until Ctrl-C or SIGTERM.
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Run until a signal; 0 then. Raise `AfreshError` as the loop does."""
     from pipeline.app.wiring import build_service  # torch and the Kafka client, not needed for help
-    from pipeline.measure.health import serve
+    from pipeline.service.health import serve
 
     with signals() as stopper:
         service = build_service(settings)

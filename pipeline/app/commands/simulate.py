@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.app.progress_bar import progress_bar
 from pipeline.settings import Settings
-from producers.market.options import add_loop_options, add_plan_options, add_stream_options
+from producers.simulator.options import add_loop_options, add_plan_options, add_stream_options
 
 if TYPE_CHECKING:
-    from producers.simulate import Order, Sender
+    from producers.simulator.simulate import Order, Sender
 
 HELP = """Send made-up shoppers into the events topic, or write them to a file.
 
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     `PublishFailed` when the broker goes away or refuses an event on the way.
     """
     from pipeline.errors import UsageError
-    from producers.market.file import check_file, check_folder
-    from producers.simulate import order_of  # numpy and the Kafka client are not needed for help
+    from producers.simulator.file import check_file, check_folder
+    from producers.simulator.simulate import order_of  # numpy and the Kafka client are not needed for help
 
     order = order_of(args)
     if args.truth is not None:
@@ -67,9 +67,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 def _write(args: argparse.Namespace, order: "Order") -> int:
     """Write the file."""
-    from producers.market.file import START_MS, write_events
-    from producers.market.shoppers import span_ms
-    from producers.simulate import Simulation, write_truth
+    from producers.simulator.file import START_MS, write_events
+    from producers.simulator.simulate import Simulation, write_truth
+    from producers.simulator.users import span_ms
 
     began_s = time.monotonic()
     simulation = Simulation(order, START_MS + span_ms(order.events, order.market, order.plan))
@@ -86,10 +86,10 @@ def _write(args: argparse.Namespace, order: "Order") -> int:
 def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
     """Send into the topic."""
     from pipeline.app.interruption import interruption
-    from producers.market.uplift import lines
-    from producers.pace import pause
+    from producers.rate_limiter import pause
     from producers.replay import ensure_topic
-    from producers.simulate import Sender, until_stdin_closes, write_truth
+    from producers.simulator.simulate import Sender, until_stdin_closes, write_truth
+    from producers.simulator.uplift import lines
 
     sender = Sender(order, settings.kafka, settings.topics, settings.events, settings.items)
     for created in ensure_topic(settings.kafka, settings.topics, sender.topic):

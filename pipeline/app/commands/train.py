@@ -32,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Learn and save; 0 then. Raise `UsageError` for a file without events, or a folder that holds files."""
     from pipeline.errors import UsageError  # the models need torch, not needed for help
-    from pipeline.run.checkpoint import TRAINED, Checkpoints
-    from pipeline.run.clock import SystemClock
-    from pipeline.run.evaluate import as_served
-    from pipeline.run.files import UrlFolder
+    from pipeline.persistence.checkpoint import TRAINED, Checkpoints
+    from pipeline.persistence.files import UrlFolder
+    from pipeline.service.clock import SystemClock
+    from pipeline.service.prequential import as_served
 
     before = settings.checkpoint
     journal = before.journal if before.journal != before.path else ""  # one that follows the path still does

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.measure.quality import Quality
+from pipeline.evaluation.quality import Quality
 
 Floats = npt.NDArray[np.float64]
 

@@ -17,7 +17,7 @@ from pipeline.app.demo.text import alarm_text, counts, hundred, points, ratio
 from pipeline.app.demo.uplift import SERVED
 from pipeline.app.demo.watch import Progress
 from pipeline.app.inspection_view import plain
-from pipeline.event.records import Ranking
+from pipeline.events.records import Ranking
 
 SIDE = 36  # cells of the figures beside the plot
 GAP = 2

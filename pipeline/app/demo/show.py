@@ -13,11 +13,11 @@ from pipeline.app.demo.uplift import arms_of, kept
 from pipeline.app.demo.view import View
 from pipeline.app.demo.watch import DemoWatch, Progress
 from pipeline.app.interruption import ENDS, signals_to
-from pipeline.event.records import DriftAlarm
-from pipeline.measure.quality import Quality
+from pipeline.evaluation.quality import Quality
+from pipeline.events.records import DriftAlarm
 from pipeline.outcome import Learner
-from pipeline.run.observe import Observer
-from pipeline.run.ports import Clock
+from pipeline.service.observe import Observer
+from pipeline.service.ports import Clock
 
 
 class Sender(Protocol):
@@ -31,7 +31,7 @@ class Sender(Protocol):
 
 
 class Runner(Protocol):
-    """The loop, as far as the demo drives it; `pipeline.run.loop.Loop` is one."""
+    """The loop, as far as the demo drives it; `pipeline.service.loop.Loop` is one."""
 
     learner: Learner
 
@@ -53,7 +53,7 @@ class AlarmSummary(TypedDict):
 class Summary(TypedDict):
     """The last line of stdout. Latencies are None when no record had a plausible time.
 
-    `uplift` is what the sender told of its closed loop (`producers.market.uplift`), None without one.
+    `uplift` is what the sender told of its closed loop (`producers.simulator.uplift`), None without one.
     """
 
     events: int

@@ -2,7 +2,7 @@
 
 from pipeline.app.demo.uplift import SERVED, Arm, Gap
 from pipeline.app.demo.watch import Progress
-from pipeline.event.records import DriftAlarm
+from pipeline.events.records import DriftAlarm
 
 
 def alarm_text(alarm: DriftAlarm, change_at: int | None) -> str:

@@ -13,7 +13,7 @@ from rich.live import Live
 from pipeline.app.demo.screen import screen
 from pipeline.app.demo.text import alarm_text, line
 from pipeline.app.demo.watch import Progress
-from pipeline.event.records import DriftAlarm
+from pipeline.events.records import DriftAlarm
 
 REFRESH_S = 0.25  # of the screen, at least
 MOST_SHARE = 0.02  # of the time that the screen may take from the loop: a slow terminal is drawn less often

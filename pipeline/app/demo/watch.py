@@ -8,12 +8,12 @@ import numpy as np
 
 from pipeline.app.demo.quality import Course, ModelLine
 from pipeline.app.demo.uplift import Arm
-from pipeline.event.batch import IntArray, RawBatch, TopicPartition
-from pipeline.event.records import DriftAlarm, Ranking
-from pipeline.measure.health import State
+from pipeline.events.batch import IntArray, RawBatch, TopicPartition
+from pipeline.events.records import DriftAlarm, Ranking
 from pipeline.outcome import Learner, Outcome
-from pipeline.run.observe import Delivered, Observer
-from pipeline.run.ports import Clock
+from pipeline.service.health import State
+from pipeline.service.observe import Delivered, Observer
+from pipeline.service.ports import Clock
 
 LONGEST_MS = 60_000
 FOLLOW_S = 4.0  # for how long one user's list stays in view at least

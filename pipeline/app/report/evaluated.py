@@ -6,8 +6,8 @@ from typing import Any
 from pipeline.app.evaluation import as_words
 from pipeline.app.report.gather import Extra, Fact, gather, write
 from pipeline.app.report.page import GridRow, page
-from pipeline.run.clock import SystemClock
-from pipeline.run.evaluate import Evaluation, Result
+from pipeline.service.clock import SystemClock
+from pipeline.service.prequential import Evaluation, Result
 
 
 def write_report(

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import UsageError
-from pipeline.measure.curves import Curve
-from pipeline.measure.exposure import gini, share_of_most
-from pipeline.measure.quality import ModelFigures, ServedFigures
-from pipeline.measure.timeline import AlarmMark, Track
+from pipeline.evaluation.curves import Curve
+from pipeline.evaluation.exposure import gini, share_of_most
+from pipeline.evaluation.quality import ModelFigures, ServedFigures
+from pipeline.evaluation.timeline import AlarmMark, Track
 from pipeline.recommender import Recommender
 from pipeline.settings import Settings
 from pipeline.state.popularity import ALL

@@ -7,8 +7,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.app.report.gather import Report, day
 from pipeline.app.report.plots import PARTS, plots
-from pipeline.measure.curves import NEGATIVES
-from pipeline.measure.quality import COLD_BELOW
+from pipeline.evaluation.curves import NEGATIVES
+from pipeline.evaluation.quality import COLD_BELOW
 
 ALARMS = 20  # told in the table; the plots mark all that are kept
 

@@ -20,10 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipeline.app.report.gather import Line, Report
-from pipeline.measure.curves import NEGATIVES
-from pipeline.measure.exposure import lorenz
-from pipeline.measure.quality import MEASURES
-from pipeline.measure.timeline import AlarmMark, Track
+from pipeline.evaluation.curves import NEGATIVES
+from pipeline.evaluation.exposure import lorenz
+from pipeline.evaluation.quality import MEASURES
+from pipeline.evaluation.timeline import AlarmMark, Track
 
 SIZE = (5.6, 3.5)  # inches: at the width of a phone letters are still of 9 pixels
 PARTS = 60  # of the stream in a plot over time

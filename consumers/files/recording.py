@@ -1,0 +1,113 @@
+"""A recorded file: where its bytes lie, and how they become rows."""
+
+import gzip
+import io
+import os
+import shutil
+import stat
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from consumers.files.rows import DEFAULT_COLUMNS, Columns
+from pipeline.errors import UsageError
+from pipeline.events.checks import TimeUnit
+from pipeline.settings import EventsConfig
+
+Kind = Literal["csv", "jsonl", "parquet"]
+STDIN = "-"
+GZIP = b"\x1f\x8b"
+BUFFER_BYTES = 1 << 16
+NO_MAPPING = EventsConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """How a file is read. `name` is what messages call it: standard input is read from a temporary file.
+
+    `header` names the columns of a file without a header line. `time_unit` None: found from the file.
+    Rows of an event type in `ignored` are counted and left out.
+    """
+
+    path: Path
+    name: str
+    kind: Kind
+    packed: bool = False  # with gzip
+    delimiter: str = ","
+    header: tuple[str, ...] | None = None
+    columns: Columns = DEFAULT_COLUMNS
+    time_unit: TimeUnit | None = None
+    default_type: str = "click"
+    ignored: frozenset[str] = frozenset()
+    events: EventsConfig = NO_MAPPING  # of a .jsonl: several names of a field, and paths through arrays
+
+
+class FileBytes:
+    """The bytes of a file, unpacked, and how far they have been read."""
+
+    def __init__(self, path: Path, name: str, packed: bool) -> None:
+        self._path, self._name, self._packed = path, name, packed
+        self._raw: BinaryIO | None = None
+        self._size = 0
+
+    @contextmanager
+    def open(self) -> Iterator[Any]:
+        """Open the file, for a buffered reader. Errors of the file inside the block become a `UsageError`."""
+        try:
+            with self._path.open("rb", BUFFER_BYTES) as raw:
+                self._raw, self._size = raw, raw.seek(0, io.SEEK_END)
+                raw.seek(0)
+                if self._packed:
+                    with gzip.open(raw) as unpacked:
+                        yield io.BufferedReader(unpacked, BUFFER_BYTES)
+                else:
+                    yield raw
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise UsageError(f"{self._name}: not a whole gzip file: {error}; get it again") from error
+        except OSError as error:
+            raise UsageError(f"{self._name}: can't be read: {error.strerror or error}") from error
+
+    def share(self) -> float:
+        """Share of the packed bytes that have been read."""
+        if self._raw is None or not self._size:
+            return 0.0
+        return 1.0 if self._raw.closed else self._raw.tell() / self._size
+
+
+@contextmanager
+def readable_twice(file: str) -> Iterator[Path]:
+    """Yield a path under which a file's bytes can be read more than once.
+
+    Standard input (`-`) and pipes are copied into a temporary file, which is removed at the end. Raise
+    `UsageError` when there is no room for it.
+    """
+    if file != STDIN and not _is_stream(Path(file)):
+        yield Path(file)
+        return
+    with tempfile.TemporaryDirectory(prefix="afresh-") as folder:
+        path = Path(folder) / "stdin"
+        try:
+            with _opened(file) as source, path.open("wb") as copy:
+                shutil.copyfileobj(source, copy, 1 << 20)
+        except OSError as error:
+            raise UsageError(
+                f"{file}: can't be copied to {folder}: {error.strerror or error}; "
+                "name a folder with room for it in TMPDIR"
+            ) from error
+        yield path
+
+
+def _is_stream(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # said when it is read
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _opened(file: str) -> BinaryIO:
+    return os.fdopen(0, "rb", closefd=False) if file == STDIN else Path(file).open("rb")

@@ -1,0 +1,208 @@
+"""Merge partitions into one stream by record timestamp, out of buffers of bounded size. No client, clock or
+thread here.
+
+A backlog that is read partition by partition would destroy the order of time, on which the memories live.
+So each partition has a lane, a bounded buffer, and the oldest record at the head of any lane goes next
+(equal timestamps: lower topic, then lower partition). Inside a partition the order of offsets always
+stands, whatever the timestamps.
+
+The caller fetches, decides how long to wait, and closes the batch:
+
+    while merge.fill(max_events, behind) < max_events and time_is_left:
+        for partition, records in fetch():        # pauses partitions that are `full`
+            merge.add(partition, records)
+    polled = merge.take()
+"""
+
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from heapq import heapify, heappop, heappush, heapreplace
+
+import numpy as np
+
+from pipeline.errors import OffsetsGone
+from pipeline.events.batch import IntArray, Polled, Record, Span, TopicPartition
+
+
+class Lane:
+    """One partition's buffer. `position` is the offset after the last record that left in a batch,
+    `fetched` the one after the last record that came in."""
+
+    __slots__ = ("buffer", "fetched", "index", "position", "source")
+
+    def __init__(self, source: TopicPartition, position: int) -> None:
+        self.source = source
+        self.position = position
+        self.fetched = position
+        self.buffer: deque[Record] = deque()
+        self.index = 0  # in the spans of the batch that is being closed
+
+
+class Merge:
+    """Merge records of several partitions by timestamp.
+
+    Holds at most `capacity` records a partition beyond the batch in the making; `full` says when to stop
+    fetching.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity = {capacity}: expected at least 1 record a partition")
+        self.capacity = capacity
+        self._lanes: dict[TopicPartition, Lane] = {}
+        self._heads: list[
+            tuple[int, TopicPartition, Lane]
+        ] = []  # a heap: one entry for each lane that holds records
+        self._batch: list[Record] = []  # merged, not yet handed out
+        self._batch_lanes: list[Lane] = []
+
+    def assign(self, partition: TopicPartition, position: int) -> None:
+        """Begin a partition at `position`, or go on from there: whatever was buffered of it is dropped."""
+        self.release(partition)
+        self._lanes[partition] = Lane(partition, position)
+
+    def release(self, partition: TopicPartition) -> None:
+        """Forget a partition, its records in the batch in the making included. Unknown ones are ignored."""
+        lane = self._lanes.pop(partition, None)
+        if lane is None:
+            return
+        self._heads = [head for head in self._heads if head[2] is not lane]
+        heapify(self._heads)
+        if lane in self._batch_lanes:
+            kept = [pair for pair in zip(self._batch, self._batch_lanes, strict=True) if pair[1] is not lane]
+            self._batch = [record for record, _ in kept]
+            self._batch_lanes = [owner for _, owner in kept]
+
+    def __len__(self) -> int:
+        """Count the records that are held, those of the batch in the making included."""
+        return len(self._batch) + sum(len(lane.buffer) for _, _, lane in self._heads)
+
+    def partitions(self) -> list[TopicPartition]:
+        """Every assigned partition, in order."""
+        return sorted(self._lanes)
+
+    def position(self, partition: TopicPartition) -> int:
+        """Offset after the last record that left in a batch. Raise KeyError when the partition isn't
+        assigned."""
+        return self._lanes[partition].position
+
+    def wanted(self, partition: TopicPartition) -> int:
+        """How many more records the partition's buffer takes; 0 when full or not assigned."""
+        lane = self._lanes.get(partition)
+        return 0 if lane is None else max(0, self.capacity - len(lane.buffer))
+
+    def full(self) -> list[TopicPartition]:
+        """Return the partitions that should not be fetched further, in order."""
+        return sorted(partition for _, partition, lane in self._heads if len(lane.buffer) >= self.capacity)
+
+    def is_missing(self, partition: TopicPartition) -> bool:
+        """Say whether nothing of an assigned partition is buffered: the merge is blind for it.
+
+        One that is known to have more to fetch is worth a short wait. Judge that by the client's own
+        position, not by this class's: after the last record of a transaction offsets remain, but no record
+        may follow.
+        """
+        lane = self._lanes.get(partition)
+        return lane is not None and not lane.buffer
+
+    def add(self, partition: TopicPartition, records: Sequence[Record]) -> None:
+        """Buffer records that were fetched, in the order of their offsets.
+
+        Records of a partition that isn't assigned (any more) are dropped, as are those that were added
+        before. A fetch may overshoot the capacity: nothing that was fetched is lost.
+        """
+        lane = self._lanes.get(partition)
+        if lane is None or not records:
+            return
+        if records[0].offset < lane.fetched:
+            records = [record for record in records if record.offset >= lane.fetched]
+            if not records:
+                return
+        lane.fetched = records[-1].offset + 1
+        if not lane.buffer:
+            heappush(self._heads, (records[0].timestamp, partition, lane))
+        lane.buffer.extend(records)
+
+    def fill(self, limit: int, behind: Collection[TopicPartition] = ()) -> int:
+        """Merge into the batch in the making and return its size.
+
+        Stops at `limit` records, when all buffers are empty, or when a partition of `behind` (those that
+        are known to have more to fetch) has an empty buffer, since its next record may be the oldest. With
+        an empty `behind` it waits for none.
+        """
+        if any(lane is not None and not lane.buffer for lane in map(self._lanes.get, behind)):
+            return len(self._batch)
+        heads, batch, batch_lanes = self._heads, self._batch, self._batch_lanes
+        while heads and len(batch) < limit:
+            _, partition, lane = heads[0]
+            buffer = lane.buffer
+            batch.append(buffer.popleft())
+            batch_lanes.append(lane)
+            if buffer:
+                heapreplace(heads, (buffer[0].timestamp, partition, lane))
+            else:
+                heappop(heads)
+                if partition in behind:
+                    break
+        return len(batch)
+
+    def take(self) -> Polled:
+        """Close the batch in the making and hand it out; empty when nothing was merged.
+
+        A span starts where the partition's last one stopped, so offsets that hold no record (markers of
+        transactions, aborted records) lie inside a span and are never taken for a loss.
+        """
+        records, lanes = self._batch, self._batch_lanes
+        self._batch, self._batch_lanes = [], []
+        last = {lane.source: (lane, record.offset + 1) for record, lane in zip(records, lanes, strict=True)}
+        spans = []
+        for index, source in enumerate(sorted(last)):
+            lane, stop = last[source]
+            spans.append(Span(source.topic, source.partition, lane.position, stop))
+            lane.position, lane.index = stop, index
+        order_R = np.fromiter((lane.index for lane in lanes), np.int32, len(lanes))
+        return Polled(tuple(spans), records, order_R)
+
+    def put_back(self, polled: Polled) -> None:
+        """Take the last records of the batch handed out last back: they go first again.
+
+        Those of partitions that aren't assigned any more are dropped.
+        """
+        for index, span in enumerate(polled.spans):
+            lane = self._lanes.get(span.source)
+            if lane is None or lane.position != span.stop:
+                continue
+            mine = [r for r, at in zip(polled.records, polled.order_R.tolist(), strict=True) if at == index]
+            lane.buffer.extendleft(reversed(mine))
+            lane.position = span.start
+        self._heads = [
+            (lane.buffer[0].timestamp, source, lane) for source, lane in self._lanes.items() if lane.buffer
+        ]
+        heapify(self._heads)
+
+
+def arrange(
+    spans: tuple[Span, ...], records: Sequence[Iterable[Record]], order_R: Sequence[int] | IntArray | None
+) -> Polled:
+    """Bring records that were read again, one iterable a span, into the order that `order_R` kept.
+
+    Without an order: one span after the other. Raise `OffsetsGone` when a span has not as many records as the
+    order names: then they are not the same ones.
+    """
+    lanes = [list(lane) for lane in records]
+    sizes = np.array([len(lane) for lane in lanes], np.int64)
+    if order_R is None:
+        order = np.repeat(np.arange(len(spans), dtype=np.int32), sizes)
+        return Polled(spans, [record for lane in lanes for record in lane], order)
+    order = np.asarray(order_R, np.int32)
+    for span, found, expected in zip(
+        spans, sizes.tolist(), np.bincount(order, minlength=len(spans)).tolist(), strict=True
+    ):
+        if found != expected:
+            raise OffsetsGone(
+                f"{span.topic}-{span.partition}, offsets {span.start} to {span.stop}: found {found} records, "
+                f"expected the {expected} that were learned. Let the topic keep "
+                "its records longer than the oldest checkpoint, or start from an empty checkpoint folder"
+            )
+    cursors = [iter(lane) for lane in lanes]
+    return Polled(spans, [next(cursors[index]) for index in order.tolist()], order)

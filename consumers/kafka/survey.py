@@ -1,0 +1,225 @@
+"""What a broker tells of itself, of topics, of a group and of our rights; nothing is changed or joined.
+
+kafka-python 3.0.12 asks for the authorised operations with every description of topics and groups. None
+means that the broker does not tell them (it has no authorizer, or is older than 2.3); operations that are
+missing from a list are refused. A topic that may not even be described comes with an error, and the broker
+does not say whether it exists. Configurations that may not be read come back empty.
+"""
+
+import socket
+import statistics
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import kafka.errors
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
+from kafka.errors import KafkaError
+
+from consumers.kafka.client import open_admin, translated
+from pipeline.settings import KafkaConfig
+
+PINGS = 5  # small requests, of which the median latency is told
+COORDINATOR_WAIT_S = 5.0  # a new cluster makes the topic of its groups' offsets at the first question
+CONFIGS = (
+    "cleanup.policy", "max.message.bytes", "message.timestamp.type", "min.insync.replicas",
+    "retention.bytes", "retention.ms",
+)  # fmt: skip
+UNKNOWN_TOPIC = kafka.errors.UnknownTopicOrPartitionError.errno
+REFUSED_TOPIC = kafka.errors.TopicAuthorizationFailedError.errno
+
+Answer = TypeVar("Answer")
+Rights = frozenset[str] | None  # names of operations, such as READ; None: the broker does not tell
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSeen:
+    """A topic as the broker tells it. `error` names why it can't be described; "" when it can.
+
+    `configs` is empty where they may not be read.
+    """
+
+    name: str
+    exists: bool | None  # None: the broker does not say
+    rights: Rights
+    error: str = ""
+    partitions: int = 0
+    leaderless: tuple[int, ...] = ()  # partitions without a leader
+    replicas: int = 0  # the fewest of any partition
+    in_sync: int = 0  # the fewest of any partition
+    configs: dict[str, str] = field(default_factory=dict)
+
+    def whole(self, config: str) -> int | None:
+        """Return a configuration that is a number; None when it was not told."""
+        text = self.configs.get(config, "")
+        return int(text) if text.lstrip("-").isdigit() else None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSeen:
+    """A consumer group: its state ("Dead", "Empty": nobody is in it), its members, our rights."""
+
+    state: str
+    members: int
+    rights: Rights
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What one look at a cluster found."""
+
+    version: str  # the newest Kafka whose protocol the broker speaks
+    brokers: int | None  # None: not told
+    latency_ms: float  # of a small request
+    names: tuple[str, ...]  # of every topic that we may see
+    topics: dict[str, TopicSeen]
+    group: GroupSeen
+    transactional_id: str = ""  # the error of asking for it; "" where it is not used, or may be described
+
+
+def survey(kafka: KafkaConfig, topics: Sequence[str], transactional_id: str = "") -> Survey:
+    """Look at a cluster. `transactional_id` "" is not asked for.
+
+    Raise `UsageError` when no broker answers or it refuses the login, `AfreshError` when it fails midway.
+    """
+    admin = open_admin(kafka)
+    try:
+        names = admin.list_topics()
+        found = _topics(admin, topics)
+        return Survey(
+            version=_version(admin),
+            brokers=_brokers(admin),
+            latency_ms=_latency_ms(admin),
+            names=tuple(sorted(names)),
+            topics=found,
+            group=_group(admin, kafka.group_id, told=any(seen.rights is not None for seen in found.values())),
+            transactional_id=_transactional_id(admin, transactional_id) if transactional_id else "",
+        )
+    except KafkaError as error:
+        raise translated(error, "looking at the cluster") from error
+    finally:
+        admin.close()
+
+
+def listening(kafka: KafkaConfig) -> list[str]:
+    """Return those of the addresses at which something takes a connection, Kafka or not.
+
+    The client does not tell a login that was refused, or the wrong security protocol, from silence.
+    """
+    found = []
+    for server in kafka.bootstrap_servers.split(","):
+        host, _, port = server.strip().rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]") or server.strip(), int(port or 9092)), 1.0).close()
+        except (OSError, ValueError):
+            continue
+        found.append(server.strip())
+    return found
+
+
+def _version(admin: KafkaAdminClient) -> str:
+    version = admin._manager.broker_version  # known since the connection began; there is no public name
+    return ".".join(map(str, version))
+
+
+def _brokers(admin: KafkaAdminClient) -> int | None:
+    try:
+        return len(admin.describe_cluster()["brokers"])
+    except (KafkaError, KeyError):  # kafka-python 3.0.12 stumbles over the first version of this answer
+        return None
+
+
+def _latency_ms(admin: KafkaAdminClient) -> float:
+    times_s = []
+    for _ in range(PINGS):
+        began = time.perf_counter()
+        admin.describe_topics([])
+        times_s.append(time.perf_counter() - began)
+    return statistics.median(times_s) * 1000
+
+
+def _topics(admin: KafkaAdminClient, names: Sequence[str]) -> dict[str, TopicSeen]:
+    described = {topic["name"]: topic for topic in admin.describe_topics(list(names))}
+    there = [name for name in names if described.get(name, {}).get("error_code") == 0]
+    asked = [ConfigResource(ConfigResourceType.TOPIC, name, list(CONFIGS)) for name in there]
+    configs = admin.describe_configs(asked, config_filter="all").get("topic", {}) if asked else {}
+    return {name: _topic(name, described.get(name, {}), configs.get(name, {})) for name in names}
+
+
+def _topic(name: str, told: dict[str, Any], configs: dict[str, dict[str, Any]]) -> TopicSeen:
+    code, rights = told.get("error_code", UNKNOWN_TOPIC), _rights(told)
+    if code:
+        exists = {UNKNOWN_TOPIC: False, REFUSED_TOPIC: None}.get(code, True)
+        return TopicSeen(name, exists, rights, kafka.errors.for_code(code).__name__)
+    partitions = told["partitions"]
+    return TopicSeen(
+        name,
+        True,
+        rights,
+        partitions=len(partitions),
+        leaderless=tuple(each["partition_index"] for each in partitions if each["leader_id"] < 0),
+        replicas=min((len(each["replica_nodes"]) for each in partitions), default=0),
+        in_sync=min((len(each["isr_nodes"]) for each in partitions), default=0),
+        configs={key: str(config["value"]) for key, config in configs.items()},
+    )
+
+
+def _group(admin: KafkaAdminClient, group_id: str, told: bool) -> GroupSeen:
+    """Describe a group; where the broker has told other rights (`told`), but not those of a group that nobody
+    has joined yet, try the one that is needed.
+    """
+    try:
+        group = _insist(lambda: admin.describe_groups([group_id])[group_id])
+    except KafkaError as error:
+        return GroupSeen("", 0, None, type(error).__name__)
+    # since Kafka 4 a group that nobody has joined is an error of the description, and no fault
+    problem = group["error"] or ""
+    known = not problem or "GroupIdNotFound" in problem
+    rights = _rights(group)
+    if told and rights is None and known:
+        rights = _tried(admin, group_id)
+    return GroupSeen(group["group_state"], len(group["members"]), rights, "" if known else problem)
+
+
+def _tried(admin: KafkaAdminClient, group_id: str) -> Rights:
+    """Take a member that does not exist out of the group: the broker looks at our right to READ first."""
+    stranger = MemberToRemove(member_id=f"afresh-check-{uuid.uuid4()}", reason="a question of rights")
+    try:
+        admin.remove_group_members(group_id, [stranger])
+    except kafka.errors.GroupAuthorizationFailedError:
+        return frozenset({"DESCRIBE"})
+    except KafkaError:  # no such member, as it must be
+        pass
+    return frozenset({"DESCRIBE", "READ"})
+
+
+def _transactional_id(admin: KafkaAdminClient, transactional_id: str) -> str:
+    """Return why we may not ask for a transactional id; "" when we may, whether it was used before or not."""
+    try:
+        _insist(lambda: admin.describe_transactions([transactional_id]))
+    except kafka.errors.AuthorizationError as error:
+        return type(error).__name__
+    except KafkaError:  # not found: nothing to describe yet
+        return ""
+    return ""
+
+
+def _insist(ask: Callable[[], Answer]) -> Answer:
+    """Ask again for a while where the broker says that it is not ready."""
+    until = time.monotonic() + COORDINATOR_WAIT_S
+    while True:
+        try:
+            return ask()
+        except kafka.errors.RetriableError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+
+
+def _rights(told: dict[str, Any]) -> Rights:
+    operations = told.get("authorized_operations")
+    return None if operations is None else frozenset(operations)

@@ -1,0 +1,217 @@
+"""Our fields in the user's records: under which names they lie.
+
+A name with dots is a path into nested objects: `payload.user.id` is the `id` of the `user` of the `payload`.
+A top-level field that is literally so called wins. A step that ends in `[]` is an array: `items[].sku` is the
+`sku` of each element of `items`, and the record is an event for each of them. `$key` as a name of `user_id`
+stands for the record's key.
+
+A field may have several names: the first that a record holds is taken, null and empty text apart.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from pipeline.errors import UsageError
+from pipeline.events.checks import Problem
+from pipeline.events.framing import ADVICE, unframed
+from pipeline.settings import EVENT_FIELDS, KEY_FIELD, EventsConfig, names_of
+
+NEEDED = ("user_id", "item_id")
+TEXTS = ("user_id", "item_id", "event_type", "event_id", "session_id", "ranking_id")
+ARRAY = "[]"  # ends the step of a path that leads through an array
+Names = tuple[str, ...]  # of one field, the first choice first
+
+
+class Refused(ValueError):
+    """A record that parses but lacks what an event needs; carries the `Problem`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.problem = Problem(reason, detail)
+
+
+def field_choices(settings: EventsConfig) -> dict[str, Names]:
+    """Return the names of each of our fields in the user's records, the first choice first.
+
+    Raise `UsageError` when two fields share a name, one lies inside of another, or arrays don't agree.
+
+    >>> field_choices(EventsConfig(fields={"user_id": ["uid", "$key"]}))["user_id"]
+    ('uid', '$key')
+    """
+    choices = {field: names_of(settings.fields.get(field, field)) for field in EVENT_FIELDS}
+    pairs = [(field, name) for field, names in choices.items() for name in names]
+    owners: dict[str, str] = {}
+    for field, name in pairs:
+        owner = owners.setdefault(name, field)
+        if owner != field:
+            raise UsageError(
+                f"events.fields: {owner} and {field} are both read from {name!r}; expected a name for each. "
+                f"Map the one that your records don't have to a name that doesn't occur in them"
+            )
+    _check_arrays(pairs)
+    for field, name in pairs:
+        for other, path in pairs:
+            if path.startswith((f"{name}.", f"{name}{ARRAY}")) and (
+                field in settings.fields or field in NEEDED
+            ):
+                raise UsageError(
+                    f"events.fields: {field} is read from {name!r}, and {other} from {path!r}, inside of it; "
+                    f"expected a field or an object. Map {field} to another name"
+                )
+    return choices
+
+
+def field_names(settings: EventsConfig) -> dict[str, str]:
+    """Return the first name of each of our fields in the user's records. Raise `UsageError` as
+    `field_choices` does.
+
+    >>> field_names(EventsConfig(fields={"item_id": "sku"}))["item_id"]
+    'sku'
+    """
+    return {field: names[0] for field, names in field_choices(settings).items()}
+
+
+def is_path(name: str) -> bool:
+    """Return whether a field's name leads into nested objects, or through an array."""
+    return ("." in name and all(name.split("."))) or ARRAY in name
+
+
+def array_in(names: Sequence[str]) -> str:
+    """Return the path of the array that some of the names lead through; "" where none does.
+
+    >>> array_in(["user_id", "ecommerce.items[].id"]), array_in(["ids[]"]), array_in(["items"])
+    ('ecommerce.items', 'ids', '')
+    """
+    return next((name.partition(ARRAY)[0] for name in names if ARRAY in name), "")
+
+
+def value_at(record: Mapping[str, Any], name: str) -> Any:
+    """Return what a parsed record holds under a field's name, or at the end of its path; None for nothing.
+
+    >>> [value_at({"a": {"b": 1}, "a.c": 2}, name) for name in ("a.b", "a.c", "a.d", "b")]
+    [1, 2, None, None]
+    """
+    found: Any = record.get(name)
+    if found is not None or not is_path(name):
+        return found
+    found = record
+    for step in name.split("."):
+        found = found.get(step) if isinstance(found, dict) else None
+    return found
+
+
+def spread(record: Mapping[str, Any], choices: Mapping[str, Names], item: str) -> list[dict[str, Any]]:
+    """Return what a parsed record holds under names that may be several or lead through an array, one object
+    for each of its events; `item` is the field that makes them. As `Decoder` reads it.
+
+    >>> spread({"u": "", "v": 1, "a": [{"b": 2}, {"b": 3}]}, {"user": ("u", "v"), "item": ("a[].b",)}, "item")
+    [{'user': 1, 'item': 2}, {'user': 1, 'item': 3}]
+    """
+    array = array_in([name for names in choices.values() for name in names])
+    elements = value_at(record, array) if array else None
+    for name in choices[item]:
+        if ARRAY in name and isinstance(elements, list) and elements:
+            inside = {**choices, item: tuple(each for each in choices[item] if ARRAY in each)}
+            return [
+                {field: _first(record, element, names) for field, names in inside.items()}
+                for element in elements
+            ]
+        if ARRAY not in name and value_at(record, name) not in (None, ""):
+            break
+    return [{field: _first(record, None, names) for field, names in choices.items()}]
+
+
+def put_at(record: dict[str, Any], name: str, value: object) -> None:
+    """Put a value where `value_at`, or a path through an array of one element, finds it; nothing for the key.
+
+    >>> record = {"user_id": "ann"}
+    >>> put_at(record, "order.items[].sku", "tea")
+    >>> put_at(record, "order.items[].price", 2.5)
+    >>> record
+    {'user_id': 'ann', 'order': {'items': [{'sku': 'tea', 'price': 2.5}]}}
+    """
+    if name == KEY_FIELD:
+        return
+    *path, last = name.split(".") if is_path(name) else [name]
+    place: dict[str, Any] = record
+    for step in path:
+        if step.endswith(ARRAY):
+            (place,) = place.setdefault(step.removesuffix(ARRAY), [{}])
+        else:
+            place = place.setdefault(step, {})
+    if last.endswith(ARRAY):
+        place[last.removesuffix(ARRAY)] = [value]
+    else:
+        place[last] = value
+
+
+def key_text(key: bytes | None) -> str:
+    """Return the id that a record's key holds: its text, or the JSON behind a schema registry's frame.
+
+    Raise `Refused` without a key, UnicodeDecodeError when it isn't UTF-8.
+
+    >>> key_text(b"ann"), key_text(bytes(5) + b'"ann"'), key_text(bytes(5) + b"42")
+    ('ann', 'ann', '42')
+    """
+    if key is None:
+        raise Refused("missing_field", f"the record has no key; expected user_id there, see {KEY_FIELD}")
+    framed = unframed(key)
+    if framed is None:
+        return key.decode()
+    try:
+        return str(msgspec.json.decode(framed.payload, type=str | int))
+    except msgspec.MsgspecError:
+        detail = f"the key is framed ({framed.schema}) and holds no JSON text or whole number; {ADVICE}"
+        raise Refused("schema_framed", detail) from None
+
+
+def _first(record: Mapping[str, Any], element: Any, names: Names) -> Any:
+    """Return the first value that is not null or empty text, else what is found of these."""
+    found = None
+    for name in names:
+        _, array, after = name.partition(ARRAY)
+        if not array:
+            value = value_at(record, name)
+        elif after:
+            value = value_at(element, after[1:]) if isinstance(element, dict) else None
+        else:
+            value = element
+        if value is not None and value != "":
+            return value
+        found = value if found is None else found
+    return found
+
+
+def _check_arrays(pairs: Sequence[tuple[str, str]]) -> None:
+    """Raise `UsageError` unless all arrays are one, `item_id` lies in it, and no other path ends or goes on
+    there as in an object."""
+    inside = [(field, name) for field, name in pairs if ARRAY in name]
+    if not inside:
+        return
+    first, path = inside[0]
+    array, where = path.partition(ARRAY)[0], f"events.fields: {first} is read from {path!r}"
+    for field, name in inside:
+        before, _, after = name.partition(ARRAY)
+        steps = [*before.split("."), *after.removeprefix(".").split(".")][: None if after else -1]
+        if not all(steps) or ARRAY in after or (after and after[0] != "."):
+            raise UsageError(
+                f"events.fields: {field} is read from {name!r}; expected a path through one array, such as "
+                f"items{ARRAY}.id or order.items{ARRAY}.product.id"
+            )
+        if before != array:
+            raise UsageError(
+                f"{where}, and {field} from {name!r}; expected one array for all: a record becomes an event "
+                "for each of its elements"
+            )
+    if all(field != "item_id" for field, _ in inside):
+        raise UsageError(
+            f"{where}, in an array that item_id is not read from; expected item_id in the same array: a "
+            "record becomes an event for each of its elements"
+        )
+    for field, name in pairs:
+        if name.startswith(f"{array}."):
+            raise UsageError(
+                f"{where}, of an array, and {field} from {name!r}, of an object; expected one of the two"
+            )

@@ -1,0 +1,1 @@
+"""Simple models: served by name, or measured beside the served one."""

@@ -1,0 +1,66 @@
+"""Whose lists go out with a batch: those of its users, and some that are due without an event.
+
+An event is late when its record has waited for long: the worker is reading a backlog. Late events are learned
+like all others, but their users' lists wait until most of a batch is no longer late, and then go out once
+each, those seen last first. (Single records may always come late, as those of a phone that was offline.)
+Users who were last heard of long ago wait for their next event: nobody looks at their lists, and a list made
+now would not be theirs by then. Axis B = events of a batch.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.events.batch import Batch
+from pipeline.settings import RankConfig
+from pipeline.state.popularity import DAY_MS
+from pipeline.state.refresh import LATER, NOW
+from pipeline.state.state import State
+
+IntArray = npt.NDArray[np.int32]
+URGENT_A_BATCH = 1024  # of 20,000 holders of a withdrawn item the last is told after 20 batches
+LATER_A_BATCH = 512
+
+
+class Recipients(NamedTuple):
+    """User rows: `touched` by an event that is not late, in order of appearance, and `due` without one."""
+
+    touched: IntArray
+    due: IntArray
+    late_B: npt.NDArray[np.bool_]
+
+    @property
+    def users(self) -> IntArray:
+        """All of them, those with an event first."""
+        return np.concatenate((self.touched, self.due))
+
+
+def nobody(batch: Batch) -> Recipients:
+    """Return the audience of a batch from which nothing may go out."""
+    none = np.empty(0, np.int32)
+    return Recipients(none, none, np.zeros(batch.user_B.shape[0], np.bool_))
+
+
+def audience(state: State, batch: Batch, now_ms: int, rank: RankConfig) -> Recipients:
+    """Return whose lists are to be made; they count as made from now on."""
+    held_B = state.origin.partition.data[batch.user_B] >= 0  # else evicted with this very batch
+    age_ms_B = np.where(batch.append_ms_B > 0, now_ms - batch.append_ms_B, 0)
+    late_B = age_ms_B > rank.backlog_after_s * 1000
+    waits_B = late_B & (age_ms_B <= rank.max_inactive_days * DAY_MS)
+    refresh, last_event_U = state.refresh, state.users.last_event.data
+    refresh.mark(np.unique(batch.user_B[held_B & waits_B]), LATER)
+    touched = _in_order(batch.user_B[held_B & ~late_B])
+    refresh.done(touched)
+    due = refresh.next(NOW, URGENT_A_BATCH, last_event_U, state.users.id_of)
+    if 2 * np.count_nonzero(late_B) <= late_B.size:
+        later = refresh.next(LATER, LATER_A_BATCH, last_event_U, state.users.id_of)
+        due = np.concatenate((due, later))
+    refresh.done(due)
+    return Recipients(touched, due, late_B)
+
+
+def _in_order(rows_B: IntArray) -> IntArray:
+    """Return the rows, each once, in order of appearance."""
+    rows, first = np.unique(rows_B, return_index=True)
+    return rows[np.argsort(first)]

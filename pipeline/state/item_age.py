@@ -1,0 +1,31 @@
+"""When each item came, in learned events: what makes an item a young one."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.state.store import Column
+
+
+class ItemAge:
+    """Columns: `at_event` int64 [M], the events learned before the batch in which the item was admitted."""
+
+    def __init__(self, capacity: int) -> None:
+        self.at_event = Column(np.zeros(capacity, np.int64), "item")
+
+    def columns(self) -> dict[str, Column]:
+        return {"at_event": self.at_event}
+
+    def note(self, rows: Any, at_event: int) -> None:
+        """Let these rows' items be born now."""
+        self.at_event.data[rows] = at_event
+
+    def young(self, item_B: Any, first_event: int, events: int) -> npt.NDArray[np.float64]:
+        """Say of each event [B] whether its item is younger than `events` learned events: 1 or 0.
+
+        The events are numbered from `first_event` on. An item without a row (below 0) is as young as can be.
+        """
+        number_B = first_event + np.arange(len(item_B))
+        age_B = number_B - self.at_event.data[np.maximum(item_B, 0)]
+        return np.where((item_B < 0) | (age_B < events), 1.0, 0.0)

@@ -1,0 +1,56 @@
+"""The figures of one batch, read off what its stages leave behind."""
+
+import numpy as np
+
+from pipeline.events.batch import Batch
+from pipeline.models.model import TrainResult
+from pipeline.outcome import Figures, TableFigures
+from pipeline.ranking.recipients import Recipients
+from pipeline.state.refresh import LATER, NOW
+from pipeline.state.state import State
+
+MORE_TYPES = "other"  # names of event types come from outside: figures name so many at most
+TYPES_NAMED = 32
+
+
+def tables_of(state: State) -> dict[str, TableFigures]:
+    """Return each table's live rows, and how many ever came and went."""
+    users, items, gone = state.users, state.items, state.availability
+    return {
+        "users": TableFigures(len(users) - 1, users.admitted, users.evicted),  # row 0 is nobody's
+        "items": TableFigures(len(items), items.admitted, items.evicted),
+        "withdrawn": TableFigures(len(gone.withdrawn), gone.came, gone.went),
+    }
+
+
+def figures_of(
+    state: State,
+    batch: Batch,
+    served: TrainResult,
+    before: dict[str, TableFigures],
+    whose: Recipients,
+    reacting: bool,
+) -> Figures:
+    """Return what happened in a batch; `served` is the served model's lesson, `before` are the tables until
+    then.
+    """
+    types = dict(sorted(batch.types.items(), key=lambda pair: -pair[1])[:TYPES_NAMED])
+    rest = sum(batch.types.values()) - sum(types.values())
+    tables = {
+        name: TableFigures(now.live, now.admitted - was.admitted, now.evicted - was.evicted)
+        for (name, was), now in zip(before.items(), tables_of(state).values(), strict=True)
+    }
+    return Figures(
+        types=types | ({MORE_TYPES: rest} if rest else {}),
+        duplicates=batch.duplicates,
+        learned=len(batch.user_B),
+        loss=served.loss,
+        gradient_norm=served.gradient_norm,
+        skipped=served.skipped,
+        newest_event_ms=int(batch.time_ms_B.max(initial=0)),
+        tables=tables,
+        late=int(np.count_nonzero(whose.late_B)),
+        moved=batch.moved,
+        due=state.refresh.waiting(NOW) + state.refresh.waiting(LATER),
+        reacting=reacting,
+    )

@@ -1,0 +1,1 @@
+"""Write Kafka topics."""
