@@ -15,11 +15,11 @@ TYPES_NAMED = 32
 
 def tables_of(state: State) -> dict[str, TableFigures]:
     """Return each table's live rows, and how many ever came and went."""
-    users, items, gone = state.users, state.items, state.availability
+    users, items, availability = state.users, state.items, state.availability
     return {
         "users": TableFigures(len(users) - 1, users.admitted, users.evicted),  # row 0 is nobody's
         "items": TableFigures(len(items), items.admitted, items.evicted),
-        "withdrawn": TableFigures(len(gone.withdrawn), gone.came, gone.went),
+        "withdrawn": TableFigures(len(availability.withdrawn), availability.came, availability.went),
     }
 
 

@@ -53,12 +53,10 @@ def judge_file(
     from consumers.files.order import in_order
     from consumers.files.recording import readable_twice
     from consumers.files.rows import Tally
-    from pipeline.app.cpu_count import free_cores, use_threads
     from pipeline.errors import UsageError
     from pipeline.service.clock import SystemClock
     from pipeline.service.prequential import Evaluation
 
-    use_threads(free_cores())  # whoever judges a file waits for it; the figures are the same
     clock, tally = SystemClock(), Tally()
     now_ms = clock.now_ms()
     evaluation = Evaluation(settings, variants, clock)

@@ -29,8 +29,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels import kernel
-from pipeline.models.tested import RankResult
+from pipeline.models.model import RankResult
 
 NEGATIVES = 100  # non-clicks for each click in precision
 PER_DECADE, DECADES = 32, 6
@@ -65,10 +64,11 @@ class Curves:
 
     def update(self, model: str, tested: RankResult) -> None:
         """Add one model's tests of a batch. Raises KeyError for a model that was not named at the start."""
-        _add(
-            tested.greater_B, tested.equal_B, tested.candidates_B, tested.tested_B, tested.known_B,
-            EDGES_E, self._mass[model], self._sums[model],
-        )  # fmt: skip
+        ranked_B = tested.tested_B & tested.known_B & np.isfinite(tested.below_B)
+        depth_N = 1.0 - tested.below_B[ranked_B].astype(np.float64)
+        np.add.at(self._mass[model], np.searchsorted(EDGES_E, depth_N), 1.0)
+        unknown = int(np.count_nonzero(tested.tested_B & ~tested.known_B))
+        self._sums[model] += np.array([depth_N.size, unknown, (1 - depth_N).sum()])
 
     def curve(self, model: str) -> Curve:
         """Return a model's curves, precision with `NEGATIVES` sampled non-clicks for each click."""
@@ -99,36 +99,3 @@ class Curves:
             if f"model.{model}.mass" in arrays:
                 self._mass[model] = np.array(arrays[f"model.{model}.mass"], np.float64)
                 self._sums[model] = np.array(arrays[f"model.{model}.sums"], np.float64)
-
-
-@kernel()
-def _add(greater_B, equal_B, candidates_B, tested_B, known_B, edges_E, mass_E, sums):  # type: ignore[no-untyped-def]
-    """Spread each target over the bins of its places; bin j holds depths above edge j - 1 up to edge j."""
-    last = edges_E.shape[0] - 1
-    for b in range(greater_B.shape[0]):
-        if not tested_B[b]:
-            continue
-        if not known_B[b]:
-            sums[1] += 1
-            continue
-        n = candidates_B[b] - 1
-        if n < 1:
-            continue  # no other candidate: nothing to compare with
-        first = min(greater_B[b], n)  # a score that is no number counts below all
-        final = min(first + equal_B[b], n)
-        sums[0] += 1
-        sums[2] += 1 - (first + final) / (2 * n)
-        low, high = 0, last
-        while low < high:  # the first edge at or above the first place
-            middle = (low + high) // 2
-            if edges_E[middle] * n < first:
-                low = middle + 1
-            else:
-                high = middle
-        places, done = final - first + 1, first
-        while done <= final:
-            upto = final if low == last else min(final, np.int64(np.floor(edges_E[low] * n)))
-            if upto >= done:
-                mass_E[low] += (upto - done + 1) / places
-                done = upto + 1
-            low += 1

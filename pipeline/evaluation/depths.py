@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pipeline.evaluation.quality import CUTOFF, SegmentFigures
 from pipeline.kernels import kernel
-from pipeline.models.tested import RankResult
+from pipeline.models.model import RankResult
 
 DEPTHS = (1, 5, 10, 20, 50)
 SEGMENTS = ("all", "new", "old")

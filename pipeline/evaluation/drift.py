@@ -16,7 +16,7 @@ import numpy.typing as npt
 from river.drift import ADWIN
 
 from pipeline.events.records import DriftAlarm
-from pipeline.models.tested import RankResult
+from pipeline.models.model import RankResult
 
 DETECTOR = "adwin"
 # Each with the direction that is told. Young items get fewer while a catalogue fills, which is no news.

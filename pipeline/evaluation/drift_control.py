@@ -13,7 +13,8 @@ from pipeline.evaluation.drift import YOUNG, DriftWatch, scaled_loss
 from pipeline.evaluation.reaction import Reaction
 from pipeline.events.batch import Batch
 from pipeline.events.records import DriftAlarm
-from pipeline.models.tested import RankResult
+from pipeline.features.bank import FeatureBank
+from pipeline.models.model import RankResult
 from pipeline.state.item_age import ItemAge
 from pipeline.state.state import State
 
@@ -27,23 +28,23 @@ class DriftControl:
     What an alarm brings about is there from the next batch on: this batch is tested and learned already.
     """
 
-    def __init__(self, state: State, reaction: bool) -> None:
+    def __init__(self, state: State, bank: FeatureBank, reaction: bool) -> None:
         """Watch the items of a state; answer alarms if `reaction`."""
-        self._state = state
+        self._state, self._bank = state, bank
         self._watch, self._reaction = DriftWatch(), Reaction(reaction)
         self._births = ItemAge(state.items.capacity)
-        state.register("births", self._births)
+        state.register("item_age", self._births)
 
     @property
     def reacting(self) -> bool:
         """Whether a reaction runs at the next event."""
         return self._reaction.running(self._state.events_learned)
 
-    def pace(self, first_event: int) -> float:
+    def step_scale(self, first_event: int) -> float:
         """Return how much longer than usual the steps of a batch are that begins with this event."""
         return self._reaction.pace(first_event)
 
-    def welcome(self, rows: Any) -> None:
+    def init_rows(self, rows: Any) -> None:
         """Take note of items just admitted."""
         self._births.note(rows, self._state.events_learned)
 
@@ -62,7 +63,7 @@ class DriftControl:
 
     def answer(self, alarms: Sequence[DriftAlarm]) -> list[DriftAlarm]:
         """React to alarms of the events learned so far; return them, each with the strength of its answer."""
-        return self._reaction.answer(alarms, self._state.successors, self._state.events_learned)
+        return self._reaction.answer(alarms, self._bank, self._state.events_learned)
 
     def arrays(self) -> Arrays:
         """Return what the watch and the reaction keep; the ages of items are columns of the state."""

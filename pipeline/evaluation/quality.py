@@ -9,7 +9,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.models.tested import RankResult
+from pipeline.models.model import RankResult
 
 CUTOFF = 10  # the K of hr@10, ndcg@10 and mrr@10
 SEGMENTS = ("all", "cold", "warm")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.events.records import DriftAlarm
-from pipeline.state.successors import CONTEXTS, Successors
+from pipeline.features.bank import FeatureBank
 
 LASTS = 5_000  # events that a reaction runs
 LEAST = 0.05  # share of quality left that is reacted to as to the worst
@@ -62,20 +62,20 @@ class Reaction:
             return 1.0
         return 1 + PACE * (1 - self._left) * (self._until - at_event) / LASTS
 
-    def answer(self, alarms: Sequence[DriftAlarm], successors: Successors, at_event: int) -> list[DriftAlarm]:
+    def answer(self, alarms: Sequence[DriftAlarm], bank: FeatureBank, at_event: int) -> list[DriftAlarm]:
         """Weaken the past as far as the alarms ask for it; return them, each with the strength of its answer.
 
         `at_event` is the number of events learned, from which on the answer counts.
         """
-        return [self._answer(alarm, successors, at_event) for alarm in alarms]
+        return [self._answer(alarm, bank, at_event) for alarm in alarms]
 
-    def _answer(self, alarm: DriftAlarm, successors: Successors, at_event: int) -> DriftAlarm:
+    def _answer(self, alarm: DriftAlarm, bank: FeatureBank, at_event: int) -> DriftAlarm:
         left = share_left(alarm)
         before = self._left if self.running(at_event) else 1.0
         if not self.on or left >= before:
             return alarm
         self._until, self._left = at_event + LASTS, left
-        successors.fade(weakening(left) - weakening(before), round(CONTEXTS * left))
+        bank.fade(weakening(left) - weakening(before), left)
         return msgspec.structs.replace(alarm, reaction=round(1 - left, 6))
 
     def arrays(self) -> Arrays:
@@ -89,7 +89,7 @@ class Reaction:
 
 
 def weakening(left: float) -> float:
-    """Return how much the past is weakened where so much quality is left, see `Successors.fade`.
+    """Return how much the past is weakened where so much quality is left, see `FeatureBank.fade`.
 
     >>> weakening(1.0), weakening(0.5) == 1 / WEIGHT
     (0.0, True)

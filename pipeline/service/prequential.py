@@ -9,32 +9,33 @@ in it, as `replay` sends none of them: so batches are those of a service that re
 batches.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise, product
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
+import msgspec
 import numpy as np
 
 from pipeline.evaluation.curves import Curve
 from pipeline.evaluation.exposure import gini
 from pipeline.evaluation.quality import ModelFigures, SegmentFigures, ServedFigures, between
 from pipeline.events.batch import Events, RawBatch, Span, TopicPartition
-from pipeline.models.model import FloatArray, IntArray, Model, Pool, Targets, TrainResult
-from pipeline.models.registry import LIVE_LINES, Value, build_model
+from pipeline.features.popularity import ALL
+from pipeline.models.model import Model, Targets, TrainingCandidates, TrainResult
+from pipeline.models.registry import LIVE_BASELINES, variant_of
+from pipeline.models.registry import Variant as Configured
 from pipeline.recommender import Recommender
 from pipeline.service.ports import Clock
 from pipeline.settings import Settings
-from pipeline.state.popularity import ALL
 from pipeline.state.queries import Queries
-from pipeline.state.state import State
-from pipeline.state.store import Column
 from pipeline.state.tables import LIVE
 
 # Where a file's users come from. No topic can have this name, so a service that starts from a trained
 # checkpoint never takes the file for a partition of its own: it keeps these users, and each moves to the
 # partition that the first live event comes from.
 FILE_SOURCE = TopicPartition("@file", 0)
+Value = str | int | float | bool
 Setting = dict[str, Value]
 BASELINES = ("popularity", "recent_popularity", "markov", "item_knn", "session_knn", "isgd", "biased_mf")
 # What counts say of neighbours over popularity: at which half-life, and how much. The first only fills up.
@@ -111,7 +112,7 @@ def compared(settings: Settings, names: Sequence[str] = ()) -> list[Variant]:
 def as_served(settings: Settings) -> list[Variant]:
     """Return the models that the service itself runs."""
     served = settings.model.name
-    return [Variant(name, {}) for name in (served, *(line for line in LIVE_LINES if line != served))]
+    return [Variant(name, {}) for name in (served, *(line for line in LIVE_BASELINES if line != served))]
 
 
 class Line(NamedTuple):
@@ -172,7 +173,9 @@ class Evaluation:
     def __init__(self, settings: Settings, variants: Sequence[Variant], clock: Clock) -> None:
         self._settings, self._variants, self._clock = settings, list(variants), clock
         self._timed: list[_Timed] = []
-        self.recommender = Recommender(settings, self._build, test_all=True, unread=True)
+        self.recommender = Recommender(
+            settings, [self._configured(each) for each in self._variants], self._time, unread=True
+        )
         self._seconds = 0.0
         self._skipped = self._duplicates = 0
         self._newest_ms = 0  # time of the newest event so far
@@ -227,7 +230,7 @@ class Evaluation:
         state, exposure = self.recommender.state, self.recommender.exposure
         live = np.flatnonzero(state.items.status.data == LIVE)
         places = exposure.of(live)
-        counts = state.popularity.stored.data[live, ALL]
+        counts = self.recommender.bank.popularity.stored.data[live, ALL]
         return Shown(
             exposure.lists,
             float(np.count_nonzero(places)) / max(len(live), 1),
@@ -235,44 +238,35 @@ class Evaluation:
             float(places @ counts) / max(int(places.sum()), 1),
         )
 
-    def _build(self, state: State, settings: Settings) -> list[Model]:
-        models = [
-            build_model(each.model, state, settings, each.setting, each.name) for each in self._variants
-        ]
-        self._timed = [_Timed(model, self._clock) for model in models]
-        return list(self._timed)
+    def _configured(self, each: Variant) -> Configured:
+        """Return the registry's variant under the name that figures have."""
+        return variant_of(self._settings.model, each.model, each.setting)._replace(name=each.name)
+
+    def _time(self, model: Model) -> Model:
+        timed = _Timed(model, self._clock)
+        self._timed.append(timed)
+        return cast(Model, timed)
 
     def _settings_of(self, model: str) -> Setting:
         chosen = self._settings.model
-        if model != "attention":
+        config: Setting = msgspec.to_builtins(variant_of(chosen, model).config)
+        if model in BASELINES:
             return {}
-        return {
-            "dim": chosen.dim, "history": chosen.history, "memories": chosen.memories, "seed": chosen.seed
-        }  # fmt: skip
+        return {**config, "features": chosen.features, "seed": chosen.seed}
 
 
 class _Timed:
-    """A model with a stopwatch around its lessons."""
+    """A model with a stopwatch around its learning; everything else is the model's own."""
 
     def __init__(self, model: Model, clock: Clock) -> None:
-        self.name, self.lists = model.name, model.lists
         self.seconds = 0.0
         self.timed, self._clock = model, clock
 
-    def learn(self, queries: Queries, pool: Pool, targets: Targets) -> TrainResult:
+    def learn(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> TrainResult:
         began_s = self._clock.monotonic_s()
-        learned = self.timed.learn(queries, pool, targets)
+        result = self.timed.learn(queries, training, targets)
         self.seconds += self._clock.monotonic_s() - began_s
-        return learned
+        return result
 
-    def welcome(self, rows: IntArray, ids: Sequence[str]) -> None:
-        self.timed.welcome(rows, ids)
-
-    def score(self, queries: Queries, pool: Pool) -> FloatArray:
-        return self.timed.score(queries, pool)
-
-    def contributions(self, queries: Queries, rows_BK: IntArray, pool: Pool) -> FloatArray:
-        return self.timed.contributions(queries, rows_BK, pool)
-
-    def columns(self) -> Mapping[str, Column]:
-        return self.timed.columns()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.timed, name)

@@ -15,9 +15,9 @@ from pipeline.evaluation.curves import Curve
 from pipeline.evaluation.exposure import gini, share_of_most
 from pipeline.evaluation.quality import ModelFigures, ServedFigures
 from pipeline.evaluation.timeline import AlarmMark, Track
+from pipeline.features.popularity import ALL
 from pipeline.recommender import Recommender
 from pipeline.settings import Settings
-from pipeline.state.popularity import ALL
 from pipeline.state.tables import LIVE
 
 TABLES = ("model", "rank", "events", "limits")  # what figures hang on; no address and no name of a machine
@@ -120,7 +120,7 @@ def gather(
         coverage=recommender.coverage.ratio(live),
         lists=recommender.exposure.lists,
         shown=Spread(recommender.exposure.of(live).astype(np.float64)),
-        taken=Spread(recommender.state.popularity.values(ALL)[live].astype(np.float64)),
+        taken=Spread(recommender.bank.popularity.values(ALL)[live].astype(np.float64)),
         k=settings.rank.k,
         notes=notes,
     )
