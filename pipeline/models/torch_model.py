@@ -53,10 +53,10 @@ class TorchBatch:
         """Gather rows for the candidates alone, or for targets (-1: none) and negatives as well."""
         self._tables, self._leaves = tables, dict[str, tuple[IntArray, Tensor]]()
         self.queries, batch = queries, queries.user_B.shape[0]
-        self.n_candidates, self.n_negatives = candidates.rows.shape[0], 0
+        self.n_pairs, self.n_negatives = candidates.rows.shape[0], 0  # pairs that are no negatives
         item_P, query_P = [candidates.rows], [candidates.query_N]
         if target_B is not None and negatives_S is not None:
-            self.n_negatives = negatives_S.shape[0]
+            self.n_pairs, self.n_negatives = self.n_pairs + batch, negatives_S.shape[0]
             item_P += [target_B, np.tile(negatives_S, batch)]
             query_P += [np.arange(batch), np.repeat(np.arange(batch), self.n_negatives)]
         window_BL = queries.items_BL[:, : max(1, int(queries.length_B.max(initial=1)))]
@@ -87,11 +87,11 @@ class TorchBatch:
 
     def dot(self, user_BD: Tensor, items_RD: Tensor) -> Tensor:
         """Return the inner product of every pair [P]."""
-        own = self.n_candidates + (user_BD.shape[0] if self.n_negatives else 0)
-        pairs = (user_BD[self.query_P[:own]] * items_RD[self.item_P[:own]]).sum(1)
+        own = slice(self.n_pairs)
+        pairs = (user_BD[self.query_P[own]] * items_RD[self.item_P[own]]).sum(1)
         if not self.n_negatives:
             return pairs
-        negatives = items_RD[self.item_P[own : own + self.n_negatives]]
+        negatives = items_RD[self.item_P[self.n_pairs : self.n_pairs + self.n_negatives]]
         return torch.cat((pairs, (user_BD @ negatives.T).reshape(-1)))
 
     def _leaf(self, table: str, rows: IntArray) -> Tensor:
