@@ -1,11 +1,14 @@
 """Streams for tests of the core: raw batches from plain events, and one step of the state without models."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.events.batch import Batch, Events, RawBatch, Span, TopicPartition
+from pipeline.models.model import Model, Targets, TrainingCandidates, TrainResult
+from pipeline.models.registry import configured, history_of, variant_of
+from pipeline.recommender import Recommender
 from pipeline.settings import (
     BatchConfig,
     EventsConfig,
@@ -14,7 +17,7 @@ from pipeline.settings import (
     RankConfig,
     Settings,
 )
-from pipeline.state.queries import Queries, lesson_queries
+from pipeline.state.queries import Queries, training_queries
 from pipeline.state.state import State
 
 START_MS = 1_700_000_000_000
@@ -79,27 +82,42 @@ def small_settings(
     k: int = 5,
     history: int = 8,
     dim: int = 8,
+    **model: Any,
 ) -> Settings:
-    """Return settings that make every table and tensor small."""
+    """Return settings that make every table and tensor small; `model`: more keys of [model]."""
+    tables = {each: {"dim": dim, "history": history} for each in ("attention", "sasrec")}
     return Settings(
         events=ROLES,
         batch=BatchConfig(max_events=64),
-        model=ModelConfig(name=name, dim=dim, history=history),  # type: ignore[arg-type]
+        model=ModelConfig(name=name, tables=tables | model.pop("tables", {}), **model),
         rank=RankConfig(k=k, exclude_event_types=exclude),
         limits=limits or LimitsConfig(),
     )
 
 
+class Spy:
+    """A model whose lessons go through `hook(model, queries, training, targets)`."""
+
+    def __init__(self, model: Model, hook: Callable[..., TrainResult]) -> None:
+        self.model, self.hook = model, hook
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def learn(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> TrainResult:
+        """Let the hook learn."""
+        return self.hook(self.model, queries, training, targets)
+
+
+def spied(settings: Settings, name: str, hook: Callable[..., TrainResult], **options: Any) -> Recommender:
+    """Return a recommender of one model alone, whose lessons go through `hook`."""
+    variants = [variant_of(settings.model, name, options)]
+    return Recommender(settings, variants, lambda model: Spy(model, hook))
+
+
 def new_state(settings: Settings) -> State:
     """Return the state that a recommender of these settings starts with."""
-    return State(
-        settings.events,
-        settings.limits,
-        settings.rank.exclude_event_types,
-        settings.model.history,
-        settings.rank.k,
-        0,
-    )
+    return State(settings, history_of(configured(settings.model)))
 
 
 class Moved(NamedTuple):
@@ -107,24 +125,43 @@ class Moved(NamedTuple):
 
     batch: Batch
     queries: Queries
-    gone: list[str]
+    removed: list[str]
 
 
 def move_on(
     state: State, raw: RawBatch, before_update: Callable[[Batch, Queries], None] | None = None
 ) -> Moved:
-    """Bring a state on by one batch, as `Recommender.step` does, without models."""
+    """Bring a state on by one batch, as `Recommender.step` does, without models and count features."""
     batch = state.admit(raw)
-    queries = lesson_queries(state, batch)
+    queries = training_queries(state, batch)
     if before_update:
         before_update(batch, queries)
-    state.update(batch, queries.windows)
-    return Moved(batch, queries, state.expire(raw.now_ms))
+    state.update(batch)
+    expired = state.expire(raw.now_ms)
+    state.reclaim(expired)
+    return Moved(batch, queries, expired.removed_users)
 
 
 def names_of(state: State, rows: Sequence[int] | np.ndarray) -> list[str]:  # type: ignore[type-arg]
     """Return the ids of item rows, -1 left out."""
     return [state.items.id_of[row] for row in np.asarray(rows).tolist() if row >= 0]
+
+
+def history_rows(state: State, row: int) -> tuple[list[int], list[int]]:
+    """Return the items and times of a user's window, newest first."""
+    items, _, times, length = state.histories.latest(np.array([row], np.int32), state.items.status.data)
+    return items[0, : length[0]].tolist(), times[0, : length[0]].tolist()
+
+
+def copied(columns: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of what columns hold."""
+    return {name: column.data.copy() for name, column in columns.items()}
+
+
+def same(columns: dict[str, Any], before: dict[str, Any], rows: Any = slice(None)) -> None:
+    """Assert that columns hold what they held, in these rows."""
+    for name, column in columns.items():
+        np.testing.assert_array_equal(column.data[rows], before[name][rows], err_msg=name)
 
 
 def shoppers(

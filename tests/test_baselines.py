@@ -13,9 +13,9 @@ from pipeline.models.model import Model, Targets
 from pipeline.models.registry import Value, build_model
 from pipeline.ranking.pools import Pools
 from pipeline.settings import POSITIVE, LimitsConfig
-from pipeline.state import reclaiming as sweep
+from pipeline.state import reclaiming
 from pipeline.state.popularity import P1000
-from pipeline.state.queries import Queries, barred_targets
+from pipeline.state.queries import Queries, excluded_targets
 from pipeline.state.state import State
 from pipeline.state.successors import REACH
 from pipeline.state.tables import LIVE
@@ -32,7 +32,7 @@ def spoken_scores(model: Neighbours, queries: Queries, b: int) -> Scores:
     """Base and entries added up, in the same order: equal sums must be equal here too."""
     out = model.back_off.base(model.popularity)
     spoken = model.spoken(queries)
-    for e in range(spoken.border_B[b], spoken.border_B[b + 1]):
+    for e in range(spoken.excluded_indptr[b], spoken.excluded_indptr[b + 1]):
         out[spoken.row_E[e]] += spoken.value_E[e]
     return out
 
@@ -56,7 +56,7 @@ MODELS = {
 
 def targets_of(queries: Queries, batch: Batch) -> Targets:
     """What the recommender makes of a batch: positive events, unbarred, of known items."""
-    tested = (batch.role_B == POSITIVE) & ~barred_targets(queries, batch.item_B)
+    tested = (batch.role_B == POSITIVE) & ~excluded_targets(queries, batch.item_B)
     rows = np.where(tested & batch.known_B, batch.item_B, -1).astype(np.int32)
     counted = np.where(batch.role_B == POSITIVE, batch.item_B, -1).astype(np.int32)
     return Targets(rows, batch.weight_B, tested, batch.known_B, batch.seq, counted)
@@ -78,7 +78,7 @@ def pools_of(state: State, repeats: bool) -> Pools:
 @pytest.mark.parametrize("exclude", [None, [], ["buy"]], ids=["all bar", "repeats", "buys bar"])
 @pytest.mark.parametrize(("make", "score_all"), MODELS.values(), ids=MODELS.keys())
 def test_ranks_are_those_of_brute_force(make, score_all, exclude, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(sweep, "BATCH_OF_GONE", 5)
+    monkeypatch.setattr(reclaiming, "ROWS_WORTH_A_CYCLE", 5)
     state = new_state(small_settings(exclude=exclude, limits=LimitsConfig(items=35)))
     model: Model = make(state)
     state.register("model", model)
@@ -101,7 +101,7 @@ def test_ranks_are_those_of_brute_force(make, score_all, exclude, monkeypatch: p
                 assert mine == (0, 0, 0)
                 continue
             scores = scored[b]
-            barred = queries.barred[queries.border_B[b] : queries.border_B[b + 1]]
+            barred = queries.excluded[queries.excluded_indptr[b] : queries.excluded_indptr[b + 1]]
             shown = [m for m in np.flatnonzero(live).tolist() if m not in barred]
             greater = sum(scores[m] > scores[row] for m in shown)
             equal = sum(scores[m] == scores[row] for m in shown if m != row)

@@ -75,7 +75,7 @@ def test_blocks_hold_what_lists_hold(steps: list[tuple[str, object]]) -> None:
         else:
             dead = status == GONE
             for user in range(USERS):
-                consumed.scrub(user, user + 1, dead)
+                consumed.remove_references(user, user + 1, dead)
             status[dead] = LIVE  # reused for other items: nobody has consumed those
             for user, items in held.items():
                 held[user] = [item for item in items if not dead[item]]
@@ -108,7 +108,7 @@ def test_what_a_block_drops_does_not_hang_on_a_sweep() -> None:
         consumed.add(*columns([(0, item, True) for item in range(SMALLEST)]), status)
         status[[0, 2]] = SWEPT
         if swept:
-            consumed.scrub(0, 1, status == SWEPT)
+            consumed.remove_references(0, 1, status == SWEPT)
         consumed.add(*columns([(0, item, True) for item in range(10, 25)]), status)
         contents.append(
             (consumed.of(0, status).tolist(), consumed.size.data.tolist(), consumed.room.data.tolist())
@@ -124,7 +124,7 @@ def test_released_blocks_are_used_again() -> None:
         consumed.release(np.array([0]))
         for column in consumed.columns().values():
             column.data[0] = column.fill
-    assert consumed.values.data.size == 4096
+    assert consumed.values.size == 4096
 
 
 def test_blocks_put_elsewhere_grow_as_they_would_have_here() -> None:

@@ -176,9 +176,9 @@ def test_an_announced_item_is_measured_and_learned_like_one_that_nobody_has_name
 
 
 def queries_of(shop: Shop):  # type: ignore[no-untyped-def]
-    from pipeline.state.queries import serving_queries
+    from pipeline.state.queries import list_queries
 
-    return serving_queries(shop.recommender.state, np.array([1], np.int32))
+    return list_queries(shop.recommender.state, np.array([1], np.int32))
 
 
 def test_who_takes_an_announced_item_off_the_list_is_a_hit() -> None:
@@ -270,7 +270,7 @@ def test_rows_of_announced_items_leave_no_trace_when_they_are_used_again() -> No
         shop.settle()
     assert len(given["announced"]) > len(set(given["announced"]))
     assert set(given["announced"]) & set(given["new"])
-    lists = state.served.items.data
+    lists = state.published.items.data
     assert not np.isin(items.status.data[lists[lists >= 0]], (ANNOUNCED, GONE, HIDDEN)).any()
 
 

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import START_MS, Batches, Event, move_on, names_of, new_state, small_settings
+from streams import START_MS, Batches, Event, history_rows, move_on, names_of, new_state, small_settings
 
 from pipeline.settings import LimitsConfig
 from pipeline.state.histories import Histories
-from pipeline.state.queries import barred_targets, serving_queries
+from pipeline.state.queries import excluded_targets, list_queries
 from pipeline.state.state import previous_of
 from pipeline.state.tables import GONE, LIVE, NEW
 
@@ -58,7 +58,7 @@ def test_windows_are_the_newest_places_of_the_users_whole_past(
         push = np.array([e.push for e in events], np.bool_)
         times = time_ms + 1000 * np.arange(len(events))
         windows = histories.windows(
-            user, previous_of(user, USERS), item, kind.astype(np.uint16), times, push, status
+            user, previous_of(user), item, kind.astype(np.uint16), times, push, status
         )
         items, kinds, whens, length = windows
         for b, event in enumerate(events):
@@ -74,10 +74,10 @@ def test_windows_are_the_newest_places_of_the_users_whole_past(
                 past[event.user].insert(0, (event.item, event.kind, int(times[b])))
         histories.push(user, item, kind.astype(np.uint16), times, push, times)
         for u in range(USERS):
-            held, when = histories.window(u, status)
-            expected = plain_window(past[u], status)
-            assert held.tolist() == [entry[0] for entry in expected]
-            assert when.tolist() == [entry[2] for entry in expected]
+            held, _, when, size = histories.latest(np.array([u], np.int32), status)
+            n, expected = size[0], plain_window(past[u], status)
+            assert held[0, :n].tolist() == [entry[0] for entry in expected]
+            assert when[0, :n].tolist() == [entry[2] for entry in expected]
             assert histories.pushed.data[u] == len(past[u])
             assert histories.repeats.data[u] == repeats[u]
             assert histories.newest_ms.data[u] == newest[u]
@@ -110,24 +110,10 @@ def test_what_bars_an_item_counts_within_the_batch_too() -> None:
             ]
         ),
     )
-    assert barred_targets(moved.queries, moved.batch.item_B).tolist() == [False, True, False, False, False]
-    border = moved.queries.border_B
-    barred = [names_of(state, moved.queries.barred[border[b] : border[b + 1]]) for b in range(5)]
+    assert excluded_targets(moved.queries, moved.batch.item_B).tolist() == [False, True, False, False, False]
+    border = moved.queries.excluded_indptr
+    barred = [names_of(state, moved.queries.excluded[border[b] : border[b + 1]]) for b in range(5)]
     assert barred == [[], ["a"], ["a"], ["a"], []]
-
-
-def test_picked_queries_keep_their_own_barred_items() -> None:
-    state, batches = new_state(small_settings()), Batches()
-    moved = move_on(state, batches([Event(f"u{n % 3}", f"i{n}") for n in range(12)]))
-    queries = moved.queries
-    places = np.array([11, 0, 7, 7])
-    picked = queries.pick(places)
-    for at, place in enumerate(places.tolist()):
-        mine = picked.barred[picked.border_B[at] : picked.border_B[at + 1]]
-        theirs = queries.barred[queries.border_B[place] : queries.border_B[place + 1]]
-        assert mine.tolist() == theirs.tolist()
-        assert picked.items_BL[at].tolist() == queries.items_BL[place].tolist()
-        assert picked.user_B[at] == queries.user_B[place]
 
 
 def test_a_served_moment_is_right_after_the_newest_interaction() -> None:
@@ -138,7 +124,7 @@ def test_a_served_moment_is_right_after_the_newest_interaction() -> None:
         batches([Event("u", "a"), Event("u", "b", time_ms=later), Event("u", "c", "impression", later + 1)]),
     )
     row = np.array([state.users.row_of["u"]], np.int32)
-    queries = serving_queries(state, row)
+    queries = list_queries(state, row)
     assert names_of(state, queries.items_BL[0]) == ["b", "a"]
     assert queries.now_ms_B.tolist() == [later]
     assert state.histories.newest_ms.data[row[0]] == later + 1
@@ -151,5 +137,5 @@ def test_event_time_counts_up_to_now_only() -> None:
     assert moved.batch.moment_ms_B.tolist() == [START_MS]
     assert moved.batch.time_ms_B.tolist() == [ahead]
     row = state.users.row_of["u"]
-    assert state.histories.window(row, state.items.status.data)[1].tolist() == [START_MS]
+    assert history_rows(state, row)[1] == [START_MS]
     assert state.users.last_ms.data[row] == START_MS

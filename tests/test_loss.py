@@ -27,7 +27,7 @@ from pipeline.models.optimizer import AGREE, EPSILON
 from pipeline.models.success import KEEP, KIND_FEATURES, success_of
 from pipeline.ranking.pools import Pools
 from pipeline.settings import POSITIVE, LimitsConfig
-from pipeline.state.queries import Queries, barred_targets
+from pipeline.state.queries import Queries, excluded_targets
 from pipeline.state.state import State
 from pipeline.state.tables import FREE, GONE, LIVE, NEW
 
@@ -110,7 +110,7 @@ def run_kernel(c: Case, drawn: Array, tag: int = 1, stamp: Array | None = None) 
     )  # fmt: skip
     softmax_loss(
         c.user_BD, c.table, DIM, c.cell_B, c.coef_BF, c.rows_BC, c.count_B, c.features, logits, c.target_B,
-        c.weight_B, c.barred, c.border_B, int((c.status_M == LIVE).sum()), c.status_M, drawn.astype(np.int32),
+        c.weight_B, c.barred, c.excluded_indptr, int((c.status_M == LIVE).sum()), c.status_M, drawn.astype(np.int32),
         sampled, tag, np.zeros(ITEMS, np.int64) if stamp is None else stamp, UNFORESEEN, FLOOR, *out,
     )  # fmt: skip
     return out
@@ -138,7 +138,7 @@ def full_logits(c: Case, coef: torch.Tensor) -> torch.Tensor:
         sparse[mine] = torch.from_numpy(c.features[b, : c.count_B[b]]).double()
         logits = logits + sparse @ coef[b, DENSE:]
         hidden = torch.from_numpy(c.status_M != LIVE)
-        barred = c.barred[c.border_B[b] : c.border_B[b + 1]]
+        barred = c.barred[c.excluded_indptr[b] : c.excluded_indptr[b + 1]]
         hidden[barred[barred >= 0].astype(np.int64)] = True
         rows.append(logits.masked_fill(hidden, -torch.inf))
     return torch.stack(rows)
@@ -224,7 +224,7 @@ def test_exact_ranks_are_those_of_a_sort(seed: int) -> None:
         features,
         c.target_B,
         c.barred,
-        c.border_B,
+        c.excluded_indptr,
         np.flatnonzero(c.status_M != LIVE),
         *ranks,
     )
@@ -235,7 +235,7 @@ def test_exact_ranks_are_those_of_a_sort(seed: int) -> None:
         scores = dense[b].copy()
         for place in range(c.count_B[b]):
             scores[c.rows_BC[b, place]] += features[b, place].sum()
-        barred = set(c.barred[c.border_B[b] : c.border_B[b + 1]].tolist())
+        barred = set(c.barred[c.excluded_indptr[b] : c.excluded_indptr[b + 1]].tolist())
         shown = sorted(
             (m for m in range(ITEMS) if c.status_M[m] == LIVE and m not in barred), key=lambda m: -scores[m]
         )
@@ -280,7 +280,7 @@ def with_lesson(
     checked = []
 
     def hold(batch: Batch, queries: Queries) -> None:
-        tested = (batch.role_B == POSITIVE) & ~barred_targets(queries, batch.item_B)
+        tested = (batch.role_B == POSITIVE) & ~excluded_targets(queries, batch.item_B)
         rows = np.where(tested & batch.known_B, batch.item_B, -1).astype(np.int32)
         weight = np.random.default_rng(1).choice([0.5, 1, 2], rows.size).astype(np.float32)
         exact = np.arange(rows.size) % 5 != 4
@@ -335,7 +335,9 @@ def obvious_step(at: Lesson, context: Array) -> Expected:
         sparse[b, found.rows[b, : found.count[b]].astype(np.int64)] = torch.from_numpy(
             found.features[b, : found.count[b]]
         ).double()
-        barred = queries.barred[queries.border_B[b] : queries.border_B[b + 1]].astype(np.int64)
+        barred = queries.excluded[queries.excluded_indptr[b] : queries.excluded_indptr[b + 1]].astype(
+            np.int64
+        )
         hidden[b, barred[barred >= 0]] = True
     cell = torch.from_numpy(dim + D_CELL + queries.cell_B.astype(np.int64))
     logits = torch.einsum("bd,bmd->bm", users, outputs) + coef[:, :D_CELL] @ table[:, dim : dim + D_CELL].T

@@ -8,6 +8,7 @@ from streams import (
     START_MS,
     Batches,
     Event,
+    history_rows,
     move_on,
     names_of,
     new_state,
@@ -22,8 +23,8 @@ from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig, Settings
 from pipeline.state import moving, packing
-from pipeline.state import reclaiming as sweep
-from pipeline.state.popularity import DAY_MS
+from pipeline.state import reclaiming
+from pipeline.state.positions import DAY_MS
 from pipeline.state.shards import Snapshot
 from pipeline.state.state import State
 from pipeline.state.tables import FREE, SWEPT
@@ -65,7 +66,7 @@ def restored(settings: Settings, snapshot: Snapshot) -> Recommender:
 
 @pytest.fixture(autouse=True)
 def _short_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "BATCH_OF_GONE", 5)
+    monkeypatch.setattr(reclaiming, "ROWS_WORTH_A_CYCLE", 5)
 
 
 @pytest.mark.parametrize("settings", CASES.values(), ids=CASES.keys())
@@ -80,7 +81,7 @@ def test_a_restored_recommender_goes_on_bit_for_bit(settings: Settings) -> None:
         outcomes.append(whole.step(raw))
     if settings.limits.items:
         assert whole.state.items.evicted > 50
-        assert whole.state.sweep.step or whole.state.items.evicted > 200
+        assert whole.state.reclaimer.step or whole.state.items.evicted > 200
     for number, snapshot in snapshots.items():
         again = restored(settings, snapshot)
         for raw, outcome in itertools.islice(zip(raws, outcomes, strict=True), number, None):
@@ -135,11 +136,11 @@ def test_digests_tell_one_changed_value_from_none() -> None:
 def moved_users(state: State, user: str) -> tuple[list[str], list[str], list[str]]:
     """A user's history, consumed items and last list, by id."""
     row, status = state.users.row_of[user], state.items.status.data
-    window = names_of(state, state.histories.window(row, status)[0])
+    window = names_of(state, history_rows(state, row)[0])
     return (
         window,
         names_of(state, state.consumed.of(row, status)),
-        names_of(state, state.served.items.data[row]),
+        names_of(state, state.published.items.data[row]),
     )
 
 
@@ -154,7 +155,7 @@ def test_a_shard_carries_users_into_tables_with_other_rows() -> None:
     taker.put(shard)
     number = giver.state.number_of(source(1))
     users = [u for u in giver.state.users.row_of
-             if giver.state.origin.partition.data[giver.state.users.row_of[u]] == number]  # fmt: skip
+             if giver.state.partition_of.partition.data[giver.state.users.row_of[u]] == number]  # fmt: skip
     assert len(users) == 5
     rows = [(giver.state.items.row_of[i], taker.state.items.row_of[i]) for i in ("i150", "i160")
             if i in giver.state.items.row_of and i in taker.state.items.row_of]  # fmt: skip
@@ -280,7 +281,7 @@ def test_users_who_came_with_a_shard_leave_in_order_of_their_last_event() -> Non
     batches = Batches()
     move_on(taker, batches([Event(f"u{n}", "a") for n in range(7)]))  # makes the queue of the oldest
     moving.put(taker, moving.take(giver, [source(1)]))
-    assert move_on(taker, batches([Event("u6", "a")])).gone == ["early"]
+    assert move_on(taker, batches([Event("u6", "a")])).removed == ["early"]
 
 
 def test_a_cycle_of_the_sweep_is_resumed_after_the_table_has_grown() -> None:

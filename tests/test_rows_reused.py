@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from streams import MINUTE_MS, START_MS, Batches, Event, small_settings
+from streams import MINUTE_MS, START_MS, Batches, Event, history_rows, small_settings
 
 from pipeline.events.records import DEFAULT_USER, Ranking
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig
-from pipeline.state.published import Served
+from pipeline.state.published_lists import PublishedLists
 from pipeline.state.store import nbytes
 from pipeline.state.tables import GONE, LIVE
 
@@ -25,7 +25,7 @@ def wave_of(item: str) -> int:
 def memory(recommender: Recommender) -> int:
     """Bytes of all stores, both tables, and the consumed sets' shared array."""
     state = recommender.state
-    return nbytes([*state.stores.values(), state.users, state.items]) + state.consumed.values.data.nbytes
+    return nbytes([*state.stores.values(), state.users, state.items]) + state.consumed.values.nbytes
 
 
 class Waves:
@@ -101,8 +101,7 @@ def test_what_is_remembered_of_users_is_of_their_own_past_alone() -> None:
         known = state.items.status.data
         for user, past in waves.past.items():
             row = state.users.row_of[user]
-            window = state.histories.window(row, known)[0]
-            assert {state.items.id_of[m] for m in window.tolist()} <= past
+            assert {state.items.id_of[m] for m in history_rows(state, row)[0]} <= past
             consumed = state.consumed.of(row, known)
             assert {state.items.id_of[m] for m in consumed.tolist()} <= past
 
@@ -143,7 +142,7 @@ def test_coverage_counts_an_item_for_its_own_lists_alone() -> None:
 
 
 def test_a_list_whose_items_are_all_gone_is_none_whether_scrubbed_or_not() -> None:
-    served, status = Served(3, 2), np.full(6, LIVE, np.uint8)
+    served, status = PublishedLists(3, 2), np.full(6, LIVE, np.uint8)
     served.put(np.array([0, 1], np.int32), np.array([[0, 1], [2, 3]], np.int32))
     status[[0, 1, 3]] = GONE
     users, items = np.array([0, 1, 1, 2], np.int32), np.array([4, 2, -1, 2], np.int32)

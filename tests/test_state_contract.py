@@ -11,7 +11,7 @@ from pipeline.models.model import Model, Pool, Targets
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig, ModelConfig, Settings
 from pipeline.state.packing import digests
-from pipeline.state.queries import Queries, lesson_queries, serving_queries
+from pipeline.state.queries import Queries, training_queries, list_queries
 from pipeline.state.store import Column, Store, clear, grow, nbytes, scrub
 from pipeline.state.tables import LIVE
 
@@ -205,7 +205,7 @@ class Ready:
             np.random.default_rng(4), Batches(seq=8), 1, size=30, window=30, types=("click", "buy")
         )[0]
         self.batch: Batch = state.admit(raw)
-        self.queries: Queries = lesson_queries(state, self.batch)
+        self.queries: Queries = training_queries(state, self.batch)
         self.model: Model = recommender.models[0]
         self.targets: Targets = recommender._targets(self.batch, self.queries)
         self.pool: Pool = recommender.pools.lesson(self.queries, self.model.lists, 8)
@@ -295,7 +295,7 @@ def test_rankings_are_the_best_scores_of_what_may_be_shown(name: str) -> None:
     assert model.name == name.split()[0] == outcome.rankings[0].model
     for ranking in outcome.rankings:
         row = np.array([state.users.row_of[ranking.user_id]], np.int32)
-        queries = serving_queries(state, row)
+        queries = list_queries(state, row)
         pool = recommender.pools.candidates(queries, model.lists)
         found, scores = pool.candidates, model.score(queries, pool)[0]
         n = int(found.count[0])
@@ -306,7 +306,7 @@ def test_rankings_are_the_best_scores_of_what_may_be_shown(name: str) -> None:
         order = np.lexsort((found.rows[0, :n], -scores[:n]))[:5]
         values = [item.score for item in ranking.items]
         np.testing.assert_allclose(values, scores[order], rtol=1e-4, atol=1e-5)
-        assert [item.item_id for item in ranking.items] == names_of(state, state.served.items.data[row[0]])
+        assert [item.item_id for item in ranking.items] == names_of(state, state.published.items.data[row[0]])
         if np.diff(np.sort(scores[:n])).min(initial=1) > 1e-4:
             assert [item.item_id for item in ranking.items] == names_of(state, found.rows[0, order])
 

@@ -13,6 +13,7 @@ from streams import (
     Batches,
     Event,
     Moved,
+    history_rows,
     move_on,
     names_of,
     new_state,
@@ -21,14 +22,14 @@ from streams import (
 
 from pipeline.events.batch import RawBatch
 from pipeline.settings import LimitsConfig
-from pipeline.state import reclaiming as sweep
-from pipeline.state.popularity import DAY_MS
+from pipeline.state import reclaiming
+from pipeline.state.positions import DAY_MS
 from pipeline.state.reclaiming import STEPS
 from pipeline.state.state import State
 from pipeline.state.store import nbytes
 from pipeline.state.tables import FREE, GONE, LIVE, NEW, SWEPT, IdTable
 
-HISTORY = 10  # a ring is never shorter than the reach of the successors
+HISTORY = 10  # a ring is never shorter than the reach of transitions
 Life = tuple[str, int]  # an id, and which of its admissions
 
 
@@ -64,15 +65,15 @@ class PlainTable:
             self.held[text] = Held(number, max(time_ms, self.held[text].last_ms))
 
     def expire(self, now_ms: int) -> list[str]:
-        gone = []
+        removed = []
         while self.held:
             oldest = min(self.held, key=lambda text: self.held[text].last_event)
             late = self.ttl_days > 0 and self.held[oldest].last_ms < now_ms - self.ttl_days * DAY_MS
             if not late and not (self.limit and len(self.held) > self.limit):
                 break
             del self.held[oldest]
-            gone.append(oldest)
-        return gone
+            removed.append(oldest)
+        return removed
 
     def life(self, text: str) -> Life | None:
         return (text, self.lives[text]) if text in self.held else None
@@ -106,12 +107,12 @@ class PlainState:
                 self.rings[user] = [*self.rings.get(user, []), life][-HISTORY:]
             if kind in ("click", "dislike"):
                 self.consumed[user] = [x for x in self.consumed.get(user, []) if x != life] + [life]
-        gone = self.users.expire(raw.now_ms)
-        for user in gone:
+        removed = self.users.expire(raw.now_ms)
+        for user in removed:
             self.rings.pop(user, None)
             self.consumed.pop(user, None)
         self.items.expire(raw.now_ms)
-        return gone
+        return removed
 
     def alive(self, lives: list[Life]) -> list[str]:
         return [text for text, number in lives if self.items.life(text) == (text, number)]
@@ -129,10 +130,10 @@ def check(state: State, plain: PlainState) -> None:
         assert len(set(table.free)) == len(table.free)
         assert (table.status.data[table.free] == FREE).all()
     status, used = state.items.status.data, state.items.used
-    assert state.consumed.values.data.max() < used  # whatever is barred lies among them
+    assert state.consumed.values.max() < used  # whatever is barred lies among them
     for user in plain.users.held:
         row = state.users.row_of[user]
-        window = names_of(state, state.histories.window(row, status)[0])
+        window = names_of(state, history_rows(state, row)[0])
         assert window == plain.alive(plain.rings.get(user, []))[::-1]
         assert names_of(state, state.consumed.of(row, status)) == plain.alive(plain.consumed.get(user, []))
 
@@ -163,15 +164,15 @@ def test_admission_eviction_and_expiry_are_a_plain_dicts(
     )
     state = with_few_rows(new_state(small_settings(limits=limits)), rows)
     plain, batches = PlainState(limits), Batches()
-    few, sweep.BATCH_OF_GONE = sweep.BATCH_OF_GONE, 3
+    few, reclaiming.ROWS_WORTH_A_CYCLE = reclaiming.ROWS_WORTH_A_CYCLE, 3
     try:
         for number, drawn in enumerate(stream):
             time_ms = START_MS + number * MINUTE_MS
             raw = batches([Event(f"u{u}", f"i{i}", kind, time_ms) for u, i, kind in drawn], time_ms)
-            assert move_on(state, raw).gone == plain.step(raw)
+            assert move_on(state, raw).removed == plain.step(raw)
             check(state, plain)
     finally:
-        sweep.BATCH_OF_GONE = few
+        reclaiming.ROWS_WORTH_A_CYCLE = few
 
 
 def test_an_id_gets_a_row_at_its_nth_sighting_within_a_batch_or_across_batches() -> None:
@@ -182,15 +183,16 @@ def test_an_id_gets_a_row_at_its_nth_sighting_within_a_batch_or_across_batches()
     assert table.missing(["b", "a"]) == ["b"]
 
 
-def test_rows_in_use_end_with_the_last_that_is_not_free() -> None:
+def test_used_rows_end_with_the_last_that_was_handed_out() -> None:
     table = IdTable("item", capacity=8)
-    assert table.used == 8  # of an empty table nothing is spared
+    assert table.used == 0
     table.settle(table.admit(["a", "b", "c"]))
     assert table.used == 3
     table.forget(2, GONE)
     assert table.used == 3  # histories may still name it
     table.reuse(np.array([2], np.int32))
-    assert table.used == 2
+    table.settle(table.admit(["d"]))
+    assert (table.row_of["d"], table.used) == (2, 3)
 
 
 def test_sightings_are_forgotten_oldest_first_above_their_limit() -> None:
@@ -217,7 +219,7 @@ def test_a_time_to_live_counts_from_the_newest_event() -> None:
     move_on(state, batches([Event("old", "a"), Event("new", "b")]))
     move_on(state, batches([Event("new", "b", time_ms=START_MS + DAY_MS)]))
     assert len(state.users) == 3  # a day is not yet more than a day
-    gone = move_on(state, batches([Event("new", "b", time_ms=START_MS + DAY_MS + 1)])).gone
+    gone = move_on(state, batches([Event("new", "b", time_ms=START_MS + DAY_MS + 1)])).removed
     assert gone == ["old"]
     assert set(state.items.row_of) == {"b"}
 
@@ -225,7 +227,7 @@ def test_a_time_to_live_counts_from_the_newest_event() -> None:
 def test_a_batch_with_more_ids_than_the_limit_keeps_the_newest() -> None:
     state, batches = new_state(small_settings(limits=LimitsConfig(users=3, items=3))), Batches()
     moved = move_on(state, batches([Event(f"u{n}", f"i{n}") for n in range(9)]))
-    assert moved.gone == [f"u{n}" for n in range(6)]
+    assert moved.removed == [f"u{n}" for n in range(6)]
     assert set(state.items.row_of) == {"i6", "i7", "i8"}
 
 
@@ -269,15 +271,15 @@ def test_a_gone_row_is_not_given_out_before_a_sweep_has_scrubbed_it() -> None:
 
 
 def test_a_sweep_takes_its_steps_and_then_gives_the_rows_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "BATCH_OF_GONE", 2)
+    monkeypatch.setattr(reclaiming, "ROWS_WORTH_A_CYCLE", 2)
     state, batches = new_state(small_settings(limits=LimitsConfig(items=2))), Batches()
     move_on(state, batches([Event("u", name) for name in "abcd"]))  # the sweep of a and b has begun
     dead = [0, 1]
     for step in range(1, STEPS):
-        assert state.sweep.step == step
+        assert state.reclaimer.step == step
         assert state.items.status.data[dead].tolist() == [SWEPT, SWEPT]
         move_on(state, batches([Event("v", "d")]))
-    assert state.sweep.step == 0
+    assert state.reclaimer.step == 0
     assert state.items.status.data[dead].tolist() == [FREE, FREE]
     assert state.items.free[-2:] == [1, 0]
     for store in state.stores.values():
@@ -303,31 +305,21 @@ def test_a_table_that_grows_keeps_what_it_holds() -> None:
     assert (state.items.capacity, state.users.capacity) == (4096, 4096)
     for n in (0, 1023, 1024, 2399):
         row = state.users.row_of[f"u{n}"]
-        assert names_of(state, state.histories.window(row, state.items.status.data)[0]) == [f"i{n}"]
-    assert {column.data.shape[0] for column in state.successors.columns().values()} == {4096}
+        assert names_of(state, history_rows(state, row)[0]) == [f"i{n}"]
 
 
-def test_a_consumed_item_that_moves_over_the_border_of_a_sweep_is_scrubbed_too(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sweep, "BATCH_OF_GONE", 1)
+def test_a_consumed_item_that_moves_during_a_cycle_is_removed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reclaiming, "ROWS_WORTH_A_CYCLE", 1)
     state, batches = new_state(small_settings(limits=LimitsConfig(items=300))), Batches()
+    state.users.free.append(state.users.free.pop(-500))  # a row that the middle of a cycle comes to
     held = [f"i{n}" for n in range(300)]
-    move_on(state, batches([Event("v", "i0"), *(Event("u", name) for name in held)]))
-    # the block of u lies across a border between two steps of a sweep: the entry behind that border dies
-    share = state.consumed.values.data.size // STEPS
-    start = int(state.consumed.start.data[state.users.row_of["u"]])
-    border = (start // share + 1) * share
-    assert border < start + 300
-    dying = state.consumed.values.data[border]
-    victim = state.items.id_of[dying]
-    move_on(state, batches([Event("w", name, "view") for name in held if name != victim]))
-    move_on(state, batches([Event("w", "fresh", "view")]))  # the limit takes `victim`, the first step runs
-    while state.sweep.step * share < border:
-        move_on(state, batches([Event("w", "fresh", "view")]))
+    move_on(state, batches([Event("u", name) for name in held]))
+    dying = state.items.row_of["i150"]
+    move_on(state, batches([Event("w", name, "view") for name in held if name != "i150"]))
+    move_on(state, batches([Event("w", "fresh", "view")]))  # the limit takes i150, the first step runs
+    assert state.users.row_of["u"] > 2 * state.users.capacity // STEPS
     assert state.items.status.data[dying] == SWEPT
-    first = state.items.id_of[state.consumed.values.data[start]]
-    move_on(state, batches([Event("u", first)]))  # moves to the newest place, all others one to the left
+    move_on(state, batches([Event("u", "i0")]))  # moves to the newest place, all others one to the left
     for _ in range(STEPS):
         move_on(state, batches([Event("w", "fresh", "view")]))
     assert state.items.status.data[dying] == FREE
