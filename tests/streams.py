@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.events.batch import Batch, Events, RawBatch, Span, TopicPartition
+from pipeline.features.lessons import Lessons
 from pipeline.models.model import Model, Targets, TrainingCandidates, TrainResult
 from pipeline.models.registry import configured, history_of, variant_of
 from pipeline.recommender import Recommender
@@ -151,6 +152,34 @@ def history_rows(state: State, row: int) -> tuple[list[int], list[int]]:
     """Return the items and times of a user's window, newest first."""
     items, _, times, length = state.histories.latest(np.array([row], np.int32), state.items.status.data)
     return items[0, : length[0]].tolist(), times[0, : length[0]].tolist()
+
+
+def lessons(
+    items: Sequence[int],
+    windows: Sequence[Sequence[int]] = (),
+    weights: Sequence[float] = (),
+    *,
+    positions: Sequence[int] = (),
+    times_ms: Sequence[int] = (),
+    sessions: Sequence[int] = (),
+    length: int = 12,
+) -> Lessons:
+    """Return lessons of these item rows, each after a window, newest first; all else is alike by default."""
+    count = len(items)
+    items_BL = np.full((count, length), -1, np.int32)
+    for b, window in enumerate(windows):
+        items_BL[b, : len(window)] = window
+    return Lessons(
+        np.array(items, np.int32),
+        np.array(weights or [1.0] * count, np.float32),
+        np.zeros(count, np.uint16),
+        np.array(times_ms or [START_MS] * count, np.int64),
+        np.array(sessions or [1] * count, np.uint64),
+        np.array(positions or [0] * count, np.int8),
+        items_BL,
+        (items_BL >= 0).sum(1).astype(np.int32),
+        0,
+    )
 
 
 def copied(columns: dict[str, Any]) -> dict[str, Any]:

@@ -10,13 +10,11 @@ from shops import K, Shop, in_batches, settings_of
 from streams import START_MS, Event, source
 
 from pipeline.events.records import DEFAULT_USER
+from pipeline.models.registry import MODELS
+from pipeline.models.training import draw_negatives
 from pipeline.settings import LimitsConfig
 from pipeline.state import announced
 from pipeline.state.tables import ANNOUNCED, GONE, HIDDEN, LIVE
-
-MODELS = [
-    "attention", "popularity", "recent_popularity", "markov", "item_knn", "session_knn", "isgd", "biased_mf",
-]  # fmt: skip
 
 
 def announce(*names: str) -> list[tuple[str, bool]]:
@@ -171,14 +169,9 @@ def test_an_announced_item_is_measured_and_learned_like_one_that_nobody_has_name
         for shop in (plain, with_news)
     ]
     assert shown[0] == shown[1] > 0
-    drawn = [shop.recommender.pools.lesson(queries_of(shop), (), 7).known for shop in (plain, with_news)]
-    assert drawn[0] == drawn[1] == len(plain.recommender.state.items)
-
-
-def queries_of(shop: Shop):  # type: ignore[no-untyped-def]
-    from pipeline.state.queries import list_queries
-
-    return list_queries(shop.recommender.state, np.array([1], np.int32))
+    tables = [shop.recommender.state.items for shop in (plain, with_news)]
+    drawn = [{table.id_of[row] for row in draw_negatives(table, 0, 7)} for table in tables]
+    assert drawn[0] == drawn[1] == set(tables[0].row_of)
 
 
 def test_who_takes_an_announced_item_off_the_list_is_a_hit() -> None:
@@ -240,7 +233,7 @@ def test_an_announced_item_waits_for_as_many_sightings_as_any_other() -> None:
 def test_rows_of_announced_items_leave_no_trace_when_they_are_used_again() -> None:
     shop = Shop(settings_of(limits=LimitsConfig(items=60)))
     shop.step([Event(f"u{n}", "rug") for n in range(12)])
-    state, welcome = shop.recommender.state, shop.recommender.state.welcome
+    state, init_rows = shop.recommender.state, shop.recommender._init_rows
     items, announce_rows = state.items, state.items.announce
     given: dict[str, list[int]] = {"announced": [], "new": []}
 
@@ -250,16 +243,16 @@ def test_rows_of_announced_items_leave_no_trace_when_they_are_used_again() -> No
                 assert not (column.of_items and np.isin(column.data, rows).any()), f"{name}.{key}"
         given[kind].extend(rows.tolist())
 
-    def checked_welcome(rows: np.ndarray, ids: Sequence[str]) -> None:  # type: ignore[type-arg]
+    def checked_init(users: np.ndarray, rows: np.ndarray) -> None:  # type: ignore[type-arg]
         check(rows, "new")
-        welcome(rows, ids)
+        init_rows(users, rows)
 
     def checked_announce(ids: Sequence[str]) -> np.ndarray:  # type: ignore[type-arg]
         rows = announce_rows(ids)
         check(rows, "announced")
         return rows
 
-    state.welcome, items.announce = checked_welcome, checked_announce  # type: ignore[method-assign]
+    shop.recommender._init_rows, items.announce = checked_init, checked_announce  # type: ignore[method-assign]
     for wave in range(40):
         names = [f"{wave}-{n}" for n in range(K)]
         shop.step([], *announce(*names))

@@ -1,7 +1,8 @@
-"""Loss, ranks and the whole model's gradient, against torch's autograd over the full catalogue."""
+"""Negatives, loss, ranks and a whole step of the default model, against torch's autograd over all items."""
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,295 +10,246 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import Batches, move_on, new_state, shoppers, small_settings
+from streams import Batches, copied, same, shoppers, small_settings, spied
 
-from pipeline.events.batch import Batch
-from pipeline.features.memories import COLUMNS, D_CELL, D_DAY, DENSE, FEATURES, KINDS, SPARSE
+from pipeline.features.block import Candidates
+from pipeline.features.gate_inputs import KEPT, KINDS, TYPICAL_KEPT
 from pipeline.models import gate as gates
-from pipeline.models.attention import (
-    BLOCK,
-    EMBEDDING_RATE,
-    WEIGHT_MOST,
-    WEIGHT_RATE,
-    StreamingAttention,
-)
-from pipeline.models.loss import FLOOR, UNFORESEEN, exact_rank, pool_logits, softmax_loss
-from pipeline.models.model import Pool, Targets, TrainResult
+from pipeline.models import torch_parameters, training
+from pipeline.models.attention import EMBEDDING_RATE, AttentionModel
+from pipeline.models.embeddings import FAINT
+from pipeline.models.loss import BACKGROUND, FLOOR, Logits, Loss, softmax_loss
+from pipeline.models.model import MISS, Targets, TrainingCandidates, TrainResult, ranks_within
 from pipeline.models.optimizer import AGREE, EPSILON
-from pipeline.models.success import KEEP, KIND_FEATURES, success_of
-from pipeline.ranking.pools import Pools
-from pipeline.settings import POSITIVE, LimitsConfig
-from pipeline.state.queries import Queries, excluded_targets
-from pipeline.state.state import State
-from pipeline.state.tables import FREE, GONE, LIVE, NEW
+from pipeline.models.training import DENSE_DRAW, NEGATIVES, Trainer, draw_negatives
+from pipeline.recommender import Recommender
+from pipeline.settings import LimitsConfig
+from pipeline.state.queries import Queries
+from pipeline.state.tables import FREE, GONE, HIDDEN, LIVE, NEW, IdTable
 
 Array = np.ndarray[Any, Any]
-ITEMS, DIM, QUERIES, WIDTH = 40, 4, 8, 14
+ITEMS, QUERIES = 40, 8
 
 
 class Case(NamedTuple):
-    """Random inputs of the loss's kernel: some items gone or new, some barred, candidates neither."""
+    """Random logits of all items for some queries, of which a few are candidates and a few excluded."""
 
-    status_M: Array
-    user_BD: Array
-    table: Array
-    cell_B: Array
-    coef_BF: Array
-    rows_BC: Array
-    count_B: Array
-    features: Array
-    target_B: Array
+    logits_BM: Array
+    hidden_BM: Array  # may not be shown
+    target_B: Array  # of query 2: none
     weight_B: Array
-    barred: Array
-    border_B: Array
+    training: TrainingCandidates
+
+    @property
+    def logits(self) -> Logits:
+        """What a model would compute."""
+        c, t = self.training.candidates, self.target_B
+        own_B = self.logits_BM[np.arange(QUERIES), np.maximum(t, 0)]
+        negatives_BS = np.ascontiguousarray(self.logits_BM[:, self.training.negatives_S])
+        return Logits(self.logits_BM[c.query_N, c.rows].copy(), own_B.copy(), negatives_BS)
 
 
-def case(seed: int) -> Case:
-    rng = np.random.default_rng(seed)
-    status = np.full(ITEMS, LIVE, np.uint8)
-    status[[3, 17, 29]] = GONE, NEW, FREE
-    live = np.flatnonzero(status == LIVE)
-    rows = np.full((QUERIES, WIDTH), -1, np.int32)
-    count, targets, barred, border = np.zeros(QUERIES, np.int32), np.full(QUERIES, -1, np.int32), [], [0]
-    for b in range(QUERIES):
-        mine = rng.choice(
-            ITEMS, int(rng.integers(0, 9)), replace=False
-        ).tolist()  # the gone and the new among them
-        barred += [*mine, -1, 3]
-        border.append(len(barred))
+def case(seed: int, seq: int = 0, values: int = 0) -> Case:
+    """Make a case; `values`: the number of distinct logits, for ties."""
+    rng, items = np.random.default_rng(seed), IdTable("item", ITEMS)
+    items.settle(items.admit([f"i{m}" for m in range(ITEMS)]))
+    status = items.status.data
+    status[[3, 17, 29, 30]] = GONE, NEW, FREE, HIDDEN
+    items.recount()
+    live, rows, excluded = np.flatnonzero(status == LIVE), [], []
+    target_B, hidden_BM = np.full(QUERIES, -1, np.int32), np.tile(status != LIVE, (QUERIES, 1))
+    for b in range(QUERIES):  # the gone and the new are among the excluded too
+        mine = rng.choice(ITEMS, int(rng.integers(0, 9)), replace=False)
+        excluded.append([*mine.tolist(), -1, 3])
+        hidden_BM[b, mine] = True
         free = np.setdiff1d(live, mine)
-        count[b] = rng.integers(0, WIDTH + 1) if b else 0
-        rows[b, : count[b]] = rng.choice(free, count[b], replace=False)
+        rows.append(rng.permutation(free)[: int(rng.integers(0, 15)) if b else 0])
         if b != 2:
-            targets[b] = rows[b, 0] if b % 2 and count[b] else rng.choice(np.setdiff1d(free, rows[b]))
-    features = (rng.random((QUERIES, WIDTH, SPARSE)) * 2).astype(np.float32)
-    weight = rng.choice([0.5, 1.0, 3.0], QUERIES).astype(np.float32)
-    weight[3] = 0
-    return Case(
-        status, rng.normal(size=(QUERIES, DIM)).astype(np.float32),
-        rng.normal(size=(ITEMS, DIM + COLUMNS)).astype(np.float32),
-        rng.integers(0, 6, QUERIES).astype(np.int8),
-        rng.normal(size=(QUERIES, FEATURES)).astype(np.float32) * 0.5, rows, count, features, targets, weight,
-        np.array(barred, np.int32), np.array(border, np.int64),
+            inside = b % 2 and rows[b].size
+            target_B[b] = rows[b][0] if inside else rng.choice(np.setdiff1d(free, rows[b]))
+    indptr, excluded_indptr = (np.cumsum([0, *map(len, each)]) for each in (rows, excluded))
+    nothing = np.zeros((indptr[-1], 1), np.float32)
+    candidates = Candidates(np.concatenate(rows).astype(np.int32), indptr, nothing, nothing)
+    queries: Any = SimpleNamespace(
+        excluded=np.concatenate(excluded).astype(np.int32), excluded_indptr=excluded_indptr,
+        position_B=np.zeros(QUERIES, np.int8),
     )  # fmt: skip
+    bank: Any = SimpleNamespace(
+        items=items, names=("one",), bare_features=lambda rows, _: np.zeros((rows.size, 1), np.float32)
+    )
+    logits_BM = rng.normal(size=(QUERIES, ITEMS)).astype(np.float32) * 2
+    if values:
+        logits_BM = rng.integers(0, values, (QUERIES, ITEMS)).astype(np.float32)
+    weight_B = rng.choice([0.5, 1.0, 3.0], QUERIES).astype(np.float32)
+    weight_B[3] = 0
+    made = Trainer(bank, 0).candidates(queries, candidates, target_B, seq)
+    return Case(logits_BM, hidden_BM, target_B, weight_B, made)
 
 
-class Slopes(NamedTuple):
-    """What the kernel wrote."""
-
-    loss_B: Array
-    slope_BC: Array
-    slope_B: Array
-    slope_BN: Array
-    coef_BF: Array
-
-
-def wide(c: Case) -> Array:
-    out = np.zeros((QUERIES, DIM + COLUMNS), np.float32)
-    out[:, :DIM], out[:, DIM : DIM + D_CELL] = c.user_BD, c.coef_BF[:, :D_CELL]
-    out[np.arange(QUERIES), DIM + D_CELL + c.cell_B] = c.coef_BF[:, D_CELL]
-    return out
-
-
-def run_kernel(c: Case, drawn: Array, tag: int = 1, stamp: Array | None = None) -> Slopes:
-    logits = np.zeros((QUERIES, WIDTH), np.float32)
-    pool_logits(c.user_BD, c.table, DIM, c.cell_B, c.coef_BF, c.rows_BC, c.count_B, c.features, logits)
-    sampled = np.ascontiguousarray(wide(c) @ c.table[drawn].T)
-    dirty = np.float32(9)  # what lies in the output must not matter
-    out = Slopes(
-        *(np.full(shape, dirty) for shape in
-          ((QUERIES,), (QUERIES, WIDTH), (QUERIES,), (QUERIES, drawn.size), (QUERIES, FEATURES)))
-    )  # fmt: skip
-    softmax_loss(
-        c.user_BD, c.table, DIM, c.cell_B, c.coef_BF, c.rows_BC, c.count_B, c.features, logits, c.target_B,
-        c.weight_B, c.barred, c.excluded_indptr, int((c.status_M == LIVE).sum()), c.status_M, drawn.astype(np.int32),
-        sampled, tag, np.zeros(ITEMS, np.int64) if stamp is None else stamp, UNFORESEEN, FLOOR, *out,
-    )  # fmt: skip
-    return out
-
-
-def full_softmax(logits: torch.Tensor, targets: Array) -> torch.Tensor:
-    """The loss of every query over the whole catalogue, by torch itself."""
-    return torch.nn.functional.cross_entropy(logits, torch.from_numpy(targets).long(), reduction="none")
+def full_loss(c: Case) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits [B, M] as a leaf, and torch's own cross entropy over all that may be shown."""
+    leaf = torch.from_numpy(c.logits_BM).double().requires_grad_()
+    logits = leaf.masked_fill(torch.from_numpy(c.hidden_BM), -torch.inf)
+    taught = np.flatnonzero(c.target_B >= 0)
+    targets = torch.from_numpy(c.target_B[taught]).long()
+    return leaf, torch.nn.functional.cross_entropy(logits[taught], targets, reduction="none")
 
 
 def objective(losses: torch.Tensor) -> torch.Tensor:
-    """What the slopes descend: cross entropy, and that of a mixture with the unforeseen."""
-    return FLOOR * losses - (1 - FLOOR) * torch.log(torch.exp(-losses) + UNFORESEEN)
+    """Cross entropy, and that of a mixture with a uniform background."""
+    return FLOOR * losses - (1 - FLOOR) * torch.log(torch.exp(-losses) + BACKGROUND)
 
 
-def full_logits(c: Case, coef: torch.Tensor) -> torch.Tensor:
-    """Every logit [B, M] in float64; what may not be shown is -inf."""
-    user, table = torch.from_numpy(c.user_BD).double(), torch.from_numpy(c.table).double()
-    rows = []
-    for b in range(QUERIES):
-        logits = table[:, :DIM] @ user[b] + table[:, DIM : DIM + D_CELL] @ coef[b, :D_CELL]
-        logits = logits + table[:, DIM + D_CELL + int(c.cell_B[b])] * coef[b, D_CELL]
-        sparse = torch.zeros(ITEMS, SPARSE, dtype=torch.double)
-        mine = c.rows_BC[b, : c.count_B[b]].astype(np.int64)
-        sparse[mine] = torch.from_numpy(c.features[b, : c.count_B[b]]).double()
-        logits = logits + sparse @ coef[b, DENSE:]
-        hidden = torch.from_numpy(c.status_M != LIVE)
-        barred = c.barred[c.excluded_indptr[b] : c.excluded_indptr[b + 1]]
-        hidden[barred[barred >= 0].astype(np.int64)] = True
-        rows.append(logits.masked_fill(hidden, -torch.inf))
-    return torch.stack(rows)
+def spread(c: Case, found: Loss) -> Array:
+    """Return the slopes by item row [B, M]."""
+    out, candidates = np.zeros((QUERIES, ITEMS)), c.training.candidates
+    np.add.at(out, (candidates.query_N, candidates.rows), found.slopes.candidates_N)
+    np.add.at(out, (np.arange(QUERIES), np.maximum(c.target_B, 0)), found.slopes.target_B)
+    np.add.at(out.T, c.training.negatives_S, found.slopes.negatives_BS.T)
+    return out
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_with_all_others_drawn_loss_and_slopes_are_the_full_softmaxs(seed: int) -> None:
+def test_with_all_others_drawn_loss_and_slopes_are_those_of_the_full_softmax(seed: int) -> None:
     c = case(seed)
-    coef = torch.from_numpy(c.coef_BF).double().requires_grad_()
-    logits = full_logits(c, coef)
-    logits.retain_grad()
     taught = np.flatnonzero(c.target_B >= 0)
-    losses = full_softmax(logits[taught], c.target_B[taught])
+    leaf, losses = full_loss(c)
     (objective(losses) * torch.from_numpy(c.weight_B[taught]).double()).sum().backward()
-    drawn = np.flatnonzero(c.status_M == LIVE)
-    found = run_kernel(c, drawn)
+    found = softmax_loss(c.logits, c.training, c.weight_B)
     np.testing.assert_allclose(found.loss_B[taught], losses.detach(), rtol=1e-4, atol=1e-5)
-    slope = np.zeros((QUERIES, ITEMS))
+    slopes = spread(c, found)
+    np.testing.assert_allclose(slopes, leaf.grad, rtol=1e-3, atol=1e-6)
+    assert (slopes[(c.target_B < 0) | (c.weight_B == 0)] == 0).all()
+    assert c.training.shown_B[taught].tolist() == (~c.hidden_BM).sum(1)[taught].tolist()
+    assert c.training.shown_B[2] == found.loss_B[2] == 0
     for b in range(QUERIES):
-        np.add.at(slope[b], c.rows_BC[b, : c.count_B[b]], found.slope_BC[b, : c.count_B[b]])
-        np.add.at(slope[b], drawn, found.slope_BN[b])
-        slope[b, c.target_B[b]] += found.slope_B[b]
-        assert (found.slope_BC[b, c.count_B[b] :] == 0).all()
-    np.testing.assert_allclose(slope, logits.grad, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(found.coef_BF, coef.grad, rtol=1e-3, atol=1e-5)
-    for array in found:
-        assert (array[c.target_B < 0] == 0).all()
-    for array in found[1:]:  # a test that counts nothing has a loss, and teaches nothing
-        assert (array[c.weight_B == 0] == 0).all()
+        used = c.training.negatives_S[c.training.used_BS[b]]
+        span = slice(c.training.candidates.indptr[b], c.training.candidates.indptr[b + 1])
+        others = set(np.flatnonzero(~c.hidden_BM[b])) - {*c.training.candidates.rows[span], c.target_B[b]}
+        assert set(used.tolist()) == (others if c.target_B[b] >= 0 else set())
+        if used.size:
+            own, other = c.logits_BM[b, c.target_B[b]], c.logits_BM[b, used]
+            assert found.below_B[b] == pytest.approx(np.mean((other < own) + 0.5 * (other == own)))
+        else:
+            assert np.isnan(found.below_B[b])
 
 
-def test_a_used_stamp_changes_nothing() -> None:
-    c, stamp = case(1), np.zeros(ITEMS, np.int64)
-    drawn = np.flatnonzero(c.status_M == LIVE)
-    first, second = run_kernel(c, drawn, 1, stamp), run_kernel(c, drawn, 1 + QUERIES, stamp)
-    for one, two in zip(first, second, strict=True):
-        np.testing.assert_array_equal(one, two)
-
-
-def test_coefficient_slopes_are_finite_differences_of_the_loss() -> None:
-    c = case(5)
-    drawn = np.flatnonzero(c.status_M == LIVE)
-    found = run_kernel(c, drawn)
-    for f in range(FEATURES):
-        sums = []
-        for step in (-0.02, 0.02):
-            moved = c.coef_BF.copy()
-            moved[:, f] += step
-            losses = torch.from_numpy(run_kernel(c._replace(coef_BF=moved), drawn).loss_B.astype(np.float64))
-            sums.append(objective(losses).numpy() * c.weight_B)
-        np.testing.assert_allclose((sums[1] - sums[0]) / 0.04, found.coef_BF[:, f], rtol=2e-2, atol=2e-3)
-
-
-def test_a_sample_is_unbiased_for_the_sum_that_it_stands_for() -> None:
-    c, rng, draws = case(7), np.random.default_rng(0), 3000
-    live = np.flatnonzero(c.status_M == LIVE)
-    logits = full_logits(c, torch.from_numpy(c.coef_BF).double()).numpy()
-    sums = np.zeros((draws, QUERIES))
-    for draw in range(draws):
-        drawn = np.sort(rng.choice(live, 16, replace=False))
-        sums[draw] = run_kernel(c, drawn).loss_B
+def test_a_sample_is_unbiased_for_the_sum_that_it_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "NEGATIVES", 16)
+    draws, c = 3000, case(7)
+    losses = np.array(
+        [
+            softmax_loss(each.logits, each.training, c.weight_B).loss_B
+            for each in (case(7, seq) for seq in range(draws))
+        ]
+    )
+    exact = np.exp(np.where(c.hidden_BM, -np.inf, c.logits_BM.astype(np.float64))).sum(1)
     for b in np.flatnonzero(c.target_B >= 0):
-        totals = np.exp(sums[:, b] + logits[b, c.target_B[b]])
-        exact = np.exp(logits[b]).sum()
+        totals = np.exp(losses[:, b] + c.logits_BM[b, c.target_B[b]])
         # a draw may hold none of the others: the odds are below 1e-5 here
-        assert abs(totals.mean() - exact) < 4.5 * totals.std() / np.sqrt(draws) + 1e-4 * exact
+        assert abs(totals.mean() - exact[b]) < 4.5 * totals.std() / np.sqrt(draws) + 1e-4 * exact[b]
         assert totals.std() > 0
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=60, deadline=None)
-def test_exact_ranks_are_those_of_a_sort(seed: int) -> None:
-    c, rng = case(seed), np.random.default_rng(seed)
-    dense = rng.integers(0, 5, (QUERIES, ITEMS)).astype(np.float32)  # few values: many ties
-    features = rng.integers(0, 2, c.features.shape).astype(np.float32)
-    coef = np.ones_like(c.coef_BF)
-    ranks = np.full((3, QUERIES), 7, np.int64)
-    exact_rank(
-        dense.copy(),
-        coef,
-        c.rows_BC,
-        c.count_B,
-        features,
-        c.target_B,
-        c.barred,
-        c.excluded_indptr,
-        np.flatnonzero(c.status_M != LIVE),
-        *ranks,
-    )
-    for b, target in enumerate(c.target_B.tolist()):
-        if target < 0:
-            assert ranks[:, b].tolist() == [0, 0, 0]
+@settings(max_examples=60)
+def test_ranks_are_those_of_a_sort_of_the_candidates(seed: int) -> None:
+    c = case(seed, values=5)
+    tested_B = np.arange(QUERIES) != 4
+    targets: Any = SimpleNamespace(tested_B=tested_B, known_B=np.ones(QUERIES, np.bool_))
+    scores_N = c.logits.candidates_N
+    bad = c.training.place_B[5]
+    if bad >= 0:
+        scores_N[bad] = np.nan
+    ranks = ranks_within(scores_N, c.training, targets, np.zeros(QUERIES, np.float32))
+    indptr = c.training.candidates.indptr
+    assert ranks.tested_B.tolist() == tested_B.tolist()
+    for b, place in enumerate(c.training.place_B.tolist()):
+        mine = (ranks.greater_B[b], ranks.equal_B[b])
+        if place < 0 or place == bad:  # no candidate, or no number: a miss
+            assert mine == (MISS, 0)
             continue
-        scores = dense[b].copy()
-        for place in range(c.count_B[b]):
-            scores[c.rows_BC[b, place]] += features[b, place].sum()
-        barred = set(c.barred[c.excluded_indptr[b] : c.excluded_indptr[b + 1]].tolist())
-        shown = sorted(
-            (m for m in range(ITEMS) if c.status_M[m] == LIVE and m not in barred), key=lambda m: -scores[m]
-        )
-        level = [m for m in shown if scores[m] == scores[target]]
-        first = min(shown.index(m) for m in level)
-        assert ranks[:, b].tolist() == [first, len(level) - 1, len(shown)]
+        order = sorted(scores_N[indptr[b] : indptr[b + 1]].tolist(), reverse=True)
+        first = order.index(scores_N[place])
+        assert mine == (first, order.count(scores_N[place]) - 1)
+
+
+def table_of(size: int, live: float) -> IdTable:
+    items = IdTable("item", 8192)
+    items.settle(items.admit([f"i{n}" for n in range(size)]))
+    hidden = np.random.default_rng(size).random(size) >= live
+    items.show(np.flatnonzero(hidden).astype(np.int32), False)
+    return items
+
+
+@pytest.mark.parametrize(
+    ("size", "live"), [(0, 1.0), (NEGATIVES - 1, 1.0), (500, 0.7), (DENSE_DRAW + 900, 0.6), (6000, 0.05)]
+)
+def test_negatives_are_a_uniform_draw_of_known_items_by_seed_and_batch_alone(size: int, live: float) -> None:
+    items = table_of(size, live)
+    known = np.flatnonzero(items.status.data == LIVE)
+    draws = [draw_negatives(items, 3, seq) for seq in range(600)]
+    for drawn in draws:
+        assert drawn.size == min(NEGATIVES, known.size)
+        assert (np.diff(drawn) > 0).all()  # distinct
+        assert np.isin(drawn, known).all()
+    if known.size <= NEGATIVES:
+        return
+    assert draws[4].tolist() == draw_negatives(items, 3, 4).tolist() != draws[5].tolist()
+    assert draws[4].tolist() != draw_negatives(items, 4, 4).tolist()
+    counts, chance = np.bincount(np.concatenate(draws), minlength=8192)[known], NEGATIVES / known.size
+    error = np.sqrt(len(draws) * chance * (1 - chance))
+    assert np.abs(counts - len(draws) * chance).max() < 5 * error
+    assert counts.std() == pytest.approx(error, rel=0.15)
 
 
 class Lesson(NamedTuple):
     """A model in mid-stream and the batch that it is to learn next."""
 
-    state: State
-    model: StreamingAttention
+    recommender: Recommender
+    model: AttentionModel
     queries: Queries
-    pool: Pool
+    training: TrainingCandidates
     targets: Targets
 
+    def learn(self) -> TrainResult:
+        """Let the model learn it."""
+        return self.model.learn(self.queries, self.training, self.targets)
 
-def shake(model: StreamingAttention) -> None:
+
+def shake(model: AttentionModel) -> None:
     """Make every parameter random, and every accumulator 1, so that a step is more than its sign."""
     rng = np.random.default_rng(5)
     for name, column in model.columns().items():
+        scale = 0.5 if column.axis == "item" else 0.2
         if "squares" in name:
             column.data[...] = 1
-        elif name == "table":
-            column.data[:, : model.dim] += rng.normal(size=(column.data.shape[0], model.dim)) * 0.5
-        elif name != "success":
-            column.data += (rng.normal(size=column.data.shape) * 0.2).astype(np.float32)
         else:
-            column.data += rng.random(column.data.shape).astype(np.float32) * 0.5
+            column.data[...] += (rng.normal(size=column.data.shape) * scale).astype(np.float32)
 
 
 def with_lesson(
-    check: Callable[[Lesson], None], exclude: list[str] | None, size: int = 40, items: int = 60
-) -> None:
+    check: Callable[[Lesson], Any], exclude: list[str] | None, size: int = 40, items: int = 60
+) -> Recommender:
     """Call `check` at the moment in which the model is to learn the last batch of a stream."""
-    state = new_state(small_settings(exclude=exclude, limits=LimitsConfig(items=items), history=7))
-    model = StreamingAttention(state.items, state.histories, state.counts, 6, state.histories.length, 0)
-    state.register("model", model)
-    state.welcome = model.welcome
-    pools = Pools(state.counts, state.items, 5, exclude is not None, 0)
     checked = []
 
-    def hold(batch: Batch, queries: Queries) -> None:
-        tested = (batch.role_B == POSITIVE) & ~excluded_targets(queries, batch.item_B)
-        rows = np.where(tested & batch.known_B, batch.item_B, -1).astype(np.int32)
-        weight = np.random.default_rng(1).choice([0.5, 1, 2], rows.size).astype(np.float32)
-        exact = np.arange(rows.size) % 5 != 4
-        targets = Targets(rows, weight, tested & exact, batch.known_B, batch.seq, rows)
-        pools.popular.update(np.empty(0, np.int32))
-        shake(model)
-        check(Lesson(state, model, queries, pools.lesson(queries, model.lists, batch.seq), targets))
-        checked.append(batch.seq)
+    def hook(model: Any, queries: Queries, made: TrainingCandidates, targets: Targets) -> TrainResult:
+        if targets.seq == 8:
+            shake(model)
+            weight_B = np.random.default_rng(1).choice([0.5, 1, 2], targets.item_B.size).astype(np.float32)
+            targets = targets._replace(weight_B=weight_B, step_scale=1.5)
+            checked.append(check(Lesson(recommender, model, queries, made, targets)))
+        return model.learn(queries, made, targets)  # type: ignore[no-any-return]
 
+    limits = LimitsConfig(items=items)
+    recommender = spied(small_settings(exclude=exclude, limits=limits, history=7), "attention", hook)
     types = ("click", "click", "buy", "view", "dislike")
-    raws = shoppers(
-        np.random.default_rng(3), Batches(), 9, size=size, users=9, window=80, pace=3, types=types
-    )
-    for raw in raws[:-1]:
-        move_on(state, raw)
-    move_on(state, raws[-1], hold)
-    assert checked == [8]
+    rng = np.random.default_rng(3)
+    for raw in shoppers(rng, Batches(), 9, size=size, users=9, window=80, pace=3, types=types):
+        recommender.step(raw)
+    assert len(checked) == 1
+    return recommender
 
 
 class Expected(NamedTuple):
@@ -305,161 +257,148 @@ class Expected(NamedTuple):
 
     logits_BM: Array  # -inf where an item may not be shown
     loss_B: Array
-    table: Array
-    table_squares: Array
+    items: Array
+    items_squares: Array
     weights: dict[str, Array]
-    gate_weight: Array
-    gate_slope: Array
+    gate: tuple[Array, Array]
     norm: float
 
 
-def obvious_step(at: Lesson, context: Array) -> Expected:
-    """One step by autograd over the full catalogue; every use of an item row is a gradient of its own."""
-    model, queries, targets = at.model, at.queries, at.targets
-    dim, batch, items = model.dim, queries.user_B.size, at.state.items.capacity
-    table = torch.from_numpy(model.table.data).double()
-    module = copy.deepcopy(model.module).double()
-    window = torch.from_numpy(np.maximum(queries.items_BL, 0)).long()
-    empty = torch.from_numpy(queries.items_BL < 0)
-    inputs = table[:, :dim][window].masked_fill(empty[:, :, None], 0).requires_grad_()
-    seconds = np.maximum(queries.now_ms_B[:, None] - queries.times_BL, 0) / 1000
+def plain_users(at: Lesson) -> tuple[torch.Tensor, torch.Tensor, torch.nn.Module]:
+    """Return user vectors and the window's items that they come from, in float64."""
+    model, queries = at.model, at.queries
+    items, module = torch.from_numpy(model.items.values.data).double(), copy.deepcopy(model.net).double()
+    items_BL = queries.items_BL[:, :7]
+    window = torch.from_numpy(np.maximum(items_BL, 0)).long()
+    empty = torch.from_numpy(items_BL < 0)
+    inputs = items[window].masked_fill(empty[:, :, None], 0).requires_grad_()
+    seconds = np.maximum(queries.now_ms_B[:, None] - queries.times_BL[:, :7], 0) / 1000
     gaps = torch.from_numpy(np.minimum(np.log2(1 + seconds) * 0.6, 15).astype(np.int64))
-    users = module(inputs, empty, gaps, torch.from_numpy(queries.types_BL.astype(np.int64) % 16))
-    outputs = table[:, :dim].expand(batch, items, dim).clone().requires_grad_()
-    slope, weight = (torch.from_numpy(c.data).double() for c in (model.gate.slope, model.gate.weight))
-    coef = (weight + torch.from_numpy(context).double() @ slope.T).requires_grad_()
-    sparse = torch.zeros(batch, items, SPARSE, dtype=torch.double)
-    hidden = torch.from_numpy(at.state.items.status.data != LIVE).repeat(batch, 1)
-    for b in range(batch):
-        found = at.pool.candidates
-        sparse[b, found.rows[b, : found.count[b]].astype(np.int64)] = torch.from_numpy(
-            found.features[b, : found.count[b]]
-        ).double()
-        barred = queries.excluded[queries.excluded_indptr[b] : queries.excluded_indptr[b + 1]].astype(
-            np.int64
-        )
-        hidden[b, barred[barred >= 0]] = True
-    cell = torch.from_numpy(dim + D_CELL + queries.cell_B.astype(np.int64))
-    logits = torch.einsum("bd,bmd->bm", users, outputs) + coef[:, :D_CELL] @ table[:, dim : dim + D_CELL].T
-    logits = logits + coef[:, D_CELL, None] * table[:, cell].T + (sparse * coef[:, None, DENSE:]).sum(2)
-    logits = logits.masked_fill(hidden, -torch.inf)
-    taught = np.flatnonzero(targets.row_B >= 0)
-    losses = full_softmax(logits[taught], targets.row_B[taught])
-    (objective(losses) * torch.from_numpy(targets.weight_B[taught]).double()).sum().backward()
+    kinds = torch.from_numpy(queries.types_BL[:, :7].astype(np.int64) % 16)
+    return module(inputs, empty, gaps, kinds), inputs, module
 
-    total, squares = np.zeros((items, dim)), np.zeros(items)
-    for gradient, rows in (
-        (outputs.grad, np.tile(np.arange(items), (batch, 1))),
-        (inputs.grad, queries.items_BL),
-    ):
-        held = rows >= 0
-        single = gradient.numpy()[held]
-        np.add.at(total, rows[held], single)
-        np.add.at(squares, rows[held], (single**2).mean(1))
-    moved = table.numpy().copy()
-    squares += model.table_squares.data
-    moved[:, :dim] -= EMBEDDING_RATE * total / np.sqrt(squares + EPSILON)[:, None]
-    weights, norms = {}, [np.linalg.norm(total), np.linalg.norm(coef.grad.sum(0))]
+
+def catalogue(at: Lesson) -> tuple[Array, Array, Array]:
+    """Return every item's features [B, M, F], which are candidates, and which may not be shown [B, M]."""
+    bank, queries, candidates = at.recommender.bank, at.queries, at.training.candidates
+    status = at.recommender.state.items.status.data
+    batch, size = queries.user_B.size, status.size
+    rows = np.tile(np.arange(size, dtype=np.int32), batch)
+    features = bank.bare_features(rows, np.repeat(queries.position_B, size)).reshape(batch, size, -1)
+    features[candidates.query_N, candidates.rows] = candidates.features
+    chosen, hidden = np.zeros((batch, size), np.bool_), np.tile(status != LIVE, (batch, 1))
+    chosen[candidates.query_N, candidates.rows] = True
+    for b in range(batch):
+        out = queries.excluded[queries.excluded_indptr[b] : queries.excluded_indptr[b + 1]]
+        hidden[b, out[out >= 0]] = True
+    return features.astype(np.float64), chosen, hidden
+
+
+def obvious_step(at: Lesson) -> Expected:
+    """One step by autograd over the full catalogue; every use of an item row is a gradient of its own."""
+    model, targets, scale = at.model, at.targets, at.targets.step_scale
+    inputs_BG = at.training.candidates.gate_inputs.astype(np.float64)
+    users, inputs, module = plain_users(at)
+    x, chosen, hidden = catalogue(at)
+    values = model.items.values.data.astype(np.float64)
+    gate = [column.data.astype(np.float64) for column in (model.gate.weight, model.gate.slope)]  # type: ignore[union-attr]
+    coef = gate[0] + inputs_BG @ gate[1].T
+    user_BD = users.detach().numpy()
+    logits = torch.from_numpy(user_BD @ values.T + np.einsum("bmf,bf->bm", x, coef)).requires_grad_()
+    taught = np.flatnonzero(targets.item_B >= 0)
+    shown = logits.masked_fill(torch.from_numpy(hidden), -torch.inf)
+    rows = torch.from_numpy(targets.item_B[taught]).long()
+    losses = torch.nn.functional.cross_entropy(shown[taught], rows, reduction="none")
+    (objective(losses) * torch.from_numpy(targets.weight_B[taught]).double()).sum().backward()
+    slope_BM = logits.grad.numpy()  # type: ignore[union-attr]
+    # embeddings leave out what hardly moves them, of candidates and targets
+    chosen[taught, targets.item_B[taught]] = True
+    moving_BM = np.where(chosen & (np.abs(slope_BM) < FAINT), 0, slope_BM)
+    users.backward(torch.from_numpy(moving_BM @ values))  # type: ignore[no-untyped-call]
+    window, held = at.queries.items_BL[:, :7], at.queries.items_BL[:, :7] >= 0
+    single = inputs.grad.numpy()[held]  # type: ignore[union-attr]
+    total, squares = moving_BM.T @ user_BD, (moving_BM**2).T @ (user_BD**2).mean(1)
+    np.add.at(total, window[held], single)
+    np.add.at(squares, window[held], (single**2).mean(1))
+    moved = values - scale * EMBEDDING_RATE * total / np.sqrt(1 + squares + EPSILON)[:, None]
+    each = np.einsum("bm,bmf->bf", slope_BM, x)
+    norms, weights = [np.linalg.norm(total), np.linalg.norm(each.sum(0))], {}
     for name, parameter in module.named_parameters():
         gradient = parameter.grad.numpy()
         norms.append(np.linalg.norm(gradient))
-        step = WEIGHT_RATE * gradient / np.sqrt(1 + gradient**2)
-        weights[name] = parameter.detach().numpy() - np.clip(step, -WEIGHT_MOST, WEIGHT_MOST)
-    each = coef.grad.numpy()
-    gate = [
-        np.clip(
-            start
-            - np.clip(gates.RATE * g / np.sqrt(1 + np.maximum(s, g**2 / AGREE)), -gates.MOST, gates.MOST),
-            -gates.BOUND,
-            gates.BOUND,
+        step = scale * torch_parameters.RATE * gradient / np.sqrt(1 + gradient**2)
+        most = torch_parameters.MAX_STEP
+        weights[name] = parameter.detach().numpy() - np.clip(step, -most, most)
+    after = []
+    for start, g, s in (
+        (gate[0], each.sum(0), (each**2).sum(0)),
+        (gate[1], each.T @ inputs_BG, (each**2).T @ inputs_BG**2),
+    ):
+        step = scale * gates.RATE * g / np.sqrt(1 + np.maximum(s, g**2 / AGREE))
+        after.append(
+            np.clip(start - np.clip(step, -gates.MAX_STEP, gates.MAX_STEP), -gates.BOUND, gates.BOUND)
         )
-        for start, g, s in (
-            (weight.numpy(), each.sum(0), (each**2).sum(0)),
-            (slope.numpy(), each.T @ context, (each**2).T @ context**2),
-        )
-    ]
-    loss_B = np.full(batch, np.nan)
+    loss_B = np.full(targets.item_B.size, np.nan)
     loss_B[taught] = losses.detach().numpy()
-    return Expected(
-        logits.detach().numpy(),
-        loss_B,
-        moved,
-        squares,
-        weights,
-        gate[0],
-        gate[1],
-        float(np.linalg.norm(norms)),
-    )
+    norm = float(np.linalg.norm(norms))
+    return Expected(shown.detach().numpy(), loss_B, moved, 1 + squares, weights, (after[0], after[1]), norm)
 
 
 @pytest.mark.parametrize(
-    ("exclude", "size"), [(None, 40), ([], 40), (["buy"], 40), ([], 2 * BLOCK + 60)],
-    ids=["all bar", "repeats", "buys bar", "more than a block"],
+    ("exclude", "size"), [(None, 40), ([], 40), (["buy"], 40), ([], 190)],
+    ids=["all excluded", "repeats", "buys excluded", "several blocks"],
 )  # fmt: skip
-def test_a_whole_step_of_the_model_is_autograds(exclude: list[str] | None, size: int) -> None:
+def test_a_whole_step_of_the_model_is_that_of_autograd(exclude: list[str] | None, size: int) -> None:
     def check(at: Lesson) -> None:
-        model, live = at.model, np.flatnonzero(at.state.items.status.data == LIVE)
-        assert at.pool.negatives_N.tolist() == live.tolist()  # all others are drawn: no estimate
-        model.score(at.queries, at.pool)  # brings the dense columns up to date
-        expected = obvious_step(at, model._context(at.queries))
-        learned = model.learn(at.queries, at.pool, at.targets)
-        taught = at.targets.row_B >= 0
-        assert taught.sum() > size / 8
+        model, status = at.model, at.recommender.state.items.status.data
+        live = np.flatnonzero(status == LIVE)
+        assert at.training.negatives_S.tolist() == live.tolist()  # all others are drawn: no estimate
+        expected, before = obvious_step(at), model.items.values.data.copy()
+        learned = at.learn()
+        assert (at.targets.item_B >= 0).sum() > size / 8
         assert learned.skipped == ""
-        np.testing.assert_allclose(learned.tested.loss_B, expected.loss_B, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(learned.ranks.loss_B, expected.loss_B, rtol=1e-3, atol=1e-4)
         assert learned.loss == pytest.approx(np.nanmean(expected.loss_B), rel=1e-4)
         assert learned.gradient_norm == pytest.approx(expected.norm, rel=2e-3)
-        np.testing.assert_allclose(
-            model.table.data[live, : model.dim], expected.table[live, : model.dim], rtol=1e-3, atol=1e-4
-        )
-        np.testing.assert_allclose(model.table_squares.data[live], expected.table_squares[live], rtol=1e-3)
+        found = [model.items.values, model.items.squares, model.gate.weight, model.gate.slope]  # type: ignore[union-attr]
+        wanted = [expected.items, expected.items_squares, *expected.gate]
+        for column, value in zip(found, wanted, strict=True):
+            rows = live if column.axis == "item" else slice(None)
+            np.testing.assert_allclose(column.data[rows], value[rows], rtol=1e-3, atol=1e-4)
         for name, value in expected.weights.items():
-            np.testing.assert_allclose(model.weights[name].data, value, rtol=1e-3, atol=3e-5, err_msg=name)
-        np.testing.assert_allclose(model.gate.weight.data, expected.gate_weight, rtol=1e-3, atol=1e-4)
-        np.testing.assert_allclose(model.gate.slope.data, expected.gate_slope, rtol=1e-3, atol=1e-4)
+            column = model.parameters.values[name]
+            np.testing.assert_allclose(column.data, value, rtol=1e-3, atol=3e-5, err_msg=name)
+        moved = np.flatnonzero((model.items.values.data != before).any(1))
+        assert np.isin(status[moved], (LIVE, NEW)).all()
+        assert set(moved[status[moved] == NEW]) <= set(at.queries.items_BL.reshape(-1).tolist())
         check_ranks(at, learned, expected.logits_BM)
 
     with_lesson(check, exclude, size)
 
 
 def check_ranks(at: Lesson, learned: TrainResult, logits_BM: Array) -> None:
-    """Ranks are exact over all known items, for the events that are to be ranked exactly."""
-    tested, targets = learned.tested, at.targets
-    assert tested.tested_B.tolist() == targets.tested_B.tolist()
-    assert tested.known_B.tolist() == targets.known_B.tolist()
-    for b, target in enumerate(targets.row_B.tolist()):
-        mine = (tested.greater_B[b], tested.equal_B[b], tested.candidates_B[b])
-        if target < 0 or not targets.tested_B[b]:
-            assert mine == (0, 0, 0)
+    ranks, candidates = learned.ranks, at.training.candidates
+    assert ranks.tested_B.tolist() == at.targets.tested_B.tolist()
+    assert ranks.known_B.tolist() == at.targets.known_B.tolist()
+    for b, target in enumerate(at.targets.item_B.tolist()):
+        rows = candidates.rows[candidates.indptr[b] : candidates.indptr[b + 1]]
+        if target not in rows:
+            assert (ranks.greater_B[b], ranks.equal_B[b]) == (MISS, 0)
             continue
-        shown = logits_BM[b][np.isfinite(logits_BM[b])]
-        assert mine == ((shown > logits_BM[b, target] + 1e-5).sum(), 0, shown.size)
-
-
-def test_learning_moves_only_what_the_batch_touched() -> None:
-    def check(at: Lesson) -> None:
-        before = at.model.table.data.copy()
-        at.model.learn(at.queries, at.pool, at.targets)
-        dim = at.model.dim
-        moved = np.flatnonzero((at.model.table.data[:, :dim] != before[:, :dim]).any(1))
-        status = at.state.items.status.data
-        assert np.isin(status[moved], (LIVE, NEW)).all()
-        in_windows = np.unique(at.queries.items_BL[at.queries.items_BL >= 0])
-        assert set(moved[status[moved] == NEW]) <= set(in_windows.tolist())
-
-    with_lesson(check, ["buy"])
+        above = (logits_BM[b, rows] > logits_BM[b, target] + 1e-5).sum()
+        assert (ranks.greater_B[b], ranks.equal_B[b]) == (above, 0)
+        assert ranks.candidates_B[b] == np.isfinite(logits_BM[b]).sum()
 
 
 def test_a_batch_without_a_target_teaches_nothing() -> None:
     def check(at: Lesson) -> None:
-        nothing = at.targets._replace(row_B=np.full_like(at.targets.row_B, -1))
-        at.model.score(at.queries, at.pool)
-        before = {name: column.data.copy() for name, column in at.model.columns().items()}
-        learned = at.model.learn(at.queries, at.pool, nothing)
+        nothing = at.targets._replace(item_B=np.full_like(at.targets.item_B, -1))
+        found = at.recommender.trainer.candidates(at.queries, at.training.candidates, nothing.item_B, 8)
+        before = copied(at.model.columns())
+        learned = at.model.learn(at.queries, found, nothing)
         assert (learned.skipped, learned.gradient_norm) == ("no_target", 0.0)
         assert np.isnan(learned.loss)
-        for name, column in at.model.columns().items():
-            np.testing.assert_array_equal(column.data, before[name], err_msg=name)
+        same(at.model.columns(), before)
 
     with_lesson(check, [])
 
@@ -467,48 +406,47 @@ def test_a_batch_without_a_target_teaches_nothing() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_step_that_is_not_finite_is_skipped_and_ranks_nothing_first(value: float) -> None:
     def check(at: Lesson) -> None:
-        at.model.score(at.queries, at.pool)
-        at.model.weights["beta"].data[1] = value
-        before = {name: column.data.copy() for name, column in at.model.columns().items()}
-        learned = at.model.learn(at.queries, at.pool, at.targets)
+        beta = at.model.parameters.values["beta"].data
+        beta[1] = value
+        before = copied(at.model.columns())
+        learned = at.learn()
         assert learned.skipped == "non_finite"
-        for name, column in at.model.columns().items():
-            np.testing.assert_array_equal(column.data, before[name], err_msg=name)
-        exact = (at.targets.row_B >= 0) & at.targets.tested_B
-        tested = learned.tested
-        assert (tested.greater_B[exact] >= tested.candidates_B[exact] - 1).all()
+        same(at.model.columns(), before)
+        ranks, targets = learned.ranks, at.targets.item_B >= 0
+        assert (ranks.greater_B[targets] >= np.diff(at.training.candidates.indptr)[targets] - 1).all()
         # the next step, with sound parameters, owes nothing to this one
-        at.model.weights["beta"].data[1] = 0
-        assert at.model.learn(at.queries, at.pool, at.targets).skipped == ""
+        beta[1] = 0
+        assert at.learn().skipped == ""
 
     with_lesson(check, [])
 
 
-def test_success_is_a_running_reciprocal_rank_of_every_kind_of_memory() -> None:
+def test_success_is_a_running_reciprocal_rank_of_each_kind_of_feature() -> None:
+    kept, typical_kept = float(KEPT), float(TYPICAL_KEPT)
+    expected: list[Array] = []
+
     def check(at: Lesson) -> None:
-        model, queries, found = at.model, at.queries, at.pool.candidates
-        model.score(queries, at.pool)
-        own = model.success.data[:, :KINDS].astype(np.float64)
-        dense = model.table.data[:, model.dim :].copy()
-        hits = 0
-        for b, target in enumerate(at.targets.row_B.tolist()):
+        success, candidates = at.recommender.bank.success, at.training.candidates
+        own, typical = (column.data.astype(np.float64) for column in (success.of_user, success.typical))
+        names, hits = at.recommender.bank.names, 0
+        for b, target in enumerate(at.targets.item_B.tolist()):
             if target < 0:
                 continue
-            rows = found.rows[b, : found.count[b]].tolist()
-            value = np.zeros(KINDS)
-            if target in rows:
-                hits += 1
-                place = rows.index(target)
-                columns = [found.features[b, : len(rows), f] for f in KIND_FEATURES]
-                columns += [dense[rows, D_CELL + queries.cell_B[b]], dense[rows, D_DAY]]
-                for kind, column in enumerate(columns):
-                    if kind >= len(KIND_FEATURES) or column[place] > 0:
-                        value[kind] = 1 / (1 + (column > column[place]).sum())
-            user = queries.user_B[b]
-            own[user] = KEEP * own[user] + (1 - KEEP) * value
-        model.learn(queries, at.pool, at.targets)
+            span = slice(candidates.indptr[b], candidates.indptr[b + 1])
+            rows, value = candidates.rows[span].tolist(), np.zeros(len(KINDS) + 1)
+            value[-1] = 1
+            for kind, name in enumerate(KINDS) if target in rows else ():
+                feature = candidates.features[span, names.index(name)]
+                mine = feature[rows.index(target)]
+                if name in ("position", "day") or mine > 0:
+                    value[kind] = 1 / (1 + (feature > mine).sum())
+            hits += target in rows
+            user = at.queries.user_B[b]
+            own[user] = kept * own[user] + (1 - kept) * value
+            typical[:] = typical_kept * typical + (1 - typical_kept) * value[:-1]
         assert hits > 3
-        np.testing.assert_allclose(model.success.data[:, :KINDS], own, rtol=1e-4, atol=1e-5)
-        assert success_of(queries.user_B, model.success.data, model.typical.data).shape[1] == KINDS
+        expected.extend((own, typical))
 
-    with_lesson(check, ["buy"])
+    success = with_lesson(check, ["buy"]).bank.success
+    for column, value in zip((success.of_user, success.typical), expected, strict=True):
+        np.testing.assert_allclose(column.data, value, rtol=1e-4, atol=1e-5)

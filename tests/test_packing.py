@@ -19,6 +19,7 @@ from streams import (
 
 from pipeline.events.batch import RawBatch
 from pipeline.events.records import DEFAULT_USER, Ranking
+from pipeline.models.registry import MODELS
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig, Settings
@@ -37,10 +38,7 @@ CASES = {
     "limits": small_settings(limits=LIMITS),
     "limits and repeats": small_settings(exclude=[], limits=LIMITS),
     "late admission": small_settings(limits=LimitsConfig(items=90, admit_after=2)),
-    **{
-        name: small_settings(name=name, limits=LIMITS)
-        for name in ("item_knn", "markov", "session_knn", "isgd", "biased_mf")
-    },
+    **{name: small_settings(name=name, limits=LIMITS) for name in MODELS if name != "attention"},
 }
 TYPES = ("click", "click", "buy", "view", "dislike", "impression")
 
@@ -127,7 +125,7 @@ def test_digests_tell_one_changed_value_from_none() -> None:
     assert changed["digest_users"] != before["digest_users"]
     assert changed["digest_model"] == before["digest_model"]
     state.histories.repeats.data[row] -= 1
-    state.successors.forward.data[next(iter(state.items.row_of.values())), 0] += 1
+    recommender.bank.transitions.forward.data[next(iter(state.items.row_of.values())), 0] += 1
     changed = recommender.digests()
     assert changed["digest_users"] == before["digest_users"]
     assert changed["digest_model"] != before["digest_model"]
@@ -229,7 +227,7 @@ def test_catching_up_moves_users_and_leaves_the_model() -> None:
         sum(len(set(raw.events.event_ids)) for raw in raws[:3]),
     )
     for name, column in packing.shared_columns(follower.state).items():
-        if not name.endswith((".table", "births.at_event")):  # new items have got an embedding and an age
+        if not name.endswith(("items_values", ".at_event")):  # new items have got an embedding and an age
             rows = model[name].shape[0] if column.data.ndim else ...
             np.testing.assert_array_equal(column.data[:rows], model[name], err_msg=name)
     for user in learner.state.users.row_of:
@@ -284,23 +282,24 @@ def test_users_who_came_with_a_shard_leave_in_order_of_their_last_event() -> Non
     assert move_on(taker, batches([Event("u6", "a")])).removed == ["early"]
 
 
-def test_a_cycle_of_the_sweep_is_resumed_after_the_table_has_grown() -> None:
+def test_a_cycle_of_reclaiming_is_resumed_after_the_table_has_grown() -> None:
     settings = small_settings(limits=LimitsConfig(items=900))
-    first, batches = new_state(settings), Batches()
+    first, batches = Recommender(settings).state, Batches()
     move_on(first, batches([Event("u", f"i{n}") for n in range(906)]))  # six die: the cycle begins
     dead = np.flatnonzero(first.items.status.data == SWEPT)
-    assert (first.sweep.step, dead.size) == (1, 6)
+    assert (first.reclaimer.step, dead.size) == (1, 6)
     for _ in range(3):
         move_on(first, batches([Event("v", "i905", "view")]))
     # rows above the part that is scrubbed already still name a dead item
-    first.successors.partner.data[300:500, 0] = dead[0]
+    first.stores["features.transitions"].columns()["partner"].data[300:500, 0] = dead[0]
     move_on(first, batches([Event("v", f"j{n}", "view") for n in range(300)]))
     assert first.items.capacity == 2048
     arrays, meta = packing.save_items(first)
-    second = new_state(settings)
+    second = Recommender(settings).state
     packing.load_items(second, arrays, meta)
     moving.put(second, moving.take(first, [source(0)]))
-    while second.sweep.step:
+    while second.reclaimer.step:
         move_on(second, batches([Event("v", "j299", "view")]))
     assert (second.items.status.data[dead] == FREE).all()
-    assert not np.isin(second.successors.partner.data, dead).any()
+    partners = second.stores["features.transitions"].columns()["partner"].data
+    assert not np.isin(partners, dead).any()

@@ -7,27 +7,24 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import START_MS, Batches, Event, move_on, new_state, small_settings
+from streams import START_MS, Batches, Event, lessons, small_settings
 
-from pipeline.features import memories
-from pipeline.ranking.pools import PopularLists
-from pipeline.settings import LimitsConfig
-from pipeline.state.popularity import (
+from pipeline.features.popularity import (
     ALL,
-    CELL,
-    CELLS,
     DAY,
-    DAY_MS,
-    GAP_MS,
     HALF_LIVES,
+    LISTED,
     P300,
     P1000,
+    POSITION,
     WIDTH,
     Popularity,
-    cells,
+    most_popular,
 )
-from pipeline.state.state import State
-from pipeline.state.tables import LIVE
+from pipeline.recommender import Recommender
+from pipeline.settings import LimitsConfig
+from pipeline.state.positions import DAY_MS, GAP_MS, POSITIONS, session_positions
+from pipeline.state.tables import LIVE, IdTable
 
 ITEMS = 6
 
@@ -37,18 +34,14 @@ class Count(NamedTuple):
 
     item: int
     weight: float
-    cell: int
+    position: int
     time_ms: int
 
 
 def add(popularity: Popularity, counts: list[Count]) -> None:
-    columns = [np.array(column) for column in zip(*counts, strict=True)]
-    popularity.add(
-        columns[0].astype(np.int32),
-        columns[1].astype(np.float32),
-        columns[2].astype(np.int8),
-        columns[3].astype(np.int64),
-    )
+    items, weights, positions, times = (list(column) for column in zip(*counts, strict=True))
+    taught = lessons(items, (), weights, positions=positions, times_ms=times)
+    popularity.update(taught, np.full(ITEMS, LIVE, np.uint8), 0)
 
 
 def dense(counts: list[Count]) -> np.ndarray:  # type: ignore[type-arg]
@@ -62,7 +55,7 @@ def dense(counts: list[Count]) -> np.ndarray:  # type: ignore[type-arg]
         clock = count.time_ms if clock is None else max(clock, count.time_ms)
         at.append(days)
     for i, count in enumerate(counts):
-        for column in (ALL, P1000, P300, DAY, CELL + count.cell):
+        for column in (ALL, P1000, P300, DAY, POSITION + count.position):
             age = days - at[i] if column == DAY else (len(counts) - i) / HALF_LIVES[column]
             out[count.item, column] += count.weight * 0.5**age
     return out
@@ -84,7 +77,7 @@ counted = st.builds(
     Count,
     item=st.integers(-1, ITEMS - 1),
     weight=st.sampled_from([0.0, 1.0, 1.0, 0.25, 3.0]),
-    cell=st.integers(0, CELLS - 1),
+    position=st.integers(0, POSITIONS - 1),
     time_ms=st.integers(START_MS, START_MS + 40 * DAY_MS),
 )
 
@@ -102,13 +95,13 @@ def test_every_column_is_a_dense_count_of_all_events(batches: list[list[Count]])
 def test_counts_are_right_over_many_half_lives_and_rescalings() -> None:
     rng = np.random.default_rng(3)
     counts = [
-        Count(int(rng.integers(ITEMS)), 1.0, int(rng.integers(CELLS)), START_MS + 30_000_000 * n)
+        Count(int(rng.integers(ITEMS)), 1.0, int(rng.integers(POSITIONS)), START_MS + 30_000_000 * n)
         for n in range(21_000)
     ]
     popularity = Popularity(ITEMS)
     for first in range(0, len(counts), 500):
         add(popularity, counts[first : first + 500])
-    assert popularity.rescaled >= 8  # seven columns of half-life 300, and the one-day column
+    assert popularity._rescaled >= 8  # seven columns of half-life 300, and the one-day column
     assert np.isfinite(popularity.stored.data).all()
     check(popularity, counts)
 
@@ -123,7 +116,7 @@ def test_long_pauses_within_one_batch_leave_finite_counts(pause_days: int) -> No
 
 
 def test_one_huge_batch_leaves_finite_counts() -> None:
-    counts = [Count(n % ITEMS, 2.0, n % CELLS, START_MS) for n in range(60_000)]
+    counts = [Count(n % ITEMS, 2.0, n % POSITIONS, START_MS) for n in range(60_000)]
     popularity = Popularity(ITEMS)
     add(popularity, counts)
     assert np.isfinite(popularity.stored.data).all()
@@ -140,15 +133,15 @@ def test_event_time_that_goes_back_takes_nothing_away() -> None:
 
 def test_forgotten_items_are_taken_out_of_the_totals() -> None:
     popularity = Popularity(ITEMS)
-    counts = [Count(n % 3, 1.0, n % CELLS, START_MS) for n in range(30)]
+    counts = [Count(n % 3, 1.0, n % POSITIONS, START_MS) for n in range(30)]
     add(popularity, counts)
     popularity.forget(np.array([1]))
     popularity.stored.data[1] = 0
     np.testing.assert_allclose(popularity.total.data, popularity.stored.data.sum(0), rtol=1e-5, atol=1e-5)
 
 
-def plain_cell(times: list[int], now_ms: int) -> int:
-    """The cell in words: no history; a pause; else the steps of this session before the newest one."""
+def plain_position(times: list[int], now_ms: int) -> int:
+    """The position in words: no history; a pause; else the steps of this session before the newest one."""
     if not times:
         return 0
     if now_ms - times[0] >= GAP_MS:
@@ -163,33 +156,68 @@ def plain_cell(times: list[int], now_ms: int) -> int:
 
 @given(st.lists(st.sampled_from([0, 1000, GAP_MS - 1, GAP_MS, 9 * GAP_MS]), max_size=9))
 @settings(max_examples=80, deadline=None)
-def test_a_moments_cell_tells_its_place_in_the_session(gaps: list[int]) -> None:
+def test_a_moments_position_is_its_place_in_the_session(gaps: list[int]) -> None:
     now, times = START_MS, list[int]()
     for gap in gaps:
         times.append((times[-1] if times else now) - gap)
     padded = np.array([times + [0] * (10 - len(times))], np.int64)
-    found = cells(padded, np.array([len(times)], np.int32), np.array([now], np.int64))
-    assert found.tolist() == [plain_cell(times, now)]
-
-
-def check_lists(state: State, lists: PopularLists) -> None:
-    live = np.flatnonzero(state.items.status.data == LIVE)
-    for column in range(WIDTH):
-        stored = state.popularity.stored.data[:, column]
-        order = sorted((-float(stored[row]), row) for row in live.tolist() if stored[row] > 0)
-        expected = [row for _, row in order][: memories.LISTED]
-        rows = lists.rows[column]
-        assert rows[rows >= 0].tolist() == expected, column
-        assert (rows[len(expected) :] == -1).all()
+    found = session_positions(padded, np.array([len(times)], np.int32), np.array([now], np.int64))
+    assert found.tolist() == [plain_position(times, now)]
 
 
 @pytest.mark.parametrize("limit", [0, 300])
-def test_popular_lists_are_a_full_sort_after_every_batch(limit: int) -> None:
-    state, batches = new_state(small_settings(limits=LimitsConfig(items=limit))), Batches()
-    lists, rng = PopularLists(state.popularity, state.items), np.random.default_rng(5)
+def test_popular_lists_are_a_full_sort_after_every_batch(
+    limit: int,
+) -> None:
+    """Under eviction, while items are hidden and shown again, and when weights are rescaled."""
+    recommender, batches = (
+        Recommender(small_settings(name="popularity", limits=LimitsConfig(items=limit))),
+        Batches(),
+    )
+    state, popularity, rng = recommender.state, recommender.bank.popularity, np.random.default_rng(5)
+    shown_again = rescaled = 0
     for number in range(25):
         picked = (rng.random(60) ** 2 * 340).astype(int) + 3 * number
-        raw = batches([Event(f"u{n % 9}", f"i{item}") for n, item in enumerate(picked.tolist())])
-        batch = move_on(state, raw).batch
-        lists.update(np.unique(batch.item_B[batch.item_B >= 0]))
-        check_lists(state, lists)
+        if number == 11:
+            popularity.gain.data[P300] *= 1e19  # rescaled with this batch
+            popularity.stored.data[:, P300] *= np.float32(1e19)
+            popularity.total.data[P300] *= 1e19
+        before = popularity.gain.data[P300]
+        events = [Event(f"u{n % 9}", f"i{item}") for n, item in enumerate(picked.tolist())]
+        recommender.step(batches(events))
+        rescaled += popularity.gain.data[P300] < before
+        rows = rng.permutation(state.items.rows(list(state.items.row_of)))[:40]
+        if number % 4 == 1:
+            state.items.show(rows, False)
+        if number % 4 == 3:
+            shown_again += state.items.show(rows, True).size
+        popularity.update_lists(np.empty(0, np.int32), state.items)
+        check_lists(popularity, state.items)
+        if number == 18:  # a restart
+            snapshot, recommender = recommender.snapshot(), Recommender(recommender.settings)
+            recommender.restore(snapshot)
+            state, popularity = recommender.state, recommender.bank.popularity
+            check_lists(popularity, state.items)
+    assert shown_again > 5
+    assert rescaled == 1
+
+
+def check_lists(popularity: Popularity, items: IdTable) -> None:
+    live = np.flatnonzero(items.status.data == LIVE)
+    for column in range(WIDTH):
+        stored = popularity.stored.data[:, column]
+        order = sorted((-float(stored[row]), row) for row in live.tolist() if stored[row] > 0)
+        expected = [row for _, row in order][:LISTED]
+        rows = popularity.listed.data[column]
+        assert rows[rows >= 0].tolist() == expected, column
+        assert (rows[len(expected) :] == -1).all()
+        assert not popularity.complete.data[column] or len(order) <= LISTED
+        longer = popularity.longer(column, 400, items).tolist()
+        assert longer == sorted(live.tolist(), key=lambda row: (-stored[row], row))[:400]
+
+
+@given(st.lists(st.integers(0, 4), max_size=30), st.integers(1, 40))
+def test_the_most_popular_are_those_of_a_sort(values: list[int], count: int) -> None:
+    rows = np.arange(len(values), dtype=np.int32) * 2
+    best = most_popular(rows, np.array(values, np.float32), count).tolist()
+    assert best == sorted(rows.tolist(), key=lambda row: (-values[row // 2], row))[:count]

@@ -1,7 +1,5 @@
 """Waves of new items through a bounded catalogue: rows are reused, and nothing of their last items shows."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 from streams import MINUTE_MS, START_MS, Batches, Event, history_rows, small_settings
@@ -108,23 +106,21 @@ def test_what_is_remembered_of_users_is_of_their_own_past_alone() -> None:
 
 def test_a_row_that_is_given_out_is_empty_and_named_nowhere() -> None:
     waves = Waves(None)
-    state, welcome, seen = waves.recommender.state, waves.recommender.state.welcome, []
+    state, init_rows, seen = waves.recommender.state, waves.recommender._init_rows, []
 
-    def check(rows: np.ndarray, ids: Sequence[str]) -> None:  # type: ignore[type-arg]
+    def check(users: np.ndarray, rows: np.ndarray) -> None:  # type: ignore[type-arg]
         for name, store in state.stores.items():
             for key, column in store.columns().items():
                 if column.of_items:
                     assert not np.isin(column.data, rows).any(), f"{name}.{key}"
-                if (
-                    column.axis == "item" and key != "table"
-                ):  # its derived columns show every row as uncounted
+                if column.axis == "item":
                     assert (column.data[rows] == column.fill).all(), f"{name}.{key}"
         values, _ = state.consumed.ragged(np.arange(state.users.capacity, dtype=np.int32))
         assert not np.isin(values, rows).any()
         seen.extend(rows.tolist())
-        welcome(rows, ids)
+        init_rows(users, rows)
 
-    state.welcome = check
+    waves.recommender._init_rows = check  # type: ignore[method-assign]
     for wave in range(1, 9):
         waves.send(wave)
     assert len(seen) == 8 * WAVE

@@ -1,155 +1,164 @@
-"""Successor tables, against a dense matrix of weights and lists of contexts."""
+"""Bounded tables of partners and of sessions: what a full row keeps, and what is replaced."""
+
+from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from streams import lessons
 
+from pipeline.features.pair_table import PairTable
+from pipeline.features.popularity import Popularity
+from pipeline.features.sessions import PLACES, WAYS, SessionIndex
+from pipeline.features.transitions import SLOTS, Transitions
 from pipeline.state.splitmix import next_uniform
-from pipeline.state.successors import BEFORE, FADE, REACH, Successors
-from pipeline.state.tables import GONE, LIVE, NEW
+from pipeline.state.tables import GONE, HIDDEN, LIVE, NEW, IdTable
 
-ITEMS, LENGTH = 7, 12
-Step = tuple[int, float, list[int]]  # item, weight, the window before it, newest first
-
-
-def add(successors: Successors, steps: list[Step], status: np.ndarray, seed: int = 1) -> None:  # type: ignore[type-arg]
-    window = np.full((len(steps), LENGTH), -1, np.int32)
-    for b, (_, _, before) in enumerate(steps):
-        window[b, : len(before)] = before
-    successors.add(
-        np.array([item for item, _, _ in steps], np.int32),
-        np.array([weight for _, weight, _ in steps], np.float32),
-        window,
-        np.array([len(before) for _, _, before in steps], np.int32),
-        status,
-        seed,
-    )
+ROWS, NEWCOMER = 64, 60
+TABLES = ("transitions", "pairs", "pairs of both directions")
 
 
-def dense(successors: Successors, items: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
-    forward, backward = np.zeros((items, items)), np.zeros((items, items))
-    for row in range(items):
-        for slot, partner in enumerate(successors.partner.data[row]):
-            if partner >= 0:
-                forward[row, partner] += successors.forward.data[row, slot]
-                backward[row, partner] += successors.backward.data[row, slot]
-    return forward, backward
+class Full:
+    """Row 0 is full: the first partner has this weight, the others have twice as much."""
+
+    def __init__(self, kind: str, weight: float) -> None:
+        self.status = np.full(ROWS, LIVE, np.uint8)
+        self.table: Any = PairTable(ROWS, 1, 1.0, np.inf, both=kind.endswith("directions"))
+        if kind == "transitions":
+            self.table = Transitions(IdTable("item", ROWS), Popularity(ROWS))
+        self.weights = self.table.forward if kind == "transitions" else self.table.stored
+        self.table.partner.data[0] = np.arange(1, SLOTS + 1)
+        self.weights.data[0] = [weight, *[2 * weight] * (SLOTS - 1)]
+
+    def add(self, weight: float, item: int = NEWCOMER, window: tuple[int, ...] = (0,), seed: int = 1) -> None:
+        """Count one event."""
+        self.table.update(lessons([item], [window], [weight]), self.status, seed)
+
+    def row(self) -> dict[int, float]:
+        """Return the weights of row 0 by partner."""
+        return dict(zip(self.table.partner.data[0].tolist(), self.weights.data[0].tolist(), strict=True))
 
 
-item = st.integers(0, ITEMS - 1)
-step = st.tuples(
-    st.integers(-1, ITEMS - 1), st.sampled_from([0.0, 1.0, 1.0, 2.5]), st.lists(item, max_size=LENGTH)
-)
+@pytest.fixture(params=TABLES)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
-@given(st.lists(step, max_size=30), st.integers(1, 5))
-@settings(max_examples=80, deadline=None)
-def test_weights_are_exact_while_rows_have_room(steps: list[Step], batch: int) -> None:
-    successors, status = Successors(ITEMS, slots=ITEMS, contexts=4), np.full(ITEMS, LIVE, np.uint8)
-    status[3] = NEW
-    forward, backward = np.zeros((ITEMS, ITEMS)), np.zeros((ITEMS, ITEMS))
-    count, followed, contexts = np.zeros(ITEMS), np.zeros(ITEMS), [list[list[int]]() for _ in range(ITEMS)]
-    for m, weight, before in steps:
-        if m < 0 or weight == 0:
-            continue
-        count[m] += weight
-        for k, h in enumerate(before[:REACH]):
-            forward[h, m] += weight * FADE**k
-            backward[m, h] += weight * FADE**k
-            followed[h] += weight * FADE**k
-        if before:
-            contexts[before[0]].append([m, *(before[1:5] + [-1] * BEFORE)[:BEFORE]])
-    for first in range(0, len(steps), batch):
-        add(successors, steps[first : first + batch], status)
-    held = dense(successors, ITEMS)
-    np.testing.assert_allclose(held[0], forward, rtol=1e-5)
-    np.testing.assert_allclose(held[1], backward, rtol=1e-5)
-    np.testing.assert_allclose(successors.count.data, count, rtol=1e-5)
-    np.testing.assert_allclose(successors.followed.data, followed, rtol=1e-5)
-    for h in range(ITEMS):
-        assert successors.contexts.data[h] == len(contexts[h])
-        kept = successors.context.data[h]
-        assert sorted(row.tolist() for row in kept if row[0] >= 0) == sorted(contexts[h][-4:])
-        partners = successors.partner.data[h]
-        assert len(set(partners[partners >= 0].tolist())) == (partners >= 0).sum()
+def test_a_newcomer_as_heavy_as_the_weakest_takes_its_slot(kind: str) -> None:
+    full = Full(kind, 1.0)
+    full.add(1.0)
+    assert full.table.partner.data[0].tolist() == [NEWCOMER, *range(2, SLOTS + 1)]
+    assert full.weights.data[0].tolist() == [1.0, *[2.0] * (SLOTS - 1)]
 
 
-def full_row(weight: float, slots: int = 4) -> Successors:
-    """Item 0 with every slot taken by an item of this forward weight, but one of twice as much."""
-    successors = Successors(20, slots=slots)
-    successors.partner.data[0] = np.arange(1, slots + 1)
-    successors.forward.data[0] = [weight, *[2 * weight] * (slots - 1)]
-    return successors
-
-
-def test_a_newcomer_as_heavy_as_the_weakest_takes_its_slot() -> None:
-    status = np.full(20, LIVE, np.uint8)
-    successors = full_row(1.0)
-    add(successors, [(9, 1.0, [0])], status)
-    assert successors.partner.data[0].tolist() == [9, 2, 3, 4]
-    assert successors.forward.data[0].tolist() == [1, 2, 2, 2]
-
-
-def test_the_weakest_is_the_least_in_both_directions_together() -> None:
-    status = np.full(20, LIVE, np.uint8)
-    successors = full_row(1.0)
-    successors.backward.data[0] = [3, 0.5, 0, 0.5]
-    add(successors, [(9, 2.0, [0])], status)
-    assert successors.partner.data[0].tolist() == [1, 2, 9, 4]
-    assert (successors.forward.data[0, 2], successors.backward.data[0, 2]) == (2, 0)
-
-
-@pytest.mark.parametrize("weight", [0.25, 0.5, 0.75])
-def test_a_light_newcomers_expected_weight_is_its_own_and_the_rows_sum_stays(weight: float) -> None:
-    status, held, draws = np.full(20, LIVE, np.uint8), [], 3000
+@pytest.mark.parametrize("weight", [0.25, 0.75])
+def test_a_light_newcomers_expected_weight_is_its_own_and_the_sum_of_the_row_stays(
+    kind: str, weight: float
+) -> None:
+    held, draws = [], 3000
     for seed in range(draws):
-        successors = full_row(1.0)
-        add(successors, [(9, weight, [0])], status, seed * 7919)
-        row = dict(zip(successors.partner.data[0].tolist(), successors.forward.data[0].tolist(), strict=True))
-        held.append(row.get(9, 0.0))
-        assert sum(row.values()) == 7
-        assert row.get(9, 1.0) == 1.0
-        assert (9 in row) != (1 in row)
-    error = 4 * np.sqrt(weight * (1 - weight) / draws)
-    assert abs(np.mean(held) - weight) < error
+        full = Full(kind, 1.0)
+        full.add(weight, seed=seed * 7919)
+        row = full.row()
+        held.append(row.get(NEWCOMER, 0.0))
+        assert sum(row.values()) == 2 * SLOTS - 1
+        assert row.get(NEWCOMER, 1.0) == 1.0
+        assert (NEWCOMER in row) != (1 in row)
+    assert abs(np.mean(held) - weight) < 4 * np.sqrt(weight * (1 - weight) / draws)
+
+
+@pytest.mark.parametrize("status", [GONE, NEW, HIDDEN])
+def test_the_slot_of_an_evicted_partner_is_taken_first_whether_reclaimed_or_not(
+    kind: str, status: int
+) -> None:
+    for reclaimed in (False, True):
+        full = Full(kind, 5.0)
+        full.status[3] = status
+        if reclaimed and status == GONE:
+            full.table.partner.data[0, 2] = -1
+        full.add(1e-6)
+        taken = full.table.partner.data[0, 2] == NEWCOMER
+        assert taken == (status == GONE)  # others are held as ever
+        assert full.weights.data[0, 2] == np.float32(1e-6 if taken else 10)
+
+
+def test_the_draws_come_from_the_seed_alone(kind: str) -> None:
+    rows = []
+    for seed in [*range(8), *range(8)]:
+        full = Full(kind, 1.0)
+        for m in range(50, 60):
+            full.add(0.3, m, seed=seed * 1000 + m)
+        rows.append(full.table.partner.data[0].tolist())
+    assert rows[:8] == rows[8:]
+    assert any(row != rows[0] for row in rows)
+
+
+def test_the_weakest_transition_is_the_least_in_both_directions_together() -> None:
+    full = Full("transitions", 1.0)
+    full.table.backward.data[0] = [3, 0.5, 0, *[0.5] * (SLOTS - 3)]
+    full.add(2.0)
+    assert full.table.partner.data[0, 2] == NEWCOMER
+    assert (full.table.forward.data[0, 2], full.table.backward.data[0, 2]) == (2, 0)
 
 
 def test_a_light_newcomer_of_the_backward_side_enters_backward() -> None:
-    status, entered = np.full(20, LIVE, np.uint8), 0
+    entered = 0
     for seed in range(400):
-        successors = full_row(1.0)
-        add(successors, [(0, 0.5, [9])], status, seed * 31)
-        if 9 in successors.partner.data[0]:
+        full = Full("transitions", 1.0)
+        full.add(0.5, 0, (NEWCOMER,), seed * 31)
+        slots = full.table.partner.data[0].tolist()
+        if NEWCOMER in slots:
             entered += 1
-            slot = successors.partner.data[0].tolist().index(9)
-            assert (successors.forward.data[0, slot], successors.backward.data[0, slot]) == (0, 1)
+            slot = slots.index(NEWCOMER)
+            assert (full.table.forward.data[0, slot], full.table.backward.data[0, slot]) == (0, 1)
     assert 140 < entered < 260
 
 
-@pytest.mark.parametrize("scrubbed", [False, True])
-def test_a_dead_partners_slot_is_taken_first_whether_scrubbed_or_not(scrubbed: bool) -> None:
-    status = np.full(20, LIVE, np.uint8)
-    successors = full_row(5.0)
-    status[3] = GONE
-    if scrubbed:
-        successors.partner.data[successors.partner.data == 3] = -1
-    add(successors, [(9, 0.01, [0])], status)
-    assert successors.partner.data[0].tolist() == [1, 2, 9, 4]
-    assert successors.forward.data[0, 2] == np.float32(0.01)
-    assert successors.backward.data[0, 2] == 0
+visit = st.tuples(st.integers(0, 9), st.integers(-1, 5), st.sampled_from([0.0, 1.0, 1.0, 1.0]))
 
 
-def test_the_draws_come_from_the_seed_alone() -> None:
-    status = np.full(20, LIVE, np.uint8)
-    rows = []
-    for seed in [*range(8), *range(8)]:
-        successors = full_row(1.0)
-        for m in range(5, 15):
-            add(successors, [(m, 0.3, [0])], status, seed * 1000 + m)
-        rows.append(successors.partner.data[0].tolist())
-    assert rows[:8] == rows[8:]
-    assert any(row != rows[0] for row in rows)
+@given(st.lists(st.lists(visit, max_size=25), max_size=6))
+def test_the_session_index_is_a_dictionary_of_the_newest_sessions(
+    batches: list[list[tuple[int, int, float]]],
+) -> None:
+    """Eight slots for nine sessions, in two sets of four: the oldest of a full set is replaced."""
+    index = SessionIndex(6, visits=3, sessions=2 * WAYS)
+    kept: dict[int, list[int]] = {}  # by key, in order of their beginning
+    visits: dict[int, list[int]] = defaultdict(list)
+    for batch in batches:
+        keys, items, weights = (np.array([each[i] for each in batch]) for i in range(3))
+        index.update(keys.astype(np.uint64), items.astype(np.int32), weights.astype(np.float32))
+        for key, item, weight in batch:
+            if key == 0 or item < 0 or weight == 0:
+                continue
+            if key not in kept:
+                of_set = [other for other in kept if other % 2 == key % 2]
+                if len(of_set) == WAYS:
+                    del kept[of_set[0]]
+                    for numbers in visits.values():  # what names a replaced session names nothing
+                        numbers[:] = [0 if number == of_set[0] else number for number in numbers]
+                kept[key] = []
+            if item not in kept[key][-PLACES:] and key not in visits[item][-3:]:
+                visits[item].append(key)
+            kept[key].append(item)
+    held = index.index
+    slots = {int(key): s for s, key in enumerate(held.key_N.tolist()) if key}
+    assert slots.keys() == kept.keys()
+    numbers = [int(held.number_N[slots[key]]) for key in kept]
+    assert numbers == sorted(numbers)
+    for key, items in kept.items():
+        s = slots[key]
+        assert held.steps_N[s] == len(items)
+        places = [held.items_NP[s, step % PLACES] for step in range(len(items))][-PLACES:]
+        assert places == items[-PLACES:]
+    for item in range(6):
+        assert held.visited_M[item] == len(visits[item])
+        for v, key in enumerate(visits[item][::-1][:3]):
+            number, s = divmod(int(held.visits_MR[item, (len(visits[item]) - 1 - v) % 3]), 2 * WAYS)
+            assert (held.number_N[s] == number) == (key != 0)
+            assert key in (0, held.key_N[s])
 
 
 def test_uniform_numbers_are_those_of_splitmix64_and_even() -> None:
