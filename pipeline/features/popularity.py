@@ -122,14 +122,16 @@ class Popularity(CountFamily, Store):
             rows = rows[status[rows] == LIVE]
             complete = bool(self.complete.data[column])
             if remake or (rows.size < LISTED // 2 and not complete):
-                pool = np.flatnonzero(status == LIVE).astype(np.int32)
-                floor, complete = np.float32(0), True
+                pool, complete = np.flatnonzero(status == LIVE).astype(np.int32), True
             else:
                 pool = np.union1d(rows, touched)
-                # what ranks below the last of an incomplete list may rank below items that are not on it
-                floor = self.stored.data[rows[-1], column] if rows.size and not complete else np.float32(0)
             values = self.stored.data[pool, column]
-            kept = values >= floor if floor > 0 else values > 0
+            kept = values > 0
+            if not complete:
+                # what ranks below the last of an incomplete list may rank below items that are not on it
+                held = self.stored.data[rows, column]
+                floor = held.min()
+                kept = (values > floor) | ((values == floor) & (pool <= rows[held == floor].max()))
             best = most_popular(pool[kept], values[kept], LISTED)
             self.listed.data[column] = -1
             self.listed.data[column, : best.size] = best
