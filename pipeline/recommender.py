@@ -129,6 +129,8 @@ class Recommender:
             raise ValueError(f"batch {raw.seq}: expected {self.seq}; batches are learned in order, each once")
         state, before = self.state, tables_of(self.state)
         state.apply_catalog(raw.news)
+        if raw.news.changes:  # items that are shown again or hidden now count with this batch
+            self.bank.popularity.update_lists(np.empty(0, np.int32), state.items)
         batch = state.admit(raw)
         self._init_rows(batch.new_users, batch.new_items)
         mark("event")
