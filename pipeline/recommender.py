@@ -298,8 +298,7 @@ class Recommender:
         parts = None
         if explained and self.settings.rank.explain:
             parts = self.models[0].explain(queries, candidates, scores, places_BK)
-        rows_BK = np.full(places_BK.shape, -1, np.int32)
-        rows_BK[places_BK >= 0] = candidates.rows[places_BK[places_BK >= 0]]
+        rows_BK = candidates.at(places_BK)
         if parts is None:
             reasons_BK = np.full((*rows_BK.shape, 0), -1, np.int32)
         else:

@@ -150,7 +150,7 @@ class FeatureBank:
         history items is shared as it was summed, whatever logarithm was taken of it; the last place gets what
         rests on no history item.
         """
-        rows_BK = np.where(places_BK >= 0, candidates.rows[np.maximum(places_BK, 0)], -1).astype(np.int32)
+        rows_BK = candidates.at(places_BK)
         value_BKF = np.where((rows_BK >= 0)[:, :, None], value_BKF, np.float32(0))
         shown = Shown(queries.items_BL, queries.length_B, queries.session_B, rows_BK, value_BKF)
         out = np.zeros((*rows_BK.shape, queries.items_BL.shape[1] + 1), np.float32)

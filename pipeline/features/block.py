@@ -32,6 +32,10 @@ class Candidates(NamedTuple):
         """Return the query of each candidate."""
         return np.repeat(np.arange(self.indptr.size - 1), np.diff(self.indptr))
 
+    def at(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        """Return the rows of candidates by their places among all, -1 for a place below 0."""
+        return np.append(self.rows, np.int32(-1))[np.maximum(places, -1)]
+
 
 class Block(NamedTuple):
     """Queries, and for each of them a growing list of candidates with their features.

@@ -77,8 +77,9 @@ class TorchBatch:
 
     def users(self, table: str = "user") -> Tensor:
         """Return the queries' user rows of a table [B, D]."""
-        rows, places = np.unique(self.queries.user_B, return_inverse=True)
-        return self._leaf(table, rows.astype(np.int32))[torch.from_numpy(places)]
+        rows, first, places = np.unique(self.queries.user_B, return_index=True, return_inverse=True)
+        order = np.argsort(first)  # of appearance: no row number may decide the order of a sum
+        return self._leaf(table, rows[order].astype(np.int32))[torch.from_numpy(np.argsort(order)[places])]
 
     def sides(self) -> tuple[Tensor, Tensor]:
         """Return the buckets of the time gap and the event type of every place of the window [B, L]."""
@@ -166,6 +167,8 @@ class TorchModel(Store):
     @torch.no_grad()
     def score(self, queries: Queries, candidates: Candidates) -> Scores:
         """Return scores [N]; see `Model`."""
+        if candidates.rows.size == 0:
+            return Scores(np.zeros(0, np.float32))
         logits = self.logits(TorchBatch(self.tables, queries, candidates))
         scores = np.ascontiguousarray(logits.numpy(), np.float32)
         coef = None
@@ -178,6 +181,11 @@ class TorchModel(Store):
     def learn(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> TrainResult:
         """Rank the targets, then update; see `Model`."""
         candidates, batch_size = training.candidates, targets.item_B.shape[0]
+        taught_B = training.place_B >= -1
+        if not taught_B.any():
+            nothing = np.full(batch_size, np.nan, np.float32)
+            ranks = ranks_within(nothing, training, targets, nothing)._replace(loss_B=nothing)
+            return TrainResult(ranks, float("nan"), 0.0, "no_target")
         batch = TorchBatch(self.tables, queries, candidates, targets.item_B, training.negatives_S)
         outputs = self.logits(batch)
         flat = outputs.detach().numpy().copy()
@@ -189,10 +197,7 @@ class TorchModel(Store):
             add_training_features(coef, queries, training, logits)
         loss = softmax_loss(logits, training, targets.weight_B)
         ranks = ranks_within(logits.candidates_N, training, targets, loss.below_B)
-        taught_B = training.place_B >= -1
         ranks = ranks._replace(loss_B=np.where(taught_B, loss.loss_B, np.float32(np.nan)))
-        if not taught_B.any():
-            return TrainResult(ranks, float("nan"), 0.0, "no_target")
         mean = float(loss.loss_B[taught_B].mean())
         slopes = np.concatenate([part.reshape(-1) for part in loss.slopes])
         outputs.backward(torch.from_numpy(slopes))  # type: ignore[no-untyped-call]

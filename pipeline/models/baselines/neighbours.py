@@ -128,8 +128,7 @@ class Neighbours(Baseline):
         self, queries: Queries, candidates: Candidates, scores: Scores, places_BK: npt.NDArray[np.int64]
     ) -> FloatArray:
         """Return each history item's summand, popularity's in the last place: [B, K, L + 1]."""
-        rows_BK = np.where(places_BK >= 0, candidates.rows[np.maximum(places_BK, 0)], -1).astype(np.int32)
-        base = self._base()
+        rows_BK, base = candidates.at(places_BK), self._base()
         out = np.zeros((*rows_BK.shape, queries.items_BL.shape[1] + 1), np.float32)
         out[:, :, -1] = np.where(rows_BK >= 0, base.stored_M[np.maximum(rows_BK, 0)] * base.scale, 0)
         _parts(scores.detail, rows_BK, out)
