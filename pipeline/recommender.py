@@ -69,11 +69,12 @@ class Recommender:
         rank, seed = settings.rank, settings.model.seed
         variants = variants or configured(settings.model)
         self.settings, self.unread = settings, unread
-        self.state = State(settings, history_of(variants))
+        served_history = history_of(variants[:1])
+        self.state = State(settings, history_of(variants), served_history)
         state = self.state
         self.bank = FeatureBank(
             state.items, state.users.capacity, rank.k, rank.exclude_event_types is not None, seed,
-            lists_of(variants[0]),
+            lists_of(variants[0]), served_history,
         )  # fmt: skip
         self.trainer = Trainer(self.bank, seed)
         for name, store in self.bank.stores.items():

@@ -51,7 +51,8 @@ class FeatureBank:
     """All families. What it keeps are the stores of `stores`; everything else is scratch space or derived.
 
     `k`: candidates a query, at least, where so many may be shown. `lists`: the popularity lists that
-    candidates are drawn from.
+    candidates are drawn from. `history`: newest places of a window that are read (0: all), so that a shadow
+    with longer windows changes nothing.
     """
 
     def __init__(
@@ -62,8 +63,9 @@ class FeatureBank:
         repeats: bool,
         seed: int,
         lists: tuple[int, ...] = LISTS_SHOWN,
+        history: int = 0,
     ) -> None:
-        self.items, self.seed = items, seed
+        self.items, self.seed, self.history = items, seed, history
         self.families = families_of(items, repeats, lists)
         self.popularity: Popularity = cast(Popularity, self.families["popularity"])
         self.transitions: Transitions = cast(Transitions, self.families["transitions"])
@@ -94,7 +96,7 @@ class FeatureBank:
 
         Where families and popular lists give fewer than `least`, the next most popular items follow.
         """
-        batch = queries.user_B.shape[0]
+        queries, batch = self._within(queries), queries.user_B.shape[0]
         counts_B = np.zeros(batch, np.int64)
         rows, features = [], []
         for a in range(0, batch, MAX_QUERIES):
@@ -152,11 +154,18 @@ class FeatureBank:
         """
         rows_BK = candidates.at(places_BK)
         value_BKF = np.where((rows_BK >= 0)[:, :, None], value_BKF, np.float32(0))
+        queries = self._within(queries)
         shown = Shown(queries.items_BL, queries.length_B, queries.session_B, rows_BK, value_BKF)
         out = np.zeros((*rows_BK.shape, queries.items_BL.shape[1] + 1), np.float32)
         for name, family in self.families.items():
             family.attribute(shown, self.at[name], out)
         return out
+
+    def _within(self, queries: Queries) -> Queries:
+        """Return the queries with windows of `history` places at most."""
+        if not self.history:
+            return queries
+        return queries._replace(length_B=np.minimum(queries.length_B, np.int32(self.history)))
 
     def update(self, lessons: Lessons) -> None:
         """Count a batch. Nothing but the lessons and the status of item rows decides what is counted."""

@@ -21,12 +21,13 @@ class Histories(Store):
     """A ring of each user's last interactions, plus what is remembered of the user beyond it.
 
     Columns: `items` int32 [U, H], `types` uint16 [U, H] (a stable hash of the event type's name), `times`
-    int64 [U, H] (ms), `pushed` int64 [U] (ever), `repeats` float32 [U] (interactions with an item already in
-    the ring), `newest_ms` int64 [U] (event time of the newest event of any kind).
+    int64 [U, H] (ms), `pushed` int64 [U] (ever), `repeats` float32 [U] (interactions with an item of the
+    newest `repeats_within` before it), `newest_ms` int64 [U] (event time of the newest event of any kind).
     """
 
-    def __init__(self, capacity: int, length: int) -> None:
-        self.length = length
+    def __init__(self, capacity: int, length: int, repeats_within: int = 0) -> None:
+        """Keep `length` interactions a user; repeats are of the newest `repeats_within` (0: of all)."""
+        self.length, self.repeats_within = length, repeats_within or length
         self.items = Column(np.full((capacity, length), -1, np.int32), "user", -1, of_items=True, stretch=1)
         self.types = Column(np.zeros((capacity, length), np.uint16), "user", stretch=1)
         self.times = Column(np.zeros((capacity, length), np.int64), "user", stretch=1)
@@ -41,8 +42,8 @@ class Histories(Store):
         `time_ms_B`.
         """
         _push(
-            user_B, item_B, type_B, moment_ms_B, push_B, time_ms_B, self.items.data, self.types.data,
-            self.times.data, self.pushed.data, self.repeats.data, self.newest_ms.data,
+            user_B, item_B, type_B, moment_ms_B, push_B, time_ms_B, self.repeats_within, self.items.data,
+            self.types.data, self.times.data, self.pushed.data, self.repeats.data, self.newest_ms.data,
         )  # fmt: skip
 
     def latest(self, user_B: IntArray, status_M: npt.NDArray[np.uint8]) -> Windows:
@@ -81,7 +82,9 @@ class Histories(Store):
 
 
 @kernel()
-def _push(user_B, item_B, type_B, moment_B, push_B, time_B, items, types, times, pushed, repeats, newest_ms):  # type: ignore[no-untyped-def]
+def _push(  # type: ignore[no-untyped-def]
+    user_B, item_B, type_B, moment_B, push_B, time_B, within, items, types, times, pushed, repeats, newest_ms
+):  # fmt: skip
     length = items.shape[1]
     for b in range(user_B.shape[0]):
         u = user_B[b]
@@ -90,8 +93,8 @@ def _push(user_B, item_B, type_B, moment_B, push_B, time_B, items, types, times,
         m = item_B[b]
         if not push_B[b] or m < 0:
             continue
-        for k in range(length):
-            if items[u, k] == m:
+        for k in range(min(within, pushed[u])):
+            if items[u, (pushed[u] - 1 - k) % length] == m:
                 repeats[u] += 1
                 break
         slot = pushed[u] % length

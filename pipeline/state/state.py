@@ -49,15 +49,18 @@ class Expired(NamedTuple):
 
 
 class State:
-    """Tables, histories and what was published. `history`: interactions kept a user, at least."""
+    """Tables, histories and what was published.
 
-    def __init__(self, settings: Settings, history: int) -> None:
+    `history`: interactions kept a user; `served_history`: those that the served model asks for (0: all).
+    """
+
+    def __init__(self, settings: Settings, history: int, served_history: int = 0) -> None:
         rank, self.limits = settings.rank, settings.limits
         self.users = IdTable("user")
         self.items = IdTable("item", admit_after=self.limits.admit_after)
         self.types = EventTypes(settings.events, rank.exclude_event_types)
         self.repeats = rank.exclude_event_types == []  # no event excludes its item
-        self.histories = Histories(self.users.capacity, history)
+        self.histories = Histories(self.users.capacity, history, served_history)
         self.consumed = Consumed(self.users.capacity)
         self.published = PublishedLists(self.users.capacity, rank.k)
         self.refresh = Refresh(self.users.capacity)
