@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Iterator
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import numpy as np
 from numba import njit, types
@@ -12,6 +12,7 @@ from numba.core.dispatcher import Dispatcher
 import pipeline
 from pipeline import kernels
 from pipeline.kernels import NO_COUNTING, OPTIONS, accepted
+from pipeline.models.registry import MODELS
 from pipeline.settings import BatchConfig, ModelConfig, Settings
 from pipeline.warm_up import warm_up
 
@@ -57,7 +58,7 @@ def test_an_option_that_numba_does_not_know_is_left_out() -> None:
 
 def test_no_kernel_counts_references_or_returns_an_array() -> None:
     """One that makes an array can't be compiled; one that calls one that returns it would leak."""
-    for name in get_args(get_type_hints(ModelConfig)["name"]):
+    for name in MODELS:
         warm_up(Settings(model=ModelConfig(name=name), batch=BatchConfig(max_events=64)))
     found, compiled = dict(all_kernels()), 0
     for name, kernel in found.items():

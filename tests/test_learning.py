@@ -1,45 +1,48 @@
 """What the recommender learns, what it can't know, and that its steps don't run away."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from streams import Spy, copied, same
 
 from pipeline.evaluation.quality import between
 from pipeline.events.batch import Events, RawBatch, Span, TopicPartition
-from pipeline.features.memories import D_LONG, DENSE, FEATURES, S_BACKOFF
-from pipeline.models.attention import StreamingAttention
-from pipeline.models.model import Model, TrainResult
-from pipeline.models.registry import build_model
+from pipeline.models import gate
+from pipeline.models.attention import AttentionModel
+from pipeline.models.model import TrainResult
+from pipeline.models.optimizer import BOUND
+from pipeline.models.registry import MODELS, variant_of
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
-from pipeline.settings import ModelConfig, RankConfig, Settings
-from pipeline.state.state import State
+from pipeline.settings import EventsConfig, ModelConfig, RankConfig, Settings
 from producers.simulator.users import Columns, Market, shoppers
 
 START_MS = 1_700_000_000_000
 NOW_MS = START_MS + 10**9
 SOURCE = TopicPartition("events", 0)
-MODELS = (
-    "attention", "popularity", "recent_popularity", "markov", "item_knn", "session_knn", "isgd", "biased_mf"
-)  # fmt: skip
-SMALL = ModelConfig(dim=16, history=10)
-REPEATS = Settings(model=SMALL, rank=RankConfig(k=1, exclude_event_types=[], explain=False))
+SMALL = {name: {"dim": 16, "history": 10} for name in ("attention", "sasrec")}
+REPEATS = Settings(
+    model=ModelConfig(tables=SMALL), rank=RankConfig(k=1, exclude_event_types=[], explain=False)
+)
+FIRST = ["attention", *(name for name in MODELS if name != "attention")]
 Ints = npt.NDArray[np.int64]
 Numbers = Sequence[int] | Ints
 
 
-def recommender(settings: Settings = REPEATS, names: Sequence[str] = MODELS) -> Recommender:
-    return Recommender(
-        settings, lambda state, each: [build_model(n, state, each) for n in names], test_all=True
-    )
+def recommender(settings: Settings = REPEATS, names: Sequence[str] = FIRST, **options: Any) -> Recommender:
+    """Return one that serves the first of these models and measures the others; `options`: of Recommender."""
+    return Recommender(settings, [variant_of(settings.model, name) for name in names], **options)
 
 
-def raw(learner: Recommender, users: Sequence[str], items: Sequence[str], type: str = "click") -> RawBatch:
+def raw(
+    learner: Recommender, users: Sequence[str], items: Sequence[str], type: str = "click", times: Any = None
+) -> RawBatch:
     """Return the next batch of a stream with an event a second."""
     at, count = learner.offsets.get(SOURCE, 0), len(users)
-    times = START_MS + (at + np.arange(count)) * 1000
+    times = START_MS + (at + np.arange(count)) * 1000 if times is None else times
     events = Events(
         list(users), list(items), [type] * count, [None] * count, times, np.full(count, NOW_MS),
         np.full(count, np.nan), np.zeros(count, np.int32),
@@ -47,13 +50,21 @@ def raw(learner: Recommender, users: Sequence[str], items: Sequence[str], type: 
     return RawBatch(learner.seq, NOW_MS, (Span(*SOURCE, at, at + count),), events, [])
 
 
-def feed(learner: Recommender, users: Numbers, items: Numbers, batch: int = 128) -> list[Outcome]:
+def feed(
+    learner: Recommender,
+    users: Numbers,
+    items: Numbers,
+    batch: int = 128,
+    type: str = "click",
+    times: Any = None,
+) -> list[Outcome]:
     """Let it learn a stream of numbered users and items."""
     outcomes = []
     for first in range(0, len(users), batch):
         part = slice(first, first + batch)
         names = [f"u{user}" for user in users[part]], [f"i{item}" for item in items[part]]
-        outcomes.append(learner.step(raw(learner, *names)))
+        at = None if times is None else times[part]
+        outcomes.append(learner.step(raw(learner, *names, type, at)))
     return outcomes
 
 
@@ -68,27 +79,14 @@ def ndcg(learner: Recommender, model: str = "attention") -> float:
     return learner.quality.cumulative()[model]["ndcg@10"]
 
 
-def attention_of(learner: Recommender) -> StreamingAttention:
+def attention_of(learner: Recommender) -> AttentionModel:
     model = learner.models[0]
-    assert isinstance(model, StreamingAttention)
+    assert isinstance(model, AttentionModel)
     return model
 
 
-def overhear(model: Model) -> list[TrainResult]:
-    """Return a list that every later lesson of the model is added to."""
-    heard: list[TrainResult] = []
-    learn: Callable[..., TrainResult] = model.learn
-
-    def told(*args: object) -> TrainResult:
-        heard.append(learn(*args))
-        return heard[-1]
-
-    model.learn = told  # type: ignore[method-assign, assignment]
-    return heard
-
-
 @pytest.mark.parametrize("seed", [0, 3])
-def test_a_new_user_gets_the_successor_of_one_item_first(seed: int) -> None:
+def test_a_planted_chain_is_learned_for_new_users(seed: int) -> None:
     rng = np.random.default_rng(seed)
     successor, at = rng.permutation(1000), rng.integers(0, 1000, 500)
     users, items = [], []
@@ -97,7 +95,7 @@ def test_a_new_user_gets_the_successor_of_one_item_first(seed: int) -> None:
             users.append(user)
             items.append(int(at[user]))
             at[user] = successor[at[user]]
-    learner = recommender(Settings(model=SMALL), ["attention"])
+    learner = recommender(Settings(model=ModelConfig(tables=SMALL)), ["attention"])
     feed(learner, users, items, 512)
     probes = rng.permutation(1000)[:100].tolist()
     (outcome,) = feed(learner, list(range(1000, 1100)), probes)
@@ -110,7 +108,9 @@ def test_random_items_are_hit_as_often_as_chance_says(exclude: list[str] | None)
     users_n, items_n, events = 600, 200, 12_000
     rng = np.random.default_rng(2)
     users, items = rng.integers(0, users_n, events), rng.integers(0, items_n, events)
-    settings = Settings(model=SMALL, rank=RankConfig(k=1, exclude_event_types=exclude, explain=False))
+    settings = Settings(
+        model=ModelConfig(tables=SMALL), rank=RankConfig(k=1, exclude_event_types=exclude, explain=False)
+    )
     learner = recommender(settings)
     feed(learner, users, items)
     # an item that isn't known yet is a miss, which leaves the chance as it is: (known / all) * (10 / known)
@@ -138,27 +138,36 @@ def test_items_that_occur_once_are_never_hit() -> None:
         assert (figures["tests"], figures["hr@10"], figures["ndcg@10"]) == (1500, 0.0, 0.0)
 
 
-@pytest.mark.parametrize("model", range(len(MODELS)), ids=MODELS)
-def test_an_event_changes_no_test_before_it_in_its_batch(model: int) -> None:
+def test_an_event_changes_no_test_before_it_in_its_batch() -> None:
     users, items = people(2000)
-    tests = []
+    tests: list[list[TrainResult]] = []
+
+    def spy(model: Any) -> Any:
+        def hook(model: Any, *given: Any) -> TrainResult:
+            tests[-1].append(model.learn(*given))
+            return tests[-1][-1]
+
+        return Spy(model, hook)
+
     for last in (int(items[-1]), (int(items[-1]) + 1) % 50):
-        learner = recommender()
+        tests.append([])
+        learner = recommender(wrap=spy)
         feed(learner, users[:-128], items[:-128])
-        heard = overhear(learner.models[model])
+        tests[-1].clear()
         feed(learner, users[-128:], [*items[-128:-1], last])
-        tests.append(heard[0].tested)
-    for before, after in zip(tests[0], tests[1], strict=True):
-        if before is not None and after is not None:
-            np.testing.assert_array_equal(before[:-1], after[:-1])
-    assert tests[0].greater_B.sum() > 0
+    assert len(tests[0]) == len(MODELS)
+    for one, two in zip(*tests, strict=True):
+        for before, after in zip(one.ranks, two.ranks, strict=True):
+            if before is not None and after is not None:
+                np.testing.assert_array_equal(before[:-1], after[:-1])
+        assert one.ranks.greater_B.sum() > 0
 
 
 def test_the_same_seed_learns_the_same_bits() -> None:
     users, items = people(1500)
     digests = []
     for seed in (0, 0, 1):
-        learner = recommender(Settings(model=ModelConfig(dim=16, history=10, seed=seed)))
+        learner = recommender(Settings(model=ModelConfig(tables=SMALL, seed=seed)))
         feed(learner, users, items)
         digests.append(learner.digests())
     assert digests[0] == digests[1]
@@ -241,53 +250,136 @@ def fickle(events: int, period: int) -> tuple[Ints, Ints]:
 @pytest.mark.parametrize("batch", [512, 2048])
 def test_a_gate_with_few_features_does_not_run_away(batch: int) -> None:
     """Each batch contradicts the last; then come ordinary people. Without bounds half of the best is left."""
+    names = ["attention", "recent_popularity", "item_knn", "markov"]
+    learner = recommender(names=names)
+    model, kept = attention_of(learner), [learner.bank.names.index(name) for name in ("long", "back_off")]
+    assert model.gate is not None
+    off = np.setdiff1d(np.arange(len(learner.bank.names)), kept)
+    candidates = learner.bank.candidates
 
-    def with_few_features(state: State, settings: Settings) -> list[Model]:
-        models = [build_model(name, state, settings) for name in MODELS]
-        assert isinstance(models[0], StreamingAttention)
-        off = np.ones(FEATURES, bool)
-        off[[D_LONG, DENSE + S_BACKOFF]] = False
-        models[0].gate.active_F[off] = 0
-        models[0].gate.weight.data[off] = 0
-        return models
+    def with_few_features(queries: Any) -> Any:
+        found = candidates(queries)
+        found.features[:, off] = 0
+        return found
 
-    learner = Recommender(REPEATS, with_few_features, test_all=True)
+    learner.bank.candidates = with_few_features  # type: ignore[method-assign]
     outcomes = feed(learner, *fickle(8192, batch), batch)
     before = learner.quality.cumulative()
     users, items = people(4000, seed=3)
     outcomes += feed(learner, users + 1000, items)
     assert {outcome.figures.skipped for outcome in outcomes[1:]} == {""}
-    for column in attention_of(learner).columns().values():
-        assert np.isfinite(column.data).all()
+    assert np.abs(model.gate.weight.data[kept]).max() <= gate.BOUND
     after = learner.quality.cumulative()
-    got = {name: between(before[name], after[name])["ndcg@10"] for name in MODELS}
+    got = {name: between(before[name], after[name])["ndcg@10"] for name in names}
     assert got["attention"] >= 0.7 * max(got.values()), got
 
 
 def test_a_number_gone_wrong_stops_learning_and_publishing_until_it_is_mended() -> None:
     users, items = people(1000)
-    learner = recommender()
+    learner = recommender(names=["attention"])
     feed(learner, users[:700], items[:700])
     model = attention_of(learner)
+    assert model.gate is not None
     right = model.gate.weight.data.copy()
     model.gate.weight.data[0] = np.nan
-    names = [name for name, column in model.columns().items() if column.axis != "user" and name != "table"]
-    before = {name: model.columns()[name].data.copy() for name in names}
-    embeddings = model.table.data[:, : model.dim].copy()
-    held = learner.state.items.capacity
+    before = copied(model.columns())
     (outcome,) = feed(learner, users[700:800], items[700:800])
     assert outcome.figures.skipped == "non_finite"
     assert outcome.rankings == []
     assert not np.isfinite(outcome.figures.gradient_norm)
-    for name in names:
-        np.testing.assert_array_equal(model.columns()[name].data[:held], before[name])
     known = learner.state.items.rows([f"i{item}" for item in set(items[:700].tolist())])
-    np.testing.assert_array_equal(model.table.data[known, : model.dim], embeddings[known])
+    columns = model.columns()
+    same({name: column for name, column in columns.items() if column.axis == "none"}, before)
+    same({name: column for name, column in columns.items() if column.axis == "item"}, before, known)
     assert np.isfinite(ndcg(learner))
     model.gate.weight.data[:] = right
     (outcome,) = feed(learner, users[800:900], items[800:900])
     assert outcome.figures.skipped == ""
     assert len(outcome.rankings) >= len(set(users[800:900].tolist()))
+
+
+EVENTS = 1_000
+Stream = tuple[Ints, Ints, Ints]  # users, items, times
+
+
+def one_item(rng: np.random.Generator) -> Stream:
+    return rng.integers(0, 30, EVENTS), np.zeros(EVENTS, np.int64), START_MS + np.arange(EVENTS)
+
+
+def nothing_twice(rng: np.random.Generator) -> Stream:
+    return np.arange(EVENTS), np.arange(EVENTS), START_MS + 1000 * np.arange(EVENTS)
+
+
+def contradictions(rng: np.random.Generator) -> Stream:
+    """Two items in turn for hundreds of events each, so that every batch refutes the one before."""
+    items = (np.arange(EVENTS) // 250 % 2) * 50 + rng.integers(0, 2, EVENTS)
+    return rng.integers(0, 5, EVENTS), items, START_MS + 1000 * np.arange(EVENTS)
+
+
+def wrong_clocks(rng: np.random.Generator) -> Stream:
+    """Times from 1970 to the far future, in no order."""
+    times = rng.choice(np.array([0, 1, START_MS, 2 * START_MS, 2**52]), EVENTS)
+    return rng.integers(0, 20, EVENTS), rng.integers(0, 60, EVENTS), times
+
+
+def weighted(dim: int, features: str, weight: float, name: str = "attention") -> Recommender:
+    """Return a recommender of one model that counts events of the type heavy so often."""
+    model = ModelConfig(
+        name=name,
+        tables={name: {"dim": dim}},
+        features=features,  # type: ignore[arg-type]
+    )
+    events = EventsConfig(weights={"heavy": weight})
+    rank = RankConfig(exclude_event_types=[], explain=False)
+    return Recommender(Settings(model=model, events=events, rank=rank))
+
+
+@pytest.mark.parametrize(
+    ("name", "dim", "features", "batch", "weight", "make"),
+    [
+        ("attention", 4, "default", 512, 100.0, contradictions),
+        ("attention", 4, "none", 512, 100.0, contradictions),
+        ("attention", 16, "default", 32, 100.0, one_item),
+        ("attention", 16, "default", 64, 1.0, nothing_twice),
+        ("attention", 256, "default", 512, 100.0, contradictions),
+        ("attention", 256, "none", 512, 1.0, wrong_clocks),
+        ("attention", 16, "default", 64, 0.01, wrong_clocks),
+        ("attention", 16, "default", 8, 100.0, contradictions),
+        ("sasrec", 16, "default", 512, 100.0, contradictions),
+        ("sasrec", 16, "none", 64, 100.0, wrong_clocks),
+        ("ncf", 8, "default", 64, 100.0, one_item),
+        ("ncf", 8, "none", 512, 100.0, contradictions),
+    ],
+)
+def test_no_stream_drives_a_parameter_out_of_its_bound(
+    name: str, dim: int, features: str, batch: int, weight: float, make: Callable[..., Stream]
+) -> None:
+    learner = weighted(dim, features, weight, name)
+    users, items, times = make(np.random.default_rng(0))
+    outcomes = feed(learner, users, items, batch, "heavy", times)
+    assert "non_finite" not in {outcome.figures.skipped for outcome in outcomes}
+    for key, column in learner.models[0].columns().items():
+        assert np.isfinite(column.data).all(), key
+        if "squares" not in key:
+            assert np.abs(column.data).max() <= max(float(BOUND), gate.BOUND), key
+
+
+@pytest.mark.parametrize(("batch", "weight"), [(512, 100.0), (64, 1.0)])
+def test_ordinary_people_after_a_bad_stream_are_served_as_by_the_best_baseline(
+    batch: int, weight: float
+) -> None:
+    learner = weighted(16, "default", weight)
+    for make in (one_item, contradictions, wrong_clocks):
+        users, items, times = make(np.random.default_rng(1))
+        feed(learner, users, items, batch, "heavy", times)
+    before = learner.quality.cumulative()
+    users, items = people(3000)
+    late = START_MS + 10**8 + 1000 * np.arange(3000)
+    outcomes = feed(learner, users + 1000, items + 1000, 128, "click", late)
+    assert "non_finite" not in {outcome.figures.skipped for outcome in outcomes}
+    after = learner.quality.cumulative()
+    got = {name: between(before[name], after[name])["ndcg@10"] for name in after}
+    assert got["attention"] >= max(got.values()) > 0, got
 
 
 def test_an_empty_system_says_once_that_it_has_nothing_for_people_without_events() -> None:
@@ -300,7 +392,7 @@ def test_an_empty_system_says_once_that_it_has_nothing_for_people_without_events
 
 
 def test_the_first_events_make_a_default_list_for_those_without_any() -> None:
-    learner = recommender(Settings(model=SMALL))
+    learner = recommender(Settings(model=ModelConfig(tables=SMALL)))
     outcome = learner.step(raw(learner, ["ann", "ann", "bob"], ["tea", "pot", "pot"]))
     lists = {ranking.user_id: [item.item_id for item in ranking.items] for ranking in outcome.rankings}
     assert lists["ann"] == []  # she has had all there is
@@ -316,4 +408,4 @@ def test_a_disliked_item_is_no_test_and_no_lesson() -> None:
     outcome = learner.step(raw(learner, ["u1", "u2"], ["i2", "i3"], type="dislike"))
     assert learner.quality.cumulative()["attention"]["tests"] == tests
     assert outcome.figures.skipped == "no_target"
-    assert learner.state.successors.forward.data.sum() == 0
+    assert learner.bank.transitions.forward.data.sum() == 0
