@@ -21,6 +21,7 @@ from pipeline.state.tables import ANNOUNCED
 
 IntArray = npt.NDArray[np.int32]
 _OWN = {"consumed.start", "partition_of.partition"}  # mean something in this process alone
+_DERIVED = {"features.popularity.listed", "features.popularity.complete"}  # items of equal counts go by row
 ADVICE = "go back to the version of afresh that saved it, or choose another checkpoint.path to start anew"
 _TABLE = ("ids", "id_borders", "free", "pending_ids", "pending_borders", "pending_counts")  # no columns
 
@@ -104,7 +105,8 @@ def digests(state: State) -> dict[str, str]:
     item_rows, canonical = state.items.canonical()
     model = hashlib.sha256(json.dumps([state.items.id_of[row] for row in item_rows.tolist()]).encode())
     for name, column in sorted((shared_columns(state) | _prefixed("items", state.items.columns())).items()):
-        update_digest(model, name, column, item_rows, canonical)
+        if name not in _DERIVED:
+            update_digest(model, name, column, item_rows, canonical)
     users = hashlib.sha256()
     ids = sorted(set(state.users.row_of) - {NO_USER})
     rows = state.users.rows(ids)
