@@ -82,37 +82,46 @@ GRIDS: dict[str, list[Setting]] = {
 
 
 class Variant(NamedTuple):
-    """One model of a run: its plain name, and the setting that tells it from others of that name."""
+    """One model of a run: the name that figures have, and the options that replace its configuration's."""
 
     model: str
     setting: Setting
+    type: str
 
     @property
     def name(self) -> str:
         """Name of the variant.
 
-        >>> Variant("item_knn", {"directed": True}).name, Variant("popularity", {}).name
-        ('item_knn directed=true', 'popularity')
+        >>> Variant("item_knn", {"directed": True}, "item_knn").name, Variant("ncf", {}, "ncf").name
+        ('item_knn directed=true', 'ncf')
         """
         words = [f"{key}={str(value).lower()}" for key, value in self.setting.items()]
-        return " ".join([self.model, *words])
+        return self.model if ":" in self.model else " ".join([self.model, *words])
 
 
 def compared(settings: Settings, names: Sequence[str] = ()) -> list[Variant]:
     """Return the variants of a run, the served model's first. Without names: `model.name` and all baselines.
 
-    `attention` is served wherever it is named: its lesson draws on candidates, and those are made for the
-    served model. Otherwise `model.name` is, otherwise the first one named.
+    A name is a model's, or `NAME:key=value[:key=value]` with other settings. `attention` is served wherever
+    it is named, since candidates are made for the served model. Otherwise `model.name` is, otherwise the
+    first.
     """
     wanted = list(dict.fromkeys(names or (settings.model.name, *BASELINES)))
     wanted.sort(key=lambda name: (name != "attention", name != settings.model.name))
-    return [Variant(name, setting) for name in wanted for setting in GRIDS.get(name, [{}])]
+    variants = []
+    for text in wanted:
+        name, *options = text.split(":")
+        setting: Setting = dict(option.partition("=")[::2] for option in options)
+        grid = [setting] if options else GRIDS.get(name, [{}])
+        variants += [Variant(text, each, name) for each in grid]
+    return variants
 
 
 def as_served(settings: Settings) -> list[Variant]:
     """Return the models that the service itself runs."""
     served = settings.model.name
-    return [Variant(name, {}) for name in (served, *(line for line in LIVE_BASELINES if line != served))]
+    names = (served, *settings.model.shadows, *LIVE_BASELINES)
+    return [Variant(name, {}, name) for name in dict.fromkeys(names)]
 
 
 class Line(NamedTuple):
@@ -211,7 +220,7 @@ class Evaluation:
             lines.append(
                 Line(
                     variant,
-                    variant.setting or self._settings_of(variant.model),
+                    variant.setting if variant.type in GRIDS else self._settings_of(variant),
                     self.recommender.quality.cumulative()[name],
                     [between(track.figures(a, name), track.figures(b, name)) for a, b in quarters],
                     timed.seconds,
@@ -240,19 +249,19 @@ class Evaluation:
 
     def _configured(self, each: Variant) -> Configured:
         """Return the registry's variant under the name that figures have."""
-        return variant_of(self._settings.model, each.model, each.setting)._replace(name=each.name)
+        return variant_of(self._settings.model, each.type, each.setting)._replace(name=each.name)
 
     def _time(self, model: Model) -> Model:
         timed = _Timed(model, self._clock)
         self._timed.append(timed)
         return cast(Model, timed)
 
-    def _settings_of(self, model: str) -> Setting:
-        chosen = self._settings.model
-        config: Setting = msgspec.to_builtins(variant_of(chosen, model).config)
-        if model in BASELINES:
+    def _settings_of(self, variant: Variant) -> Setting:
+        if variant.type in BASELINES:
             return {}
-        return {**config, "features": chosen.features, "seed": chosen.seed}
+        model = self._settings.model
+        config: Setting = msgspec.to_builtins(self._configured(variant).config)
+        return {**config, "features": model.features, "seed": model.seed}
 
 
 class _Timed:
