@@ -20,6 +20,7 @@ from pipeline.events.batch import Batch, ItemChange, RawBatch, TopicPartition
 from pipeline.events.records import DriftAlarm, Ranking
 from pipeline.features.bank import FeatureBank
 from pipeline.features.lessons import Lessons
+from pipeline.models.full_ranks import full_ranks
 from pipeline.models.model import Model, ModelContext, Targets, TrainingCandidates, TrainResult
 from pipeline.models.registry import (
     Variant,
@@ -55,8 +56,9 @@ class Recommender:
     """Learns batches in order. Two of them fed the same batches hold the same content, bit for bit.
 
     `models[0]` is served; the others, shadows and live baselines, learn and are measured on the same events.
-    `variants`: the models of the settings, unless others are given. `wrap` is put around each, as a
-    stopwatch. `unread`: lists are measured, but not read, so that they need no explanations and no records.
+    `variants`: the models of the settings, unless others are given; `wrap` is put around each, as a stopwatch.
+    `unread`: lists are measured, but not read, so that they need no explanations and no records. `rank_all`:
+    targets are ranked over all items, not within their candidates.
     """
 
     def __init__(
@@ -65,10 +67,11 @@ class Recommender:
         variants: Sequence[Variant] = (),
         wrap: Wrap = lambda model: model,
         unread: bool = False,
+        rank_all: bool = False,
     ) -> None:
         rank, seed = settings.rank, settings.model.seed
         variants = variants or configured(settings.model)
-        self.settings, self.unread = settings, unread
+        self.settings, self.unread, self.rank_all = settings, unread, rank_all
         self.state = State(settings, history_of(variants))
         state = self.state
         self.bank = FeatureBank(
@@ -92,6 +95,7 @@ class Recommender:
         self.held: Collection[TopicPartition] = ()  # partitions that the loop holds, with events or without
         # items of the default list last published; not saved: after a restart it goes out again
         self._default: list[str] | None = None
+        self._moved_logged = False
         self._default_at = 0  # events learned when it was last ranked
 
     @property
@@ -181,7 +185,13 @@ class Recommender:
             if model.name in self.disabled:
                 continue
             try:
-                results[model.name] = model.learn(queries, training, targets)
+                ranks = full_ranks(model, self.bank, queries, training, targets) if self.rank_all else None
+                result = model.learn(queries, training, targets)
+                if ranks is not None:
+                    result = result._replace(
+                        ranks=result.ranks._replace(greater_B=ranks.greater_B, equal_B=ranks.equal_B)
+                    )
+                results[model.name] = result
             except Exception:
                 if model is self.models[0]:
                     raise
@@ -321,6 +331,13 @@ class Recommender:
         """Add the users of a shard's partitions, of these or of all, in the place of what is held of them."""
         added = moving.put(self.state, shard, sources)
         self._init_rows(added.users, added.items)
+        relearned = [m.name for m in self.models if any(column.own for column in m.columns().values())]
+        if relearned and added.users.size and not self._moved_logged:
+            self._moved_logged = True
+            logger.info(
+                "user parameters of %s start again with the users of other workers: they belong to other item "
+                "vectors", ", ".join(relearned),
+            )  # fmt: skip
         self.state.mark_short()
 
     def release(self, sources: Collection[TopicPartition]) -> None:

@@ -59,7 +59,7 @@ def judge_file(
 
     clock, tally = SystemClock(), Tally()
     now_ms = clock.now_ms()
-    evaluation = Evaluation(settings, variants, clock)
+    evaluation = Evaluation(settings, variants, clock, getattr(args, "ranks", "") == "all")
     with readable_twice(args.file) as path, _progress(tally, args.events) as watch:
         chunks = in_order(
             recording_of(args, settings, path), args.batch,

@@ -179,11 +179,17 @@ class Result:
 class Evaluation:
     """One run. `recommender` is the service's, with every event tested and a stopwatch at each model."""
 
-    def __init__(self, settings: Settings, variants: Sequence[Variant], clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, variants: Sequence[Variant], clock: Clock, rank_all: bool = False
+    ) -> None:
         self._settings, self._variants, self._clock = settings, list(variants), clock
         self._timed: list[_Timed] = []
         self.recommender = Recommender(
-            settings, [self._configured(each) for each in self._variants], self._time, unread=True
+            settings,
+            [self._configured(each) for each in self._variants],
+            self._time,
+            unread=True,
+            rank_all=rank_all,
         )
         self._seconds = 0.0
         self._skipped = self._duplicates = 0

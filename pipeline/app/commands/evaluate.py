@@ -34,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--models", type=_names, default=(), metavar="A,B,C",
         help="which to compare; NAME:key=value for other settings (default: model.name and all baselines)",
     )  # fmt: skip
+    parser.add_argument(
+        "--ranks", choices=("candidates", "all"), default="candidates",
+        help="rank within each query's candidates, as served, or over all items (slow)",
+    )  # fmt: skip
     parser.add_argument("--report", type=Path, metavar="OUT.html", help="write one offline page with plots")
 
 
