@@ -56,9 +56,9 @@ class Recommender:
     """Learns batches in order. Two of them fed the same batches hold the same content, bit for bit.
 
     `models[0]` is served; the others, shadows and live baselines, learn and are measured on the same events.
-    `variants`: the models of the settings, unless others are given; `wrap` is put around each, as a stopwatch.
-    `unread`: lists are measured, but not read, so that they need no explanations and no records. `rank_all`:
-    targets are ranked over all items, not within their candidates.
+    `variants`: the models of the settings, unless others are given; `wrap` is put around each, as a
+    stopwatch. `unread`: lists are measured, but not read, so that they need no explanations and no records.
+    `rank_all`: targets are ranked over all items, not within their candidates.
     """
 
     def __init__(
@@ -335,8 +335,8 @@ class Recommender:
         if relearned and added.users.size and not self._moved_logged:
             self._moved_logged = True
             logger.info(
-                "user parameters of %s start again with the users of other workers: they belong to other item "
-                "vectors", ", ".join(relearned),
+                "user parameters of %s start again with the users of other workers: they belong to other item
+                " "vectors", ", ".join(relearned),
             )  # fmt: skip
         self.state.mark_short()
 
