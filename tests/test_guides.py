@@ -1,5 +1,5 @@
-"""The guides of deploy/: their commands parse, their examples run and give the figures shown, and every key,
-metric, topic, role and log line that they name is there."""
+"""README and the guides of deploy/: their commands parse, their examples run and print the figures shown, and every
+key, metric, topic, role and log line that they name exists."""
 
 import ast
 import json
@@ -45,10 +45,11 @@ def settings_of(domain: str) -> Settings:
 
 
 def command_lines() -> Iterator[tuple[str, str]]:
-    """Yield every line of a guide that calls afresh, with the guide's name."""
-    for path in sorted(GUIDES.glob("*.md")):
-        lines = [line for block in blocks(path.stem) for line in block]
-        lines += [span for span in SPAN.findall(path.read_text("utf-8")) if " --" in span]
+    """Yield every line of README and of a guide that calls afresh, with the document's name."""
+    for path in (ROOT / "README.md", *sorted(GUIDES.glob("*.md"))):
+        text = path.read_text("utf-8")
+        lines = [line.strip() for block in BLOCK.findall(text) for line in block.splitlines()]
+        lines += [span for span in SPAN.findall(text) if " --" in span]
         yield from ((path.stem, line) for line in lines if line.startswith("afresh "))
 
 
@@ -57,8 +58,14 @@ def test_a_command_of_a_guide_is_one(guide: str, line: str) -> None:
     _, name, *words = shlex.split(line, comments=True)
     assert name in cli.COMMANDS
     args = cli._parser(name, cli._load(name)).parse_args(words)
-    if args.config is not None and str(args.config) not in ("YOURS", "FILE"):
+    if args.config is not None and str(args.config) not in ("YOURS", "FILE", "my.toml"):
         load_settings(ROOT / args.config, args.sets, {})
+
+
+def test_the_configuration_that_the_readme_shows_is_valid(tmp_path: Path) -> None:
+    (config,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    (tmp_path / "my.toml").write_text(config, "utf-8")
+    load_settings(tmp_path / "my.toml", [], {})
 
 
 def evaluations(guide: str) -> list[tuple[str, dict[str, list[float]]]]:
