@@ -1,5 +1,5 @@
-"""README and the guides of deploy/: their commands parse, their examples run and print the figures shown, and every
-key, metric, topic, role and log line that they name exists."""
+"""README and the guides of deploy/: their commands parse, their examples run and print the figures shown,
+and every key, metric, topic, role and log line that they name exists."""
 
 import ast
 import json
