@@ -120,7 +120,7 @@ def test_the_example_configuration_is_good_and_names_every_key() -> None:
 def test_a_key_that_is_commented_out_shows_its_default(tmp_path: Path) -> None:
     text = (DEPLOY / "config/afresh.toml").read_text("utf-8")
     config = tmp_path / "afresh.toml"
-    examples = ("# exclude", "# block")  # of values; the defaults say nothing
+    examples = ("# exclude", "# block")  # examples of values, not defaults
     kept = [line for line in text.splitlines() if not line.startswith(examples)]
     commented = [re.sub(r"^# (?=\w+ = )", "", line) for line in kept if re.match(r"\[|# \w+ = ", line)]
     config.write_text("\n".join(commented), "utf-8")
