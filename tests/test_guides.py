@@ -21,10 +21,10 @@ from pipeline.settings import ROLE_CODES, Settings
 ROOT = Path(__file__).parents[1]
 GUIDES = ROOT / "deploy/guides"
 DOMAINS = ("shop", "news", "video", "music")
-OURS = (*DOMAINS, "troubleshooting")
+GUIDE_NAMES = (*DOMAINS, "troubleshooting")
 BLOCK = re.compile(r"(?:^ {4,}\S.*\n)+", re.M)  # a block of code, indented
 SPAN = re.compile(r"`([^`\n]+)`")
-CLOSE = 0.03  # how far a figure may lie from the one shown: sums differ a little between machines
+TOLERANCE = 0.03  # of a figure: sums differ a little between machines
 
 
 def text_of(name: str) -> str:
@@ -54,7 +54,7 @@ def command_lines() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("guide", "line"), list(command_lines()))
-def test_a_command_of_a_guide_is_one(guide: str, line: str) -> None:
+def test_every_command_shown_parses(guide: str, line: str) -> None:
     _, name, *words = shlex.split(line, comments=True)
     assert name in cli.COMMANDS
     args = cli._parser(name, cli._load(name)).parse_args(words)
@@ -80,7 +80,7 @@ def evaluations(guide: str) -> list[tuple[str, dict[str, list[float]]]]:
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_the_example_gives_the_figures_that_the_guide_shows(
+def test_the_example_prints_the_figures_that_the_guide_shows(
     domain: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -95,15 +95,15 @@ def test_the_example_gives_the_figures_that_the_guide_shows(
             now = [figures["ndcg@10"], figures["ndcg@10"] / best, figures["hr@10"], figures["mrr@10"]]
             now += [figures[segment]["ndcg@10"] for segment in ("cold", "warm")]
             now += [quarter["ndcg@10"] for quarter in figures["quarters"]]
-            assert table[name][:1] + table[name][2:] == pytest.approx(now[:1] + now[2:], abs=CLOSE), name
-            assert table[name][1] == pytest.approx(now[1], abs=10 * CLOSE), name
+            assert table[name][:1] + table[name][2:] == pytest.approx(now[:1] + now[2:], abs=TOLERANCE), name
+            assert table[name][1] == pytest.approx(now[1], abs=10 * TOLERANCE), name
 
 
-def test_an_old_file_is_not_taken_for_expired(
+def test_the_events_of_an_old_file_do_not_expire(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
-    assert settings_of("news").limits.item_ttl_days < 30  # the example is older
+    assert settings_of("news").limits.item_ttl_days < 30  # the example's events are older
     args = [
         "deploy/guides/examples/news.csv",
         "--config",
@@ -115,7 +115,7 @@ def test_an_old_file_is_not_taken_for_expired(
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["models"]["popularity"]["hr@10"] > 0.1
 
 
-def test_the_warm_start_of_a_guide_is_no_change_of_the_configuration(
+def test_the_warm_start_of_a_guide_uses_the_configuration_of_the_service(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -135,7 +135,7 @@ def test_the_warm_start_of_a_guide_is_no_change_of_the_configuration(
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_an_example_is_small_and_the_records_shown_are_of_it(domain: str) -> None:
+def test_an_example_is_small_and_holds_the_records_shown(domain: str) -> None:
     path = example_of(domain)
     assert path.stat().st_size < 150_000
     rows = path.read_text("utf-8").splitlines()
@@ -161,8 +161,8 @@ def test_roles_and_weights_shown_are_those_of_the_configuration(domain: str) -> 
     assert seen >= 3
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_every_setting_that_a_guide_names_is_one(name: str) -> None:
+@pytest.mark.parametrize("name", GUIDE_NAMES)
+def test_every_setting_that_a_guide_names_exists(name: str) -> None:
     tables = {table: getattr(Settings(), table) for table in Settings.__struct_fields__}
     topics = {"events.dead-letter", "events.drift"}
     found = 0
@@ -174,8 +174,8 @@ def test_every_setting_that_a_guide_names_is_one(name: str) -> None:
     assert found > 5
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_every_metric_that_a_guide_names_is_one(name: str) -> None:
+@pytest.mark.parametrize("name", GUIDE_NAMES)
+def test_every_metric_that_a_guide_names_exists(name: str) -> None:
     known = {
         f"{family.name}_total" if family.type == "counter" else family.name
         for family in Metrics().registry.collect()
@@ -186,15 +186,15 @@ def test_every_metric_that_a_guide_names_is_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_every_topic_that_a_guide_names_is_of_its_configuration(domain: str) -> None:
+def test_every_topic_that_a_guide_names_is_in_its_configuration(domain: str) -> None:
     topics = settings_of(domain).topics
     known = {*topics.event_topics(), topics.items, topics.recommendations, topics.dead_letters, topics.drift}
     named = set(re.findall(rf"(?<![\w/]){domain}\.(?!md|toml|csv|jsonl)[a-z-]+", text_of(domain)))
     assert {topics.items, topics.recommendations, topics.dead_letters} <= named <= known
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_links_and_paths_of_a_guide_lead_somewhere(name: str) -> None:
+@pytest.mark.parametrize("name", GUIDE_NAMES)
+def test_links_and_paths_of_a_guide_exist(name: str) -> None:
     text = text_of(name)
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         assert (GUIDES / link).is_file(), link
