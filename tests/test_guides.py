@@ -202,6 +202,19 @@ def test_links_and_paths_of_a_guide_exist(name: str) -> None:
         assert (ROOT / path).exists(), path
 
 
+def test_the_way_of_one_event_names_functions_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    way = text.partition("## The way of one event")[2].partition("\n## ")[0]
+    rows = [row.split(" | ")[1:] for row in way.splitlines() if row.startswith("| ") and ".py" in row]
+    assert len(rows) >= 10
+    for files, functions in rows:
+        code = "".join((ROOT / path).read_text("utf-8") for path in SPAN.findall(files))
+        for name in SPAN.findall(functions):
+            *of_class, function = name.split(".")
+            assert all(f"class {part}" in code for part in of_class), name
+            assert f"def {function}(" in code, name
+
+
 # Log lines
 
 
