@@ -334,10 +334,8 @@ class Recommender:
         relearned = [m.name for m in self.models if any(column.own for column in m.columns().values())]
         if relearned and added.users.size and not self._moved_logged:
             self._moved_logged = True
-            logger.info(
-                "user parameters of %s start again with the users of other workers: they belong to other item
-                " "vectors", ", ".join(relearned),
-            )  # fmt: skip
+            names = ", ".join(relearned)
+            logger.info("user parameters of %s start again for users of other workers", names)
         self.state.mark_short()
 
     def release(self, sources: Collection[TopicPartition]) -> None:
