@@ -8,13 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.describe import item_document, user_document
-from pipeline.evaluation.curves import Curves
-from pipeline.evaluation.depths import Depths
-from pipeline.evaluation.drift_control import DriftControl
-from pipeline.evaluation.exposure import Exposure
-from pipeline.evaluation.quality import COLD_BELOW, Coverage, Quality
-from pipeline.evaluation.stale_metrics import drop_stale_metrics, of_measure
-from pipeline.evaluation.timeline import Measure, Seen, Timeline, Track
+from pipeline.evaluation.drift import NEW_ITEM_EVENTS
+from pipeline.evaluation.evaluator import Evaluator
+from pipeline.evaluation.rank_metrics import COLD_EVENTS
+from pipeline.evaluation.reaction import Response
+from pipeline.evaluation.timeline import Track
 from pipeline.events.batch import Batch, ItemChange, RawBatch, TopicPartition
 from pipeline.events.records import DriftAlarm, Ranking
 from pipeline.models.model import Model, Pool, Targets, TrainResult
@@ -28,10 +26,12 @@ from pipeline.ranking.rules import RULES, apply_rules
 from pipeline.ranking.top_k import filled_up, top_k
 from pipeline.settings import POSITIVE, Settings
 from pipeline.state import moving, packing
+from pipeline.state.item_age import ItemAge
 from pipeline.state.queries import Queries, barred_targets, lesson_queries, serving_queries
 from pipeline.state.refresh import LATER, NOW
 from pipeline.state.shards import Shard, Snapshot
 from pipeline.state.state import State
+from pipeline.state.successors import CONTEXTS
 from pipeline.state.tables import HIDDEN, LIVE
 from pipeline.step_metrics import figures_of, tables_of
 
@@ -70,11 +70,10 @@ class Recommender:
         self.pools = Pools(
             self.state.counts, self.state.items, rank.k, rank.exclude_event_types is not None, model.seed
         )
-        names = [m.name for m in self.models]
-        self.quality = Quality(names)
-        self.coverage, self.exposure = Coverage(), Exposure()
-        self.drift = DriftControl(self.state, settings.drift.reaction)
-        self.curves, self.timeline, self.depths = Curves(names), Timeline(names), Depths(names)
+        self.item_age = ItemAge(self.state.items.capacity)
+        self.state.register("item_age", self.item_age)
+        self.evaluator = Evaluator([m.name for m in self.models], settings.drift.reaction)
+        self.quality, self.exposure = self.evaluator.quality, self.evaluator.exposure
         self.seq = 0
         self.held: Collection[TopicPartition] = ()  # partitions that the loop holds, with events or without
         # items of the default list last published; not saved: after a restart it goes out again
@@ -123,7 +122,7 @@ class Recommender:
         pool = self.pools.lesson(queries, self.models[0].lists, batch.seq)
         lessons = [model.learn(queries, pool, targets) for model in self.models]
         mark("train")
-        alarms = self._measure(batch, queries, targets, lessons)
+        alarms = self._evaluate(batch, queries, lessons)
         mark("measure")
         self.state.update(batch, queries.windows)
         gone = self.state.expire(raw.now_ms)
@@ -140,7 +139,7 @@ class Recommender:
         default_due = rankings or raw.news or len(self._default or ()) < self.settings.rank.k
         rankings += self._default_ranking(raw) if default_due else []
         mark("rank")
-        figures = figures_of(self.state, batch, lessons[0], before, whose, self.drift.reacting)
+        figures = figures_of(self.state, batch, lessons[0], before, whose, self.reacting)
         in_time_ms_B = np.where(whose.late_B, 0, batch.append_ms_B)
         return Outcome(rankings, gone, alarms, figures, in_time_ms_B, self._sources(whose.due))
 
@@ -171,8 +170,7 @@ class Recommender:
         return first in self.state.offsets or first in self.held
 
     def _welcome(self, rows: IntArray, ids: Sequence[str]) -> None:
-        self.coverage.clear(rows)
-        self.drift.welcome(rows)
+        self.item_age.note(rows, self.state.events_learned)
         self.exposure.clear(rows)
         for model in self.models:
             model.welcome(rows, ids)
@@ -187,34 +185,41 @@ class Recommender:
         if not self.test_all and row_B.shape[0] > most:
             rng = np.random.default_rng((self.settings.model.seed, batch.seq, 1))
             tested_B[rng.permutation(row_B.shape[0])[most:]] = False
-        pace = self.drift.pace(batch.first_event)
+        pace = self.evaluator.reaction.step_factor(batch.first_event)
         return Targets(row_B, batch.weight_B, tested_B, batch.known_B, batch.seq, counted_B, pace)
 
-    def _measure(
-        self, batch: Batch, queries: Queries, targets: Targets, lessons: Sequence[TrainResult]
-    ) -> list[DriftAlarm]:
-        """Judge every model on the batch; return what the drift detectors say of the served one."""
-        cold_B = queries.earlier_B < COLD_BELOW
-        young_B = self.drift.young(batch)
-        gains = []
-        for model, lesson in zip(self.models, lessons, strict=True):
-            gains.append(self.quality.update(model.name, lesson.tested, cold_B))
-            self.curves.update(model.name, lesson.tested)
-            self.depths.update(model.name, lesson.tested, young_B)
+    def _evaluate(self, batch: Batch, queries: Queries, results: Sequence[TrainResult]) -> list[DriftAlarm]:
+        """Evaluate every model on the batch and react to drift of the served one; return the alarms."""
         listed_B, hit_B = self.state.served.hits(batch.user_B, batch.item_B, self.state.items.status.data)
-        self.quality.update_served(hit_B[listed_B & (batch.role_B == POSITIVE)])
-        alarms = self.drift.update(batch, gains[0].hit_B, lessons[0].tested)
-        newest_ms = int(batch.moment_ms_B.max(initial=0))
-        self.timeline.update(self.state.events_learned, newest_ms, alarms, self._seen)
-        return alarms
+        response = self.evaluator.update(
+            batch,
+            [result.tested for result in results],
+            cold_B=queries.earlier_B < COLD_EVENTS,
+            new_B=self.item_age.young(batch.item_B, batch.first_event, NEW_ITEM_EVENTS),
+            list_hit_N=hit_B[listed_B & (batch.role_B == POSITIVE)],
+        )
+        self.react(response)
+        if self.evaluator.timeline.is_due(self.state.events_learned):
+            self.evaluator.record_moment(self.state.events_learned, self._live_rows())
+        return response.alarms
 
-    def _seen(self) -> Seen:
-        live = np.flatnonzero(self.state.items.status.data == LIVE)
-        return Seen(self.quality.totals(), self.coverage.ratio(live), len(live))
+    def react(self, response: Response) -> None:
+        """Fade the transitions as the response to drift alarms requires."""
+        if response.fade is not None:
+            share = response.fade.share_left
+            self.state.successors.fade(response.fade.weakening, round(CONTEXTS * share))
+
+    def _live_rows(self) -> npt.NDArray[np.intp]:
+        return np.flatnonzero(self.state.items.status.data == LIVE)
+
+    @property
+    def reacting(self) -> bool:
+        """Whether a reaction to drift runs at the next event."""
+        return self.evaluator.reaction.running(self.state.events_learned)
 
     def track(self) -> Track:
-        """Return the figures over time, up to now."""
-        return self.timeline.track(self.state.events_learned, self._seen())
+        """Return the metrics over time, up to now."""
+        return self.evaluator.track(self.state.events_learned, self._live_rows())
 
     def _rank(self, users: IntArray, raw: RawBatch, label: str = "") -> list[Ranking]:
         """Rank for these users with the new parameters and histories: score > rules > top K > reasons."""
@@ -222,7 +227,6 @@ class Recommender:
             return []
         ranked = self.rank(users, explained=not self.unread)
         self.state.served.put(users, ranked.rows_BK)
-        self.coverage.update(ranked.rows_BK)
         self.exposure.update(ranked.rows_BK)
         if self.unread:
             return []
@@ -270,19 +274,10 @@ class Recommender:
         """Drop partitions: their users and their offsets."""
         self.state.drop_partitions(sources)
 
-    def _measures(self) -> dict[str, Measure]:
-        """Return what a checkpoint keeps of the stage, by the names of its arrays."""
-        return {
-            "quality": self.quality, "coverage": self.coverage, "drift": self.drift,
-            "exposure": self.exposure, "curves": self.curves, "timeline": self.timeline,
-            "depths": self.depths,
-        }  # fmt: skip
-
     def snapshot(self) -> Snapshot:
         """Copy everything out, the users of every partition held too."""
         arrays, meta = packing.save_items(self.state)
-        for name, part in self._measures().items():
-            arrays |= {f"{name}/{key}": array for key, array in part.arrays().items()}
+        arrays |= self.evaluator.arrays()
         meta |= {"seq": self.seq, "served_model": self.models[0].name}
         return Snapshot(arrays, meta, self.take(self.state.offsets))
 
@@ -296,10 +291,8 @@ class Recommender:
         different, restarted = packing.load_items(self.state, snapshot.arrays, snapshot.meta)
         restart_models(self.models, restarted, self.state.items)
         served = self.models[0].name
-        another = served in restarted or snapshot.meta.get("served_model", served) != served
-        figures = drop_stale_metrics(snapshot.arrays, restarted, another)
-        for name, part in self._measures().items():
-            part.load(of_measure(figures, name))
+        other_served = served in restarted or snapshot.meta.get("served_model", served) != served
+        self.evaluator.load(snapshot.arrays, restarted, other_served)
         admitted, evicted = self.state.users.admitted, self.state.users.evicted
         different |= moving.put(self.state, snapshot.shard)
         different.tell()

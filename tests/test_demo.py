@@ -25,7 +25,7 @@ from pipeline.app.demo.show import Demo, closing_words
 from pipeline.app.demo.view import View
 from pipeline.app.demo.watch import DemoWatch, Latency, Speed
 from pipeline.errors import AfreshError
-from pipeline.evaluation.quality import Quality
+from pipeline.evaluation.rank_metrics import RankMetrics
 from pipeline.events.decode import Decoder
 from pipeline.events.records import DriftAlarm
 from pipeline.models.tested import RankResult
@@ -102,7 +102,7 @@ class Stage:
         self.source = ListSource(self.log)
         edges = Adapters(self.source, decoder, self.sink, self.clock, self.watch)
         self.loop = Loop(AlarmingLearner(settings), edges, settings)
-        self.quality = Quality(["attention", "popularity"])
+        self.quality = RankMetrics(["attention", "popularity"])
 
     def play(self):
         return self.demo.play(self.loop, self.quality)
@@ -125,7 +125,7 @@ def test_the_demo_ends_by_itself_when_all_that_was_sent_is_learned_and_acknowled
 def test_the_summary_has_the_keys_of_the_last_json_line():
     stage = Stage()
     hits = RankResult(*(np.array([value]) for value in (4, 0, 100)), *(np.array([True]),) * 2)
-    stage.quality.update("attention", hits, np.array([False]))
+    stage.quality.update("attention", hits, np.array([False]), np.zeros(1))
     summary = json.loads(json.dumps(stage.play()))
     assert list(summary) == [
         "events", "rankings", "dead_letters", "events_per_s", "latency_p50_ms", "latency_p99_ms", "models",

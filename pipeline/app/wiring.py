@@ -118,5 +118,5 @@ def build_survival(settings: Settings) -> Durability | None:
 def standing(recommender: Recommender) -> ModelStatus:
     """Return how well the models do of late, and how far they have come."""
     live_rows = np.flatnonzero(recommender.state.items.status.data == LIVE)
-    coverage = recommender.coverage.ratio(live_rows)
+    coverage = recommender.exposure.coverage(live_rows)
     return ModelStatus(recommender.quality.ratios(), coverage, recommender.events_learned, recommender.seq)
