@@ -33,7 +33,7 @@ from pipeline.service.clock import ManualClock
 from pipeline.service.health import Health
 from pipeline.service.loop import Adapters, Loop
 from pipeline.service.metrics import Metrics
-from pipeline.service.observe import Delivered, Unobserved
+from pipeline.service.observe import Delivered, Observer
 from pipeline.settings import CheckpointConfig, EventsConfig, KafkaConfig, ModelConfig, Settings
 from producers.child import SenderProcess
 from producers.memory import ListSink
@@ -97,7 +97,7 @@ class Stage:
         self.clock, self.log, self.said = Clock(NOW_MS), ListLog(), io.StringIO()
         self.sender, self.sink, settings = ListSender(self.log, events), ListSink(), Settings()
         self.demo = Demo(View(self.said), self.clock, self.sender, events, change_at)
-        self.watch = self.demo.observe(Unobserved())
+        self.watch = self.demo.observe(Observer())
         decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
         self.source = ListSource(self.log)
         edges = Adapters(self.source, decoder, self.sink, self.clock, self.watch)
@@ -254,7 +254,7 @@ def test_times_beyond_a_minute_count_as_one():
 
 
 def test_records_without_a_plausible_time_are_in_no_latency():
-    watch = DemoWatch(Unobserved(), Clock(NOW_MS), lambda: None, lambda: None)
+    watch = DemoWatch(Observer(), Clock(NOW_MS), lambda: None, lambda: None)
     watch.delivered(Delivered(1, {}, np.array([0, NOW_MS - 30])), NOW_MS)
     assert watch.latency.percentile(1.0) == 30
 
