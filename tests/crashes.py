@@ -23,7 +23,7 @@ from pipeline.persistence.files import UrlFolder
 from pipeline.persistence.journal import Journal
 from pipeline.service.clock import ManualClock
 from pipeline.service.loop import Adapters, Durability, Loop
-from pipeline.service.observe import Unobserved
+from pipeline.service.observe import Observer
 from pipeline.settings import (
     BatchConfig,
     CheckpointConfig,
@@ -255,7 +255,7 @@ class World:
         checkpoints = Checkpoints(FatedFolder(str(self.folder), fate), self.settings)
         items = GradualItems(self.items, learner)
         ends = Fated(source, fate), self.decoder(), Fated(sink, fate)
-        edges = Adapters(*ends, self.clock, Unobserved(), Fated(items, fate))
+        edges = Adapters(*ends, self.clock, Observer(), Fated(items, fate))
         loop = Loop(Fated(learner, fate), edges, self.settings, Durability(checkpoints, journal))
         try:
             loop.start()

@@ -257,12 +257,12 @@ def test_the_drift_watch_starts_anew_with_another_served_model_and_stays_with_th
     same, other = Recommender(small_settings()), Recommender(small_settings(name="item_knn"))
     same.restore(snapshot)
     other.restore(snapshot)
-    for name, array in first.drift.arrays().items():
-        np.testing.assert_array_equal(same.drift.arrays()[name], array, err_msg=name)
-    assert not other.drift.arrays()["hit_rate.pending"].size
+    for name, array in first.evaluator.drift.arrays().items():
+        np.testing.assert_array_equal(same.evaluator.drift.arrays()[name], array, err_msg=name)
+    assert not other.evaluator.drift.arrays()["hit_rate.pending"].size
     assert same.quality.ratios()["attention", "served_hr", "all"] > 0
     assert ("item_knn", "served_hr", "all") not in other.quality.ratios()
-    assert other.quality.served() == first.quality.served()  # the service's own count goes on
+    assert other.quality.list_hits() == first.quality.list_hits()  # the service's own count goes on
 
 
 def test_a_model_that_starts_anew_knows_the_items_as_a_fresh_one_would() -> None:

@@ -21,7 +21,7 @@ from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
 from pipeline.service.clock import ManualClock
 from pipeline.service.loop import Adapters, Durability, Loop
-from pipeline.service.observe import Unobserved
+from pipeline.service.observe import Observer
 from pipeline.service.prequential import (
     BASELINES,
     FILE_SOURCE,
@@ -112,7 +112,7 @@ def lived(
     survival = None
     if folder is not None:
         survival = Durability(Checkpoints(UrlFolder(str(folder)), settings), Journal(folder / "worker-0"))
-    loop = Loop(learner, Adapters(source, decoder, ListSink(outbox), clock, Unobserved()), settings, survival)
+    loop = Loop(learner, Adapters(source, decoder, ListSink(outbox), clock, Observer()), settings, survival)
     loop.start()
     while learner.offsets.get(LIVE, 0) < log.end(LIVE):
         loop.tick()

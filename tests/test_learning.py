@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 import pytest
+from streams import ndcg_between
 
-from pipeline.evaluation.quality import between
 from pipeline.events.batch import Events, RawBatch, Span, TopicPartition
 from pipeline.features.memories import D_LONG, DENSE, FEATURES, S_BACKOFF
 from pipeline.models.attention import StreamingAttention
@@ -197,7 +197,7 @@ def test_the_size_of_batches_hardly_matters() -> None:
         feed(learner, users[:warm], items[:warm])
         before = learner.quality.cumulative()["attention"]
         feed(learner, users[warm:], items[warm:], batch)
-        got[batch] = between(before, learner.quality.cumulative()["attention"])["ndcg@10"]
+        got[batch] = ndcg_between(before, learner.quality.cumulative()["attention"])
     best = max(got.values())
     assert min(got[1], got[16], got[128]) >= 0.97 * best, got
     assert got[512] >= 0.9 * best, got
@@ -260,7 +260,7 @@ def test_a_gate_with_few_features_does_not_run_away(batch: int) -> None:
     for column in attention_of(learner).columns().values():
         assert np.isfinite(column.data).all()
     after = learner.quality.cumulative()
-    got = {name: between(before[name], after[name])["ndcg@10"] for name in MODELS}
+    got = {name: ndcg_between(before[name], after[name]) for name in MODELS}
     assert got["attention"] >= 0.7 * max(got.values()), got
 
 

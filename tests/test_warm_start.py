@@ -81,7 +81,7 @@ def test_users_of_the_file_meet_their_first_live_event_in_whatever_partition_it_
     assert 0 < tests[0] < tests[1]
     published = {ranking.user_id for ranking in life.outbox.rankings}
     assert published == {"u1", "u2", "stranger", "__default__"}  # and nothing of the export
-    assert life.learner.quality.served() == before.quality.served()  # no list of training was looked at
+    assert life.learner.quality.list_hits() == before.quality.list_hits()  # no list of training was looked at
     life.end()
     assert log.committed == {P0: 2, P1: 2}
 

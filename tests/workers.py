@@ -16,7 +16,7 @@ from pipeline.persistence.files import UrlFolder
 from pipeline.persistence.journal import Journal
 from pipeline.service.clock import ManualClock
 from pipeline.service.loop import Adapters, Durability, Loop
-from pipeline.service.observe import Observer, Unobserved
+from pipeline.service.observe import Observer
 from pipeline.settings import BatchConfig, CheckpointConfig, KafkaConfig, LimitsConfig, Settings
 from producers.memory import ListSink, Outbox
 
@@ -67,7 +67,7 @@ class Worker:
             Decoder(settings.events, settings.topics, settings.limits.record_bytes),
             wrap("sink", self.sink),
             self.clock,
-            observer or Unobserved(),
+            observer or Observer(),
             None if items is None else ListItems(items, at_a_time=2),
         )
         self.survival: Durability | None = None
