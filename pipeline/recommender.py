@@ -91,7 +91,7 @@ class Recommender:
         return self.state.offsets
 
     @property
-    def owes(self) -> bool:
+    def pending_rankings(self) -> bool:
         """Whether lists are to go out that wait for no event: a batch without any will make them."""
         refresh = self.state.refresh
         due = refresh.waiting(NOW) or refresh.waiting(LATER)
@@ -102,7 +102,7 @@ class Recommender:
         """The next offsets of the items topic."""
         return self.state.item_offsets
 
-    def news(self, changes: Iterable[ItemChange]) -> tuple[ItemChange, ...]:
+    def catalog_changes(self, changes: Iterable[ItemChange]) -> tuple[ItemChange, ...]:
         """Return those changes of items that change anything."""
         return self.state.availability.news(changes, self.state.items.row_of.keys())
 
@@ -114,7 +114,7 @@ class Recommender:
         if raw.seq != self.seq:
             raise ValueError(f"batch {raw.seq}: expected {self.seq}; batches are learned in order, each once")
         before = tables_of(self.state)
-        self.state.apply_catalog(raw.news)
+        self.state.apply_catalog(raw.catalog)
         batch = self.state.admit(raw)
         mark("event")
         queries = lesson_queries(self.state, batch)
@@ -137,7 +137,7 @@ class Recommender:
         spoilt = lessons[0].skipped == "non_finite"
         whose = nobody(batch) if spoilt else audience(self.state, batch, raw.now_ms, self.settings.rank)
         rankings = self._rank(whose.users, raw)
-        default_due = rankings or raw.news or len(self._default or ()) < self.settings.rank.k
+        default_due = rankings or raw.catalog or len(self._default or ()) < self.settings.rank.k
         rankings += self._default_ranking(raw) if default_due else []
         mark("rank")
         figures = figures_of(self.state, batch, lessons[0], before, whose, self.drift.reacting)

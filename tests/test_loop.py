@@ -17,8 +17,8 @@ from pipeline.events.batch import RawBatch, TopicPartition
 from pipeline.outcome import Outcome
 from pipeline.persistence.journal import Journal
 from pipeline.service.clock import ManualClock
+from pipeline.service.delivery import drop_committed
 from pipeline.service.health import Health
-from pipeline.service.in_flight import unheard
 from pipeline.service.metrics import Metrics
 from pipeline.service.observe import MetricsObserver
 from pipeline.settings import EventsConfig, KafkaConfig
@@ -186,10 +186,10 @@ def test_what_another_worker_has_committed_is_left_out_of_a_batch_published_agai
     polled = worker.source.poll(10, 0)
     raw = worker.loop._decoder.decode(0, START_MS + 4, polled)
     outcome = worker.learner.step(raw)
-    rest, told = unheard(raw, outcome, {P0: 2})
+    rest, told = drop_committed(raw, outcome, {P0: 2})
     assert [ranking.user_id for ranking in told.rankings] == ["bob"]
     assert [reject.record.partition for reject in rest.rejects] == [1]
-    assert unheard(raw, outcome, {P0: 1}) == (raw, outcome)
+    assert drop_committed(raw, outcome, {P0: 1}) == (raw, outcome)
 
 
 def test_without_a_path_it_starts_at_the_commit_and_says_once_that_nothing_survives(
@@ -366,7 +366,7 @@ def test_a_topic_made_anew_is_a_clear_error(tmp_path: Path) -> None:
     worker.kill()
     anew = ListLog()
     publish(anew, "xy")
-    with pytest.raises(OffsetsGone, match=r"offset 8 comes next, but the topic holds 0 to 2.*made anew"):
+    with pytest.raises(OffsetsGone, match=r"offset 8 comes next, but the topic holds 0 to 2.*recreated"):
         Worker(anew, settings_for(tmp_path)).loop.run()
 
 
@@ -621,7 +621,7 @@ def shown(worker: Worker) -> set[str]:
 def start(worker: Worker) -> None:
     """Start, and read the items topic to its end."""
     worker.loop.start()
-    while not worker.loop.catalogue.whole:
+    while not worker.loop.catalog.complete:
         worker.loop.tick()
 
 

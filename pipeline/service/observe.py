@@ -138,7 +138,7 @@ class MetricsObserver:
 
     def learned(self, raw: RawBatch, outcome: Outcome, learner: Learner) -> None:
         """Count the events of a batch, its training step, its rows and its alarms."""
-        metrics, figures = self._metrics, outcome.figures
+        metrics, figures = self._metrics, outcome.metrics
         metrics.consumed(figures.types)
         metrics.ignored(raw.ignored)
         for reason, count in reasons(raw).items():
