@@ -42,7 +42,7 @@ from pipeline.state.refresh import LATER, NOW
 from pipeline.state.shards import Shard, Snapshot
 from pipeline.state.state import State
 from pipeline.state.tables import HIDDEN, LIVE
-from pipeline.step_metrics import figures_of, tables_of
+from pipeline.step_metrics import step_metrics_of, tables_of
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Recommender:
         return self.state.offsets
 
     @property
-    def owes(self) -> bool:
+    def pending_rankings(self) -> bool:
         """Whether lists are to go out that wait for no event: a batch without any will make them."""
         refresh = self.state.refresh
         due = refresh.waiting(NOW) or refresh.waiting(LATER)
@@ -118,7 +118,7 @@ class Recommender:
         """The next offsets of the items topic."""
         return self.state.item_offsets
 
-    def news(self, changes: Iterable[ItemChange]) -> tuple[ItemChange, ...]:
+    def catalog_changes(self, changes: Iterable[ItemChange]) -> tuple[ItemChange, ...]:
         """Return those changes of items that change anything."""
         return self.state.availability.news(changes, self.state.items.row_of.keys())
 
@@ -130,7 +130,7 @@ class Recommender:
         if raw.seq != self.seq:
             raise ValueError(f"batch {raw.seq}: expected {self.seq}; batches are learned in order, each once")
         state, before = self.state, tables_of(self.state)
-        state.apply_catalog(raw.news)
+        state.apply_catalog(raw.catalog)
         batch = state.admit(raw)
         self._init_rows(batch.new_users, batch.new_items)
         mark("event")
@@ -161,9 +161,9 @@ class Recommender:
         rankings = self._publish(to.users, raw)
         rankings += self._default_ranking(raw, bool(rankings))
         mark("rank")
-        figures = figures_of(state, batch, served, before, to, self.reacting)
+        metrics = step_metrics_of(state, batch, served, before, to, self.reacting)
         in_time_ms_B = np.where(to.late_B, 0, batch.append_ms_B)
-        return Outcome(rankings, expired.removed_users, alarms, figures, in_time_ms_B, self._sources(to.due))
+        return Outcome(rankings, expired.removed_users, alarms, metrics, in_time_ms_B, self._sources(to.due))
 
     def catch_up(self, raw: RawBatch) -> None:
         """Bring users' state alone up to date with events that another worker has learned; `seq` stays."""
@@ -204,7 +204,7 @@ class Recommender:
             return []
         short = len(self._default or ()) < self.settings.rank.k
         aged = published and self.events_learned - self._default_at >= DEFAULT_LIST_EVERY
-        if not (short or aged or raw.news):
+        if not (short or aged or raw.catalog):
             return []
         self._default_at = self.events_learned
         users = np.zeros(1, np.int32)

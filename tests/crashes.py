@@ -259,7 +259,7 @@ class World:
         loop = Loop(Fated(learner, fate), edges, self.settings, Durability(checkpoints, journal))
         try:
             loop.start()
-            while not (source.idle and items.idle) or learner.owes:
+            while not (source.idle and items.idle) or learner.pending_rankings:
                 loop.tick()
             loop.leave()
         except Crash:

@@ -475,7 +475,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_ranks_nothing_first(value: flo
         exact = (at.targets.row_B >= 0) & at.targets.tested_B
         tested = learned.tested
         assert (tested.greater_B[exact] >= tested.candidates_B[exact] - 1).all()
-        # the next step, with sound parameters, owes nothing to this one
+        # the next step, with sound parameters, pending_rankings nothing to this one
         at.model.weights["beta"].data[1] = 0
         assert at.model.learn(at.queries, at.pool, at.targets).skipped == ""
 

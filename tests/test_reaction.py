@@ -220,14 +220,14 @@ def test_no_test_of_the_batch_with_the_alarm_sees_the_reaction_and_the_next_one_
         outcomes[on], totals[on] = [], []
         for _ in range(23):
             outcomes[on] += feed(each, batches, 1)
-            totals[on].append(outcomes[on][-1].figures.loss)
+            totals[on].append(outcomes[on][-1].metrics.loss)
     assert totals[True][1:21] == totals[False][1:21]  # the first has nothing to learn
     assert totals[True][21] != totals[False][21]
     (raised,) = outcomes[True][20].alarms
     assert raised.reaction == pytest.approx(0.95)
     assert outcomes[False][20].alarms[0].reaction == 0
-    assert [outcome.figures.reacting for outcome in outcomes[True]] == [False] * 20 + [True] * 3
-    assert not any(outcome.figures.reacting for outcome in outcomes[False])
+    assert [outcome.metrics.reacting for outcome in outcomes[True]] == [False] * 20 + [True] * 3
+    assert not any(outcome.metrics.reacting for outcome in outcomes[False])
 
 
 def test_the_gauge_is_one_while_a_reaction_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +250,7 @@ def test_a_restart_in_the_midst_of_a_reaction_changes_no_bit(monkeypatch: pytest
     restored.restore(unbroken.snapshot())
     feed(unbroken, batches, 10)
     outcomes = feed(restored, again, 10)
-    assert outcomes[0].figures.reacting
+    assert outcomes[0].metrics.reacting
     assert restored.digests() == unbroken.digests()
 
 

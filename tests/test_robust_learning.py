@@ -73,7 +73,7 @@ def feed(learner: Recommender, stream: Stream, batch: int, kind: str = "heavy") 
         )  # fmt: skip
         span = Span(*SOURCE, at, at + count)
         outcome = learner.step(RawBatch(learner.seq, START_MS + 10**9, (span,), events, []))
-        skipped.add(outcome.figures.skipped)
+        skipped.add(outcome.metrics.skipped)
     return skipped
 
 

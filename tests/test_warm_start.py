@@ -150,7 +150,7 @@ def test_training_with_other_settings_says_what_becomes_of_it(
 ) -> None:
     folder, before = trained
     life = Life(folder, changed(SETTINGS, model__dim=16), ListLog({"events": 2}))
-    assert "model.dim was 8, is 16: the model starts anew" in caplog.text
+    assert "model.dim was 8, is 16: the model restarts" in caplog.text
     assert history_of(life.learner, "u1") == history_of(before, "u1")
     life.kill()
 

@@ -210,8 +210,8 @@ class Evaluation:
             span = Span(*FILE_SOURCE, at, at + len(events))
             self._newest_ms = max(self._newest_ms, min(int(events.time_ms_B.max()), now_ms))
             outcome = recommender.step(RawBatch(recommender.seq, self._newest_ms, (span,), events, []))
-            self._duplicates += outcome.figures.duplicates
-            self._skipped += outcome.figures.skipped == "non_finite"
+            self._duplicates += outcome.metrics.duplicates
+            self._skipped += outcome.metrics.skipped == "non_finite"
             at = span.stop
             watch(at)
         self._seconds += self._clock.monotonic_s() - began_s

@@ -1,4 +1,4 @@
-"""What the default model's quality owes to each of its parts: one thing is changed at a time.
+"""What the default model's quality pending_rankings to each of its parts: one thing is changed at a time.
 
     python tests/benchmarks/ablation.py --data FOLDER [--groups parts,size] [--seeds 0,1]
 
