@@ -19,7 +19,7 @@ from consumers.kafka.items import KafkaItems
 from consumers.kafka.source import KafkaSource
 from consumers.kafka.tail import Tail
 from consumers.kafka.unread import Unread
-from consumers.memory import ListLog, ListSource
+from consumers.memory import MemoryLog, MemorySource
 from pipeline.events.batch import ItemChange, TopicPartition
 from pipeline.settings import KafkaConfig
 from producers.kafka.client import producer_options
@@ -94,11 +94,11 @@ def test_a_worker_that_took_its_old_place_back_is_given_partitions_added_meanwhi
 
 
 def test_what_stays_unread_is_told_and_asked_for_once(caplog: pytest.LogCaptureFixture) -> None:
-    log = ListLog({"events": 4})
+    log = MemoryLog({"events": 4})
     first, *others = log.partitions()
     for source in others:
         log.append(b"{}", partition=source.partition)
-    group, unread = ListSource(log), Unread(every_s=0.0)
+    group, unread = MemorySource(log), Unread(every_s=0.0)
     assert not unread.look(group, [first])  # their worker may be about to commit
     assert unread.records == dict.fromkeys(others, 1)
     log.committed[others[0]] = 1

@@ -14,7 +14,7 @@ import pytest
 from lives import PAST, Life, append, changed, past
 from streams import Batches, Event, names_of, shoppers, small_settings, source
 
-from consumers.memory import ListLog
+from consumers.memory import MemoryLog
 from pipeline.errors import CheckpointError
 from pipeline.events.batch import TopicPartition
 from pipeline.persistence.compatibility import FORMAT, RULES, changes, lines, reconciled, table
@@ -397,7 +397,7 @@ def test_a_worker_of_a_new_name_says_whose_checkpoints_there_are_and_takes_a_ren
 
 def test_a_first_start_says_that_there_is_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    Life(tmp_path, PAST, ListLog()).kill()
+    Life(tmp_path, PAST, MemoryLog()).kill()
     assert told(caplog, f"worker worker-0 starts from nothing: no checkpoint is in {tmp_path}")
 
 
@@ -418,7 +418,7 @@ def test_a_topic_that_left_leaves_its_users_and_a_new_one_is_read_from_its_start
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, old, _, learned_before, users = past(tmp_path)
-    log = ListLog({"orders": 1})
+    log = MemoryLog({"orders": 1})
     append(log, "u1", "lamp", topic="orders")
     append(log, "stranger", "lamp", topic="orders")
     both = past(tmp_path / "again").log  # the journal's last batches are still read from the topic that left

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from learners import CountingLearner
 
-from consumers.memory import ListLog, ListSource
+from consumers.memory import MemoryLog, MemorySource
 from pipeline.app import cli
 from pipeline.app.commands import demo as command
 from pipeline.app.demo.show import Demo, closing_words
@@ -94,12 +94,12 @@ class Stage:
     """A demo, its loop and what they say, without a broker."""
 
     def __init__(self, events=2_000, change_at=600):
-        self.clock, self.log, self.said = Clock(NOW_MS), ListLog(), io.StringIO()
+        self.clock, self.log, self.said = Clock(NOW_MS), MemoryLog(), io.StringIO()
         self.sender, self.sink, settings = ListSender(self.log, events), ListSink(), Settings()
         self.demo = Demo(View(self.said), self.clock, self.sender, events, change_at)
         self.watch = self.demo.observe(Unobserved())
         decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
-        self.source = ListSource(self.log)
+        self.source = MemorySource(self.log)
         edges = Adapters(self.source, decoder, self.sink, self.clock, self.watch)
         self.loop = Loop(AlarmingLearner(settings), edges, settings)
         self.quality = Quality(["attention", "popularity"])

@@ -16,8 +16,7 @@ from kafka.errors import KafkaTimeoutError
 
 from consumers.kafka import items as kafka_items
 from consumers.kafka.items import KafkaItems
-from consumers.memory import ListLog, ListRecord
-from consumers.memory_items import ListItems
+from consumers.memory import MemoryItems, MemoryLog, MemoryRecord
 from pipeline.errors import BrokerLost, UsageError
 from pipeline.events.batch import CatalogUpdate, ItemChange, TopicPartition
 from pipeline.events.items import item_news
@@ -39,7 +38,7 @@ BEFORE, AFTER = {"id": 4, "on": True}, {"id": 4, "on": False}
 
 
 def news_of(key: bytes | None, value: bytes | None, **fields: str | list[str]) -> CatalogUpdate:
-    return item_news([ListRecord("items", 0, 7, 0, key, value)], ItemsConfig(fields=fields))
+    return item_news([MemoryRecord("items", 0, 7, 0, key, value)], ItemsConfig(fields=fields))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +218,7 @@ def test_any_record_is_read_or_a_dead_letter(key: object, value: object) -> None
 
 
 def test_the_last_word_on_an_item_counts() -> None:
-    log = ListLog({"items": 1})
+    log = MemoryLog({"items": 1})
     for item, value in (("a", None), ("b", None), ("a", HERE)):
         log.append(value, topic="items", key=item.encode(), skip=2)
     news = item_news(log.read(TopicPartition("items", 0), 0), NAMES)
@@ -229,7 +228,7 @@ def test_the_last_word_on_an_item_counts() -> None:
 
 def test_the_journal_gives_news_back_byte_for_byte() -> None:
     news = item_news(
-        [ListRecord("items", 1, 4, 99, b"\x00\xff", b"\xfe"), ListRecord("items", 0, 2, 5, b"lamp", None)]
+        [MemoryRecord("items", 1, 4, 99, b"\x00\xff", b"\xfe"), MemoryRecord("items", 0, 2, 5, b"lamp", None)]
     )
     assert msgspec.json.decode(msgspec.json.encode(news), type=CatalogUpdate) == news
 
@@ -243,13 +242,13 @@ class ListShelf:
     topic = "items"
 
     def __init__(self, request: pytest.FixtureRequest, name: str) -> None:
-        self._log = ListLog({self.topic: 2})
+        self._log = MemoryLog({self.topic: 2})
 
     def put(self, partition: int, key: str, value: bytes | None) -> None:
         self._log.append(value, topic=self.topic, partition=partition, key=key.encode())
 
     def source(self) -> ItemSource:
-        return ListItems(self._log, config=NAMES)
+        return MemoryItems(self._log, config=NAMES)
 
     def close(self) -> None:
         pass
@@ -397,7 +396,7 @@ class _Failing:
     def partitions_for_topic(self, topic: str) -> set[int]:
         return {0}
 
-    def poll(self, timeout_ms: float, max_records: int) -> dict[TopicPartition, list[ListRecord]]:
+    def poll(self, timeout_ms: float, max_records: int) -> dict[TopicPartition, list[MemoryRecord]]:
         if self.fails:
             raise KafkaTimeoutError
         return {}

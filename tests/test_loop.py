@@ -11,7 +11,7 @@ import pytest
 from learners import CountingLearner
 from workers import P0, P1, P2, START_MS, Worker, publish, settings_for
 
-from consumers.memory import ListLog, ListSource
+from consumers.memory import MemoryLog, MemorySource
 from pipeline.errors import CheckpointError, OffsetsGone, PublishFailed, SafetyLimit
 from pipeline.events.batch import RawBatch, TopicPartition
 from pipeline.outcome import Outcome
@@ -51,17 +51,17 @@ class Trace:
         return Traced()
 
 
-def repeated(folder: Path, log: ListLog, worker: str = "worker-0") -> CountingLearner:
+def repeated(folder: Path, log: MemoryLog, worker: str = "worker-0") -> CountingLearner:
     """Learn a worker's whole journal from an empty state."""
     settings = settings_for(folder, worker)
     reference = Worker(log, settings)
     for entry in Journal(folder / worker).entries(0):
-        polled = ListSource(log).read(entry.spans, entry.order_R)
+        polled = MemorySource(log).read(entry.spans, entry.order_R)
         reference.learner.step(reference.loop._decoder.decode(entry.seq, entry.now_ms, polled))
     return reference.learner
 
 
-def learned_users(log: ListLog, sources: Sequence[TopicPartition]) -> dict[str, Any]:
+def learned_users(log: MemoryLog, sources: Sequence[TopicPartition]) -> dict[str, Any]:
     """Return users' state after each event of the partitions was learned once."""
     one = Worker(log, settings_for(None), assigned=sources)
     log.committed, kept = {}, log.committed
@@ -73,7 +73,7 @@ def learned_users(log: ListLog, sources: Sequence[TopicPartition]) -> dict[str, 
 
 def test_a_batch_is_journaled_then_learned_then_published_then_committed(tmp_path: Path) -> None:
     trace = Trace()
-    log = ListLog()
+    log = MemoryLog()
     publish(log, ["ann", "bob"])
     worker = Worker(log, settings_for(tmp_path), wrap=trace)
     append = worker.survival.journal.append  # type: ignore[union-attr]
@@ -88,7 +88,7 @@ def test_a_batch_is_journaled_then_learned_then_published_then_committed(tmp_pat
 
 
 def test_nothing_is_committed_before_it_is_acknowledged(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, "abcdefgh")
     worker = Worker(log, settings_for(tmp_path))
     worker.sink._at_once = False
@@ -104,7 +104,7 @@ def test_nothing_is_committed_before_it_is_acknowledged(tmp_path: Path) -> None:
 
 def test_offsets_are_committed_about_once_a_second() -> None:
     trace = Trace()
-    log = ListLog()
+    log = MemoryLog()
     publish(log, "abcdefgh")
     worker = Worker(log, settings_for(None), wrap=trace)
     worker.loop.start()
@@ -117,7 +117,7 @@ def test_offsets_are_committed_about_once_a_second() -> None:
 
 
 def test_a_batch_that_is_not_acknowledged_ends_the_run_without_a_commit(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, "abcdefgh")
     worker = Worker(log, settings_for(tmp_path))
     worker.sink.fail_next("the broker is full")
@@ -134,7 +134,7 @@ def test_a_batch_that_is_not_acknowledged_ends_the_run_without_a_commit(tmp_path
 
 
 def test_an_acknowledgement_that_never_comes_ends_the_run(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, "abcdefgh")
     worker = Worker(log, settings_for(tmp_path))
     worker.sink._at_once, worker.sink.answers = False, False
@@ -144,7 +144,7 @@ def test_an_acknowledgement_that_never_comes_ends_the_run(tmp_path: Path) -> Non
 
 
 def test_what_is_published_again_is_acknowledged_before_the_group_is_joined(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, "abcd")
     worker = Worker(log, settings_for(tmp_path))
     worker.loop.start()
@@ -159,7 +159,7 @@ def test_what_is_published_again_is_acknowledged_before_the_group_is_joined(tmp_
 
 
 def test_what_the_group_has_committed_is_not_published_again(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, "abcdefgh")
     worker = Worker(log, settings_for(tmp_path))
     worker.loop.start()
@@ -176,7 +176,7 @@ def test_what_the_group_has_committed_is_not_published_again(tmp_path: Path) -> 
 
 
 def test_what_another_worker_has_committed_is_left_out_of_a_batch_published_again(tmp_path: Path) -> None:
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     publish(log, ["ann"])
     publish(log, ["bob"], P1, start=1)
     log.append(b"{", partition=0, timestamp=START_MS + 2)
@@ -195,7 +195,7 @@ def test_what_another_worker_has_committed_is_left_out_of_a_batch_published_agai
 def test_without_a_path_it_starts_at_the_commit_and_says_once_that_nothing_survives(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     publish(log, "abc")
     publish(log, "xyz", P1)
     log.committed = {P0: 2}
@@ -208,7 +208,7 @@ def test_without_a_path_it_starts_at_the_commit_and_says_once_that_nothing_survi
 
 
 def test_stopping_saves_commits_and_leaves(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, "abcdef")
     worker = Worker(log, settings_for(tmp_path))
     step = worker.learner.step
@@ -229,7 +229,7 @@ def test_stopping_saves_commits_and_leaves(tmp_path: Path) -> None:
 
 
 def test_stopping_while_learning_again_leaves_everything_as_it_was(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, "abcdefgh")
     worker = Worker(log, settings_for(tmp_path))
     worker.loop.start()
@@ -249,7 +249,7 @@ LOOKS = EventsConfig(fields={"item_id": "lines[].id"}, roles={"look": "ignore"})
 
 
 def test_batches_of_ignored_records_alone_are_committed_and_stop_nothing(tmp_path: Path) -> None:
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     for number in range(9):
         log.append(b'{"event_type":"look"}', partition=0, timestamp=START_MS + number)
         log.append(None, partition=1, timestamp=START_MS + number)
@@ -276,7 +276,7 @@ def test_batches_of_ignored_records_alone_are_committed_and_stop_nothing(tmp_pat
 
 
 def test_a_batch_holds_at_most_max_events_or_one_record(tmp_path: Path) -> None:
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     lines = [1, 3, 2, 7, 1, 1, 1, 1]  # of each record; a batch has room for 4 events
     for number, count in enumerate(lines):
         value = {"user_id": "ann", "lines": [{"id": f"i{line}"} for line in range(count)]}
@@ -302,7 +302,7 @@ def test_a_batch_holds_at_most_max_events_or_one_record(tmp_path: Path) -> None:
 
 
 def test_another_worker_catches_up_with_several_events_a_record(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     for number in range(6):
         value = {"user_id": "ann", "lines": [{"id": f"i{number}"}, {"id": "tea"}]}
         log.append(msgspec.json.encode(value), timestamp=START_MS + number)
@@ -319,7 +319,7 @@ def test_another_worker_catches_up_with_several_events_a_record(tmp_path: Path) 
 
 
 def test_bad_records_beyond_the_limits_stop_the_loop_before_they_are_published(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, "abcd")
     for number in range(8):
         log.append(b"{", timestamp=START_MS + 10 + number)
@@ -332,7 +332,7 @@ def test_bad_records_beyond_the_limits_stop_the_loop_before_they_are_published(t
 
 
 def test_the_share_of_bad_records_is_judged_over_many_batches(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     for number in range(1200):
         if number % 3:
             log.append(b"{", timestamp=START_MS + number)
@@ -345,7 +345,7 @@ def test_the_share_of_bad_records_is_judged_over_many_batches(tmp_path: Path) ->
 
 
 def test_records_that_are_gone_are_a_clear_error(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, "abcdefgh")
     worker = Worker(log, settings_for(tmp_path))
     worker.loop.start()
@@ -357,21 +357,21 @@ def test_records_that_are_gone_are_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_a_topic_made_anew_is_a_clear_error(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, "abcdefgh")
     worker = Worker(log, settings_for(tmp_path))
     worker.loop.start()
     worker.finish()
     worker.loop.leave()
     worker.kill()
-    anew = ListLog()
+    anew = MemoryLog()
     publish(anew, "xy")
     with pytest.raises(OffsetsGone, match=r"offset 8 comes next, but the topic holds 0 to 2.*made anew"):
         Worker(anew, settings_for(tmp_path)).loop.run()
 
 
 def test_two_processes_with_one_worker_id_are_refused(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     first = Worker(log, settings_for(tmp_path))
     first.loop.start()
     with pytest.raises(CheckpointError, match=r"another process.*kafka\.worker_id"):
@@ -380,7 +380,7 @@ def test_two_processes_with_one_worker_id_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_revoked_partition_goes_to_the_next_owner_as_a_shard(tmp_path: Path) -> None:
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     publish(log, ["ann", "bob", "ann"])
     publish(log, ["xia", "yan"], P1)
     outbox = Outbox()
@@ -403,7 +403,7 @@ def test_a_revoked_partition_goes_to_the_next_owner_as_a_shard(tmp_path: Path) -
 
 
 def test_a_dead_workers_partition_is_caught_up_from_its_shard_to_the_commit(tmp_path: Path) -> None:
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     publish(log, ["ann", "bob"])
     outbox = Outbox()
     dead = Worker(log, settings_for(tmp_path, "dead"), outbox)
@@ -425,7 +425,7 @@ def test_a_dead_workers_partition_is_caught_up_from_its_shard_to_the_commit(tmp_
 
 
 def test_a_partition_without_a_shard_is_caught_up_from_the_earliest_record(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, ["ann", "bob", "ann", "cid"])
     log.trim(P0, 1)
     log.committed = {P0: 3}
@@ -439,7 +439,7 @@ def test_a_partition_without_a_shard_is_caught_up_from_the_earliest_record(tmp_p
 def test_a_damaged_shard_gives_way_to_the_one_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, ["ann", "bob"])
     old = Worker(log, settings_for(tmp_path, "old"))
     old.loop.start()
@@ -458,7 +458,7 @@ def test_a_damaged_shard_gives_way_to_the_one_before(
 
 
 def test_a_shard_beyond_the_commit_says_where_to_go_on(tmp_path: Path) -> None:
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     publish(log, ["ann", "bob"])
     first = Worker(log, settings_for(tmp_path, "first"))
     first.loop.start()
@@ -485,7 +485,7 @@ def test_a_shard_beyond_the_commit_says_where_to_go_on(tmp_path: Path) -> None:
 
 
 def test_a_commit_never_goes_back_behind_another_workers(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, ["ann", "bob", "ann", "cid", "dan"])
     worker = Worker(log, settings_for(tmp_path))
     worker.loop.start()
@@ -501,7 +501,7 @@ def test_a_commit_never_goes_back_behind_another_workers(tmp_path: Path) -> None
 
 
 def test_a_lost_partition_is_never_committed(tmp_path: Path) -> None:
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     publish(log, "abcd")
     worker = Worker(log, settings_for(tmp_path))
     worker.sink._at_once = False
@@ -515,7 +515,7 @@ def test_a_lost_partition_is_never_committed(tmp_path: Path) -> None:
 
 
 def test_a_change_of_assignment_is_saved_before_anything_is_learned(tmp_path: Path) -> None:
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     publish(log, "abcdef")
     publish(log, "uvwxyz", P1)
     worker = Worker(log, settings_for(tmp_path))
@@ -533,7 +533,7 @@ def test_a_change_of_assignment_is_saved_before_anything_is_learned(tmp_path: Pa
 
 
 def test_users_of_partitions_that_went_elsewhere_while_it_was_down_are_dropped(tmp_path: Path) -> None:
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     publish(log, "abc")
     publish(log, "xyz", P1)
     worker = Worker(log, settings_for(tmp_path))
@@ -553,7 +553,7 @@ def test_users_of_partitions_that_went_elsewhere_while_it_was_down_are_dropped(t
 @pytest.mark.parametrize("seed", range(30))
 def test_users_learn_every_event_once_whatever_the_group_does(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
-    log = ListLog({"events": 3})
+    log = MemoryLog({"events": 3})
     outbox = Outbox()
     owners: dict[TopicPartition, str] = dict.fromkeys((P0, P1, P2), "worker-0")
     names = ["worker-0", "worker-1"]
@@ -607,7 +607,7 @@ def test_users_learn_every_event_once_whatever_the_group_does(tmp_path: Path, se
 # The items topic
 
 
-def withdraw(items: ListLog, *names: str) -> None:
+def withdraw(items: MemoryLog, *names: str) -> None:
     """Append a tombstone for each of these items."""
     for name in names:
         items.append(None, topic="items", key=name.encode())
@@ -626,7 +626,7 @@ def start(worker: Worker) -> None:
 
 
 def test_the_items_topic_is_read_to_its_end_before_the_first_event(tmp_path: Path) -> None:
-    log, items = ListLog(), ListLog({"items": 1})
+    log, items = MemoryLog(), MemoryLog({"items": 1})
     publish(log, ["ann", "bob"])
     withdraw(items, *(f"item-{number}" for number in range(1, 6)))
     worker = Worker(log, settings_for(tmp_path), items=items)
@@ -637,7 +637,7 @@ def test_the_items_topic_is_read_to_its_end_before_the_first_event(tmp_path: Pat
 
 
 def test_lists_are_made_anew_when_an_item_goes_though_no_event_comes(tmp_path: Path) -> None:
-    log, items = ListLog(), ListLog({"items": 1})
+    log, items = MemoryLog(), MemoryLog({"items": 1})
     publish(log, ["ann", "bob", "cyd"])
     worker = Worker(log, settings_for(tmp_path), items=items)
     start(worker)
@@ -650,7 +650,7 @@ def test_lists_are_made_anew_when_an_item_goes_though_no_event_comes(tmp_path: P
 
 
 def test_a_bad_record_of_the_items_topic_is_a_dead_letter_and_costs_no_event(tmp_path: Path) -> None:
-    log, items = ListLog(), ListLog({"items": 1})
+    log, items = MemoryLog(), MemoryLog({"items": 1})
     publish(log, ["ann"])
     items.append(b"{", topic="items", key=b"lamp")
     worker = Worker(log, settings_for(tmp_path), items=items)
@@ -662,7 +662,7 @@ def test_a_bad_record_of_the_items_topic_is_a_dead_letter_and_costs_no_event(tmp
 
 
 def test_a_restart_reads_the_items_topic_on_from_where_it_was(tmp_path: Path) -> None:
-    log, items = ListLog(), ListLog({"items": 1})
+    log, items = MemoryLog(), MemoryLog({"items": 1})
     publish(log, ["ann", "bob"])
     withdraw(items, "item-0")
     worker = Worker(log, settings_for(tmp_path), items=items)

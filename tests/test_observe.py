@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from workers import P0, START_MS, Worker, publish, settings_for
 
-from consumers.memory import ListLog
+from consumers.memory import MemoryLog
 from pipeline.events.batch import RawBatch
 from pipeline.events.records import DriftAlarm
 from pipeline.outcome import Mark, Outcome, no_mark
@@ -19,7 +19,7 @@ from producers.memory import ListReceipt, ListSink
 
 
 def test_a_run_shows_in_metrics_and_health(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, ["ann", "bob", "ann"])
     log.append(b"{", timestamp=START_MS + 3)
     clock = ManualClock(START_MS)
@@ -60,7 +60,7 @@ def test_a_run_shows_in_metrics_and_health(tmp_path: Path) -> None:
 
 def test_an_alarm_is_counted_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "pipeline.service.observe")
-    log = ListLog()
+    log = MemoryLog()
     publish(log, ["ann"])
     metrics, clock = Metrics(), ManualClock(START_MS)
     worker = Worker(log, settings_for(tmp_path), observer=MetricsObserver(metrics, Health(clock), clock))
@@ -82,7 +82,7 @@ def test_an_alarm_is_counted_and_logged(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_a_worker_is_ready_without_a_partition_and_when_others_take_those_it_had(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, ["ann"])
     clock = ManualClock(START_MS)
     health = Health(clock)
@@ -128,7 +128,7 @@ class PunctualSink(ListSink):
 
 
 def test_latency_ends_with_the_acknowledgement_not_when_somebody_looks(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, ["ann"])
     metrics, clock = Metrics(), ManualClock(START_MS)
     sink = PunctualSink()
@@ -148,7 +148,7 @@ def test_latency_ends_with_the_acknowledgement_not_when_somebody_looks(tmp_path:
 
 
 def test_what_was_restored_shows_before_the_first_batch(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, ["ann", "bob", "ann"])
     first = Worker(log, settings_for(tmp_path))
     first.loop.start()
