@@ -15,7 +15,9 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaTimeoutError
 
 from consumers.kafka import items as kafka_items
+from consumers.kafka import reader as kafka_reader
 from consumers.kafka.items import KafkaItems
+from consumers.kafka.topic import TopicReader
 from consumers.memory import MemoryItems, MemoryLog, MemoryRecord
 from pipeline.errors import BrokerLost, UsageError
 from pipeline.events.batch import CatalogUpdate, ItemChange, TopicPartition
@@ -354,7 +356,7 @@ def test_a_broker_that_is_away_is_no_news_where_the_topic_was_not_there(
     name = topic_name("none")
     source = KafkaItems(config(broker), name)
     source.start({})
-    monkeypatch.setattr(kafka_items, "AGAIN_S", 0.0)
+    monkeypatch.setattr(kafka_items, "LOOK_EVERY_S", 0.0)
     with monkeypatch.context() as away:
         away.setattr(kafka_items, "open_admin", _nobody_answers)
         assert source.poll() == (CatalogUpdate(), True)
@@ -373,28 +375,36 @@ def _nobody_answers(kafka: KafkaConfig) -> NoReturn:
 
 
 def test_failures_that_lie_far_apart_are_not_taken_for_one_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    consumer, clock = _Failing(), [0.0]
-    monkeypatch.setattr(kafka_items, "connect", lambda make, options: consumer)
+    client, clock, kafka = _Failing(), [0.0], KafkaConfig(broker_timeout_s=30.0)
+    monkeypatch.setattr(kafka_reader, "connect", lambda make, options: client)
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    source = KafkaItems(KafkaConfig(broker_timeout_s=30.0), "items")
-    source._partitions = [TopicPartition("items", 0)]
-    assert source.poll() == (CatalogUpdate(), False)
-    consumer.fails = False
-    assert source.poll() == (CatalogUpdate(), True)
-    consumer.fails, clock[0] = True, 3_600.0
-    assert source.poll() == (CatalogUpdate(), False)
+    source = KafkaItems(kafka, "items")
+    source._reader = TopicReader(kafka, "items", "earliest")
+    for clock[0], client.fails in ((0.0, True), (1.0, True), (2.0, False), (3_600.0, True)):
+        assert source.poll() == (CatalogUpdate(), True)
     clock[0] += 31.0
     with pytest.raises(BrokerLost, match=r"31 s while reading the topic 'items'"):
         source.poll()
 
 
 class _Failing:
-    """A consumer that reads nothing, or has no answer."""
+    """A consumer of an empty topic that may have no answer."""
 
     fails = True
 
     def partitions_for_topic(self, topic: str) -> set[int]:
         return {0}
+
+    def assign(self, partitions: object) -> None: ...
+    def seek(self, partition: object, offset: int) -> None: ...
+
+    def position(self, partition: object, timeout_ms: int) -> int:
+        return 0
+
+    def end_offsets(self, partitions: list[TopicPartition], timeout_ms: int) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, 0)
+
+    beginning_offsets = end_offsets
 
     def poll(self, timeout_ms: float, max_records: int) -> dict[TopicPartition, list[MemoryRecord]]:
         if self.fails:
