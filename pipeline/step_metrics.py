@@ -31,8 +31,8 @@ def step_metrics_of(
     whose: Recipients,
     reacting: bool,
 ) -> StepMetrics:
-    """Return what happened in a batch; `served` is the result of the served model, `before` are the tables until
-    then.
+    """Return the metrics of a batch; `served` is the result of the served model, `before` are the tables
+    before then.
     """
     types = dict(sorted(batch.types.items(), key=lambda pair: -pair[1])[:TYPES_NAMED])
     rest = sum(batch.types.values()) - sum(types.values())

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 from learners import CountingLearner
 from workers import P0, P1, Worker, publish, settings_for
 
-from consumers.memory import ListLog
+from consumers.memory import MemoryLog
 from pipeline.app.inspection import describe, lines, open_newest
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.events.batch import TopicPartition
@@ -28,7 +28,7 @@ from pipeline.state.shards import Shard
 def saved(folder: Path | str, rounds: int = 1, settings: Settings | None = None) -> CountingLearner:
     """Learn and save `rounds` times, four events each, as the one worker of a group."""
     settings = settings or settings_for(Path(folder))
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     worker = Worker(log, settings)
     worker.loop.start()
     for number in range(rounds):
@@ -138,7 +138,7 @@ def test_a_manifest_that_is_not_whole_is_skipped(
 def test_a_worker_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
     learner = saved(tmp_path, rounds=2)
     os.truncate(manifests(tmp_path)[-1], 5)
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     for number in range(2):
         publish(log, ["ann", "bob"], P0, start=4 * number)
         publish(log, ["xia", "ann2"], P1, start=4 * number + 2)
@@ -166,7 +166,7 @@ def test_the_newest_are_kept_with_their_files_and_no_others(tmp_path: Path) -> N
 
 
 def test_a_topic_made_anew_is_refused_where_the_broker_tells_it(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, ["ann"])
 
     def live(**topic_ids: str) -> None:

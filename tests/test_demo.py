@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from learners import CountingLearner
 
-from consumers.memory import ListLog, ListSource
+from consumers.memory import MemoryLog, MemorySource
 from pipeline.app import cli
 from pipeline.app.commands import demo as command
 from pipeline.app.demo.show import Demo, closing_words
@@ -36,7 +36,7 @@ from pipeline.service.metrics import Metrics
 from pipeline.service.observe import Delivered, Observer
 from pipeline.settings import CheckpointConfig, EventsConfig, KafkaConfig, ModelConfig, Settings
 from producers.child import SenderProcess
-from producers.memory import ListSink
+from producers.memory import MemorySink
 from producers.simulator.users import shoppers, wire_events
 
 NOW_MS = 1_750_000_000_000
@@ -94,12 +94,12 @@ class Stage:
     """A demo, its loop and what they say, without a broker."""
 
     def __init__(self, events=2_000, change_at=600):
-        self.clock, self.log, self.said = Clock(NOW_MS), ListLog(), io.StringIO()
-        self.sender, self.sink, settings = ListSender(self.log, events), ListSink(), Settings()
+        self.clock, self.log, self.said = Clock(NOW_MS), MemoryLog(), io.StringIO()
+        self.sender, self.sink, settings = ListSender(self.log, events), MemorySink(), Settings()
         self.demo = Demo(View(self.said), self.clock, self.sender, events, change_at)
         self.watch = self.demo.observe(Observer())
         decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
-        self.source = ListSource(self.log)
+        self.source = MemorySource(self.log)
         edges = Adapters(self.source, decoder, self.sink, self.clock, self.watch)
         self.loop = Loop(AlarmingLearner(settings), edges, settings)
         self.quality = RankMetrics(["attention", "popularity"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from consumers.memory import ListRecord
+from consumers.memory import MemoryRecord
 from pipeline.app.config import load_settings
 from pipeline.events.batch import ItemChange, Polled, Span
 from pipeline.events.decode import Decoder
@@ -256,7 +256,7 @@ def test_the_event_fields_are_those_that_are_read(asyncapi: dict[str, Any]) -> N
 def decode(payload: dict[str, Any]) -> str:
     """Return "" for a good event, else the reason."""
     settings = Settings()
-    record = ListRecord("events", 0, 0, 1_760_000_000_000, None, msgspec.json.encode(payload))
+    record = MemoryRecord("events", 0, 0, 1_760_000_000_000, None, msgspec.json.encode(payload))
     polled = Polled((Span("events", 0, 0, 1),), [record], np.zeros(1, np.int32))
     decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
     raw = decoder.decode(0, 1_760_000_001_000, polled)
@@ -294,7 +294,7 @@ def test_types_and_sizes_of_event_fields_are_those_that_are_read(asyncapi: dict[
 def item_change(key: str, payload: object) -> ItemChange | str:
     """Return the change in a record of the items topic, or the reason for its rejection."""
     value = None if payload is None else msgspec.json.encode(payload)
-    update = item_news([ListRecord("items", 0, 0, 1_760_000_000_000, key.encode(), value)])
+    update = item_news([MemoryRecord("items", 0, 0, 1_760_000_000_000, key.encode(), value)])
     (found,) = update.changes or update.bad
     return found if isinstance(found, ItemChange) else found.reason
 

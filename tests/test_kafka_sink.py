@@ -14,7 +14,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 from kafka.partitioner.default import DefaultPartitioner
 from kafka.structs import ConsumerGroupMetadata
 
-from consumers.memory import ListRecord
+from consumers.memory import MemoryRecord
 from pipeline.errors import PublishFailed, UsageError
 from pipeline.events.batch import Reject, TopicPartition
 from pipeline.events.records import DriftAlarm, RankedItem, Ranking
@@ -59,7 +59,7 @@ def ranking(user_id: str, name: str = "r1") -> Ranking:
 
 
 def reject(value: bytes | None, key: bytes | None, partition: int = 0) -> Reject:
-    record = ListRecord("events", partition, 41, 1_700_000_000_000, key, value)
+    record = MemoryRecord("events", partition, 41, 1_700_000_000_000, key, value)
     return Reject(record, "not_json", "expected JSON, got \u00ff")
 
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 import pytest
+from pipeline.features.memories import D_LONG, DENSE, FEATURES, S_BACKOFF
 from streams import ndcg_between
 
 from pipeline.events.batch import Events, RawBatch, Span, TopicPartition
-from pipeline.features.memories import D_LONG, DENSE, FEATURES, S_BACKOFF
 from pipeline.models.attention import StreamingAttention
 from pipeline.models.model import Model, TrainResult
 from pipeline.models.registry import build_model

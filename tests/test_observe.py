@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from workers import P0, START_MS, Worker, publish, settings_for
 
-from consumers.memory import ListLog
+from consumers.memory import MemoryLog
 from pipeline.events.batch import RawBatch
 from pipeline.events.records import DriftAlarm
 from pipeline.outcome import Mark, Outcome, no_mark
@@ -16,14 +16,14 @@ from pipeline.service.clock import ManualClock
 from pipeline.service.health import Health
 from pipeline.service.metrics import Metrics
 from pipeline.service.observe import MetricsObserver, ModelStatus
-from producers.memory import ListReceipt, ListSink
+from producers.memory import ListReceipt, MemorySink
 
 
 class Observed:
     """A worker on a log of its own, its metrics and its health."""
 
     def __init__(self, folder: Path, users: list[str], **options: Any) -> None:
-        self.log, self.metrics, clock = ListLog(), Metrics(), ManualClock(START_MS)
+        self.log, self.metrics, clock = MemoryLog(), Metrics(), ManualClock(START_MS)
         publish(self.log, users)
         self.health = Health(clock)
         observer = MetricsObserver(self.metrics, self.health, clock, self.status)
@@ -134,7 +134,7 @@ class PunctualReceipt(ListReceipt):
         return START_MS + 250
 
 
-class PunctualSink(ListSink):
+class PunctualSink(MemorySink):
     """A sink with such receipts."""
 
     def publish(self, *batch: Any) -> PunctualReceipt:

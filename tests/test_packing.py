@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from pipeline.state.popularity import DAY_MS
 from streams import (
     START_MS,
     Batches,
@@ -23,7 +24,6 @@ from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig, Settings
 from pipeline.state import moving, packing
 from pipeline.state import reclaiming as sweep
-from pipeline.state.popularity import DAY_MS
 from pipeline.state.shards import Snapshot
 from pipeline.state.state import State
 from pipeline.state.tables import FREE, SWEPT

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from pipeline.state.successors import BEFORE, CONTEXTS, Successors
 from streams import START_MS, Batches, Event
 
 from pipeline.evaluation import reaction
@@ -29,7 +30,6 @@ from pipeline.service.metrics import Metrics
 from pipeline.service.observe import MetricsObserver
 from pipeline.settings import DriftConfig, ModelConfig, RankConfig, Settings
 from pipeline.state.item_age import ItemAge
-from pipeline.state.successors import BEFORE, CONTEXTS, Successors
 from pipeline.state.tables import LIVE
 from producers.simulator.users import Market, shoppers
 

@@ -17,7 +17,7 @@ from kafka import KafkaConsumer
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
 from consumers.files.source import read_events
-from consumers.memory import ListRecord
+from consumers.memory import MemoryRecord
 from pipeline.app.cli import main
 from pipeline.errors import BrokerLost, PublishFailed
 from pipeline.events.batch import Events, Polled, Span
@@ -47,7 +47,7 @@ def columns(rows: list[tuple[str, str, str, int, float]]) -> Events:
 
 def decoded(events: list[WireEvent], config: EventsConfig) -> Events:
     records = [
-        ListRecord("events", 0, offset, NOW, each.key, each.value) for offset, each in enumerate(events)
+        MemoryRecord("events", 0, offset, NOW, each.key, each.value) for offset, each in enumerate(events)
     ]
     polled = Polled((Span("events", 0, 0, len(records)),), list(records), np.zeros(len(records), np.int32))
     batch = Decoder(config, TopicsConfig(), 65_536).decode(0, NOW, polled)
@@ -236,15 +236,15 @@ def test_options_that_make_no_sense_are_refused(
     assert options[-2] in line
 
 
-def consumed(servers: str, topic: str, count: int) -> list[ListRecord]:
+def consumed(servers: str, topic: str, count: int) -> list[MemoryRecord]:
     """Read a topic as any subscriber would."""
     consumer = KafkaConsumer(topic, bootstrap_servers=servers, auto_offset_reset="earliest", group_id=None)
-    records: list[ListRecord] = []
+    records: list[MemoryRecord] = []
     try:
         for _ in range(100):
             for found in consumer.poll(timeout_ms=200).values():
                 records += [
-                    ListRecord(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value) for r in found
+                    MemoryRecord(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value) for r in found
                 ]
             if len(records) >= count:
                 break

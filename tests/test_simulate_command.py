@@ -203,7 +203,7 @@ def test_whatever_ends_the_reading_of_lists_is_raised_and_not_taken_for_silence(
         def close(self):
             pass
 
-    monkeypatch.setattr(newest_lists, "Tail", Broken)
+    monkeypatch.setattr(newest_lists, "TopicReader", Broken)
     with NewestLists(KafkaConfig(), "recommendations") as lists:
         lists.of("ann")
         lists._thread.join()

@@ -22,7 +22,7 @@ from truth import shopping, spoiled
 from workers import P0, P1, Worker, publish
 from workers import settings_for as worker_settings
 
-from consumers.memory import ListLog
+from consumers.memory import MemoryLog
 from pipeline.errors import CommitRefused, PublishFailed, UsageError
 from pipeline.events.batch import Reject, TopicPartition
 from pipeline.events.records import DriftAlarm, RankedItem, Ranking
@@ -30,7 +30,7 @@ from pipeline.service.clock import SystemClock
 from pipeline.settings import TopicsConfig
 from producers.kafka.topics import create_topics
 from producers.kafka.transactions import TransactionSink
-from producers.memory import ListSink, Outbox
+from producers.memory import MemorySink, Outbox
 
 Name = Callable[[str], str]
 now_ms = SystemClock().now_ms
@@ -110,7 +110,7 @@ def assert_everything_once(world: World) -> None:
 
 
 def make_world(folder: Path, events: int, seed: int) -> World:
-    log = ListLog(TOPICS)
+    log = MemoryLog(TOPICS)
     fill(log, events, seed)
     return WholeWorld(folder, CountingLearner, settings_for(folder), log, seed)
 
@@ -136,7 +136,7 @@ def test_crashes_in_a_row_tell_nobody_anything_twice(tmp_path: Path) -> None:
     assert crashes > 600
 
 
-class RefusingSink(ListSink):
+class RefusingSink(MemorySink):
     """A sink in transactions, whose group is being rebalanced whenever `refuse` says so."""
 
     refuse = 0
@@ -164,7 +164,7 @@ class Refusal:
         """Never be."""
 
 
-def refusing_worker(log: ListLog) -> tuple[Worker, RefusingSink]:
+def refusing_worker(log: MemoryLog) -> tuple[Worker, RefusingSink]:
     sink = RefusingSink(commit=log.committed.update)
     worker = Worker(log, worker_settings(None), wrap=lambda name, part: sink if name == "sink" else part)
     worker.loop.start()
@@ -172,7 +172,7 @@ def refusing_worker(log: ListLog) -> tuple[Worker, RefusingSink]:
 
 
 def test_a_batch_that_a_rebalance_refused_goes_out_again() -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, ["ann", "bob"])
     worker, sink = refusing_worker(log)
     sink.refuse = 3
@@ -184,7 +184,7 @@ def test_a_batch_that_a_rebalance_refused_goes_out_again() -> None:
 
 
 def test_of_a_refused_batch_only_what_is_still_ours_goes_out() -> None:
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     publish(log, ["ann"], P0)
     publish(log, ["bob"], P1, start=1)
     worker, sink = refusing_worker(log)
@@ -199,7 +199,7 @@ def test_of_a_refused_batch_only_what_is_still_ours_goes_out() -> None:
 
 
 def test_a_batch_that_is_refused_on_and_on_ends_the_run() -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, ["ann"])
     worker, sink = refusing_worker(log)
     sink.refuse = 1_000_000
