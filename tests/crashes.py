@@ -32,7 +32,7 @@ from pipeline.settings import (
     Settings,
     TopicsConfig,
 )
-from producers.memory import ListSink, Outbox
+from producers.memory import MemorySink, Outbox
 
 START_MS = 1_700_000_000_000
 TOPICS = {"events": 2, "shop": 1}
@@ -133,7 +133,7 @@ class SlowSink:
     commits_offsets = False
 
     def __init__(self, outbox: Outbox, fate: Fate) -> None:
-        self.taken = ListSink(outbox)
+        self.taken = MemorySink(outbox)
         self.fate = fate
         self.open: list[tuple[SlowReceipt, Sequence[Ranking], Sequence[Reject]]] = []
 

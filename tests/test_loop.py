@@ -91,7 +91,7 @@ def test_nothing_is_committed_before_it_is_acknowledged(tmp_path: Path) -> None:
     log = ListLog()
     publish(log, "abcdefgh")
     worker = Worker(log, settings_for(tmp_path))
-    worker.sink._at_once = False
+    worker.sink.at_once = False
     worker.loop.start()
     worker.loop.tick()
     worker.settle()  # publishes the second batch, for which the first had to be acknowledged
@@ -137,7 +137,7 @@ def test_an_acknowledgement_that_never_comes_ends_the_run(tmp_path: Path) -> Non
     log = ListLog()
     publish(log, "abcdefgh")
     worker = Worker(log, settings_for(tmp_path))
-    worker.sink._at_once, worker.sink.answers = False, False
+    worker.sink.at_once, worker.sink.answers = False, False
     with pytest.raises(PublishFailed, match="not acknowledged"):
         worker.loop.run()
     assert log.committed == {}
@@ -151,7 +151,7 @@ def test_what_is_published_again_is_acknowledged_before_the_group_is_joined(tmp_
     worker.loop.tick()
     worker.kill()
     again = Worker(log, settings_for(tmp_path))
-    again.sink._at_once, again.sink.answers = False, False
+    again.sink.at_once, again.sink.answers = False, False
     with pytest.raises(PublishFailed):
         again.loop.start()
     again.kill()
@@ -504,7 +504,7 @@ def test_a_lost_partition_is_never_committed(tmp_path: Path) -> None:
     log = ListLog({"events": 2})
     publish(log, "abcd")
     worker = Worker(log, settings_for(tmp_path))
-    worker.sink._at_once = False
+    worker.sink.at_once = False
     worker.loop.start()
     worker.loop.tick()  # published, not acknowledged
     worker.source.lose([P0])

@@ -15,7 +15,7 @@ from pipeline.service.clock import ManualClock
 from pipeline.service.health import Health
 from pipeline.service.metrics import Metrics
 from pipeline.service.observe import MetricsObserver, ModelStatus
-from producers.memory import ListReceipt, ListSink
+from producers.memory import MemoryReceipt, MemorySink
 
 
 def test_a_run_shows_in_metrics_and_health(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_worker_is_ready_without_a_partition_and_when_others_take_those_it_had
     worker.kill()
 
 
-class PunctualReceipt(ListReceipt):
+class PunctualReceipt(MemoryReceipt):
     """A receipt that knows when it was acknowledged."""
 
     def acknowledged_ms(self) -> int:  # type: ignore[override]
@@ -116,7 +116,7 @@ class PunctualReceipt(ListReceipt):
         return START_MS + 250
 
 
-class PunctualSink(ListSink):
+class PunctualSink(MemorySink):
     """A sink whose receipts know the time."""
 
     def publish(self, *batch: Any) -> PunctualReceipt:

@@ -18,7 +18,7 @@ from pipeline.service.clock import ManualClock
 from pipeline.service.loop import Adapters, Durability, Loop
 from pipeline.service.observe import Observer, Unobserved
 from pipeline.settings import BatchConfig, CheckpointConfig, KafkaConfig, LimitsConfig, Settings
-from producers.memory import ListSink, Outbox
+from producers.memory import MemorySink, Outbox
 
 START_MS = 1_700_000_000_000
 P0, P1, P2 = (TopicPartition("events", number) for number in range(3))
@@ -60,7 +60,7 @@ class Worker:
         self.settings = settings
         self.learner = CountingLearner(settings)
         self.source = ListSource(log, assigned=assigned)
-        self.sink = ListSink(outbox)
+        self.sink = MemorySink(outbox)
         self.clock = ManualClock(START_MS + 1_000_000)
         edges = Adapters(
             wrap("source", self.source),
