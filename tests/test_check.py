@@ -37,7 +37,7 @@ from pipeline.settings import (
     Settings,
     TopicsConfig,
 )
-from producers.kafka.outgoing import key_hash
+from producers.kafka.records import key_hash
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 

@@ -37,7 +37,8 @@ from pipeline.service.observe import Delivered, Observer
 from pipeline.settings import CheckpointConfig, EventsConfig, KafkaConfig, ModelConfig, Settings
 from producers.child import SenderProcess
 from producers.memory import MemorySink
-from producers.simulator.users import shoppers, wire_events
+from producers.simulator.events import wire_events
+from producers.simulator.users import simulate_users
 
 NOW_MS = 1_750_000_000_000
 ALARM = DriftAlarm("adwin", "hit_rate", 900, 0.374, 0.061, NOW_MS)
@@ -60,7 +61,7 @@ class ListSender:
 
     def start(self):
         self.started += 1
-        for columns in shoppers(self.events, seed=0):
+        for columns in simulate_users(self.events, seed=0):
             for event in wire_events(columns, NOW_MS - 10**7):
                 self.log.append(msgspec.json.encode(event), key=event.user_id.encode(), timestamp=NOW_MS - 40)
         self.log.append(b"not json", timestamp=NOW_MS)
@@ -331,7 +332,7 @@ def sender_command(*arguments):
 
 def test_by_default_60_000_events_come_at_2_000_a_second_and_taste_changes_halfway():
     assert command.planned(options()) == (60_000, 30_000)
-    assert " --events 60000 --rate 2000.0 --seed 0 --change-at 30000 --closed-loop " in sender_command()
+    assert " --events 60000 --rate 2000.0 --seed 0 --change sudden@30000 --closed-loop " in sender_command()
 
 
 def test_shoppers_see_no_lists_where_that_is_asked_for_and_a_files_people_never_do():

@@ -33,7 +33,8 @@ from pipeline.service.prequential import (
 )
 from pipeline.settings import BatchConfig, CheckpointConfig, KafkaConfig, ModelConfig, RankConfig, Settings
 from producers.memory import MemorySink, Outbox
-from producers.simulator.users import TYPES, Columns, Market, shoppers
+from producers.simulator.events import TYPES, Columns, SimulatorConfig
+from producers.simulator.users import simulate_users
 
 START_S = 1_700_000_000
 NOW_MS = START_S * 1000 + 10**9
@@ -44,8 +45,8 @@ LIVE = TopicPartition("events", 0)
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recorded file of made-up shoppers."""
-    chunks = shoppers(EVENTS, 0, None, Market(120, 120, 16))
+    """A recorded file of simulated users."""
+    chunks = simulate_users(EVENTS, 0, config=SimulatorConfig(120, 120, 16))
     columns = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
     rows = zip(*(column.tolist() for column in columns), strict=True)
     lines = [

@@ -16,7 +16,8 @@ from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.settings import ModelConfig, RankConfig, Settings
 from pipeline.state.state import State
-from producers.simulator.users import Columns, Market, shoppers
+from producers.simulator.events import Columns, SimulatorConfig
+from producers.simulator.users import simulate_users
 
 START_MS = 1_700_000_000_000
 NOW_MS = START_MS + 10**9
@@ -58,8 +59,8 @@ def feed(learner: Recommender, users: Numbers, items: Numbers, batch: int = 128)
 
 
 def people(events: int, seed: int = 0) -> tuple[Ints, Ints]:
-    """Return users and items of made-up shoppers."""
-    chunks = shoppers(events, seed, None, Market(users=300, items=300, sessions=32))
+    """Return users and items of simulated users."""
+    chunks = simulate_users(events, seed, config=SimulatorConfig(users=300, items=300, sessions=32))
     columns = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
     return columns.user_B, columns.item_B
 

@@ -137,7 +137,7 @@ def test_an_outbox_keeps_everything_in_order_over_the_lives_of_its_sinks() -> No
     second = MemorySink(outbox)
     second.publish([ranking("bob", 1), ranking("cy")], [], [], ["ann", "cy"])
     assert [each.ranking_id for each in outbox.rankings] == ["ann-0", "bob-0", "bob-1", "cy-0"]
-    assert (outbox.rejects, outbox.alarms, outbox.gone) == ([bad], [alarm], ["ann", "cy"])
+    assert (outbox.rejects, outbox.alarms, outbox.removed_users) == ([bad], [alarm], ["ann", "cy"])
     assert outbox.newest == {"bob": ranking("bob", 1)}
 
 

@@ -120,7 +120,7 @@ def test_a_batch_is_journaled_then_learned_then_published_then_committed(tmp_pat
 def test_nothing_is_committed_before_it_is_acknowledged(tmp_path: Path) -> None:
     log = filled("abcdefgh")
     worker = started(log, tmp_path)
-    worker.sink._at_once = False
+    worker.sink.at_once = False
     worker.loop.tick()
     worker.settle()  # publishes the second batch, after the first was acknowledged
     assert len(worker.outbox.rankings) == 8
@@ -148,7 +148,7 @@ def test_a_batch_that_is_not_delivered_ends_the_run_without_a_commit(tmp_path: P
     worker = Worker(log, settings_for(tmp_path))
     if answers:
         worker.sink.fail_next("the broker is full")
-    worker.sink._at_once, worker.sink.answers = answers, answers
+    worker.sink.at_once, worker.sink.answers = answers, answers
     with pytest.raises(PublishFailed, match="the broker is full" if answers else "not acknowledged"):
         worker.loop.run()
     assert log.committed == {}
@@ -166,7 +166,7 @@ def test_replayed_batches_are_acknowledged_before_the_group_is_joined(tmp_path: 
     worker.loop.tick()
     worker.kill()
     again = Worker(log, settings_for(tmp_path))
-    again.sink._at_once, again.sink.answers = False, False
+    again.sink.at_once, again.sink.answers = False, False
     with pytest.raises(PublishFailed):
         again.loop.start()
     assert log.committed == {}
@@ -448,7 +448,7 @@ def test_a_commit_never_moves_back_behind_another_workers(tmp_path: Path) -> Non
 def test_a_lost_partition_is_never_committed(tmp_path: Path) -> None:
     log = filled("abcd", "")
     worker = started(log, tmp_path)
-    worker.sink._at_once = False
+    worker.sink.at_once = False
     worker.loop.tick()  # published, not acknowledged
     worker.source.lose([P0])
     worker.sink.acknowledge()

@@ -16,7 +16,7 @@ from pipeline.service.clock import ManualClock
 from pipeline.service.health import Health
 from pipeline.service.metrics import Metrics
 from pipeline.service.observe import MetricsObserver, ModelStatus
-from producers.memory import ListReceipt, MemorySink
+from producers.memory import MemoryReceipt, MemorySink
 
 
 class Observed:
@@ -126,7 +126,7 @@ def test_a_worker_is_ready_without_a_partition_and_when_others_take_those_it_had
     assert states == ["rebalancing", "ready", "ready", "ready"]
 
 
-class PunctualReceipt(ListReceipt):
+class PunctualReceipt(MemoryReceipt):
     """A receipt that knows when it was acknowledged."""
 
     def acknowledged_ms(self) -> int:  # type: ignore[override]
@@ -135,7 +135,7 @@ class PunctualReceipt(ListReceipt):
 
 
 class PunctualSink(MemorySink):
-    """A sink with such receipts."""
+    """A sink whose receipts know the time."""
 
     def publish(self, *batch: Any) -> PunctualReceipt:
         """Take a batch."""

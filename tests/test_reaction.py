@@ -31,7 +31,9 @@ from pipeline.service.observe import MetricsObserver
 from pipeline.settings import DriftConfig, ModelConfig, RankConfig, Settings
 from pipeline.state.item_age import ItemAge
 from pipeline.state.tables import LIVE
-from producers.simulator.users import Market, shoppers
+from producers.simulator.events import SimulatorConfig
+from producers.simulator.plan import Change, Plan
+from producers.simulator.users import simulate_users
 
 ITEMS, SLOTS = 12, 4
 
@@ -276,7 +278,8 @@ def test_after_a_change_of_taste_quality_is_back_sooner_with_it() -> None:
     found = {}
     for on in (True, False):
         each, batches, gains, alarms = learner(on), Batches(), [], []
-        for columns in shoppers(12_544, 1, 9_000, Market(items=1_500, sessions=64), chunk=128):
+        plan, config = Plan((Change("sudden", 9_000),)), SimulatorConfig(items=1_500, sessions=64)
+        for columns in simulate_users(12_544, 1, plan, config, chunk=128):
             events = [
                 Event(f"u{user}", f"i{item}", time_ms=START_MS + ms)
                 for user, item, ms in zip(columns.user_B, columns.item_B, columns.time_ms_B, strict=True)

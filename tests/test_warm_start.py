@@ -141,7 +141,7 @@ def test_users_of_the_file_who_never_came_are_forgotten_without_a_word(
     life.read()
     assert life.learner.describe_user("u2") is None
     assert life.learner.describe_user("later") is not None
-    assert life.outbox.gone == ["u1", "late"]  # not one of those whose list nobody has seen
+    assert life.outbox.removed_users == ["u1", "late"]  # not one of those whose list nobody has seen
     life.kill()
 
 

@@ -30,7 +30,7 @@ from pipeline.service.ports import Clock, Sink
 from pipeline.settings import Settings
 from pipeline.state.tables import LIVE
 from pipeline.warm_up import warm_up
-from producers.kafka.outgoing import ReducedCounts
+from producers.kafka.records import ReducedCounts
 from producers.kafka.sink import KafkaSink
 from producers.kafka.topics import ensure_topics
 from producers.kafka.transactions import TransactionSink
