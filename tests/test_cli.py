@@ -233,7 +233,9 @@ def test_logs_go_to_stderr_in_utc_and_the_configuration_once(
     assert cli.main(["run"]) == 0
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert re.search(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO    pipeline\.service\.loop: ready$", shown.err, re.M)
+    assert re.search(
+        r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO    pipeline\.service\.loop: ready$", shown.err, re.M
+    )
     assert shown.err.count("kafka.group_id = ") == 1
     assert "connected" not in shown.err
     assert "hunter2" not in shown.err

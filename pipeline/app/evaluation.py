@@ -53,12 +53,12 @@ def judge_file(
     from consumers.files.order import in_order
     from consumers.files.recording import readable_twice
     from consumers.files.rows import Tally
-    from pipeline.app.cpu_count import free_cores, use_threads
+    from pipeline.app.cpu_count import cpu_count, use_threads
     from pipeline.errors import UsageError
     from pipeline.service.clock import SystemClock
     from pipeline.service.prequential import Evaluation
 
-    use_threads(free_cores())  # whoever judges a file waits for it; the figures are the same
+    use_threads(cpu_count())  # whoever judges a file waits for it; the figures are the same
     clock, tally = SystemClock(), Tally()
     now_ms = clock.now_ms()
     evaluation = Evaluation(settings, variants, clock)
@@ -102,7 +102,7 @@ def show(args: argparse.Namespace, settings: Settings, result: "Result", tally: 
     """Print the tables: on stdout, or on stderr where stdout is for the JSON document."""
     from rich.console import Console
 
-    from pipeline.app.event_types import told_types
+    from pipeline.app.text import event_types_text
 
     stream = sys.stderr if args.json else sys.stdout
     console = Console(file=stream, width=None if stream.isatty() else WIDTH, highlight=False)
@@ -112,7 +112,11 @@ def show(args: argparse.Namespace, settings: Settings, result: "Result", tally: 
         f"({_rate(result.events, result.seconds):,.0f} events/s, lists included)",
         markup=False, soft_wrap=True,
     )  # fmt: skip
-    for line in [*tally.lines(), *tally.order(), f"Event types: {told_types(tally.types, settings.events)}"]:
+    for line in [
+        *tally.lines(),
+        *tally.order(),
+        f"Event types: {event_types_text(tally.types, settings.events)}",
+    ]:
         console.print(line, markup=False, soft_wrap=True)
     if result.skipped_steps:
         console.print(f"{result.skipped_steps:,} steps skipped: their figures were not finite")
