@@ -210,7 +210,7 @@ def test_a_reader_of_stdout_that_went_away_is_no_error() -> None:
         process.stdout.read(4)
         process.stdout.close()
         assert process.stderr.read() == b""
-    assert process.returncode == cli.READER_GONE
+    assert process.returncode == cli.READER_CLOSED
 
 
 def test_a_broken_connection_is_not_taken_for_a_reader_of_stdout() -> None:

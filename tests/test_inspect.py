@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from streams import START_MS, Batches, Event, small_settings
 
-from pipeline.app.inspection_view import MOST, show
+from pipeline.app.inspection_view import MAX_ROWS, show
 from pipeline.describe import changes
 from pipeline.events.batch import CatalogUpdate, ItemChange
 from pipeline.recommender import Recommender
@@ -161,8 +161,11 @@ def test_an_item_is_told_with_its_place_and_the_lists_that_hold_it(known: Recomm
 
 def laid_out(report: dict[str, Any]) -> str:
     stream = io.StringIO()
-    show(report, Console(file=stream, width=110))
-    return stream.getvalue()
+    saved = {"seq": 92, "saved_at_ms": START_MS, "events_learned": 15_600}
+    show(saved | report, Console(file=stream, width=110))
+    heading, _, rest = stream.getvalue().partition("\n")
+    assert heading.endswith("Z: 15,600 events learned")
+    return rest
 
 
 def test_the_tables_show_why_an_item_is_left_out_and_what_has_changed(known: Recommender) -> None:
@@ -177,10 +180,10 @@ def test_the_tables_show_why_an_item_is_left_out_and_what_has_changed(known: Rec
     assert "new" in shown
     shown = laid_out({"user": told | {"published": []}, "item": known.describe_item("i2")})
     assert "no list was published yet" in shown
-    assert "item i2: may be shown" in shown
+    assert "item i2: available" in shown
     assert "half-life one day" in shown
     hidden = {"item_id": "i9", "events": 0.0, "available": False, "hidden": "blocked"}
-    assert laid_out({"item": hidden}) == "item i9: may not be shown: blocked; no event has named it yet\n"
+    assert laid_out({"item": hidden}) == "item i9: not available: blocked; it has no event yet\n"
 
 
 def test_the_default_list_is_not_called_unpublished(known: Recommender) -> None:
@@ -189,7 +192,7 @@ def test_the_default_list_is_not_called_unpublished(known: Recommender) -> None:
 
 def test_a_long_history_is_cut_and_markup_in_an_id_is_text(known: Recommender) -> None:
     one = user(known, "ann")["history"][0]
-    long = user(known, "ann") | {"history": [one | {"item_id": "[red]x[/]"}] * (MOST + 2)}
+    long = user(known, "ann") | {"history": [one | {"item_id": "[red]x[/]"}] * (MAX_ROWS + 2)}
     shown = laid_out({"user": long})
-    assert shown.count("[red]x[/]") == MOST
+    assert shown.count("[red]x[/]") == MAX_ROWS
     assert "and 2 more: see --json" in shown

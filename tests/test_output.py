@@ -11,7 +11,7 @@ from pipeline.app import cli
 
 SMALL = ("--set", "model.dim=8", "--set", "model.history=6")
 START = "import sys\nfrom pipeline.app import cli\n{code}\nsys.exit(cli.main(sys.argv[1:]))"
-FULL = "afresh: stdout can't be written: No space left on device; all else is done\n"
+FULL = "afresh: stdout can't be written: No space left on device; everything else is done\n"
 # `watch` without a broker: a ranking that comes again and again
 ENDLESS = """import types; m = types.ModuleType('m'); m.Wanted = lambda *each: each
 m.watch = lambda *each: ('x' * 1000 for _ in iter(int, 1)); sys.modules['pipeline.app.watching'] = m"""
@@ -37,7 +37,7 @@ def ended(kind: str, *args: object, code: str = "0") -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "code", "said"), [("broken", cli.READER_GONE, ""), ("full", 1, FULL), ("closed", 0, "")]
+    ("kind", "code", "said"), [("broken", cli.READER_CLOSED, ""), ("full", 1, FULL), ("closed", 0, "")]
 )
 @pytest.mark.parametrize("args", [("--help",), ("evaluate", "--help")])
 def test_output_that_nothing_takes_ends_a_command_quietly(
@@ -46,7 +46,7 @@ def test_output_that_nothing_takes_ends_a_command_quietly(
     assert ended(kind, *args) == (code, said)
 
 
-@pytest.mark.parametrize(("kind", "code"), [("broken", cli.READER_GONE), ("full", 1)])
+@pytest.mark.parametrize(("kind", "code"), [("broken", cli.READER_CLOSED), ("full", 1)])
 def test_a_command_without_an_end_ends_when_its_reader_does(kind: str, code: int) -> None:
     assert ended(kind, "watch", code=ENDLESS)[0] == code
 
@@ -75,7 +75,7 @@ def test_the_work_is_done_where_stdout_takes_nothing(tmp_path: Path) -> None:
     assert (code, said.endswith(FULL)) == (1, True)
     assert "checkpoint of 300 events" in said
     code, said = ended("broken", "inspect", "--checkpoint", state)
-    assert (code, said) == (cli.READER_GONE, "")
+    assert (code, said) == (cli.READER_CLOSED, "")
     options = ("--models", "popularity", "--report", page, "--json", *SMALL)
     code, said = ended("closed", "evaluate", file, *options)
     assert code == 0

@@ -173,7 +173,7 @@ def test_a_checkpoint_has_the_report_of_its_worker(
     row = next(cells for cells in Page(text).cells if cells[0] == "attention")
     assert row[1] == f"{learner.quality.cumulative()['attention']['ndcg@10']:.4f}"
     assert "worker west alone" in text
-    assert "checkpoints of east lie beside it" in text
+    assert "also holds checkpoints of east" in text
     assert "2023-11-14 22:13 UTC" in text  # when it was saved
 
 
@@ -221,7 +221,7 @@ def test_an_old_checkpoint_without_figures_over_time_has_a_page_that_says_so(
     code, _, _ = run(capsys, "report", "--checkpoint", tmp_path / "state", "--out", tmp_path / "out.html")
     assert code == 0
     text = (tmp_path / "out.html").read_text("utf-8")
-    assert "holds no figures over time: they are kept from its next batch on" in text
+    assert "holds no metrics over time: they are kept from its next batch on" in text
     assert f"{learner.quality.cumulative()['attention']['ndcg@10']:.4f}" in text
 
 

@@ -13,7 +13,7 @@ from kafka import KafkaProducer
 
 from consumers.memory import ListRecord
 from pipeline.app import cli
-from pipeline.app.watching import Wanted, alarm_line, in_full, in_short, json_line, watch
+from pipeline.app.watching import Wanted, alarm_line, json_line, long_text, short_text, watch
 from pipeline.errors import BrokerLost, UsageError
 from pipeline.events.records import DriftAlarm, RankedItem, Ranking
 from pipeline.service.clock import SystemClock
@@ -41,19 +41,19 @@ ANN = b"""{"user_id":"ann","ranking_id":"r","items":[{"item_id":"i1","score":1.5
 
 
 def test_a_list_is_one_line_or_one_for_each_place() -> None:
-    assert in_short(record(b"ann", ANN)) == "2023-11-14 22:13:20Z ann: i1 1.50"
-    assert in_full(record(b"ann", ANN)).splitlines() == [
+    assert short_text(record(b"ann", ANN)) == "2023-11-14 22:13:20Z ann: i1 1.50"
+    assert long_text(record(b"ann", ANN)).splitlines() == [
         "2023-11-14 22:13:20Z ann: 1 items, attention 7",
         "    1 i1     1.50  because of h",
     ]
 
 
 def test_the_list_of_people_without_events_and_who_is_forgotten_are_told() -> None:
-    assert in_short(record(b"__default__", ANN)).startswith(
-        "2023-11-14 22:13:20Z __default__ (people without events): i1"
+    assert short_text(record(b"__default__", ANN)).startswith(
+        "2023-11-14 22:13:20Z __default__ (users without events): i1"
     )
     gone = record(b"ann", None)
-    assert in_short(gone) == in_full(gone) == "2023-11-14 22:13:20Z ann is forgotten"
+    assert short_text(gone) == long_text(gone) == "2023-11-14 22:13:20Z ann is forgotten"
     assert json.loads(json_line(gone)) == {"user_id": "ann", "forgotten": True, "forgotten_at_ms": AT_MS}
 
 
@@ -65,7 +65,7 @@ def test_json_is_the_record_as_it_lies_there_on_one_line() -> None:
 
 def test_an_id_can_not_command_the_terminal() -> None:
     hostile = ANN.replace(b'"i1"', b'"\\u001b[2J"')
-    for line in (in_short(record(b"\x1b[2J", hostile)), in_full(record(b"\x1b[2J", hostile))):
+    for line in (short_text(record(b"\x1b[2J", hostile)), long_text(record(b"\x1b[2J", hostile))):
         assert "\x1b" not in line
         assert line.count(r"'\x1b[2J'") == 2
 
@@ -146,7 +146,7 @@ def test_what_afresh_has_not_written_is_left_out_with_a_warning(
     with caplog.at_level(logging.WARNING):
         (line,) = taken(site, Wanted(["ann"], everything=True), 1)
     assert " ann: 7 items, attention 1" in line
-    assert "offset 0 is not of afresh, and left out: Object missing required field" in caplog.text
+    assert "offset 0 was not written by afresh, and is skipped: Object missing required field" in caplog.text
 
 
 @pytest.mark.kafka
@@ -164,10 +164,10 @@ def test_a_signal_ends_it_with_zero(
     def stop_at_the_second(record: ListRecord) -> str:
         if shown:
             signal.raise_signal(number)
-        shown.append(in_short(record))
+        shown.append(short_text(record))
         return shown[-1]
 
-    monkeypatch.setattr("pipeline.app.watching.in_short", stop_at_the_second)
+    monkeypatch.setattr("pipeline.app.watching.short_text", stop_at_the_second)
     sets = [f"kafka.bootstrap_servers={site.kafka.bootstrap_servers}"]
     sets += [f"topics.recommendations={site.topics.recommendations}"]
     before = signal.getsignal(signal.SIGTERM)

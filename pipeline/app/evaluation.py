@@ -1,16 +1,15 @@
-"""What `evaluate` and `train` share: a file through the judge, and its figures as a table and as JSON."""
+"""Prequential evaluation of a file for `evaluate` and `train`, and its metrics as tables and as JSON."""
 
 import argparse
 import math
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipeline.app.console import progress_bar
 from pipeline.app.file_options import add_file_options, recording_of
-from pipeline.app.progress_bar import progress_bar
 from pipeline.settings import Settings
+from producers.simulator.options import whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,28 +26,20 @@ WIDTH = 120  # of a table that no terminal shows
 def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     """Declare the file, what of it is learned, and how."""
     add_file_options(parser)
-    parser.add_argument("--events", type=positive, metavar="N", help="how many (default: all)")
+    parser.add_argument("--events", type=whole(1), metavar="N", help="how many (default: all)")
     parser.add_argument(
-        "--batch", type=positive, default=BATCH, metavar="B",
+        "--batch", type=whole(1), default=BATCH, metavar="B",
         help=f"events that are predicted before they are learned together (default: {BATCH})",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
 
 
-def positive(text: str) -> int:
-    """Read a whole number of 1 or more."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
-    return number
-
-
-def judge_file(
+def evaluate_file(
     args: argparse.Namespace, settings: Settings, variants: Sequence["Variant"]
 ) -> tuple["Evaluation", "Tally"]:
-    """Test and learn the file; show a bar on stderr, where that is a terminal.
+    """Predict and learn the file; show a bar on stderr, where that is a terminal.
 
-    Raise `UsageError` when the file can't be read or holds no good event.
+    Raise `UsageError` when the file can't be read or has no valid event.
     """
     from consumers.files.order import in_order
     from consumers.files.recording import readable_twice
@@ -58,16 +49,19 @@ def judge_file(
     from pipeline.service.clock import SystemClock
     from pipeline.service.prequential import Evaluation
 
-    use_threads(cpu_count())  # whoever judges a file waits for it; the figures are the same
+    use_threads(cpu_count())  # a user waits for this; the results are the same
     clock, tally = SystemClock(), Tally()
     now_ms = clock.now_ms()
     evaluation = Evaluation(settings, variants, clock)
-    with readable_twice(args.file) as path, _progress(tally, args.events) as watch:
+    with readable_twice(args.file) as path, progress_bar() as move:
         chunks = in_order(
             recording_of(args, settings, path), args.batch,
             now_ms=now_ms, start=args.start, limit=args.events, tally=tally,
         )  # fmt: skip
-        evaluation.learn(chunks, now_ms, watch)
+        evaluation.learn(
+            chunks, now_ms,
+            lambda events: move(events / args.events if args.events else tally.share, events),
+        )  # fmt: skip
     if not evaluation.recommender.events_learned:
         why = tally.lines()[0] if tally.rejected else f"nothing after the first {args.start} events"
         raise UsageError(f"{args.file}: no event to learn: {why}; expected one row or more that can be read")
@@ -232,20 +226,6 @@ def _print_grids(console: "Console", result: "Result") -> None:
             table.add_row(name, as_words(line.settings), *figures, "taken" if line is chosen else "")
     if table.row_count:
         console.print(table)
-
-
-@contextmanager
-def _progress(tally: "Tally", limit: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a bar on stderr, where that is a terminal; the function given moves it."""
-    began_s = time.monotonic()
-    with progress_bar() as move:
-
-        def watch(events: int) -> None:
-            share = events / limit if limit else tally.share
-            rate = _rate(events, time.monotonic() - began_s)
-            move(share, f"{events:,} events, {rate:,.0f}/s")
-
-        yield watch
 
 
 def _or_none(value: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Put a worker together out of its settings: the service's only importer of consumers/ and producers/."""
+"""Build a worker from its settings: the only place where the service meets consumers/ and producers/."""
 
 import gc
 import logging
@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A worker, ready to run, and what can be seen of it."""
+    """A worker, ready to run, with its metrics and health."""
 
     loop: Loop
     recommender: Recommender
@@ -49,11 +50,11 @@ class Service:
     health: Health
 
 
-def build_service(settings: Settings, watch: Callable[[Observer], Observer] = lambda inner: inner) -> Service:
+def build_service(settings: Settings, watch: Observer | None = None) -> Service:
     """Connect to the broker and build everything; nothing is read and no group is joined yet.
 
-    Topics that are missing are created. `watch` may put an observer around the one that keeps the metrics.
-    Raise `UsageError` when no broker answers, it refuses us or a topic, or a setting is wrong.
+    Missing topics are created. `watch` observes the loop too, after the metrics. Raise `UsageError` when no
+    broker answers, it denies access to a topic, or a setting is wrong.
     """
     use_threads(settings.model.threads)
     decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
@@ -63,32 +64,50 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
     source = KafkaSource(settings.kafka, list(settings.topics.event_topics()), settings.batch)
     if warning := uneven(source.partitions()):
         logger.warning(warning)
-    survival = build_survival(settings)
+    durability = build_durability(settings)
     try:
-        if survival is not None:
-            survival.journal.lock()  # first: a second process of our name would end the first's transactions
+        if durability is not None:
+            durability.journal.lock()  # first: a second worker of this name would end our transactions
         sink = build_sink(settings, source, clock, metrics)
         items = KafkaItems(settings.kafka, settings.topics.items, settings.items)
     except AfreshError:
         with suppress(AfreshError):
             source.close()
-        if survival is not None:
-            survival.journal.close()
+        if durability is not None:
+            durability.journal.close()
         raise
     warm_up(settings)
     recommender = Recommender(settings)
-    # what is loaded by now stays: the collector need not walk over it, a quarter of a second each time
+    # a collection of everything that is loaded now would take a quarter of a second each time
     gc.collect()
     gc.freeze()
-    # a batch makes thousands of short-lived lists and no cycles: look for those seldom
+    # a batch makes thousands of short-lived lists and no cycles
     gc.set_threshold(50_000, 20, 100)
     health = Health(clock)
     metrics.build_info(version("afresh"), platform.python_version(), torch.__version__)
     metrics.ask_live(lambda: not health.stalled())
-    observer = watch(MetricsObserver(metrics, health, clock, lambda: standing(recommender)))
-    edges = Adapters(source, decoder, sink, clock, observer, items)
-    loop = Loop(recommender, edges, settings, survival)
+    observer: Observer = MetricsObserver(metrics, health, clock, lambda: model_status(recommender))
+    if watch is not None:
+        observer = cast(Observer, _Both(observer, watch))
+    adapters = Adapters(source, decoder, sink, clock, observer, items)
+    loop = Loop(recommender, adapters, settings, durability)
     return Service(loop, recommender, metrics, health)
+
+
+class _Both:
+    """An observer that forwards every call to two others."""
+
+    def __init__(self, first: Observer, second: Observer) -> None:
+        self._observers = first, second
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        first, second = (getattr(observer, name) for observer in self._observers)
+
+        def forward(*args: object) -> None:
+            first(*args)
+            second(*args)
+
+        return forward
 
 
 def build_sink(settings: Settings, source: KafkaSource, clock: Clock, metrics: Metrics) -> Sink:
@@ -106,8 +125,8 @@ def build_sink(settings: Settings, source: KafkaSource, clock: Clock, metrics: M
     return KafkaSink(settings.kafka, settings.topics, clock.now_ms, reduced)
 
 
-def build_survival(settings: Settings) -> Durability | None:
-    """Return what outlives the process; None when `checkpoint.path` is empty."""
+def build_durability(settings: Settings) -> Durability | None:
+    """Return checkpoints and journal; None when `checkpoint.path` is empty."""
     path = settings.checkpoint.path
     if not path:
         return None
@@ -115,8 +134,8 @@ def build_survival(settings: Settings) -> Durability | None:
     return Durability(Checkpoints(UrlFolder(path), settings), Journal(folder))
 
 
-def standing(recommender: Recommender) -> ModelStatus:
-    """Return how well the models do of late, and how far they have come."""
+def model_status(recommender: Recommender) -> ModelStatus:
+    """Return the quality of the models over the last tests, and how many events they have learned."""
     live_rows = np.flatnonzero(recommender.state.items.status.data == LIVE)
     coverage = recommender.coverage.ratio(live_rows)
     return ModelStatus(recommender.quality.ratios(), coverage, recommender.events_learned, recommender.seq)

@@ -8,7 +8,7 @@ from typing import get_args, get_type_hints
 
 import msgspec
 
-from pipeline.app.evaluation import add_evaluation_options, document, judge_file, show
+from pipeline.app.evaluation import add_evaluation_options, document, evaluate_file, show
 from pipeline.settings import ModelConfig, Settings
 
 HELP = """Measure ranking quality on a recorded file: each event is predicted, then learned. No broker.
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         settings = msgspec.structs.replace(
             settings, rank=msgspec.structs.replace(settings.rank, exclude_event_types=[])
         )
-    evaluation, tally = judge_file(args, settings, compared(settings, args.models))
+    evaluation, tally = evaluate_file(args, settings, compared(settings, args.models))
     result = evaluation.result()
     figures = {**document(args, result, tally), "repeats": settings.rank.exclude_event_types == []}
     if args.report is not None:

@@ -1,31 +1,29 @@
-"""`afresh simulate`: made-up shoppers into the events topic, or into a file."""
+"""`afresh simulate`: simulated users send events into the events topic, or into a file."""
 
 import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.app.progress_bar import progress_bar
+from pipeline.app.console import interruption, progress_bar
 from pipeline.settings import Settings
 from producers.simulator.options import add_loop_options, add_plan_options, add_stream_options
 
 if TYPE_CHECKING:
-    from producers.simulator.simulate import Order, Sender
+    from producers.simulator.simulate import Order
 
-HELP = """Send made-up shoppers into the events topic, or write them to a file.
+HELP = """Send the events of simulated users into the events topic, or write them to a file.
 
-Shoppers have tastes and items have successors, so that there is something to learn; users and items arrive
-over time. The same seed gives the same shoppers. --truth tells what changed when, for whom. With
---closed-loop they look at lists, of the recommendations topic and, drawn by chance, of popular and of random
-items, and click and buy by their taste: the table at the end says what recommending is worth. The first
-Ctrl-C ends the sending: what is out is waited for and counted."""
+Users have preferences and items have successors, so that there is something to learn; users and items are
+added over time. The same seed gives the same users. --truth writes what changed when, for which users. With
+--closed-loop users see lists from the recommendations topic and, drawn at random, of popular and of random
+items, and click and buy by their preferences: the table at the end shows the uplift of recommending. The
+first Ctrl-C stops the sending; events in flight are acknowledged and counted."""
 EXAMPLE = """afresh simulate --events 60000 --change sudden@30000 --truth truth.json
 afresh simulate --closed-loop --rate 400         # beside `afresh run`
-afresh simulate --season 3 --retire 0.2 --out shoppers.csv.gz"""
+afresh simulate --season 3 --retire 0.2 --out simulated.csv.gz"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_stream_options(parser)
     add_plan_options(parser)
     add_loop_options(parser)
-    parser.add_argument("--truth", type=Path, metavar="PATH", help="JSON file for what changed when")
+    parser.add_argument("--truth", type=Path, metavar="PATH", help="write what changed when to a JSON file")
     parser.add_argument(
         "--out", type=Path, metavar="FILE",
         help="write a .csv, .csv.gz or .jsonl for afresh evaluate instead; no broker is needed",
@@ -45,14 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Send or write everything; 0 when the end or the first Ctrl-C was reached.
+    """Send or write everything; return 0 at the end or after the first Ctrl-C.
 
-    Raise `UsageError` for a plan or a file that can't be, or when no broker answers; `BrokerLost` and
-    `PublishFailed` when the broker goes away or refuses an event on the way.
+    Raise `UsageError` for an invalid plan or file, or when no broker answers; `BrokerLost` and
+    `PublishFailed` when the broker is lost or rejects an event.
     """
     from pipeline.errors import UsageError
     from producers.simulator.file import check_file, check_folder
-    from producers.simulator.simulate import order_of  # numpy and the Kafka client are not needed for help
+    from producers.simulator.simulate import order_of  # help needs no numpy and no Kafka client
 
     order = order_of(args)
     if args.truth is not None:
@@ -85,7 +83,6 @@ def _write(args: argparse.Namespace, order: "Order") -> int:
 
 def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
     """Send into the topic."""
-    from pipeline.app.interruption import interruption
     from producers.rate_limiter import pause
     from producers.replay import ensure_topic
     from producers.simulator.simulate import Sender, until_stdin_closes, write_truth
@@ -95,10 +92,16 @@ def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
     for created in ensure_topic(settings.kafka, settings.topics, sender.topic):
         print(f"created topic {created}", file=sys.stderr)
     sleep = until_stdin_closes if args.until_stdin_closes else pause
-    with interruption() as interrupted, _progress(sender) as show:
+    with interruption() as interrupted, progress_bar() as move:
 
         def wait(seconds: float) -> bool:
-            show()
+            rates = ", ".join(
+                f"{name} {100 * counts['clicks'] / counts['shown']:.1f}%"
+                for name, counts in sender.simulation.uplift.counts().items()
+                if counts["shown"]
+            )
+            sent = sender.sending.sent
+            move(sent / order.events, sent, f", clicks: {rates}" if rates else "")
             return sleep(seconds) or interrupted()
 
         sender.send(wait)
@@ -113,27 +116,7 @@ def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
             print(*lines(figures["uplift"]), sep="\n")
         else:
             topic = settings.topics.recommendations
-            print(
-                f"no list came to topic {topic}, so nobody saw one: is `afresh run` running?", file=sys.stderr
-            )
+            print(f"no user saw a list of topic {topic}: is `afresh run` running?", file=sys.stderr)
     if args.json:
         print(json.dumps(figures))
     return 0
-
-
-@contextmanager
-def _progress(sender: "Sender") -> Iterator[Callable[[], None]]:
-    """Show a bar on stderr, where that is a terminal; the function given moves it."""
-    with progress_bar(sender.simulation.order.events) as move:
-
-        def show() -> None:
-            arms = sender.simulation.uplift.counts()
-            clicks = ", ".join(
-                f"{name} {100 * counts['clicks'] / counts['shown']:.1f}%"
-                for name, counts in arms.items()
-                if counts["shown"]
-            )
-            said = f"{sender.sending.sent:,} events" + (f", clicks: {clicks}" if clicks else "")
-            move(sender.sending.sent, said)
-
-        yield show

@@ -6,7 +6,7 @@ import sys
 
 import msgspec
 
-from pipeline.app.evaluation import add_evaluation_options, document, judge_file, show
+from pipeline.app.evaluation import add_evaluation_options, document, evaluate_file, show
 from pipeline.settings import Settings
 
 HELP = """Learn a recorded file and save a checkpoint that the service starts from; nothing is published.
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             f"--checkpoint {args.checkpoint}: can't be written ({error.strerror or error}); expected a "
             "folder of our own: give access, or name another"
         ) from None
-    evaluation, tally = judge_file(args, settings, as_served(settings))
+    evaluation, tally = evaluate_file(args, settings, as_served(settings))
     kafka = msgspec.structs.replace(settings.kafka, worker_id=TRAINED)
     checkpoints = Checkpoints(folder, msgspec.structs.replace(settings, kafka=kafka))
     manifest = checkpoints.save(evaluation.recommender, 0, SystemClock().now_ms())
