@@ -270,7 +270,7 @@ def test_rows_that_cannot_be_read_are_counted_and_take_no_place(
     ("options", "message"),
     [
         (("--models", "magic"), r"'magic': no such model; expected attention, popularity"),
-        (("--batch", "0"), r"0: expected 1 or more"),
+        (("--batch", "0"), r"0: expected a whole number, 1 or more"),
         (
             ("--start", "9999"),
             r"no event to learn: nothing after the first 9999 events; expected one row or more",

@@ -212,7 +212,7 @@ def test_no_broker_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.Capture
     ("text", "message"),
     [
         ("user,item\na,b\n", "no column 'timestamp'; found 'user', 'item'"),
-        ("user,item,timestamp\n,b,1\n", "not one row could be read: 1 rows rejected: empty_id"),
+        ("user,item,timestamp\n,b,1\n", "no row can be read: 1 rows rejected: empty_id"),
     ],
 )
 def test_a_file_that_gives_nothing_is_told_before_any_broker_is_asked(

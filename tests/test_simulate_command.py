@@ -265,7 +265,7 @@ def test_the_command_sends_into_the_topic_of_the_configuration_and_creates_it(
     assert json.loads(out.splitlines()[-1])["sent"] == 300
     (events,) = topics.event_topics()
     assert f"created topic {events}" in err
-    assert f"no list came to topic {topics.recommendations}" in err
+    assert f"no user saw a list of topic {topics.recommendations}" in err
 
 
 @pytest.mark.kafka
