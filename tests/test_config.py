@@ -10,7 +10,7 @@ from kafka import KafkaProducer
 from consumers.kafka.options import DEFAULTS, OURS, for_client, wrong_options
 from pipeline.app.cli import main
 from pipeline.app.config import describe, load_settings
-from pipeline.app.config_rules import uneven
+from pipeline.app.wiring import partition_counts_warning
 from pipeline.errors import UsageError
 from pipeline.events.batch import TopicPartition
 from pipeline.settings import Settings
@@ -329,10 +329,10 @@ def test_the_journal_lies_beside_a_local_checkpoint() -> None:
             ("events.fields.item_id=$key",),
             "events.fields.item_id = '$key' (--set): expected a field of the records",
         ),
-        (("events.positive_from.returned=3",), "expected a type whose role is positive, not negative"),
+        (("events.positive_from.returned=3",), "expected a type of the role positive, not negative"),
         (
             ("events.positive_from.stars=3", "events.roles.stars=neutral"),
-            "events.positive_from.stars = 'stars' (--set): expected a type whose role is positive, not neu",
+            "events.positive_from.stars = 'stars' (--set): expected a type of the role positive, not neu",
         ),
         (("metrics.address=9464",), "expected host:port, such as 127.0.0.1:9464"),
         (("metrics.address=::1:9464",), "expected host:port"),
@@ -345,9 +345,9 @@ def test_settings_that_do_not_go_together_are_one_line(sets: tuple[str, ...], me
 
 def test_events_topics_of_unequal_size_are_told() -> None:
     sources = [TopicPartition("clicks", number) for number in range(3)]
-    assert not uneven(sources)
-    assert not uneven([*sources, *(source._replace(topic="orders") for source in sources)])
-    assert "(clicks 3, orders 1)" in uneven([*sources, TopicPartition("orders", 0)])
+    assert not partition_counts_warning(sources)
+    assert not partition_counts_warning([*sources, *(source._replace(topic="orders") for source in sources)])
+    assert "(clicks 3, orders 1)" in partition_counts_warning([*sources, TopicPartition("orders", 0)])
 
 
 @pytest.mark.parametrize("address", ["", "127.0.0.1:0", "[::1]:9464", "localhost:9464"])

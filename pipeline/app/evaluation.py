@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from pipeline.service.prequential import Evaluation, Line, Result, Variant
 
 BATCH = 128
-WHOLE = ("tests", "hr@10", "ndcg@10", "mrr@10")  # the figures of a quarter
-WIDTH = 120  # of a table that no terminal shows
+QUARTER_METRICS = ("tests", "hr@10", "ndcg@10", "mrr@10")
+WIDTH = 120  # of tables where there is no terminal
 
 
 def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the file, what of it is learned, and how."""
+    """Declare the file, which of its events are learned, and how."""
     add_file_options(parser)
     parser.add_argument("--events", type=whole(1), metavar="N", help="how many (default: all)")
     parser.add_argument(
         "--batch", type=whole(1), default=BATCH, metavar="B",
-        help=f"events that are predicted before they are learned together (default: {BATCH})",
+        help=f"events that are predicted, then learned, together (default: {BATCH})",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
 
@@ -69,7 +69,7 @@ def evaluate_file(
 
 
 def document(args: argparse.Namespace, result: "Result", tally: "Tally") -> dict[str, Any]:
-    """Return the figures as they stand in the JSON document."""
+    """Return the metrics as a JSON document."""
     return {
         "file": str(args.file),
         "events": result.events,
@@ -113,7 +113,7 @@ def show(args: argparse.Namespace, settings: Settings, result: "Result", tally: 
     ]:
         console.print(line, markup=False, soft_wrap=True)
     if result.skipped_steps:
-        console.print(f"{result.skipped_steps:,} steps skipped: their figures were not finite")
+        console.print(f"{result.skipped_steps:,} steps skipped: their loss or gradient was not finite")
     _print_models(console, result)
     _print_more(console, result)
     _print_grids(console, result)
@@ -151,7 +151,7 @@ def _as_json(line: "Line", result: "Result") -> dict[str, Any]:
         "old": line.old,
         "auc": _or_none(line.curve.auc),
         "average_precision": _or_none(line.curve.average_precision),
-        "quarters": [{key: part[key] for key in WHOLE} for part in line.quarters],  # type: ignore[literal-required]
+        "quarters": [{key: part[key] for key in QUARTER_METRICS} for part in line.quarters],  # type: ignore[literal-required]
         "events_per_s": _rate(result.events, line.seconds),
         "settings": line.settings,
     }  # fmt: skip
@@ -163,7 +163,7 @@ def _as_json(line: "Line", result: "Result") -> dict[str, Any]:
 def _print_models(console: "Console", result: "Result") -> None:
     best = best_baseline(result)
     title = (
-        "Predicted, then learned. Ratio: NDCG@10 to the best baseline's; events/s: of the model's own lesson"
+        "Predicted, then learned. Ratio: NDCG@10 to the best baseline's; events/s: of training alone"
     )
     headings = ("NDCG@10", "ratio", "HR@10", "MRR@10", "cold", "warm", "NDCG@10 by quarter", "events/s")
     table = _table(title, ["model"], headings)
@@ -204,7 +204,7 @@ def _print_more(console: "Console", result: "Result") -> None:
 
 
 def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> "Table":
-    """Make a table whose lines never break."""
+    """Return a table without line breaks in its cells."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -217,19 +217,19 @@ def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> "Table":
 
 
 def _print_grids(console: "Console", result: "Result") -> None:
-    title = "Settings of the baselines: the best on this very stream is taken"
+    title = "Settings of the baselines: the best on this very stream is chosen"
     table = _table(title, ["baseline", "setting"], ["NDCG@10", "HR@10", ""])
     for name, chosen in result.best().items():
         grid = result.grid(name)
         for line in grid if len(grid) > 1 else []:
             figures = (f"{line.figures['ndcg@10']:.4f}", f"{line.figures['hr@10']:.4f}")
-            table.add_row(name, as_words(line.settings), *figures, "taken" if line is chosen else "")
+            table.add_row(name, as_words(line.settings), *figures, "chosen" if line is chosen else "")
     if table.row_count:
         console.print(table)
 
 
 def _or_none(value: float) -> float | None:
-    """Return the number, None where there was nothing to count: JSON knows no NaN."""
+    """Return the number; None for NaN, which JSON does not have."""
     return None if math.isnan(value) else value
 
 

@@ -3,7 +3,8 @@
 import gc
 import logging
 import platform
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,9 +16,9 @@ import torch
 
 from consumers.kafka.items import KafkaItems
 from consumers.kafka.source import KafkaSource
-from pipeline.app.config_rules import uneven
 from pipeline.app.cpu_count import use_threads
 from pipeline.errors import AfreshError
+from pipeline.events.batch import TopicPartition
 from pipeline.events.decode import Decoder
 from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.files import UrlFolder
@@ -62,7 +63,7 @@ def build_service(settings: Settings, watch: Observer | None = None) -> Service:
     for name in ensure_topics(settings.kafka, settings.topics):
         logger.info("created the topic %s", name)
     source = KafkaSource(settings.kafka, list(settings.topics.event_topics()), settings.batch)
-    if warning := uneven(source.partitions()):
+    if warning := partition_counts_warning(source.partitions()):
         logger.warning(warning)
     durability = build_durability(settings)
     try:
@@ -139,3 +140,15 @@ def model_status(recommender: Recommender) -> ModelStatus:
     live_rows = np.flatnonzero(recommender.state.items.status.data == LIVE)
     coverage = recommender.coverage.ratio(live_rows)
     return ModelStatus(recommender.quality.ratios(), coverage, recommender.events_learned, recommender.seq)
+
+
+def partition_counts_warning(topics: Iterable[TopicPartition]) -> str:
+    """Return a warning where the events topics have different numbers of partitions; else ""."""
+    counts = Counter(source.topic for source in topics)
+    if len(set(counts.values())) < 2:
+        return ""
+    shown = ", ".join(f"{topic} {count}" for topic, count in sorted(counts.items()))
+    return (
+        f"events topics have different numbers of partitions ({shown}): with several workers a user's events "
+        "may go to two, and each knows a part. Give all topics as many partitions, or run one worker"
+    )

@@ -19,7 +19,7 @@ from pipeline.settings import EVENT_FIELDS, KEY_FIELD, Settings, names_of
 from producers.kafka.outgoing import key_hash
 
 DAY_MS = 86_400_000
-LISTED_RECORDS = 100  # whose fields are listed
+LISTED_RECORDS = 100  # of which the fields are listed
 TRIED_RECORDS = 60  # of each kind, those that decode and those that don't
 MAX_EVENT_TYPES = 50  # of a field that names event types; ids and texts have more values
 FIXABLE = ("missing_field", "wrong_type", "empty_id", "bad_time")  # reasons that settings may fix

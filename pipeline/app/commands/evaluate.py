@@ -1,4 +1,4 @@
-"""`afresh evaluate`: how good the rankings would have been, on a recorded file."""
+"""`afresh evaluate`: ranking quality on a recorded file."""
 
 import argparse
 import json
@@ -13,11 +13,10 @@ from pipeline.settings import ModelConfig, Settings
 
 HELP = """Measure ranking quality on a recorded file: each event is predicted, then learned. No broker.
 
-Runs what the service runs, batch by batch, beside baselines on the same events. An event is a test when its
-type is positive and its item is not excluded for the user; ranks are exact, over all items known before the
-batch. Baselines get the best setting of a printed grid, in hindsight. --repeats lets consumed items come
-again, as in music (rank.exclude_event_types = []). Rows that can't be read are counted, and take no place in
-a batch.
+Runs the service's code, batch by batch, beside baselines on the same events. An event is a test when its type
+is positive and its item is not excluded for the user; ranks are exact, over all items known before the batch.
+Each baseline has the best setting of a printed grid, chosen afterwards. --repeats recommends consumed items
+again, as in music (rank.exclude_event_types = []). Rows that can't be read are counted and are in no batch.
 A file that is not in order of time is sorted first, as a whole, where it has at most 10,000,000 events."""
 EXAMPLE = (
     "afresh evaluate events.csv.gz --events 40000\n"
@@ -39,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Test and learn the file and show the figures; 0 then. Raise `UsageError` for a file without events."""
-    from pipeline.app.report.evaluated import write_report  # the models need torch, not needed for help
+    """Evaluate the file and print the metrics; return 0. Raise `UsageError` for a file without events."""
+    from pipeline.app.report.evaluated import write_report  # help needs no torch
     from pipeline.app.report.gather import check_writable
     from pipeline.service.prequential import compared
 

@@ -25,7 +25,7 @@ first Ctrl-C stops the sending; events in flight are acknowledged and counted. E
 are counted and not sorted. Missing topics are created with the broker's defaults."""
 EXAMPLE = "afresh replay events.csv.gz --rate 500 --limit 30000\nafresh replay events.parquet --speed 60"
 CHUNK_EVENTS = 1_000  # read at a time
-SURVEYED_EVENTS = 100_000  # whose times are checked before the first is sent
+SURVEYED_EVENTS = 100_000  # of which the times are checked before the first one is sent
 CLOSE_S = 1.0  # everything is flushed by then, or lost
 
 

@@ -1,4 +1,4 @@
-"""What a report shows: figures read off a recommender that judged a file or came out of a checkpoint."""
+"""Read the metrics of a report from a recommender that evaluated a file or was restored from a checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from pipeline.settings import Settings
 from pipeline.state.popularity import ALL
 from pipeline.state.tables import LIVE
 
-TABLES = ("model", "rank", "events", "limits")  # what figures hang on; no address and no name of a machine
+TABLES = ("model", "rank", "events", "limits")  # that influence quality; no addresses
 
 
 class Fact(NamedTuple):
@@ -32,7 +32,7 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One model: `label` is what the page calls it, `name` what the measures do."""
+    """One model: `label` is its name on the page, `name` in the metrics."""
 
     label: str
     name: str
@@ -43,28 +43,28 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How the known items share in something: I = known items."""
+    """The distribution of a count over the known items: I = known items."""
 
     counts_I: npt.NDArray[np.float64]
 
     @property
     def used(self) -> int:
-        """Items that have any."""
+        """The number of items with a count above 0."""
         return int(np.count_nonzero(self.counts_I))
 
     @property
     def gini(self) -> float:
-        """0: all items alike; 1: one item has all."""
+        """The Gini coefficient: 0: all items are equal; 1: one item has everything."""
         return gini(self.counts_I)
 
     def top(self, share: float) -> float:
-        """Return what this share of the items, those with the most, has of all."""
+        """Return the part of the total that this share of the items has, those with the most."""
         return share_of_most(self.counts_I, share)
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that the page shows. `lines[0]` is the served model, the only one that makes lists."""
+    """The content of the page. `lines[0]` is the served model, the only one that has lists are published."""
 
     title: str
     facts: list[Fact]
@@ -82,12 +82,12 @@ class Report:
 
     @property
     def best_baseline(self) -> Line | None:
-        """The best model beside the served one by NDCG@10; None where it stands alone."""
+        """The best other model by NDCG@10; None without another."""
         return max(self.lines[1:], key=lambda line: line.figures["ndcg@10"], default=None)
 
 
 class Extra(NamedTuple):
-    """What the page calls a model, and what a run knows of it beyond the measures."""
+    """A model's label on the page, and its speed where it was measured."""
 
     label: str
     events_per_s: float | None = None
@@ -101,7 +101,7 @@ def gather(
     settings: Settings,
     notes: list[str],
 ) -> Report:
-    """Read the figures of these models, keyed by the names that the measures know; the served one first."""
+    """Read the metrics of these models, keyed by their names in the metrics; the served one first."""
     cumulative = recommender.quality.cumulative()
     live = np.flatnonzero(recommender.state.items.status.data == LIVE)
     lines = [
@@ -127,7 +127,7 @@ def gather(
 
 
 def check_writable(path: Path, option: str) -> None:
-    """Raise `UsageError` when no file can be written there: better before an hour's work than after it."""
+    """Raise `UsageError` when no file can be written there, before hours of work."""
     there = path.is_file()
     try:
         path.open("ab").close()
@@ -138,7 +138,7 @@ def check_writable(path: Path, option: str) -> None:
 
 
 def write(path: Path, option: str, text: str) -> None:
-    """Write a page. Raise `UsageError` when that can't be done."""
+    """Write a page. Raise `UsageError` when that fails."""
     try:
         path.write_text(text, "utf-8")
     except OSError as error:
@@ -155,7 +155,7 @@ def day(ms: int) -> str:
 
 
 def _unwritable(path: Path, option: str, error: OSError) -> str:
-    return f"{option} {path}: can't be written: {error.strerror}; name a file in a folder that is there"
+    return f"{option} {path}: can't be written: {error.strerror}; name a file in an existing folder"
 
 
 def _facts_of(recommender: Recommender, track: Track, items: int) -> list[Fact]:

@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file that needs nothing from the network."""
+"""The page of a report: one HTML file that loads nothing from the network."""
 
 from importlib.metadata import version
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from pipeline.app.report.plots import PARTS, plots
 from pipeline.evaluation.curves import NEGATIVES
 from pipeline.evaluation.quality import COLD_BELOW
 
-ALARMS = 20  # told in the table; the plots mark all that are kept
+MAX_ALARM_ROWS = 20  # of the table; the plots mark all that are kept
 
 
 class GridRow(NamedTuple):
@@ -19,18 +19,18 @@ class GridRow(NamedTuple):
     model: str
     setting: str
     ndcg: float
-    taken: bool
+    chosen: bool
 
 
 class Tile(NamedTuple):
-    """A figure that stands out, and what it says."""
+    """A highlighted number with its caption."""
 
     value: str
     words: str
 
 
 class SpreadRow(NamedTuple):
-    """A figure of what lists show beside that of what users take."""
+    """A statistic of the items on lists beside that of the items that users take."""
 
     words: str
     shown: str
@@ -38,7 +38,7 @@ class SpreadRow(NamedTuple):
 
 
 def page(report: Report, now_ms: int, grids: list[GridRow] | None = None) -> str:
-    """Return the page; all text that comes from outside is escaped."""
+    """Return the page, with all text from outside escaped."""
     environment = Environment(
         loader=PackageLoader("pipeline.app.report", "."), autoescape=True, undefined=StrictUndefined
     )
@@ -53,7 +53,7 @@ def page(report: Report, now_ms: int, grids: list[GridRow] | None = None) -> str
         tuned=bool(grids),
         grids=grids or [],
         plots=plots(report),
-        alarms=report.alarms[-ALARMS:],
+        alarms=report.alarms[-MAX_ALARM_ROWS:],
         parts=PARTS,
         cold=COLD_BELOW,
         negatives=NEGATIVES,
@@ -66,7 +66,7 @@ def page(report: Report, now_ms: int, grids: list[GridRow] | None = None) -> str
 
 
 def figure(value: float) -> str:
-    """Return a figure between 0 and 1 as it stands in tables.
+    """Return a number between 0 and 1 for a table.
 
     >>> figure(0.12345), figure(float("nan"))
     ('0.1235', '-')
@@ -75,23 +75,23 @@ def figure(value: float) -> str:
 
 
 def verdict(report: Report) -> str:
-    """Say in a sentence or two how good the served model is, and beside what."""
+    """Return a sentence or two about the quality of the served model, compared with the best baseline."""
     first, best = report.lines[0], report.best_baseline
     if not first.figures["tests"]:
-        return "No event was a test yet: there is nothing to judge."
-    said = (
+        return "No event was a test yet: there is nothing to evaluate."
+    hits = (
         f"{first.label} had the item that the user took next among its first ten in "
         f"{first.figures['hr@10']:.1%} of {first.figures['tests']:,} tests."
     )
     if best is None or not best.figures["ndcg@10"]:
-        return said
+        return hits
     gain = first.figures["ndcg@10"] / best.figures["ndcg@10"] - 1
     if gain >= 1:
-        return f"{said} Its NDCG@10 is {1 + gain:.1f} times that of the best baseline, {best.label}."
+        return f"{hits} Its NDCG@10 is {1 + gain:.1f} times that of the best baseline, {best.label}."
     if abs(gain) < 0.0005:
-        return f"{said} By NDCG@10 it is level with the best baseline, {best.label}."
+        return f"{hits} By NDCG@10 it equals the best baseline, {best.label}."
     side = "ahead of" if gain > 0 else "behind"
-    return f"{said} By NDCG@10 it is {abs(gain):.1%} {side} the best baseline, {best.label}."
+    return f"{hits} By NDCG@10 it is {abs(gain):.1%} {side} the best baseline, {best.label}."
 
 
 def _tiles(report: Report) -> list[Tile]:
@@ -118,7 +118,7 @@ def _unknown(unknown: int, tests: int) -> str:
         return ""
     return (
         f"{unknown:,} of {tests:,} tests ({unknown / tests:.1%}) were of items not known before their batch, "
-        "which no model can rank: they are misses in the table above and left out here."
+        "which no model can rank: they are misses in the table above and not counted here."
     )
 
 
