@@ -162,9 +162,7 @@ def _as_json(line: "Line", result: "Result") -> dict[str, Any]:
 
 def _print_models(console: "Console", result: "Result") -> None:
     best = best_baseline(result)
-    title = (
-        "Predicted, then learned. Ratio: NDCG@10 to the best baseline's; events/s: of training alone"
-    )
+    title = "Predicted, then learned. Ratio: NDCG@10 to the best baseline's; events/s: of training alone"
     headings = ("NDCG@10", "ratio", "HR@10", "MRR@10", "cold", "warm", "NDCG@10 by quarter", "events/s")
     table = _table(title, ["model"], headings)
     for name, line in result.best().items():
