@@ -12,13 +12,14 @@ import numpy.typing as npt
 
 from pipeline.errors import UsageError
 from pipeline.evaluation.curves import Curve
-from pipeline.evaluation.exposure import gini, share_of_most
 from pipeline.evaluation.quality import ModelFigures, ServedFigures
 from pipeline.evaluation.timeline import AlarmMark, Track
 from pipeline.recommender import Recommender
 from pipeline.settings import Settings
 from pipeline.state.popularity import ALL
 from pipeline.state.tables import LIVE
+
+Floats = npt.NDArray[np.float64]
 
 TABLES = ("model", "rank", "events", "limits")  # that influence quality; no addresses
 
@@ -42,29 +43,8 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
-    """The distribution of a count over the known items: I = known items."""
-
-    counts_I: npt.NDArray[np.float64]
-
-    @property
-    def used(self) -> int:
-        """The number of items with a count above 0."""
-        return int(np.count_nonzero(self.counts_I))
-
-    @property
-    def gini(self) -> float:
-        """The Gini coefficient: 0: all items are equal; 1: one item has everything."""
-        return gini(self.counts_I)
-
-    def top(self, share: float) -> float:
-        """Return the part of the total that this share of the items has, those with the most."""
-        return share_of_most(self.counts_I, share)
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
-    """The content of the page. `lines[0]` is the served model, the only one that has lists are published."""
+    """The content of the page; `lines[0]` is the served model, which makes the lists. I = known items."""
 
     title: str
     facts: list[Fact]
@@ -75,8 +55,8 @@ class Report:
     served: ServedFigures
     coverage: float  # of the known items, on the newest lists
     lists: int  # published since counting began
-    shown: Spread  # places on lists
-    taken: Spread  # positive events, by weight
+    shown_I: Floats  # places on lists
+    taken_I: Floats  # positive events, by weight
     k: int
     notes: list[str] = field(default_factory=list)
 
@@ -84,6 +64,11 @@ class Report:
     def best_baseline(self) -> Line | None:
         """The best other model by NDCG@10; None without another."""
         return max(self.lines[1:], key=lambda line: line.figures["ndcg@10"], default=None)
+
+    def ratio(self, line: Line) -> float | None:
+        """Return a model's NDCG@10 over that of the best other model; None where that is 0."""
+        best = self.best_baseline.figures["ndcg@10"] if self.best_baseline is not None else 0.0
+        return line.figures["ndcg@10"] / best if best else None
 
 
 class Extra(NamedTuple):
@@ -119,8 +104,8 @@ def gather(
         served=recommender.quality.served(),
         coverage=recommender.coverage.ratio(live),
         lists=recommender.exposure.lists,
-        shown=Spread(recommender.exposure.of(live).astype(np.float64)),
-        taken=Spread(recommender.state.popularity.values(ALL)[live].astype(np.float64)),
+        shown_I=recommender.exposure.of(live).astype(np.float64),
+        taken_I=recommender.state.popularity.values(ALL)[live].astype(np.float64),
         k=settings.rank.k,
         notes=notes,
     )

@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipeline.app.report.gather import Line, Report
 from pipeline.evaluation.curves import NEGATIVES
-from pipeline.evaluation.exposure import lorenz
+from pipeline.evaluation.exposure import gini, lorenz
 from pipeline.evaluation.quality import MEASURES
 from pipeline.evaluation.timeline import AlarmMark, Track
 
@@ -129,9 +129,10 @@ def lorenz_plot(report: Report) -> str:
     """Draw the Lorenz curves of places on lists and of positive events over the items."""
     figure, axes = _new()
     axes.plot([0, 100], [0, 100], color="#777777", linewidth=1, label="all items alike")
-    for spread, label, place in ((report.shown, "shown on lists", 0), (report.taken, "taken by users", 1)):
-        items, share = lorenz(spread.counts_I) if spread.counts_I.size else (np.zeros(0), np.zeros(0))
-        label = f"{label} (Gini {spread.gini:.2f})"
+    counts = (("shown on lists", report.shown_I), ("taken by users", report.taken_I))
+    for place, (name, counts_I) in enumerate(counts):
+        items, share = lorenz(counts_I) if counts_I.size else (np.zeros(0), np.zeros(0))
+        label = f"{name} (Gini {gini(counts_I):.2f})"
         axes.plot(100 * items, 100 * share, color=COLOURS[place], linestyle=DASHES[place], label=label)
     axes.set(xlim=(0, 100), ylim=(0, 101), xlabel="% of known items, least first", ylabel="% of the total")
     axes.legend(loc="upper left")
