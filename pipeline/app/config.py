@@ -25,6 +25,13 @@ PREFIX = "AFRESH_"
 HIDDEN = "********"
 SECRET = re.compile(r"pass|pw|secret|token|credential", re.IGNORECASE)  # in the table kafka and its options
 URL_LOGIN = re.compile(r"//[^/@\s]*@")
+TABLES: dict[str, Any] = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+TYPES: dict[str, Any] = {  # of each setting
+    f"{name}.{field.name}": field.type
+    for name, table in TABLES.items()
+    for field in msgspec.structs.fields(table)
+}
+TABLE_NAMES = ", ".join(f"[{table}]" for table in TABLES)
 ENTRY_NAMES = {"events.fields": EVENT_FIELDS, "items.fields": ITEM_FIELDS}  # tables with fixed entries
 
 
@@ -61,8 +68,7 @@ def load_settings(config: Path | None, sets: Sequence[str], environ: Mapping[str
 
 def resolve(config: Path | None, sets: Sequence[str], environ: Mapping[str, str]) -> tuple[Settings, Origins]:
     """Return the settings as `load_settings` does, and the origin of each that is not a default."""
-    tables = _tables()
-    values: dict[str, dict[str, Any]] = {name: {} for name in tables}
+    values: dict[str, dict[str, Any]] = {name: {} for name in TABLES}
     origins: Origins = {}
     for given in (*_from_file(config), *_from_environment(environ), *_from_flags(sets)):
         converted = _convert(given, _find(given))
@@ -71,7 +77,7 @@ def resolve(config: Path | None, sets: Sequence[str], environ: Mapping[str, str]
             converted = {**before, **converted}
         values[given.table][given.key] = converted
         origins[given.setting] = given.origin
-    settings = Settings(**{name: table(**values[name]) for name, table in tables.items()})
+    settings = Settings(**{name: table(**values[name]) for name, table in TABLES.items()})
     return check(settings, origins), origins
 
 
@@ -88,25 +94,9 @@ def shown_values(settings: Settings) -> dict[str, str]:
     """Return every key with its value as TOML, secrets hidden."""
     return {
         f"{table}.{key}": _as_toml(value, table, key)
-        for table in _tables()
+        for table in TABLES
         for key, value in msgspec.structs.asdict(getattr(settings, table)).items()
         if value is not None  # TOML has no null; a missing key has its default
-    }
-
-
-def _tables() -> dict[str, Any]:
-    return {field.name: field.type for field in msgspec.structs.fields(Settings)}
-
-
-def _table_names() -> str:
-    return ", ".join(f"[{table}]" for table in _tables())
-
-
-def _types() -> dict[str, Any]:
-    return {
-        f"{name}.{field.name}": field.type
-        for name, table in _tables().items()
-        for field in msgspec.structs.fields(table)
     }
 
 
@@ -121,7 +111,7 @@ def _from_file(config: Path | None) -> Iterator[Given]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {config}: expected TOML in UTF-8; {error}") from None
     for table, content in document.items():
-        if table not in _tables() or not isinstance(content, dict):
+        if table not in TABLES or not isinstance(content, dict):
             raise _unknown(table, content, origin)
         for key, value in content.items():
             yield Given(table, key, "", value, None, origin)
@@ -153,7 +143,7 @@ def _typed(path: list[str], raw: str, origin: str) -> Given:
 
 def _find(given: Given) -> Any:
     """Return the type of a value's setting. Raise `UsageError` for an unknown name."""
-    kind = _types().get(given.setting)
+    kind = TYPES.get(given.setting)
     if kind is None:
         raise _unknown(given.name, given.value, given.origin)
     words = inspect.type_info(kind)
@@ -200,10 +190,10 @@ def _convert(given: Given, kind: Any) -> Any:
 
 def _unknown(name: str, value: object, origin: str, known: Sequence[str] = ()) -> UsageError:
     """Return the error of an unknown setting, with similar ones."""
-    known = known or list(_types())
+    known = known or list(TYPES)
     if isinstance(value, dict) and "." not in name:  # its content may be a secret, and is not shown
-        tables = difflib.get_close_matches(name, _tables(), 1, 0.6)
-        meant = f"; did you mean [{tables[0]}]?" if tables else f", one of {_table_names()}"
+        tables = difflib.get_close_matches(name, TABLES, 1, 0.6)
+        meant = f"; did you mean [{tables[0]}]?" if tables else f", one of {TABLE_NAMES}"
         return UsageError(f"[{name}] ({origin}): expected a known table{meant}")
     close = difflib.get_close_matches(name, known, 1, 0.6)
     close = close or [key for key in known if key.endswith(f".{name}")]  # without its table
@@ -211,7 +201,7 @@ def _unknown(name: str, value: object, origin: str, known: Sequence[str] = ()) -
     if close:
         return wrong(name, shown, origin, f"a known setting; did you mean {close[0]}?")
     siblings = [key for key in known if key.startswith(f"{name.partition('.')[0]}.")]
-    expected = ", ".join(siblings) or _table_names()
+    expected = ", ".join(siblings) or TABLE_NAMES
     return wrong(name, shown, origin, f"a known setting, one of {expected}")
 
 

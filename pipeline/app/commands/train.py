@@ -46,7 +46,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     if held:  # a worker with a checkpoint resumes from that, and would ignore this one
         raise UsageError(
             f"--checkpoint {args.checkpoint}: holds {len(held)} files, such as {held[0]}; expected a new or "
-            "empty folder: choose another one, or move the files away"
+            "empty folder. Choose another one, or move the files away"
         )
     try:  # before training, which may take hours
         folder.write(PROBE, b"")
