@@ -24,7 +24,7 @@ from consumers.kafka.survey import GroupSeen, Rights, Survey, TopicSeen, survey
 from consumers.memory import ListLog, ListRecord
 from pipeline.app import cli
 from pipeline.app.check.cluster import check_cluster
-from pipeline.app.check.findings import Finding, Level, ok, on_terminal, warn
+from pipeline.app.check.findings import Finding, Level, as_line, ok, on_terminal, warn
 from pipeline.app.check.machine import checkpoint, checkpoint_offsets, import_names, port, worker_runs
 from pipeline.app.check.records import check_offsets, check_records
 from pipeline.errors import UsageError
@@ -101,45 +101,48 @@ def test_a_cluster_without_problems_has_only_good_findings() -> None:
 
 ABSENT = {"exists": False, "error": "UnknownTopicOrPartitionError"}
 UNSEEN = {"exists": None, "error": "TopicAuthorizationFailedError", "rights": None}
+MORE = TopicSeen("more", True, ALL, "", 6, (), 1, 1, GOOD)
+DENIED = GroupSeen("", 0, None, "GroupAuthorizationFailedError")
+ACL = "--allow-principal 'User:shop' --operation Read --group afresh$"
 
 
 @pytest.mark.parametrize(
-    ("key", "changes", "level", "words"),
+    ("cluster", "level", "words"),
     [
-        ("events", {"rights": frozenset({"DESCRIBE"})}, "fault", "READ is denied.*Read --topic events$"),
-        ("recommendations", {"rights": frozenset({"READ"})}, "fault", "WRITE is denied.*--operation Write"),
-        ("drift", UNSEEN, "fault", "denies DESCRIBE.*User:shop' --operation Write"),
-        ("items", UNSEEN, "warn", "denies DESCRIBE.*Read --topic items"),
-        ("events", ABSENT, "fault", "nothing to learn from.*--create-topics.*--create --topic events"),
-        ("items", ABSENT, "warn", "no item can be withdrawn.*cleanup.policy=compact"),
-        ("drift", ABSENT, "warn", "afresh run creates it.*--topic events.drift"),
-        ("drift", ABSENT | {"rights": frozenset()}, "fault", "CREATE is denied.*administrator run"),
-        ("drift", {"error": "Odd"}, "fault", "can't be described: Odd.*log"),
-        ("events", {"leaderless": (1, 3)}, "fault", "without a leader: 1, 3.*start the brokers"),
-        ("events", {"cleanup.policy": "compact"}, "fault", "only the newest event.*cleanup.policy=delete"),
-        ("dead_letters", {"cleanup.policy": "compact"}, "fault", "stops the service.*cleanup.policy=delete"),
-        ("recommendations", {"cleanup.policy": "delete"}, "warn", "deleted after 7 days.*policy=compact"),
-        ("items", {"cleanup.policy": "delete"}, "warn", "withdrawals are deleted.*policy=compact"),
-        ("events", {"retention.ms": "30000"}, "fault", "before the next checkpoint.*retention.ms="),
-        ("events", {"retention.ms": "3600000"}, "warn", r"\(1 h\): a worker down.*=604800000"),
-        ("events", {"retention.bytes": "9"}, "warn", "a burst.*retention.bytes=-1"),
-        ("dead_letters", {"max.message.bytes": "1048588"}, "warn", "first 65,536 bytes.*bytes=12582912"),
-        ("drift", {"min.insync.replicas": "2"}, "fault", "nothing can be written.*start more brokers"),
-        ("drift", {"replicas": 3, "in_sync": 3}, "warn", "one broker alone.*min.insync.replicas=2"),
-        ("events", {"configs": {}}, "warn", "can't be read.*--operation DescribeConfigs --topic events"),
+        (changed("events", rights=frozenset({"DESCRIBE"})), "fault", "READ is denied.*Read --topic events$"),
+        (changed("recommendations", rights=frozenset()), "fault", "WRITE is denied.*--operation Write"),
+        (changed("drift", **UNSEEN), "fault", "denies DESCRIBE.*User:shop' --operation Write"),
+        (changed("items", **UNSEEN), "warn", "denies DESCRIBE.*Read --topic items"),
+        (changed("events", **ABSENT), "fault", "nothing to learn.*--create-topics.*--create --topic events"),
+        (changed("items", **ABSENT), "warn", "no item can be withdrawn.*cleanup.policy=compact"),
+        (changed("drift", **ABSENT), "warn", "afresh run creates it.*--topic events.drift"),
+        (changed("drift", **(ABSENT | {"rights": frozenset()})), "fault", "CREATE is denied.*administrator"),
+        (changed("drift", error="Odd"), "fault", "can't be described: Odd.*log"),
+        (changed("events", leaderless=(1, 3)), "fault", "without a leader: 1, 3.*start the brokers"),
+        (changed("events", **{"cleanup.policy": "compact"}), "fault", "only the newest event.*policy=delete"),
+        (changed("dead_letters", **{"cleanup.policy": "compact"}), "fault", "stops the service.*y=delete"),
+        (changed("recommendations", **{"cleanup.policy": "delete"}), "warn", "after 7 days.*policy=compact"),
+        (changed("items", **{"cleanup.policy": "delete"}), "warn", "withdrawals are.*policy=compact"),
+        (changed("events", **{"retention.ms": "30000"}), "fault", "before the next checkpoint.*ion.ms="),
+        (changed("events", **{"retention.ms": "3600000"}), "warn", r"\(1 h\): a worker down.*=604800000"),
+        (changed("events", **{"retention.bytes": "9"}), "warn", "a burst.*retention.bytes=-1"),
+        (changed("dead_letters", **{"max.message.bytes": "9"}), "warn", "first 65,536 bytes.*s=12582912"),
+        (changed("drift", **{"min.insync.replicas": "2"}), "fault", "nothing can be written.*more brokers"),
+        (changed("drift", replicas=3, in_sync=3), "warn", "one broker alone.*min.insync.replicas=2"),
+        (changed("events", configs={}), "warn", "can't be read.*DescribeConfigs --topic events"),
+        (seen(DENIED), "fault", f"denies DESCRIBE.*{ACL}"),
+        (seen(GroupSeen("Dead", 0, frozenset({"DESCRIBE"}))), "fault", f"READ is denied.*{ACL}"),
     ],
-)  # fmt: skip
-def test_a_problem_of_a_topic_is_reported_with_its_fix(
-    key: str, changes: dict[str, Any], level: str, words: str
-) -> None:
-    (problem,) = problems(check_cluster(changed(key, **changes), SAVED))
+)
+def test_a_problem_of_a_cluster_is_reported_with_its_fix(cluster: Survey, level: str, words: str) -> None:
+    (problem,) = problems(check_cluster(cluster, SAVED))
     assert problem.level == level
     assert re.search(words, f"{problem.found} -> {problem.to_do}")
 
 
-def test_similar_topics_are_proposed_for_a_missing_events_topic() -> None:
+def test_a_missing_events_topic_proposes_similar_ones() -> None:
     missing = TopicSeen("events", False, ALL, "E")
-    cluster = seen(events=missing, other=TopicSeen("shop-events", True, ALL, "", 4, (), 1, 1, GOOD))
+    cluster = seen(events=missing, other=dataclasses.replace(MORE, name="shop-events"))
     assert "there is shop-events" in only(check_cluster(cluster, SAVED), Level.FAULT).to_do
 
 
@@ -150,23 +153,9 @@ def test_one_replica_is_a_warning_where_there_are_more_brokers() -> None:
 
 def test_events_topics_with_different_numbers_of_partitions_are_a_warning() -> None:
     settings = msgspec.structs.replace(SAVED, topics=TopicsConfig(events=["events", "more"]))
-    cluster = seen(more=TopicSeen("more", True, ALL, "", 6, (), 1, 1, GOOD))
-    problem = only(check_cluster(cluster, settings), Level.WARN)
+    problem = only(check_cluster(seen(more=MORE), settings), Level.WARN)
     assert "events has 4, more has 6" in problem.found
     assert "--topic events --partitions 6" in problem.to_do
-
-
-@pytest.mark.parametrize(
-    ("group", "found"),
-    [
-        (GroupSeen("", 0, None, "GroupAuthorizationFailedError"), "denies DESCRIBE"),
-        (GroupSeen("Dead", 0, frozenset({"DESCRIBE"})), "READ is denied"),
-    ],
-)
-def test_a_group_that_can_not_be_joined_names_the_missing_acl(group: GroupSeen, found: str) -> None:
-    problem = only(check_cluster(seen(group), SAVED), Level.FAULT)
-    assert found in problem.found
-    assert problem.to_do.endswith("--allow-principal 'User:shop' --operation Read --group afresh")
 
 
 def test_a_transactional_id_is_checked_where_transactions_are_on() -> None:
@@ -204,28 +193,38 @@ def test_events_keyed_by_user_id_in_the_partitions_of_murmur2_have_no_problem() 
     assert any(finding.found == "click 40 (positive)" for finding in findings)
 
 
+def by_crc32(user: str) -> ListRecord:
+    return event(user, zlib.crc32(user.encode()) % 4)
+
+
+OLD, NEW = (event("ann", 2, timestamp_ms=NOW_MS - days * DAY_MS) for days in (11, 9))
+LIMITS = LimitsConfig(user_ttl_days=10, item_ttl_days=20)
+
+
 @pytest.mark.parametrize(
-    ("records", "level", "found", "to_do"),
+    ("records", "level", "words"),
     [
-        ([event("ann", 0), event("ann", 1), placed("bob")], "fault", "'ann' in 0, 1", "the same partitioner"),
-        ([event("ann", 2, key=None), placed("bob")], "warn", "1 of 2 events without a key", "as key"),
-        ([event("ann", 2, key=b"s1")], "warn", "key 's1' of user 'ann'", "key events by user id"),
-        ([event("ann", 1), placed("bob")], "warn", "'ann' in partition 1, expected 2", "one partitioner"),
+        ([], "warn", "no record yet.*afresh replay"),
+        ([event("ann", 0), event("ann", 1)], "fault", "'ann' in 0, 1: .*the same partitioner"),
+        ([event("ann", 2, key=None), placed("bob")], "warn", "1 of 2 events without a key.*as key"),
+        ([event("ann", 2, key=b"s1")], "warn", "key 's1' of user 'ann'.*key events by user id"),
+        ([event("ann", 1), placed("bob")], "warn", "'ann' in partition 1, expected 2.*one partitioner"),
+        ([by_crc32(f"u{number}") for number in range(20)], "warn", "partitioned by crc32"),
+        ([OLD, OLD, NEW], "warn", "2 of the newest 3 .*user_ttl_days = 10: .*--set limits.user_ttl_days=0$"),
     ],
 )
-def test_keys_that_scatter_a_user_are_reported_with_an_example(
-    records: list[ListRecord], level: str, found: str, to_do: str
+def test_a_problem_of_keys_or_times_is_reported_with_its_fix(
+    records: list[ListRecord], level: str, words: str
 ) -> None:
-    (problem,) = [each for each in problems(checked(records)) if found in each.found]
-    assert problem.level == level
-    assert to_do in problem.to_do
+    found = [each for each in problems(checked(records, limits=LIMITS)) if re.search(words, as_line(each))]
+    assert [problem.level for problem in found] == [level]
 
 
-def test_another_partitioner_is_named_and_one_partition_needs_none() -> None:
-    records = [event(f"u{number}", zlib.crc32(f"u{number}".encode()) % 4) for number in range(20)]
-    assert "partitioned by crc32" in only(checked(records), Level.WARN).found
-    alone = [record._replace(partition=0, key=None) for record in records]
+def test_one_partition_needs_no_keys_and_few_old_events_are_no_problem() -> None:
+    alone = [placed(f"u{number}")._replace(partition=0, key=None) for number in range(20)]
     assert problems(checked(alone, partitions=1)) == []
+    assert problems(checked([OLD, NEW], limits=LIMITS)) == []
+    assert problems(checked([OLD, OLD])) == []
 
 
 @pytest.mark.parametrize(
@@ -274,18 +273,7 @@ def test_records_of_several_events_and_ignored_records_are_counted_as_records() 
     assert fine.found == "the newest 2 records decode, 1 of them are ignored"
 
 
-def test_events_that_expire_at_once_are_a_warning() -> None:
-    limits = LimitsConfig(user_ttl_days=10, item_ttl_days=20)
-    old, new = (event("ann", 2, timestamp_ms=NOW_MS - days * DAY_MS) for days in (11, 9))
-    problem = only(checked([old, old, new], limits=limits), Level.WARN)
-    assert problem.found.startswith("2 of the newest 3 events are older than limits.user_ttl_days = 10")
-    assert problem.to_do.endswith("--set limits.user_ttl_days=0")
-    assert problems(checked([old, new], limits=limits)) == []
-    assert problems(checked([old, old])) == []
-
-
-def test_an_empty_topic_is_a_warning_and_a_field_mapped_twice_an_error() -> None:
-    assert "no record yet" in only(checked([]), Level.WARN).found
+def test_a_field_mapped_twice_is_an_error() -> None:
     with pytest.raises(UsageError, match="user_id and item_id are both read from 'user_id'"):
         checked([placed("ann")], events=EventsConfig(fields={"item_id": "user_id"}))
 

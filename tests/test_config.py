@@ -94,7 +94,7 @@ def test_typed_text_is_a_toml_value_where_that_fits_and_itself_otherwise(
         ("bootstrap_timeout_ms=9", "set kafka.start_timeout_s"),
     ],
 )
-def test_a_wrong_option_of_the_client_is_one_line_with_what_was_expected(text: str, words: str) -> None:
+def test_a_wrong_option_of_the_client_is_one_line(text: str, words: str) -> None:
     message = error_of(sets=(f"kafka.options.{text}",))
     assert message.startswith(f"kafka.options.{text.partition('=')[0]} = ")
     assert words in message

@@ -71,7 +71,7 @@ def learner() -> Recommender:
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recorded file whose name is markup."""
+    """A recorded file with markup in its name."""
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("recorded") / "a <b> & c.csv"
     rows = [f"u{rng.integers(30)},i{rng.integers(40)},{1_700_000_000 + 60 * k}" for k in range(400)]
@@ -146,7 +146,7 @@ def test_no_two_models_look_alike(learner: Recommender) -> None:
     assert len({colour for colour, _, _ in first}) == len({dash for _, _, dash in first}) == len(MODELS)
 
 
-def test_a_report_that_cannot_be_written_is_told_before_anything_is_learned(
+def test_a_report_that_cannot_be_written_is_an_error_before_anything_is_learned(
     file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     where = tmp_path / "no" / "out.html"
@@ -238,7 +238,7 @@ def test_a_line_of_the_plot_goes_where_the_figures_go(learner: Recommender) -> N
     assert np.corrcoef(points[:, 1], means[keep])[0, 1] == pytest.approx(-1)  # SVG counts from the top
 
 
-def test_drift_alarms_are_marked_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drift_alarms_are_marked_and_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     recommender = Recommender(small_settings())
     alarm = DriftAlarm("adwin", "hit_rate", 30, 0.4, 0.1254, 0)
     monkeypatch.setattr(recommender.drift, "update", lambda *figures: [alarm])
