@@ -21,7 +21,7 @@ from rich.text import Text
 from workers import Worker, publish, settings_for
 
 from consumers.kafka.survey import GroupSeen, Rights, Survey, TopicSeen, survey
-from consumers.memory import ListLog, ListRecord
+from consumers.memory import MemoryLog, MemoryRecord
 from pipeline.app import cli
 from pipeline.app.check.cluster import check_cluster
 from pipeline.app.check.findings import Finding, Level, as_line, ok, on_terminal, warn
@@ -36,7 +36,7 @@ from pipeline.settings import (
     Settings,
     TopicsConfig,
 )
-from producers.kafka.outgoing import key_hash
+from producers.kafka.records import key_hash
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 
@@ -168,21 +168,21 @@ def test_a_transactional_id_is_checked_where_transactions_are_on() -> None:
 
 def event(
     user: str, partition: int, offset: int = 0, key: bytes | None = b"", **fields: object
-) -> ListRecord:
+) -> MemoryRecord:
     """A record of an event; `key` b"": the user's id."""
     value = json.dumps({"user_id": user, "item_id": "i", "timestamp_ms": NOW_MS} | fields).encode()
-    return ListRecord("events", partition, offset, NOW_MS, user.encode() if key == b"" else key, value)
+    return MemoryRecord("events", partition, offset, NOW_MS, user.encode() if key == b"" else key, value)
 
 
-def placed(user: str, partitions: int = 4) -> ListRecord:
+def placed(user: str, partitions: int = 4) -> MemoryRecord:
     return event(user, key_hash(user.encode()) % partitions)
 
 
-def raw(value: bytes) -> ListRecord:
-    return ListRecord("events", 0, 7, NOW_MS, b"ann", value)
+def raw(value: bytes) -> MemoryRecord:
+    return MemoryRecord("events", 0, 7, NOW_MS, b"ann", value)
 
 
-def checked(records: list[ListRecord], partitions: int = 4, **tables: Any) -> list[Finding]:
+def checked(records: list[MemoryRecord], partitions: int = 4, **tables: Any) -> list[Finding]:
     return check_records("events", partitions, records, Settings(**tables), NOW_MS)
 
 
@@ -193,7 +193,7 @@ def test_events_keyed_by_user_id_in_the_partitions_of_murmur2_have_no_problem() 
     assert any(finding.found == "click 40 (positive)" for finding in findings)
 
 
-def by_crc32(user: str) -> ListRecord:
+def by_crc32(user: str) -> MemoryRecord:
     return event(user, zlib.crc32(user.encode()) % 4)
 
 
@@ -214,7 +214,7 @@ LIMITS = LimitsConfig(user_ttl_days=10, item_ttl_days=20)
     ],
 )
 def test_a_problem_of_keys_or_times_is_reported_with_its_fix(
-    records: list[ListRecord], level: str, words: str
+    records: list[MemoryRecord], level: str, words: str
 ) -> None:
     found = [each for each in problems(checked(records, limits=LIMITS)) if re.search(words, as_line(each))]
     assert [problem.level for problem in found] == [level]
@@ -314,7 +314,7 @@ def test_a_checkpoint_folder_is_checked_and_not_changed(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_beyond_the_end_of_the_topic_is_a_fault(tmp_path: Path) -> None:
-    log, settings = ListLog(), settings_for(tmp_path)
+    log, settings = MemoryLog(), settings_for(tmp_path)
     assert checkpoint_offsets(settings) == {}
     publish(log, ["ann", "bob", "ann"])
     worker = Worker(log, settings)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from learners import CountingLearner
 
-from consumers.memory import ListLog, ListSource
+from consumers.memory import MemoryLog, MemorySource
 from pipeline.app import cli
 from pipeline.app.commands import demo as command
 from pipeline.app.demo.show import Demo
@@ -26,10 +26,10 @@ from pipeline.app.demo.text import summary_lines
 from pipeline.app.demo.view import View
 from pipeline.app.demo.watch import DemoWatch, Latency, Speed
 from pipeline.errors import AfreshError
-from pipeline.evaluation.quality import Quality
+from pipeline.evaluation.rank_metrics import RankMetrics
 from pipeline.events.decode import Decoder
 from pipeline.events.records import DriftAlarm
-from pipeline.models.tested import RankResult
+from pipeline.models.model import RankResult
 from pipeline.service.clock import ManualClock
 from pipeline.service.health import Health
 from pipeline.service.loop import Adapters, Loop
@@ -37,8 +37,9 @@ from pipeline.service.metrics import Metrics
 from pipeline.service.observe import Delivered
 from pipeline.settings import CheckpointConfig, EventsConfig, KafkaConfig, ModelConfig, Settings
 from producers.child import SenderProcess
-from producers.memory import ListSink
-from producers.simulator.users import shoppers, wire_events
+from producers.memory import MemorySink
+from producers.simulator.events import wire_events
+from producers.simulator.users import simulate_users
 
 NOW_MS = 1_750_000_000_000
 ALARM = DriftAlarm("adwin", "hit_rate", 900, 0.374, 0.061, NOW_MS)
@@ -61,7 +62,7 @@ class ListSender:
 
     def start(self):
         self.started += 1
-        for columns in shoppers(self.events, seed=0):
+        for columns in simulate_users(self.events, seed=0):
             for event in wire_events(columns, NOW_MS - 10**7):
                 self.log.append(msgspec.json.encode(event), key=event.user_id.encode(), timestamp=NOW_MS - 40)
         self.log.append(b"not json", timestamp=NOW_MS)
@@ -95,14 +96,14 @@ class Stage:
     """A demo, its loop and what they print, without a broker."""
 
     def __init__(self, events=2_000, change_at=600):
-        self.clock, self.log, self.printed = Clock(NOW_MS), ListLog(), io.StringIO()
-        self.sender, self.sink, settings = ListSender(self.log, events), ListSink(), Settings()
+        self.clock, self.log, self.printed = Clock(NOW_MS), MemoryLog(), io.StringIO()
+        self.sender, self.sink, settings = ListSender(self.log, events), MemorySink(), Settings()
         self.demo = Demo(View(self.printed), self.clock, self.sender, events, change_at)
         decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
-        self.source = ListSource(self.log)
+        self.source = MemorySource(self.log)
         adapters = Adapters(self.source, decoder, self.sink, self.clock, self.demo.watch)
         self.loop = Loop(AlarmingLearner(settings), adapters, settings)
-        self.quality = Quality(["attention", "popularity"])
+        self.quality = RankMetrics(["attention", "popularity"])
 
     def play(self):
         return self.demo.play(self.loop, self.quality)
@@ -125,7 +126,7 @@ def test_the_demo_ends_by_itself_when_all_that_was_sent_is_learned_and_acknowled
 def test_the_summary_has_the_keys_of_the_last_json_line():
     stage = Stage()
     hits = RankResult(*(np.array([value]) for value in (4, 0, 100)), *(np.array([True]),) * 2)
-    stage.quality.update("attention", hits, np.array([False]))
+    stage.quality.update("attention", hits, np.array([False]), np.zeros(1))
     summary = json.loads(json.dumps(stage.play()))
     assert list(summary) == [
         "events", "rankings", "dead_letters", "events_per_s", "latency_p50_ms", "latency_p99_ms", "models",
@@ -312,7 +313,7 @@ def sender_command(*arguments):
 
 def test_by_default_60_000_events_are_sent_at_2_000_a_second_and_preferences_change_halfway():
     assert command.planned(options()) == (60_000, 30_000)
-    assert " --events 60000 --rate 2000.0 --seed 0 --change-at 30000 --closed-loop " in sender_command()
+    assert " --events 60000 --rate 2000.0 --seed 0 --change sudden@30000 --closed-loop " in sender_command()
 
 
 def test_an_open_loop_and_a_file_have_no_closed_loop():

@@ -14,9 +14,9 @@ from pipeline.app.demo.quality import MAX_POINTS, STEP_EVENTS, WINDOW_TESTS, Qua
 from pipeline.app.demo.screen import screen
 from pipeline.app.demo.text import line, uplift_lines
 from pipeline.app.demo.view import MAX_TIME_SHARE, REFRESH_S, View
-from pipeline.evaluation.quality import Quality
+from pipeline.evaluation.rank_metrics import RankMetrics
 from pipeline.events.records import DriftAlarm, RankedItem, Ranking
-from pipeline.models.tested import RankResult
+from pipeline.models.model import RankResult
 
 ALARM = DriftAlarm("adwin", "hit_rate", 900, 0.374, 0.061, 0)
 RANKING = Ranking("[bold]ann[/]", "r", [RankedItem("[red]tea", 1.5, ["milk", "cup"])] * 10, 0, 0, "m", 1)
@@ -279,12 +279,12 @@ def results(greater):
 
 
 def test_quality_of_late_is_the_mean_of_the_last_tests():
-    quality, rng = Quality(["attention", "popularity"]), np.random.default_rng(0)
+    quality, rng = RankMetrics(["attention", "popularity"]), np.random.default_rng(0)
     course, places = QualityCourse(quality), {model: [] for model in quality.models}
     for batch in range(60):
         for model in quality.models:
             greater = rng.integers(0, 30, STEP_EVENTS)
-            quality.update(model, results(greater), np.zeros(STEP_EVENTS, bool))
+            quality.update(model, results(greater), np.zeros(STEP_EVENTS, bool), np.zeros(STEP_EVENTS))
             places[model] += (greater + 1).tolist()
         course.look((batch + 1) * STEP_EVENTS)
     for found in course.models():
@@ -294,14 +294,15 @@ def test_quality_of_late_is_the_mean_of_the_last_tests():
 
 
 def test_before_the_first_test_there_is_no_quality():
-    assert QualityCourse(Quality(["attention"])).models() == (ModelMetrics("attention", None, None),)
+    assert QualityCourse(RankMetrics(["attention"])).models() == (ModelMetrics("attention", None, None),)
 
 
 def test_the_course_of_a_long_run_stays_small_and_spans_it_evenly():
-    quality = Quality(["attention"])
+    quality = RankMetrics(["attention"])
     course = QualityCourse(quality)
     for events in range(0, 3_000_000, 5 * STEP_EVENTS):
-        quality.update("attention", results([0 if events < 1_500_000 else 50] * 10), np.zeros(10, bool))
+        found = results([0 if events < 1_500_000 else 50] * 10)
+        quality.update("attention", found, np.zeros(10, bool), np.zeros(10))
         course.look(events)
     events_P, hr_MP = course.course()
     assert MAX_POINTS // 2 <= len(events_P) <= MAX_POINTS

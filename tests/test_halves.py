@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-
 from pipeline.app.cpu_count import use_threads
 from pipeline.features.halves import LEAST, in_halves
 

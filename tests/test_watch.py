@@ -12,7 +12,7 @@ from brokers.clients import config
 from brokers.embedded import embedded_broker as run_embedded
 from kafka import KafkaProducer
 
-from consumers.memory import ListRecord
+from consumers.memory import MemoryRecord
 from pipeline.app import cli
 from pipeline.app.watching import Wanted, alarm_line, json_line, long_text, short_text, watch
 from pipeline.errors import BrokerLost, UsageError
@@ -33,8 +33,8 @@ def ranking(user: str, number: int = 1, items: int = 7) -> Ranking:
     return Ranking(user, f"r{number}", listed, AT_MS, AT_MS, "attention", number)
 
 
-def record(key: bytes, value: bytes | None) -> ListRecord:
-    return ListRecord("recommendations", 0, 0, AT_MS, key, value)
+def record(key: bytes, value: bytes | None) -> MemoryRecord:
+    return MemoryRecord("recommendations", 0, 0, AT_MS, key, value)
 
 
 ANN = b"""{"user_id":"ann","ranking_id":"r","items":[{"item_id":"i1","score":1.5,"because":["h"]}],
@@ -154,7 +154,7 @@ def test_a_signal_ends_it_with_zero(
     sink.publish([ranking("ann"), ranking("ann", 2)], [], [], []).wait(10)
     printed: list[str] = []
 
-    def stop_at_the_second(record: ListRecord) -> str:
+    def stop_at_the_second(record: MemoryRecord) -> str:
         if printed:
             signal.raise_signal(number)
         printed.append(short_text(record))

@@ -44,15 +44,13 @@ def evaluate_file(
     from consumers.files.order import in_order
     from consumers.files.recording import readable_twice
     from consumers.files.rows import Tally
-    from pipeline.app.cpu_count import cpu_count, use_threads
     from pipeline.errors import UsageError
     from pipeline.service.clock import SystemClock
     from pipeline.service.prequential import Evaluation
 
-    use_threads(cpu_count())  # a user waits for this; the results are the same
     clock, tally = SystemClock(), Tally()
     now_ms = clock.now_ms()
-    evaluation = Evaluation(settings, variants, clock)
+    evaluation = Evaluation(settings, variants, clock, getattr(args, "ranks", "") == "all")
     with readable_twice(args.file) as path, progress_bar() as move:
         chunks = in_order(
             recording_of(args, settings, path), args.batch,

@@ -8,14 +8,14 @@ from typing import Literal
 
 import msgspec
 
-from consumers.kafka.tail import Tail
+from consumers.kafka.topic import TopicReader
 from pipeline.app.demo.text import alarm_text
 from pipeline.app.text import moment, plain
 from pipeline.events.batch import Record
 from pipeline.events.checks import unreadable
 from pipeline.events.records import DEFAULT_USER, DriftAlarm, Ranking
 from pipeline.settings import Settings
-from producers.kafka.outgoing import key_hash
+from producers.kafka.records import key_hash
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +45,11 @@ def watch(settings: Settings, wanted: Wanted, opened: Callable[[], None]) -> Gen
     with ExitStack() as stack:
         start: Literal["earliest", "end"] = "earliest" if keys or wanted.everything else "end"
         pick = (lambda count: {key_hash(key) % count for key in keys}) if keys else None
-        lists = stack.enter_context(Tail(kafka, topics.recommendations, start, pick))
+        lists = stack.enter_context(TopicReader(kafka, topics.recommendations, start, pick))
         alarms = None
         if wanted.drift:
             start = "earliest" if wanted.everything else "end"
-            alarms = stack.enter_context(Tail(kafka, topics.drift, start))
+            alarms = stack.enter_context(TopicReader(kafka, topics.drift, start))
         opened()
         if keys and not wanted.everything:
             yield from _formatted(_newest(lists, keys), form)
@@ -99,9 +99,9 @@ def json_line(record: Record) -> str:
     return msgspec.json.encode(tombstone).decode()
 
 
-def _newest(tail: Tail, keys: Sequence[bytes]) -> list[Record]:
+def _newest(reader: TopicReader, keys: Sequence[bytes]) -> list[Record]:
     """Return the newest record of each key, in the order of the keys; log which has none."""
-    newest = {record.key: record for record in tail.existing() if record.key in keys}
+    newest = {record.key: record for record in reader.existing() if record.key in keys}
     for key in keys:
         if key not in newest:
             logger.info("%s has no list yet; waiting for one", plain(key.decode()))

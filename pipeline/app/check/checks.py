@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from consumers.kafka.survey import Survey, listening, survey
-from consumers.kafka.tail import Tail
+from consumers.kafka.topic import TopicReader
 from pipeline.app.check.cluster import check_cluster, lacks, partitions_wanted, topic_uses, transactional_id
 from pipeline.app.check.findings import Finding, fault, numbered, ok, warn
 from pipeline.app.check.items import check_items
@@ -69,15 +69,15 @@ def _no_broker(error: AfreshError, settings: Settings) -> Finding:
 
 
 def _records(name: str, partitions: int, settings: Settings, now_ms: Callable[[], int]) -> Iterator[Finding]:
-    with Tail(settings.kafka, name, SAMPLE_RECORDS) as tail:
-        yield from check_offsets(name, tail.ends, checkpoint_offsets(settings))
-        records = list(tail.existing(SAMPLE_WAIT_S))
+    with TopicReader(settings.kafka, name, SAMPLE_RECORDS) as reader:
+        yield from check_offsets(name, reader.ends, checkpoint_offsets(settings))
+        records = list(reader.existing(SAMPLE_WAIT_S))
     yield from check_records(name, partitions, records, settings, now_ms())
 
 
 def _items(name: str, settings: Settings) -> Iterator[Finding]:
-    with Tail(settings.kafka, name, SAMPLE_RECORDS) as tail:
-        records = list(tail.existing(SAMPLE_WAIT_S))
+    with TopicReader(settings.kafka, name, SAMPLE_RECORDS) as reader:
+        records = list(reader.existing(SAMPLE_WAIT_S))
     problems = [problem for record in records if (problem := unreadable(record))]
     if problems:
         found = f"{numbered(len(problems), 'batch')} of the newest can't be read: {problems[0].detail}"

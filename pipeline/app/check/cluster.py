@@ -8,7 +8,7 @@ from consumers.kafka.survey import Rights, Survey, TopicSeen
 from pipeline.app.check.findings import Finding, Level, fault, numbered, ok, warn
 from pipeline.settings import KafkaConfig, Settings
 from producers.kafka.client import MAX_REQUEST_BYTES, transaction_options
-from producers.kafka.outgoing import HEAD_BYTES
+from producers.kafka.records import TRUNCATED_BYTES
 from producers.kafka.topics import wanted_topics
 
 DAY_MS = 86_400_000
@@ -197,7 +197,7 @@ def _message_size(topic: TopicSeen, seen: Survey, settings: Settings) -> Iterato
     if limit is not None and limit < needed:
         found = (
             f"max.message.bytes = {limit}: of a bad event of the largest size only its first "
-            f"{HEAD_BYTES[0]:,} bytes are kept"
+            f"{TRUNCATED_BYTES[0]:,} bytes are kept"
         )
         fix = f"max.message.bytes={max(MAX_REQUEST_BYTES, needed)}"
         yield warn(f"topic {topic.name}", found, _alter(settings.kafka, topic.name, fix))

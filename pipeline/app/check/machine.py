@@ -16,7 +16,6 @@ from pathlib import Path
 
 from pipeline.app.check.findings import Finding, fault, numbered, ok, warn
 from pipeline.app.config_rules import Origins
-from pipeline.app.cpu_count import cpu_count
 from pipeline.errors import AfreshError
 from pipeline.events.batch import TopicPartition
 from pipeline.persistence.checkpoint import Checkpoints
@@ -87,6 +86,13 @@ def _libraries() -> Finding:
     if missing:
         return fault("libraries", f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")
     return ok("libraries", f"{OURS} {version(OURS)}: {', '.join(found)}")
+
+
+def cpu_count() -> int:
+    """Return the number of CPUs that the process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def threads(wanted: int, available: int) -> Finding:

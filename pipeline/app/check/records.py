@@ -16,7 +16,7 @@ from pipeline.events.checks import shown
 from pipeline.events.decode import Decoder
 from pipeline.events.fields import key_text
 from pipeline.settings import EVENT_FIELDS, KEY_FIELD, Settings, names_of
-from producers.kafka.outgoing import key_hash
+from producers.kafka.records import key_hash
 
 DAY_MS = 86_400_000
 LISTED_RECORDS = 100  # of which the fields are listed

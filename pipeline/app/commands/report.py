@@ -46,8 +46,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             f"These are the metrics of worker {worker} alone, on the users of its partitions; the folder "
             f"also holds checkpoints of {others}."
         )
-    if recommender.track().events_N.size < 2:
-        notes.append("The checkpoint holds no metrics over time: they are kept from its next batch on.")
     models = {name: Extra(name) for name in recommender.quality.models}
     report = gather(recommender, models, f"afresh report: {origin}", facts, recommender.settings, notes)
     write(args.out, "--out", page(report, SystemClock().now_ms()))

@@ -1,4 +1,4 @@
-"""`afresh simulate`: simulated users send events into the events topic, or into a file."""
+"""`afresh simulate`: simulated users into the events topic, or into a file."""
 
 import argparse
 import json
@@ -9,29 +9,28 @@ from typing import TYPE_CHECKING
 
 from pipeline.app.console import interruption, progress_bar
 from pipeline.settings import Settings
-from producers.simulator.options import add_loop_options, add_plan_options, add_stream_options
+from producers.simulator.options import add_simulation_options, order_of
 
 if TYPE_CHECKING:
-    from producers.simulator.simulate import Order
+    from producers.simulator.simulation import Order, Sender
 
-HELP = """Send the events of simulated users into the events topic, or write them to a file.
+HELP = """Send the events of simulated users to the events topic, or write them to a file.
 
-Users have preferences and items have successors, so that there is something to learn; users and items are
-added over time. The same seed gives the same users. --truth writes what changed when, for which users. With
---closed-loop users see lists from the recommendations topic and, drawn at random, of popular and of random
-items, and click and buy by their preferences: the table at the end shows the uplift of recommending. The
-first Ctrl-C stops the sending; events in flight are acknowledged and counted."""
+Users have preferences and items have successors, so that there is something to learn; users and items arrive
+over time. The same seed gives the same events. --truth writes what changed when, for whom. With --closed-loop
+users look at rankings of the recommendations topic and, by chance, at popular and at random items, and click
+and buy by their preferences: the table at the end compares the three. The first Ctrl-C ends the sending;
+events that were sent are waited for and counted."""
 EXAMPLE = """afresh simulate --events 60000 --change sudden@30000 --truth truth.json
 afresh simulate --closed-loop --rate 400         # beside `afresh run`
-afresh simulate --season 3 --retire 0.2 --out simulated.csv.gz"""
+afresh simulate --season 3 --retire 0.2 --out users.csv.gz"""
+PROGRESS_INTERVAL_S = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's own options."""
-    add_stream_options(parser)
-    add_plan_options(parser)
-    add_loop_options(parser)
-    parser.add_argument("--truth", type=Path, metavar="PATH", help="write what changed when to a JSON file")
+    add_simulation_options(parser)
+    parser.add_argument("--truth", type=Path, metavar="PATH", help="JSON file for what changed when")
     parser.add_argument(
         "--out", type=Path, metavar="FILE",
         help="write a .csv, .csv.gz or .jsonl for afresh evaluate instead; no broker is needed",
@@ -50,7 +49,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """
     from pipeline.errors import UsageError
     from producers.simulator.file import check_file, check_folder
-    from producers.simulator.simulate import order_of  # help needs no numpy and no Kafka client
 
     order = order_of(args)
     if args.truth is not None:
@@ -66,14 +64,14 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 def _write(args: argparse.Namespace, order: "Order") -> int:
     """Write the file."""
     from producers.simulator.file import START_MS, write_events
-    from producers.simulator.simulate import Simulation, write_truth
+    from producers.simulator.simulation import Simulation
     from producers.simulator.users import span_ms
 
     began_s = time.monotonic()
-    simulation = Simulation(order, START_MS + span_ms(order.events, order.market, order.plan))
+    simulation = Simulation(order, START_MS + span_ms(order.events, order.config, order.plan))
     written = write_events(args.out, simulation.columns())
     if args.truth is not None:
-        write_truth(args.truth, simulation, written)
+        simulation.write_truth(args.truth, written)
     figures = {"written": written, "file": str(args.out), "seconds": round(time.monotonic() - began_s, 3)}
     print(f"wrote {written:,} events to {args.out}", file=sys.stderr)
     if args.json:
@@ -85,7 +83,7 @@ def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
     """Send into the topic."""
     from producers.rate_limiter import pause
     from producers.replay import ensure_topic
-    from producers.simulator.simulate import Sender, until_stdin_closes, write_truth
+    from producers.simulator.simulation import Sender, until_stdin_closes
     from producers.simulator.uplift import lines
 
     sender = Sender(order, settings.kafka, settings.topics, settings.events, settings.items)
@@ -93,20 +91,21 @@ def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
         print(f"created topic {created}", file=sys.stderr)
     sleep = until_stdin_closes if args.until_stdin_closes else pause
     with interruption() as interrupted, progress_bar() as move:
+        due_s = time.monotonic() + PROGRESS_INTERVAL_S
 
         def wait(seconds: float) -> bool:
-            rates = ", ".join(
-                f"{name} {100 * counts['clicks'] / counts['shown']:.1f}%"
-                for name, counts in sender.simulation.uplift.counts().items()
-                if counts["shown"]
-            )
-            sent = sender.sending.sent
-            move(sent / order.events, sent, f", clicks: {rates}" if rates else "")
+            nonlocal due_s
+            if not args.until_stdin_closes:
+                sent = sender.sending.sent
+                move(sent / order.events, sent, _click_rates(sender))
+            elif args.closed_loop and time.monotonic() >= due_s:  # for the parent process
+                due_s = time.monotonic() + PROGRESS_INTERVAL_S
+                print(json.dumps({"progress": sender.progress()}), flush=True)
             return sleep(seconds) or interrupted()
 
         sender.send(wait)
     if args.truth is not None:
-        write_truth(args.truth, sender.simulation, sender.sending.sent)
+        sender.simulation.write_truth(args.truth, sender.sending.sent)
     figures = sender.figures()
     sent, seconds = sender.sending.sent, sender.sending.seconds
     rate = sent / seconds if seconds else 0.0
@@ -116,7 +115,16 @@ def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
             print(*lines(figures["uplift"]), sep="\n")
         else:
             topic = settings.topics.recommendations
-            print(f"no user saw a list of topic {topic}: is `afresh run` running?", file=sys.stderr)
+            print(f"no ranking was read from topic {topic}: is `afresh run` running?", file=sys.stderr)
     if args.json:
         print(json.dumps(figures))
     return 0
+
+
+def _click_rates(sender: "Sender") -> str:
+    rates = ", ".join(
+        f"{name} {100 * counts['clicks'] / counts['shown']:.1f}%"
+        for name, counts in sender.simulation.uplift.counts().items()
+        if counts["shown"]
+    )
+    return f", clicks: {rates}" if rates else ""

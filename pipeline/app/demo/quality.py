@@ -5,7 +5,7 @@ from collections import deque
 import numpy as np
 
 from pipeline.app.demo.progress import Course, Floats, ModelMetrics
-from pipeline.evaluation.quality import Quality
+from pipeline.evaluation.rank_metrics import RankMetrics
 
 WINDOW_TESTS = 1_000  # of a mean: few enough to show a fall where it happens
 STEP_EVENTS = 100  # between two samples
@@ -18,7 +18,7 @@ class QualityCourse:
     When the points are full every second one is dropped, and from then on they are added half as often.
     """
 
-    def __init__(self, quality: Quality) -> None:
+    def __init__(self, quality: RankMetrics) -> None:
         self._quality = quality
         self._samples = deque([self._sums()])  # M x (tests, hits, gains), of about WINDOW_TESTS tests
         self._events = [0.0]

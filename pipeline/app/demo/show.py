@@ -8,7 +8,7 @@ from pipeline.app.demo.progress import Progress, arms_of
 from pipeline.app.demo.quality import QualityCourse
 from pipeline.app.demo.view import View
 from pipeline.app.demo.watch import DemoWatch
-from pipeline.evaluation.quality import Quality
+from pipeline.evaluation.rank_metrics import RankMetrics
 from pipeline.service.loop import Loop
 from pipeline.service.ports import Clock
 from producers.child import SenderProcess
@@ -30,7 +30,7 @@ class Demo:
         self._running: tuple[Loop, QualityCourse] | None = None
         self.watch = DemoWatch(clock, sender.start, self._tick)
 
-    def play(self, loop: Loop, quality: Quality) -> dict[str, Any]:
+    def play(self, loop: Loop, quality: RankMetrics) -> dict[str, Any]:
         """Run the loop to the end, or to a first SIGINT or SIGTERM; return the summary, the last JSON line.
 
         Raise KeyboardInterrupt on a second signal, and `AfreshError` as the loop does, or when the sender
@@ -80,7 +80,7 @@ class Demo:
         figures = self._sender.figures()
         return self._sender.progress() if figures is None else figures.get("uplift")
 
-    def _summary(self, events: int, quality: Quality) -> dict[str, Any]:
+    def _summary(self, events: int, quality: RankMetrics) -> dict[str, Any]:
         watch, uplift = self.watch, self._uplift()
         change_at = float("inf") if self._change_at is None else self._change_at
         return {

@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.events.batch import IntArray, RawBatch, TopicPartition
 from pipeline.events.records import DriftAlarm, Ranking
 from pipeline.outcome import Learner, Outcome
-from pipeline.service.observe import Delivered, Unobserved
+from pipeline.service.observe import Delivered, Observer
 from pipeline.service.ports import Clock
 
 MAX_LATENCY_MS = 60_000
@@ -41,7 +41,7 @@ class Latency:
         return float(np.searchsorted(running, np.ceil(share * running[-1])))
 
 
-class DemoWatch(Unobserved):
+class DemoWatch(Observer):
     """An observer of the loop.
 
     `on_ready` is called once, when the worker has its partitions; `on_tick` in every round of the loop.

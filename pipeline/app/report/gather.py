@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from pipeline.errors import UsageError
 from pipeline.evaluation.curves import Curve
-from pipeline.evaluation.quality import ModelFigures, ServedFigures
-from pipeline.evaluation.timeline import AlarmMark, Track
+from pipeline.evaluation.rank_metrics import ListHits, ModelMetrics
+from pipeline.evaluation.timeline import Track
+from pipeline.events.records import DriftAlarm
+from pipeline.features.popularity import ALL
 from pipeline.recommender import Recommender
 from pipeline.settings import Settings
-from pipeline.state.popularity import ALL
 from pipeline.state.tables import LIVE
 
 Floats = npt.NDArray[np.float64]
@@ -37,7 +38,7 @@ class Line:
 
     label: str
     name: str
-    figures: ModelFigures
+    figures: ModelMetrics
     curve: Curve
     events_per_s: float | None = None
 
@@ -51,8 +52,8 @@ class Report:
     settings: list[Fact]
     lines: list[Line]
     track: Track
-    alarms: list[AlarmMark]
-    served: ServedFigures
+    alarms: list[DriftAlarm]
+    served: ListHits
     coverage: float  # of the known items, on the newest lists
     lists: int  # published since counting began
     shown_I: Floats  # places on lists
@@ -90,7 +91,7 @@ def gather(
     cumulative = recommender.quality.cumulative()
     live = np.flatnonzero(recommender.state.items.status.data == LIVE)
     lines = [
-        Line(extra.label, name, cumulative[name], recommender.curves.curve(name), extra.events_per_s)
+        Line(extra.label, name, cumulative[name], recommender.quality.curve(name), extra.events_per_s)
         for name, extra in models.items()
     ]
     track = recommender.track()
@@ -100,12 +101,12 @@ def gather(
         settings=_settings_of(settings),
         lines=lines,
         track=track,
-        alarms=recommender.timeline.alarms,
-        served=recommender.quality.served(),
-        coverage=recommender.coverage.ratio(live),
+        alarms=recommender.evaluator.timeline.alarms,
+        served=recommender.quality.list_hits(),
+        coverage=recommender.exposure.coverage(live),
         lists=recommender.exposure.lists,
         shown_I=recommender.exposure.of(live).astype(np.float64),
-        taken_I=recommender.state.popularity.values(ALL)[live].astype(np.float64),
+        taken_I=recommender.bank.popularity.values(ALL)[live].astype(np.float64),
         k=settings.rank.k,
         notes=notes,
     )

@@ -11,7 +11,7 @@ from pipeline.app.report.gather import Floats, Report, day
 from pipeline.app.report.plots import PARTS, plots
 from pipeline.evaluation.curves import NEGATIVES
 from pipeline.evaluation.exposure import gini, share_of_most
-from pipeline.evaluation.quality import COLD_BELOW
+from pipeline.evaluation.rank_metrics import COLD_EVENTS
 
 MAX_ALARM_ROWS = 20  # of the table; the plots mark all that are kept
 
@@ -42,7 +42,7 @@ def page(report: Report, now_ms: int, grids: list[GridRow] | None = None) -> str
         plots=plots(report),
         alarms=report.alarms[-MAX_ALARM_ROWS:],
         parts=PARTS,
-        cold=COLD_BELOW,
+        cold=COLD_EVENTS,
         negatives=NEGATIVES,
         chance=figure(1 / (1 + NEGATIVES)),
         unknown=_unknown(first.curve.unknown, first.figures["tests"]),
