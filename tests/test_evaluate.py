@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from pipeline.app.cpu_count import use_threads
 
 from consumers.files.source import read_events
 from consumers.memory import MemoryLog, MemorySource
 from pipeline.app.cli import main
-from pipeline.app.cpu_count import use_threads
 from pipeline.events.batch import TopicPartition
 from pipeline.events.decode import Decoder
 from pipeline.persistence.checkpoint import TRAINED, Checkpoints
@@ -271,7 +271,7 @@ def test_rows_that_cannot_be_read_are_counted_and_take_no_place(
     ("options", "message"),
     [
         (("--models", "magic"), r"'magic': no such model; expected attention, popularity"),
-        (("--batch", "0"), r"0: expected 1 or more"),
+        (("--batch", "0"), r"0: expected a whole number, 1 or more"),
         (
             ("--start", "9999"),
             r"no event to learn: nothing after the first 9999 events; expected one row or more",

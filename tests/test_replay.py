@@ -231,7 +231,7 @@ def test_a_missing_broker_is_an_error_of_one_line(tmp_path: Path, capsys: pytest
     ("text", "message"),
     [
         ("user,item\na,b\n", "no column 'timestamp'; found 'user', 'item'"),
-        ("user,item,timestamp\n,b,1\n", "not one row could be read: 1 rows rejected: empty_id"),
+        ("user,item,timestamp\n,b,1\n", "no row can be read: 1 rows rejected: empty_id"),
     ],
 )
 def test_a_file_without_events_is_an_error_before_any_broker_is_asked(
