@@ -19,7 +19,7 @@ from pipeline.events.batch import Polled, RawBatch, Span
 from pipeline.events.checks import EARLIEST_MS, MAX_DEPTH, any_ms
 from pipeline.events.decode import Decoder
 from pipeline.events.fields import field_names, value_at
-from pipeline.events.parse import Unexpected
+from pipeline.events.quick import Unexpected
 from pipeline.settings import EventsConfig, TopicsConfig
 
 NOW = 1_700_000_000_000

@@ -17,7 +17,7 @@ import msgspec
 
 from pipeline.errors import UsageError
 from pipeline.events.checks import shown
-from pipeline.events.framing import unframed
+from pipeline.events.problems import unframed
 from pipeline.settings import KEY_FIELD, Settings
 
 Changes = dict[str, Any]  # a setting's name -> its proposed value

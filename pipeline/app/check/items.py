@@ -17,8 +17,7 @@ from pipeline.app.check.advice import (
 )
 from pipeline.app.check.findings import Finding, numbered, ok, warn
 from pipeline.events.batch import BadItem, CatalogUpdate, Record
-from pipeline.events.checks import shown
-from pipeline.events.fields import Refused
+from pipeline.events.checks import RecordError, shown
 from pipeline.events.items import item_names, item_news, item_row
 from pipeline.settings import KEY_FIELD, Settings
 
@@ -122,7 +121,7 @@ def _row(record: Record) -> Flat:
     """Return the object of a record that holds an item's fields; {} for none."""
     try:
         places = item_row(record).places
-    except Refused:
+    except RecordError:
         return {}
     return dict(places[-1]) if places else {}
 
