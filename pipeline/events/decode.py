@@ -3,21 +3,23 @@ record raises.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.events.batch import Events, Polled, RawBatch, Record, Reject
 from pipeline.events.careful import MALFORMED, TO_MS, CarefulParser
 from pipeline.events.checks import AHEAD_MS, EARLIEST_MS, MAX_DEPTH, passes, too_deep, unreadable
-from pipeline.events.fields import field_choices, key_text
-from pipeline.events.plan import plan_of
+from pipeline.events.fields import READ_FIELDS, TEXT_FIELDS, field_choices, key_text
+from pipeline.events.plan import FieldPath, Plan, Steps, kind_of, plan_of, struct_of
 from pipeline.events.problems import payload_of, unparsed_problem
-from pipeline.events.quick import Parse, as_text, quick_parser
 from pipeline.settings import KEY_FIELD, EventsConfig, TopicsConfig
 
+Parse = Callable[[str], Any]
 TOMBSTONE = "tombstone"  # counted beside the ignored event types: a record without a value
 
 
@@ -47,7 +49,7 @@ class Decoder:
         user_paths = plan.paths["user_id"]
         self._user_is_key = bool(user_paths) and user_paths[0].name == KEY_FIELD
         self._has_array = bool(plan.array)
-        self._parse = None if plan.array else quick_parser(plan, settings)
+        self._parse = None if plan.array else quick_parser(plan, settings.time_unit)
         self._careful = CarefulParser(plan, settings)
 
     def decode(self, seq: int, now_ms: int, polled: Polled) -> RawBatch:
@@ -176,3 +178,61 @@ class Decoder:
             value_B=np.array([event.value for event, _, _, _ in good], np.float64),  # None becomes NaN
             source_B=np.array([source for _, _, _, source in good], np.int32),
         )
+
+
+def quick_parser(plan: Plan, time_unit: str) -> Parse:
+    """Return a parser of an event's JSON text: its result has an attribute for each field that is read, None
+    where nothing is found.
+
+    It is correct for records that hold what is expected, of a plan without an array. Ids and types come as
+    `str | int`, see `as_text`. It raises msgspec's errors, and ValueError where the careful parser must
+    decide.
+    """
+    present = {node.attribute for node in plan.record.values()}
+    absent = dict.fromkeys(field for field in READ_FIELDS if field not in present)
+    event_type = struct_of(plan.record, lambda field: (kind_of(field, time_unit) | None, None), absent)
+    parse: Parse = msgspec.json.Decoder(event_type).decode
+    # fields with other places than the first, and whether empty text there is as good as none
+    searches = [
+        (field, places[1:], len(paths) > 1)
+        for field, paths in plan.paths.items()
+        if len(places := _places_of(paths)) > 1 and paths[0].name != KEY_FIELD
+    ]
+
+    def parse_and_search(text: str) -> Any:
+        event = parse(text)
+        for field, places, choice in searches:
+            found = getattr(event, field)
+            if found is None:
+                found = _find(event, places)
+                setattr(event, field, found)
+            if choice and found == "":
+                raise ValueError(field)
+        return event
+
+    return parse_and_search if searches else parse
+
+
+def as_text(event: Any) -> None:
+    """Turn ids and types that came as whole numbers into their decimal digits."""
+    for field in TEXT_FIELDS:
+        text = getattr(event, field)
+        if text.__class__ is int:
+            setattr(event, field, str(text))
+
+
+def _places_of(paths: Sequence[FieldPath]) -> tuple[Steps, ...]:
+    """Return the places of a field, in order, up to the key, which is read elsewhere."""
+    before_key = takewhile(lambda path: path.name != KEY_FIELD, paths)
+    return tuple(steps for path in before_key for steps in path.places)
+
+
+def _find(event: Any, places: Sequence[Steps]) -> Any:
+    """Return the first value at any of the places; None without one."""
+    for steps in places:
+        found = event
+        for step in steps:
+            found = getattr(found, step, None)  # what is no object has no such attribute
+        if found is not None:
+            return found
+    return None
