@@ -26,8 +26,8 @@ RUSH_SHARE, RUSH_ITEMS = 0.3, 300
 class Stream:
     """One kind of stream.
 
-    `fall`: the share of the hits that an alarm made up at event 20,000 says is gone; 0: none is made up.
-    `rush`: from event 20,000 on three events in ten go to one of 300 items that nobody has met.
+    `fall`: the share of the hits that an alarm made up at event 20,000 says is lost; 0: none is made up.
+    `rush`: from event 20,000 on three events in ten go to one of 300 items without earlier events.
     `recorded`: the name of a recorded stream, in the place of shoppers.
     """
 
