@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from consumers.memory import ListRecord
+from consumers.memory import MemoryRecord
 from pipeline.events.batch import Polled, RawBatch, Record, Span
 from pipeline.events.checks import AHEAD_MS, EARLIEST_MS, MAX_DEPTH, REASONS, any_ms, iso_ms, too_deep
 from pipeline.events.decode import Decoder
@@ -27,7 +27,7 @@ def decoded(
 ) -> RawBatch:  # fmt: skip
     """Decode records, or values of records with the key `key`."""
     records = [
-        ListRecord("events", 0, offset, timestamp, b"key", each) if isinstance(each, bytes | None) else each
+        MemoryRecord("events", 0, offset, timestamp, b"key", each) if isinstance(each, bytes | None) else each
         for offset, each in enumerate(given)
     ]
     names = list(dict.fromkeys(each.topic for each in records)) or ["events"]
@@ -75,7 +75,7 @@ def test_what_an_event_leaves_out_has_its_default(value: bytes) -> None:
 
 
 def test_events_know_the_span_that_they_came_from() -> None:
-    records = [ListRecord("events", index % 2, index, NOW, None, event()) for index in range(3)]
+    records = [MemoryRecord("events", index % 2, index, NOW, None, event()) for index in range(3)]
     spans = (Span("events", 0, 0, 3), Span("events", 1, 1, 2))
     polled = Polled(spans, list(records), np.array([0, 1, 0], np.int32))
     events = Decoder(EventsConfig(), TopicsConfig(), LIMIT).decode(0, NOW, polled).events

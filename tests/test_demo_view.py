@@ -17,7 +17,7 @@ from pipeline.app.demo.view import MOST_SHARE, REFRESH_S, View
 from pipeline.app.demo.watch import Progress
 from pipeline.evaluation.rank_metrics import RankMetrics
 from pipeline.events.records import DriftAlarm, RankedItem, Ranking
-from pipeline.models.tested import RankResult
+from pipeline.models.model import RankResult
 
 ALARM = DriftAlarm("adwin", "hit_rate", 900, 0.374, 0.061, 0)
 RANKING = Ranking("[bold]ann[/]", "r", [RankedItem("[red]tea", 1.5, ["milk", "cup"])] * 10, 0, 0, "m", 1)

@@ -14,7 +14,7 @@ from pipeline.evaluation.drift import (
     likeliest_change,
     scaled_loss,
 )
-from pipeline.models.tested import RankResult
+from pipeline.models.model import RankResult
 
 WARM_UP_TESTS = TESTS_PER_VALUE * WARM_UP_VALUES
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from workers import P0, START_MS, Worker, publish, settings_for
 
-from consumers.memory import ListLog
+from consumers.memory import MemoryLog
 from pipeline.events.batch import RawBatch
 from pipeline.events.records import DriftAlarm
 from pipeline.outcome import Mark, Outcome, no_mark
@@ -16,14 +16,14 @@ from pipeline.service.clock import ManualClock
 from pipeline.service.health import Health
 from pipeline.service.metrics import Metrics
 from pipeline.service.observe import MetricsObserver, ModelStatus
-from producers.memory import ListReceipt, ListSink
+from producers.memory import MemoryReceipt, MemorySink
 
 
 class Observed:
     """A worker on a log of its own, its metrics and its health."""
 
     def __init__(self, folder: Path, users: list[str], **options: Any) -> None:
-        self.log, self.metrics, clock = ListLog(), Metrics(), ManualClock(START_MS)
+        self.log, self.metrics, clock = MemoryLog(), Metrics(), ManualClock(START_MS)
         publish(self.log, users)
         self.health = Health(clock)
         observer = MetricsObserver(self.metrics, self.health, clock, self.status)
@@ -126,7 +126,7 @@ def test_a_worker_is_ready_without_a_partition_and_when_others_take_those_it_had
     assert states == ["rebalancing", "ready", "ready", "ready"]
 
 
-class PunctualReceipt(ListReceipt):
+class PunctualReceipt(MemoryReceipt):
     """A receipt that knows when it was acknowledged."""
 
     def acknowledged_ms(self) -> int:  # type: ignore[override]
@@ -134,8 +134,8 @@ class PunctualReceipt(ListReceipt):
         return START_MS + 250
 
 
-class PunctualSink(ListSink):
-    """A sink with such receipts."""
+class PunctualSink(MemorySink):
+    """A sink whose receipts know the time."""
 
     def publish(self, *batch: Any) -> PunctualReceipt:
         """Take a batch."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.evaluation.rank_metrics import CUTOFFS, MEASURES, RankMetrics, expected_gains, gains_of
-from pipeline.models.tested import RankResult
+from pipeline.models.model import RankResult
 
 Array = np.ndarray
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from pipeline.state.successors import BEFORE, CONTEXTS, Successors
 from streams import START_MS, Batches, Event
 
 from pipeline.evaluation import reaction
@@ -29,9 +30,10 @@ from pipeline.service.metrics import Metrics
 from pipeline.service.observe import MetricsObserver
 from pipeline.settings import DriftConfig, ModelConfig, RankConfig, Settings
 from pipeline.state.item_age import ItemAge
-from pipeline.state.successors import BEFORE, CONTEXTS, Successors
 from pipeline.state.tables import LIVE
-from producers.simulator.users import Market, shoppers
+from producers.simulator.events import SimulatorConfig
+from producers.simulator.plan import Change, Plan
+from producers.simulator.users import simulate_users
 
 ITEMS, SLOTS = 12, 4
 
@@ -220,14 +222,14 @@ def test_no_test_of_the_batch_with_the_alarm_sees_the_reaction_and_the_next_one_
         outcomes[on], totals[on] = [], []
         for _ in range(23):
             outcomes[on] += feed(each, batches, 1)
-            totals[on].append(outcomes[on][-1].figures.loss)
+            totals[on].append(outcomes[on][-1].metrics.loss)
     assert totals[True][1:21] == totals[False][1:21]  # the first has nothing to learn
     assert totals[True][21] != totals[False][21]
     (raised,) = outcomes[True][20].alarms
     assert raised.reaction == pytest.approx(0.95)
     assert outcomes[False][20].alarms[0].reaction == 0
-    assert [outcome.figures.reacting for outcome in outcomes[True]] == [False] * 20 + [True] * 3
-    assert not any(outcome.figures.reacting for outcome in outcomes[False])
+    assert [outcome.metrics.reacting for outcome in outcomes[True]] == [False] * 20 + [True] * 3
+    assert not any(outcome.metrics.reacting for outcome in outcomes[False])
 
 
 def test_the_gauge_is_one_while_a_reaction_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +252,7 @@ def test_a_restart_in_the_midst_of_a_reaction_changes_no_bit(monkeypatch: pytest
     restored.restore(unbroken.snapshot())
     feed(unbroken, batches, 10)
     outcomes = feed(restored, again, 10)
-    assert outcomes[0].figures.reacting
+    assert outcomes[0].metrics.reacting
     assert restored.digests() == unbroken.digests()
 
 
@@ -276,7 +278,8 @@ def test_after_a_change_of_taste_quality_is_back_sooner_with_it() -> None:
     found = {}
     for on in (True, False):
         each, batches, gains, alarms = learner(on), Batches(), [], []
-        for columns in shoppers(12_544, 1, 9_000, Market(items=1_500, sessions=64), chunk=128):
+        plan, config = Plan((Change("sudden", 9_000),)), SimulatorConfig(items=1_500, sessions=64)
+        for columns in simulate_users(12_544, 1, plan, config, chunk=128):
             events = [
                 Event(f"u{user}", f"i{item}", time_ms=START_MS + ms)
                 for user, item, ms in zip(columns.user_B, columns.item_B, columns.time_ms_B, strict=True)

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from pipeline.state.published import Served
 from streams import MINUTE_MS, START_MS, Batches, Event, small_settings
 
 from pipeline.events.records import DEFAULT_USER, Ranking
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig
-from pipeline.state.published import Served
 from pipeline.state.store import nbytes
 from pipeline.state.tables import GONE, LIVE
 

@@ -15,7 +15,6 @@ import torch
 from consumers.kafka.items import KafkaItems
 from consumers.kafka.source import KafkaSource
 from pipeline.app.config_rules import uneven
-from pipeline.app.cpu_count import use_threads
 from pipeline.errors import AfreshError
 from pipeline.events.decode import Decoder
 from pipeline.persistence.checkpoint import Checkpoints
@@ -31,7 +30,7 @@ from pipeline.service.ports import Clock, Sink
 from pipeline.settings import Settings
 from pipeline.state.tables import LIVE
 from pipeline.warm_up import warm_up
-from producers.kafka.outgoing import ReducedCounts
+from producers.kafka.records import ReducedCounts
 from producers.kafka.sink import KafkaSink
 from producers.kafka.topics import ensure_topics
 from producers.kafka.transactions import TransactionSink
@@ -55,7 +54,6 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
     Topics that are missing are created. `watch` may put an observer around the one that keeps the metrics.
     Raise `UsageError` when no broker answers, it refuses us or a topic, or a setting is wrong.
     """
-    use_threads(settings.model.threads)
     decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
     clock, metrics = SystemClock(), Metrics()
     for name in ensure_topics(settings.kafka, settings.topics):

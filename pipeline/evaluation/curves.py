@@ -1,22 +1,20 @@
 """ROC and precision-recall curves of targets against the other candidates: one histogram a model.
 
 Scores of different users are not comparable, so a threshold on scores has no meaning over a stream of events.
-The position of an item within its user's own ranking is comparable. Of a test with n other candidates, g of
-them with a higher score than the target, the target's depth is x = g / n; that of a random candidate is
-uniform on [0, 1]. "Show the top x of every ranking" is the threshold:
+The position of an item within its user's own ranking is comparable. The target's depth x is the share of all
+other items that score above it, ties counted half: an estimate, from the uniform negatives that training
+draws. That of a random item is uniform on [0, 1]. "Show the top x of every ranking" is the threshold:
 
     true positive rate  TPR(x) = share of the tests with a target at depth x or less
     false positive rate FPR(x) = x
-    area under the ROC  = mean of 1 - g / n = P(target scores above a random candidate)
+    area under the ROC  = mean of 1 - x = P(target scores above a random item)
 
 With N sampled non-clicks a click, N x of them pass the threshold on average, so that
 
     recall(x) = TPR(x),  precision(x) = TPR(x) / (TPR(x) + N x)
 
-These are expected values over all samples: exact ranks need no draw (Fawcett, "An introduction to ROC
-analysis", 2006, for both curves; Krichene and Rendle, "On sampled metrics for item recommendation", KDD 2020,
-for the effect of sampling on ranks). A target with e candidates of equal score takes each of the places
-g .. g + e with equal probability, so a tie counts half in the area. `river.metrics.ROCAUC` and the like
+(Fawcett, "An introduction to ROC analysis", 2006, for both curves; Krichene and Rendle, "On sampled metrics
+for item recommendation", KDD 2020, for the effect of sampling on ranks.) `river.metrics.ROCAUC` and the like
 compare scores across users, which is not possible here.
 
 Tests of unknown items are counted and left out, since no model can rank these.
@@ -27,8 +25,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-
-from pipeline.kernels import kernel
 
 NEGATIVES = 100  # non-clicks for each click in precision
 BINS_PER_DECADE, DECADES = 32, 6
@@ -59,10 +55,15 @@ class CurveHistogram:
         self._mass_E = np.zeros(len(EDGES_E))
         self._sums = np.zeros(3)  # tests, tests of unknown items, sum of 1 - depth
 
-    def update(self, greater_N: Ints, equal_N: Ints, others_N: Ints, known_N: npt.NDArray[np.bool_]) -> None:
-        """Add tests: candidates that score higher, the same, all others, and whether the item is known."""
+    def update(self, below_N: Floats, known_N: npt.NDArray[np.bool_]) -> None:
+        """Add tests: the share of other items that score below the target (NaN: not estimated), and whether
+        the item is known.
+        """
         self._sums[1] += np.count_nonzero(~known_N)
-        _add(greater_N[known_N], equal_N[known_N], others_N[known_N], EDGES_E, self._mass_E, self._sums)
+        depth_N = 1.0 - below_N[known_N & np.isfinite(below_N)]
+        np.add.at(self._mass_E, np.searchsorted(EDGES_E, depth_N), 1.0)
+        self._sums[0] += depth_N.size
+        self._sums[2] += (1 - depth_N).sum()
 
     def curve(self) -> Curve:
         """Return the curves, precision with `NEGATIVES` sampled non-clicks for each click."""
@@ -86,31 +87,3 @@ class CurveHistogram:
     def load(self, arrays: Arrays) -> None:
         """Restore the state from `arrays`."""
         self._mass_E[:], self._sums[:] = arrays["curve"], arrays["curve_sums"]
-
-
-@kernel()
-def _add(greater_N, equal_N, others_N, edges_E, mass_E, sums):  # type: ignore[no-untyped-def]
-    """Spread each target over the bins of its places; bin j holds depths above edge j - 1 up to edge j."""
-    last = edges_E.shape[0] - 1
-    for i in range(greater_N.shape[0]):
-        n = others_N[i]
-        if n < 1:
-            continue  # no other candidate to compare with
-        first = min(greater_N[i], n)  # a NaN score counts below all
-        final = min(first + equal_N[i], n)
-        sums[0] += 1
-        sums[2] += 1 - (first + final) / (2 * n)
-        low, high = 0, last
-        while low < high:  # the first edge at or above the first place
-            middle = (low + high) // 2
-            if edges_E[middle] * n < first:
-                low = middle + 1
-            else:
-                high = middle
-        places, done = final - first + 1, first
-        while done <= final:
-            upto = final if low == last else min(final, np.int64(np.floor(edges_E[low] * n)))
-            if upto >= done:
-                mass_E[low] += (upto - done + 1) / places
-                done = upto + 1
-            low += 1

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from river.drift import ADWIN
 
 from pipeline.events.records import DriftAlarm
-from pipeline.models.tested import RankResult
+from pipeline.models.model import RankResult
 
 # Each with the direction that raises an alarm. A falling share of new items raises none: a catalogue fills.
 SIGNALS = {"hit_rate": -1, "loss": 1, "young_items": 1}

@@ -15,7 +15,7 @@ from pipeline.evaluation.rank_metrics import RankMetrics, gains_of
 from pipeline.evaluation.reaction import Reaction, Response
 from pipeline.evaluation.timeline import Moment, Timeline, Track
 from pipeline.events.batch import Batch
-from pipeline.models.tested import RankResult
+from pipeline.models.model import RankResult
 
 Bools = npt.NDArray[np.bool_]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -42,19 +42,20 @@ class Evaluator:
     def update(
         self,
         batch: Batch,
-        results: Sequence[RankResult],
+        results: Mapping[str, RankResult],
         cold_B: Bools,
         new_B: npt.NDArray[np.float64],
         list_hit_N: Bools,
     ) -> Response:
-        """Add a batch's results, model by model; return the drift alarms and the response to them.
+        """Add a batch's results by model, the served one's among them; return drift alarms and the response.
 
         `list_hit_N`: hits among the events of users with a published list. The rest as in `RankMetrics`.
         """
-        for model, result in zip(self.quality.models, results, strict=True):
+        for model, result in results.items():
             self.quality.update(model, result, cold_B, new_B)
         self.quality.update_list_hits(list_hit_N)
-        hit_B, loss_B = gains_of(results[0]).hit_B, scaled_loss(results[0])
+        served = results[self.quality.models[0]]
+        hit_B, loss_B = gains_of(served).hit_B, scaled_loss(served)
         alarms = self.drift.update(hit_B, loss_B, new_B, batch.first_event, batch.now_ms)
         response = self.reaction.respond(alarms, batch.first_event + len(batch.user_B))
         self.timeline.update(int(batch.moment_ms_B.max(initial=0)), response.alarms)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pipeline.evaluation.curves import Curve, CurveHistogram
 from pipeline.kernels import kernel
-from pipeline.models.tested import RankResult
+from pipeline.models.model import RankResult
 
 CUTOFF = 10  # the K of hr@10, ndcg@10 and mrr@10
 CUTOFFS = (1, 5, 10, 20, 50)
@@ -72,7 +72,7 @@ class TargetRanks(NamedTuple):
 
     greater_N: Ints  # candidates with a higher score
     equal_N: Ints  # other candidates with the same score
-    others_N: Ints  # all other candidates
+    below_N: Float64s  # estimated share of all other items that score below; NaN: unknown
     known_N: Bools  # False: the item was unknown, which is a miss
 
 
@@ -80,8 +80,8 @@ def target_ranks(result: RankResult) -> TargetRanks:
     """Return the ranks of the tests of a batch; events that are no test are left out."""
     tested_B = result.tested_B
     return TargetRanks(
-        result.greater_B[tested_B], result.equal_B[tested_B], result.candidates_B[tested_B] - 1,
-        result.known_B[tested_B],
+        result.greater_B[tested_B], result.equal_B[tested_B],
+        result.below_B[tested_B].astype(np.float64), result.known_B[tested_B],
     )  # fmt: skip
 
 
@@ -249,7 +249,7 @@ class _ModelRanks:
         equal_N = np.where(ranks.known_N, ranks.equal_N, 0)
         self.tests_S += flags_NS.sum(axis=0)
         _add_mass(greater_N, equal_N, flags_NS, self.mass_SP)
-        self.curve.update(ranks.greater_N, ranks.equal_N, ranks.others_N, ranks.known_N)
+        self.curve.update(ranks.below_N, ranks.known_N)
         self._recent.add(np.column_stack((greater_N, equal_N, flags_NS[:, 1])))
 
     def sums(self, k: int) -> Float64s:

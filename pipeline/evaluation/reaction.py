@@ -100,7 +100,7 @@ class Reaction:
 
 
 def weakening(left: float) -> float:
-    """Return how much the past is weakened when this share of quality is left, see `Successors.fade`.
+    """Return how much the past is weakened when this share of quality is left, see `FeatureBank.fade`.
 
     >>> weakening(1.0), weakening(0.5) == 1 / HALVING_WEIGHT
     (0.0, True)

@@ -3,7 +3,7 @@
 Axes: B = events of a batch, in learning order. Suffixes name them (`user_B`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -177,18 +177,8 @@ class RawBatch:
     spans: tuple[Span, ...]
     events: Events
     rejects: list[Reject]
-    news: CatalogUpdate = NO_UPDATE  # from the items topic, since the last batch
+    catalog: CatalogUpdate = NO_UPDATE  # from the items topic, since the last batch
     ignored: Mapping[str, int] = field(default_factory=dict)  # records, or elements, by event type
-    # the place of each event's record among those polled; None: one event for each record that was neither
-    # rejected nor ignored
-    record_B: npt.NDArray[np.int32] | None = None
-
-    def records_of(self, records: Sequence[Record]) -> list[Record]:
-        """Return the record of each event, out of those that were decoded."""
-        if self.record_B is not None:
-            return [records[place] for place in self.record_B.tolist()]
-        bad = {id(reject.record) for reject in self.rejects}
-        return [record for record in records if record.value is not None and id(record) not in bad]
 
 
 class Batch(NamedTuple):
@@ -205,6 +195,7 @@ class Batch(NamedTuple):
     item_B: npt.NDArray[np.int32]
     known_B: npt.NDArray[np.bool_]  # the item had a row when the batch began
     role_B: npt.NDArray[np.int8]  # see pipeline.settings
+    value_B: npt.NDArray[np.float64]  # NaN where the event had none
     weight_B: npt.NDArray[np.float32]
     type_B: npt.NDArray[np.uint16]  # a stable hash of the type's name
     consumes_B: npt.NDArray[np.bool_]  # the event excludes its item from this user's lists
@@ -215,4 +206,6 @@ class Batch(NamedTuple):
     previous_B: npt.NDArray[np.int32]
     types: dict[str, int]  # events by type
     duplicates: int
-    moved: int = 0  # events from another partition of their topic than the user's event before
+    moved: int  # events from another partition of their topic than the user's event before
+    new_users: npt.NDArray[np.int32]  # rows admitted with this batch
+    new_items: npt.NDArray[np.int32]

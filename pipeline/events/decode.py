@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.events.batch import Events, Polled, RawBatch, Record, Reject
 from pipeline.events.careful import MALFORMED, TO_MS, CarefulParser
@@ -58,11 +57,13 @@ class Decoder:
         `now_ms` is the wall-clock time that event times are checked against.
         """
         read = Read([], [], Counter())
-        record_B = self._read_all(polled, now_ms, read)
-        return RawBatch(
-            seq, now_ms, polled.spans, self._columns(polled, read.good, now_ms), read.rejects,
-            ignored=read.ignored, record_B=record_B,
-        )  # fmt: skip
+        if self._parse is not None and not self._ignored:
+            self._read_single(self._parse, polled, now_ms, read)
+        else:
+            for record, source in zip(polled.records, polled.order_R.tolist(), strict=True):
+                self._read_one(record, source, now_ms, read)
+        events = self._columns(polled, read.good, now_ms)
+        return RawBatch(seq, now_ms, polled.spans, events, read.rejects, ignored=read.ignored)
 
     def parts(self, polled: Polled, max_events: int) -> Iterator[Polled]:
         """Yield records in parts of at most `max_events` events, but of one record at least.
@@ -85,17 +86,6 @@ class Decoder:
 
     def _default_type(self, topic: str) -> str:
         return self._default_types.get(topic, "click")
-
-    def _read_all(self, polled: Polled, now_ms: int, read: Read) -> npt.NDArray[np.int32] | None:
-        """Read all records; return each event's place in them, None where each record is one event."""
-        if self._parse is not None and not self._ignored:
-            self._read_single(self._parse, polled, now_ms, read)
-            return None
-        places: list[int] = []
-        for place, (record, source) in enumerate(zip(polled.records, polled.order_R.tolist(), strict=True)):
-            self._read_one(record, source, now_ms, read)
-            places += [place] * (len(read.good) - len(places))
-        return np.array(places, np.int32)
 
     def _read_single(self, parse: Parse, polled: Polled, now_ms: int, read: Read) -> None:
         """Read records that are one event each; one that passes at first sight takes no further call."""

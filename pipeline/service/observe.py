@@ -124,7 +124,7 @@ class MetricsObserver(Observer):
     def learned(self, raw: RawBatch, outcome: Outcome, learner: Learner) -> None:
         """Count the events of a batch, its training step, its rows and its alarms."""
         self._count_events(raw, outcome)
-        metrics, figures = self._metrics, outcome.figures
+        metrics, figures = self._metrics, outcome.metrics
         metrics.set(Metric.EVENTS_LEARNED, learner.events_learned)
         metrics.set(Metric.MODEL_VERSION, learner.seq)
         metrics.set(Metric.RANKINGS_DUE, figures.due)
@@ -148,7 +148,7 @@ class MetricsObserver(Observer):
         metrics.set(Metric.DRIFT_REACTION, figures.reacting)
 
     def _count_events(self, raw: RawBatch, outcome: Outcome) -> None:
-        metrics, figures = self._metrics, outcome.figures
+        metrics, figures = self._metrics, outcome.metrics
         metrics.add_types(Metric.EVENTS_CONSUMED, figures.types)
         metrics.add_types(Metric.EVENTS_IGNORED, raw.ignored)
         for reason, count in reasons(raw).items():

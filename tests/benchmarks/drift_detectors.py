@@ -25,9 +25,10 @@ from river.drift.binary import DDM
 
 from pipeline.evaluation.drift import DELTA, TESTS_PER_VALUE, WARM_UP_VALUES, DriftWatch
 from pipeline.evaluation.rank_metrics import gains_of
-from pipeline.models.tested import RankResult
+from pipeline.models.model import RankResult
+from producers.simulator.events import DEFAULT_CONFIG, Columns
 from producers.simulator.plan import Plan
-from producers.simulator.users import Columns, Market, shoppers
+from producers.simulator.users import simulate_users
 
 IN_TIME = 10_000
 STREAMS = ("none", "sudden", "gradual", "local, 1/2")
@@ -85,9 +86,11 @@ class Row:
 
 def hits(kind: str, seed: int) -> np.ndarray:
     """Return the hits of the learner over one stream, NaN where an event is no test."""
-    chunks = shoppers(EVENTS, seed, plan=Plan(KINDS[kind].changes))
+    chunks = simulate_users(EVENTS, seed, Plan(KINDS[kind].changes))
     stream = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
-    tested = RankResult(*learn(stream.user_B, stream.item_B, Market().users, Market().items, BATCH))
+    tested = RankResult(
+        *learn(stream.user_B, stream.item_B, DEFAULT_CONFIG.users, DEFAULT_CONFIG.items, BATCH)
+    )
     # DDM takes yes or no: where scores are equal, a hit in more than half of the orders is one
     return np.where(np.isnan(gains_of(tested).hit_B), np.nan, gains_of(tested).hit_B > 0.5)
 

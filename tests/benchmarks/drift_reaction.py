@@ -36,6 +36,7 @@ from unittest.mock import patch
 
 import numpy as np
 from drift_streams import CHANGE_AT, EVENTS, KINDS, PERIOD, batches, now_ms, settings_of
+from pipeline.state.successors import Successors
 
 from pipeline.evaluation import reaction
 from pipeline.evaluation.rank_metrics import gains_of
@@ -45,7 +46,6 @@ from pipeline.events.records import DriftAlarm
 from pipeline.models.registry import build_model
 from pipeline.recommender import Recommender
 from pipeline.settings import DriftConfig, Settings
-from pipeline.state.successors import Successors
 from pipeline.thread_limits import limit_threads
 
 TESTS, BEFORE, SHARE = 2_000, 5_000, 0.9

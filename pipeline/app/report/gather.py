@@ -16,9 +16,9 @@ from pipeline.evaluation.exposure import gini, share_of_most
 from pipeline.evaluation.rank_metrics import ListHits, ModelMetrics
 from pipeline.evaluation.timeline import Track
 from pipeline.events.records import DriftAlarm
+from pipeline.features.popularity import ALL
 from pipeline.recommender import Recommender
 from pipeline.settings import Settings
-from pipeline.state.popularity import ALL
 from pipeline.state.tables import LIVE
 
 TABLES = ("model", "rank", "events", "limits")  # what figures hang on; no address and no name of a machine
@@ -121,7 +121,7 @@ def gather(
         coverage=recommender.exposure.coverage(live),
         lists=recommender.exposure.lists,
         shown=Spread(recommender.exposure.of(live).astype(np.float64)),
-        taken=Spread(recommender.state.popularity.values(ALL)[live].astype(np.float64)),
+        taken=Spread(recommender.bank.popularity.values(ALL)[live].astype(np.float64)),
         k=settings.rank.k,
         notes=notes,
     )
