@@ -15,15 +15,15 @@ TYPES_NAMED = 32
 
 def tables_of(state: State) -> dict[str, TableMetrics]:
     """Return each table's live rows, and how many ever came and went."""
-    users, items, gone = state.users, state.items, state.availability
+    users, items, availability = state.users, state.items, state.availability
     return {
         "users": TableMetrics(len(users) - 1, users.admitted, users.evicted),  # row 0 is nobody's
         "items": TableMetrics(len(items), items.admitted, items.evicted),
-        "withdrawn": TableMetrics(len(gone.withdrawn), gone.came, gone.went),
+        "withdrawn": TableMetrics(len(availability.withdrawn), availability.came, availability.went),
     }
 
 
-def figures_of(
+def step_metrics_of(
     state: State,
     batch: Batch,
     served: TrainResult,
@@ -31,8 +31,8 @@ def figures_of(
     whose: Recipients,
     reacting: bool,
 ) -> StepMetrics:
-    """Return what happened in a batch; `served` is the served model's lesson, `before` are the tables until
-    then.
+    """Return the metrics of a batch; `served` is the result of the served model, `before` are the tables
+    before then.
     """
     types = dict(sorted(batch.types.items(), key=lambda pair: -pair[1])[:TYPES_NAMED])
     rest = sum(batch.types.values()) - sum(types.values())

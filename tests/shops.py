@@ -19,7 +19,9 @@ def settings_of(
 ) -> Settings:
     """Return settings of a small shop with lists of K items."""
     settings = small_settings(name=name, k=K, limits=limits)
-    return msgspec.structs.replace(settings, rank=msgspec.structs.replace(settings.rank, block=list(block)))
+    return msgspec.structs.replace(
+        settings, rank=msgspec.structs.replace(settings.rank, blocked_items=list(block))
+    )
 
 
 class Shop:

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 from learners import CountingLearner
 from workers import P0, P1, Worker, publish, settings_for
 
-from consumers.memory import ListLog
+from consumers.memory import MemoryLog
 from pipeline.app.inspection import describe, lines, open_newest
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.events.batch import TopicPartition
@@ -29,7 +29,7 @@ from pipeline.state.shards import Shard, Snapshot
 
 def saved(folder: Path | str, rounds: int = 1, settings: Settings | None = None) -> Worker:
     """Learn and save `rounds` times, four events each, as the only worker of a group."""
-    worker = Worker(ListLog({"events": 2}), settings or settings_for(Path(folder)))
+    worker = Worker(MemoryLog({"events": 2}), settings or settings_for(Path(folder)))
     worker.loop.start()
     for number in range(rounds):
         publish(worker.log, ["ann", "bob"], P0, start=4 * number)
@@ -140,7 +140,7 @@ def test_the_newest_checkpoints_are_kept_with_their_files_only(tmp_path: Path) -
 
 
 def test_a_recreated_topic_is_an_error_if_the_broker_has_topic_ids(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, ["ann"])
 
     def run(**topic_ids: str) -> None:
@@ -207,8 +207,8 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path, monkeypatch: 
 
 
 def test_inspect_shows_the_newest_checkpoint_with_its_own_configuration(tmp_path: Path) -> None:
-    narrow = msgspec.structs.replace(settings_for(tmp_path), model=ModelConfig(dim=8))
-    learner = saved(tmp_path, rounds=2, settings=narrow).learner
+    seeded = msgspec.structs.replace(settings_for(tmp_path), model=ModelConfig(seed=8))
+    learner = saved(tmp_path, rounds=2, settings=seeded).learner
     made: list[Settings] = []
 
     def make(settings: Settings) -> CountingLearner:
@@ -217,7 +217,7 @@ def test_inspect_shows_the_newest_checkpoint_with_its_own_configuration(tmp_path
 
     opened = open_newest(str(tmp_path), Settings(), make)
     report = describe(opened, "ann", "item-0")
-    assert made[0].model.dim == 8
+    assert made[0].model.seed == 8
     assert report == {
         "seq": learner.seq,
         "saved_at_ms": opened.manifest.saved_at_ms,

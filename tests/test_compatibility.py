@@ -14,7 +14,7 @@ import pytest
 from lives import PAST, Life, append, changed, past
 from streams import Batches, Event, names_of, shoppers, small_settings, source
 
-from consumers.memory import ListLog
+from consumers.memory import MemoryLog
 from pipeline.errors import CheckpointError
 from pipeline.events.batch import TopicPartition
 from pipeline.persistence.compatibility import FORMAT, RULES, changes, lines, reconciled, table
@@ -259,11 +259,11 @@ def test_drift_detection_restarts_with_another_served_model_only() -> None:
     snapshot = first.snapshot()
     assert snapshot.arrays["drift/hit_rate.pending"].size
     same, other = restored(snapshot), restored(snapshot, name="item_knn")
-    assert_equal(same.drift.arrays(), first.drift.arrays())
-    assert not other.drift.arrays()["hit_rate.pending"].size
+    assert_equal(same.evaluator.drift.arrays(), first.evaluator.drift.arrays())
+    assert not other.evaluator.drift.arrays()["hit_rate.pending"].size
     assert same.quality.ratios()["attention", "served_hr", "all"] > 0
     assert ("item_knn", "served_hr", "all") not in other.quality.ratios()
-    assert other.quality.served() == first.quality.served()  # the service's own count is kept
+    assert other.quality.list_hits() == first.quality.list_hits()  # the service's own count is kept
 
 
 def test_a_restarted_model_initialises_the_known_items() -> None:
@@ -384,7 +384,7 @@ def test_a_first_start_logs_that_there_is_no_checkpoint(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    Life(tmp_path, PAST, ListLog()).kill()
+    Life(tmp_path, PAST, MemoryLog()).kill()
     assert logged(caplog, f"worker worker-0 starts from nothing: no checkpoint is in {tmp_path}")
 
 
@@ -405,7 +405,7 @@ def test_users_of_a_removed_topic_are_kept_and_an_added_topic_is_read_from_its_s
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, old, _, learned_before, users = past(tmp_path)
-    log = ListLog({"orders": 1})
+    log = MemoryLog({"orders": 1})
     append(log, "u1", "lamp", topic="orders")
     append(log, "new", "lamp", topic="orders")
     both = past(tmp_path / "again").log  # the journal's last batches are read from the removed topic

@@ -14,7 +14,7 @@ import pytest
 from crashes import ITEMS, TOPICS, World, events_in, fill, is_spoiled, settings_for
 from learners import CountingLearner
 
-from consumers.memory import ListLog, ListSource
+from consumers.memory import MemoryLog, MemorySource
 from pipeline.events.batch import Record
 from pipeline.events.records import DEFAULT_USER, Ranking
 from pipeline.persistence.journal import Journal
@@ -33,7 +33,9 @@ class Case(NamedTuple):
 
 
 def small_recommender(settings: Settings) -> Recommender:
-    return Recommender(msgspec.structs.replace(settings, model=ModelConfig(dim=8, history=8)))
+    return Recommender(
+        msgspec.structs.replace(settings, model=ModelConfig(tables={"attention": {"dim": 8, "history": 8}}))
+    )
 
 
 CASES = [
@@ -59,7 +61,7 @@ class Reference(NamedTuple):
 def never_killed(world: World) -> Reference:
     """Repeat the batches of a world's journal from an empty state."""
     learner = world.make(world.settings)
-    source, decoder = ListSource(world.log), world.decoder()
+    source, decoder = MemorySource(world.log), world.decoder()
     newest: dict[str, Ranking] = {}
     for entry in Journal(world.folder / world.settings.kafka.worker_id).entries(0):
         polled = source.read(entry.spans, entry.order_R)
@@ -71,7 +73,7 @@ def never_killed(world: World) -> Reference:
 
 def make_world(folder: Path, make: Any, events: int, seed: int) -> World:
     """Return a new world with a filled log."""
-    log = ListLog(TOPICS)
+    log = MemoryLog(TOPICS)
     fill(log, events, seed)
     return World(folder, make, settings_for(folder), log, seed)
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 import pytest
-
-from pipeline.evaluation.quality import between
-from pipeline.events.batch import Events, RawBatch, Span, TopicPartition
 from pipeline.features.memories import D_LONG, DENSE, FEATURES, S_BACKOFF
+from streams import ndcg_between
+
+from pipeline.events.batch import Events, RawBatch, Span, TopicPartition
 from pipeline.models.attention import StreamingAttention
 from pipeline.models.model import Model, TrainResult
 from pipeline.models.registry import build_model
@@ -16,7 +16,8 @@ from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.settings import ModelConfig, RankConfig, Settings
 from pipeline.state.state import State
-from producers.simulator.users import Columns, Market, shoppers
+from producers.simulator.events import Columns, SimulatorConfig
+from producers.simulator.users import simulate_users
 
 START_MS = 1_700_000_000_000
 NOW_MS = START_MS + 10**9
@@ -58,8 +59,8 @@ def feed(learner: Recommender, users: Numbers, items: Numbers, batch: int = 128)
 
 
 def people(events: int, seed: int = 0) -> tuple[Ints, Ints]:
-    """Return users and items of made-up shoppers."""
-    chunks = shoppers(events, seed, None, Market(users=300, items=300, sessions=32))
+    """Return users and items of simulated users."""
+    chunks = simulate_users(events, seed, config=SimulatorConfig(users=300, items=300, sessions=32))
     columns = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
     return columns.user_B, columns.item_B
 
@@ -197,7 +198,7 @@ def test_the_size_of_batches_hardly_matters() -> None:
         feed(learner, users[:warm], items[:warm])
         before = learner.quality.cumulative()["attention"]
         feed(learner, users[warm:], items[warm:], batch)
-        got[batch] = between(before, learner.quality.cumulative()["attention"])["ndcg@10"]
+        got[batch] = ndcg_between(before, learner.quality.cumulative()["attention"])
     best = max(got.values())
     assert min(got[1], got[16], got[128]) >= 0.97 * best, got
     assert got[512] >= 0.9 * best, got
@@ -260,7 +261,7 @@ def test_a_gate_with_few_features_does_not_run_away(batch: int) -> None:
     for column in attention_of(learner).columns().values():
         assert np.isfinite(column.data).all()
     after = learner.quality.cumulative()
-    got = {name: between(before[name], after[name])["ndcg@10"] for name in MODELS}
+    got = {name: ndcg_between(before[name], after[name]) for name in MODELS}
     assert got["attention"] >= 0.7 * max(got.values()), got
 
 

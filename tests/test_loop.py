@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from workers import P0, P1, P2, START_MS, Worker, publish, settings_for
 
-from consumers.memory import ListLog, ListSource
+from consumers.memory import MemoryLog, MemorySource
 from pipeline.errors import AfreshError, CheckpointError, OffsetsGone, PublishFailed, SafetyLimit
 from pipeline.events.batch import RawBatch, TopicPartition
 from pipeline.outcome import Outcome
@@ -26,21 +26,21 @@ from producers.memory import Outbox
 LINES = EventsConfig(fields={"item_id": "lines[].id"}, roles={"look": "ignore"})
 
 
-def filled(*users: Iterable[str]) -> ListLog:
+def filled(*users: Iterable[str]) -> MemoryLog:
     """Return a log with one event a user, each group of users in a partition of its own."""
-    log = ListLog({"events": len(users)})
+    log = MemoryLog({"events": len(users)})
     for number, group in enumerate(users):
         publish(log, group, TopicPartition("events", number))
     return log
 
 
-def started(log: ListLog, folder: Path | None, name: str = "worker-0", **parts: Any) -> Worker:
+def started(log: MemoryLog, folder: Path | None, name: str = "worker-0", **parts: Any) -> Worker:
     worker = Worker(log, parts.pop("settings", None) or settings_for(folder, name), **parts)
     worker.loop.start()
     return worker
 
 
-def finished(log: ListLog, folder: Path | None, name: str = "worker-0", **parts: Any) -> Worker:
+def finished(log: MemoryLog, folder: Path | None, name: str = "worker-0", **parts: Any) -> Worker:
     worker = started(log, folder, name, **parts)
     worker.finish()
     return worker
@@ -71,16 +71,16 @@ def ranked(worker: Worker) -> list[str]:
     return [ranking.user_id for ranking in worker.outbox.rankings]
 
 
-def replayed(folder: Path, log: ListLog) -> dict[str, str]:
+def replayed(folder: Path, log: MemoryLog) -> dict[str, str]:
     """Return the digests after a worker's whole journal was learned from an empty state."""
     reference = Worker(log, settings_for(folder))
     for entry in Journal(folder / "worker-0").entries(0):
-        polled = ListSource(log).read(entry.spans, entry.order_R)
+        polled = MemorySource(log).read(entry.spans, entry.order_R)
         reference.learner.step(reference.loop._decoder.decode(entry.seq, entry.now_ms, polled))
     return reference.learner.digests()
 
 
-def learned_users(log: ListLog, sources: Sequence[TopicPartition]) -> dict[str, Any]:
+def learned_users(log: MemoryLog, sources: Sequence[TopicPartition]) -> dict[str, Any]:
     """Return the users' state after every event of the partitions was learned once."""
     log.committed, kept = {}, log.committed
     one = started(log, None, assigned=sources)
@@ -120,7 +120,7 @@ def test_a_batch_is_journaled_then_learned_then_published_then_committed(tmp_pat
 def test_nothing_is_committed_before_it_is_acknowledged(tmp_path: Path) -> None:
     log = filled("abcdefgh")
     worker = started(log, tmp_path)
-    worker.sink._at_once = False
+    worker.sink.at_once = False
     worker.loop.tick()
     worker.settle()  # publishes the second batch, after the first was acknowledged
     assert len(worker.outbox.rankings) == 8
@@ -148,7 +148,7 @@ def test_a_batch_that_is_not_delivered_ends_the_run_without_a_commit(tmp_path: P
     worker = Worker(log, settings_for(tmp_path))
     if answers:
         worker.sink.fail_next("the broker is full")
-    worker.sink._at_once, worker.sink.answers = answers, answers
+    worker.sink.at_once, worker.sink.answers = answers, answers
     with pytest.raises(PublishFailed, match="the broker is full" if answers else "not acknowledged"):
         worker.loop.run()
     assert log.committed == {}
@@ -166,7 +166,7 @@ def test_replayed_batches_are_acknowledged_before_the_group_is_joined(tmp_path: 
     worker.loop.tick()
     worker.kill()
     again = Worker(log, settings_for(tmp_path))
-    again.sink._at_once, again.sink.answers = False, False
+    again.sink.at_once, again.sink.answers = False, False
     with pytest.raises(PublishFailed):
         again.loop.start()
     assert log.committed == {}
@@ -243,13 +243,13 @@ def with_lines(folder: Path, **limits: Any) -> Settings:
     return msgspec.structs.replace(settings_for(folder, **limits), events=LINES)
 
 
-def publish_lines(log: ListLog, number: int, *items: str, partition: int = 0) -> None:
+def publish_lines(log: MemoryLog, number: int, *items: str, partition: int = 0) -> None:
     value = {"user_id": "ann", "lines": [{"id": item} for item in items]}
     log.append(msgspec.json.encode(value), partition=partition, timestamp=START_MS + number)
 
 
 def test_batches_of_ignored_records_are_committed_and_exceed_no_limit(tmp_path: Path) -> None:
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     for number in range(9):
         log.append(b'{"event_type":"look"}', partition=0, timestamp=START_MS + number)
         log.append(None, partition=1, timestamp=START_MS + number)
@@ -266,7 +266,7 @@ def test_batches_of_ignored_records_are_committed_and_exceed_no_limit(tmp_path: 
 
 
 def test_a_batch_holds_at_most_max_events_or_one_record(tmp_path: Path) -> None:
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     lines = [1, 3, 2, 7, 1, 1, 1, 1]  # of each record; a batch has room for 4 events
     for number, count in enumerate(lines):
         publish_lines(log, number, *(f"i{line}" for line in range(count)), partition=number % 2)
@@ -287,7 +287,7 @@ def test_a_batch_holds_at_most_max_events_or_one_record(tmp_path: Path) -> None:
 
 
 def test_another_worker_catches_up_with_several_events_a_record(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     for number in range(6):
         publish_lines(log, number, f"i{number}", "tea")
     first = finished(log, tmp_path, settings=with_lines(tmp_path))
@@ -313,7 +313,7 @@ def test_bad_records_over_the_limit_stop_the_loop_before_they_are_published(tmp_
 
 
 def test_the_ratio_of_bad_records_is_taken_over_many_batches() -> None:
-    log = ListLog()
+    log = MemoryLog()
     for number in range(1200):
         if number % 3:
             log.append(b"{", timestamp=START_MS + number)
@@ -325,7 +325,7 @@ def test_the_ratio_of_bad_records_is_taken_over_many_batches() -> None:
     assert worker.learner.seq == 249
 
 
-def assert_fails(log: ListLog, folder: Path, error: type[AfreshError], message: str) -> None:
+def assert_fails(log: MemoryLog, folder: Path, error: type[AfreshError], message: str) -> None:
     with pytest.raises(error, match=message):
         Worker(log, settings_for(folder)).loop.run()
 
@@ -346,7 +346,7 @@ def test_a_recreated_topic_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_second_process_with_the_same_worker_id_is_an_error(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     first = started(log, tmp_path)
     assert_fails(log, tmp_path, CheckpointError, r"another process.*kafka\.worker_id")
     first.kill()
@@ -448,7 +448,7 @@ def test_a_commit_never_moves_back_behind_another_workers(tmp_path: Path) -> Non
 def test_a_lost_partition_is_never_committed(tmp_path: Path) -> None:
     log = filled("abcd", "")
     worker = started(log, tmp_path)
-    worker.sink._at_once = False
+    worker.sink.at_once = False
     worker.loop.tick()  # published, not acknowledged
     worker.source.lose([P0])
     worker.sink.acknowledge()
@@ -480,7 +480,7 @@ def test_users_of_partitions_reassigned_while_it_was_down_are_dropped(tmp_path: 
 @pytest.mark.parametrize("seed", range(30))
 def test_users_learn_every_event_once_whatever_the_group_does(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
-    log = ListLog({"events": 3})
+    log = MemoryLog({"events": 3})
     outbox = Outbox()
     owners: dict[TopicPartition, str] = dict.fromkeys((P0, P1, P2), "worker-0")
     names = ["worker-0", "worker-1"]
@@ -535,11 +535,11 @@ def test_users_learn_every_event_once_whatever_the_group_does(tmp_path: Path, se
 
 
 @pytest.fixture
-def items() -> ListLog:
-    return ListLog({"items": 1})
+def items() -> MemoryLog:
+    return MemoryLog({"items": 1})
 
 
-def withdraw(items: ListLog, *names: str) -> None:
+def withdraw(items: MemoryLog, *names: str) -> None:
     """Append a tombstone for each of these items."""
     for name in names:
         items.append(None, topic="items", key=name.encode())
@@ -550,7 +550,7 @@ def shown(worker: Worker) -> set[str]:
     return {item.item_id for ranking in worker.outbox.newest.values() for item in ranking.items}
 
 
-def reading(log: ListLog, folder: Path, items: ListLog) -> Worker:
+def reading(log: MemoryLog, folder: Path, items: MemoryLog) -> Worker:
     """Start a worker and let it read the items topic to its end."""
     worker = started(log, folder, items=items)
     while not worker.loop.catalog.complete:
@@ -558,7 +558,7 @@ def reading(log: ListLog, folder: Path, items: ListLog) -> Worker:
     return worker
 
 
-def test_the_items_topic_is_read_to_its_end_before_the_first_event(tmp_path: Path, items: ListLog) -> None:
+def test_the_items_topic_is_read_to_its_end_before_the_first_event(tmp_path: Path, items: MemoryLog) -> None:
     withdraw(items, *(f"item-{number}" for number in range(1, 6)))
     worker = reading(filled(["ann", "bob"]), tmp_path, items)
     assert (worker.learner.seq, worker.learner.events_learned) == (3, 0)  # two records a poll
@@ -567,7 +567,7 @@ def test_the_items_topic_is_read_to_its_end_before_the_first_event(tmp_path: Pat
 
 
 def test_lists_are_refreshed_without_an_event_when_an_item_is_withdrawn(
-    tmp_path: Path, items: ListLog
+    tmp_path: Path, items: MemoryLog
 ) -> None:
     worker = reading(filled(["ann", "bob", "cyd"]), tmp_path, items)
     worker.finish()
@@ -578,7 +578,7 @@ def test_lists_are_refreshed_without_an_event_when_an_item_is_withdrawn(
     assert worker.learner.seq == 2
 
 
-def test_a_bad_record_of_the_items_topic_is_a_dead_letter(tmp_path: Path, items: ListLog) -> None:
+def test_a_bad_record_of_the_items_topic_is_a_dead_letter(tmp_path: Path, items: MemoryLog) -> None:
     items.append(b"{", topic="items", key=b"lamp")
     worker = reading(filled(["ann"]), tmp_path, items)
     worker.finish()
@@ -587,7 +587,7 @@ def test_a_bad_record_of_the_items_topic_is_a_dead_letter(tmp_path: Path, items:
     assert worker.learner.events_learned == 1
 
 
-def test_a_restart_continues_the_items_topic_at_its_offset(tmp_path: Path, items: ListLog) -> None:
+def test_a_restart_continues_the_items_topic_at_its_offset(tmp_path: Path, items: MemoryLog) -> None:
     withdraw(items, "item-0")
     worker = reading(filled(["ann", "bob"]), tmp_path, items)
     worker.finish()

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from pipeline.state.popularity import DAY_MS
 from streams import (
     START_MS,
     Batches,
@@ -23,7 +24,6 @@ from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig, Settings
 from pipeline.state import moving, packing
 from pipeline.state import reclaiming as sweep
-from pipeline.state.popularity import DAY_MS
 from pipeline.state.shards import Snapshot
 from pipeline.state.state import State
 from pipeline.state.tables import FREE, SWEPT
@@ -228,7 +228,7 @@ def test_catching_up_moves_users_and_leaves_the_model() -> None:
         sum(len(set(raw.events.event_ids)) for raw in raws[:3]),
     )
     for name, column in packing.shared_columns(follower.state).items():
-        if not name.endswith((".table", "births.at_event")):  # new items have got an embedding and an age
+        if not name.endswith((".table", "item_age.at_event")):  # new items have got an embedding and an age
             rows = model[name].shape[0] if column.data.ndim else ...
             np.testing.assert_array_equal(column.data[:rows], model[name], err_msg=name)
     for user in learner.state.users.row_of:

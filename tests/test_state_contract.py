@@ -26,7 +26,7 @@ STORES = (
     "successors",
     "latest",
     "sessions",
-    "births",
+    "item_age",
     "model.attention",
     "model.markov",
     "model.session_knn",

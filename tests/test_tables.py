@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pipeline.state.popularity import DAY_MS
 from streams import (
     MINUTE_MS,
     ROLES,
@@ -22,7 +23,6 @@ from streams import (
 from pipeline.events.batch import RawBatch
 from pipeline.settings import LimitsConfig
 from pipeline.state import reclaiming as sweep
-from pipeline.state.popularity import DAY_MS
 from pipeline.state.reclaiming import STEPS
 from pipeline.state.state import State
 from pipeline.state.store import nbytes

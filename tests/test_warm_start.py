@@ -9,7 +9,7 @@ import pytest
 from lives import NOW_MS, START_MS, Life, append, changed
 from streams import small_settings, source
 
-from consumers.memory import ListLog
+from consumers.memory import MemoryLog
 from pipeline.app.config_rules import TOPIC
 from pipeline.errors import CheckpointError
 from pipeline.events.batch import Events
@@ -58,7 +58,7 @@ def test_users_of_the_file_move_to_the_partition_of_their_first_live_event(
     trained: tuple[Path, Recommender], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, before = trained
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     append(log, "u1", "new", 0)
     append(log, "u2", "new", 1)
     append(log, "u1", "newer", 0)
@@ -78,7 +78,7 @@ def test_users_of_the_file_move_to_the_partition_of_their_first_live_event(
     assert 0 < tests[0] < tests[1]
     published = {ranking.user_id for ranking in life.outbox.rankings}
     assert published == {"u1", "u2", "newcomer", "__default__"}  # and no list of the export
-    assert life.learner.quality.served() == before.quality.served()
+    assert life.learner.quality.list_hits() == before.quality.list_hits()
     life.end()
     assert log.committed == {P0: 2, P1: 2}
 
@@ -87,7 +87,7 @@ def test_a_worker_killed_before_its_first_checkpoint_resumes_bit_for_bit(
     trained: tuple[Path, Recommender],
 ) -> None:
     folder, _ = trained
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     for number in range(12):
         append(log, f"u{number}", "new", number % 2)
     life = Life(folder, SETTINGS, log).read()
@@ -100,7 +100,7 @@ def test_a_worker_killed_before_its_first_checkpoint_resumes_bit_for_bit(
 
 def test_several_workers_start_from_one_trained_checkpoint(trained: tuple[Path, Recommender]) -> None:
     folder, before = trained
-    log, outbox = ListLog({"events": 2}), Outbox()
+    log, outbox = MemoryLog({"events": 2}), Outbox()
     append(log, "u1", "new", 0)
     append(log, "u2", "new", 1)
     lives = [
@@ -127,7 +127,7 @@ def test_users_of_the_file_without_a_live_event_are_evicted_without_a_tombstone(
     trained: tuple[Path, Recommender],
 ) -> None:
     folder, _ = trained
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     settings = changed(SETTINGS, limits__user_ttl_days=5.0)
     append(log, "u1", "new", 0, minute=300)
     append(log, "late", "new", 0, minute=4 * 24 * 60)
@@ -137,7 +137,7 @@ def test_users_of_the_file_without_a_live_event_are_evicted_without_a_tombstone(
     life.read()
     assert life.learner.describe_user("u2") is None
     assert life.learner.describe_user("later") is not None
-    assert life.outbox.gone == ["u1", "late"]  # only users with a published list
+    assert life.outbox.removed_users == ["u1", "late"]  # only users with a published list
     life.kill()
 
 
@@ -145,7 +145,7 @@ def test_a_trained_checkpoint_of_another_configuration_is_reconciled(
     trained: tuple[Path, Recommender], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, before = trained
-    life = Life(folder, changed(SETTINGS, model__dim=16), ListLog({"events": 2}))
+    life = Life(folder, changed(SETTINGS, model__dim=16), MemoryLog({"events": 2}))
     assert "model.dim was 8, is 16: the model restarts" in caplog.text
     assert history_of(life.learner, "u1") == history_of(before, "u1")
     life.kill()
@@ -157,14 +157,14 @@ def test_a_damaged_trained_checkpoint_is_rejected(trained: tuple[Path, Recommend
     with pytest.raises(
         CheckpointError, match=r"trained checkpoint .*@trained.*train again into an empty folder, or"
     ):
-        Life(folder, SETTINGS, ListLog())
+        Life(folder, SETTINGS, MemoryLog())
 
 
 def test_a_worker_with_its_own_checkpoint_or_journal_resumes_from_that(
     trained: tuple[Path, Recommender], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder, _ = trained
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     append(log, "ann", "new")
     elsewhere = tmp_path_factory.mktemp("own")
     Life(elsewhere, SETTINGS, log).read().kill()  # a journal, and no checkpoint yet
@@ -182,7 +182,7 @@ def test_the_trained_checkpoint_is_listed_only_without_workers(trained: tuple[Pa
         return Checkpoints(UrlFolder(str(folder)), SETTINGS).workers()
 
     assert workers() == [TRAINED]
-    Life(folder, changed(SETTINGS, kafka__worker_id="shop-7"), ListLog()).kill()
+    Life(folder, changed(SETTINGS, kafka__worker_id="shop-7"), MemoryLog()).kill()
     assert workers() == ["shop-7"]
 
 
