@@ -145,8 +145,9 @@ def test_a_trained_checkpoint_of_another_configuration_is_reconciled(
     trained: tuple[Path, Recommender], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, before = trained
-    life = Life(folder, changed(SETTINGS, model__dim=16), MemoryLog({"events": 2}))
-    assert "model.dim was 8, is 16: the model restarts" in caplog.text
+    wider = changed(SETTINGS, model__tables={"attention": {"dim": 16, "history": 8}})
+    life = Life(folder, wider, MemoryLog({"events": 2}))
+    assert "model.attention.dim was 8, is 16: the model restarts" in caplog.text
     assert history_of(life.learner, "u1") == history_of(before, "u1")
     life.kill()
 
