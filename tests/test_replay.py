@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka import KafkaConsumer
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
+from recordings import read_recording
 
-from consumers.files.source import read_events
 from consumers.memory import MemoryRecord
 from pipeline.app.cli import main
 from pipeline.errors import BrokerLost, PublishFailed
@@ -284,7 +284,7 @@ def test_the_topic_holds_what_the_file_held(
     assert "1 rows rejected: empty_id. The first: line 2: user is empty" in err
     records = consumed(embedded_broker, events_topic(settings), 250)
     assert len(records) == 250
-    (recorded,) = read_events(path, 250, now_ms=NOW, start=10, limit=250)
+    (recorded,) = read_recording(path, 250, now_ms=NOW, start=10, limit=250)
     by_item = {json.loads(record.value or b"")["item_id"]: record for record in records}
     wire = [WireEvent(0, b"", by_item[item].value or b"") for item in recorded.item_ids]
     got = decoded(wire, EventsConfig())
