@@ -22,7 +22,7 @@ from pipeline.persistence.files import UrlFolder
 from pipeline.persistence.journal import Journal
 from pipeline.service.clock import ManualClock
 from pipeline.service.loop import Adapters, Durability, Loop
-from pipeline.service.observe import Unobserved
+from pipeline.service.observe import Observer
 from pipeline.settings import (
     BatchConfig,
     CheckpointConfig,
@@ -31,7 +31,7 @@ from pipeline.settings import (
     Settings,
     TopicsConfig,
 )
-from producers.memory import ListSink, Outbox
+from producers.memory import MemorySink, Outbox
 
 START_MS = 1_700_000_000_000
 TOPICS = {"events": 2, "shop": 1}
@@ -132,7 +132,7 @@ class SlowSink:
     commits_offsets = False
 
     def __init__(self, outbox: Outbox, fate: Fate) -> None:
-        self.taken = ListSink(outbox)
+        self.taken = MemorySink(outbox)
         self.fate = fate
         self.open: list[tuple[SlowReceipt, Sequence[Ranking], Sequence[Reject]]] = []
 
@@ -254,11 +254,11 @@ class World:
         checkpoints = Checkpoints(FatedFolder(str(self.folder), fate), self.settings)
         items = GradualItems(self.items, learner)
         ends = Fated(source, fate), self.decoder(), Fated(sink, fate)
-        edges = Adapters(*ends, self.clock, Unobserved(), Fated(items, fate))
+        edges = Adapters(*ends, self.clock, Observer(), Fated(items, fate))
         loop = Loop(Fated(learner, fate), edges, self.settings, Durability(checkpoints, journal))
         try:
             loop.start()
-            while not (source.idle and items.idle) or learner.owes:
+            while not (source.idle and items.idle) or learner.pending_rankings:
                 loop.tick()
             loop.leave()
         except Crash:

@@ -16,9 +16,9 @@ from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
 from pipeline.service.clock import ManualClock
 from pipeline.service.loop import Adapters, Durability, Loop
-from pipeline.service.observe import Unobserved
+from pipeline.service.observe import Observer
 from pipeline.settings import BatchConfig, CheckpointConfig, ModelConfig, RankConfig, Settings
-from producers.memory import ListSink, Outbox
+from producers.memory import MemorySink, Outbox
 
 START_MS = 1_700_000_000_000
 NOW_MS = START_MS + 10**9  # eleven days later
@@ -42,7 +42,7 @@ class Life:
         decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
         self.journal = Journal(folder / settings.kafka.worker_id)
         self.checkpoints = Checkpoints(UrlFolder(str(folder)), settings)
-        edges = Adapters(self.source, decoder, ListSink(self.outbox), self.clock, Unobserved())
+        edges = Adapters(self.source, decoder, MemorySink(self.outbox), self.clock, Observer())
         self.loop = Loop(self.learner, edges, settings, Durability(self.checkpoints, self.journal))
         self.loop.start()
 

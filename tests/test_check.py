@@ -37,7 +37,7 @@ from pipeline.settings import (
     Settings,
     TopicsConfig,
 )
-from producers.kafka.outgoing import key_hash
+from producers.kafka.records import key_hash
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 
@@ -361,7 +361,7 @@ def test_a_checkpoint_that_is_damaged_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "worker-0").mkdir()
     (tmp_path / "worker-0" / "manifest-000000000007.json").write_text("{")
     trouble = only(list(checkpoint(on_disk(tmp_path), running=False)), Level.FAULT)
-    assert "none of the 1 checkpoints of worker worker-0 is whole" in trouble.found
+    assert "all 1 checkpoints of worker worker-0 are damaged" in trouble.found
 
 
 def test_a_port_that_is_taken_is_a_fault_unless_our_own_worker_has_it(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pipeline.events.batch import Record
 from pipeline.events.records import DEFAULT_USER, Ranking
 from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
-from pipeline.service.loop import with_news
+from pipeline.service.loop import with_catalog
 from pipeline.settings import ModelConfig, Settings
 
 
@@ -64,7 +64,7 @@ def never_killed(world: World) -> Reference:
     newest: dict[str, Ranking] = {}
     for entry in Journal(world.folder / world.settings.kafka.worker_id).entries(0):
         polled = source.read(entry.spans, entry.order_R)
-        raw = with_news(decoder.decode(entry.seq, entry.now_ms, polled), entry.news)
+        raw = with_catalog(decoder.decode(entry.seq, entry.now_ms, polled), entry.catalog)
         outcome = learner.step(raw)
         newest.update((ranking.user_id, ranking) for ranking in outcome.rankings)
     return Reference(learner.digests(), learner.events_learned, newest)

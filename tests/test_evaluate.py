@@ -21,7 +21,7 @@ from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
 from pipeline.service.clock import ManualClock
 from pipeline.service.loop import Adapters, Durability, Loop
-from pipeline.service.observe import Unobserved
+from pipeline.service.observe import Observer
 from pipeline.service.prequential import (
     BASELINES,
     FILE_SOURCE,
@@ -32,8 +32,9 @@ from pipeline.service.prequential import (
     compared,
 )
 from pipeline.settings import BatchConfig, CheckpointConfig, KafkaConfig, ModelConfig, RankConfig, Settings
-from producers.memory import ListSink, Outbox
-from producers.simulator.users import TYPES, Columns, Market, shoppers
+from producers.memory import MemorySink, Outbox
+from producers.simulator.events import TYPES, Columns, SimulatorConfig
+from producers.simulator.users import simulate_users
 
 START_S = 1_700_000_000
 NOW_MS = START_S * 1000 + 10**9
@@ -44,8 +45,8 @@ LIVE = TopicPartition("events", 0)
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recorded file of made-up shoppers."""
-    chunks = shoppers(EVENTS, 0, None, Market(120, 120, 16))
+    """A recorded file of simulated users."""
+    chunks = simulate_users(EVENTS, 0, config=SimulatorConfig(120, 120, 16))
     columns = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
     rows = zip(*(column.tolist() for column in columns), strict=True)
     lines = [
@@ -112,7 +113,7 @@ def lived(
     survival = None
     if folder is not None:
         survival = Durability(Checkpoints(UrlFolder(str(folder)), settings), Journal(folder / "worker-0"))
-    loop = Loop(learner, Adapters(source, decoder, ListSink(outbox), clock, Unobserved()), settings, survival)
+    loop = Loop(learner, Adapters(source, decoder, MemorySink(outbox), clock, Observer()), settings, survival)
     loop.start()
     while learner.offsets.get(LIVE, 0) < log.end(LIVE):
         loop.tick()

@@ -24,7 +24,7 @@ from pipeline.events.batch import CatalogUpdate, ItemChange, TopicPartition
 from pipeline.events.items import item_news
 from pipeline.service.ports import ItemSource
 from pipeline.settings import ItemsConfig, KafkaConfig
-from producers.simulator.simulate import withdrawal
+from producers.simulator.simulation import withdrawal
 
 AVAILABLE, GONE = True, False
 HERE, NAMES = b'{"on": true}', ItemsConfig(fields={"available": "on"})

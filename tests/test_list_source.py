@@ -10,7 +10,7 @@ from pipeline.errors import PublishFailed
 from pipeline.events.batch import Reject, TopicPartition
 from pipeline.events.records import DriftAlarm, Ranking
 from pipeline.service.ports import Sink, Source
-from producers.memory import ListSink, Outbox
+from producers.memory import MemorySink, Outbox
 
 A, B = TopicPartition("events", 0), TopicPartition("events", 1)
 
@@ -130,19 +130,19 @@ def ranking(user_id: str, model_version: int = 0) -> Ranking:
 
 def test_an_outbox_keeps_everything_in_order_over_the_lives_of_its_sinks() -> None:
     outbox = Outbox()
-    first: Sink = ListSink(outbox)
+    first: Sink = MemorySink(outbox)
     bad = Reject(MemoryRecord("events", 0, 0, 0, None, b"?"), "not_json", "")
     alarm = DriftAlarm("adwin", "loss", 1, 0.0, 1.0, 2)
     assert first.publish([ranking("ann"), ranking("bob")], [bad], [alarm], []).done()
-    second = ListSink(outbox)
+    second = MemorySink(outbox)
     second.publish([ranking("bob", 1), ranking("cy")], [], [], ["ann", "cy"])
     assert [each.ranking_id for each in outbox.rankings] == ["ann-0", "bob-0", "bob-1", "cy-0"]
-    assert (outbox.rejects, outbox.alarms, outbox.gone) == ([bad], [alarm], ["ann", "cy"])
+    assert (outbox.rejects, outbox.alarms, outbox.removed_users) == ([bad], [alarm], ["ann", "cy"])
     assert outbox.newest == {"bob": ranking("bob", 1)}
 
 
 def test_receipts_stay_open_until_they_are_acknowledged_in_order() -> None:
-    sink = ListSink(at_once=False)
+    sink = MemorySink(at_once=False)
     first, second, third = (sink.publish([], [], [], []) for _ in range(3))
     assert not first.done()
     sink.acknowledge(upto=first)
@@ -152,7 +152,7 @@ def test_receipts_stay_open_until_they_are_acknowledged_in_order() -> None:
 
 
 def test_a_sink_that_does_not_answer_fails_the_wait() -> None:
-    sink = ListSink(at_once=False)
+    sink = MemorySink(at_once=False)
     receipt = sink.publish([], [], [], [])
     sink.answers = False
     with pytest.raises(PublishFailed, match=r"not acknowledged within 0\.5 s"):
@@ -162,7 +162,7 @@ def test_a_sink_that_does_not_answer_fails_the_wait() -> None:
 
 
 def test_a_batch_that_fails_is_not_written_and_the_next_one_is() -> None:
-    sink = ListSink()
+    sink = MemorySink()
     sink.fail_next("disk full")
     failed = sink.publish([ranking("ann")], [], [], [])
     for check in (failed.done, lambda: failed.wait(1.0)):
@@ -173,7 +173,7 @@ def test_a_batch_that_fails_is_not_written_and_the_next_one_is() -> None:
 
 
 def test_a_closed_sink_takes_nothing() -> None:
-    sink = ListSink(at_once=False)
+    sink = MemorySink(at_once=False)
     receipt = sink.publish([], [], [], [])
     sink.close()
     assert receipt.done()

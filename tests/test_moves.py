@@ -81,7 +81,7 @@ def test_moves_are_among_the_figures_of_a_batch() -> None:
     recommender, batches = Recommender(small_settings()), Batches()
     recommender.step(batches([Event("u", "a"), Event("v", "a")]))
     outcome = recommender.step(batches([Event("u", "b", partition=1), Event("v", "b")]))
-    assert outcome.figures.moved == 1
+    assert outcome.metrics.moved == 1
 
 
 class Scattered(Batches):

@@ -81,7 +81,7 @@ def test_users_of_the_file_meet_their_first_live_event_in_whatever_partition_it_
     assert 0 < tests[0] < tests[1]
     published = {ranking.user_id for ranking in life.outbox.rankings}
     assert published == {"u1", "u2", "stranger", "__default__"}  # and nothing of the export
-    assert life.learner.quality.served() == before.quality.served()  # no list of training was looked at
+    assert life.learner.quality.list_hits() == before.quality.list_hits()  # no list of training was looked at
     life.end()
     assert log.committed == {P0: 2, P1: 2}
 
@@ -141,7 +141,7 @@ def test_users_of_the_file_who_never_came_are_forgotten_without_a_word(
     life.read()
     assert life.learner.describe_user("u2") is None
     assert life.learner.describe_user("later") is not None
-    assert life.outbox.gone == ["u1", "late"]  # not one of those whose list nobody has seen
+    assert life.outbox.removed_users == ["u1", "late"]  # not one of those whose list nobody has seen
     life.kill()
 
 
@@ -150,7 +150,7 @@ def test_training_with_other_settings_says_what_becomes_of_it(
 ) -> None:
     folder, before = trained
     life = Life(folder, changed(SETTINGS, model__dim=16), MemoryLog({"events": 2}))
-    assert "model.dim was 8, is 16: the model starts anew" in caplog.text
+    assert "model.dim was 8, is 16: the model restarts" in caplog.text
     assert history_of(life.learner, "u1") == history_of(before, "u1")
     life.kill()
 

@@ -15,9 +15,9 @@ from pipeline.persistence.files import UrlFolder
 from pipeline.persistence.journal import Journal
 from pipeline.service.clock import ManualClock
 from pipeline.service.loop import Adapters, Durability, Loop
-from pipeline.service.observe import Observer, Unobserved
+from pipeline.service.observe import Observer
 from pipeline.settings import BatchConfig, CheckpointConfig, KafkaConfig, LimitsConfig, Settings
-from producers.memory import ListSink, Outbox
+from producers.memory import MemorySink, Outbox
 
 START_MS = 1_700_000_000_000
 P0, P1, P2 = (TopicPartition("events", number) for number in range(3))
@@ -59,15 +59,15 @@ class Worker:
         self.settings = settings
         self.learner = CountingLearner(settings)
         self.source = MemorySource(log, assigned=assigned)
-        self.sink = ListSink(outbox)
+        self.sink = MemorySink(outbox)
         self.clock = ManualClock(START_MS + 1_000_000)
         edges = Adapters(
             wrap("source", self.source),
             Decoder(settings.events, settings.topics, settings.limits.record_bytes),
             wrap("sink", self.sink),
             self.clock,
-            observer or Unobserved(),
-            None if items is None else MemoryItems(items, max_records=2),
+            observer or Observer(),
+            None if items is None else MemoryItems(items, at_a_time=2),
         )
         self.survival: Durability | None = None
         if settings.checkpoint.path:

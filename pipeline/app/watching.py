@@ -14,7 +14,7 @@ from pipeline.events.batch import Record
 from pipeline.events.checks import unreadable
 from pipeline.events.records import DEFAULT_USER, DriftAlarm, Ranking
 from pipeline.settings import Settings
-from producers.kafka.outgoing import key_hash
+from producers.kafka.records import key_hash
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ import numpy as np
 import pytrec_eval
 from recordings import read_recording
 
-from pipeline.evaluation.quality import gains_of
+from pipeline.evaluation.rank_metrics import gains_of
 from pipeline.models.baselines.isgd import IsgdModel
 from pipeline.models.model import Pool, Targets, TrainResult
 from pipeline.recommender import Recommender
