@@ -15,9 +15,9 @@ from brokers.clients import lying_on, make_topic
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
+from recordings import read_recording
 from services import until
 
-from consumers.files.source import read_events
 from consumers.memory import MemoryRecord
 from pipeline.app.cli import main
 from pipeline.errors import BrokerLost, PublishFailed
@@ -286,7 +286,7 @@ def test_the_topic_holds_the_events_of_the_file(
     assert "1 rows rejected: empty_id. The first: line 2: user is empty" in err
     records = lying_on(embedded_broker, events_topic(settings))
     assert len(records) == 250
-    (recorded,) = read_events(path, 250, now_ms=NOW, start=10, limit=250)
+    (recorded,) = read_recording(path, 250, now_ms=NOW, start=10, limit=250)
     by_item = {json.loads(record.value or b"")["item_id"]: record for record in records}
     wire = [WireEvent(0, b"", by_item[item].value or b"") for item in recorded.item_ids]
     got = decoded(wire, EventsConfig())
