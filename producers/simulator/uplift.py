@@ -4,9 +4,9 @@ Axes: U = users, A = arms, M = counts (slates, shown, clicks, purchases).
 
 Rates are per item shown. A rate is a ratio of sums over users; its variance follows from the delta method
 with users as clusters (the linearised residuals of Deng, Knoblich and Lu, "Applying the Delta Method in
-Metric Analytics", KDD 2018). In a difference of two arms the residuals of each user are combined, since most users
-see both. Intervals are 95 %: 1.96 standard errors either way. A rate of 0 has no residuals: its error is that
-of one hit.
+Metric Analytics", KDD 2018). In a difference of two arms the residuals of each user are combined, since most
+users see both. Intervals are 95 %: 1.96 standard errors either way. A rate of 0 has no residuals: its error
+is that of one hit.
 """
 
 import math
