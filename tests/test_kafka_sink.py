@@ -12,7 +12,7 @@ from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.partitioner.default import DefaultPartitioner
 
-from consumers.memory import ListRecord
+from consumers.memory import MemoryRecord
 from pipeline.errors import PublishFailed, UsageError
 from pipeline.events.batch import Reject
 from pipeline.events.records import RankedItem, Ranking
@@ -55,7 +55,7 @@ def ranking(user_id: str, name: str = "r1") -> Ranking:
 
 
 def reject(value: bytes | None, key: bytes | None, partition: int = 0) -> Reject:
-    record = ListRecord("events", partition, 41, 1_700_000_000_000, key, value)
+    record = MemoryRecord("events", partition, 41, 1_700_000_000_000, key, value)
     return Reject(record, "not_json", "expected JSON, got \u00ff")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from consumers.memory import ListLog, ListSource, record
+from consumers.memory import MemoryLog, MemoryRecord, MemorySource
 from pipeline.errors import PublishFailed
 from pipeline.events.batch import Reject, TopicPartition
 from pipeline.events.records import DriftAlarm, Ranking
@@ -36,15 +36,15 @@ class Diary:
         self.heard.append(("lost", list(partitions), self.source.generation()))
 
 
-def log_of(records: int) -> ListLog:
-    log = ListLog({"events": 2})
+def log_of(records: int) -> MemoryLog:
+    log = MemoryLog({"events": 2})
     for step in range(records):
         log.append(b"%d" % step, partition=step % 2, timestamp=step)
     return log
 
 
-def started(log: ListLog, **options: Sequence[TopicPartition]) -> tuple[ListSource, Diary]:
-    source = ListSource(log, **options)
+def started(log: MemoryLog, **options: Sequence[TopicPartition]) -> tuple[MemorySource, Diary]:
+    source = MemorySource(log, **options)
     diary = Diary(source)
     source.start(diary)
     return source, diary
@@ -100,7 +100,7 @@ def test_a_source_made_again_over_the_log_goes_on_from_the_commits() -> None:
 
 
 def test_a_listener_that_forgets_to_seek_is_caught() -> None:
-    source = ListSource(log_of(1))
+    source = MemorySource(log_of(1))
     source.start(Diary(source, seek=False))
     with pytest.raises(RuntimeError, match="did not seek events-0, events-1"):
         source.poll(1, 0.0)
@@ -108,18 +108,18 @@ def test_a_listener_that_forgets_to_seek_is_caught() -> None:
 
 def test_polling_before_the_start_is_caught() -> None:
     with pytest.raises(RuntimeError, match=r"call start\(listener\) before poll"):
-        ListSource(log_of(1)).poll(1, 0.0)
+        MemorySource(log_of(1)).poll(1, 0.0)
 
 
 def test_offsets_of_a_log_may_have_gaps_and_never_go_back() -> None:
-    log = ListLog()
+    log = MemoryLog()
     log.append(b"a")
     assert log.append(b"b", skip=3).offset == 4
-    log.extend([record("events", 0, 9, 0, None, b"c")])
+    log.extend([MemoryRecord("events", 0, 9, 0, None, b"c")])
     assert [each.offset for each in log.read(A, 1)] == [4, 9]
     assert [each.offset for each in log.read(A, 0, 9)] == [0, 4]
     with pytest.raises(ValueError, match="offset 9 of events-0: expected 10 or more"):
-        log.extend([record("events", 0, 9, 0, None, b"d")])
+        log.extend([MemoryRecord("events", 0, 9, 0, None, b"d")])
     log.trim(A, 99)
     assert (log.start(A), log.end(A)) == (10, 10)
 
@@ -131,7 +131,7 @@ def ranking(user_id: str, model_version: int = 0) -> Ranking:
 def test_an_outbox_keeps_everything_in_order_over_the_lives_of_its_sinks() -> None:
     outbox = Outbox()
     first: Sink = MemorySink(outbox)
-    bad = Reject(record("events", 0, 0, 0, None, b"?"), "not_json", "")
+    bad = Reject(MemoryRecord("events", 0, 0, 0, None, b"?"), "not_json", "")
     alarm = DriftAlarm("adwin", "loss", 1, 0.0, 1.0, 2)
     assert first.publish([ranking("ann"), ranking("bob")], [bad], [alarm], []).done()
     second = MemorySink(outbox)

@@ -16,7 +16,7 @@ from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 from services import Site
 
 from consumers.files.source import read_events
-from consumers.memory import ListRecord
+from consumers.memory import MemoryRecord
 from pipeline.app.cli import main
 from pipeline.errors import BrokerLost, PublishFailed
 from pipeline.events.batch import Events, Polled, Span
@@ -39,7 +39,7 @@ def columns(rows: list[tuple[str, str, str, int, float]]) -> Events:
 
 def decoded(events: list[WireEvent], config: EventsConfig) -> Events:
     records = [
-        ListRecord("events", 0, offset, NOW, each.key, each.value) for offset, each in enumerate(events)
+        MemoryRecord("events", 0, offset, NOW, each.key, each.value) for offset, each in enumerate(events)
     ]
     polled = Polled((Span("events", 0, 0, len(records)),), list(records), np.zeros(len(records), np.int32))
     batch = Decoder(config, TopicsConfig(), 65_536).decode(0, NOW, polled)

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pytest
+from streams import ndcg_between
 
-from pipeline.evaluation.quality import between
 from pipeline.events.batch import Events, RawBatch, Span, TopicPartition
 from pipeline.models import gate
 from pipeline.models.attention import StreamingAttention
@@ -74,7 +74,7 @@ def feed(learner: Recommender, stream: Stream, batch: int, kind: str = "heavy") 
         )  # fmt: skip
         span = Span(*SOURCE, at, at + count)
         outcome = learner.step(RawBatch(learner.seq, START_MS + 10**9, (span,), events, []))
-        skipped.add(outcome.figures.skipped)
+        skipped.add(outcome.metrics.skipped)
     return skipped
 
 
@@ -129,7 +129,7 @@ def test_ordinary_people_after_a_bad_stream_are_served_as_by_the_best_baseline(
     ordinary = Stream(columns.user_B + 1000, columns.item_B + 1000, START_MS + 10**8 + 1000 * np.arange(3000))
     assert "non_finite" not in feed(learner, ordinary, 128, "click")
     after = learner.quality.cumulative()
-    got = {name: between(before[name], after[name])["ndcg@10"] for name in after}
+    got = {name: ndcg_between(before[name], after[name]) for name in after}
     assert got["attention"] >= max(got.values()) > 0, got
 
 

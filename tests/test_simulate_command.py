@@ -205,7 +205,7 @@ def test_an_error_of_the_reading_thread_is_raised(monkeypatch):
         def close(self):
             pass
 
-    monkeypatch.setattr(newest_lists, "Tail", Broken)
+    monkeypatch.setattr(newest_lists, "TopicReader", Broken)
     with NewestLists(KafkaConfig(), "recommendations") as lists:
         lists.of("ann")
         lists._thread.join()

@@ -22,7 +22,7 @@ from truth import shopping, spoiled
 from workers import P0, P1, Worker, publish
 from workers import settings_for as worker_settings
 
-from consumers.memory import ListLog
+from consumers.memory import MemoryLog
 from pipeline.errors import CommitRefused, PublishFailed, UsageError
 from pipeline.events.batch import TopicPartition
 from pipeline.events.records import RankedItem, Ranking
@@ -116,7 +116,7 @@ def assert_published_once(world: World) -> None:
 
 
 def make_world(folder: Path, events: int, seed: int) -> World:
-    log = ListLog(TOPICS)
+    log = MemoryLog(TOPICS)
     fill(log, events, seed)
     return AtomicWorld(folder, CountingLearner, settings_for(folder), log, seed)
 
@@ -168,7 +168,7 @@ class RejectingSink(MemorySink):
         return super().publish(*batch)
 
 
-def rejecting_worker(log: ListLog) -> tuple[Worker, RejectingSink]:
+def rejecting_worker(log: MemoryLog) -> tuple[Worker, RejectingSink]:
     sink = RejectingSink(commit=log.committed.update)
     worker = Worker(log, worker_settings(None), wrap=lambda name, part: sink if name == "sink" else part)
     worker.loop.start()
@@ -176,7 +176,7 @@ def rejecting_worker(log: ListLog) -> tuple[Worker, RejectingSink]:
 
 
 def test_a_batch_that_a_rebalance_rejected_is_published_again() -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, ["ann", "bob"])
     worker, sink = rejecting_worker(log)
     sink.rejections = 3
@@ -187,7 +187,7 @@ def test_a_batch_that_a_rebalance_rejected_is_published_again() -> None:
 
 
 def test_only_the_part_of_a_rejected_batch_that_is_still_assigned_is_published() -> None:
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     publish(log, ["ann"], P0)
     publish(log, ["bob"], P1, start=1)
     worker, sink = rejecting_worker(log)
@@ -202,7 +202,7 @@ def test_only_the_part_of_a_rejected_batch_that_is_still_assigned_is_published()
 
 
 def test_a_batch_that_is_rejected_again_and_again_ends_the_run() -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, ["ann"])
     worker, sink = rejecting_worker(log)
     sink.rejections = 1_000_000

@@ -4,7 +4,7 @@ import threading
 
 import msgspec
 
-from consumers.kafka.tail import Tail
+from consumers.kafka.topic import TopicReader
 from pipeline.events.records import DEFAULT_USER
 from pipeline.settings import KafkaConfig
 from producers.simulator.closed_loop import Listed
@@ -32,7 +32,7 @@ class NewestLists:
     """
 
     def __init__(self, kafka: KafkaConfig, topic: str) -> None:
-        self._tail = Tail(kafka, topic, "earliest")
+        self._tail = TopicReader(kafka, topic, "earliest")
         self._values: dict[bytes | None, bytes] = {}
         self._decode = msgspec.json.Decoder(_Ranking).decode
         self._closed = threading.Event()

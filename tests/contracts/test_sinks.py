@@ -10,7 +10,7 @@ import pytest
 from sinks import FACTORIES, SINKS, World
 
 import producers
-from consumers.memory import ListRecord
+from consumers.memory import MemoryRecord
 from pipeline.events.batch import Reject
 from pipeline.events.records import DriftAlarm, RankedItem, Ranking
 from pipeline.service.ports import Sink
@@ -21,7 +21,7 @@ def ranking(user_id: str, ranking_id: str = "r1") -> Ranking:
 
 
 def reject(value: bytes | None, key: bytes | None) -> Reject:
-    return Reject(ListRecord("events", 0, 41, 1_700_000_000_000, key, value), "not_json", "expected JSON")
+    return Reject(MemoryRecord("events", 0, 41, 1_700_000_000_000, key, value), "not_json", "expected JSON")
 
 
 @pytest.fixture(params=FACTORIES)

@@ -1,25 +1,24 @@
-"""Which item came how often after which, with a half-life: the memory of the latest successors, and the
-counts of baselines.
+"""Which item came how often after which, with a half-life: bounded rows of partners.
 
-The lasting successor tables (`pipeline.state.successors`) know no half-life and reach ten items back; here
-both are free. Which slot of a full row gives way is decided as there. Decay touches no table: new
-counts weigh more and more, and value = stored / gain. Axes: M = item rows, B = events.
+Used by recent_transitions.py and by baselines. Which slot of a full row is replaced is decided as in
+transitions.py. Decay touches no table: new counts weigh more and more, and value = stored / gain. Axes: M =
+item rows, S = slots, B = events.
 """
 
-from typing import Any
-
 import numpy as np
+import numpy.typing as npt
 
+from pipeline.features.lessons import Lessons
 from pipeline.kernels import kernel
 from pipeline.state.splitmix import next_uniform
-from pipeline.state.store import Column
+from pipeline.state.store import Column, Store
 from pipeline.state.tables import is_held
 
 SLOTS = 48
-_RESCALE = 1e20
+_MAX_GAIN = 1e20
 
 
-class Pairs:
+class PairTable(Store):
     """Bounded rows of partners.
 
     Columns: `partner` int32 [M, SLOTS] (-1: empty), `stored` float32 [M, SLOTS], `gain` float64 [1].
@@ -33,21 +32,13 @@ class Pairs:
         self.stored = Column(np.zeros((capacity, SLOTS), np.float32), "item")
         self.gain = Column(np.ones(1), "none")
 
-    def columns(self) -> dict[str, Column]:
-        """Return the columns by name."""
-        return {"partner": self.partner, "stored": self.stored, "gain": self.gain}
-
-    def add(
-        self, item_B: Any, weight_B: Any, window_BL: Any, length_B: Any, status_M: Any, seed: int
-    ) -> None:
+    def update(self, lessons: Lessons, status_M: npt.NDArray[np.uint8], seed: int) -> None:
         """Count events in order, each after the items of its window; weights of 0 and rows below 0 are left
         out.
         """
         growth = 2.0 ** (1.0 / self.half_life)
-        _add(
-            item_B, weight_B, window_BL, length_B, status_M, np.uint64(seed), self.reach,
-            np.float32(self.fade), self.both, growth, self.partner.data, self.stored.data, self.gain.data,
-        )  # fmt: skip
+        how = (self.reach, np.float32(self.fade), self.both, growth)
+        _add(lessons, status_M, np.uint64(seed), how, self.partner.data, self.stored.data, self.gain.data)
 
     @property
     def scale(self) -> float:
@@ -78,17 +69,16 @@ def _put(row, m, w, chance, status_M, partner, stored):  # type: ignore[no-untyp
 
 
 @kernel()
-def _add(  # type: ignore[no-untyped-def]
-    item_B, weight_B, window_BL, length_B, status_M, seed, reach, fade, both, growth, partner, stored, gain,
-):  # fmt: skip
+def _add(lessons, status_M, seed, how, partner, stored, gain):  # type: ignore[no-untyped-def]
+    reach, fade, both, growth = how
     state = seed
-    for b in range(item_B.shape[0]):
-        m, weight = item_B[b], weight_B[b]
+    for b in range(lessons.item_B.shape[0]):
+        m, weight = lessons.item_B[b], lessons.weight_B[b]
         if m < 0 or weight <= 0:
             continue
         w = np.float32(weight * gain[0])
-        for k in range(min(length_B[b], reach)):
-            h = window_BL[b, k]
+        for k in range(min(lessons.length_B[b], reach)):
+            h = lessons.items_BL[b, k]
             state, chance = next_uniform(state)
             _put(h, m, w, chance, status_M, partner, stored)
             if both:
@@ -96,7 +86,7 @@ def _add(  # type: ignore[no-untyped-def]
                 _put(m, h, w, chance, status_M, partner, stored)
             w *= fade
         gain[0] *= growth
-        if gain[0] > _RESCALE:
+        if gain[0] > _MAX_GAIN:
             shrink = np.float32(1 / gain[0])
             for row in range(partner.shape[0]):
                 for s in range(partner.shape[1]):

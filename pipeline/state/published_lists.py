@@ -3,13 +3,13 @@
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.state.store import Column
+from pipeline.state.store import Column, Store
 from pipeline.state.tables import HELD
 
 IntArray = npt.NDArray[np.int32]
 
 
-class Served:
+class PublishedLists(Store):
     """Columns: `items` int32 [U, K], best first, -1 at the end; `length` int16 [U], how many items the list
     had when it was published, -1 where none was.
     """
@@ -17,19 +17,27 @@ class Served:
     def __init__(self, capacity: int, k: int) -> None:
         self.items = Column(np.full((capacity, k), -1, np.int32), "user", -1, of_items=True, stretch=1)
         self.length = Column(np.full(capacity, -1, np.int16), "user", -1)
-
-    def columns(self) -> dict[str, Column]:
-        return {"items": self.items, "length": self.length}
+        self._may_be_short = True  # whether a look at all users is worth it; derived
 
     def put(self, user_B: IntArray, rows_BK: IntArray) -> None:
         """Note the lists just published."""
         self.items.data[user_B] = rows_BK
-        self.length.data[user_B] = (rows_BK >= 0).sum(1)
+        length_B = (rows_BK >= 0).sum(1)
+        self.length.data[user_B] = length_B
+        self._may_be_short |= bool((length_B < rows_BK.shape[1]).any())
 
     def short(self) -> IntArray:
         """Return the rows of users with a list that was published with fewer than K items, in order."""
+        if not self._may_be_short:
+            return np.empty(0, np.int32)
         length_U = self.length.data
-        return np.flatnonzero((length_U >= 0) & (length_U < self.items.data.shape[1])).astype(np.int32)
+        rows = np.flatnonzero((length_U >= 0) & (length_U < self.items.data.shape[1])).astype(np.int32)
+        self._may_be_short = bool(rows.size)
+        return rows
+
+    def look_again(self) -> None:
+        """Let the next call of `short` look at all users: some have come with lists of their own."""
+        self._may_be_short = True
 
     def holders(self, hidden_M: npt.NDArray[np.bool_]) -> IntArray:
         """Return the rows of users whose list holds an item of these, in order."""
