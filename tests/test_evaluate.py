@@ -74,19 +74,6 @@ def judged(file: Path, settings: Settings, names: list[str], batch: int = 64) ->
     return evaluation
 
 
-@pytest.mark.parametrize("repeats", [False, True])
-def test_two_threads_learn_the_same_bits_as_one(file: Path, repeats: bool) -> None:
-    settings = settings_for(rank=RankConfig(exclude_event_types=[] if repeats else None))
-    alone = judged(file, settings, ["attention", "isgd"], batch=100)
-    use_threads(2)
-    try:
-        shared = judged(file, settings, ["attention", "isgd"], batch=100)
-    finally:
-        use_threads(1)
-    assert shared.recommender.digests() == alone.recommender.digests()
-    assert [line.figures for line in shared.result().lines] == [line.figures for line in alone.result().lines]
-
-
 def replayed(file: Path, log: MemoryLog) -> None:
     """Append the file's events to the live topic, as `replay` sends them."""
     for events in read_recording(file, 100, now_ms=NOW_MS):
