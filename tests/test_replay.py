@@ -13,6 +13,7 @@ from brokers.clients import lying_on
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
+from recordings import read_recording
 from services import Site
 
 from consumers.memory import MemoryRecord
