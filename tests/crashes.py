@@ -1,7 +1,7 @@
-"""A world in which the loop can be killed at any step: what survives, and what breaks.
+"""A world in which the loop can be killed at any operation.
 
-The log, the group's commits, what the broker has taken, the folder and the journal survive a crash.
-Everything else is made anew for the next life, as a new process would make it.
+The log, the group's commits, the records that the broker has taken, the folder and the journal survive a
+crash. Everything else is created again for the next life, as in a new process.
 """
 
 import os
@@ -12,8 +12,7 @@ from typing import Any
 
 import msgspec
 
-from consumers.memory import ListLog, ListSource
-from consumers.memory_items import ListItems
+from consumers.memory import MemoryItems, MemoryLog, MemorySource
 from pipeline.events.batch import NO_UPDATE, CatalogUpdate, Polled, Record, Reject, TopicPartition
 from pipeline.events.decode import Decoder
 from pipeline.events.records import DriftAlarm, Ranking
@@ -23,7 +22,7 @@ from pipeline.persistence.files import UrlFolder
 from pipeline.persistence.journal import Journal
 from pipeline.service.clock import ManualClock
 from pipeline.service.loop import Adapters, Durability, Loop
-from pipeline.service.observe import Unobserved
+from pipeline.service.observe import Observer
 from pipeline.settings import (
     BatchConfig,
     CheckpointConfig,
@@ -32,7 +31,7 @@ from pipeline.settings import (
     Settings,
     TopicsConfig,
 )
-from producers.memory import ListSink, Outbox
+from producers.memory import MemorySink, Outbox
 
 START_MS = 1_700_000_000_000
 TOPICS = {"events": 2, "shop": 1}
@@ -41,30 +40,30 @@ EVENTS_AN_ITEM = 12  # learned between two records of the items topic
 
 
 class Crash(BaseException):
-    """The process is gone: nothing may catch this."""
+    """The end of the process: nothing may catch this."""
 
 
 class Fate:
-    """Counts operations, and ends the process when its time has come."""
+    """Counts operations, and ends the process at operation `last` (-1: never)."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.done = 0
-        self.last = -1  # the operation that never ends; -1: none
+        self.last = -1
 
     def due(self) -> bool:
-        """Count an operation and say whether it is the last one."""
+        """Count an operation; return whether it is the last one."""
         self.done += 1
         return self.done == self.last
 
     def strike(self, *_: object) -> None:
-        """Count an operation, and die of it if it is the last one."""
+        """Count an operation, and crash if it is the last one."""
         if self.due():
             raise Crash
 
 
 class Fated:
-    """Any object, but each call of a method is an operation that may be the last."""
+    """A proxy: each call of a method is an operation that may be the last."""
 
     def __init__(self, inner: object, fate: Fate) -> None:
         self.__dict__.update(inner=inner, fate=fate)
@@ -89,7 +88,7 @@ class FatedFolder(UrlFolder):
         self.fate = fate
 
     def write(self, name: str, data: bytes) -> None:
-        """Write, or die before, in the middle, or just after."""
+        """Write, or crash before, during or after it."""
         if self.fate.due():
             path = Path(self.url, f"{name}.part")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,13 +98,13 @@ class FatedFolder(UrlFolder):
         self.fate.strike()
 
     def delete(self, name: str) -> None:
-        """Delete, or die before."""
+        """Delete, or crash before."""
         self.fate.strike()
         super().delete(name)
 
 
 class SlowReceipt:
-    """Acknowledged when waited for, or when asked for the second time."""
+    """Acknowledged by `wait`, or by the second call of `done`."""
 
     def __init__(self, sink: "SlowSink") -> None:
         self.sink = sink
@@ -113,7 +112,7 @@ class SlowReceipt:
         self.asked = 0
 
     def done(self) -> bool:
-        """Say whether the batch has been taken."""
+        """Return whether the broker has taken the batch."""
         self.asked += 1
         if self.asked == 2:
             self.sink.deliver(self)
@@ -124,16 +123,16 @@ class SlowReceipt:
         self.sink.deliver(self)
 
     def acknowledged_ms(self) -> None:
-        """Know no time."""
+        """Return None."""
 
 
 class SlowSink:
-    """A sink whose broker takes batches late, and of the last ones only a part when the process dies."""
+    """A sink with a broker that takes batches late, and only a part of the last ones at a crash."""
 
     commits_offsets = False
 
     def __init__(self, outbox: Outbox, fate: Fate) -> None:
-        self.taken = ListSink(outbox)
+        self.taken = MemorySink(outbox)
         self.fate = fate
         self.open: list[tuple[SlowReceipt, Sequence[Ranking], Sequence[Reject]]] = []
 
@@ -171,10 +170,10 @@ class SlowSink:
             self.deliver(self.open[-1][0])
 
 
-class RestlessSource(ListSource):
-    """A source whose batches have other borders each time, as with a live topic; polls take time."""
+class RestlessSource(MemorySource):
+    """A source with other batch boundaries in each run, as on a live topic; polls take time."""
 
-    def __init__(self, log: ListLog, fate: Fate, clock: ManualClock) -> None:
+    def __init__(self, log: MemoryLog, fate: Fate, clock: ManualClock) -> None:
         super().__init__(log)
         self.fate = fate
         self.clock = clock
@@ -188,15 +187,15 @@ class RestlessSource(ListSource):
         return polled
 
 
-class GradualItems(ListItems):
-    """An items topic to which a record comes whenever so many more events are learned."""
+class GradualItems(MemoryItems):
+    """An items topic that gets a record whenever `EVENTS_AN_ITEM` more events are learned."""
 
-    def __init__(self, log: ListLog, learner: Learner) -> None:
-        super().__init__(log, at_a_time=1)
+    def __init__(self, log: MemoryLog, learner: Learner) -> None:
+        super().__init__(log, max_records=1)
         self.learner = learner
 
     def poll(self) -> tuple[CatalogUpdate, bool]:
-        """Return the next record, once its time has come."""
+        """Return the next record if it is due."""
         (at,) = self._next.values()
         if at * EVENTS_AN_ITEM > self.learner.events_learned:
             return NO_UPDATE, True
@@ -204,15 +203,15 @@ class GradualItems(ListItems):
 
     @property
     def idle(self) -> bool:
-        """Whether everything is read that is there by now."""
+        """Whether all due records are read."""
         (at,) = self._next.values()
         return at >= self._log.end(ITEMS) or at * EVENTS_AN_ITEM > self.learner.events_learned
 
 
 class World:
-    """All that survives, and the lives that are lived in it."""
+    """What survives a crash, and the lives of the worker."""
 
-    def __init__(self, folder: Path, make: Any, settings: Settings, log: ListLog, seed: int) -> None:
+    def __init__(self, folder: Path, make: Any, settings: Settings, log: MemoryLog, seed: int) -> None:
         self.folder = folder
         self.make = make
         self.settings = settings
@@ -224,11 +223,11 @@ class World:
         self.crashes = 0
 
     def decoder(self) -> Decoder:
-        """Make the decoder of one life."""
+        """Create the decoder of one life."""
         return Decoder(self.settings.events, self.settings.topics, self.settings.limits.record_bytes)
 
     def journal(self) -> Journal:
-        """Make the journal of one life; its lines may be torn."""
+        """Create the journal of one life; its lines may be torn."""
 
         def write(descriptor: int, line: bytes) -> int:
             if self.fate.due():
@@ -241,11 +240,11 @@ class World:
         return Journal(self.folder / self.settings.kafka.worker_id, keep_all=True, write=write)
 
     def sink(self) -> SlowSink:
-        """Make the sink of one life."""
+        """Create the sink of one life."""
         return SlowSink(self.outbox, self.fate)
 
     def live(self, operations: int = -1) -> Learner | None:
-        """Start a process and let it work until all is done; None when it died in operation `operations`."""
+        """Run a process until everything is learned; return None if it crashed at operation `operations`."""
         fate = self.fate
         fate.done, fate.last = 0, operations
         learner = self.make(self.settings)
@@ -254,12 +253,12 @@ class World:
         journal = self.journal()
         checkpoints = Checkpoints(FatedFolder(str(self.folder), fate), self.settings)
         items = GradualItems(self.items, learner)
-        ends = Fated(source, fate), self.decoder(), Fated(sink, fate)
-        edges = Adapters(*ends, self.clock, Unobserved(), Fated(items, fate))
-        loop = Loop(Fated(learner, fate), edges, self.settings, Durability(checkpoints, journal))
+        fated = Fated(source, fate), self.decoder(), Fated(sink, fate)
+        adapters = Adapters(*fated, self.clock, Observer(), Fated(items, fate))
+        loop = Loop(Fated(learner, fate), adapters, self.settings, Durability(checkpoints, journal))
         try:
             loop.start()
-            while not (source.idle and items.idle) or learner.owes:
+            while not (source.idle and items.idle) or learner.pending_rankings:
                 loop.tick()
             loop.leave()
         except Crash:
@@ -287,9 +286,11 @@ IGNORED = (None, b'{"event_type": "look"}')
 BAD_LINE = {"id": ""}
 
 
-def fill(log: ListLog, records: int, seed: int) -> None:
-    """Append records of a few users, with gaps in the offsets: of twelve about one spoiled, one to ignore and
-    two of several lines, of which one may be bad."""
+def fill(log: MemoryLog, records: int, seed: int) -> None:
+    """Append records of a few users, with gaps in the offsets.
+
+    Of twelve records about one is bad, one is ignored, and two have several lines, one of them perhaps bad.
+    """
     chance = random.Random(seed)
     for number in range(records):
         topic, partition = chance.choice(log.partitions())
@@ -308,11 +309,11 @@ def fill(log: ListLog, records: int, seed: int) -> None:
         )
 
 
-def item_log(seed: int) -> ListLog:
-    """Return an items topic that withdraws items of `fill`, brings them back, and announces items that no
-    event names; one record is spoiled.
+def item_log(seed: int) -> MemoryLog:
+    """Return an items topic that withdraws items of `fill`, makes them available again, and announces
+    items without events; one record is bad.
     """
-    chance, log = random.Random(seed), ListLog({"items": 1})
+    chance, log = random.Random(seed), MemoryLog({"items": 1})
     for number in range(40):
         item = f"i{chance.randrange(16)}"
         value = msgspec.json.encode({"item_id": item, "available": chance.random() < 0.4})
@@ -321,7 +322,7 @@ def item_log(seed: int) -> ListLog:
 
 
 def is_spoiled(record: Record) -> bool:
-    """Return whether a record of `fill`, or a part of it, is no event."""
+    """Return whether a record of `fill`, or a line of it, is bad."""
     return record.value in SPOILED or (record.value not in IGNORED and BAD_LINE in lines_of(record))
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.evaluation.rank_metrics import ModelMetrics
 from pipeline.events.batch import Batch, Events, RawBatch, Span, TopicPartition
 from pipeline.features.lessons import Lessons
 from pipeline.models.model import Model, Targets, TrainingCandidates, TrainResult
@@ -126,7 +127,7 @@ class Moved(NamedTuple):
 
     batch: Batch
     queries: Queries
-    removed: list[str]
+    removed_users: list[str]
 
 
 def move_on(
@@ -226,3 +227,9 @@ def shoppers(
                 events.append(events[int(rng.integers(len(events)))])
         made.append(batches(events))
     return made
+
+
+def ndcg_between(before: ModelMetrics, after: ModelMetrics) -> float:
+    """Return the NDCG@10 of the tests between two calls of `cumulative`."""
+    early, late = before["ndcg@10"] * before["tests"], after["ndcg@10"] * after["tests"]
+    return (late - early) / (after["tests"] - before["tests"])

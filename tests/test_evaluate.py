@@ -8,11 +8,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from recordings import read_recording
 
-from consumers.files.source import read_events
-from consumers.memory import ListLog, ListSource
+from consumers.memory import MemoryLog, MemorySource
 from pipeline.app.cli import main
-from pipeline.app.cpu_count import use_threads
 from pipeline.events.batch import TopicPartition
 from pipeline.events.decode import Decoder
 from pipeline.persistence.checkpoint import TRAINED, Checkpoints
@@ -21,7 +20,7 @@ from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
 from pipeline.service.clock import ManualClock
 from pipeline.service.loop import Adapters, Durability, Loop
-from pipeline.service.observe import Unobserved
+from pipeline.service.observe import Observer
 from pipeline.service.prequential import (
     BASELINES,
     FILE_SOURCE,
@@ -32,20 +31,21 @@ from pipeline.service.prequential import (
     compared,
 )
 from pipeline.settings import BatchConfig, CheckpointConfig, KafkaConfig, ModelConfig, RankConfig, Settings
-from producers.memory import ListSink, Outbox
-from producers.simulator.users import TYPES, Columns, Market, shoppers
+from producers.memory import MemorySink, Outbox
+from producers.simulator.events import TYPES, Columns, SimulatorConfig
+from producers.simulator.users import simulate_users
 
 START_S = 1_700_000_000
 NOW_MS = START_S * 1000 + 10**9
 EVENTS = 1500
-SMALL = ("--set", "model.dim=8", "--set", "model.history=6")
+SMALL = ("--set", "model.attention.dim=8", "--set", "model.attention.history=6")
 LIVE = TopicPartition("events", 0)
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recorded file of made-up shoppers."""
-    chunks = shoppers(EVENTS, 0, None, Market(120, 120, 16))
+    """A recorded file of simulated users."""
+    chunks = simulate_users(EVENTS, 0, config=SimulatorConfig(120, 120, 16))
     columns = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
     rows = zip(*(column.tolist() for column in columns), strict=True)
     lines = [
@@ -70,49 +70,36 @@ class Ticks(ManualClock):
 
 def judged(file: Path, settings: Settings, names: list[str], batch: int = 64) -> Evaluation:
     evaluation = Evaluation(settings, compared(settings, names), Ticks(NOW_MS))
-    evaluation.learn(read_events(file, batch, now_ms=NOW_MS), NOW_MS)
+    evaluation.learn(read_recording(file, batch, now_ms=NOW_MS), NOW_MS)
     return evaluation
 
 
-@pytest.mark.parametrize("repeats", [False, True])
-def test_two_threads_learn_the_same_bits_as_one(file: Path, repeats: bool) -> None:
-    settings = settings_for(rank=RankConfig(exclude_event_types=[] if repeats else None))
-    alone = judged(file, settings, ["attention", "isgd"], batch=100)
-    use_threads(2)
-    try:
-        shared = judged(file, settings, ["attention", "isgd"], batch=100)
-    finally:
-        use_threads(1)
-    assert shared.recommender.digests() == alone.recommender.digests()
-    assert [line.figures for line in shared.result().lines] == [line.figures for line in alone.result().lines]
-
-
-def replayed(file: Path, log: ListLog) -> None:
+def replayed(file: Path, log: MemoryLog) -> None:
     """Append the file's events to the live topic, as `replay` sends them."""
-    for events in read_events(file, 100, now_ms=NOW_MS):
+    for events in read_recording(file, 100, now_ms=NOW_MS):
         for user, item, kind, time_ms in zip(
             events.user_ids, events.item_ids, events.types, events.time_ms_B.tolist(), strict=True
         ):
             append(log, user, item, kind, time_ms)
 
 
-def append(log: ListLog, user: str, item: str, kind: str = "click", time_ms: int = NOW_MS) -> None:
+def append(log: MemoryLog, user: str, item: str, kind: str = "click", time_ms: int = NOW_MS) -> None:
     value = {"user_id": user, "item_id": item, "event_type": kind, "timestamp_ms": time_ms}
     log.append(msgspec.json.encode(value), key=user.encode(), timestamp=NOW_MS)
 
 
 def lived(
-    settings: Settings, log: ListLog, outbox: Outbox, folder: Path | None = None, test_all: bool = False
+    settings: Settings, log: MemoryLog, outbox: Outbox, folder: Path | None = None, test_all: bool = False
 ) -> Recommender:
     """Let a service live until the log is read, and stop it."""
     learner = Recommender(settings, test_all=test_all)
-    source = ListSource(log)
+    source = MemorySource(log)
     decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
     clock = ManualClock(NOW_MS)
     survival = None
     if folder is not None:
         survival = Durability(Checkpoints(UrlFolder(str(folder)), settings), Journal(folder / "worker-0"))
-    loop = Loop(learner, Adapters(source, decoder, ListSink(outbox), clock, Unobserved()), settings, survival)
+    loop = Loop(learner, Adapters(source, decoder, MemorySink(outbox), clock, Observer()), settings, survival)
     loop.start()
     while learner.offsets.get(LIVE, 0) < log.end(LIVE):
         loop.tick()
@@ -130,7 +117,7 @@ def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, st
 
 def test_live_figures_are_those_of_evaluate(file: Path) -> None:
     settings = settings_for(batch=BatchConfig(max_events=64))
-    log = ListLog()
+    log = MemoryLog()
     replayed(file, log)
     live = lived(settings, log, Outbox(), test_all=True).quality.cumulative()
     offline = judged(file, settings, [])
@@ -270,7 +257,7 @@ def test_rows_that_cannot_be_read_are_counted_and_take_no_place(
     ("options", "message"),
     [
         (("--models", "magic"), r"'magic': no such model; expected attention, popularity"),
-        (("--batch", "0"), r"0: expected 1 or more"),
+        (("--batch", "0"), r"0: expected a whole number, 1 or more"),
         (
             ("--start", "9999"),
             r"no event to learn: nothing after the first 9999 events; expected one row or more",
@@ -315,7 +302,7 @@ def test_a_trained_checkpoint_holds_what_evaluate_has_learned(file: Path, traine
     restored = Recommender(settings)
     restored.restore(found[1])
     offline = Evaluation(settings, as_served(settings), ManualClock(NOW_MS))
-    offline.learn(read_events(file, 64, now_ms=NOW_MS), NOW_MS)
+    offline.learn(read_recording(file, 64, now_ms=NOW_MS), NOW_MS)
     assert restored.digests() == offline.recommender.digests()
     assert restored.quality.cumulative() == offline.recommender.quality.cumulative()
 
@@ -331,7 +318,7 @@ def test_inspect_of_one_user_says_how_old_the_checkpoint_is_and_leaves_the_figur
 
 def test_a_service_starts_warm_and_a_user_moves_to_the_live_partition(trained: Path) -> None:
     settings = service(trained)
-    log, outbox = ListLog(), Outbox()
+    log, outbox = MemoryLog(), Outbox()
     found = Checkpoints(UrlFolder(str(trained)), settings).load(newcomer=True)
     assert found is not None
     before = Recommender(settings)
@@ -352,7 +339,7 @@ def test_a_service_starts_warm_and_a_user_moves_to_the_live_partition(trained: P
 
 def test_the_files_users_outlive_restarts_and_the_loss_of_a_partition(trained: Path) -> None:
     settings = service(trained)
-    log = ListLog()
+    log = MemoryLog()
     append(log, "u1", "brand new")
     first = lived(settings, log, Outbox(), trained)
     append(log, "stranger", "brand new")
@@ -399,7 +386,7 @@ def test_a_grid_begins_with_the_services_own_setting(file: Path, name: str) -> N
     settings = settings_for()
     variants = [Variant(name, {}), Variant(name, GRIDS[name][0])]
     evaluation = Evaluation(settings, variants, ManualClock(NOW_MS))
-    evaluation.learn(read_events(file, 64, now_ms=NOW_MS, limit=600), NOW_MS)
+    evaluation.learn(read_recording(file, 64, now_ms=NOW_MS, limit=600), NOW_MS)
     own, first = evaluation.result().lines
     assert own.figures == first.figures
     assert own.figures["hr@10"] > 0

@@ -308,7 +308,9 @@ def test_candidates_and_their_features_are_those_of_the_formulae(world: World) -
             order = sorted((m for m in values if m in live), key=lambda m: (-values[m], m))[:LISTED]
             rows |= set([m for m in order if m in allowed][:POPULAR])
         assert rows <= found.keys() <= allowed
-        assert len(found) == max(len(rows), min(bank.least, len(allowed)))
+        newest = set(bank.families["newest"].ring.data.tolist()) - rows  # type: ignore[attr-defined]
+        assert len(found) - len(newest & found.keys()) <= max(len(rows), min(bank.least, len(allowed)))
+        assert len(found) >= max(len(rows), min(bank.least, len(allowed)))
         excluded += len(live - allowed)
         left_out += len(allowed - found.keys())
     assert left_out > 0

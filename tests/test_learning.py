@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from streams import Spy, copied, same
+from streams import Spy, copied, ndcg_between, same
 
-from pipeline.evaluation.quality import between
 from pipeline.events.batch import Events, RawBatch, Span, TopicPartition
 from pipeline.models import gate
 from pipeline.models.attention import AttentionModel
@@ -18,7 +17,8 @@ from pipeline.models.registry import MODELS, variant_of
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.settings import EventsConfig, ModelConfig, RankConfig, Settings
-from producers.simulator.users import Columns, Market, shoppers
+from producers.simulator.events import Columns, SimulatorConfig
+from producers.simulator.users import simulate_users
 
 START_MS = 1_700_000_000_000
 NOW_MS = START_MS + 10**9
@@ -69,8 +69,8 @@ def feed(
 
 
 def people(events: int, seed: int = 0) -> tuple[Ints, Ints]:
-    """Return users and items of made-up shoppers."""
-    chunks = shoppers(events, seed, None, Market(users=300, items=300, sessions=32))
+    """Return users and items of simulated users."""
+    chunks = simulate_users(events, seed, config=SimulatorConfig(users=300, items=300, sessions=32))
     columns = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
     return columns.user_B, columns.item_B
 
@@ -206,7 +206,7 @@ def test_the_size_of_batches_hardly_matters() -> None:
         feed(learner, users[:warm], items[:warm])
         before = learner.quality.cumulative()["attention"]
         feed(learner, users[warm:], items[warm:], batch)
-        got[batch] = between(before, learner.quality.cumulative()["attention"])["ndcg@10"]
+        got[batch] = ndcg_between(before, learner.quality.cumulative()["attention"])
     best = max(got.values())
     assert min(got[1], got[16], got[128]) >= 0.97 * best, got
     assert got[512] >= 0.9 * best, got
@@ -267,10 +267,10 @@ def test_a_gate_with_few_features_does_not_run_away(batch: int) -> None:
     before = learner.quality.cumulative()
     users, items = people(4000, seed=3)
     outcomes += feed(learner, users + 1000, items)
-    assert {outcome.figures.skipped for outcome in outcomes[1:]} == {""}
+    assert {outcome.metrics.skipped for outcome in outcomes[1:]} == {""}
     assert np.abs(model.gate.weight.data[kept]).max() <= gate.BOUND
     after = learner.quality.cumulative()
-    got = {name: between(before[name], after[name])["ndcg@10"] for name in names}
+    got = {name: ndcg_between(before[name], after[name]) for name in names}
     assert got["attention"] >= 0.7 * max(got.values()), got
 
 
@@ -284,9 +284,9 @@ def test_a_number_gone_wrong_stops_learning_and_publishing_until_it_is_mended() 
     model.gate.weight.data[0] = np.nan
     before = copied(model.columns())
     (outcome,) = feed(learner, users[700:800], items[700:800])
-    assert outcome.figures.skipped == "non_finite"
+    assert outcome.metrics.skipped == "non_finite"
     assert outcome.rankings == []
-    assert not np.isfinite(outcome.figures.gradient_norm)
+    assert not np.isfinite(outcome.metrics.gradient_norm)
     known = learner.state.items.rows([f"i{item}" for item in set(items[:700].tolist())])
     columns = model.columns()
     same({name: column for name, column in columns.items() if column.axis == "none"}, before)
@@ -294,7 +294,7 @@ def test_a_number_gone_wrong_stops_learning_and_publishing_until_it_is_mended() 
     assert np.isfinite(ndcg(learner))
     model.gate.weight.data[:] = right
     (outcome,) = feed(learner, users[800:900], items[800:900])
-    assert outcome.figures.skipped == ""
+    assert outcome.metrics.skipped == ""
     assert len(outcome.rankings) >= len(set(users[800:900].tolist()))
 
 
@@ -357,7 +357,7 @@ def test_no_stream_drives_a_parameter_out_of_its_bound(
     learner = weighted(dim, features, weight, name)
     users, items, times = make(np.random.default_rng(0))
     outcomes = feed(learner, users, items, batch, "heavy", times)
-    assert "non_finite" not in {outcome.figures.skipped for outcome in outcomes}
+    assert "non_finite" not in {outcome.metrics.skipped for outcome in outcomes}
     for key, column in learner.models[0].columns().items():
         assert np.isfinite(column.data).all(), key
         if "squares" not in key:
@@ -376,9 +376,9 @@ def test_ordinary_people_after_a_bad_stream_are_served_as_by_the_best_baseline(
     users, items = people(3000)
     late = START_MS + 10**8 + 1000 * np.arange(3000)
     outcomes = feed(learner, users + 1000, items + 1000, 128, "click", late)
-    assert "non_finite" not in {outcome.figures.skipped for outcome in outcomes}
+    assert "non_finite" not in {outcome.metrics.skipped for outcome in outcomes}
     after = learner.quality.cumulative()
-    got = {name: between(before[name], after[name])["ndcg@10"] for name in after}
+    got = {name: ndcg_between(before[name], after[name]) for name in after}
     assert got["attention"] >= max(got.values()) > 0, got
 
 
@@ -386,7 +386,7 @@ def test_an_empty_system_says_once_that_it_has_nothing_for_people_without_events
     learner = recommender()
     outcome = learner.step(raw(learner, [], []))
     assert [(ranking.user_id, ranking.items) for ranking in outcome.rankings] == [("__default__", [])]
-    assert (outcome.gone, outcome.alarms) == ([], [])
+    assert (outcome.removed_users, outcome.alarms) == ([], [])
     assert (learner.seq, learner.events_learned, learner.offsets) == (1, 0, {SOURCE: 0})
     assert learner.step(raw(learner, [], [])).rankings == []
 
@@ -407,5 +407,5 @@ def test_a_disliked_item_is_no_test_and_no_lesson() -> None:
     tests = learner.quality.cumulative()["attention"]["tests"]
     outcome = learner.step(raw(learner, ["u1", "u2"], ["i2", "i3"], type="dislike"))
     assert learner.quality.cumulative()["attention"]["tests"] == tests
-    assert outcome.figures.skipped == "no_target"
+    assert outcome.metrics.skipped == "no_target"
     assert learner.bank.transitions.forward.data.sum() == 0

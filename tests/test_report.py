@@ -12,21 +12,19 @@ from streams import Batches, small_settings
 from streams import shoppers as stream
 
 from pipeline.app.cli import main
-from pipeline.app.commands.evaluate import MODELS
 from pipeline.app.report.gather import Extra, Report, gather
 from pipeline.app.report.page import page, verdict
 from pipeline.app.report.plots import COLOURS, PARTS, quality_plot, styles
-from pipeline.evaluation.quality import SegmentFigures
+from pipeline.evaluation.rank_metrics import SegmentMetrics
 from pipeline.events.records import DriftAlarm
 from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.files import UrlFolder
 from pipeline.recommender import Recommender
 from pipeline.service.prequential import GRIDS
 from pipeline.settings import KafkaConfig, Settings
-from pipeline.state.shards import Snapshot
 
 NOW_MS = 1_700_000_000_000
-SMALL = ("--set", "model.dim=8", "--set", "model.history=6")
+SMALL = ("--set", "model.attention.dim=8", "--set", "model.attention.history=6")
 
 
 class Page(HTMLParser):
@@ -71,7 +69,7 @@ def learner() -> Recommender:
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recorded file whose name is markup."""
+    """A recorded file with markup in its name."""
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("recorded") / "a <b> & c.csv"
     rows = [f"u{rng.integers(30)},i{rng.integers(40)},{1_700_000_000 + 60 * k}" for k in range(400)]
@@ -141,21 +139,18 @@ def test_no_two_models_look_alike(learner: Recommender) -> None:
     line = gathered(learner).lines[0]
     shown = [(each["color"], each["marker"], each["linestyle"]) for each in styles([line] * 40)]
     assert len(set(shown)) == len({each[:2] for each in shown}) == 40
-    assert len(COLOURS) >= len(MODELS)
-    first = shown[: len(MODELS)]
-    assert len({colour for colour, _, _ in first}) == len({dash for _, _, dash in first}) == len(MODELS)
+    first = shown[: len(COLOURS)]
+    assert len({colour for colour, _, _ in first}) == len({dash for _, _, dash in first}) == len(COLOURS)
 
 
-def test_a_report_that_cannot_be_written_is_told_before_anything_is_learned(
+def test_a_report_that_cannot_be_written_is_an_error_before_anything_is_learned(
     file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     where = tmp_path / "no" / "out.html"
     code, out, err = run(capsys, "evaluate", file, "--report", where, *SMALL)
     assert (code, out) == (2, "")
-    assert err == (
-        f"afresh: --report {where}: can't be written: No such file or directory; name a file in a folder "
-        "that is there\n"
-    )
+    assert err.startswith(f"afresh: --report {where}: can't be written: No such file or directory; ")
+    assert err.count("\n") == 1
 
 
 def test_a_checkpoint_has_the_report_of_its_worker(
@@ -173,7 +168,7 @@ def test_a_checkpoint_has_the_report_of_its_worker(
     row = next(cells for cells in Page(text).cells if cells[0] == "attention")
     assert row[1] == f"{learner.quality.cumulative()['attention']['ndcg@10']:.4f}"
     assert "worker west alone" in text
-    assert "checkpoints of east lie beside it" in text
+    assert "also holds checkpoints of east" in text
     assert "2023-11-14 22:13 UTC" in text  # when it was saved
 
 
@@ -210,21 +205,6 @@ def test_no_page_is_one_line_and_leaves_no_file(
     assert not list(tmp_path.glob("*.html"))
 
 
-def test_an_old_checkpoint_without_figures_over_time_has_a_page_that_says_so(
-    learner: Recommender, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = learner.snapshot()
-    new = ("timeline/", "curves/", "exposure/")
-    arrays = {name: array for name, array in whole.arrays.items() if not name.startswith(new)}
-    monkeypatch.setattr(learner, "snapshot", lambda: Snapshot(arrays, whole.meta, whole.shard))
-    save(learner, tmp_path / "state")
-    code, _, _ = run(capsys, "report", "--checkpoint", tmp_path / "state", "--out", tmp_path / "out.html")
-    assert code == 0
-    text = (tmp_path / "out.html").read_text("utf-8")
-    assert "holds no figures over time: they are kept from its next batch on" in text
-    assert f"{learner.quality.cumulative()['attention']['ndcg@10']:.4f}" in text
-
-
 def test_a_line_of_the_plot_goes_where_the_figures_go(learner: Recommender) -> None:
     svg = quality_plot(gathered(learner), "ndcg", "NDCG@10")
     found = re.search(r'id="ndcg-attention">\s*<path d="([^"]*)"', svg)
@@ -240,10 +220,10 @@ def test_a_line_of_the_plot_goes_where_the_figures_go(learner: Recommender) -> N
     assert np.corrcoef(points[:, 1], means[keep])[0, 1] == pytest.approx(-1)  # SVG counts from the top
 
 
-def test_drift_alarms_are_marked_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drift_alarms_are_marked_and_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     recommender = Recommender(small_settings())
     alarm = DriftAlarm("adwin", "hit_rate", 30, 0.4, 0.1254, 0)
-    monkeypatch.setattr(recommender.drift, "update", lambda *figures: [alarm])
+    monkeypatch.setattr(recommender.evaluator.drift, "update", lambda *figures: [alarm])
     for raw in stream(np.random.default_rng(0), Batches(), 2):
         recommender.step(raw)
     text = page(gathered(recommender), NOW_MS)
@@ -256,7 +236,7 @@ def test_drift_alarms_are_marked_and_told(monkeypatch: pytest.MonkeyPatch) -> No
     [
         (0.3, 0.2, "By NDCG@10 it is 50.0% ahead of the best baseline, popularity."),
         (0.15, 0.2, "By NDCG@10 it is 25.0% behind the best baseline, popularity."),
-        (0.2, 0.2, "By NDCG@10 it is level with the best baseline, popularity."),
+        (0.2, 0.2, "By NDCG@10 it equals the best baseline, popularity."),
         (0.9, 0.1, "Its NDCG@10 is 9.0 times that of the best baseline, popularity."),
         (0.3, 0.0, "in 50.0% of 10 tests."),
     ],
@@ -265,7 +245,7 @@ def test_the_verdict_says_who_is_ahead(
     served: float, beside: float, said: str, learner: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def figures(ndcg: float) -> object:
-        each: SegmentFigures = {"tests": 10, "hr@10": 0.5, "ndcg@10": ndcg, "mrr@10": ndcg}
+        each: SegmentMetrics = {"tests": 10, "hr@10": 0.5, "ndcg@10": ndcg, "mrr@10": ndcg}
         return {**each, "cold": each, "warm": each}
 
     monkeypatch.setattr(
@@ -278,6 +258,6 @@ def test_the_verdict_says_who_is_ahead(
 
 def test_nothing_learned_is_a_page_too() -> None:
     text = page(gathered(Recommender(Settings())), NOW_MS)
-    assert "there is nothing to judge" in text
+    assert "there is nothing to evaluate" in text
     assert "No drift alarm was raised." in text
     Page(text)

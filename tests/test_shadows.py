@@ -49,7 +49,7 @@ def test_shadows_leave_lists_and_the_served_model_unchanged_bit_for_bit(
     beside = Recommender(with_shadows(*shadows, exclude=exclude))
     for one, two in zip(feed(alone, stream()), feed(beside, stream()), strict=True):
         assert one.rankings == two.rankings
-        assert repr(one.figures) == repr(two.figures)
+        assert repr(one.metrics) == repr(two.metrics)
     wanted = copied(columns_without(alone))
     found = columns_without(beside, *shadows)
     rings = {"histories.items", "histories.types", "histories.times"}  # as long as the longest history needs

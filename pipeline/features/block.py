@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels import inlined, kernel
+from pipeline.state.shards import pick
 from pipeline.state.tables import LIVE
 
 MAX_QUERIES = 64  # so that a block's candidates stay in the processor's cache; one bit each in `excluded_M`
@@ -35,6 +36,11 @@ class Candidates(NamedTuple):
     def at(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
         """Return the rows of candidates by their places among all, -1 for a place below 0."""
         return np.append(self.rows, np.int32(-1))[np.maximum(places, -1)]
+
+    def pick(self, places: npt.NDArray[np.integer]) -> "Candidates":
+        """Return the candidates of the queries at these places, in this order."""
+        where, indptr = pick(np.arange(self.rows.size), self.indptr, np.asarray(places, np.int64))
+        return Candidates(self.rows[where], indptr, self.features[where], self.gate_inputs[places])
 
 
 class Block(NamedTuple):

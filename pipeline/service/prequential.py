@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline.evaluation.curves import Curve
 from pipeline.evaluation.exposure import gini
-from pipeline.evaluation.quality import ModelFigures, SegmentFigures, ServedFigures, between
+from pipeline.evaluation.rank_metrics import ListHits, ModelMetrics, SegmentMetrics
 from pipeline.events.batch import Events, RawBatch, Span, TopicPartition
 from pipeline.features.popularity import ALL
 from pipeline.models.model import Model, Targets, TrainingCandidates, TrainResult
@@ -82,37 +82,46 @@ GRIDS: dict[str, list[Setting]] = {
 
 
 class Variant(NamedTuple):
-    """One model of a run: its plain name, and the setting that tells it from others of that name."""
+    """One model of a run: the name that figures have, and the options that replace its configuration's."""
 
     model: str
     setting: Setting
+    type: str
 
     @property
     def name(self) -> str:
         """Name of the variant.
 
-        >>> Variant("item_knn", {"directed": True}).name, Variant("popularity", {}).name
-        ('item_knn directed=true', 'popularity')
+        >>> Variant("item_knn", {"directed": True}, "item_knn").name, Variant("ncf", {}, "ncf").name
+        ('item_knn directed=true', 'ncf')
         """
         words = [f"{key}={str(value).lower()}" for key, value in self.setting.items()]
-        return " ".join([self.model, *words])
+        return self.model if ":" in self.model else " ".join([self.model, *words])
 
 
 def compared(settings: Settings, names: Sequence[str] = ()) -> list[Variant]:
     """Return the variants of a run, the served model's first. Without names: `model.name` and all baselines.
 
-    `attention` is served wherever it is named: its lesson draws on candidates, and those are made for the
-    served model. Otherwise `model.name` is, otherwise the first one named.
+    A name is a model's, or `NAME:key=value[:key=value]` with other settings. `attention` is served wherever
+    it is named, since candidates are made for the served model. Otherwise `model.name` is, otherwise the
+    first.
     """
     wanted = list(dict.fromkeys(names or (settings.model.name, *BASELINES)))
     wanted.sort(key=lambda name: (name != "attention", name != settings.model.name))
-    return [Variant(name, setting) for name in wanted for setting in GRIDS.get(name, [{}])]
+    variants = []
+    for text in wanted:
+        name, *options = text.split(":")
+        setting: Setting = dict(option.partition("=")[::2] for option in options)
+        grid = [setting] if options else GRIDS.get(name, [{}])
+        variants += [Variant(text, each, name) for each in grid]
+    return variants
 
 
 def as_served(settings: Settings) -> list[Variant]:
     """Return the models that the service itself runs."""
     served = settings.model.name
-    return [Variant(name, {}) for name in (served, *(line for line in LIVE_BASELINES if line != served))]
+    names = (served, *settings.model.shadows, *LIVE_BASELINES)
+    return [Variant(name, {}, name) for name in dict.fromkeys(names)]
 
 
 class Line(NamedTuple):
@@ -123,12 +132,12 @@ class Line(NamedTuple):
 
     variant: Variant
     settings: Setting
-    figures: ModelFigures
-    quarters: list[ModelFigures]
+    figures: ModelMetrics
+    quarters: list[ModelMetrics]
     seconds: float
     at: dict[str, float]
-    new: SegmentFigures
-    old: SegmentFigures
+    new: SegmentMetrics
+    old: SegmentMetrics
     curve: Curve
 
 
@@ -150,7 +159,7 @@ class Result:
     duplicates: int  # events that were left out, as another with their event_id was learned before
     skipped_steps: int  # batches whose figures were not finite: nothing was learned from them
     lines: list[Line]
-    served: ServedFigures
+    served: ListHits
     shown: Shown
 
     def best(self) -> dict[str, Line]:
@@ -170,11 +179,17 @@ class Result:
 class Evaluation:
     """One run. `recommender` is the service's, with every event tested and a stopwatch at each model."""
 
-    def __init__(self, settings: Settings, variants: Sequence[Variant], clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, variants: Sequence[Variant], clock: Clock, rank_all: bool = False
+    ) -> None:
         self._settings, self._variants, self._clock = settings, list(variants), clock
         self._timed: list[_Timed] = []
         self.recommender = Recommender(
-            settings, [self._configured(each) for each in self._variants], self._time, unread=True
+            settings,
+            [self._configured(each) for each in self._variants],
+            self._time,
+            unread=True,
+            rank_all=rank_all,
         )
         self._seconds = 0.0
         self._skipped = self._duplicates = 0
@@ -195,8 +210,8 @@ class Evaluation:
             span = Span(*FILE_SOURCE, at, at + len(events))
             self._newest_ms = max(self._newest_ms, min(int(events.time_ms_B.max()), now_ms))
             outcome = recommender.step(RawBatch(recommender.seq, self._newest_ms, (span,), events, []))
-            self._duplicates += outcome.figures.duplicates
-            self._skipped += outcome.figures.skipped == "non_finite"
+            self._duplicates += outcome.metrics.duplicates
+            self._skipped += outcome.metrics.skipped == "non_finite"
             at = span.stop
             watch(at)
         self._seconds += self._clock.monotonic_s() - began_s
@@ -211,19 +226,19 @@ class Evaluation:
             lines.append(
                 Line(
                     variant,
-                    variant.setting or self._settings_of(variant.model),
+                    variant.setting if variant.type in GRIDS else self._settings_of(variant),
                     self.recommender.quality.cumulative()[name],
-                    [between(track.figures(a, name), track.figures(b, name)) for a, b in quarters],
+                    [track.metrics(name, start, stop) for start, stop in quarters],
                     timed.seconds,
-                    self.recommender.depths.at(name),
-                    self.recommender.depths.of_items(name, "new"),
-                    self.recommender.depths.of_items(name, "old"),
-                    self.recommender.curves.curve(name),
+                    self.recommender.quality.at_cutoffs(name),
+                    self.recommender.quality.of_segment(name, "new"),
+                    self.recommender.quality.of_segment(name, "old"),
+                    self.recommender.quality.curve(name),
                 )
             )
         return Result(
             self.recommender.offsets.get(FILE_SOURCE, 0), self._seconds, self._duplicates, self._skipped,
-            lines, self.recommender.quality.served(), self._shown(),
+            lines, self.recommender.quality.list_hits(), self._shown(),
         )  # fmt: skip
 
     def _shown(self) -> Shown:
@@ -240,19 +255,19 @@ class Evaluation:
 
     def _configured(self, each: Variant) -> Configured:
         """Return the registry's variant under the name that figures have."""
-        return variant_of(self._settings.model, each.model, each.setting)._replace(name=each.name)
+        return variant_of(self._settings.model, each.type, each.setting)._replace(name=each.name)
 
     def _time(self, model: Model) -> Model:
         timed = _Timed(model, self._clock)
         self._timed.append(timed)
         return cast(Model, timed)
 
-    def _settings_of(self, model: str) -> Setting:
-        chosen = self._settings.model
-        config: Setting = msgspec.to_builtins(variant_of(chosen, model).config)
-        if model in BASELINES:
+    def _settings_of(self, variant: Variant) -> Setting:
+        if variant.type in BASELINES:
             return {}
-        return {**config, "features": chosen.features, "seed": chosen.seed}
+        model = self._settings.model
+        config: Setting = msgspec.to_builtins(self._configured(variant).config)
+        return {**config, "features": model.features, "seed": model.seed}
 
 
 class _Timed:

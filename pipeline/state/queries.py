@@ -11,6 +11,7 @@ from pipeline.events.batch import Batch
 from pipeline.kernels import kernel
 from pipeline.state.histories import Windows
 from pipeline.state.positions import session_positions
+from pipeline.state.shards import pick
 from pipeline.state.state import State, pushes
 
 IntArray = npt.NDArray[np.int32]
@@ -37,6 +38,12 @@ class Queries(NamedTuple):
     repeats_B: npt.NDArray[np.float32]  # of the interactions so far, those with an item of the window
     excluded: IntArray
     excluded_indptr: npt.NDArray[np.int64]
+
+    def pick(self, places: npt.NDArray[np.integer]) -> "Queries":
+        """Return the queries at these places, in this order."""
+        excluded, indptr = pick(self.excluded, self.excluded_indptr, np.asarray(places, np.int64))
+        columns = [column[places] for column in self[:-2]]
+        return Queries._make([*columns, excluded, indptr])
 
 
 def training_queries(state: State, batch: Batch) -> Queries:

@@ -3,16 +3,16 @@
     python tests/benchmarks/drift_reaction.py [--seeds 5] [--data FOLDER]
 
 Runs the service's own `Recommender` (default configuration, but that no lists are made) in batches of 128
-over simulated shoppers, whose taste changes at event 20,000 of 60,000, once with `drift.reaction` and once
+over simulated users, with a change of taste at event 20,000 of 60,000, once with `drift.reaction` and once
 without it; with --data (or AFRESH_DATA) over the first 40,000 events of recorded streams too. Prints one
 table, and one JSON line at the end. The streams are those of drift_streams.py.
 
-- told: the first alarm after the change, by signal, and its delay in events, median (most).
+- signal: the first alarm after the change, by signal, and its delay in events, median (most).
 - false alarms: on streams without a change, and before the change on the others, per 100,000 events. Of
-  recorded streams nobody knows which alarms are false: all are counted.
+  recorded streams it is unknown which alarms are false: all are counted.
 - events until quality is back: m(t) is the mean NDCG@10 of 2,000 tests from event t on, and the level that of
   the last 5,000 events before the change. Quality is back at the first t after the lowest m(t) for which m(t)
-  is at least nine tenths of the level; counted from the change. 0: it was never gone, no m(t) lies below
+  is at least nine tenths of the level; counted from the change. 0: it never fell, no m(t) lies below
   that. "> ": in some stream it was not back at the end, which then counts. Where the taste turns time and
   again, each turn is a change of its own, up to the next one.
 - NDCG@10 after: of all tests from event 20,000 on; of the whole of a recorded stream. The gain is the mean of
@@ -36,16 +36,16 @@ from unittest.mock import patch
 
 import numpy as np
 from drift_streams import CHANGE_AT, EVENTS, KINDS, PERIOD, batches, now_ms, settings_of
+from pipeline.state.successors import Successors
 
 from pipeline.evaluation import reaction
-from pipeline.evaluation.quality import gains_of
+from pipeline.evaluation.rank_metrics import gains_of
 from pipeline.evaluation.reaction import share_left
 from pipeline.events.batch import RawBatch, Span
 from pipeline.events.records import DriftAlarm
 from pipeline.models.registry import build_model
 from pipeline.recommender import Recommender
 from pipeline.settings import DriftConfig, Settings
-from pipeline.state.successors import Successors
 from pipeline.thread_limits import limit_threads
 
 TESTS, BEFORE, SHARE = 2_000, 5_000, 0.9
@@ -67,22 +67,26 @@ def fades(weights: bool, contexts: bool) -> Callable[..., None]:
 
 
 def of_old_items(alarm: DriftAlarm) -> float:
-    """Take the share of events on items that are not young for what is left, where new items are told of."""
+    """Return the share of events on old items for an alarm of new items, else `share_left`."""
     if alarm.signal == "young_items":
         return (1 - alarm.after) / (1 - alarm.before)
     return share_left(alarm)
 
 
 # what is switched off or set otherwise
+NO_STEPS = (reaction, "MAX_EXTRA_STEP", 0.0)
 PARTS: dict[str, tuple[Any, ...]] = {
     WHOLE: (),
     "steps alone": ((Successors, "fade", nothing),),
-    "memories alone": ((reaction, "PACE", 0.0),),
-    "successors' weights alone": ((reaction, "PACE", 0.0), (Successors, "fade", fades(True, False))),
-    "contexts alone": ((reaction, "PACE", 0.0), (Successors, "fade", fades(False, True))),
-    "steps four times as long": ((reaction, "PACE", 3.0),),
-    "half as much forgotten": ((reaction, "WEIGHT", 48.0),),
-    "four times as much forgotten": ((reaction, "WEIGHT", 6.0),),
+    "memories alone": (NO_STEPS,),
+    "successors' weights alone": (
+        (reaction, "MAX_EXTRA_STEP", 0.0),
+        (Successors, "fade", fades(True, False)),
+    ),
+    "contexts alone": (NO_STEPS, (Successors, "fade", fades(False, True))),
+    "steps four times as long": ((reaction, "MAX_EXTRA_STEP", 3.0),),
+    "half as much forgotten": ((reaction, "HALVING_WEIGHT", 48.0),),
+    "four times as much forgotten": ((reaction, "HALVING_WEIGHT", 6.0),),
     "to new items too": ((reaction, "share_left", of_old_items),),
 }
 
@@ -101,9 +105,9 @@ class Watched(Recommender):
         super().__init__(settings, lambda state, each: [build_model("attention", state, each)], test_all=True)
         self.kept: list[np.ndarray] = []
 
-    def _measure(self, batch: Any, queries: Any, targets: Any, lessons: Any) -> list[DriftAlarm]:
-        self.kept.append(gains_of(lessons[0].tested).ndcg_B)
-        return super()._measure(batch, queries, targets, lessons)
+    def _evaluate(self, batch: Any, queries: Any, results: Any) -> list[DriftAlarm]:
+        self.kept.append(gains_of(results[0].tested).ndcg_B)
+        return super()._evaluate(batch, queries, results)
 
     def _rank(self, *args: Any) -> list[Any]:
         return []
@@ -122,7 +126,7 @@ def run(kind: str, seed: int, part: str, on: bool, data: Path | None) -> Run:
             span = Span("shoppers", 0, start, start + len(events))
             alarms += learner.step(RawBatch(learner.seq, now_ms(stream), (span,), events, [])).alarms
             if stream.alarm and start < CHANGE_AT <= span.stop:
-                learner.drift.answer([stream.alarm])
+                learner.react(learner.evaluator.reaction.respond([stream.alarm], learner.events_learned))
             start = span.stop
     return Run(np.concatenate(learner.kept), alarms)
 
@@ -194,7 +198,7 @@ class Row:
     kind: str
     part: str
     seeds: int
-    told: dict[str, int]  # streams by the signal of the first alarm
+    signals: dict[str, int]  # streams by the signal of the first alarm
     delays: list[int]
     false_alarms_per_100k: float
     back: tuple[list[float], list[float]]  # by seed
@@ -224,7 +228,7 @@ def row(kind: str, part: str, without: list[Figures], reacted: list[Figures]) ->
 
 
 HEAD = (
-    "| change | reaction | told by, of streams | delay, median (most) | false alarms per 100,000 "
+    "| change | reaction | signal, of streams | delay, median (most) | false alarms per 100,000 "
     "| back without it (least to most) | back with it (least to most) | ratio "
     "| NDCG@10 after, without | with | gain |"
 )
@@ -233,7 +237,7 @@ HEAD = (
 def line(of: Row) -> str:
     """Return a row of the table."""
     steady = KINDS[of.kind].steady
-    told = ", ".join(f"{signal} {count}" for signal, count in of.told.items()) or "none"
+    first = ", ".join(f"{signal} {count}" for signal, count in of.signals.items()) or "none"
     delay = f"{median(of.delays):,.0f} ({of.delays[-1]:,})" if of.delays else ""
     back = [
         f"{'' if whole else '> '}{mean(by_seed):,.0f} ({min(by_seed):,.0f} to {max(by_seed):,.0f})"
@@ -242,7 +246,7 @@ def line(of: Row) -> str:
     ratio = f"{of.ratio:.2f}" if of.ratio else ""
     middle = ["", "", f"{of.false_alarms_per_100k:.1f}", "", "", ""]
     if not steady:
-        middle = [f"{told} of {of.seeds}", delay, middle[2], *back, ratio]
+        middle = [f"{first} of {of.seeds}", delay, middle[2], *back, ratio]
     least, most = f"{100 * min(of.gains):+.1f}", f"{100 * max(of.gains):+.1f}"
     spread = f" ({least} to {most})" if len(of.gains) > 1 else ""
     gain = f"{100 * mean(of.gains):+.1f}%{spread}"
@@ -281,7 +285,7 @@ def main() -> None:
     with ProcessPoolExecutor(options.jobs) as pool:
 
         def started(kind: str, seed: int, part: str, on: bool) -> Future[Run]:
-            if not on and KINDS[kind].fall:  # nobody answers the alarm
+            if not on and KINDS[kind].fall:  # no reaction to the alarm
                 kind = KINDS[kind].recorded or "none"
             key = kind, seed, part, on
             if key not in runs:

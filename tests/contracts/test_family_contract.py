@@ -129,7 +129,7 @@ def test_an_attribution_sums_to_the_value_and_names_no_empty_place(learned: Lear
     np.testing.assert_allclose(out.sum(2), expected, rtol=1e-4, atol=1e-4)
     for b, length in enumerate(queries.length_B.tolist()):
         assert (out[b, :, length:-1] == 0).all()
-    assert np.abs(expected).sum() > 0
+    assert np.abs(expected).sum() > 0 or not family.features
 
 
 def taught(learned: Learned, name: str, cut: int) -> Family:
@@ -149,9 +149,15 @@ def test_lessons_alone_decide_what_is_counted_wherever_they_are_cut(learned: Lea
     same(whole.columns(), copied(again.columns()))
     same(whole.columns(), copied(single.columns()))
     assert {column.axis for column in whole.columns().values()} <= {"item", "none"}  # no users
-    before, lessons = copied(whole.columns()), learned.taught[-1]
-    whole.update(lessons._replace(weight_B=np.zeros_like(lessons.weight_B)), np.ones(1024, np.uint8), 7)
-    whole.update(lessons._replace(item_B=np.full_like(lessons.item_B, -1)), np.ones(1024, np.uint8), 7)
+    nothing, status = (
+        learned.taught[-1]._replace(item_B=np.full_like(learned.taught[-1].item_B, -1)),
+        np.ones(1024, np.uint8),
+    )
+    before = copied(whole.columns())
+    whole.update(nothing, status, 7)
+    weightless = learned.taught[-1]._replace(weight_B=np.zeros_like(nothing.weight_B))
+    if name != "newest":  # an item counts as seen whatever its event weighs
+        whole.update(weightless, status, 7)
     same(whole.columns(), before)
 
 

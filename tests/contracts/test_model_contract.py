@@ -222,7 +222,7 @@ def test_nothing_to_score_or_to_learn_is_no_trouble(name: str) -> None:
     recommender = learned(name)
     before = recommender.digests()
     outcome = recommender.step(Batches(seq=8, ends={0: 240})([]))
-    assert (outcome.rankings, outcome.figures.learned) == ([], 0)
+    assert (outcome.rankings, outcome.metrics.learned) == ([], 0)
     assert recommender.digests()["digest_users"] == before["digest_users"]
 
 
@@ -255,7 +255,7 @@ def test_a_restored_model_scores_bit_for_bit_the_same(name: str) -> None:
             for outcome in outcomes
         ]
         assert lists[0] == lists[1]
-        assert repr(outcomes[0].figures) == repr(outcomes[1].figures)
+        assert repr(outcomes[0].metrics) == repr(outcomes[1].metrics)
     assert second.digests() == first.digests()
 
 

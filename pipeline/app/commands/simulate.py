@@ -1,38 +1,35 @@
-"""`afresh simulate`: made-up shoppers into the events topic, or into a file."""
+"""`afresh simulate`: simulated users into the events topic, or into a file."""
 
 import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.app.progress_bar import progress_bar
+from pipeline.app.console import interruption, progress_bar
 from pipeline.settings import Settings
-from producers.simulator.options import add_loop_options, add_plan_options, add_stream_options
+from producers.simulator.options import add_simulation_options, order_of
 
 if TYPE_CHECKING:
-    from producers.simulator.simulate import Order, Sender
+    from producers.simulator.simulation import Order, Sender
 
-HELP = """Send made-up shoppers into the events topic, or write them to a file.
+HELP = """Send the events of simulated users to the events topic, or write them to a file.
 
-Shoppers have tastes and items have successors, so that there is something to learn; users and items arrive
-over time. The same seed gives the same shoppers. --truth tells what changed when, for whom. With
---closed-loop they look at lists, of the recommendations topic and, drawn by chance, of popular and of random
-items, and click and buy by their taste: the table at the end says what recommending is worth. The first
-Ctrl-C ends the sending: what is out is waited for and counted."""
+Users have preferences and items have successors, so that there is something to learn; users and items arrive
+over time. The same seed gives the same events. --truth writes what changed when, for whom. With --closed-loop
+users look at rankings of the recommendations topic and, by chance, at popular and at random items, and click
+and buy by their preferences: the table at the end compares the three. The first Ctrl-C ends the sending;
+events that were sent are waited for and counted."""
 EXAMPLE = """afresh simulate --events 60000 --change sudden@30000 --truth truth.json
 afresh simulate --closed-loop --rate 400         # beside `afresh run`
-afresh simulate --season 3 --retire 0.2 --out shoppers.csv.gz"""
+afresh simulate --season 3 --retire 0.2 --out users.csv.gz"""
+PROGRESS_INTERVAL_S = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's own options."""
-    add_stream_options(parser)
-    add_plan_options(parser)
-    add_loop_options(parser)
+    add_simulation_options(parser)
     parser.add_argument("--truth", type=Path, metavar="PATH", help="JSON file for what changed when")
     parser.add_argument(
         "--out", type=Path, metavar="FILE",
@@ -45,14 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Send or write everything; 0 when the end or the first Ctrl-C was reached.
+    """Send or write everything; return 0 at the end or after the first Ctrl-C.
 
-    Raise `UsageError` for a plan or a file that can't be, or when no broker answers; `BrokerLost` and
-    `PublishFailed` when the broker goes away or refuses an event on the way.
+    Raise `UsageError` for an invalid plan or file, or when no broker answers; `BrokerLost` and
+    `PublishFailed` when the broker is lost or rejects an event.
     """
     from pipeline.errors import UsageError
     from producers.simulator.file import check_file, check_folder
-    from producers.simulator.simulate import order_of  # numpy and the Kafka client are not needed for help
 
     order = order_of(args)
     if args.truth is not None:
@@ -68,14 +64,14 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 def _write(args: argparse.Namespace, order: "Order") -> int:
     """Write the file."""
     from producers.simulator.file import START_MS, write_events
-    from producers.simulator.simulate import Simulation, write_truth
+    from producers.simulator.simulation import Simulation
     from producers.simulator.users import span_ms
 
     began_s = time.monotonic()
-    simulation = Simulation(order, START_MS + span_ms(order.events, order.market, order.plan))
+    simulation = Simulation(order, START_MS + span_ms(order.events, order.config, order.plan))
     written = write_events(args.out, simulation.columns())
     if args.truth is not None:
-        write_truth(args.truth, simulation, written)
+        simulation.write_truth(args.truth, written)
     figures = {"written": written, "file": str(args.out), "seconds": round(time.monotonic() - began_s, 3)}
     print(f"wrote {written:,} events to {args.out}", file=sys.stderr)
     if args.json:
@@ -85,25 +81,31 @@ def _write(args: argparse.Namespace, order: "Order") -> int:
 
 def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
     """Send into the topic."""
-    from pipeline.app.interruption import interruption
     from producers.rate_limiter import pause
     from producers.replay import ensure_topic
-    from producers.simulator.simulate import Sender, until_stdin_closes, write_truth
+    from producers.simulator.simulation import Sender, until_stdin_closes
     from producers.simulator.uplift import lines
 
     sender = Sender(order, settings.kafka, settings.topics, settings.events, settings.items)
     for created in ensure_topic(settings.kafka, settings.topics, sender.topic):
         print(f"created topic {created}", file=sys.stderr)
     sleep = until_stdin_closes if args.until_stdin_closes else pause
-    with interruption() as interrupted, _progress(sender) as show:
+    with interruption() as interrupted, progress_bar() as move:
+        due_s = time.monotonic() + PROGRESS_INTERVAL_S
 
         def wait(seconds: float) -> bool:
-            show()
+            nonlocal due_s
+            if not args.until_stdin_closes:
+                sent = sender.sending.sent
+                move(sent / order.events, sent, _click_rates(sender))
+            elif args.closed_loop and time.monotonic() >= due_s:  # for the parent process
+                due_s = time.monotonic() + PROGRESS_INTERVAL_S
+                print(json.dumps({"progress": sender.progress()}), flush=True)
             return sleep(seconds) or interrupted()
 
         sender.send(wait)
     if args.truth is not None:
-        write_truth(args.truth, sender.simulation, sender.sending.sent)
+        sender.simulation.write_truth(args.truth, sender.sending.sent)
     figures = sender.figures()
     sent, seconds = sender.sending.sent, sender.sending.seconds
     rate = sent / seconds if seconds else 0.0
@@ -113,27 +115,16 @@ def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
             print(*lines(figures["uplift"]), sep="\n")
         else:
             topic = settings.topics.recommendations
-            print(
-                f"no list came to topic {topic}, so nobody saw one: is `afresh run` running?", file=sys.stderr
-            )
+            print(f"no ranking was read from topic {topic}: is `afresh run` running?", file=sys.stderr)
     if args.json:
         print(json.dumps(figures))
     return 0
 
 
-@contextmanager
-def _progress(sender: "Sender") -> Iterator[Callable[[], None]]:
-    """Show a bar on stderr, where that is a terminal; the function given moves it."""
-    with progress_bar(sender.simulation.order.events) as move:
-
-        def show() -> None:
-            arms = sender.simulation.uplift.counts()
-            clicks = ", ".join(
-                f"{name} {100 * counts['clicks'] / counts['shown']:.1f}%"
-                for name, counts in arms.items()
-                if counts["shown"]
-            )
-            said = f"{sender.sending.sent:,} events" + (f", clicks: {clicks}" if clicks else "")
-            move(sender.sending.sent, said)
-
-        yield show
+def _click_rates(sender: "Sender") -> str:
+    rates = ", ".join(
+        f"{name} {100 * counts['clicks'] / counts['shown']:.1f}%"
+        for name, counts in sender.simulation.uplift.counts().items()
+        if counts["shown"]
+    )
+    return f", clicks: {rates}" if rates else ""
