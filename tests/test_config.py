@@ -35,7 +35,6 @@ def test_flags_win_over_the_environment_that_over_the_file_that_over_the_default
     environ = {"AFRESH_BATCH__MAX_EVENTS": "2", "AFRESH_RANK__K": "2"}
     settings = load_settings(config, ["rank.k=3"], environ)
     assert (settings.batch.max_wait_ms, settings.batch.max_events, settings.rank.k) == (1, 2, 3)
-    assert settings.model.dim == Settings().model.dim
     assert load_settings(None, ["rank.k=3", "rank.k=4"], {}).rank.k == 4
 
 
@@ -146,8 +145,8 @@ def test_events_topics_are_an_array_or_a_table_with_default_types() -> None:
 
 
 def test_an_unknown_key_names_the_nearest_one_and_its_origin(tmp_path: Path) -> None:
-    message = error_of(AFRESH_MODEL__DIMS="8")
-    assert "(environment AFRESH_MODEL__DIMS): expected a known setting; did you mean model.dim?" in message
+    message = error_of(AFRESH_MODEL__DIM="8")
+    assert "(environment AFRESH_MODEL__DIM): expected a known setting; did you mean model.atten" in message
     config = write(tmp_path, "[rank]\nzzzzzz = 1")
     expected = f"rank.zzzzzz = 1 (file {config}): expected a known setting, one of rank.k, rank.exclude_event"
     assert error_of(config).startswith(expected)
@@ -173,8 +172,11 @@ SASL = ("kafka.security_protocol=SASL_SSL", "kafka.sasl_mechanism=PLAIN", "kafka
     [
         (["batch.max_events=0"], "batch.max_events = 0 (--set): expected a whole number, at least 1"),
         (["batch.max_events=many"], "batch.max_events = 'many' (--set): expected a whole number, at least 1"),
-        (["model.dim=2000"], "expected a whole number, at least 4 and at most 1024"),
-        (["model.name=atention"], "expected one of attention, biased_mf, isgd, item_knn, markov, popularity"),
+        (["model.attention.dim=2000"], "at least 4 and at most 1024"),
+        (["model.attention.dims=20"], "did you mean model.attention.dim?"),
+        (["model.wide.dim=20"], "model.wide.type = 'wide' (--set): expected one of attention, "),
+        (["model.wide.type=attention"], "model.wide: expected the name of a model or a shadow"),
+        (["model.name=atention"], "model.name = 'atention': expected one of attention, "),
         (["kafka.transactions=yes"], "kafka.transactions = 'yes' (--set): expected true or false"),
         (["rank.exclude_event_types=purchase"], "'purchase' (--set): expected an array of text"),
         (["checkpoint.interval_s=nan"], "expected a finite number, above 0"),
@@ -238,6 +240,16 @@ def test_addresses_of_every_kind_are_accepted(text: str) -> None:
     name, _, address = text.partition("=")
     table, key = name.split(".")
     assert getattr(getattr(load_settings(None, [text], {}), table), key) == address
+
+
+def test_every_model_has_a_table_of_its_own(tmp_path: Path) -> None:
+    config = write(tmp_path, '[model]\nshadows = ["wide"]\n[model.wide]\ntype = "attention"\ndim = 128')
+    environ = {"AFRESH_MODEL__ATTENTION__DIM": "32"}
+    settings = load_settings(config, ["model.wide.history=9"], environ)
+    tables = {"wide": {"type": "attention", "dim": 128, "history": 9}, "attention": {"dim": 32}}
+    assert settings.model.tables == tables
+    assert "model.wide.dim = 128" in describe(settings).splitlines()
+    assert load_settings(write(tmp_path, describe(settings)), [], {}) == settings
 
 
 def test_a_file_has_typed_values(tmp_path: Path) -> None:

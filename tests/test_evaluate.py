@@ -39,7 +39,7 @@ from producers.simulator.users import simulate_users
 START_S = 1_700_000_000
 NOW_MS = START_S * 1000 + 10**9
 EVENTS = 1500
-SMALL = ("--set", "model.dim=8", "--set", "model.history=6")
+SMALL = ("--set", "model.attention.dim=8", "--set", "model.attention.history=6")
 LIVE = TopicPartition("events", 0)
 
 

@@ -139,7 +139,7 @@ def test_users_without_events_are_described_and_unknown_ones_are_not(known: Reco
 
 
 def test_an_item_is_described_with_its_rank_and_the_lists_that_hold_it(known: Recommender) -> None:
-    counts = known.state.successors.count.data
+    counts = known.bank.transitions.count.data
     described = known.describe_item("i2")
     assert described is not None
     msgspec.json.encode(described)

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.app import cli
 
-SMALL = ("--set", "model.dim=8", "--set", "model.history=6")
+SMALL = ("--set", "model.attention.dim=8", "--set", "model.attention.history=6")
 START = "import sys\nfrom pipeline.app import cli\n{code}\nsys.exit(cli.main(sys.argv[1:]))"
 FULL = "afresh: stdout can't be written: No space left on device; everything else is done\n"
 # `watch` without a broker: an endless stream of one ranking

@@ -24,7 +24,7 @@ from pipeline.service.prequential import GRIDS
 from pipeline.settings import KafkaConfig, Settings
 
 NOW_MS = 1_700_000_000_000
-SMALL = ("--set", "model.dim=8", "--set", "model.history=6")
+SMALL = ("--set", "model.attention.dim=8", "--set", "model.attention.history=6")
 
 
 class Page(HTMLParser):

@@ -26,10 +26,11 @@ HIDDEN = "********"
 SECRET = re.compile(r"pass|pw|secret|token|credential", re.IGNORECASE)  # in the table kafka and its options
 URL_LOGIN = re.compile(r"//[^/@\s]*@")
 TABLES: dict[str, Any] = {field.name: field.type for field in msgspec.structs.fields(Settings)}
-TYPES: dict[str, Any] = {  # of each setting
+TYPES: dict[str, Any] = {  # of each setting, but for those of the models
     f"{name}.{field.name}": field.type
     for name, table in TABLES.items()
     for field in msgspec.structs.fields(table)
+    if (name, field.name) != ("model", "tables")
 }
 TABLE_NAMES = ", ".join(f"[{table}]" for table in TABLES)
 ENTRY_NAMES = {"events.fields": EVENT_FIELDS, "items.fields": ITEM_FIELDS}  # tables with fixed entries
@@ -70,13 +71,19 @@ def resolve(config: Path | None, sets: Sequence[str], environ: Mapping[str, str]
     """Return the settings as `load_settings` does, and the origin of each that is not a default."""
     values: dict[str, dict[str, Any]] = {name: {} for name in TABLES}
     origins: Origins = {}
+    models: dict[str, list[Given]] = {}
     for given in (*_from_file(config), *_from_environment(environ), *_from_flags(sets)):
+        if given.table == "model" and given.setting not in TYPES and (parts := list(_model_settings(given))):
+            models.setdefault(given.key, []).extend(parts)
+            continue
         converted = _convert(given, _find(given))
         before = values[given.table].get(given.key)
         if given.entry and isinstance(before, dict):
             converted = {**before, **converted}
         values[given.table][given.key] = converted
         origins[given.setting] = given.origin
+    for name, parts in models.items():
+        values["model"].setdefault("tables", {})[name] = _model_table(name, parts, origins)
     settings = Settings(**{name: table(**values[name]) for name, table in TABLES.items()})
     return check(settings, origins), origins
 
@@ -91,13 +98,17 @@ def describe(settings: Settings) -> str:
 
 
 def shown_values(settings: Settings) -> dict[str, str]:
-    """Return every key with its value as TOML, secrets hidden."""
-    return {
+    """Return every key with its value as TOML, secrets hidden; of a model's own only those that are set."""
+    shown = {
         f"{table}.{key}": _as_toml(value, table, key)
         for table in TABLES
         for key, value in msgspec.structs.asdict(getattr(settings, table)).items()
-        if value is not None  # TOML has no null; a missing key has its default
+        # TOML has no null; a missing key has its default
+        if value is not None and (table, key) != ("model", "tables")
     }
+    for name, entries in settings.model.tables.items():
+        shown |= {f"model.{name}.{key}": _as_toml(value, "model", key) for key, value in entries.items()}
+    return shown
 
 
 def _from_file(config: Path | None) -> Iterator[Given]:
@@ -139,6 +150,36 @@ def _typed(path: list[str], raw: str, origin: str) -> Given:
         with contextlib.suppress(tomllib.TOMLDecodeError):  # plain text
             value = tomllib.loads(f"value = {raw}")["value"]
     return Given(table, key, entry, value, raw, origin)
+
+
+def _model_settings(given: Given) -> Iterator[Given]:
+    """Yield the settings of a value that belongs to a table [model.NAME]."""
+    table = f"model.{given.key}"
+    if given.entry:
+        yield Given(table, given.entry, "", given.value, given.raw, given.origin)
+    elif isinstance(given.value, dict):
+        for key, value in given.value.items():
+            yield Given(table, key, "", value, None, given.origin)
+
+
+def _model_table(name: str, parts: Sequence[Given], origins: Origins) -> dict[str, Any]:
+    """Return the checked table [model.NAME]."""
+    from pipeline.models.registry import MODELS  # imports torch: only where there is such a table
+
+    kind, origin = name, parts[0].origin
+    for part in parts:
+        if part.key == "type":
+            kind, origin = str(part.value), part.origin
+    if kind not in MODELS:
+        raise wrong(f"model.{name}.type", kind, origin, f"one of {', '.join(MODELS)}")
+    types = {"type": str, **{field.name: field.type for field in msgspec.structs.fields(MODELS[kind].config)}}
+    table: dict[str, Any] = {}
+    for part in parts:
+        if part.key not in types:
+            raise _unknown(part.name, part.value, part.origin, [f"model.{name}.{key}" for key in types])
+        table[part.key] = _convert(part, types[part.key])
+        origins[part.name] = part.origin
+    return table
 
 
 def _find(given: Given) -> Any:
@@ -190,19 +231,26 @@ def _convert(given: Given, kind: Any) -> Any:
 
 def _unknown(name: str, value: object, origin: str, known: Sequence[str] = ()) -> UsageError:
     """Return the error of an unknown setting, with similar ones."""
-    known = known or list(TYPES)
+    known = known or [*TYPES, *(_model_keys() if name.startswith("model.") else ())]
     if isinstance(value, dict) and "." not in name:  # its content may be a secret, and is not shown
         tables = difflib.get_close_matches(name, TABLES, 1, 0.6)
         meant = f"; did you mean [{tables[0]}]?" if tables else f", one of {TABLE_NAMES}"
         return UsageError(f"[{name}] ({origin}): expected a known table{meant}")
-    close = difflib.get_close_matches(name, known, 1, 0.6)
-    close = close or [key for key in known if key.endswith(f".{name}")]  # without its table
+    ending = f".{name.rpartition('.')[2]}"  # the table is missing or another one
+    close = [key for key in known if key.endswith(ending)] or difflib.get_close_matches(name, known, 1, 0.6)
     shown = HIDDEN if SECRET.search(" ".join([name, *close])) else value  # a misspelt password is a secret
     if close:
         return wrong(name, shown, origin, f"a known setting; did you mean {close[0]}?")
     siblings = [key for key in known if key.startswith(f"{name.partition('.')[0]}.")]
     expected = ", ".join(siblings) or TABLE_NAMES
     return wrong(name, shown, origin, f"a known setting, one of {expected}")
+
+
+def _model_keys() -> list[str]:
+    from pipeline.models.registry import MODELS
+
+    fields = {model: msgspec.structs.fields(kind.config) for model, kind in MODELS.items()}
+    return [f"model.{model}.{field.name}" for model in fields for field in fields[model]]
 
 
 def _entry_type(kind: inspect.Type) -> inspect.Type | None:
