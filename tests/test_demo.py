@@ -353,7 +353,7 @@ def python(code):
 
 def finish(sender):
     """Wait for the process without a poll, then ask."""
-    sender.wait(timeout_s=30)
+    sender._process.wait(timeout=30)
     return sender.sent()
 
 
@@ -393,7 +393,7 @@ def test_no_sender_process_outlives_its_block_even_one_that_ignores_its_input(co
     monkeypatch.setattr("producers.child.STOP_WAIT_S", 0.2)
     with SenderProcess(python(code)) as sender:
         sender.start()
-        pid = sender.pid
+        pid = sender._process.pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 

@@ -64,8 +64,7 @@ def recording_of(args: argparse.Namespace, settings: Settings, path: Path) -> "R
     So an export of a topic is read by the configuration of the topic. `path` is where the bytes are. What
     was recognised is logged. Raise `UsageError` when the file can't be read so.
     """
-    from consumers.files.format import DELIMITERS, recognised  # help needs no numpy
-    from consumers.files.names import find_columns
+    from consumers.files.format import DELIMITERS, find_columns, recognised  # numpy is not needed for help
 
     name, choices = str(args.file), _choices(args, settings)
     recording = recognised(path, name, choices, args.delimiter, args.columns)

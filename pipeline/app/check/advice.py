@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from pipeline.errors import UsageError
-from pipeline.events.framing import unframed
+from pipeline.events.problems import unframed
 from pipeline.settings import KEY_FIELD, Settings, names_of
 
 Changes = dict[str, Any]  # setting -> proposed value

@@ -6,7 +6,7 @@ from pipeline.app.check import advice, findings
 from pipeline.app.check.advice import Changes, Paths, all_paths
 from pipeline.app.check.findings import Finding, numbered, ok, warn
 from pipeline.events.batch import CatalogUpdate, Record
-from pipeline.events.fields import Refused
+from pipeline.events.checks import RecordError
 from pipeline.events.items import item_names, item_news, item_row
 from pipeline.settings import KEY_FIELD, Settings
 
@@ -91,6 +91,6 @@ def _paths(record: Record) -> Paths:
     """Return the paths of the object that holds an item's fields; {} for none."""
     try:
         places = item_row(record).places
-    except Refused:
+    except RecordError:
         return {}
     return dict(advice.flatten(places[-1])) if places else {}

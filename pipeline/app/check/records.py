@@ -59,8 +59,9 @@ def check_records(
     types = Counter(raw.events.types)
     # all events of a record belong to one user
     users = {
-        id(record): (record, user)
-        for record, user in zip(raw.records_of(records), raw.events.user_ids, strict=True)
+        id(record): (record, ids[0])
+        for record in records
+        if (ids := _decode([record], settings, now_ms).events.user_ids)
     }
     return [
         *_decoding(topic, records, raw, settings),

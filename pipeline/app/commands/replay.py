@@ -74,7 +74,7 @@ def _send(
     from consumers.kafka.client import connect
     from pipeline.events.fields import field_names
     from producers.kafka.client import producer_options
-    from producers.rate_limiter import pause
+    from producers.rate_limiter import Pace, pause
     from producers.replay import ensure_topic, send_events, wire_events
     from producers.simulator.simulation import until_stdin_closes
 
@@ -93,10 +93,8 @@ def _send(
                 move(share, sending.sent)
                 return sleep(seconds) or interrupted()
 
-            send_events(
-                producer, topic, events, sending, rate=args.rate, speed=args.speed, wait=wait,
-                flush_s=settings.kafka.broker_timeout_s,
-            )  # fmt: skip
+            pace = Pace(args.rate, args.speed)
+            send_events(producer, topic, events, sending, pace, wait, settings.kafka.broker_timeout_s)
     finally:
         producer.close(timeout=CLOSE_S)
     return topic
