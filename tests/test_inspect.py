@@ -145,7 +145,7 @@ def test_an_item_is_described_with_its_rank_and_the_lists_that_hold_it(known: Re
     msgspec.json.encode(described)
     row = known.state.items.row_of["i2"]
     assert described["events"] == counts[row]
-    served = known.state.served.items.data
+    served = known.state.published.items.data
     holders = [text for text, at in known.state.users.row_of.items() if row in served[at] and at > 0]
     assert described["on_lists"] == len(holders) > 0
     assert described["on_default_list"] == bool(np.isin(row, served[0]))
