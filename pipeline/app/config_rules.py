@@ -14,7 +14,7 @@ from pipeline.errors import UsageError
 from pipeline.events.items import item_names
 from pipeline.roles import built_in_role
 from pipeline.service.health import split_address
-from pipeline.settings import KEY_FIELD, POSITIVE, KafkaConfig, ModelConfig, Settings, names_of
+from pipeline.settings import KEY_FIELD, POSITIVE, KafkaConfig, Settings, names_of
 
 Origins = dict[str, str]  # "table.key" -> the origin of its value; a missing key has its default
 
@@ -37,24 +37,11 @@ def check(settings: Settings, origins: Origins) -> Settings:
     for errors in (_kafka, _topics, _items, _events, _checkpoint, _metrics):
         for key, value, expected in errors(settings):
             raise wrong(key, value, origins.get(".".join(key.split(".")[:2]), "default"), expected)
-    _check_models(settings.model)
     checkpoint = settings.checkpoint
     journal = checkpoint.journal or checkpoint.path
     return msgspec.structs.replace(
         settings, checkpoint=msgspec.structs.replace(checkpoint, journal=_local_folder(journal))
     )
-
-
-def _check_models(model: ModelConfig) -> None:
-    """Raise `UsageError` where `model.name`, `model.shadows` or the table of a model is wrong."""
-    if (model.name, model.shadows, model.tables) == ("attention", [], {}):
-        return
-    from pipeline.models.registry import configured  # imports torch
-
-    try:
-        configured(model)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
 
 
 def _kafka(settings: Settings) -> Errors:
