@@ -125,7 +125,7 @@ def test_the_demo_ends_by_itself_when_all_that_was_sent_is_learned_and_acknowled
 
 def test_the_summary_has_the_keys_of_the_last_json_line():
     stage = Stage()
-    hits = RankResult(*(np.array([value]) for value in (4, 0, 100)), *(np.array([True]),) * 2)
+    hits = RankResult(*(np.array([value]) for value in (4, 0, 100, True, True, 0.9)))
     stage.quality.update("attention", hits, np.array([False]), np.zeros(1))
     summary = json.loads(json.dumps(stage.play()))
     assert list(summary) == [
@@ -263,13 +263,13 @@ def test_the_demo_keeps_its_own_broker_topics_and_records_and_the_users_model():
     mine = Settings(
         kafka=KafkaConfig(bootstrap_servers="prod:9092", group_id="live"),
         checkpoint=CheckpointConfig(path="/var/lib/afresh"),
-        model=ModelConfig(dim=32),
+        model=ModelConfig(tables={"attention": {"dim": 32}}),
         events=EventsConfig(fields={"user_id": "uid"}, time_unit="s", weights={"buy": 3.0}),
     )
     settings = command.demo_settings(mine, "127.0.0.1:1234")
     assert settings.kafka == KafkaConfig(bootstrap_servers="127.0.0.1:1234")
     assert settings.checkpoint.path == ""
-    assert settings.model.dim == 32
+    assert settings.model == mine.model
     assert settings.events == EventsConfig(weights={"buy": 3.0})
     assert settings.metrics == mine.metrics
 

@@ -134,7 +134,7 @@ def _not_default(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
 
 
 def _check_models(settings: Settings) -> None:
-    """Raise `UsageError` for a model that does not exist, or whose settings contradict each other."""
+    """Raise `UsageError` for an unknown model, and for settings of a model that contradict each other."""
     if (settings.model.name, settings.model.shadows, settings.model.tables) == ("attention", [], {}):
         return  # without the import of torch
     from pipeline.models.registry import configured

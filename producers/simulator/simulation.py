@@ -182,7 +182,7 @@ def encoder(settings: EventsConfig) -> Callable[[SimulatedEvent], bytes]:
 
     def encode_named(event: SimulatedEvent) -> bytes:
         values = msgspec.structs.asdict(event) | {"timestamp_ms": in_unit(event.timestamp_ms)}
-        return encode(nested({names[field]: value for field, value in values.items()}))
+        return encode(nested({names.get(field, field): value for field, value in values.items()}))
 
     return encode_named
 
