@@ -99,27 +99,35 @@ class CarefulParser:
         except MALFORMED as error:
             return Found([], malformed_problem(record, payload, error), [])
         for parsed in elements:
-            try:
-                kind = self._take("event_type", parsed)[0] or default_type
-                if kind in self._ignored:
-                    ignored.append(kind)
-                    continue
-                event = self._event(parsed)
-                time_ms = self._time_ms(event, record, parsed)
-                problem = (
-                    None
-                    if passes(event, time_ms, now_ms + AHEAD_MS)
-                    else event_problem(event, time_ms, now_ms, partial(self._shown, parsed))
-                )
-            except MALFORMED as error:
-                problem = malformed_problem(record, payload, error)
-            if problem:
-                problems.append(problem)
-                continue
-            if parsed.number is not None and event.event_id and not event.own_id:
-                event.event_id += f"#{parsed.number}"
-            events.append((event, time_ms))
+            found = self._read_element(parsed, record, default_type, now_ms)
+            if isinstance(found, Problem):
+                problems.append(found)
+            elif isinstance(found, str):
+                ignored.append(found)
+            else:
+                events.append(found)
         return Found(events, _as_one(problems, len(elements)), ignored)
+
+    def _read_element(
+        self, parsed: Parsed, record: Record, default_type: str, now_ms: int
+    ) -> tuple[Event, int] | Problem | str:
+        """Return an event and its time in ms, or why it is none, or its type if that is to be ignored."""
+        try:
+            if self._ignored:
+                kind: str = self._take("event_type", parsed)[0] or default_type
+                if kind in self._ignored:
+                    return kind
+            event = self._event(parsed)
+            time_ms = self._time_ms(event, record, parsed)
+        except MALFORMED as error:
+            return malformed_problem(record, payload_of(record.value or b""), error)
+        if not passes(event, time_ms, now_ms + AHEAD_MS):
+            problem = event_problem(event, time_ms, now_ms, partial(self._shown, parsed))
+            if problem:
+                return problem
+        if parsed.number is not None and event.event_id and not event.own_id:
+            event.event_id += f"#{parsed.number}"
+        return event, time_ms
 
     def count(self, record: Record, default_type: str) -> int:
         """Return how many events a record is at most."""

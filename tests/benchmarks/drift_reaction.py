@@ -18,7 +18,7 @@ table, and one JSON line at the end. The streams are those of drift_streams.py.
 - NDCG@10 after: of all tests from event 20,000 on; of the whole of a recorded stream. The gain is the mean of
   the seeds' gains, and in brackets the least and the most.
 
---parts "steps alone|count features alone", or all, gives rows for parts of the reaction alone, or set otherwise.
+--parts "steps alone|count features alone", or all, gives rows for parts of the reaction alone.
 """
 
 import argparse
