@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             f"checkpoints of {', '.join(others)} lie beside it."
         )
     models = {name: Extra(name) for name in recommender.quality.models}
-    report = gather(recommender, models, f"afresh report: {whose}", facts, recommender.settings, notes)
+    report = gather(recommender, models, f"afresh report: {whose}", facts, notes)
     write(args.out, "--out", page(report, SystemClock().now_ms()))
     print(f"report: {args.out}, {whose}, {manifest.events_learned:,} events")
     return 0

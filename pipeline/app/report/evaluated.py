@@ -35,5 +35,5 @@ def write_report(
         for each in line.get("grid", [])
     ]
     recommender = evaluation.recommender
-    report = gather(recommender, models, f"afresh evaluate: {name}", facts, recommender.settings, notes)
+    report = gather(recommender, models, f"afresh evaluate: {name}", facts, notes)
     write(path, "--report", page(report, SystemClock().now_ms(), grids))

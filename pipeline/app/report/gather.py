@@ -1,4 +1,4 @@
-"""What a report shows: figures read off a recommender that judged a file or came out of a checkpoint."""
+"""The content of a report: metrics of a recommender that evaluated a file or was restored."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,11 +21,11 @@ from pipeline.recommender import Recommender
 from pipeline.settings import Settings
 from pipeline.state.tables import LIVE
 
-TABLES = ("model", "rank", "events", "limits")  # what figures hang on; no address and no name of a machine
+TABLES = ("model", "rank", "events", "limits")  # on which metrics depend; no addresses, no host names
 
 
 class Fact(NamedTuple):
-    """A line of the page's head."""
+    """A line of the page's head or of its settings."""
 
     name: str
     text: str
@@ -33,7 +33,7 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One model: `label` is what the page calls it, `name` what the measures do."""
+    """One model: `label` is its name on the page, `name` that of its metrics."""
 
     label: str
     name: str
@@ -44,28 +44,28 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How the known items share in something: I = known items."""
+    """The distribution of something over the known items. I = known items."""
 
     counts_I: npt.NDArray[np.float64]
 
     @property
     def used(self) -> int:
-        """Items that have any."""
+        """Items with a count above 0."""
         return int(np.count_nonzero(self.counts_I))
 
     @property
     def gini(self) -> float:
-        """0: all items alike; 1: one item has all."""
+        """The Gini coefficient: 0 where all items are equal, 1 where one item has everything."""
         return gini(self.counts_I)
 
     def top(self, share: float) -> float:
-        """Return what this share of the items, those with the most, has of all."""
+        """Return the share of the total that the top items have, this share of all items."""
         return share_of_most(self.counts_I, share)
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that the page shows. `lines[0]` is the served model, the only one that makes lists."""
+    """The content of the page. `lines[0]` is the served model, the only one with published lists."""
 
     title: str
     facts: list[Fact]
@@ -83,12 +83,12 @@ class Report:
 
     @property
     def best_baseline(self) -> Line | None:
-        """The best model beside the served one by NDCG@10; None where it stands alone."""
+        """The best model but the served one by NDCG@10; None without any."""
         return max(self.lines[1:], key=lambda line: line.figures["ndcg@10"], default=None)
 
 
 class Extra(NamedTuple):
-    """What the page calls a model, and what a run knows of it beyond the measures."""
+    """A model's name on the page, and what is known of it beyond its metrics."""
 
     label: str
     events_per_s: float | None = None
@@ -99,10 +99,9 @@ def gather(
     models: Mapping[str, Extra],
     title: str,
     facts: list[Fact],
-    settings: Settings,
     notes: list[str],
 ) -> Report:
-    """Read the figures of these models, keyed by the names that the measures know; the served one first."""
+    """Return the report of these models, keyed by the names of their metrics; the served one first."""
     cumulative = recommender.quality.cumulative()
     live = np.flatnonzero(recommender.state.items.status.data == LIVE)
     lines = [
@@ -113,7 +112,7 @@ def gather(
     return Report(
         title=title,
         facts=[*facts, *_facts_of(recommender, track, len(live))],
-        settings=_settings_of(settings),
+        settings=_settings_of(recommender.settings),
         lines=lines,
         track=track,
         alarms=recommender.evaluator.timeline.alarms,
@@ -122,13 +121,13 @@ def gather(
         lists=recommender.exposure.lists,
         shown=Spread(recommender.exposure.of(live).astype(np.float64)),
         taken=Spread(recommender.bank.popularity.values(ALL)[live].astype(np.float64)),
-        k=settings.rank.k,
+        k=recommender.settings.rank.k,
         notes=notes,
     )
 
 
 def check_writable(path: Path, option: str) -> None:
-    """Raise `UsageError` when no file can be written there: better before an hour's work than after it."""
+    """Raise `UsageError` when no file can be written there, before the work starts."""
     there = path.is_file()
     try:
         path.open("ab").close()
@@ -139,7 +138,7 @@ def check_writable(path: Path, option: str) -> None:
 
 
 def write(path: Path, option: str, text: str) -> None:
-    """Write a page. Raise `UsageError` when that can't be done."""
+    """Write a page. Raise `UsageError` where that fails."""
     try:
         path.write_text(text, "utf-8")
     except OSError as error:
@@ -147,7 +146,7 @@ def write(path: Path, option: str, text: str) -> None:
 
 
 def day(ms: int) -> str:
-    """Return a moment's date and minute in UTC.
+    """Return the date and minute of a time in UTC.
 
     >>> day(1_700_000_000_000)
     '2023-11-14 22:13 UTC'
