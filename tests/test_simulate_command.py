@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from brokers.clients import lying_on
 from kafka import KafkaProducer
+from recordings import read_recording
 from services import Site, until
 
 from pipeline.app import cli

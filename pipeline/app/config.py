@@ -10,7 +10,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from pipeline.errors import UsageError
 from pipeline.settings import EVENT_FIELDS, ITEM_FIELDS, Settings
 
 PREFIX = "AFRESH_"
+MODEL = "model."  # begins the name of a model's table
 HIDDEN = "********"
 SECRET = re.compile(r"pass|pw|secret|token|credential", re.IGNORECASE)  # in the table kafka and its options
 URL_LOGIN = re.compile(r"//[^/@\s]*@")
@@ -30,6 +31,7 @@ TYPES: dict[str, Any] = {  # of each setting
     f"{name}.{field.name}": field.type
     for name, table in TABLES.items()
     for field in msgspec.structs.fields(table)
+    if f"{name}.{field.name}" != "model.tables"  # [model.NAME]: see `_model_types`
 }
 TABLE_NAMES = ", ".join(f"[{table}]" for table in TABLES)
 ENTRY_NAMES = {"events.fields": EVENT_FIELDS, "items.fields": ITEM_FIELDS}  # tables with fixed entries
@@ -68,17 +70,66 @@ def load_settings(config: Path | None, sets: Sequence[str], environ: Mapping[str
 
 def resolve(config: Path | None, sets: Sequence[str], environ: Mapping[str, str]) -> tuple[Settings, Origins]:
     """Return the settings as `load_settings` does, and the origin of each that is not a default."""
-    values: dict[str, dict[str, Any]] = {name: {} for name in TABLES}
+    givens = _by_model((*_from_file(config), *_from_environment(environ), *_from_flags(sets)))
+    types = TYPES | _model_types(givens)
+    values: dict[str, dict[str, Any]] = {given.table: {} for given in givens}
     origins: Origins = {}
-    for given in (*_from_file(config), *_from_environment(environ), *_from_flags(sets)):
-        converted = _convert(given, _find(given))
+    for given in givens:
+        converted = _convert(given, _find(given, types))
         before = values[given.table].get(given.key)
         if given.entry and isinstance(before, dict):
             converted = {**before, **converted}
         values[given.table][given.key] = converted
         origins[given.setting] = given.origin
-    settings = Settings(**{name: table(**values[name]) for name, table in TABLES.items()})
+    models = {name.removeprefix(MODEL): values[name] for name in values if name.startswith(MODEL)}
+    if models:
+        values.setdefault("model", {})["tables"] = models
+    settings = Settings(**{name: table(**values.get(name, {})) for name, table in TABLES.items()})
+    _check_models(settings)
     return check(settings, origins), origins
+
+
+def _by_model(givens: Iterable[Given]) -> list[Given]:
+    """Return the values, those of a [model.NAME] table one by one, as of a table of that name."""
+    out = []
+    for given in givens:
+        options = {given.entry: given.value} if given.entry else given.value
+        if given.table != "model" or f"{MODEL}{given.key}" in TYPES or not isinstance(options, dict):
+            out.append(given)
+            continue
+        table = f"{MODEL}{given.key}"
+        out += [Given(table, key, "", value, given.raw, given.origin) for key, value in options.items()]
+    return out
+
+
+def _model_types(givens: Sequence[Given]) -> dict[str, Any]:
+    """Return the type of each setting of the models that [model.NAME] tables are for."""
+    tables = {given.table: given.origin for given in givens if given.table.startswith(MODEL)}
+    if not tables:
+        return {}
+    from pipeline.models.registry import MODELS  # needs torch
+
+    named = {given.table: given.value for given in givens if given.key == "type"}
+    types: dict[str, Any] = {}
+    for table, origin in tables.items():
+        kind = named.get(table, table.removeprefix(MODEL))
+        if kind not in MODELS:
+            raise wrong(f"{table}.type", kind, origin, f"one of {', '.join(MODELS)}")
+        fields = msgspec.structs.fields(MODELS[kind].config)
+        types |= {f"{table}.type": str} | {f"{table}.{field.name}": field.type for field in fields}
+    return types
+
+
+def _check_models(settings: Settings) -> None:
+    """Raise `UsageError` for a model that does not exist, or whose settings contradict each other."""
+    if (settings.model.name, settings.model.shadows, settings.model.tables) == ("attention", [], {}):
+        return  # without the import of torch
+    from pipeline.models.registry import configured
+
+    try:
+        configured(settings.model)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def describe(settings: Settings) -> str:
@@ -92,12 +143,15 @@ def describe(settings: Settings) -> str:
 
 def shown_values(settings: Settings) -> dict[str, str]:
     """Return every key with its value as TOML, secrets hidden."""
-    return {
+    shown = {
         f"{table}.{key}": _as_toml(value, table, key)
         for table in TABLES
         for key, value in msgspec.structs.asdict(getattr(settings, table)).items()
-        if value is not None  # TOML has no null; a missing key has its default
+        if value is not None and key != "tables"  # TOML has no null; a missing key has its default
     }
+    for name, options in settings.model.tables.items():
+        shown |= {f"{MODEL}{name}.{key}": _as_toml(value, "model", key) for key, value in options.items()}
+    return shown
 
 
 def _from_file(config: Path | None) -> Iterator[Given]:
@@ -141,11 +195,11 @@ def _typed(path: list[str], raw: str, origin: str) -> Given:
     return Given(table, key, entry, value, raw, origin)
 
 
-def _find(given: Given) -> Any:
+def _find(given: Given, types: Mapping[str, Any]) -> Any:
     """Return the type of a value's setting. Raise `UsageError` for an unknown name."""
-    kind = TYPES.get(given.setting)
+    kind = types.get(given.setting)
     if kind is None:
-        raise _unknown(given.name, given.value, given.origin)
+        raise _unknown(given.name, given.value, given.origin, list(types))
     words = inspect.type_info(kind)
     if given.entry and _entry_type(words) is None:
         expected = f"a known setting; {given.setting} has no entries, it is {_words(words)}"
@@ -195,6 +249,10 @@ def _unknown(name: str, value: object, origin: str, known: Sequence[str] = ()) -
         tables = difflib.get_close_matches(name, TABLES, 1, 0.6)
         meant = f"; did you mean [{tables[0]}]?" if tables else f", one of {TABLE_NAMES}"
         return UsageError(f"[{name}] ({origin}): expected a known table{meant}")
+    if name.startswith(MODEL):
+        known = [*known, *_model_types([Given(f"{MODEL}attention", "", "", None, None, origin)])]
+        option = name.rpartition(".")[2]  # of which model was not said
+        known = [key for key in known if key.endswith(f".{option}") and key.count(".") == 2] or known
     close = difflib.get_close_matches(name, known, 1, 0.6)
     close = close or [key for key in known if key.endswith(f".{name}")]  # without its table
     shown = HIDDEN if SECRET.search(" ".join([name, *close])) else value  # a misspelt password is a secret
