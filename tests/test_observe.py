@@ -135,7 +135,7 @@ class PunctualReceipt(MemoryReceipt):
 
 
 class PunctualSink(MemorySink):
-    """A sink whose receipts know the time."""
+    """A sink with receipts that know the time."""
 
     def publish(self, *batch: Any) -> PunctualReceipt:
         """Take a batch."""
