@@ -16,7 +16,8 @@ from learners import CountingLearner
 from workers import P0, P1, Worker, publish, settings_for
 
 from consumers.memory import MemoryLog
-from pipeline.app.inspection import describe, lines, open_newest
+from pipeline.app.inspection import describe, open_newest
+from pipeline.app.inspection_view import lines
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.events.batch import TopicPartition
 from pipeline.persistence.checkpoint import Checkpoints
