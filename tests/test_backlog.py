@@ -17,7 +17,7 @@ DAY_MS = 24 * HOUR_MS
 
 
 class Service:
-    """A recommender whose batches hold records of a given age."""
+    """A recommender with batches of records of a given age."""
 
     def __init__(self) -> None:
         self.recommender = Recommender(small_settings())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from msgspec import structs
 from streams import small_settings
@@ -75,13 +76,15 @@ class Shop:
         state = self.learners[name].state
         for user in self.events if users is None else users:
             row = state.users.row_of[user]
-            items, _ = state.histories.window(row, state.items.status.data)
-            assert [state.items.id_of[item] for item in items.tolist()] == self.events[user][::-1]
+            items = state.histories.latest(np.array([row], np.int32), state.items.status.data)[0][0]
+            names = [state.items.id_of[item] for item in items.tolist() if item >= 0]
+            assert names == self.events[user][::-1]
             assert state.histories.pushed.data[row] == len(self.events[user])
 
 
 def settings_of(folder: Path, name: str) -> Settings:
     small = small_settings(name="popularity", history=64).model
+    small = structs.replace(small, shadows=["attention"])  # which needs the history
     return structs.replace(settings_for(folder, name), model=small)
 
 
