@@ -69,9 +69,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from pipeline.app.demo.view import View
     from pipeline.app.wiring import build_service  # torch and the Kafka client, not needed for help
     from pipeline.service.clock import SystemClock
-    from producers.child import SenderProcess
     from producers.embedded_broker import EmbeddedBroker
     from producers.kafka.topics import create_topics
+    from producers.sender_process import SenderProcess
 
     if args.file is not None and not args.file.is_file():
         raise UsageError(

@@ -21,7 +21,7 @@ from pipeline.service.ports import Clock
 
 
 class Sender(Protocol):
-    """Who sends the events; `producers.child.SenderProcess` is one."""
+    """Who sends the events; `producers.sender_process.SenderProcess` is one."""
 
     def start(self) -> None: ...
     def sent(self) -> int | None: ...
