@@ -13,9 +13,9 @@ from brokers.clients import lying_on
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
+from recordings import read_recording
 from services import Site
 
-from consumers.files.source import read_events
 from consumers.memory import MemoryRecord
 from pipeline.app.cli import main
 from pipeline.errors import BrokerLost, PublishFailed
@@ -229,7 +229,7 @@ def test_a_missing_broker_is_an_error_of_one_line(tmp_path: Path, capsys: pytest
     ("text", "message"),
     [
         ("user,item\na,b\n", "no column 'timestamp'; found 'user', 'item'"),
-        ("user,item,timestamp\n,b,1\n", "not one row could be read: 1 rows rejected: empty_id"),
+        ("user,item,timestamp\n,b,1\n", "no row can be read: 1 rows rejected: empty_id"),
     ],
 )
 def test_a_file_without_events_is_an_error_before_any_broker_is_asked(
@@ -278,7 +278,7 @@ def test_the_topic_holds_the_events_of_the_file(
     assert "1 rows rejected: empty_id. The first: line 2: user is empty" in err
     records = lying_on(site.broker, site.events)
     assert len(records) == 250
-    (recorded,) = read_events(path, 250, now_ms=NOW, start=10, limit=250)
+    (recorded,) = read_recording(path, 250, now_ms=NOW, start=10, limit=250)
     by_item = {json.loads(record.value or b"")["item_id"]: record for record in records}
     wire = [WireEvent(0, b"", by_item[item].value or b"") for item in recorded.item_ids]
     got = decoded(wire, EventsConfig())

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from brokers.clients import lying_on
 from kafka import KafkaProducer
+from recordings import read_recording
 from services import Site, until
 
-from consumers.files.source import read_events
 from pipeline.app import cli
 from pipeline.settings import EventsConfig, KafkaConfig
 from producers.rate_limiter import Pace, pause
@@ -37,7 +37,7 @@ def test_a_file_holds_the_events_as_evaluate_reads_them(name, tmp_path, capsys):
     path = tmp_path / name
     assert simulated("--events", 1_000, "--seed", 3, "--out", path, "--json") == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["written"] == 1_000
-    (events,) = read_events(path, 2_000, now_ms=NOW_MS)
+    (events,) = read_recording(path, 2_000, now_ms=NOW_MS)
     (expected,) = Simulation(Order(1_000, 3), NOW_MS).columns()
     assert events.user_ids == [user_name(user) for user in expected.user_B]
     assert events.item_ids == [item_name(item) for item in expected.item_B]
@@ -56,7 +56,7 @@ def test_the_same_seed_writes_the_same_file_and_the_same_truth(tmp_path):
     assert written[0] == written[1]
     truth = json.loads(written[0][1])
     (change,) = truth["changes"]
-    (events,) = read_events(tmp_path / "0" / "a.csv.gz", 4_000, now_ms=NOW_MS)
+    (events,) = read_recording(tmp_path / "0" / "a.csv.gz", 4_000, now_ms=NOW_MS)
     assert change["at_event"] == 500
     assert events.time_ms_B[499] <= change["at_ms"] <= events.time_ms_B[500]
     assert {"events", "sent", "seed", "bursts", "retired_items", "new_items", "noise_users"} <= truth.keys()
