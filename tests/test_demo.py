@@ -36,8 +36,8 @@ from pipeline.service.loop import Adapters, Loop
 from pipeline.service.metrics import Metrics
 from pipeline.service.observe import Delivered
 from pipeline.settings import CheckpointConfig, EventsConfig, KafkaConfig, ModelConfig, Settings
-from producers.child import SenderProcess
 from producers.memory import MemorySink
+from producers.sender_process import SenderProcess
 from producers.simulator.events import wire_events
 from producers.simulator.users import simulate_users
 
@@ -390,7 +390,7 @@ def test_a_sender_process_that_fails_is_reported_with_its_last_line_and_its_code
 
 @pytest.mark.parametrize("code", ["import sys; sys.stdin.read()", "import time; time.sleep(600)"])
 def test_no_sender_process_outlives_its_block_even_one_that_ignores_its_input(code, monkeypatch):
-    monkeypatch.setattr("producers.child.STOP_WAIT_S", 0.2)
+    monkeypatch.setattr("producers.sender_process.STOP_WAIT_S", 0.2)
     with SenderProcess(python(code)) as sender:
         sender.start()
         pid = sender._process.pid
@@ -402,7 +402,7 @@ def test_a_sender_ends_when_the_process_that_started_it_is_killed(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     child = "import sys; out = open(sys.argv[1], 'w'); print('up', file=out, flush=True); sys.stdin.read()"
     parent = (
-        "import sys; from producers.child import SenderProcess; "
+        "import sys; from producers.sender_process import SenderProcess; "
         "SenderProcess([sys.executable, '-c', *sys.argv[1:]]).start(); sys.stdin.read()"
     )
     command = [*python(parent), child, str(tmp_path / "fifo")]
