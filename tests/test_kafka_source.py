@@ -80,7 +80,7 @@ def admin(broker: str) -> Iterator[KafkaAdminClient]:
 
 
 def numbered(count: int, partition: int = 0, start: int = 0) -> list[Row]:
-    """Records whose value is their number, a millisecond apart."""
+    """Return records with their number as value, a millisecond apart."""
     return [Row(partition, START_MS + n, b"%d" % n) for n in range(start, start + count)]
 
 
@@ -216,8 +216,8 @@ def test_a_second_member_takes_half_and_nothing_is_lost_or_doubled(
         assert held_by_first.held.isdisjoint(held_by_second.held)
     held_by_first.on_revoked = lambda partitions: None
     assert sorted(values(seen + taken)) == sorted(b"%d" % n for n in range(400))
-    assert len(held_by_first.told("revoked")) == 2  # what stays is not revoked
-    assert held_by_first.told("lost") == []
+    assert len(held_by_first.partitions("revoked")) == 2  # what stays is not revoked
+    assert held_by_first.partitions("lost") == []
     assert held_by_first.threads == {threading.get_ident()}
 
 
@@ -378,8 +378,8 @@ def test_a_member_that_was_removed_loses_its_partitions_and_may_not_commit(
         source.commit(ends(first))
     assert source.generation() == 0
     seen = poll_until(source, 20)  # nothing was committed: from the start
-    assert recorder.told("lost") == [TopicPartition(topic, 0)]
-    assert recorder.told("revoked") == []
+    assert recorder.partitions("lost") == [TopicPartition(topic, 0)]
+    assert recorder.partitions("revoked") == []
     assert values(seen) == [b"%d" % n for n in range(20)]
 
 

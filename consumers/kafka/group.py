@@ -52,8 +52,8 @@ def leave_group(kafka: KafkaConfig, member: ConsumerGroupMetadata) -> None:
 def is_replaced(kafka: KafkaConfig, member: Callable[[], ConsumerGroupMetadata]) -> bool:
     """Return whether another process holds this member's place in the group; False without an answer.
 
-    A client whose heartbeat is rejected reports that with its next commit only, and an idle one never
-    commits. `member` is asked before and after, as it may join again during the request.
+    A client with a rejected heartbeat reports that with its next commit only, and an idle one never commits.
+    `member` is asked before and after, as it may join again during the request.
     """
     before = member()
     if before.member_id in NO_MEMBER_IDS:

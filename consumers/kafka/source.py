@@ -187,7 +187,7 @@ class KafkaSource:
         return self._consumer.group_metadata()
 
     def close(self) -> None:
-        """Leave the group; the listener is told that everything is revoked. Closing again does nothing."""
+        """Leave the group; the listener is called for what that revokes. Closing again does nothing."""
         if self._closed:
             return
         self._closed = True
