@@ -18,7 +18,7 @@ from kafka.record import MemoryRecords
 from services import Process, Site
 
 from consumers.kafka.items import KafkaItems
-from pipeline.app.check.everything import all_findings
+from pipeline.app.check.checks import all_findings
 from pipeline.app.check.findings import Finding, Level
 from pipeline.app.watching import Wanted, watch
 from pipeline.errors import UsageError

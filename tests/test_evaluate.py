@@ -12,7 +12,6 @@ from recordings import read_recording
 
 from consumers.memory import MemoryLog, MemorySource
 from pipeline.app.cli import main
-from pipeline.app.cpu_count import use_threads
 from pipeline.events.batch import TopicPartition
 from pipeline.events.decode import Decoder
 from pipeline.persistence.checkpoint import TRAINED, Checkpoints
@@ -73,19 +72,6 @@ def judged(file: Path, settings: Settings, names: list[str], batch: int = 64) ->
     evaluation = Evaluation(settings, compared(settings, names), Ticks(NOW_MS))
     evaluation.learn(read_recording(file, batch, now_ms=NOW_MS), NOW_MS)
     return evaluation
-
-
-@pytest.mark.parametrize("repeats", [False, True])
-def test_two_threads_learn_the_same_bits_as_one(file: Path, repeats: bool) -> None:
-    settings = settings_for(rank=RankConfig(exclude_event_types=[] if repeats else None))
-    alone = judged(file, settings, ["attention", "isgd"], batch=100)
-    use_threads(2)
-    try:
-        shared = judged(file, settings, ["attention", "isgd"], batch=100)
-    finally:
-        use_threads(1)
-    assert shared.recommender.digests() == alone.recommender.digests()
-    assert [line.figures for line in shared.result().lines] == [line.figures for line in alone.result().lines]
 
 
 def replayed(file: Path, log: MemoryLog) -> None:
@@ -271,7 +257,7 @@ def test_rows_that_cannot_be_read_are_counted_and_take_no_place(
     ("options", "message"),
     [
         (("--models", "magic"), r"'magic': no such model; expected attention, popularity"),
-        (("--batch", "0"), r"0: expected 1 or more"),
+        (("--batch", "0"), r"0: expected a whole number, 1 or more"),
         (
             ("--start", "9999"),
             r"no event to learn: nothing after the first 9999 events; expected one row or more",

@@ -16,7 +16,15 @@ from pipeline.app.cli import main
 
 NOW = 1_700_000_000_000
 START_S = 1_600_000_000
-SMALL = ("--models", "attention", "--json", "--set", "model.dim=8", "--set", "model.history=6")
+SMALL = (
+    "--models",
+    "attention",
+    "--json",
+    "--set",
+    "model.attention.dim=8",
+    "--set",
+    "model.attention.history=6",
+)
 
 
 def recorded(path: Path, rows: list[tuple[str, str, int]]) -> Path:
