@@ -22,7 +22,7 @@ from pipeline.service.ports import Listener
 
 JOIN_WAIT_S = 1.0
 KEEP_ALIVE_WAIT_S = 0.05
-# The embedded broker forgets a member that has not heard of a join when the next one begins.
+# The embedded broker forgets a member that does not know of a join when the next one begins.
 REVOKED_PAUSE_S = 0.1
 ENDINGS = ("revoked", "lost")  # the calls that still matter to a member that closes
 

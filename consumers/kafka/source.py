@@ -136,7 +136,7 @@ class KafkaSource:
             raise replaced(self._kafka) from error
         except KafkaError as error:
             raise translated(error, "committing offsets") from error
-        self._reader.heard()
+        self._reader.answered()
 
     def keep_alive(self) -> None:
         """Stay in the group during a long step. The listener is not called: a rebalance waits for `poll`."""
