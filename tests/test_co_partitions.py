@@ -64,7 +64,7 @@ class Group:
         del self.members[name], self.topics[name], self.held[name]
 
     def rebalance(self) -> bool:
-        """Go through one generation; say whether there is another to come, as something was revoked."""
+        """Go through one generation; return whether partitions were revoked, so that another one follows."""
         self.generation += 1
         joined = [
             Joined(f"{name}-id", name, self._metadata(assignor, self.topics[name]))

@@ -25,7 +25,7 @@ class Row(NamedTuple):
 
 
 def config(address: str, group: str = "group", **more: object) -> KafkaConfig:
-    """The table [kafka] for a test."""
+    """Return the table [kafka] for a test."""
     return KafkaConfig(bootstrap_servers=address, group_id=group, options=QUICK, **more)  # type: ignore[arg-type]
 
 
@@ -74,7 +74,7 @@ def lying_on(address: str, topic: str) -> list[ConsumerRecord]:
 
 
 class Recorder:
-    """A listener that seeks to the commit, else to the earliest record, and notes what it is told."""
+    """A listener that seeks to the commit, else to the earliest record, and records its calls."""
 
     def __init__(self, source: KafkaSource) -> None:
         self.source = source
@@ -100,8 +100,8 @@ class Recorder:
         self._note("lost", partitions)
         self.held.difference_update(partitions)
 
-    def told(self, event: str) -> list[TopicPartition]:
-        """Every partition that came with this kind of call, in order."""
+    def partitions(self, event: str) -> list[TopicPartition]:
+        """Return every partition of this kind of call, in order."""
         return [partition for kind, partitions in self.calls if kind == event for partition in partitions]
 
     def _note(self, event: str, partitions: Sequence[TopicPartition]) -> None:
