@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kills import SETTINGS, checkpoints, kill_and_compare
-from services import STOP_S, Site
-from truth import Sent, Truth, shopping, spoiled, write_csv
+from harness.kills import SETTINGS, checkpoints, kill_and_compare
+from harness.service import STOP_S, Site
+from harness.truth import Sent, Truth, shopping, spoiled, write_csv
 
 pytestmark = pytest.mark.kafka
 Name = Callable[[str], str]
@@ -63,4 +63,4 @@ def test_workers_that_come_and_go_lose_and_double_nothing(
         assert third.end() < STOP_S
         truth = Truth(Sent(record.key, record.value) for record in site.read(site.events))
         assert truth.wrong(site.newest()) == []
-        assert truth.otherwise_held(site.newest_state("worker-2"), history=50) == []
+        assert truth.otherwise_held(site.opened("worker-2").learner, history=50) == []

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from brokers.embedded import embedded_broker as run_embedded
+from harness.service import STOP_S, Process, Site
+from harness.truth import Sent, Truth, chain, event_of, shopping, write_csv
 from kafka import KafkaProducer
-from services import STOP_S, Process, Site
 from test_metrics import NAMES
-from truth import Sent, Truth, chain, event_of, shopping, write_csv
 
 from pipeline.evaluation.quality import MEASURES, SEGMENTS
 from pipeline.outcome import STAGES
@@ -38,7 +37,7 @@ def served(request: pytest.FixtureRequest, topic_name: Name, tmp_path: Path) -> 
             site.create_topics()
             yield site
             return
-        with Process("broker", "--port", "0", folder=tmp_path, name="broker") as process:
+        with Process("broker", "--port", "0", folder=tmp_path, name="broker", program="-m") as process:
             process.until(lambda: "bootstrap_servers=" in process.printed(), "its address")
             site.broker = process.printed().strip().removeprefix("bootstrap_servers=")
             yield site
@@ -48,7 +47,7 @@ def served(request: pytest.FixtureRequest, topic_name: Name, tmp_path: Path) -> 
 @pytest.fixture
 def own_broker() -> Iterator[EmbeddedBroker]:
     """A broker that a test may stop or freeze."""
-    with run_embedded() as broker:
+    with EmbeddedBroker() as broker:
         yield broker
 
 
@@ -66,7 +65,7 @@ def test_replayed_events_become_right_rankings_and_figures(served: Site, tmp_pat
     truth = Truth(events[:5_000])
     file = write_csv(tmp_path / "events.csv", events)
     site = served
-    service = site.run()
+    service = site.start("run", program="-m")
     service.wait_state("ready")
     site.partitions = site.partitions_there()
     told = json.loads(site.call("replay", str(file), "--limit", "5000", "--json").splitlines()[-1])
@@ -77,7 +76,7 @@ def test_replayed_events_become_right_rankings_and_figures(served: Site, tmp_pat
     look_at_metrics(service, truth, site.partitions)
     assert service.end() < STOP_S
     assert truth.wrong(site.newest()) == []
-    assert truth.otherwise_held(site.newest_state(), history=50) == []
+    assert truth.otherwise_held(site.opened().learner, history=50) == []
     assert site.commits() == site.ends()
 
 
@@ -136,9 +135,9 @@ def look_at_metrics(service: Process, truth: Truth, partitions: int) -> None:
 def test_a_new_user_of_a_planted_chain_gets_the_successor_first(
     embedded_broker: str, topic_name: Name, tmp_path: Path
 ) -> None:
-    successor = np.random.default_rng(7).permutation(1_000).tolist()
-    walks = chain(successor, users=500, events=30_000, seed=8, start_ms=now_ms() - 40_000_000)
-    starts = np.random.default_rng(9).permutation(1_000)[:100].tolist()
+    successor = np.random.default_rng(7).permutation(400).tolist()
+    walks = chain(successor, users=200, events=12_000, seed=8, start_ms=now_ms() - 40_000_000)
+    starts = np.random.default_rng(9).permutation(400)[:100].tolist()
     withdrawn = f"item-{successor[starts[0]]}"
     names = {"items.fields": '{item_id = "sku", available = "in_stock"}'}
     with Site(embedded_broker, topic_name("chain"), tmp_path, settings=names) as site:
@@ -275,7 +274,7 @@ def test_a_broker_that_is_gone_for_too_long_ends_it_with_3(
     with Site(own_broker.bootstrap_servers, topic_name("gone"), tmp_path, settings=patience) as site:
         site.create_topics()
         service = site.run()
-        service.wait_state("ready")
+        service.until(lambda: service.metrics().get("afresh_rankings_published_total"), "the default list")
         own_broker.stop()
         began = time.monotonic()
         assert service.wait() == 3

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services import Site
+from harness.service import Site
 
-PROGRAM = str(Path(__file__).with_name("pools.py"))
+PROGRAM = str(Path(__file__).with_name("harness") / "thread_pools.py")
 VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 
 

@@ -4,10 +4,10 @@ import itertools
 import os
 
 import pytest
+from harness.clients import config, make_topic
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka import TopicPartition as KafkaPartition
 
-from brokers.clients import config, make_topic
 from consumers.kafka.source import KafkaSource
 from pipeline.settings import BatchConfig
 
