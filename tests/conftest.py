@@ -6,14 +6,15 @@ from pipeline.thread_limits import limit_threads
 
 limit_threads(1)  # as the commands do, before numpy is imported: a small batch would wait for busy threads
 
+import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from harness.apache_kafka import apache_kafka
-from harness.service import Process
+from harness.service import Process, Site
 from hypothesis import settings
 
 from producers.embedded_broker import EmbeddedBroker
@@ -83,3 +84,19 @@ def logging_as_before() -> Iterator[None]:
 def topic_name() -> Callable[[str], str]:
     """Return a function that makes unique names of topics and groups."""
     return lambda stem: f"{stem}-{os.getpid()}-{next(_numbers)}"
+
+
+@pytest.fixture
+def make_site(topic_name: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """Return a function that makes a `Site` with topics of its own; its processes end with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def make(broker: str, partitions: int = 4, settings: Mapping[str, object] | None = None) -> Site:
+            stem = topic_name("site")
+            folder = tmp_path / stem
+            folder.mkdir()
+            site = stack.enter_context(Site(broker, stem, folder, partitions, settings or {}))
+            site.create_topics()
+            return site
+
+        yield make

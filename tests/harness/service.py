@@ -118,10 +118,9 @@ class Process:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill()
-        if error is not None:
-            error.add_note(f"the end of {self.log.name}:\n{self.said()[-2_000:]}")
+        print(f"the end of {self.log.name}:\n{self.said()[-2_000:]}", file=sys.stderr)  # with a failed test
 
     @property
     def code(self) -> int | None:
@@ -277,11 +276,11 @@ class Site:
         create_topics(settings.kafka, settings.topics, self.partitions, 1)
 
     def start(self, command: str, *args: str, worker: str = "worker-0", program: str = "") -> Process:
-        """Start a command with this site's configuration."""
+        """Start a command with this site's configuration; `args` may set other values."""
         self._started += 1
         options = (word for text in self.sets(worker) for word in ("--set", text))
         name = f"{self._started:02d}-{command}-{worker}"
-        process = Process(command, *args, *options, folder=self.folder, name=name, program=program)
+        process = Process(command, *options, *args, folder=self.folder, name=name, program=program)
         return self._open.enter_context(process)
 
     def run(self, worker: str = "worker-0") -> Process:
