@@ -177,7 +177,8 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
     folder = tmp_path_factory.mktemp("evaluated")
     events = shopping(6_000, seed=2, now_ms=now_ms())
     file = str(write_csv(folder / "events.csv", events))
-    with Process("evaluate", file, "--batch", "128", "--json", folder=folder, name="evaluate") as process:
+    options = ("--batch", "128", "--models", ",".join(MODELS), "--json")
+    with Process("evaluate", file, *options, folder=folder, name="evaluate") as process:
         assert process.wait() == 0
         models = json.loads(process.printed().splitlines()[-1])["models"]
     assert models["recent_popularity"]["settings"] == {"half_life": "1000"}  # the service's

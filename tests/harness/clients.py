@@ -56,6 +56,7 @@ def lying_on(address: str, topic: str) -> list[ConsumerRecord]:
     consumer = KafkaConsumer(
         bootstrap_servers=address,
         isolation_level="read_committed",
+        auto_offset_reset="earliest",
         enable_auto_commit=False,
         fetch_max_wait_ms=50,
     )
