@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.features.bank import FeatureBank
+from pipeline.features.popularity import ALL, DAY, P300, P1000
 from pipeline.ranking.lists import Ranked
 from pipeline.roles import familiar_names
 from pipeline.settings import Settings
 from pipeline.state.event_types import type_code
-from pipeline.state.popularity import ALL, DAY, P300, P1000
 from pipeline.state.state import State
 from pipeline.state.tables import LIVE
 
@@ -35,10 +36,10 @@ def user_document(state: State, settings: Settings, row: int, ranked: Ranked) ->
     name = state.items.id_of
     history = interactions(state, settings, row)
     consumed = state.consumed.of(row, state.items.status.data).tolist()
-    published = [item for item in state.served.items.data[row].tolist() if item >= 0 and name[item]]
+    published = [item for item in state.published.items.data[row].tolist() if item >= 0 and name[item]]
     now = [item for item in ranked.rows_BK[0].tolist() if item >= 0]
     excluded = exclusions(state, history, consumed, published)
-    number = int(state.origin.partition.data[row])
+    number = int(state.partition_of.partition.data[row])
     lists = zip(*(column[0].tolist() for column in ranked), strict=True)
     return {
         "user_id": state.users.id_of[row],
@@ -62,11 +63,7 @@ def user_document(state: State, settings: Settings, row: int, ranked: Ranked) ->
 
 def interactions(state: State, settings: Settings, row: int) -> list[Interaction]:
     """Return a user's history, newest first."""
-    nothing = np.full(1, -1, np.int32)
-    items, types, times, length = state.histories.windows(
-        np.array([row], np.int32), nothing, nothing, np.zeros(1, np.uint16), np.zeros(1, np.int64),
-        np.zeros(1, np.bool_), state.items.status.data,
-    )  # fmt: skip
+    items, types, times, length = state.histories.latest(np.array([row], np.int32), state.items.status.data)
     names = _type_names(settings)
     columns = (items[0].tolist(), types[0].tolist(), times[0].tolist())
     return [
@@ -133,40 +130,40 @@ def changes(published: Sequence[str], now: Sequence[str], excluded: Iterable[str
     }
 
 
-def item_document(state: State, item_id: str) -> dict[str, Any] | None:
+def item_document(state: State, bank: FeatureBank, item_id: str) -> dict[str, Any] | None:
     """Return what is held of an item; None when neither events nor the items topic have named it."""
     hidden, row = hidden_because(state, item_id), state.items.row_of.get(item_id)
     if row is None:
         if not hidden and item_id not in state.availability.announced:
             return None
         return {"item_id": item_id, "events": 0.0, "available": not hidden, "hidden": hidden}
-    holders = np.flatnonzero((state.served.items.data == row).any(1))
+    holders = np.flatnonzero((state.published.items.data == row).any(1))
     return {
         "item_id": item_id,
         "available": not hidden,
         "hidden": hidden,
-        "events": float(state.successors.count.data[row]),
-        "popularity": float(state.popularity.values(P1000)[row]),
-        "popularities": list(_popularities(state, row)),
+        "events": float(bank.transitions.count.data[row]),
+        "popularity": float(bank.popularity.values(P1000)[row]),
+        "popularities": list(_popularities(state, bank, row)),
         "last_timestamp_ms": int(state.items.last_ms.data[row]),
-        "followed_by": _followers(state, row),
+        "followed_by": _followers(state, bank, row),
         "on_lists": int(np.count_nonzero(holders > 0)),
         "on_default_list": bool((holders == 0).any()),
     }
 
 
-def _popularities(state: State, row: int) -> Iterator[dict[str, Any]]:
+def _popularities(state: State, bank: FeatureBank, row: int) -> Iterator[dict[str, Any]]:
     """Yield the item's weight, and its place among the items that may be shown, over each span."""
     live = state.items.status.data == LIVE
     for column, words in SPANS.items():
-        values = state.popularity.values(column)
+        values = bank.popularity.values(column)
         place = 1 + int(np.count_nonzero(live & (values > values[row])))
         yield {"over": words, "weight": float(values[row]), "place": place, "of": int(live.sum())}
 
 
-def _followers(state: State, row: int) -> list[dict[str, Any]]:
+def _followers(state: State, bank: FeatureBank, row: int) -> list[dict[str, Any]]:
     """Return what people turn to after the item, the most frequent first."""
-    partners, weights = state.successors.partner.data[row], state.successors.forward.data[row]
+    partners, weights = bank.transitions.partner.data[row], bank.transitions.forward.data[row]
     live = (partners >= 0) & (state.items.status.data[partners] == LIVE) & (weights > 0)
     order = np.flatnonzero(live)[np.argsort(-weights[live], kind="stable")]
     return [

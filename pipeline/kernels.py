@@ -33,3 +33,9 @@ OPTIONS = {"cache": True, "nogil": True} | (NO_COUNTING if accepted(NO_COUNTING)
 def kernel(**options: Any) -> Any:
     """Return the decorator of a kernel that allocates nothing; `options` are further ones of `njit`."""
     return njit(**OPTIONS, **options)
+
+
+# a piece of other kernels: inlined by LLVM at every call
+inlined = kernel(forceinline=True)
+# a sum of floats may use vector registers; its order is fixed all the same
+summing = kernel(fastmath={"reassoc", "contract", "nsz", "arcp"})

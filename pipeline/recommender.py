@@ -2,83 +2,98 @@
 thread.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.describe import item_document, user_document
-from pipeline.evaluation.curves import Curves
-from pipeline.evaluation.depths import Depths
-from pipeline.evaluation.drift_control import DriftControl
-from pipeline.evaluation.exposure import Exposure
-from pipeline.evaluation.quality import COLD_BELOW, Coverage, Quality
-from pipeline.evaluation.stale_metrics import drop_stale_metrics, of_measure
-from pipeline.evaluation.timeline import Measure, Seen, Timeline, Track
+from pipeline.evaluation.drift import NEW_ITEM_EVENTS
+from pipeline.evaluation.evaluator import Evaluator
+from pipeline.evaluation.rank_metrics import COLD_EVENTS
+from pipeline.evaluation.reaction import Response
+from pipeline.evaluation.timeline import Track
 from pipeline.events.batch import Batch, ItemChange, RawBatch, TopicPartition
 from pipeline.events.records import DriftAlarm, Ranking
-from pipeline.models.model import Model, Pool, Targets, TrainResult
-from pipeline.models.registry import build_models, restart_models
+from pipeline.features.bank import FeatureBank
+from pipeline.features.lessons import Lessons
+from pipeline.models.full_ranks import full_ranks
+from pipeline.models.model import Model, ModelContext, Targets, TrainingCandidates, TrainResult
+from pipeline.models.registry import (
+    Variant,
+    build_model,
+    configured,
+    history_of,
+    lists_of,
+    restart_models,
+)
+from pipeline.models.training import Trainer
 from pipeline.outcome import Mark, Outcome, no_mark
-from pipeline.ranking.explanations import reasons
 from pipeline.ranking.lists import Ranked, Stamp, ranking_records
-from pipeline.ranking.pools import Pools
-from pipeline.ranking.recipients import audience, nobody
-from pipeline.ranking.rules import RULES, apply_rules
-from pipeline.ranking.top_k import filled_up, top_k
+from pipeline.ranking.ranker import rank
+from pipeline.ranking.recipients import no_recipients, recipients
 from pipeline.settings import POSITIVE, Settings
 from pipeline.state import moving, packing
-from pipeline.state.queries import Queries, barred_targets, lesson_queries, serving_queries
+from pipeline.state.item_age import ItemAge
+from pipeline.state.queries import Queries, excluded_targets, training_queries
 from pipeline.state.refresh import LATER, NOW
 from pipeline.state.shards import Shard, Snapshot
 from pipeline.state.state import State
 from pipeline.state.tables import HIDDEN, LIVE
-from pipeline.step_metrics import figures_of, tables_of
+from pipeline.step_metrics import step_metrics_of, tables_of
+
+logger = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.int32]
-# query-item pairs scored exactly a batch; of a larger catalogue a share of the events is tested
-TEST_CELLS = 1_400_000
+DEFAULT_LIST_EVERY = 64  # events between two rankings of the default list, at least
+Wrap = Callable[[Model], Model]
 
 
 class Recommender:
     """Learns batches in order. Two of them fed the same batches hold the same content, bit for bit.
 
-    `models[0]` is served, the others are live baselines. `test_all`: rank every event's target exactly,
-    however large the catalogue; else a share of them, drawn by (seed, seq), keeps a step's cost bounded.
-    `unread`: lists are measured, but nobody reads them, so that they need no reasons and no records.
-    `evaluate` asks for both.
+    `models[0]` is served; the others, shadows and live baselines, learn and are measured on the same events.
+    `variants`: the models of the settings, unless others are given; `wrap` is put around each, as a
+    stopwatch. `unread`: lists are measured, but not read, so that they need no explanations and no records.
+    `rank_all`: targets are ranked over all items, not within their candidates.
     """
 
     def __init__(
         self,
         settings: Settings,
-        models: Callable[[State, Settings], list[Model]] = build_models,
-        test_all: bool = False,
+        variants: Sequence[Variant] = (),
+        wrap: Wrap = lambda model: model,
         unread: bool = False,
+        rank_all: bool = False,
     ) -> None:
-        rank, model = settings.rank, settings.model
-        self.settings, self.test_all, self.unread = settings, test_all, unread
-        self.state = State(
-            settings.events, settings.limits, rank.exclude_event_types, model.history, rank.k, model.seed,
-            rank.blocked_items,
+        config, seed = settings.rank, settings.model.seed
+        variants = variants or configured(settings.model)
+        self.settings, self.unread, self.rank_all = settings, unread, rank_all
+        self.state = State(settings, history_of(variants))
+        state = self.state
+        self.bank = FeatureBank(
+            state.items, state.users.capacity, config.k, config.exclude_event_types is not None, seed,
+            lists_of(variants[0]),
         )  # fmt: skip
-        self.models = models(self.state, settings)
-        for m in self.models:
-            self.state.register(f"model.{m.name}", m)
-        self.state.welcome = self._welcome
-        # room for lists of K even where a user has consumed what is popular
-        self.pools = Pools(
-            self.state.counts, self.state.items, rank.k, rank.exclude_event_types is not None, model.seed
-        )
-        names = [m.name for m in self.models]
-        self.quality = Quality(names)
-        self.coverage, self.exposure = Coverage(), Exposure()
-        self.drift = DriftControl(self.state, settings.drift.reaction)
-        self.curves, self.timeline, self.depths = Curves(names), Timeline(names), Depths(names)
+        self.trainer = Trainer(self.bank, seed)
+        for name, store in self.bank.stores.items():
+            state.register(f"features.{name}", store)
+        context = ModelContext(state.users, state.items, self.bank, seed, settings.model.features != "none")
+        self.models = [wrap(build_model(context, each)) for each in variants]
+        self.disabled: set[str] = set()  # models that have failed
+        for model in self.models:
+            state.register(f"model.{model.name}", model)
+        self.item_age = ItemAge(state.items.capacity)
+        state.register("item_age", self.item_age)
+        self.evaluator = Evaluator([model.name for model in self.models], settings.drift.reaction)
+        self.quality, self.exposure = self.evaluator.quality, self.evaluator.exposure
         self.seq = 0
         self.held: Collection[TopicPartition] = ()  # partitions that the loop holds, with events or without
         # items of the default list last published; not saved: after a restart it goes out again
         self._default: list[str] | None = None
+        self._moved_logged = False
+        self._default_at = 0  # events learned when it was last ranked
 
     @property
     def events_learned(self) -> int:
@@ -91,7 +106,7 @@ class Recommender:
         return self.state.offsets
 
     @property
-    def owes(self) -> bool:
+    def pending_rankings(self) -> bool:
         """Whether lists are to go out that wait for no event: a batch without any will make them."""
         refresh = self.state.refresh
         due = refresh.waiting(NOW) or refresh.waiting(LATER)
@@ -102,7 +117,7 @@ class Recommender:
         """The next offsets of the items topic."""
         return self.state.item_offsets
 
-    def news(self, changes: Iterable[ItemChange]) -> tuple[ItemChange, ...]:
+    def catalog_changes(self, changes: Iterable[ItemChange]) -> tuple[ItemChange, ...]:
         """Return those changes of items that change anything."""
         return self.state.availability.news(changes, self.state.items.row_of.keys())
 
@@ -113,116 +128,168 @@ class Recommender:
         """
         if raw.seq != self.seq:
             raise ValueError(f"batch {raw.seq}: expected {self.seq}; batches are learned in order, each once")
-        before = tables_of(self.state)
-        self.state.apply_catalog(raw.news)
-        batch = self.state.admit(raw)
+        state, before = self.state, tables_of(self.state)
+        state.apply_catalog(raw.catalog)
+        batch = state.admit(raw)
+        self._init_rows(batch.new_users, batch.new_items)
         mark("event")
-        queries = lesson_queries(self.state, batch)
+        queries = training_queries(state, batch)
         targets = self._targets(batch, queries)
         mark("state")
-        pool = self.pools.lesson(queries, self.models[0].lists, batch.seq)
-        lessons = [model.learn(queries, pool, targets) for model in self.models]
+        training = self.trainer.candidates(queries, self.bank.candidates(queries), targets.item_B, batch.seq)
+        results = self._learn(queries, training, targets)
+        self.bank.success.update(queries.user_B, training.candidates, training.place_B)
         mark("train")
-        alarms = self._measure(batch, queries, targets, lessons)
+        served = results[self.models[0].name]
+        alarms = self._evaluate(batch, queries, results)
         mark("measure")
-        self.state.update(batch, queries.windows)
-        gone = self.state.expire(raw.now_ms)
-        self.state.announce()
+        session_B = state.update(batch)
+        self.bank.update(lessons_of(batch, queries, session_B))
+        expired = state.expire(raw.now_ms)
+        self.bank.forget(expired.items)
+        state.reclaim(expired)
+        state.announce()
         if not self.unread:
-            self.state.mark_short()
-        self.pools.popular.update(np.unique(batch.item_B[batch.item_B >= 0]))
+            state.mark_short()
+        self.bank.popularity.update_lists(batch.item_B, state.items)
         self.seq += 1
         mark("state")
-        # a step that was skipped for its numbers has nothing to say to users
-        spoilt = lessons[0].skipped == "non_finite"
-        whose = nobody(batch) if spoilt else audience(self.state, batch, raw.now_ms, self.settings.rank)
-        rankings = self._rank(whose.users, raw)
-        default_due = rankings or raw.news or len(self._default or ()) < self.settings.rank.k
-        rankings += self._default_ranking(raw) if default_due else []
+        # after a step that was skipped for its numbers no list is published
+        spoilt = served.skipped == "non_finite"
+        to = no_recipients(batch) if spoilt else recipients(state, batch, raw.now_ms, self.settings.rank)
+        rankings = self._publish(to.users, raw)
+        rankings += self._default_ranking(raw, bool(rankings))
         mark("rank")
-        figures = figures_of(self.state, batch, lessons[0], before, whose, self.drift.reacting)
-        in_time_ms_B = np.where(whose.late_B, 0, batch.append_ms_B)
-        return Outcome(rankings, gone, alarms, figures, in_time_ms_B, self._sources(whose.due))
+        metrics = step_metrics_of(state, batch, served, before, to, self.reacting)
+        in_time_ms_B = np.where(to.late_B, 0, batch.append_ms_B)
+        return Outcome(rankings, expired.removed_users, alarms, metrics, in_time_ms_B, self._sources(to.due))
 
     def catch_up(self, raw: RawBatch) -> None:
         """Bring users' state alone up to date with events that another worker has learned; `seq` stays."""
         learned = self.state.events_learned
         batch = self.state.admit(raw)
-        queries = lesson_queries(self.state, batch)
-        self.state.update(batch, queries.windows, learn=False)
+        self._init_rows(batch.new_users, batch.new_items)
+        self.state.update(batch)
         self.state.mark_short()
         self.state.events_learned = learned
 
-    def _default_ranking(self, raw: RawBatch) -> list[Ranking]:
+    def _learn(
+        self, queries: Queries, training: TrainingCandidates, targets: Targets
+    ) -> dict[str, TrainResult]:
+        """Let every model rank and learn a batch. One that fails is disabled, unless it is the served one."""
+        results: dict[str, TrainResult] = {}
+        for model in self.models:
+            if model.name in self.disabled:
+                continue
+            try:
+                ranks = full_ranks(model, self.bank, queries, training, targets) if self.rank_all else None
+                result = model.learn(queries, training, targets)
+                if ranks is not None:
+                    result = result._replace(
+                        ranks=result.ranks._replace(greater_B=ranks.greater_B, equal_B=ranks.equal_B)
+                    )
+                results[model.name] = result
+            except Exception:
+                if model is self.models[0]:
+                    raise
+                self.disabled.add(model.name)
+                logger.warning("model %s failed: disabled until the next start", model.name, exc_info=True)
+        return results
+
+    def _default_ranking(self, raw: RawBatch, published: bool) -> list[Ranking]:
         """Return the list for people without events when it is ours to publish and its items have changed."""
         if self.unread or not self._leads():
             self._default = None  # another worker's is the newest by the time that this one leads again
             return []
-        (ranking,) = self._rank(np.zeros(1, np.int32), raw, "default")
-        items = [item.item_id for item in ranking.items]
+        short = len(self._default or ()) < self.settings.rank.k
+        aged = published and self.events_learned - self._default_at >= DEFAULT_LIST_EVERY
+        if not (short or aged or raw.catalog):
+            return []
+        self._default_at = self.events_learned
+        users = np.zeros(1, np.int32)
+        ranked = self.rank(users)
+        items = [self.state.items.id_of[row] for row in ranked.rows_BK[0].tolist() if row >= 0]
         if items == self._default:
             return []
         self._default = items
-        return [ranking]
+        return self._records(users, ranked, raw, "default")
 
     def _leads(self) -> bool:
-        """Say whether the first partition is ours: its owner publishes the default list."""
+        """Return whether the first partition is ours: its owner publishes the default list."""
         first = TopicPartition(next(iter(self.settings.topics.event_topics())), 0)
         return first in self.state.offsets or first in self.held
 
-    def _welcome(self, rows: IntArray, ids: Sequence[str]) -> None:
-        self.coverage.clear(rows)
-        self.drift.welcome(rows)
-        self.exposure.clear(rows)
+    def _init_rows(self, users: IntArray, items: IntArray) -> None:
+        """Initialise everything that is kept of new users and items, independent of row order."""
+        self.item_age.note(items, self.state.events_learned)
+        self.exposure.clear(items)
+        user_ids = [self.state.users.id_of[row] for row in users.tolist()]
+        item_ids = [self.state.items.id_of[row] for row in items.tolist()]
         for model in self.models:
-            model.welcome(rows, ids)
+            model.init_rows("user", users, user_ids)
+            model.init_rows("item", items, item_ids)
 
     def _targets(self, batch: Batch, queries: Queries) -> Targets:
-        """Say what is to be learned and what is a test: positive events whose item the rules let through."""
+        """Return what is learned and what is tested: positive events whose item the rules let through."""
         hidden_B = (self.state.items.status.data[batch.item_B] == HIDDEN) & (batch.item_B >= 0)
-        counted_B = np.where(batch.role_B == POSITIVE, batch.item_B, -1).astype(np.int32)
-        tested_B = (batch.role_B == POSITIVE) & ~barred_targets(queries, batch.item_B) & ~hidden_B
-        row_B = np.where(tested_B & batch.known_B, batch.item_B, -1).astype(np.int32)
-        most = max(1, TEST_CELLS // max(1, len(self.state.items)))
-        if not self.test_all and row_B.shape[0] > most:
-            rng = np.random.default_rng((self.settings.model.seed, batch.seq, 1))
-            tested_B[rng.permutation(row_B.shape[0])[most:]] = False
-        pace = self.drift.pace(batch.first_event)
-        return Targets(row_B, batch.weight_B, tested_B, batch.known_B, batch.seq, counted_B, pace)
+        positive_B = batch.role_B == POSITIVE
+        tested_B = positive_B & ~excluded_targets(queries, batch.item_B) & ~hidden_B
+        return Targets(
+            item_B=np.where(tested_B & batch.known_B, batch.item_B, -1).astype(np.int32),
+            weight_B=batch.weight_B,
+            type_B=batch.type_B,
+            role_B=batch.role_B,
+            value_B=batch.value_B,
+            tested_B=tested_B,
+            known_B=batch.known_B,
+            counted_B=np.where(positive_B, batch.item_B, -1).astype(np.int32),
+            seq=batch.seq,
+            step_scale=self.evaluator.reaction.step_factor(batch.first_event),
+        )
 
-    def _measure(
-        self, batch: Batch, queries: Queries, targets: Targets, lessons: Sequence[TrainResult]
+    def _evaluate(
+        self, batch: Batch, queries: Queries, results: Mapping[str, TrainResult]
     ) -> list[DriftAlarm]:
-        """Judge every model on the batch; return what the drift detectors say of the served one."""
-        cold_B = queries.earlier_B < COLD_BELOW
-        young_B = self.drift.young(batch)
-        gains = []
-        for model, lesson in zip(self.models, lessons, strict=True):
-            gains.append(self.quality.update(model.name, lesson.tested, cold_B))
-            self.curves.update(model.name, lesson.tested)
-            self.depths.update(model.name, lesson.tested, young_B)
-        listed_B, hit_B = self.state.served.hits(batch.user_B, batch.item_B, self.state.items.status.data)
-        self.quality.update_served(hit_B[listed_B & (batch.role_B == POSITIVE)])
-        alarms = self.drift.update(batch, gains[0].hit_B, lessons[0].tested)
-        newest_ms = int(batch.moment_ms_B.max(initial=0))
-        self.timeline.update(self.state.events_learned, newest_ms, alarms, self._seen)
-        return alarms
+        """Evaluate every model on the batch and react to drift of the served one; return the alarms."""
+        listed_B, hit_B = self.state.published.hits(batch.user_B, batch.item_B, self.state.items.status.data)
+        response = self.evaluator.update(
+            batch,
+            {name: result.ranks for name, result in results.items()},
+            cold_B=queries.earlier_B < COLD_EVENTS,
+            new_B=self.item_age.young(batch.item_B, batch.first_event, NEW_ITEM_EVENTS),
+            list_hit_N=hit_B[listed_B & (batch.role_B == POSITIVE)],
+        )
+        self.react(response)
+        if self.evaluator.timeline.is_due(self.state.events_learned):
+            self.evaluator.record_moment(self.state.events_learned, self._live_rows())
+        return response.alarms
 
-    def _seen(self) -> Seen:
-        live = np.flatnonzero(self.state.items.status.data == LIVE)
-        return Seen(self.quality.totals(), self.coverage.ratio(live), len(live))
+    def react(self, response: Response) -> None:
+        """Let the past count less, as the response to drift alarms requires."""
+        if response.fade is not None:
+            self.bank.fade(response.fade.weakening, response.fade.share_left)
+
+    def _live_rows(self) -> npt.NDArray[np.intp]:
+        return np.flatnonzero(self.state.items.status.data == LIVE)
+
+    @property
+    def reacting(self) -> bool:
+        """Whether a reaction to drift runs at the next event."""
+        return self.evaluator.reaction.running(self.state.events_learned)
 
     def track(self) -> Track:
-        """Return the figures over time, up to now."""
-        return self.timeline.track(self.state.events_learned, self._seen())
+        """Return the metrics over time, up to now."""
+        return self.evaluator.track(self.state.events_learned, self._live_rows())
 
-    def _rank(self, users: IntArray, raw: RawBatch, label: str = "") -> list[Ranking]:
-        """Rank for these users with the new parameters and histories: score > rules > top K > reasons."""
+    def _publish(self, users: IntArray, raw: RawBatch) -> list[Ranking]:
+        """Return these users' lists, by the new parameters and histories: score > top K > explanations."""
         if users.size == 0:
             return []
-        ranked = self.rank(users, explained=not self.unread)
-        self.state.served.put(users, ranked.rows_BK)
-        self.coverage.update(ranked.rows_BK)
+        return self._records(users, self.rank(users, explained=not self.unread), raw, "")
+
+    def _records(self, users: IntArray, ranked: Ranked, raw: RawBatch, label: str) -> list[Ranking]:
+        """Note lists as published, and return their records."""
+        self.state.published.put(users, ranked.rows_BK)
         self.exposure.update(ranked.rows_BK)
         if self.unread:
             return []
@@ -231,27 +298,13 @@ class Recommender:
         return ranking_records(self.state, users, ranked, stamp)
 
     def rank(self, users: IntArray, explained: bool = True) -> Ranked:
-        """Rank for these user rows: score > rules > top K > reasons > announced items where these are fewer
-        than K. Changes nothing.
-        """
-        model = self.models[0]
-        queries = serving_queries(self.state, users)
-        pool = self.pools.candidates(queries, model.lists)
-        scores = model.score(queries, pool)
-        scores = apply_rules(RULES, self.state, queries, pool.candidates, scores)
-        rows_BK, scores_BK = top_k(scores, pool.candidates.rows, pool.candidates.count, self.settings.rank.k)
-        reasons_BK = self._because(queries, rows_BK, pool, explained)
-        return Ranked(*filled_up(rows_BK, scores_BK, self.state.newest), reasons_BK)
-
-    def _because(self, queries: Queries, rows_BK: IntArray, pool: Pool, explained: bool) -> IntArray:
-        if not (explained and self.settings.rank.explain):
-            return np.full((*rows_BK.shape, 0), -1, np.int32)
-        return reasons(self.models[0].contributions(queries, rows_BK, pool), queries.items_BL, rows_BK)
+        """Return the lists of these user rows; changes nothing."""
+        return rank(self.state, self.bank, self.models[0], self.settings.rank, users, explained)
 
     def _sources(self, users: IntArray) -> dict[str, TopicPartition]:
         """Return the partition of each of these users, by id."""
         state = self.state
-        numbers = state.origin.partition.data[users].tolist()
+        numbers = state.partition_of.partition.data[users].tolist()
         return {
             state.users.id_of[user]: state.partitions[number]
             for user, number in zip(users.tolist(), numbers, strict=True)
@@ -263,26 +316,23 @@ class Recommender:
 
     def put(self, shard: Shard, sources: Collection[TopicPartition] | None = None) -> None:
         """Add the users of a shard's partitions, of these or of all, in the place of what is held of them."""
-        moving.put(self.state, shard, sources)
+        added = moving.put(self.state, shard, sources)
+        self._init_rows(added.users, added.items)
+        relearned = [m.name for m in self.models if any(column.own for column in m.columns().values())]
+        if relearned and added.users.size and not self._moved_logged:
+            self._moved_logged = True
+            names = ", ".join(relearned)
+            logger.info("user parameters of %s start again for users of other workers", names)
         self.state.mark_short()
 
     def release(self, sources: Collection[TopicPartition]) -> None:
         """Drop partitions: their users and their offsets."""
         self.state.drop_partitions(sources)
 
-    def _measures(self) -> dict[str, Measure]:
-        """Return what a checkpoint keeps of the stage, by the names of its arrays."""
-        return {
-            "quality": self.quality, "coverage": self.coverage, "drift": self.drift,
-            "exposure": self.exposure, "curves": self.curves, "timeline": self.timeline,
-            "depths": self.depths,
-        }  # fmt: skip
-
     def snapshot(self) -> Snapshot:
         """Copy everything out, the users of every partition held too."""
         arrays, meta = packing.save_items(self.state)
-        for name, part in self._measures().items():
-            arrays |= {f"{name}/{key}": array for key, array in part.arrays().items()}
+        arrays |= self.evaluator.arrays()
         meta |= {"seq": self.seq, "served_model": self.models[0].name}
         return Snapshot(arrays, meta, self.take(self.state.offsets))
 
@@ -293,22 +343,22 @@ class Recommender:
         """
         if self.seq or self.offsets:
             raise ValueError(f"{self.seq} batches are learned already: expected a fresh one")
-        different, restarted = packing.load_items(self.state, snapshot.arrays, snapshot.meta)
-        restart_models(self.models, restarted, self.state.items)
+        state = self.state
+        different, restarted = packing.load_items(state, snapshot.arrays, snapshot.meta)
+        restart_models(self.models, restarted, state.items)
         served = self.models[0].name
-        another = served in restarted or snapshot.meta.get("served_model", served) != served
-        figures = drop_stale_metrics(snapshot.arrays, restarted, another)
-        for name, part in self._measures().items():
-            part.load(of_measure(figures, name))
-        admitted, evicted = self.state.users.admitted, self.state.users.evicted
-        different |= moving.put(self.state, snapshot.shard)
+        other_served = served in restarted or snapshot.meta.get("served_model", served) != served
+        self.evaluator.load(snapshot.arrays, restarted, other_served)
+        admitted, evicted = state.users.admitted, state.users.evicted
+        different |= moving.put(state, snapshot.shard, own=True).differences
         different.tell()
-        self.state.users.admitted, self.state.users.evicted = admitted, evicted
-        self.state.reconcile()
-        self.state.announce()
-        self.state.mark_short()
+        state.users.admitted, state.users.evicted = admitted, evicted
+        self.bank.popularity.start_lists(state.items)
+        state.reconcile()
+        state.announce()
+        state.mark_short()
         self.seq = int(str(snapshot.meta["seq"]))
-        self.pools.popular.update(np.empty(0, np.int32))
+        self.bank.popularity.update_lists(np.empty(0, np.int32), state.items)
 
     def digests(self) -> dict[str, str]:
         """Return `digest_model` and `digest_users`: equal for equal content, whatever the row numbers."""
@@ -323,4 +373,13 @@ class Recommender:
 
     def describe_item(self, item_id: str) -> dict[str, object] | None:
         """Return what is held of an item, as JSON values; None when nothing is known of it."""
-        return item_document(self.state, item_id)
+        return item_document(self.state, self.bank, item_id)
+
+
+def lessons_of(batch: Batch, queries: Queries, session_B: npt.NDArray[np.uint64]) -> Lessons:
+    """Return what count features learn from a batch: its positive events and the moments before them."""
+    weight_B = np.where(batch.role_B == POSITIVE, batch.weight_B, np.float32(0))
+    return Lessons(
+        batch.item_B, weight_B, batch.type_B, batch.moment_ms_B, session_B, queries.position_B,
+        queries.items_BL, queries.length_B, batch.seq,
+    )  # fmt: skip

@@ -5,7 +5,7 @@ with "KEY = VALUE: expected ..." texts, which app/config.py turns into one line.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -121,22 +121,13 @@ class BatchConfig(Table, frozen=True):
 
 
 class ModelConfig(Table, frozen=True):
-    name: Literal[
-        "attention",
-        "popularity",
-        "recent_popularity",
-        "markov",
-        "item_knn",
-        "session_knn",
-        "isgd",
-        "biased_mf",
-    ] = "attention"
-    memories: Literal["default", "none"] = "default"
-    dim: Annotated[int, msgspec.Meta(ge=4, le=1024)] = 64
-    history: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
+    name: str = "attention"  # a model of pipeline/models/registry.py, or of a table that names its type
+    features: Literal["default", "none"] = "default"  # count features
     threads: Positive = 1
-    device: Literal["cpu"] = "cpu"  # numpy, numba and torch share the tables' memory
     seed: NotNegative = 0
+    shadows: list[str] = []  # models that learn and are measured on the same events, not published
+    # [model.NAME]: each model's own settings, and its type where NAME is none; checked by the registry
+    tables: dict[str, dict[str, Any]] = {}
 
 
 class RankConfig(Table, frozen=True):

@@ -29,6 +29,6 @@ def warm_up(settings: Settings) -> None:
         )
         span = Span("warm-up", 0, seq * size, (seq + 1) * size)
         recommender.step(RawBatch(seq, NOW_MS, (span,), events, []))
-    recommender.state.successors.fade(1.0, 1)  # as a first drift alarm may, hours from now
+    recommender.bank.fade(1.0, 0.5)  # as a first drift alarm may, hours from now
     other = Recommender(settings)
     other.restore(recommender.snapshot())

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from brokers.clients import Row, make_topic, write
-from brokers.embedded import embedded_broker as run_embedded
+from harness.clients import Row, make_topic, write
 from kafka import KafkaConsumer, TopicPartition
 
 from pipeline.errors import UsageError
@@ -118,7 +117,7 @@ def test_a_port_that_is_taken_is_told_in_one_line() -> None:
             assert process.wait(WAIT_S) == 2
             assert process.stderr is not None
             said = process.stderr.read()
-    assert f"--port {port}: something listens there already; choose another port" in said
+    assert f"--port {port}: the port is in use" in said
     assert said.count("\n") == 1
 
 
@@ -141,7 +140,7 @@ def test_a_broker_that_dies_ends_the_command() -> None:
 
 
 def test_a_stopped_broker_leaves_no_process_of_its_group() -> None:
-    with run_embedded() as broker:
+    with EmbeddedBroker() as broker:
         group = broker.pid
         assert broker.alive()
         broker.stop()
@@ -155,7 +154,7 @@ def test_a_broker_that_ends_at_once_is_told(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)  # it is remembered otherwise
     monkeypatch.setattr("producers.embedded_broker._binary", lambda: Path("/bin/false"))
-    with pytest.raises(UsageError, match=r"did not become ready on port \d+: it said nothing"):
+    with pytest.raises(UsageError, match=r"did not become ready on port \d+: no message"):
         EmbeddedBroker().start()
     assert scratch_folders(tmp_path) == []
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
-from brokers.clients import Recorder, config, make_topic, open_source
+from harness.clients import Recorder, config, make_topic, open_source
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.events.records import DEFAULT_USER, Ranking
+from pipeline.models.training import draw_negatives
 from pipeline.outcome import Outcome
 from pipeline.settings import LimitsConfig
 from pipeline.state import announced
-from pipeline.state.queries import serving_queries
 from pipeline.state.tables import ANNOUNCED, GONE, HIDDEN, LIVE
 
 K = 5
@@ -164,23 +164,23 @@ def test_announced_items_change_no_measurement_and_no_learning() -> None:
     assert plain.newest == with_news.newest
     assert plain.recommender.quality.cumulative() == with_news.recommender.quality.cumulative()
     shown = [
-        shop.recommender.coverage.ratio(np.flatnonzero(shop.recommender.state.items.status.data == LIVE))
+        shop.recommender.exposure.coverage(np.flatnonzero(shop.recommender.state.items.status.data == LIVE))
         for shop in (plain, with_news)
     ]
     assert shown[0] == shown[1] > 0
     for shop in (plain, with_news):
-        queries = serving_queries(shop.recommender.state, np.array([1], np.int32))
-        drawn = shop.recommender.pools.lesson(queries, (), 7).known
-        assert drawn == len(plain.recommender.state.items)
+        items = shop.recommender.state.items
+        drawn = {items.id_of[row] for row in draw_negatives(items, seed=0, seq=7)}
+        assert drawn == plain.recommender.state.items.row_of.keys()
 
 
 def test_an_event_of_a_listed_announced_item_is_a_hit() -> None:
     shop = Shop()
     shop.step([Event("ann", "rug")], *announce("lamp"))
     assert shop.newest["ann"] == ["lamp"]
-    before = shop.recommender.quality.served()
+    before = shop.recommender.quality.list_hits()
     shop.step([Event("ann", "lamp")])
-    after = shop.recommender.quality.served()
+    after = shop.recommender.quality.list_hits()
     assert (after.events - before.events, after.hr) == (1, 1.0)
 
 
@@ -233,8 +233,8 @@ def test_an_announced_item_is_admitted_after_as_many_events_as_any_other() -> No
 def test_rows_of_announced_items_leave_no_trace_when_they_are_used_again() -> None:
     shop = Shop(small_settings(limits=LimitsConfig(items=60)))
     shop.step([Event(f"u{n}", "rug") for n in range(12)])
-    state, welcome = shop.recommender.state, shop.recommender.state.welcome
-    items, announce_rows = state.items, state.items.announce
+    recommender, state = shop.recommender, shop.recommender.state
+    init_rows, items, announce_rows = recommender._init_rows, state.items, state.items.announce
     given: dict[str, list[int]] = {"announced": [], "new": []}
 
     def check(rows: np.ndarray, kind: str) -> None:  # type: ignore[type-arg]
@@ -243,16 +243,16 @@ def test_rows_of_announced_items_leave_no_trace_when_they_are_used_again() -> No
                 assert not (column.of_items and np.isin(column.data, rows).any()), f"{name}.{key}"
         given[kind].extend(rows.tolist())
 
-    def checked_welcome(rows: np.ndarray, ids: Sequence[str]) -> None:  # type: ignore[type-arg]
+    def checked_init(users: np.ndarray, rows: np.ndarray) -> None:  # type: ignore[type-arg]
         check(rows, "new")
-        welcome(rows, ids)
+        init_rows(users, rows)
 
     def checked_announce(ids: Sequence[str]) -> np.ndarray:  # type: ignore[type-arg]
         rows = announce_rows(ids)
         check(rows, "announced")
         return rows
 
-    state.welcome, items.announce = checked_welcome, checked_announce  # type: ignore[method-assign]
+    recommender._init_rows, items.announce = checked_init, checked_announce  # type: ignore[method-assign]
     for wave in range(40):
         names = [f"{wave}-{n}" for n in range(K)]
         shop.step([], *announce(*names))
@@ -263,7 +263,7 @@ def test_rows_of_announced_items_leave_no_trace_when_they_are_used_again() -> No
         shop.settle()
     assert len(given["announced"]) > len(set(given["announced"]))
     assert set(given["announced"]) & set(given["new"])
-    lists = state.served.items.data
+    lists = state.published.items.data
     assert not np.isin(items.status.data[lists[lists >= 0]], (ANNOUNCED, GONE, HIDDEN)).any()
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import generate_latest
-from prometheus_queries import (
+from harness.prometheus import (
     DEPLOY,
     PROMETHEUS,
     dashboard,
@@ -20,7 +19,8 @@ from prometheus_queries import (
     tool,
     without_thresholds,
 )
-from test_metrics import NAMES, say_everything
+from prometheus_client import generate_latest
+from test_metrics import NAMES, fill
 
 from pipeline.service.metrics import Metrics
 
@@ -63,7 +63,7 @@ def test_an_alert_says_what_it_means_and_what_to_do() -> None:
 
 def test_names_of_metrics_are_as_prometheus_likes_them() -> None:
     metrics = Metrics()
-    say_everything(metrics)
+    fill(metrics)
     promtool("check", "metrics", text=generate_latest(metrics.registry).decode())
 
 

@@ -8,7 +8,7 @@ import pytest
 from harness.streams import Batches, Event, new_state, shoppers, small_settings
 from harness.workers import P0, P1, Worker, changed, publish, settings_for
 
-from consumers.memory import ListLog
+from consumers.memory import MemoryLog
 from pipeline.events.batch import Events, RawBatch, Span
 from pipeline.recommender import Recommender
 from pipeline.state.state import State
@@ -72,7 +72,7 @@ def test_moves_are_in_the_metrics_of_a_batch() -> None:
     recommender, batches = Recommender(small_settings()), Batches()
     recommender.step(batches([Event("u", "a"), Event("v", "a")]))
     outcome = recommender.step(batches([Event("u", "b", partition=1), Event("v", "b")]))
-    assert outcome.figures.moved == 1
+    assert outcome.metrics.moved == 1
 
 
 class Scattered(Batches):
@@ -103,7 +103,7 @@ def test_a_restart_is_exact_for_users_that_move() -> None:
 
 def test_a_takeover_loses_no_event_of_a_user_that_moves(tmp_path: Path) -> None:
     """Both partitions' shards are loaded before either catches up from the topic."""
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     dead = recommending(log, tmp_path, "dead")
     for start, source in enumerate((P0, P1)):
         publish(log, ["ann"], source, start)
@@ -120,9 +120,9 @@ def test_a_takeover_loses_no_event_of_a_user_that_moves(tmp_path: Path) -> None:
     assert sorted(items) == [f"item-{number}" for number in range(5)]
 
 
-def recommending(log: ListLog, folder: Path, name: str) -> Worker:
+def recommending(log: MemoryLog, folder: Path, name: str) -> Worker:
     """Start a worker with a recommender."""
-    settings = changed(settings_for(folder, name), model__dim=8, model__history=8)
+    settings = changed(settings_for(folder, name), model__tables={"attention": {"dim": 8, "history": 8}})
     worker = Worker(log, settings, learner=Recommender(settings))
     worker.loop.start()
     return worker
@@ -131,5 +131,5 @@ def recommending(log: ListLog, folder: Path, name: str) -> Worker:
 def users_of(recommender: Recommender, source: object) -> list[str]:
     state = recommender.state
     number = state.partitions.index(source)  # type: ignore[arg-type]
-    rows = np.flatnonzero(state.origin.partition.data == number)
+    rows = np.flatnonzero(state.partition_of.partition.data == number)
     return [state.users.id_of[row] for row in rows.tolist()]

@@ -1,16 +1,14 @@
 """Waves of new items through a bounded catalogue: rows are reused without a trace of their last items."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
-from harness.streams import MINUTE_MS, START_MS, Batches, Event, small_settings
+from harness.streams import MINUTE_MS, START_MS, Batches, Event, history_items, small_settings
 
 from pipeline.events.records import DEFAULT_USER, Ranking
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig
-from pipeline.state.published import Served
+from pipeline.state.published_lists import PublishedLists
 from pipeline.state.store import nbytes
 from pipeline.state.tables import GONE, LIVE
 
@@ -98,17 +96,17 @@ def test_histories_and_consumed_items_hold_only_the_users_own_events() -> None:
         known = state.items.status.data
         for user, past in waves.past.items():
             row = state.users.row_of[user]
-            window = state.histories.window(row, known)[0]
-            assert {state.items.id_of[m] for m in window.tolist()} <= past
+            assert set(history_items(state, user)) <= past
             consumed = state.consumed.of(row, known)
             assert {state.items.id_of[m] for m in consumed.tolist()} <= past
 
 
 def test_a_reused_row_is_empty_and_not_referenced() -> None:
     waves = Waves(None)
-    state, welcome, seen = waves.recommender.state, waves.recommender.state.welcome, []
+    recommender, state, seen = waves.recommender, waves.recommender.state, []
+    init_rows = recommender._init_rows
 
-    def check(rows: np.ndarray, ids: Sequence[str]) -> None:  # type: ignore[type-arg]
+    def check(users: np.ndarray, rows: np.ndarray) -> None:  # type: ignore[type-arg]
         for name, store in state.stores.items():
             for key, column in store.columns().items():
                 if column.of_items:
@@ -118,9 +116,9 @@ def test_a_reused_row_is_empty_and_not_referenced() -> None:
         values, _ = state.consumed.ragged(np.arange(state.users.capacity, dtype=np.int32))
         assert not np.isin(values, rows).any()
         seen.extend(rows.tolist())
-        welcome(rows, ids)
+        init_rows(users, rows)
 
-    state.welcome = check
+    recommender._init_rows = check  # type: ignore[method-assign]
     for wave in range(1, 9):
         waves.send(wave)
     assert len(seen) == 8 * WAVE
@@ -134,11 +132,11 @@ def test_coverage_counts_an_item_only_in_its_own_lists() -> None:
         waves.send(wave)
         live = np.flatnonzero(items.status.data == LIVE)
         shown = sum(items.id_of[row] in waves.shown for row in live.tolist())
-        assert waves.recommender.coverage.ratio(live) == shown / live.size
+        assert waves.recommender.exposure.coverage(live) == shown / live.size
 
 
 def test_a_list_of_removed_items_is_no_list_before_and_after_their_references_are_removed() -> None:
-    served, status = Served(3, 2), np.full(6, LIVE, np.uint8)
+    served, status = PublishedLists(3, 2), np.full(6, LIVE, np.uint8)
     served.put(np.array([0, 1], np.int32), np.array([[0, 1], [2, 3]], np.int32))
     status[[0, 1, 3]] = GONE
     users, items = np.array([0, 1, 1, 2], np.int32), np.array([4, 2, -1, 2], np.int32)

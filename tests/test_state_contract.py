@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from streams import Batches, Event, names_of, shoppers, small_settings
+from harness.streams import Batches, Event, names_of, shoppers, small_settings
 
 from pipeline.events.batch import Batch
 from pipeline.models.model import Model, Pool, Targets
@@ -26,7 +26,7 @@ STORES = (
     "successors",
     "latest",
     "sessions",
-    "births",
+    "item_age",
     "model.attention",
     "model.markov",
     "model.session_knn",
@@ -278,7 +278,7 @@ def test_an_empty_batch_is_no_trouble(name: str) -> None:
     recommender = lived(name)
     before = digests(recommender.state)
     outcome = recommender.step(Batches(seq=8, ends={0: 240})([]))
-    assert (outcome.rankings, outcome.figures.learned, outcome.figures.skipped) == (
+    assert (outcome.rankings, outcome.metrics.learned, outcome.metrics.skipped) == (
         [], 0, "no_target" if name.startswith(PARAMETERS) else "no_parameters",
     )  # fmt: skip
     assert digests(recommender.state)["digest_users"] == before["digest_users"]

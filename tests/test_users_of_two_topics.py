@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.streams import START_MS
+from harness.streams import START_MS, history_items
 from harness.workers import Worker, changed, publish, settings_for
 
-from consumers.memory import ListLog, ListSource
+from consumers.memory import MemoryLog, MemorySource
 from pipeline.events.batch import Polled, Span, TopicPartition
 from pipeline.recommender import Recommender
 from pipeline.service.catch_up import in_time_order
@@ -42,13 +42,13 @@ class Shop:
 
     def __init__(self, folder: Path, numbers: int = 1) -> None:
         self.folder = folder
-        self.log = ListLog(dict.fromkeys(TOPICS, numbers))
+        self.log = MemoryLog(dict.fromkeys(TOPICS, numbers))
         self.events: dict[str, list[str]] = defaultdict(list)
         self.count = 0
         self.learners: dict[str, Any] = {}
 
     def start(self, name: str, numbers: Iterable[int] = (0,)) -> Worker:
-        settings = changed(settings_for(self.folder, name), model__name="popularity", model__history=64)
+        settings = changed(settings_for(self.folder, name), model__tables={"attention": {"history": 64}})
         learner = self.learners[name] = Recommender(settings)
         mine = [source for number in numbers for source in both(number)]
         worker = Worker(self.log, settings, assigned=mine, learner=learner)
@@ -79,8 +79,7 @@ class Shop:
         state = self.learners[name].state
         for user in self.events if users is None else users:
             row = state.users.row_of[user]
-            items, _ = state.histories.window(row, state.items.status.data)
-            assert [state.items.id_of[item] for item in items.tolist()] == self.events[user][::-1]
+            assert history_items(state, user) == self.events[user][::-1]
             assert state.histories.pushed.data[row] == len(self.events[user])
 
 
@@ -252,7 +251,7 @@ def test_users_learn_every_event_of_both_topics_once_across_rebalances_and_kills
 
 def test_records_are_merged_by_time_whatever_the_size_of_a_read() -> None:
     chance = random.Random(3)
-    log = ListLog({"a": 1, "b": 1, "c": 1})
+    log = MemoryLog({"a": 1, "b": 1, "c": 1})
     for number in range(90):
         log.append(
             b"%d" % number, topic=chance.choice("abc"), timestamp=START_MS + number // 2, skip=number % 5 // 4
@@ -272,10 +271,10 @@ def test_records_are_merged_by_time_whatever_the_size_of_a_read() -> None:
         assert_no_gap(parts, spans)
 
 
-def parts_of(log: ListLog, spans: Sequence[Span], chunk: int) -> list[Polled]:
+def parts_of(log: MemoryLog, spans: Sequence[Span], chunk: int) -> list[Polled]:
     def read(asked: tuple[Span, ...], order: None) -> Polled:
         assert all(span.stop - span.start <= chunk for span in asked)
-        return ListSource(log).read(asked, order)
+        return MemorySource(log).read(asked, order)
 
     return list(in_time_order(read, spans, chunk))
 
@@ -290,5 +289,5 @@ def assert_no_gap(parts: Sequence[Polled], spans: Sequence[Span]) -> None:
 
 
 def test_nothing_is_read_where_nothing_is_missing() -> None:
-    log = ListLog({"a": 1})
+    log = MemoryLog({"a": 1})
     assert parts_of(log, [Span("a", 0, 4, 4), Span("a", 0, 5, 3)], 10) == []

@@ -31,7 +31,7 @@ def test_a_withdrawn_item_leaves_all_lists_without_any_event(name: str) -> None:
     assert len(shop.holders(victim)) > 2 * URGENT_A_BATCH
     outcome = shop.step([], (victim, False))
     assert len(outcome.refreshed) == URGENT_A_BATCH
-    assert outcome.figures.due == len(shop.holders(victim) - {DEFAULT_USER})
+    assert outcome.metrics.due == len(shop.holders(victim) - {DEFAULT_USER})
     assert shop.settle() <= 3
     assert shop.holders(victim) == set()
     assert all(len(items) >= K - 1 for items in shop.newest.values())  # other items replace it
@@ -100,7 +100,7 @@ def test_users_that_another_worker_brings_get_lists_without_what_is_withdrawn_he
     ours.settle()
     ours.newest |= theirs.newest
     ours.recommender.put(theirs.recommender.take([source(0)]))
-    assert ours.recommender.owes
+    assert ours.recommender.pending_rankings
     ours.settle()
     assert not ours.holders("i1") - {DEFAULT_USER}
 
@@ -117,10 +117,10 @@ def test_the_default_list_has_no_withdrawn_item() -> None:
 def test_without_events_the_default_list_holds_announced_items() -> None:
     shop = Shop()
     shop.recommender.held = {source(0)}
-    assert shop.recommender.owes
+    assert shop.recommender.pending_rankings
     shop.step([])
     assert shop.newest == {DEFAULT_USER: []}
-    assert not shop.recommender.owes
+    assert not shop.recommender.pending_rankings
     shop.step([], ("lamp", True), ("desk", True), ("sold", False))
     assert shop.newest == {DEFAULT_USER: ["desk", "lamp"]}  # the newest first
     shop.step([], ("lamp", False))
@@ -134,9 +134,12 @@ def test_updates_that_do_not_change_availability_are_dropped() -> None:
     shop.step([Event("ann", f"i{number}") for number in range(100)])
     known = [ItemChange(f"i{number}", True) for number in range(100)]
     new = [ItemChange(f"new{number}", True) for number in range(50)]
-    assert shop.recommender.news([*known, *new, ItemChange("i1", False)]) == (*new, ItemChange("i1", False))
+    assert shop.recommender.catalog_changes([*known, *new, ItemChange("i1", False)]) == (
+        *new,
+        ItemChange("i1", False),
+    )
     shop.step([], *((change.item_id, change.available) for change in new))
-    assert shop.recommender.news([*known, *new]) == ()
+    assert shop.recommender.catalog_changes([*known, *new]) == ()
 
 
 def test_the_order_of_urgent_lists_does_not_depend_on_row_numbers() -> None:

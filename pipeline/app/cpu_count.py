@@ -1,9 +1,6 @@
-"""The cores of this machine, and how a batch's work is put on two of them."""
+"""The cores of this machine."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
-
-from pipeline.features import halves
 
 
 def free_cores() -> int:
@@ -11,12 +8,3 @@ def free_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def use_threads(count: int) -> None:
-    """Let this process work on a batch in two threads where `count` is above 1, else in one, as at first."""
-    if count < 2:
-        halves.use_helper(None)
-        return
-    pool = ThreadPoolExecutor(1, "afresh-half")
-    halves.use_helper(lambda work: pool.submit(work).result)

@@ -53,15 +53,13 @@ def judge_file(
     from consumers.files.order import in_order
     from consumers.files.recording import readable_twice
     from consumers.files.rows import Tally
-    from pipeline.app.cpu_count import free_cores, use_threads
     from pipeline.errors import UsageError
     from pipeline.service.clock import SystemClock
     from pipeline.service.prequential import Evaluation
 
-    use_threads(free_cores())  # whoever judges a file waits for it; the figures are the same
     clock, tally = SystemClock(), Tally()
     now_ms = clock.now_ms()
-    evaluation = Evaluation(settings, variants, clock)
+    evaluation = Evaluation(settings, variants, clock, getattr(args, "ranks", "") == "all")
     with readable_twice(args.file) as path, _progress(tally, args.events) as watch:
         chunks = in_order(
             recording_of(args, settings, path), args.batch,

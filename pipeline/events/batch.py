@@ -181,7 +181,7 @@ class RawBatch:
     spans: tuple[Span, ...]
     events: Events
     rejects: list[Reject]
-    news: CatalogUpdate = NO_UPDATE  # what the items topic said since the last batch
+    catalog: CatalogUpdate = NO_UPDATE  # what the items topic said since the last batch
     ignored: Mapping[str, int] = field(default_factory=dict)  # records, or elements, by event type
     # of each event the place of its record among those polled; None: one event for each record that was
     # neither rejected nor ignored
@@ -210,6 +210,7 @@ class Batch(NamedTuple):
     item_B: npt.NDArray[np.int32]
     known_B: npt.NDArray[np.bool_]  # the item had a row when the batch began
     role_B: npt.NDArray[np.int8]  # see pipeline.settings
+    value_B: npt.NDArray[np.float64]  # NaN where the event had none
     weight_B: npt.NDArray[np.float32]
     type_B: npt.NDArray[np.uint16]  # a stable hash of the type's name
     consumes_B: npt.NDArray[np.bool_]  # the event bars its item from this user's lists
@@ -220,4 +221,6 @@ class Batch(NamedTuple):
     previous_B: npt.NDArray[np.int32]
     types: dict[str, int]  # events by type
     duplicates: int
-    moved: int = 0  # events from another partition of their topic than the user's event before
+    moved: int  # events from another partition of their topic than the user's event before
+    new_users: npt.NDArray[np.int32]  # rows admitted with this batch
+    new_items: npt.NDArray[np.int32]

@@ -1,21 +1,16 @@
-"""The families of streaming memories, one file each: what counts alone know about an item.
+"""Count features: what counts alone know about an item, one family a file.
 
-| file | what it asks | features |
+| file | question | features |
 |---|---|---|
-| popularity.py | what does everybody take now? (dense: defined for every item) | 4 |
-| successors.py | what came after or near the newest items? | 4 |
-| occurrences.py | what came the last times, after the newest item and among the same company? | 2 |
-| sessions.py | what else lies in others' sessions that share items with this history? | 1 |
-| own.py | what does this user come back to? (where repeats are welcome) | 3 |
+| popularity.py | what is popular now? | 4, of every item |
+| transitions.py | what came after or near the newest items? | 3 |
+| recent_transitions.py | what came right after the newest item, recently? | 1 |
+| context_matches.py | what came the last times after the newest item, with the same items before it? | 2 |
+| repeats.py | what does this user come back to? (where repeats are allowed) | 3 |
+| sessions.py | what else is in sessions of others that share items with this history? | 1 |
 
-A sparse family is kernels that are called once a query:
-
-    speak(n, ..., X_CS)     adds its sums to the features of the candidates, new ones among them; returns the
-                            number of candidates
-    share(..., out)         shares what a feature adds to a shown item's score [P], or to all of them [K, P],
-                            out among the history items that it was summed over
-
-and logarithms are taken of the sums in `candidates.py`, after all have spoken. A popularity family is one
-kernel that writes the dense columns. Axes: C = candidate slots of a query, K = shown items, P = places of the
-window and one more for what rests on none, S = sparse features. h_k is the k-th newest item of the history.
+family.py is the protocol of a family, bank.py the list of families and the one pass that returns a query's
+candidates with all their features. Axes: B = queries, L = places of a window (newest first), C = candidate
+slots of a query, N = candidates of all queries, F = features, M = item rows, K = shown items. h_k is the k-th
+newest item of the history.
 """

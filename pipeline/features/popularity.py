@@ -1,75 +1,252 @@
-"""What everybody takes now: popularity at several half-lives, as dense columns beside the item embeddings.
+"""What is popular now: decayed counts of every item at several half-lives, and lists of the most popular.
 
-D_LONG     ln(count + SMALL), half-life 1,000 events
-D_RECENT   ln(count + SMALL), half-life 300 events
-D_DAY      ln(count + SMALL), one day of event time
-D_CELL     ln(count + SMALL), half-life 300 events, of moments of the same kind alone (see `cells`)
+    long      ln(count + SMALL), half-life 1,000 events
+    recent    ln(count + SMALL), half-life 300 events
+    day       ln(count + SMALL), one day of event time
+    position  ln(count + SMALL), half-life 300 events, of moments of the same session position alone
+
+Decay touches no table: a column adds a growing weight g instead of shrinking what is there, and value =
+stored / g. Axes: M = item rows, W = columns of counts.
 """
+
+import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.features.halves import in_halves
-from pipeline.features.memories import (
-    BACK_OFF,
-    COLUMNS,
-    D_CELL,
-    D_DAY,
-    D_LONG,
-    D_RECENT,
-    LATEST_BACK_OFF,
-    SCALE,
-    SMALL,
-)
-from pipeline.kernels import kernel
-from pipeline.state.popularity import CELL, CELLS, DAY, P300, P1000, WIDTH, Popularity
+from pipeline.features.block import Block, may_show, slot_of
+from pipeline.features.family import CountFamily, Shown
+from pipeline.features.lessons import Lessons
+from pipeline.kernels import inlined, kernel
+from pipeline.state.positions import DAY_MS, POSITIONS
+from pipeline.state.store import Column, Store
+from pipeline.state.tables import LIVE, IdTable
 
 FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
+
+# columns: all time, half-life 1,000 and 300 events, one day by event time, half-life 300 by session position
+ALL, P1000, P300, DAY, POSITION = 0, 1, 2, 3, 4
+WIDTH = POSITION + POSITIONS
+HALF_LIVES = np.array([np.inf, 1000.0, 300.0, np.inf] + [300.0] * POSITIONS)
+LISTS_SHOWN = (P1000, DAY, POSITION)  # that candidates are drawn from; POSITION: the moment's own
+POPULAR = 40  # items taken from each of these lists
+LISTED = 256  # length of a list
+SMALL = 0.02  # pseudo-count
+SCALE = 1.0 / 3.0  # brings logarithms to about -2 .. 2
+_MAX_GAIN = 1e20
 
 
-def smoothed_total(popularity: Popularity, known: int, column: int = P1000) -> float:
-    """Return the sum that popularity shares are taken of: counts and pseudo-counts."""
-    return float(popularity.total.data[column] / popularity.gain.data[column]) + SMALL * max(known, 1)
+class Counts(NamedTuple):
+    """The arrays that kernels read popularity from."""
+
+    stored_MW: FloatArray
+    gain_W: npt.NDArray[np.float64]
+    total_W: npt.NDArray[np.float64]
 
 
-def priors(popularity: Popularity, known: int) -> FloatArray:
-    """Return BACK_OFF p_m of every row [M]: the pseudo-counts that successors are backed off to."""
-    return _pseudo_counts(popularity, known, P1000, BACK_OFF)
+class Popularity(CountFamily, Store):
+    """Columns: `stored` float32 [M, W], `gain` float64 [W] (the present g), `total` float64 [W] (sum over
+    items, stored scale), `clock_ms` int64 [1] (newest event time that the one-day column has seen), `listed`
+    int32 [W, LISTED] (item rows, most popular first, -1 at the end) and `complete` bool [W] (whether the list
+    holds every live item with a count).
+    """
+
+    features = ("long", "recent", "day", "position")
+
+    def __init__(self, capacity: int, lists: tuple[int, ...] = LISTS_SHOWN) -> None:
+        self.lists = np.array(lists, np.int64)
+        self.stored = Column(np.zeros((capacity, WIDTH), np.float32), "item")
+        self.gain = Column(np.ones(WIDTH), "none")
+        self.total = Column(np.zeros(WIDTH), "none")
+        self.clock_ms = Column(np.zeros(1, np.int64), "none")
+        self.listed = Column(np.full((WIDTH, LISTED), -1, np.int32), "none", -1, of_items=True)
+        self.complete = Column(np.ones(WIDTH, np.bool_), "none")
+        self._rescaled = self._reshown = 0  # how often, when the lists were last made
+
+    @property
+    def counts(self) -> Counts:
+        """Return the arrays that kernels read."""
+        return Counts(self.stored.data, self.gain.data, self.total.data)
+
+    def values(self, column: int) -> FloatArray:
+        """Return the decayed counts [M] of one column."""
+        return np.asarray(self.stored.data[:, column] / np.float32(self.gain.data[column]), np.float32)
+
+    def retrieve(self, block: Block, at: int) -> None:
+        """Add the most popular items that may be shown, POPULAR of each list."""
+        _retrieve(block, self.listed.data, self.lists)
+
+    def finish(self, block: Block, at: int) -> None:
+        """Look up every candidate's popularity."""
+        _finish(block, self.counts, at)
+
+    def bare(
+        self, rows_N: IntArray, position_N: npt.NDArray[np.integer], out_NF: FloatArray, at: int
+    ) -> None:
+        """Write the features of items that are no candidates: popularity is defined for every item."""
+        _bare(rows_N, position_N, self.counts, at, out_NF)
+
+    def attribute(self, shown: Shown, at: int, out_BKP: FloatArray) -> None:
+        """Popularity rests on no item of the history."""
+        out_BKP[:, :, -1] += shown.value_BKF[:, :, at : at + len(self.features)].sum(2)
+
+    def update(self, lessons: Lessons, status_M: npt.NDArray[np.uint8], seed: int) -> None:
+        """Count events in order; rows below 0 and weights of 0 are left out."""
+        self._rescaled += _add(
+            lessons, HALF_LIVES, self.stored.data, self.gain.data, self.total.data, self.clock_ms.data,
+            np.zeros(WIDTH),
+        )  # fmt: skip
+
+    def forget(self, rows: IntArray) -> None:
+        """Remove rows from the totals, before their counts are cleared."""
+        if rows.size:
+            self.total.data -= self.stored.data[rows].sum(0, dtype=np.float64)
+            np.maximum(self.total.data, 0, out=self.total.data)
+
+    def update_lists(self, touched: IntArray, items: IdTable) -> None:
+        """Bring the lists up to date after the rows `touched` were counted. Order: (value desc, row asc).
+
+        All of a column decays alike, so only touched rows can rise: the next list is among the last one and
+        them, as long as what is left of it is long enough. It is made from all items after hidden ones were
+        shown again, and after stored weights were rescaled (and so rounded).
+        """
+        status = items.status.data
+        remake = self._rescaled > 0 or self._reshown != items.reshown
+        self._rescaled, self._reshown = 0, items.reshown
+        touched = np.unique(touched[(touched >= 0) & (status[touched] == LIVE)])
+        for column in range(WIDTH):
+            rows = self.listed.data[column]
+            rows = rows[rows >= 0]
+            rows = rows[status[rows] == LIVE]
+            complete = bool(self.complete.data[column])
+            if remake or (rows.size < LISTED // 2 and not complete):
+                pool = np.flatnonzero(status == LIVE).astype(np.int32)
+                floor, complete = np.float32(0), True
+            else:
+                pool = np.union1d(rows, touched)
+                # what ranks below the last of an incomplete list may rank below items that are not on it
+                floor = self.stored.data[rows[-1], column] if rows.size and not complete else np.float32(0)
+            values = self.stored.data[pool, column]
+            kept = values >= floor if floor > 0 else values > 0
+            best = most_popular(pool[kept], values[kept], LISTED)
+            self.listed.data[column] = -1
+            self.listed.data[column, : best.size] = best
+            self.complete.data[column] = complete and int(kept.sum()) <= LISTED
+
+    def longer(self, column: int, count: int, items: IdTable) -> IntArray:
+        """Return the `count` most popular live rows by one column, those without a count included.
+
+        Looks at all items: for queries that too few candidates are left for.
+        """
+        live = np.flatnonzero(items.status.data == LIVE).astype(np.int32)
+        return most_popular(live, self.stored.data[live, column], count)
+
+    def start_lists(self, items: IdTable) -> None:
+        """Continue with the lists of a checkpoint."""
+        self._rescaled, self._reshown = 0, items.reshown
 
 
-def recent_priors(popularity: Popularity, known: int) -> FloatArray:
-    """Return LATEST_BACK_OFF r_m of every row [M]: the same for the latest successors, half-life 300."""
-    return _pseudo_counts(popularity, known, P300, LATEST_BACK_OFF)
+def most_popular(rows: IntArray, values: FloatArray, count: int) -> IntArray:
+    """Return the `count` rows with the largest values: (value desc, row asc); `rows` are in order.
+
+    >>> most_popular(np.int32([3, 5, 8, 9]), np.float32([1, 7, 1, 0]), 2).tolist()
+    [5, 3]
+    """
+    if rows.size > count:
+        least = -np.partition(-values, count - 1)[count - 1]
+        above, level = np.flatnonzero(values > least), np.flatnonzero(values == least)
+        kept = np.concatenate((above, level[: count - above.size]))
+        rows, values = rows[kept], values[kept]
+    best: IntArray = rows[np.lexsort((rows, -values))]
+    return best
 
 
-def _pseudo_counts(popularity: Popularity, known: int, column: int, weight: float) -> FloatArray:
-    scale = np.float32(weight / smoothed_total(popularity, known, column))
-    prior: FloatArray = (popularity.values(column) + np.float32(SMALL)) * scale
-    return prior
+@inlined
+def share_of(counts, m, column, known):  # type: ignore[no-untyped-def]
+    """Return item m's smoothed share of a column's counts; `known` items have a pseudo-count each."""
+    total = np.float32(counts.total_W[column] / counts.gain_W[column] + SMALL * known)
+    return (counts.stored_MW[m, column] / np.float32(counts.gain_W[column]) + np.float32(SMALL)) / total
 
 
-def dense_columns(popularity: Popularity, out: FloatArray) -> None:
-    """Write the dense features of the first M item rows to `out` [M, COLUMNS]."""
-    stored, gain = popularity.stored.data, popularity.gain.data
-    in_halves(lambda half, a, b: _dense(stored[a:b], gain, out[a:b]), out.shape[0], least=1024)
-
-
-def columns_of_nothing() -> FloatArray:
-    """Return the dense features [1, COLUMNS] of an item without events, the same to the bit."""
-    out = np.zeros((1, COLUMNS), np.float32)
-    _dense(np.zeros((1, WIDTH), np.float32), np.ones(WIDTH), out)
-    return out
+@inlined
+def _features(counts, m, position, f):  # type: ignore[no-untyped-def]
+    column = P1000 if f == 0 else (P300 if f == 1 else (DAY if f == 2 else POSITION + position))
+    value = counts.stored_MW[m, column] / np.float32(counts.gain_W[column])
+    return np.log(value + np.float32(SMALL)) * np.float32(SCALE)
 
 
 @kernel()
-def _dense(stored, gain, out):  # type: ignore[no-untyped-def]
-    one = np.float32(1)
-    g1000, g300 = one / np.float32(gain[P1000]), one / np.float32(gain[P300])
-    day = one / np.float32(gain[DAY])
-    scale, small = np.float32(SCALE), np.float32(SMALL)
-    for m in range(out.shape[0]):
-        out[m, D_LONG] = np.log(stored[m, P1000] * g1000 + small) * scale
-        out[m, D_RECENT] = np.log(stored[m, P300] * g300 + small) * scale
-        out[m, D_DAY] = np.log(stored[m, DAY] * day + small) * scale
-        for c in range(CELLS):
-            out[m, D_CELL + c] = np.log(stored[m, CELL + c] / np.float32(gain[CELL + c]) + small) * scale
+def _finish(block, counts, at):  # type: ignore[no-untyped-def]
+    for b in range(block.count_B.shape[0]):
+        for c in range(block.count_B[b]):
+            for f in range(4):
+                block.features_BCF[b, c, at + f] = _features(
+                    counts, block.rows_BC[b, c], np.int64(block.position_B[b]), f
+                )
+
+
+@kernel()
+def _bare(rows_N, position_N, counts, at, out_NF):  # type: ignore[no-untyped-def]
+    for n in range(rows_N.shape[0]):
+        for f in range(4):
+            out_NF[n, at + f] = _features(counts, rows_N[n], np.int64(position_N[n]), f)
+
+
+@kernel()
+def _retrieve(block, listed, lists):  # type: ignore[no-untyped-def]
+    for b in range(block.count_B.shape[0]):
+        for choice in range(lists.shape[0]):
+            which = lists[choice]
+            if which == POSITION:
+                which += block.position_B[b]
+            taken = 0
+            for e in range(listed.shape[1]):
+                m = listed[which, e]
+                if m < 0 or taken == POPULAR:
+                    break
+                if may_show(block, b, m):
+                    taken += 1
+                    slot_of(block, b, m, block.rows_BC.shape[1])
+
+
+@kernel()
+def _add(lessons, half_lives, stored, gain, total, clock, growth):  # type: ignore[no-untyped-def]
+    for c in range(growth.shape[0]):
+        growth[c] = np.exp(math.log(2.0) / half_lives[c])
+    rescaled = 0
+    for b in range(lessons.item_B.shape[0]):
+        m, w = lessons.item_B[b], lessons.weight_B[b]
+        if m < 0 or w <= 0:
+            continue
+        if clock[0] == 0:
+            clock[0] = lessons.time_ms_B[b]
+        if lessons.time_ms_B[b] > clock[0]:
+            gain[DAY] *= 2.0 ** min((lessons.time_ms_B[b] - clock[0]) / DAY_MS, 60.0)
+            clock[0] = lessons.time_ms_B[b]
+            rescaled += _rescale(DAY, stored, gain, total)
+        own = POSITION + lessons.position_B[b]
+        for c in range(POSITION + POSITIONS):
+            if c < POSITION or c == own:
+                stored[m, c] += w * gain[c]
+                total[c] += w * gain[c]
+            if c != DAY:
+                gain[c] *= growth[c]
+                rescaled += _rescale(c, stored, gain, total)
+    return rescaled
+
+
+@kernel()
+def _rescale(c, stored, gain, total):  # type: ignore[no-untyped-def]
+    """Bring a column's weights back to 1 before float32 can't hold them; return how often (0 or 1).
+
+    At once, not after the batch: three pauses of two months in one batch are more than float32 holds.
+    """
+    if gain[c] <= _MAX_GAIN:
+        return 0
+    for m in range(stored.shape[0]):
+        stored[m, c] /= np.float32(gain[c])
+    total[c] /= gain[c]
+    gain[c] = 1.0
+    return 1

@@ -1,6 +1,6 @@
-"""Kernels on the item embeddings: their first values, windows of them, their gradients on the output side.
+"""Embedding tables: their first values, growth and steps; inner products with candidates and their gradients.
 
-Axes: B = queries, C = candidate slots, D = embedding, L = places of a window, N = new items.
+Axes: B = queries, D = embedding, M = rows, N = candidates of all queries, or new ids.
 """
 
 import hashlib
@@ -9,13 +9,15 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels import kernel
-from pipeline.models.optimizer import slot_of
+from pipeline.kernels import kernel, summing
+from pipeline.models.optimizer import RowGradients, RowSums, apply, slot_of
 from pipeline.state.splitmix import next_uniform
+from pipeline.state.store import Axis, Column, Store
 
 FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
 STD = 0.1
-FAINT = 1e-3  # slopes below this move no embedding: most of the pool, and nothing of the quality
+FAINT = 1e-3  # slopes below this move no embedding: most candidates, and nothing of the quality
 
 
 def first_embeddings(ids: Sequence[str], seed: int, dim: int) -> FloatArray:
@@ -46,34 +48,83 @@ def _normals(hash_N, out):  # type: ignore[no-untyped-def]
                 out[n, d + 1] = radius * np.sin(2 * np.pi * second)
 
 
-@kernel()
-def gather_items(items_BL, table, out_BLD):  # type: ignore[no-untyped-def]
-    """Write the embeddings of windows to `out` [B, L, D]; 0 where there is no item."""
-    dim = out_BLD.shape[2]
-    for b in range(items_BL.shape[0]):
-        for k in range(items_BL.shape[1]):
-            m = items_BL[b, k]
-            for d in range(dim):
-                out_BLD[b, k, d] = table[m, d] if m >= 0 else np.float32(0)
+class Table(Store):
+    """A growing table of embeddings: row-wise Adagrad on the touched rows, each within BOUND.
+
+    Columns: `values` float32 [M, D] and `squares` float32 [M], the accumulator. `own`: the rows mean
+    something beside this process's other parameters alone, see `Column`.
+    """
+
+    def __init__(self, axis: Axis, rows: int, dim: int, seed: int, rate: float) -> None:
+        self.dim, self.seed, self.rate = dim, seed, rate
+        own = axis == "user"
+        self.values = Column(np.zeros((rows, dim), np.float32), axis, own=own)
+        self.squares = Column(np.zeros(rows, np.float32), axis, own=own)
+        self._gradients = RowGradients(dim)
+
+    def init_rows(self, rows: IntArray, ids: Sequence[str]) -> None:
+        """Draw rows from their ids."""
+        if rows.size:
+            self.values.data[rows] = first_embeddings(ids, self.seed, self.dim)
+            self.squares.data[rows] = 0
+
+    def gather(self, rows: IntArray) -> FloatArray:
+        """Return a copy of these rows [..., D]; 0 where a row is below 0."""
+        out = np.zeros((*rows.shape, self.dim), np.float32)
+        _gather(rows.reshape(-1), self.values.data, out.reshape(-1, self.dim))
+        return out
+
+    def begin(self, most: int) -> RowSums:
+        """Start to sum the gradients of a batch that touches at most `most` rows."""
+        return self._gradients.begin(self.values.data.shape[0], most)
+
+    def step(self, sums: RowSums, step_scale: float) -> None:
+        """Move the touched rows, `step_scale` times as far as usual."""
+        apply(self.values.data, self.squares.data, np.float32(step_scale * self.rate), sums)
 
 
 @kernel()
-def output_gradients(  # type: ignore[no-untyped-def]
-    user_BD, norm_B, table, rows_BC, count_B, slope_BC, target_B, slope_B, user_gradient, tag, stamp, slot,
-    rows, total, squares, used,
-):  # fmt: skip
-    """Add what candidates and targets give to the users' gradient [B, D] and to the item rows'."""
-    dim = user_BD.shape[1]
+def _gather(rows_N, values, out_ND):  # type: ignore[no-untyped-def]
+    for n in range(rows_N.shape[0]):
+        if rows_N[n] >= 0:
+            for d in range(out_ND.shape[1]):
+                out_ND[n, d] = values[rows_N[n], d]
+
+
+@summing
+def dot(a, b):  # type: ignore[no-untyped-def]
+    """Return the inner product of two vectors."""
+    total = np.float32(0)
+    for d in range(a.shape[0]):
+        total += a[d] * b[d]
+    return total
+
+
+@kernel()
+def dot_candidates(user_BD, values, rows_N, indptr, out_N):  # type: ignore[no-untyped-def]
+    """Write the inner product of each candidate's embedding and its query's vector."""
     for b in range(user_BD.shape[0]):
-        if target_B[b] < 0:
+        for n in range(indptr[b], indptr[b + 1]):
+            out_N[n] = dot(user_BD[b], values[rows_N[n]])
+
+
+@kernel()
+def dot_gradients(user_BD, norm_B, values, rows_N, indptr, place_B, target_B, slopes, user_gradient_BD, sums):  # type: ignore[no-untyped-def]
+    """Add what candidates and targets give to the users' gradient and to the item rows'."""
+    slope_N, slope_B, _ = slopes
+    for b in range(user_BD.shape[0]):
+        if place_B[b] < -1:
             continue
-        for c in range(-1, count_B[b]):
-            slope = slope_BC[b, c] if c >= 0 else slope_B[b]
+        for n in range(indptr[b] - 1, indptr[b + 1]):
+            outside = n < indptr[b]
+            if outside and place_B[b] >= 0:
+                continue
+            slope = slope_B[b] if outside else slope_N[n]
             if abs(slope) < FAINT:
                 continue
-            row = rows_BC[b, c] if c >= 0 else target_B[b]
-            s = slot_of(row, tag, stamp, slot, rows, total, squares, used)
-            for d in range(dim):
-                user_gradient[b, d] += slope * table[row, d]
-                total[s, d] += slope * user_BD[b, d]
-            squares[s] += slope * slope * norm_B[b]
+            row = target_B[b] if outside else rows_N[n]
+            s = slot_of(row, sums)
+            for d in range(user_BD.shape[1]):
+                user_gradient_BD[b, d] += slope * values[row, d]
+                sums.total[s, d] += slope * user_BD[b, d]
+            sums.squares[s] += slope * slope * norm_B[b]

@@ -1,46 +1,68 @@
-"""Exact ranks by products of vectors over the whole catalogue.
+"""Ranks over all items, for evaluations alone: no model scores the whole catalogue in the service.
 
-Axes: B = queries, D = factors, M = item rows.
+Axes as in model.py.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.features.memories import FEATURES, SPARSE
-from pipeline.models.loss import exact_rank
-from pipeline.models.model import FloatArray, Targets
-from pipeline.models.tested import RankResult
+from pipeline.features.bank import FeatureBank
+from pipeline.features.block import Candidates
+from pipeline.models.model import MISS, IntArray, Model, Targets, TrainingCandidates, count_ranks
 from pipeline.state.queries import Queries
 from pipeline.state.tables import LIVE
 
-CELLS = 1 << 22  # scores held at a time
+QUERIES = 16  # ranked at a time: bounds the memory of their features
+
+
+class Ranks(NamedTuple):
+    """Items above each target, and others level with it: as in `RankResult`."""
+
+    greater_B: npt.NDArray[np.int64]
+    equal_B: npt.NDArray[np.int64]
 
 
 def full_ranks(
-    user_BD: FloatArray,
-    item_MD: FloatArray,
-    status_M: npt.NDArray[np.uint8],
-    queries: Queries,
-    targets: Targets,
-    bias_M: FloatArray | None = None,
-) -> RankResult:
-    """Return where each target stands by u . v (+ bias) among all rows that may be shown."""
-    ranks = np.zeros((3, targets.row_B.shape[0]), np.int64)
-    unseen = np.flatnonzero(status_M != LIVE)
-    wanted = np.flatnonzero(targets.tested_B & (targets.row_B >= 0))
-    for some in np.array_split(wanted, 1 + wanted.size * item_MD.shape[0] // CELLS):
-        if some.size == 0:
-            continue
-        part, n = queries.pick(some), some.size
-        scores_BM = user_BD[some] @ item_MD.T
-        if bias_M is not None:
-            scores_BM += bias_M
-        out = np.zeros((3, n), np.int64)
-        no_rows = np.zeros((n, 0), np.int32)
-        exact_rank(
-            scores_BM, np.zeros((n, FEATURES), np.float32), no_rows, np.zeros(n, np.int32),
-            np.zeros((n, 0, SPARSE), np.float32), targets.row_B[some], part.barred, part.border_B, unseen,
-            *out,
-        )  # fmt: skip
-        ranks[:, some] = out
-    return RankResult(ranks[0], ranks[1], ranks[2], targets.tested_B, targets.known_B)
+    model: Model, bank: FeatureBank, queries: Queries, training: TrainingCandidates, targets: Targets
+) -> Ranks:
+    """Return where each target stands among all items that may be shown, by the model's scores."""
+    candidates, batch = training.candidates, targets.item_B.shape[0]
+    greater_B = np.full(batch, MISS, np.int64)
+    equal_B = np.zeros(batch, np.int64)
+    live = np.flatnonzero(bank.items.status.data == LIVE).astype(np.int32)
+    wanted = np.flatnonzero(targets.tested_B & (targets.item_B >= 0))
+    for some in np.array_split(wanted, -(-wanted.size // QUERIES)) if wanted.size else []:
+        part = queries.pick(some)
+        everything = _all_items(bank, part, candidates.pick(some), live)
+        place_b = np.array(
+            [
+                a + int(np.flatnonzero(everything.rows[a:b] == item)[0])
+                for item, a, b in zip(
+                    targets.item_B[some], everything.indptr[:-1], everything.indptr[1:], strict=True
+                )
+            ],
+            np.int64,
+        )
+        scores = model.score(part, everything).values
+        greater_b, equal_b = greater_B[some], equal_B[some]
+        count_ranks(scores, everything.indptr, place_b, greater_b, equal_b)
+        greater_B[some], equal_B[some] = greater_b, equal_b
+    return Ranks(greater_B, equal_B)
+
+
+def _all_items(bank: FeatureBank, queries: Queries, candidates: Candidates, live: IntArray) -> Candidates:
+    """Return all items that may be shown as candidates, with the features that they have as candidates."""
+    rows, features = [], []
+    for b in range(queries.user_B.shape[0]):
+        own = slice(candidates.indptr[b], candidates.indptr[b + 1])
+        excluded = queries.excluded[queries.excluded_indptr[b] : queries.excluded_indptr[b + 1]]
+        others = np.setdiff1d(live, np.concatenate((candidates.rows[own], excluded)))
+        positions = np.full(others.size, queries.position_B[b])
+        rows.append(np.concatenate((candidates.rows[own], others)).astype(np.int32))
+        features.append(
+            np.concatenate((candidates.features[own], bank.bare_features(others.astype(np.int32), positions)))
+        )
+    indptr = np.concatenate(([0], np.cumsum([part.size for part in rows]))).astype(np.int64)
+    return Candidates(np.concatenate(rows), indptr, np.concatenate(features), candidates.gate_inputs)

@@ -1,59 +1,107 @@
-"""The protocol of every model, and what it sees: queries, a pool of rows, the targets.
+"""The protocol of every model, and what it sees: queries, candidates, targets.
 
-Axes: B = queries, L = places of a window (newest first), C = candidate slots, N = sampled rows, M = item
-rows.
+Axes: B = queries, L = places of a window (newest first), N = candidates of all queries (CSR: those of query b
+lie from `indptr[b]` to `indptr[b + 1]`), S = sampled negatives, K = places of a list, G = gate inputs, F =
+count features.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.features.memories import Candidates
-from pipeline.models.tested import RankResult
+from pipeline.features.bank import FeatureBank
+from pipeline.features.block import Candidates
+from pipeline.kernels import kernel
 from pipeline.state.queries import Queries
 from pipeline.state.store import Column
+from pipeline.state.tables import IdTable
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
-
-
-class Pool(NamedTuple):
-    """Which rows are scored: each query's candidates, and a sample that stands for all the others."""
-
-    candidates: Candidates
-    negatives_N: IntArray
-    known: int  # rows that may be shown to somebody
+Rows = Literal["item", "user", "event_type"]
+MISS = np.iinfo(np.int32).max  # as `greater_B`: the target is none of its candidates
 
 
 class Targets(NamedTuple):
-    """What a batch teaches, and where it tests. `row_B` is -1 where the event is no target: negative role,
-    excluded, or unknown item.
+    """What a batch teaches, and where it tests. `item_B` is -1 where the event is no target: another role
+    than positive, excluded, or an item that was not known when the batch began.
     """
 
-    row_B: IntArray
+    item_B: IntArray
     weight_B: FloatArray
-    # a positive event whose item the rules let through; a share of them where the catalogue is large
-    tested_B: npt.NDArray[np.bool_]
+    type_B: npt.NDArray[np.uint16]  # a stable hash of the event type's name
+    role_B: npt.NDArray[np.int8]
+    value_B: npt.NDArray[np.float64]  # NaN where the event had none
+    tested_B: npt.NDArray[np.bool_]  # a positive event whose item the rules let through
     known_B: npt.NDArray[np.bool_]  # its item was known when the batch began
+    counted_B: IntArray  # the item rows of all positive events, new and excluded ones too (-1: not admitted)
     seq: int
-    # the item rows of all positive events, new and barred ones too (-1: not admitted): what is counted
-    counted_B: IntArray
-    pace: float = 1.0  # how much longer steps than usual are asked for; a model may leave it at that
+    step_scale: float = 1.0  # how much longer steps than usual are asked for; a model may ignore it
+
+
+class TrainingCandidates(NamedTuple):
+    """What a batch is scored on: candidates, and a uniform draw of all items that stands for the others.
+
+    The draw is one for all models. `used_BS` is False where a negative is a candidate, the target or excluded
+    of that query; `stands_for_B` is how many items each used negative of a query stands for. `place_B`: where
+    the target stands among the candidates; -1: none of them, -2: the event has no target.
+    """
+
+    candidates: Candidates
+    place_B: npt.NDArray[np.int64]
+    target_features: FloatArray  # [B, F] of targets that are no candidates
+    negatives_S: IntArray
+    negative_features: FloatArray  # [positions, S, F]: by the query's session position
+    used_BS: npt.NDArray[np.bool_]
+    stands_for_B: FloatArray
+    shown_B: npt.NDArray[np.int64]  # items that may be shown, the target included
+
+
+class Scores(NamedTuple):
+    """The scores [N] of candidates; `detail` is what the model's `explain` needs of the computation."""
+
+    values: FloatArray
+    detail: Any = None
+
+
+class RankResult(NamedTuple):
+    """Where each target stood before the update, as counts that no later stage can misread.
+
+    Rows where `tested_B` is False hold nothing of meaning in the other columns.
+    """
+
+    greater_B: npt.NDArray[np.int64]  # items that score above the target; MISS where it was not ranked
+    equal_B: npt.NDArray[np.int64]  # other items that score the same as the target
+    candidates_B: npt.NDArray[np.int64]  # items that may be shown, the target included
+    tested_B: npt.NDArray[np.bool_]
+    known_B: npt.NDArray[np.bool_]  # a test of an item that was not known is a miss
+    below_B: FloatArray  # estimated share of all other items that score below the target; NaN: unknown
+    loss_B: FloatArray | None = None  # nats, NaN where none; None where the model has no loss
 
 
 class TrainResult(NamedTuple):
-    """What a model says of one batch."""
+    """The result of learning one batch."""
 
-    tested: RankResult
+    ranks: RankResult
     loss: float  # mean over the targets; NaN without any
     gradient_norm: float
     skipped: str  # why no step was taken; "" when one was
 
 
+class ModelContext(NamedTuple):
+    """What a model is built from, beside its own configuration."""
+
+    users: IdTable
+    items: IdTable
+    bank: FeatureBank
+    seed: int
+    gated: bool = True  # `model.features`: whether count features are used
+
+
 class Model(Protocol):
-    """A ranking model. It is a store: its columns are saved, digested, weighed and cleared with everything
+    """A ranking model. It is a store: its columns are saved, digested, grown and cleared with everything
     else.
     """
 
@@ -61,25 +109,53 @@ class Model(Protocol):
     def name(self) -> str:
         """The name in metrics and rankings."""
 
-    @property
-    def lists(self) -> tuple[int, ...]:
-        """The popularity lists that it wants in its pool, see `pipeline.ranking.pools`."""
+    def init_rows(self, axis: Rows, rows: IntArray, ids: Sequence[str]) -> None:
+        """Initialise the rows of new items or users from their ids, independent of row order."""
 
-    def welcome(self, rows: IntArray, ids: Sequence[str]) -> None:
-        """Take note of items just admitted; no row number may decide anything."""
+    def score(self, queries: Queries, candidates: Candidates) -> Scores:
+        """Return the scores of the candidates; pure."""
 
-    def score(self, queries: Queries, pool: Pool) -> FloatArray:
-        """Return the scores [B, C] of the pool's candidates; pure. Slots past a count mean nothing."""
+    def learn(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> TrainResult:
+        """Rank the targets with the parameters as they are, then update them from the same scores."""
 
-    def learn(self, queries: Queries, pool: Pool, targets: Targets) -> TrainResult:
-        """Test the batch with the parameters as they are, then update them from the same scores."""
+    def explain(
+        self, queries: Queries, candidates: Candidates, scores: Scores, places_BK: npt.NDArray[np.int64]
+    ) -> FloatArray | None:
+        """Return what each history item adds to the scores of these candidates: [B, K, L + 1], the rest in
+        the last place. None where the model's form gives no such parts.
 
-    def contributions(self, queries: Queries, rows_BK: IntArray, pool: Pool) -> FloatArray:
-        """Return what each history item adds to the score of each row: [B, K, L + 1], the rest in the last
-        place.
-
-        The sum over the last axis is the score.
+        `places` [B, K] are places among all candidates, -1 for none. The sum over the last axis is the score.
         """
 
-    def columns(self) -> Mapping[str, Column]:
-        """Return the model's columns."""
+    def columns(self) -> dict[str, Column]:
+        """Return the model's columns by name."""
+
+
+def ranks_within(
+    scores_N: FloatArray, training: TrainingCandidates, targets: Targets, below_B: FloatArray
+) -> RankResult:
+    """Return where each target stands among its query's candidates; one that is none of them is a miss.
+
+    A target whose score is no finite number stands below all.
+    """
+    indptr, place_B = training.candidates.indptr, training.place_B
+    greater_B = np.full(place_B.shape[0], MISS, np.int64)
+    equal_B = np.zeros(place_B.shape[0], np.int64)
+    count_ranks(scores_N, indptr, place_B, greater_B, equal_B)
+    return RankResult(greater_B, equal_B, training.shown_B, targets.tested_B, targets.known_B, below_B)
+
+
+@kernel()
+def count_ranks(scores_N, indptr, place_B, greater_B, equal_B):  # type: ignore[no-untyped-def]
+    """Count the candidates above each target and those level with it, itself left out."""
+    for b in range(place_B.shape[0]):
+        if place_B[b] < 0:
+            continue
+        own = scores_N[place_B[b]]
+        if not np.isfinite(own):
+            continue
+        greater = equal = 0
+        for n in range(indptr[b], indptr[b + 1]):
+            greater += scores_N[n] > own
+            equal += scores_N[n] == own
+        greater_B[b], equal_B[b] = greater, equal - 1

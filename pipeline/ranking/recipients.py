@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pipeline.events.batch import Batch
 from pipeline.settings import RankConfig
-from pipeline.state.popularity import DAY_MS
+from pipeline.state.positions import DAY_MS
 from pipeline.state.refresh import LATER, NOW
 from pipeline.state.state import State
 
@@ -36,15 +36,15 @@ class Recipients(NamedTuple):
         return np.concatenate((self.touched, self.due))
 
 
-def nobody(batch: Batch) -> Recipients:
-    """Return the audience of a batch from which nothing may go out."""
+def no_recipients(batch: Batch) -> Recipients:
+    """Return the recipients of a batch from which nothing is published."""
     none = np.empty(0, np.int32)
     return Recipients(none, none, np.zeros(batch.user_B.shape[0], np.bool_))
 
 
-def audience(state: State, batch: Batch, now_ms: int, rank: RankConfig) -> Recipients:
+def recipients(state: State, batch: Batch, now_ms: int, rank: RankConfig) -> Recipients:
     """Return whose lists are to be made; they count as made from now on."""
-    held_B = state.origin.partition.data[batch.user_B] >= 0  # else evicted with this very batch
+    held_B = state.partition_of.partition.data[batch.user_B] >= 0  # else evicted with this very batch
     age_ms_B = np.where(batch.append_ms_B > 0, now_ms - batch.append_ms_B, 0)
     late_B = age_ms_B > rank.backlog_after_s * 1000
     waits_B = late_B & (age_ms_B <= rank.max_inactive_days * DAY_MS)

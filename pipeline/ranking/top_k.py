@@ -1,29 +1,31 @@
 """The K best of each query's candidates: (score desc, row asc), then announced items where these are fewer.
 
-Axes: B = queries, C = candidate slots, K = places, N = announced items.
+Axes: B = queries, K = places of a list, N = candidates of all queries, or announced items.
 """
-
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels import kernel
+from pipeline.features.block import Candidates
+from pipeline.kernels import inlined, kernel
 
 
 def top_k(
-    scores_BC: Any, rows_BC: Any, count_B: Any, k: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """Return rows int32 [B, K] (-1 past the end) and their scores; -inf and NaN are never chosen.
+    scores_N: npt.NDArray[np.float32], candidates: Candidates, k: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Return the places of the best candidates of each query among all [B, K] (-1 past the end), and their
+    scores; -inf and NaN are never chosen.
 
-    >>> rows, scores = top_k(np.float32([[1, 3, 3]]), np.int32([[5, 9, 7]]), np.int32([3]), 2)
-    >>> rows.tolist()
-    [[7, 9]]
+    >>> nothing = np.zeros((3, 0), np.float32)
+    >>> candidates = Candidates(np.int32([5, 9, 7]), np.array([0, 3]), nothing, nothing[:1])
+    >>> places, scores = top_k(np.float32([1, 3, 3]), candidates, 2)
+    >>> places.tolist(), scores.tolist()
+    ([[2, 1]], [[3.0, 3.0]])
     """
-    rows = np.full((rows_BC.shape[0], k), -1, np.int32)
-    scores = np.zeros((rows_BC.shape[0], k), np.float32)
-    _top_k(scores_BC, rows_BC, count_B, rows, scores)
-    return rows, scores
+    places = np.full((candidates.indptr.size - 1, k), -1, np.int64)
+    scores = np.zeros(places.shape, np.float32)
+    _top_k(scores_N, candidates.rows, candidates.indptr, places, scores)
+    return places, scores
 
 
 def filled_up(
@@ -49,24 +51,25 @@ def filled_up(
 
 
 @kernel()
-def _top_k(scores_BC, rows_BC, count_B, out_rows, out_scores):  # type: ignore[no-untyped-def]
-    k = out_rows.shape[1]
-    for b in range(rows_BC.shape[0]):
+def _top_k(scores_N, rows_N, indptr, out_places, out_scores):  # type: ignore[no-untyped-def]
+    k = out_places.shape[1]
+    for b in range(out_places.shape[0]):
         n = 0
-        for c in range(count_B[b]):
-            value, row = scores_BC[b, c], rows_BC[b, c]
-            if not value > -np.inf or row < 0:
+        places, scores = out_places[b], out_scores[b]
+        for c in range(indptr[b], indptr[b + 1]):
+            value, row = scores_N[c], rows_N[c]
+            if not value > -np.inf:
                 continue
-            if n == k and not _before(value, row, out_scores[b, k - 1], out_rows[b, k - 1]):
+            if n == k and not _before(value, row, scores[k - 1], rows_N[places[k - 1]]):
                 continue
             at = n if n < k else k - 1
-            while at > 0 and _before(value, row, out_scores[b, at - 1], out_rows[b, at - 1]):
-                out_scores[b, at], out_rows[b, at] = out_scores[b, at - 1], out_rows[b, at - 1]
+            while at > 0 and _before(value, row, scores[at - 1], rows_N[places[at - 1]]):
+                scores[at], places[at] = scores[at - 1], places[at - 1]
                 at -= 1
-            out_scores[b, at], out_rows[b, at] = value, row
+            scores[at], places[at] = value, c
             n = min(n + 1, k)
 
 
-@kernel()
+@inlined
 def _before(value, row, other_value, other_row):  # type: ignore[no-untyped-def]
     return value > other_value or (value == other_value and row < other_row)

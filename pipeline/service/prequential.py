@@ -9,32 +9,33 @@ in it, as `replay` sends none of them: so batches are those of a service that re
 batches.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise, product
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
+import msgspec
 import numpy as np
 
 from pipeline.evaluation.curves import Curve
 from pipeline.evaluation.exposure import gini
-from pipeline.evaluation.quality import ModelFigures, SegmentFigures, ServedFigures, between
+from pipeline.evaluation.rank_metrics import ListHits, ModelMetrics, SegmentMetrics
 from pipeline.events.batch import Events, RawBatch, Span, TopicPartition
-from pipeline.models.model import FloatArray, IntArray, Model, Pool, Targets, TrainResult
-from pipeline.models.registry import LIVE_LINES, Value, build_model
+from pipeline.features.popularity import ALL
+from pipeline.models.model import Model, Targets, TrainingCandidates, TrainResult
+from pipeline.models.registry import LIVE_BASELINES, variant_of
+from pipeline.models.registry import Variant as Configured
 from pipeline.recommender import Recommender
 from pipeline.service.ports import Clock
 from pipeline.settings import Settings
-from pipeline.state.popularity import ALL
 from pipeline.state.queries import Queries
-from pipeline.state.state import State
-from pipeline.state.store import Column
 from pipeline.state.tables import LIVE
 
 # Where a file's users come from. No topic can have this name, so a service that starts from a trained
 # checkpoint never takes the file for a partition of its own: it keeps these users, and each moves to the
 # partition that the first live event comes from.
 FILE_SOURCE = TopicPartition("@file", 0)
+Value = str | int | float | bool
 Setting = dict[str, Value]
 BASELINES = ("popularity", "recent_popularity", "markov", "item_knn", "session_knn", "isgd", "biased_mf")
 # What counts say of neighbours over popularity: at which half-life, and how much. The first only fills up.
@@ -81,37 +82,46 @@ GRIDS: dict[str, list[Setting]] = {
 
 
 class Variant(NamedTuple):
-    """One model of a run: its plain name, and the setting that tells it from others of that name."""
+    """One model of a run: the name that figures have, and the options that replace its configuration's."""
 
     model: str
     setting: Setting
+    type: str
 
     @property
     def name(self) -> str:
         """Name of the variant.
 
-        >>> Variant("item_knn", {"directed": True}).name, Variant("popularity", {}).name
-        ('item_knn directed=true', 'popularity')
+        >>> Variant("item_knn", {"directed": True}, "item_knn").name, Variant("ncf", {}, "ncf").name
+        ('item_knn directed=true', 'ncf')
         """
         words = [f"{key}={str(value).lower()}" for key, value in self.setting.items()]
-        return " ".join([self.model, *words])
+        return self.model if ":" in self.model else " ".join([self.model, *words])
 
 
 def compared(settings: Settings, names: Sequence[str] = ()) -> list[Variant]:
     """Return the variants of a run, the served model's first. Without names: `model.name` and all baselines.
 
-    `attention` is served wherever it is named: its lesson draws on candidates, and those are made for the
-    served model. Otherwise `model.name` is, otherwise the first one named.
+    A name is a model's, or `NAME:key=value[:key=value]` with other settings. `attention` is served wherever
+    it is named, since candidates are made for the served model. Otherwise `model.name` is, otherwise the
+    first.
     """
     wanted = list(dict.fromkeys(names or (settings.model.name, *BASELINES)))
     wanted.sort(key=lambda name: (name != "attention", name != settings.model.name))
-    return [Variant(name, setting) for name in wanted for setting in GRIDS.get(name, [{}])]
+    variants = []
+    for text in wanted:
+        name, *options = text.split(":")
+        setting: Setting = dict(option.partition("=")[::2] for option in options)
+        grid = [setting] if options else GRIDS.get(name, [{}])
+        variants += [Variant(text, each, name) for each in grid]
+    return variants
 
 
 def as_served(settings: Settings) -> list[Variant]:
     """Return the models that the service itself runs."""
     served = settings.model.name
-    return [Variant(name, {}) for name in (served, *(line for line in LIVE_LINES if line != served))]
+    names = (served, *settings.model.shadows, *LIVE_BASELINES)
+    return [Variant(name, {}, name) for name in dict.fromkeys(names)]
 
 
 class Line(NamedTuple):
@@ -122,12 +132,12 @@ class Line(NamedTuple):
 
     variant: Variant
     settings: Setting
-    figures: ModelFigures
-    quarters: list[ModelFigures]
+    figures: ModelMetrics
+    quarters: list[ModelMetrics]
     seconds: float
     at: dict[str, float]
-    new: SegmentFigures
-    old: SegmentFigures
+    new: SegmentMetrics
+    old: SegmentMetrics
     curve: Curve
 
 
@@ -149,7 +159,7 @@ class Result:
     duplicates: int  # events that were left out, as another with their event_id was learned before
     skipped_steps: int  # batches whose figures were not finite: nothing was learned from them
     lines: list[Line]
-    served: ServedFigures
+    served: ListHits
     shown: Shown
 
     def best(self) -> dict[str, Line]:
@@ -169,10 +179,18 @@ class Result:
 class Evaluation:
     """One run. `recommender` is the service's, with every event tested and a stopwatch at each model."""
 
-    def __init__(self, settings: Settings, variants: Sequence[Variant], clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, variants: Sequence[Variant], clock: Clock, rank_all: bool = False
+    ) -> None:
         self._settings, self._variants, self._clock = settings, list(variants), clock
         self._timed: list[_Timed] = []
-        self.recommender = Recommender(settings, self._build, test_all=True, unread=True)
+        self.recommender = Recommender(
+            settings,
+            [self._configured(each) for each in self._variants],
+            self._time,
+            unread=True,
+            rank_all=rank_all,
+        )
         self._seconds = 0.0
         self._skipped = self._duplicates = 0
         self._newest_ms = 0  # time of the newest event so far
@@ -192,8 +210,8 @@ class Evaluation:
             span = Span(*FILE_SOURCE, at, at + len(events))
             self._newest_ms = max(self._newest_ms, min(int(events.time_ms_B.max()), now_ms))
             outcome = recommender.step(RawBatch(recommender.seq, self._newest_ms, (span,), events, []))
-            self._duplicates += outcome.figures.duplicates
-            self._skipped += outcome.figures.skipped == "non_finite"
+            self._duplicates += outcome.metrics.duplicates
+            self._skipped += outcome.metrics.skipped == "non_finite"
             at = span.stop
             watch(at)
         self._seconds += self._clock.monotonic_s() - began_s
@@ -208,26 +226,26 @@ class Evaluation:
             lines.append(
                 Line(
                     variant,
-                    variant.setting or self._settings_of(variant.model),
+                    variant.setting if variant.type in GRIDS else self._settings_of(variant),
                     self.recommender.quality.cumulative()[name],
-                    [between(track.figures(a, name), track.figures(b, name)) for a, b in quarters],
+                    [track.metrics(name, start, stop) for start, stop in quarters],
                     timed.seconds,
-                    self.recommender.depths.at(name),
-                    self.recommender.depths.of_items(name, "new"),
-                    self.recommender.depths.of_items(name, "old"),
-                    self.recommender.curves.curve(name),
+                    self.recommender.quality.at_cutoffs(name),
+                    self.recommender.quality.of_segment(name, "new"),
+                    self.recommender.quality.of_segment(name, "old"),
+                    self.recommender.quality.curve(name),
                 )
             )
         return Result(
             self.recommender.offsets.get(FILE_SOURCE, 0), self._seconds, self._duplicates, self._skipped,
-            lines, self.recommender.quality.served(), self._shown(),
+            lines, self.recommender.quality.list_hits(), self._shown(),
         )  # fmt: skip
 
     def _shown(self) -> Shown:
         state, exposure = self.recommender.state, self.recommender.exposure
         live = np.flatnonzero(state.items.status.data == LIVE)
         places = exposure.of(live)
-        counts = state.popularity.stored.data[live, ALL]
+        counts = self.recommender.bank.popularity.stored.data[live, ALL]
         return Shown(
             exposure.lists,
             float(np.count_nonzero(places)) / max(len(live), 1),
@@ -235,44 +253,35 @@ class Evaluation:
             float(places @ counts) / max(int(places.sum()), 1),
         )
 
-    def _build(self, state: State, settings: Settings) -> list[Model]:
-        models = [
-            build_model(each.model, state, settings, each.setting, each.name) for each in self._variants
-        ]
-        self._timed = [_Timed(model, self._clock) for model in models]
-        return list(self._timed)
+    def _configured(self, each: Variant) -> Configured:
+        """Return the registry's variant under the name that figures have."""
+        return variant_of(self._settings.model, each.type, each.setting)._replace(name=each.name)
 
-    def _settings_of(self, model: str) -> Setting:
-        chosen = self._settings.model
-        if model != "attention":
+    def _time(self, model: Model) -> Model:
+        timed = _Timed(model, self._clock)
+        self._timed.append(timed)
+        return cast(Model, timed)
+
+    def _settings_of(self, variant: Variant) -> Setting:
+        if variant.type in BASELINES:
             return {}
-        return {
-            "dim": chosen.dim, "history": chosen.history, "memories": chosen.memories, "seed": chosen.seed
-        }  # fmt: skip
+        model = self._settings.model
+        config: Setting = msgspec.to_builtins(self._configured(variant).config)
+        return {**config, "features": model.features, "seed": model.seed}
 
 
 class _Timed:
-    """A model with a stopwatch around its lessons."""
+    """A model with a stopwatch around its learning; everything else is the model's own."""
 
     def __init__(self, model: Model, clock: Clock) -> None:
-        self.name, self.lists = model.name, model.lists
         self.seconds = 0.0
         self.timed, self._clock = model, clock
 
-    def learn(self, queries: Queries, pool: Pool, targets: Targets) -> TrainResult:
+    def learn(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> TrainResult:
         began_s = self._clock.monotonic_s()
-        learned = self.timed.learn(queries, pool, targets)
+        result = self.timed.learn(queries, training, targets)
         self.seconds += self._clock.monotonic_s() - began_s
-        return learned
+        return result
 
-    def welcome(self, rows: IntArray, ids: Sequence[str]) -> None:
-        self.timed.welcome(rows, ids)
-
-    def score(self, queries: Queries, pool: Pool) -> FloatArray:
-        return self.timed.score(queries, pool)
-
-    def contributions(self, queries: Queries, rows_BK: IntArray, pool: Pool) -> FloatArray:
-        return self.timed.contributions(queries, rows_BK, pool)
-
-    def columns(self) -> Mapping[str, Column]:
-        return self.timed.columns()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.timed, name)

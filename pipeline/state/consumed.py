@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels import kernel
-from pipeline.state.store import Column
+from pipeline.state.store import Column, Store
 from pipeline.state.tables import HELD, is_held
 
 LIMIT = 1000
@@ -21,7 +21,7 @@ CLASSES = 9
 IntArray = npt.NDArray[np.int32]
 
 
-class Consumed:
+class Consumed(Store):
     """Packed sets of consumed items.
 
     Columns: `start` int64 [U] (-1: no block), `size` int32 [U], `room` int32 [U]. `values` int32 is the
@@ -34,12 +34,9 @@ class Consumed:
         self.start = Column(np.full(capacity, -1, np.int64), "user", -1)
         self.size = Column(np.zeros(capacity, np.int32), "user")
         self.room = Column(np.zeros(capacity, np.int32), "user")
-        self.values = Column(np.full(4096, -1, np.int32), "none", -1, of_items=True)
+        self.values = np.full(4096, -1, np.int32)
         self._free = np.full(CLASSES, -1, np.int64)  # first free block of each size
         self._used = np.zeros(1, np.int64)
-
-    def columns(self) -> dict[str, Column]:
-        return {"start": self.start, "size": self.size, "room": self.room}
 
     def add(self, user_B: IntArray, item_B: IntArray, add_B: Any, status_M: Any) -> None:
         """Add events in order where `add_B`; an item that is there already moves to the newest place."""
@@ -47,7 +44,7 @@ class Consumed:
         while True:
             done = _add(
                 done, user_B, item_B, add_B, status_M, self.start.data, self.size.data, self.room.data,
-                self.values.data, self._free, self._used,
+                self.values, self._free, self._used,
             )  # fmt: skip
             if done == user_B.shape[0]:
                 return
@@ -65,7 +62,7 @@ class Consumed:
         border = np.zeros(user_B.shape[0] + 1, np.int64)
         np.cumsum(self.size.data[user_B], out=border[1:])
         out = np.empty(border[-1], np.int32)
-        _copy_out(user_B, self.start.data, self.size.data, self.values.data, border, out)
+        _copy_out(user_B, self.start.data, self.size.data, self.values, border, out)
         return out, border
 
     def put(
@@ -75,27 +72,27 @@ class Consumed:
         for b, u in enumerate(user_B.tolist()):
             room = int(room_B[b])
             if room:
-                while (place := _allocate(room, self.values.data, self._free, self._used)) < 0:
+                while (place := _allocate(room, self.values, self._free, self._used)) < 0:
                     self._extend()
                 start, stop = int(border[b]), int(border[b + 1])
-                self.values.data[place : place + stop - start] = values[start:stop]
+                self.values[place : place + stop - start] = values[start:stop]
                 self.start.data[u], self.size.data[u], self.room.data[u] = place, stop - start, room
 
     def release(self, rows: npt.NDArray[np.integer]) -> None:
         """Give the blocks of these users back (before their rows are cleared)."""
         for u in rows.tolist():
             if self.room.data[u]:
-                _release(self.start.data[u], self.room.data[u], self.values.data, self._free)
+                _release(self.start.data[u], self.room.data[u], self.values, self._free)
 
-    def scrub(self, start: int, stop: int, doomed_M: npt.NDArray[np.bool_]) -> None:
+    def remove_references(self, start: int, stop: int, doomed_M: npt.NDArray[np.bool_]) -> None:
         """Replace doomed items by -1 in the blocks of users `start <= row < stop`.
 
         By user, not by stretch of the shared array: an entry may move within its block between two calls.
         """
-        _scrub(start, stop, self.start.data, self.size.data, self.values.data, doomed_M)
+        _remove(start, stop, self.start.data, self.size.data, self.values, doomed_M)
 
     def _extend(self) -> None:
-        self.values.data = np.concatenate([self.values.data, np.full_like(self.values.data, -1)])
+        self.values = np.concatenate([self.values, np.full_like(self.values, -1)])
 
 
 @kernel()
@@ -174,7 +171,7 @@ def _add(done, user_B, item_B, add_B, status_M, start, size, room, values, free,
 
 
 @kernel()
-def _scrub(first_user, last_user, start, size, values, doomed_M):  # type: ignore[no-untyped-def]
+def _remove(first_user, last_user, start, size, values, doomed_M):  # type: ignore[no-untyped-def]
     for u in range(first_user, last_user):
         for k in range(size[u]):
             v = values[start[u] + k]

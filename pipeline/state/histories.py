@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels import kernel
-from pipeline.state.store import Column
+from pipeline.state.store import Column, Store
 from pipeline.state.tables import is_held
 
 IntArray = npt.NDArray[np.int32]
+Windows = tuple[IntArray, npt.NDArray[np.uint16], npt.NDArray[np.int64], IntArray]
 
 
-class Histories:
+class Histories(Store):
     """A ring of each user's last interactions, plus what is remembered of the user beyond it.
 
     Columns: `items` int32 [U, H], `types` uint16 [U, H] (a stable hash of the event type's name), `times`
@@ -33,16 +34,6 @@ class Histories:
         self.repeats = Column(np.zeros(capacity, np.float32), "user")
         self.newest_ms = Column(np.zeros(capacity, np.int64), "user")
 
-    def columns(self) -> dict[str, Column]:
-        return {
-            "items": self.items,
-            "types": self.types,
-            "times": self.times,
-            "pushed": self.pushed,
-            "repeats": self.repeats,
-            "newest_ms": self.newest_ms,
-        }
-
     def push(
         self, user_B: IntArray, item_B: IntArray, type_B: Any, moment_ms_B: Any, push_B: Any, time_ms_B: Any
     ) -> None:
@@ -54,14 +45,14 @@ class Histories:
             self.times.data, self.pushed.data, self.repeats.data, self.newest_ms.data,
         )  # fmt: skip
 
-    def window(self, user: int, status_M: npt.NDArray[np.uint8]) -> tuple[IntArray, npt.NDArray[np.int64]]:
-        """Return one user's known items and their times, newest first."""
-        rows = np.array([user], np.int32)
-        none = np.full(1, -1, np.int32)
-        items, _, times, length = self.windows(
-            rows, none, none, np.zeros(1, np.uint16), np.zeros(1, np.int64), np.zeros(1, bool), status_M
-        )
-        return items[0, : length[0]], times[0, : length[0]]
+    def latest(self, user_B: IntArray, status_M: npt.NDArray[np.uint8]) -> Windows:
+        """Return the users' windows as they are now: items, types, times [B, L] and lengths [B]."""
+        count = user_B.shape[0]
+        none = np.full(count, -1, np.int32)
+        return self.windows(
+            user_B, none, none, np.zeros(count, np.uint16), np.zeros(count, np.int64),
+            np.zeros(count, np.bool_), status_M,
+        )  # fmt: skip
 
     def windows(
         self,
@@ -72,7 +63,7 @@ class Histories:
         time_ms_B: Any,
         push_B: Any,
         status_M: npt.NDArray[np.uint8],
-    ) -> tuple[IntArray, Any, Any, IntArray]:
+    ) -> Windows:
         """Return each event's window just before it: items, types, times [B, L] and lengths [B].
 
         `previous_B[b]` is the place of the user's event before b in the same batch, -1 for none: a window

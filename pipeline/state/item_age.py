@@ -5,17 +5,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.state.store import Column
+from pipeline.state.store import Column, Store
 
 
-class ItemAge:
+class ItemAge(Store):
     """Columns: `at_event` int64 [M], the events learned before the batch in which the item was admitted."""
 
     def __init__(self, capacity: int) -> None:
         self.at_event = Column(np.zeros(capacity, np.int64), "item")
-
-    def columns(self) -> dict[str, Column]:
-        return {"at_event": self.at_event}
 
     def note(self, rows: Any, at_event: int) -> None:
         """Let these rows' items be born now."""

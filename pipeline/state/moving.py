@@ -5,6 +5,7 @@ Axes: N = users of a shard, one partition behind the other; P = its partitions, 
 
 from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -60,11 +61,22 @@ def take(state: State, sources: Collection[TopicPartition]) -> Shard:
     return Shard({source: state.offsets.get(source, 0) for source in ordered}, arrays)
 
 
-def put(state: State, shard: Shard, sources: Collection[TopicPartition] | None = None) -> Differences:
+class Added(NamedTuple):
+    """Rows that came with a shard, and which columns differed. `items`: those that were not known here."""
+
+    users: IntArray
+    items: IntArray
+    differences: Differences
+
+
+def put(
+    state: State, shard: Shard, sources: Collection[TopicPartition] | None = None, own: bool = False
+) -> Added:
     """Add the users of a shard's partitions, of these or of all, in the place of what is held of them;
     unknown items are admitted without counts.
 
-    Return which columns differed. Raise `CheckpointError` for one that can't be made to fit.
+    `own`: the shard is of this worker's own checkpoint, so that its `own` columns (see `Column`) are
+    restored. Raise `CheckpointError` for a column that can't be made to fit.
     """
     shard = shard if sources is None else part_of(shard, sources)
     arrays, ordered = shard.arrays, sorted(shard.offsets)
@@ -76,14 +88,18 @@ def put(state: State, shard: Shard, sources: Collection[TopicPartition] | None =
     rows = state.users.rows(ids)
     columns = user_columns(state)
     pieces = {
-        name: _of_users(name, arrays, column) for name, column in columns.items() if f"user.{name}" in arrays
+        name: _of_users(name, arrays, column)
+        for name, column in columns.items()
+        if f"user.{name}" in arrays and (own or not column.own)
     }
-    row_of_place = _admit_items_of(state, arrays, [pieces[name] for name in pieces if columns[name].of_items])
+    new_items, row_of_place = _admit_items_of(
+        state, arrays, [pieces[name] for name in pieces if columns[name].of_items]
+    )
     for name, piece in pieces.items():
         columns[name].data[rows] = translate(piece, row_of_place) if columns[name].of_items else piece
     state.consumed.size.data[rows] = 0
     room, state.consumed.room.data[rows] = state.consumed.room.data[rows].copy(), 0
-    if state.exclude != []:  # where repeats are welcome, what another rule has recorded would bar them
+    if not state.repeats:  # where repeats are allowed, what another rule has recorded would exclude them
         consumed = translate(arrays["consumed_values"], row_of_place)
         state.consumed.put(rows, consumed, as_longs(arrays["consumed_borders"]), room)
     state.users.last_event.data[rows] = arrays["user.last_event"]
@@ -91,12 +107,13 @@ def put(state: State, shard: Shard, sources: Collection[TopicPartition] | None =
     state.users.reorder()
     state.items.reorder()
     state.refresh.look_again()
+    state.published.look_again()
     numbers = np.array([state.number_of(source) for source in ordered], np.int32)
-    state.origin.partition.data[rows] = np.repeat(numbers, np.diff(as_longs(arrays["user_borders"])))
+    state.partition_of.partition.data[rows] = np.repeat(numbers, np.diff(as_longs(arrays["user_borders"])))
     state.offsets |= shard.offsets
     if state.availability.withdrawn or state.availability.blocked:  # here, and shown by another worker
         state.mark_holders(state.items.status.data == HIDDEN)
-    served = np.asarray(pieces.get("served.items", np.empty((rows.size, 0), np.int32)), np.int32)
+    served = np.asarray(pieces.get("published.items", np.empty((rows.size, 0), np.int32)), np.int32)
     lost = (translate(served, row_of_place) < 0) & (served >= 0)
     state.refresh.mark(rows[lost.any(1)], NOW)
     for source, (start, stop) in zip(ordered, pairwise(arrays["duplicate_borders"].tolist()), strict=True):
@@ -104,7 +121,7 @@ def put(state: State, shard: Shard, sources: Collection[TopicPartition] | None =
             state.duplicates[source] = Duplicates(arrays["duplicates"][start:stop].astype(np.uint64))
     known = {f"user.{name}" for name in (*columns, "last_event", "last_ms")}
     saved = {name for name in arrays if name.startswith("user.")}
-    return differences(known, saved)
+    return Added(rows, new_items, differences(known, saved))
 
 
 def part_of(shard: Shard, sources: Collection[TopicPartition]) -> Shard:
@@ -133,7 +150,7 @@ def _users_of(state: State, sources: Sequence[TopicPartition]) -> tuple[IntArray
     numbers = [state.number_of(source) for source in sources]
     place_of_number = np.full(len(state.partitions) + 1, -1, np.int64)  # the last for rows of no partition
     place_of_number[numbers] = np.arange(len(numbers))
-    place_U = place_of_number[state.origin.partition.data]
+    place_U = place_of_number[state.partition_of.partition.data]
     rows = np.flatnonzero(place_U >= 0).astype(np.int32)
     rows = rows[np.argsort(place_U[rows], kind="stable")]
     return rows, np.searchsorted(place_U[rows], np.arange(len(numbers) + 1)).astype(np.int64)
@@ -147,8 +164,8 @@ def _mentioned(rows: int, values: Iterable[AnyArray]) -> npt.NDArray[np.intp]:
     return np.flatnonzero(seen[:-1])
 
 
-def _admit_items_of(state: State, arrays: Arrays, of_items: Sequence[AnyArray]) -> IntArray:
-    """Admit the items with events that a shard's users mention; return the row of each item.
+def _admit_items_of(state: State, arrays: Arrays, of_items: Sequence[AnyArray]) -> tuple[IntArray, IntArray]:
+    """Admit the items with events that a shard's users mention; return new rows, and the row of each item.
 
     -1: no user mentions it, or it is announced where the shard comes from and not here.
     """
@@ -164,7 +181,7 @@ def _admit_items_of(state: State, arrays: Arrays, of_items: Sequence[AnyArray]) 
     state.announce_also([text for text in unknown if announced[text]])
     row_of_place = np.full(len(item_ids), -1, np.int32)
     row_of_place[places] = state.items.find(mentioned)
-    return row_of_place
+    return new, row_of_place
 
 
 def _of_users(name: str, arrays: Arrays, column: Column) -> npt.NDArray[np.generic]:

@@ -15,12 +15,12 @@ from pipeline.errors import CheckpointError
 from pipeline.events.batch import TopicPartition
 from pipeline.state.fitting import Differences, fitted, misfit
 from pipeline.state.shards import Arrays, pack_texts, unpack_texts
-from pipeline.state.state import NOBODY, State
+from pipeline.state.state import NO_USER, State
 from pipeline.state.store import Column, translate, update_digest
 from pipeline.state.tables import ANNOUNCED
 
 IntArray = npt.NDArray[np.int32]
-_OWN = {"consumed.start", "origin.partition"}  # mean something in this process alone
+_OWN = {"consumed.start", "partition_of.partition"}  # mean something in this process alone
 ADVICE = "go back to the version of afresh that saved it, or choose another checkpoint.path to start anew"
 _TABLE = ("ids", "id_borders", "free", "pending_ids", "pending_borders", "pending_counts")  # no columns
 
@@ -51,7 +51,8 @@ def save_items(state: State) -> tuple[Arrays, dict[str, object]]:
         "items_evicted": items.evicted,
         "users_admitted": state.users.admitted,
         "users_evicted": state.users.evicted,
-        "sweep_step": state.sweep.step,
+        "items_used": items.used,
+        "reclaim_step": state.reclaimer.step,
         "item_offsets": [[*source, offset] for source, offset in sorted(state.item_offsets.items())],
     }
     return arrays, meta
@@ -89,8 +90,9 @@ def load_items(state: State, arrays: Arrays, meta: Mapping[str, object]) -> Load
     state.availability.load({name.partition(".")[2]: array for name, array in available.items()})
     for topic, partition, offset in meta.get("item_offsets", []):  # type: ignore[attr-defined]
         state.item_offsets[TopicPartition(topic, partition)] = offset
-    state.popularity.version += 1
-    state.sweep.resume(numbers["sweep_step"])
+    items.used = numbers["items_used"]
+    items.recount()
+    state.reclaimer.resume(state.stores.values(), numbers["reclaim_step"])
     others = {*available, *(f"items.{name}" for name in _TABLE)}
     saved = {name for name in arrays if not ("/" in name or name in others)}
     known = {name for name in columns if model_of(name) not in restarted}
@@ -104,9 +106,9 @@ def digests(state: State) -> dict[str, str]:
     for name, column in sorted((shared_columns(state) | _prefixed("items", state.items.columns())).items()):
         update_digest(model, name, column, item_rows, canonical)
     users = hashlib.sha256()
-    ids = sorted(set(state.users.row_of) - {NOBODY})
+    ids = sorted(set(state.users.row_of) - {NO_USER})
     rows = state.users.rows(ids)
-    sources = [state.partitions[number] for number in state.origin.partition.data[rows].tolist()]
+    sources = [state.partitions[number] for number in state.partition_of.partition.data[rows].tolist()]
     users.update(json.dumps([ids, [list(source) for source in sources]]).encode())
     for name, column in sorted((user_columns(state) | _prefixed("users", state.users.columns())).items()):
         if name not in ("consumed.size", "consumed.room"):  # what a set holds counts, not how it is packed

@@ -7,22 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.state.store import Column
+from pipeline.state.store import Column, Store
 
 LATER, NOW = 1, 2  # once the backlog is learned; before anything else
 
 IntArray = npt.NDArray[np.int32]
 
 
-class Refresh:
+class Refresh(Store):
     """Column: `due` uint8 [U], 0 for a list that may stay as it is."""
 
     def __init__(self, capacity: int) -> None:
         self.due = Column(np.zeros(capacity, np.uint8), "user")
         self._perhaps = {LATER: True, NOW: True}  # whether a look at all users is worth it; derived
-
-    def columns(self) -> dict[str, Column]:
-        return {"due": self.due}
 
     def mark(self, rows: IntArray, level: int) -> None:
         """Let these users have a new list, at `LATER` or `NOW`; the more urgent one stays."""

@@ -1,87 +1,81 @@
 """The state: everything that is known of users and items, moved on by one batch at a time.
 
-Axis B = events of a batch. Shards (what moves with a partition) are packed and unpacked in packing.py.
+Axis B = events of a batch. Shards (what moves with a partition) are packed and unpacked in moving.py.
 """
 
 import logging
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.events.batch import Batch, CatalogUpdate, RawBatch, Span, TopicPartition
 from pipeline.events.records import DEFAULT_USER
-from pipeline.kernels import kernel
-from pipeline.settings import NEUTRAL, POSITIVE, EventsConfig, LimitsConfig
+from pipeline.settings import NEUTRAL, POSITIVE, Settings
 from pipeline.state.announced import plan, rows_allowed
 from pipeline.state.availability import Availability
 from pipeline.state.consumed import Consumed
-from pipeline.state.counts import Counts
 from pipeline.state.duplicates import Duplicates
 from pipeline.state.event_types import EventTypes
 from pipeline.state.histories import Histories
-from pipeline.state.pairs import Pairs
-from pipeline.state.popularity import DAY_MS, GAP_MS, Popularity, cells
-from pipeline.state.published import Served
-from pipeline.state.reclaiming import Sweep
+from pipeline.state.positions import DAY_MS, GAP_MS
+from pipeline.state.published_lists import PublishedLists
+from pipeline.state.reclaiming import Reclaimer
 from pipeline.state.refresh import LATER, NOW, Refresh
-from pipeline.state.sessions import Sessions
-from pipeline.state.store import Store, clear, grow
-from pipeline.state.successors import REACH, Successors
+from pipeline.state.store import HasColumns, clear, grow
 from pipeline.state.tables import FREE, GONE, HIDDEN, LIVE, NEVER, IdTable
 from pipeline.state.user_partition import UserPartition
+from pipeline.state.user_sessions import UserSessions
 
 logger = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.int32]
 FILED = "@"  # begins the name of what is no topic but a recorded file: no topic's name can
-LATEST_HALF_LIFE = 3000.0  # events: what came right after what, in a stream whose items live for hours
-MEMORY_VISITS = 24  # newest sessions kept of each item: more bring the memory nothing
-NOBODY = DEFAULT_USER  # the user without events: row 0, never seen in a batch, never evicted
+NO_USER = DEFAULT_USER  # the user without events: row 0, never seen in a batch, never evicted
+
+
+class Expired(NamedTuple):
+    """Rows to give back: over the limits, or unseen for too long; their ids are forgotten already.
+
+    `removed_users` are the ids of users who may have a published list. Users known from a file alone are left
+    out: if a list of theirs was published, another worker did.
+    """
+
+    users: IntArray
+    items: IntArray
+    removed_users: list[str]
 
 
 class State:
-    """Tables, histories and counts. `welcome` is called with rows and ids of items just admitted."""
+    """Tables, histories and what was published. `history`: interactions kept a user, at least."""
 
-    def __init__(
-        self,
-        events: EventsConfig,
-        limits: LimitsConfig,
-        exclude: list[str] | None,
-        history: int,
-        k: int,
-        seed: int,
-        block: Sequence[str] = (),
-    ) -> None:
-        self.events, self.limits, self.exclude, self.seed = events, limits, exclude, seed
+    def __init__(self, settings: Settings, history: int) -> None:
+        rank, self.limits = settings.rank, settings.limits
         self.users = IdTable("user")
-        self.items = IdTable("item", admit_after=limits.admit_after)
-        self.histories = Histories(self.users.capacity, max(history, REACH))
+        self.items = IdTable("item", admit_after=self.limits.admit_after)
+        self.types = EventTypes(settings.events, rank.exclude_event_types)
+        self.repeats = rank.exclude_event_types == []  # no event excludes its item
+        self.histories = Histories(self.users.capacity, history)
         self.consumed = Consumed(self.users.capacity)
-        self.served = Served(self.users.capacity, k)
+        self.published = PublishedLists(self.users.capacity, rank.k)
         self.refresh = Refresh(self.users.capacity)
-        self.availability = Availability(block, limits.items)
+        self.partition_of = UserPartition(self.users.capacity)
+        self.user_sessions = UserSessions(self.users.capacity, GAP_MS)
+        self.availability = Availability(rank.blocked_items, self.limits.items)
         self.newest: IntArray = np.empty(0, np.int32)  # rows of the K newest announced items; derived
         self._newest_of = -1  # the version of `availability` that these are of
         self._more_to_show = False  # whether more items can be shown than when short lists were last marked
-        self.origin = UserPartition(self.users.capacity)
-        self.popularity = Popularity(self.items.capacity)
-        self.successors = Successors(self.items.capacity)
-        self.latest = Pairs(self.items.capacity, 1, 1.0, LATEST_HALF_LIFE, both=False)
-        self.sessions = Sessions(self.items.capacity, self.users.capacity, GAP_MS, MEMORY_VISITS)
-        self.stores: dict[str, Store] = {
+        self.stores: dict[str, HasColumns] = {
             "histories": self.histories,
             "consumed": self.consumed,
-            "served": self.served,
-            "origin": self.origin,
+            "published": self.published,
+            "partition_of": self.partition_of,
             "refresh": self.refresh,
-            "popularity": self.popularity,
-            "successors": self.successors,
-            "latest": self.latest,
-            "sessions": self.sessions,
+            "user_sessions": self.user_sessions,
         }
-        self.sweep = Sweep(self.items, self.consumed, lambda: list(self.stores.values()))
+        self.reclaimer = Reclaimer(self.items, self.consumed)
         self.partitions: list[TopicPartition] = []  # by registered number; a number is never given twice
         self._numbers: dict[TopicPartition, int] = {}
         self._filed: set[int] = set()  # numbers of what is no topic but a recorded file
@@ -89,19 +83,12 @@ class State:
         self.item_offsets: dict[TopicPartition, int] = {}  # of the items topic
         self.duplicates: dict[TopicPartition, Duplicates] = {}
         self.events_learned = 0
-        self.welcome: Callable[[IntArray, Sequence[str]], None] = lambda rows, ids: None
-        self.types = EventTypes(events, exclude)
-        self._told_of_moves = False
-        self.users.settle(self.users.admit([NOBODY]))
+        self._moves_logged = False
+        self.users.settle(self.users.admit([NO_USER]))
         self.users.last_event.data[0] = NEVER
 
-    @property
-    def counts(self) -> Counts:
-        """What the memories speak from."""
-        return Counts(self.popularity, self.successors, self.latest, self.sessions)
-
-    def register(self, name: str, store: Store) -> None:
-        """Let a model's columns be grown, cleared, saved and digested with the state's own."""
+    def register(self, name: str, store: HasColumns) -> None:
+        """Let a store's columns be grown, cleared, saved and digested with the state's own."""
         self.stores[name] = store
 
     def number_of(self, source: TopicPartition) -> int:
@@ -122,8 +109,7 @@ class State:
         items = [events.item_ids[b] for b in keep]
         kinds = [self.types.of(events.types[b]) for b in keep]
         where = np.array(keep, np.int64)
-        new_users = self.users.missing(users)
-        self.add_users(new_users)
+        new_users = self.add_users(self.users.missing(users))
         new_items = self.admit_items(self.items.missing(items))
         user_B, item_B = self.users.rows(users), self.items.rows(items)
         time_B = events.time_ms_B[where]
@@ -137,10 +123,9 @@ class State:
         for b in keep:
             types[events.types[b]] = types.get(events.types[b], 0) + 1
         source_B = np.array(numbers, np.int32)[events.source_B[where]] if len(keep) else np.zeros(0, np.int32)
-        previous_B = previous_of(user_B, self.users.capacity)
-        moved = self._note_origins(user_B, source_B, previous_B)
+        previous_B = previous_of(user_B)
+        moved = self._update_partitions(user_B, source_B, previous_B)
         known_B = (item_B >= 0) & (self.items.status.data[item_B] == LIVE)
-        self._new_items = new_items
         return Batch(
             seq=raw.seq,
             now_ms=raw.now_ms,
@@ -149,6 +134,7 @@ class State:
             item_B=item_B,
             known_B=known_B,
             role_B=self.types.roles(kinds, events.value_B[where]),
+            value_B=events.value_B[where],
             weight_B=np.array([kind.weight for kind in kinds], np.float32),
             type_B=np.array([kind.code for kind in kinds], np.uint16),
             consumes_B=np.array([kind.consumes for kind in kinds], np.bool_),
@@ -160,42 +146,31 @@ class State:
             types=types,
             duplicates=len(events) - len(keep),
             moved=moved,
+            new_users=new_users,
+            new_items=new_items,
         )
 
-    def update(
-        self, batch: Batch, windows: tuple[IntArray, npt.NDArray[np.int64], IntArray], learn: bool = True
-    ) -> None:
-        """Move on by a batch: counts (unless another worker has them), consumed sets, histories.
-
-        `windows` are the items [B, L], times [B, L] and lengths [B] that the batch's queries were made of.
-        """
-        items_BL, times_BL, length_B = windows
-        status = self.items.status.data
-        if learn:
-            weight_B = np.where(batch.role_B == POSITIVE, batch.weight_B, np.float32(0))
-            cell_B = cells(times_BL, length_B, batch.moment_ms_B)
-            self.popularity.add(batch.item_B, weight_B, cell_B, batch.moment_ms_B)
-            seed = int(np.random.default_rng((self.seed, batch.seq)).integers(2**63))
-            self.successors.add(batch.item_B, weight_B, items_BL, length_B, status, seed)
-            self.latest.add(batch.item_B, weight_B, items_BL, length_B, status, seed)
-            counted_B = np.where(weight_B > 0, batch.item_B, -1).astype(np.int32)
-            self.sessions.add(batch.user_B, counted_B, batch.moment_ms_B)
-        self.consumed.add(batch.user_B, batch.item_B, batch.consumes_B, status)
+    def update(self, batch: Batch) -> npt.NDArray[np.uint64]:
+        """Move on by a batch: consumed items, histories, sessions. Return each event's session key [B]."""
+        counted_B = (batch.role_B == POSITIVE) & (batch.weight_B > 0) & (batch.item_B >= 0)
+        session_B = self.user_sessions.update(batch.user_B, counted_B, batch.moment_ms_B, self.users.id_hash)
+        self.consumed.add(batch.user_B, batch.item_B, batch.consumes_B, self.items.status.data)
         self.histories.push(
             batch.user_B, batch.item_B, batch.type_B, batch.moment_ms_B, pushes(batch), batch.time_ms_B
         )
-        self.settle_items(self._new_items)
+        self.settle_items(batch.new_items)
+        return session_B
 
-    def apply_catalog(self, news: CatalogUpdate) -> None:
-        """Hide and show items as the items topic says; who was shown a hidden one gets a new list."""
-        for topic, partition, offset in news.offsets:
+    def apply_catalog(self, update: CatalogUpdate) -> None:
+        """Hide and show items; a user with a hidden item on the published list gets a new list."""
+        for topic, partition, offset in update.offsets:
             self.item_offsets[TopicPartition(topic, partition)] = offset
-        if not news.changes:
+        if not update.changes:
             return
-        for change in news.changes:
+        for change in update.changes:
             self.availability.apply(change, change.item_id in self.items.row_of)
             self._more_to_show |= change.available
-        self.reconcile([change.item_id for change in news.changes])
+        self.reconcile([change.item_id for change in update.changes])
         self.announce()  # at once: an event of this batch may name an item that is withdrawn with it
 
     def reconcile(self, item_ids: Sequence[str] | None = None) -> None:
@@ -210,7 +185,7 @@ class State:
 
     def mark_holders(self, hidden_M: npt.NDArray[np.bool_]) -> None:
         """Let all users with one of these items on their list have a new one."""
-        holders = self.served.holders(hidden_M)
+        holders = self.published.holders(hidden_M)
         self.refresh.mark(holders[holders > 0], NOW)  # row 0 is nobody's: its list is made anew by itself
 
     def mark_short(self) -> None:
@@ -220,14 +195,14 @@ class State:
         """
         if self._more_to_show:
             self._more_to_show = False
-            short = self.served.short()
+            short = self.published.short()
             self.refresh.mark(short[short > 0], LATER)
 
     def announce(self) -> None:
         """Give the newest announced items rows, and free those of others; who was shown these gets a new
         list.
         """
-        items, said, k = self.items, self.availability, self.served.items.data.shape[1]
+        items, said, k = self.items, self.availability, self.published.items.data.shape[1]
         most = rows_allowed(items, self.limits.items, k)
         if self._newest_of == said.version and len(items.announced) <= most:
             return
@@ -251,58 +226,56 @@ class State:
         self.items.show(rows[hidden], False)
         self._more_to_show |= not bool(hidden.all())
 
-    def expire(self, now_ms: int) -> list[str]:
-        """Give rows back: over the limits, or unseen for too long. Return the ids of the users who went.
-
-        Users known from a file alone are left out: if somebody was sent a list of theirs, another worker did.
-        """
+    def expire(self, now_ms: int) -> Expired:
+        """Forget ids over the limits, or unseen for too long; `reclaim` frees their rows."""
         limits = self.limits
-        users, gone = self._evict(self.users, limits.users, limits.user_ttl_days, now_ms, FREE)
-        origins = self.origin.partition.data[users].tolist()
-        gone = [text for text, origin in zip(gone, origins, strict=True) if origin not in self._filed]
-        self._clear_users(users)
+        users, ids = self._evict(self.users, limits.users, limits.user_ttl_days, now_ms, FREE)
+        numbers = self.partition_of.partition.data[users].tolist()
+        removed = [text for text, number in zip(ids, numbers, strict=True) if number not in self._filed]
         items, _ = self._evict(self.items, limits.items, limits.item_ttl_days, now_ms, GONE)
-        self.popularity.forget(items)
-        clear(self.stores.values(), "item", items)
-        self.sweep.advance(self.users.capacity, wanted_rows=False)
-        return gone
+        return Expired(users, items, removed)
+
+    def reclaim(self, expired: Expired) -> None:
+        """Clear the rows of expired ids; do one batch's share of removing references to item rows."""
+        self._clear_users(expired.users)
+        clear(self.stores.values(), "item", expired.items)
+        self.reclaimer.advance(self.stores.values(), self.users.capacity, wanted_rows=False)
 
     def admit_items(self, ids: Sequence[str]) -> IntArray:
-        """Give new items rows (status NEW), and let models and measures prepare them."""
+        """Give new items rows, of status NEW until `settle_items`; return them."""
         self._make_room(sum(text not in self.items.announced for text in ids))
         rows = self.items.admit(ids)
         self.availability.met(ids)
-        self.welcome(rows, ids)
         return rows
 
     def _make_room(self, wanted: int) -> None:
-        """Have so many free item rows: grow the tables, or finish the sweep first if that makes room."""
-        items = self.items
+        """Have so many free item rows: grow the tables, or finish reclaiming first if that makes room."""
+        items, stores = self.items, self.stores.values()
         if items.room(wanted) > items.capacity and items.doomed() >= wanted - len(items.free):
-            for _ in range(2):  # a running cycle frees its own rows; a second one those that went since
-                self.sweep.advance(self.users.capacity, wanted_rows=True)
+            for _ in range(2):  # a running cycle frees its own rows; a second one those that expired since
+                self.reclaimer.advance(stores, self.users.capacity, wanted_rows=True)
         capacity = items.room(wanted)
         if capacity > items.capacity:
-            grow([*self.stores.values(), items], "item", capacity)
+            grow([*stores, items], "item", capacity)
             items.extend(capacity)
 
     def drop_partitions(self, sources: Collection[TopicPartition]) -> None:
         """Forget partitions: their users, their offsets, their duplicates."""
         numbers = [self._numbers[source] for source in sources if source in self._numbers]
-        self.forget_users(np.flatnonzero(np.isin(self.origin.partition.data, numbers)).astype(np.int32))
+        self.forget_users(np.flatnonzero(np.isin(self.partition_of.partition.data, numbers)).astype(np.int32))
         for source in sources:
             self.offsets.pop(source, None)
             self.duplicates.pop(source, None)
 
-    def _note_origins(self, user_B: IntArray, source_B: IntArray, previous_B: IntArray) -> int:
+    def _update_partitions(self, user_B: IntArray, source_B: IntArray, previous_B: IntArray) -> int:
         """Let users follow their newest event; return how often one came to another partition of its topic.
 
         The first time ever is told: users without a fixed partition lose part of their history with every
         change of workers.
         """
-        moved, before_B = self.origin.update(user_B, source_B, previous_B, self.partitions)
-        if moved.size and not self._told_of_moves:
-            self._told_of_moves = True
+        moved, before_B = self.partition_of.update(user_B, source_B, previous_B, self.partitions)
+        if moved.size and not self._moves_logged:
+            self._moves_logged = True
             b = moved[0]
             topic, now = self.partitions[source_B[b]]
             logger.warning(
@@ -331,13 +304,15 @@ class State:
                 keep.append(b)
         return keep
 
-    def add_users(self, ids: Sequence[str]) -> None:
-        """Give new users rows, live at once."""
+    def add_users(self, ids: Sequence[str]) -> IntArray:
+        """Give new users rows, live at once; return them."""
         capacity = self.users.room(len(ids))
         if capacity > self.users.capacity:
             grow([*self.stores.values(), self.users], "user", capacity)
             self.users.extend(capacity)
-        self.users.settle(self.users.admit(ids))
+        rows = self.users.admit(ids)
+        self.users.settle(rows)
+        return rows
 
     def forget_users(self, rows: IntArray) -> None:
         """Drop all that is held of these users."""
@@ -367,23 +342,18 @@ class State:
 
 
 def pushes(batch: Batch) -> npt.NDArray[np.bool_]:
-    """Say which events enter histories: positive and neutral ones of admitted items."""
+    """Return which events enter histories: positive and neutral ones of admitted items."""
     return np.asarray(((batch.role_B == POSITIVE) | (batch.role_B == NEUTRAL)) & (batch.item_B >= 0))
 
 
-def previous_of(user_B: IntArray, capacity: int) -> IntArray:
+def previous_of(user_B: IntArray) -> IntArray:
     """Return the place of each user's event before b in the batch, -1 for none.
 
-    >>> previous_of(np.array([3, 1, 3, 3], np.int32), 4).tolist()
+    >>> previous_of(np.array([3, 1, 3, 3], np.int32)).tolist()
     [-1, -1, 0, 2]
     """
     out: IntArray = np.full(user_B.shape[0], -1, np.int32)
-    _previous(user_B, np.full(capacity, -1, np.int32), out)
+    order = np.argsort(user_B, kind="stable")
+    same = user_B[order[1:]] == user_B[order[:-1]]
+    out[order[1:][same]] = order[:-1][same]
     return out
-
-
-@kernel()
-def _previous(user_B, last_U, out):  # type: ignore[no-untyped-def]
-    for b in range(user_B.shape[0]):
-        out[b] = last_U[user_B[b]]
-        last_U[user_B[b]] = b

@@ -1,12 +1,12 @@
 """One mechanism for everything that the state and the models keep: named columns.
 
 A column says what its first axis counts (users, items, neither) and whether its values are item rows. That is
-enough to grow it, clear rows of it, scrub withdrawn items out of it, save it, move it between workers, weigh
+enough to grow it, clear rows of it, remove references to freed rows, save it, move it between workers, weigh
 it and digest it; a store adds nothing but its names and its arithmetic.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -22,9 +22,10 @@ Rows = npt.NDArray[np.integer]
 class Column:
     """One array; `data` is replaced when it grows, so always read it anew.
 
-    `fill` is the value of a row that holds nothing. `of_items`: the values are item rows, -1 for none.
-    `stretch` is the axis whose length a setting or a version chooses, -1 for none: what was saved in another
-    length is cut there, or filled up.
+    `fill` is the value of a row that holds nothing. `of_items`: the values are item rows, -1 for none. `own`:
+    user rows of it mean something to this process's model alone, as factors that belong to its item vectors:
+    they are not taken from another worker's shard. `stretch` is the axis whose length a setting or a version
+    chooses, -1 for none: what was saved in another length is cut there, or filled up.
     """
 
     data: AnyArray
@@ -32,16 +33,38 @@ class Column:
     fill: float = 0
     of_items: bool = False
     stretch: int = -1
+    own: bool = False
 
 
-class Store(Protocol):
+class HasColumns(Protocol):
     """Anything that keeps columns."""
 
-    def columns(self) -> Mapping[str, Column]:
+    def columns(self) -> dict[str, Column]:
         """Return the columns by name; names are unique in a store and never change."""
 
 
-def grow(stores: Iterable[Store], axis: Axis, rows: int) -> None:
+class Store:
+    """A part of the state or a model that keeps columns: all that is a Column, or holds some, among its
+    attributes.
+    """
+
+    def columns(self) -> dict[str, Column]:
+        """Return the columns by name: the attribute's, `attribute.key` of a dictionary, `attribute_name` of a
+        store.
+        """
+        found: dict[str, Column] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Column):
+                found[name] = value
+            elif isinstance(value, Store) and not name.startswith("_"):
+                found |= {f"{name}_{key}": column for key, column in value.columns().items()}
+            elif isinstance(value, dict):
+                parts = {key: part for key, part in value.items() if isinstance(part, Column)}
+                found |= {f"{name}_{key}": part for key, part in parts.items()}
+        return found
+
+
+def grow(stores: Iterable[HasColumns], axis: Axis, rows: int) -> None:
     """Make room for `rows` rows in every column of `axis`; what is there stays."""
     for store in stores:
         for column in store.columns().values():
@@ -52,7 +75,7 @@ def grow(stores: Iterable[Store], axis: Axis, rows: int) -> None:
                 column.data = grown
 
 
-def clear(stores: Iterable[Store], axis: Axis, rows: Rows) -> None:
+def clear(stores: Iterable[HasColumns], axis: Axis, rows: Rows) -> None:
     """Reset rows to their fill value, so that the next id finds nothing of the last one."""
     for store in stores:
         for column in store.columns().values():
@@ -60,8 +83,8 @@ def clear(stores: Iterable[Store], axis: Axis, rows: Rows) -> None:
                 column.data[rows] = column.fill
 
 
-def scrub(
-    stores: Iterable[Store], axis: Axis, start: int, stop: int, doomed_M: npt.NDArray[np.bool_]
+def remove_references(
+    stores: Iterable[HasColumns], axis: Axis, start: int, stop: int, doomed_M: npt.NDArray[np.bool_]
 ) -> None:
     """Replace doomed item rows by -1 in rows `start <= row < stop` of every column of `axis` that holds
     items.
@@ -73,7 +96,7 @@ def scrub(
                 part[(part >= 0) & doomed_M[part]] = -1
 
 
-def nbytes(stores: Iterable[Store]) -> int:
+def nbytes(stores: Iterable[HasColumns]) -> int:
     """Return the bytes that the columns take."""
     return sum(column.data.nbytes for store in stores for column in store.columns().values())
 

@@ -6,13 +6,14 @@ GONE (given back, but perhaps still named in histories and successor tables; reu
 scrubbed it everywhere).
 """
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels import kernel
-from pipeline.state.store import Column
+from pipeline.kernels import inlined
+from pipeline.state.store import Column, Store
 
 FREE, LIVE, NEW, GONE, SWEPT, HIDDEN = 0, 1, 2, 3, 4, 5  # SWEPT: gone, and the running sweep is scrubbing it
 ANNOUNCED = 6
@@ -21,7 +22,7 @@ NEVER = np.iinfo(np.int64).max  # as `last_event`: this row is never the oldest
 IntRows = npt.NDArray[np.int32]
 
 
-class IdTable:
+class IdTable(Store):
     """A table of ids, each with one row. Rows are handed out lowest first on a fresh table, then reused.
 
     `row_of` holds the ids that were admitted, `announced` those that have a row without any event: they count
@@ -45,8 +46,11 @@ class IdTable:
         self.status = Column(np.zeros(capacity, np.uint8), axis)  # type: ignore[arg-type]
         self.last_event = Column(np.full(capacity, -1, np.int64), axis, -1)  # type: ignore[arg-type]
         self.last_ms = Column(np.zeros(capacity, np.int64), axis)  # type: ignore[arg-type]
+        self.id_hash = np.zeros(capacity, np.uint64)  # of users' ids: the same in every process
+        self.used = 0  # rows below it have been handed out once; saved with the checkpoint
+        self.live = self.gone = 0  # rows of status LIVE, and GONE: derived
         self.admitted = 0  # ever
-        self.reshown = 0  # how often rows were hidden or shown again; not saved
+        self.reshown = 0  # how often hidden rows were shown again; not saved
         self.evicted = 0
         self._oldest: list[tuple[int, int]] = []  # (last_event, row), newest first: a derived queue
 
@@ -57,15 +61,6 @@ class IdTable:
     def capacity(self) -> int:
         """Rows there is room for."""
         return len(self.id_of)
-
-    @property
-    def used(self) -> int:
-        """Rows up to the last one that is not free, all on an empty table: those past it need no work."""
-        status = self.status.data
-        return int(status.size - (status[::-1] != FREE).argmax())
-
-    def columns(self) -> dict[str, Column]:
-        return {"status": self.status, "last_event": self.last_event, "last_ms": self.last_ms}
 
     def missing(self, ids: Sequence[str]) -> list[str]:
         """Return the ids that have no row, each once, in order of appearance, counting them towards
@@ -109,6 +104,7 @@ class IdTable:
         for row in rows.tolist():
             self.id_of[row] = ""
         self.status.data[rows] = GONE
+        self.gone += len(rows)
         return rows
 
     def _take(self, ids: Sequence[str], held: dict[str, int], status: int) -> IntRows:
@@ -120,6 +116,9 @@ class IdTable:
             held[text] = row
             self.id_of[row] = text
             rows[index] = row
+            if self.axis == "user":
+                self.id_hash[row] = hash_of(text)
+        self.used = max(self.used, int(rows.max(initial=-1)) + 1)
         self.status.data[rows], self.last_event.data[rows], self.last_ms.data[rows] = status, -1, 0
         return rows
 
@@ -133,6 +132,7 @@ class IdTable:
     def extend(self, capacity: int) -> None:
         """Take note that the columns have grown to `capacity` rows."""
         self.free = list(range(capacity - 1, self.capacity - 1, -1)) + self.free
+        self.id_hash = np.concatenate((self.id_hash, np.zeros(capacity - self.capacity, np.uint64)))
         self.id_of.extend([""] * (capacity - self.capacity))
 
     def rows(self, ids: Sequence[str]) -> IntRows:
@@ -157,13 +157,15 @@ class IdTable:
     def settle(self, rows: IntRows) -> None:
         """Make NEW rows LIVE, at the end of their batch."""
         self.status.data[rows] = LIVE
+        self.live += len(rows)
 
     def show(self, rows: IntRows, shown: bool) -> IntRows:
         """Let settled rows be shown, or hide them; return those for which that is new."""
         before, after = (HIDDEN, LIVE) if shown else (LIVE, HIDDEN)
         changed: IntRows = rows[self.status.data[rows] == before]
         self.status.data[changed] = after
-        self.reshown += len(changed)
+        self.live += len(changed) if shown else -len(changed)
+        self.reshown += len(changed) if shown else 0
         return changed
 
     def doomed(self) -> int:
@@ -203,9 +205,12 @@ class IdTable:
         text = self.id_of[row]
         del self.row_of[text]
         self.id_of[row] = ""
+        self.live -= int(self.status.data[row] == LIVE)
         self.status.data[row] = status
         if status == FREE:
             self.free.append(row)
+        else:
+            self.gone += 1
         self.evicted += 1
         return text
 
@@ -213,6 +218,11 @@ class IdTable:
         """Put scrubbed rows back on the stack of free ones."""
         self.status.data[rows] = FREE
         self.free.extend(rows[::-1].tolist())
+
+    def recount(self) -> None:
+        """Count the rows by status, after the columns were restored."""
+        self.live = int(np.count_nonzero(self.status.data == LIVE))
+        self.gone = int(np.count_nonzero(self.status.data == GONE))
 
     def canonical(self) -> tuple[IntRows, IntRows]:
         """Return the held rows in order of their ids, and the table row -> place in that order (-1: not
@@ -224,7 +234,12 @@ class IdTable:
         return order, place
 
 
-@kernel(inline="always")
+def hash_of(text: str) -> int:
+    """Return 64 bits of an id, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+@inlined
 def is_held(status):  # type: ignore[no-untyped-def]
     """Say whether a row of this status belongs to an id."""
     return status in (LIVE, NEW, HIDDEN, ANNOUNCED)

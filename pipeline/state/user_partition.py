@@ -9,21 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.events.batch import TopicPartition
-from pipeline.state.store import Column
+from pipeline.state.store import Column, Store
 
 IntArray = npt.NDArray[np.int32]
 
 
-class UserPartition:
+class UserPartition(Store):
     """The partition each user's newest event came from, as a column `partition` int32 [U] of registered
     numbers.
     """
 
     def __init__(self, capacity: int) -> None:
         self.partition = Column(np.full(capacity, -1, np.int32), "user", -1)
-
-    def columns(self) -> dict[str, Column]:
-        return {"partition": self.partition}
 
     def update(
         self, user_B: IntArray, source_B: IntArray, previous_B: IntArray, partitions: Sequence[TopicPartition]

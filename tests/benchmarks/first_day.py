@@ -31,7 +31,7 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as KafkaPartition
 
 from producers.kafka.client import producer_options
-from producers.kafka.outgoing import key_hash
+from producers.kafka.records import key_hash
 
 CHECKS = ("withdrawal", "backlog")
 USERS = 25_000

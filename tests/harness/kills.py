@@ -18,7 +18,7 @@ from pipeline.events.decode import Decoder
 from pipeline.events.records import DEFAULT_USER, Ranking
 from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
-from pipeline.service.loop import with_news
+from pipeline.service.loop import with_catalog
 from pipeline.thread_limits import limit_threads
 
 # Small batches and five checkpoints a second: kills fall between and into many of both. All checkpoints are
@@ -130,7 +130,8 @@ def never_killed(site: Site, worker: str = "worker-0") -> tuple[Recommender, dic
     newest: dict[str, Ranking] = {}
     for entry in Journal(site.whole_journal(worker)).entries(0):
         polled = source.read(entry.spans, entry.order_R) if entry.spans else NOTHING_POLLED
-        outcome = recommender.step(with_news(decoder.decode(entry.seq, entry.now_ms, polled), entry.news))
+        raw = with_catalog(decoder.decode(entry.seq, entry.now_ms, polled), entry.catalog)
+        outcome = recommender.step(raw)
         newest.update((ranking.user_id, ranking) for ranking in outcome.rankings)
     source.close()
     return recommender, json.loads(msgspec.json.encode(newest))

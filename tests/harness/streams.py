@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.evaluation.rank_metrics import ModelMetrics
 from pipeline.events.batch import Batch, CatalogUpdate, Events, ItemChange, RawBatch, Span, TopicPartition
+from pipeline.models.registry import configured, history_of
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.settings import BatchConfig, EventsConfig, LimitsConfig, ModelConfig, RankConfig, Settings
-from pipeline.state.queries import Queries, lesson_queries
+from pipeline.state.queries import Queries, training_queries
 from pipeline.state.state import State
 
 START_MS = 1_700_000_000_000
@@ -81,7 +83,7 @@ def small_settings(
     return Settings(
         events=ROLES,
         batch=BatchConfig(max_events=64),
-        model=ModelConfig(name=name, dim=dim, history=history),  # type: ignore[arg-type]
+        model=ModelConfig(name=name, tables={"attention": {"dim": dim, "history": history}}),
         rank=RankConfig(k=k, exclude_event_types=exclude, blocked_items=list(blocked)),
         limits=limits or LimitsConfig(),
     )
@@ -89,39 +91,41 @@ def small_settings(
 
 def new_state(settings: Settings) -> State:
     """Return the state that a recommender of these settings starts with."""
-    return State(
-        settings.events,
-        settings.limits,
-        settings.rank.exclude_event_types,
-        settings.model.history,
-        settings.rank.k,
-        0,
-    )
+    return State(settings, history_of(configured(settings.model)))
 
 
-class Moved(NamedTuple):
+class StateStep(NamedTuple):
     """The results of one step of the state."""
 
     batch: Batch
     queries: Queries
-    gone: list[str]
+    removed_users: list[str]
 
 
 def move_on(
     state: State, raw: RawBatch, before_update: Callable[[Batch, Queries], None] | None = None
-) -> Moved:
-    """Advance a state by one batch as `Recommender.step` does, without models."""
+) -> StateStep:
+    """Advance a state by one batch as `Recommender.step` does, without features and models."""
     batch = state.admit(raw)
-    queries = lesson_queries(state, batch)
+    queries = training_queries(state, batch)
     if before_update:
         before_update(batch, queries)
-    state.update(batch, queries.windows)
-    return Moved(batch, queries, state.expire(raw.now_ms))
+    state.update(batch)
+    expired = state.expire(raw.now_ms)
+    state.reclaim(expired)
+    return StateStep(batch, queries, expired.removed_users)
 
 
 def names_of(state: State, rows: Sequence[int] | np.ndarray) -> list[str]:  # type: ignore[type-arg]
     """Return the ids of item rows, -1 left out."""
     return [state.items.id_of[row] for row in np.asarray(rows).tolist() if row >= 0]
+
+
+def history_items(state: State, user: str) -> list[str]:
+    """Return the ids of the items of a user's history, newest first."""
+    rows = np.array([state.users.row_of[user]], np.int32)
+    items_BL, _, _, length_B = state.histories.latest(rows, state.items.status.data)
+    return names_of(state, items_BL[0, : length_B[0]])
 
 
 def shoppers(
@@ -159,6 +163,12 @@ def shoppers(
     return made
 
 
+def ndcg_between(before: ModelMetrics, after: ModelMetrics) -> float:
+    """Return the NDCG@10 of the tests between two calls of `cumulative`."""
+    early, late = before["ndcg@10"] * before["tests"], after["ndcg@10"] * after["tests"]
+    return (late - early) / (after["tests"] - before["tests"])
+
+
 class Shop:
     """A recommender, its batches, and the newest published list of every user."""
 
@@ -174,8 +184,8 @@ class Shop:
         Without events the batch has no partition, as in the service.
         """
         raw = self.batches(events)
-        news = CatalogUpdate(self.recommender.news(ItemChange(*change) for change in changes))
-        raw = dataclasses.replace(raw, news=news, spans=raw.spans if events else ())
+        catalog = CatalogUpdate(self.recommender.catalog_changes(ItemChange(*change) for change in changes))
+        raw = dataclasses.replace(raw, catalog=catalog, spans=raw.spans if events else ())
         self.learned.append(raw)
         return self.learn(raw)
 
@@ -194,7 +204,7 @@ class Shop:
     def settle(self) -> int:
         """Publish all pending lists; return the number of batches."""
         batches = 0
-        while self.recommender.owes:
+        while self.recommender.pending_rankings:
             self.step([])
             batches += 1
         return batches

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple, Self
 
 import msgspec
 
-from consumers.memory import ListLog, ListSource
-from consumers.memory_items import ListItems
+from consumers.memory import MemoryItems, MemoryLog, MemorySource
 from harness.learners import CountingLearner
 from harness.streams import START_MS
 from pipeline.events.batch import TopicPartition
@@ -23,7 +22,7 @@ from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
 from pipeline.service.clock import ManualClock
 from pipeline.service.loop import Adapters, Durability, Loop
-from pipeline.service.observe import Observer, Unobserved
+from pipeline.service.observe import Observer
 from pipeline.settings import (
     BatchConfig,
     CheckpointConfig,
@@ -33,13 +32,13 @@ from pipeline.settings import (
     RankConfig,
     Settings,
 )
-from producers.memory import ListSink, Outbox
+from producers.memory import MemorySink, Outbox
 
 NOW_MS = START_MS + 10**9  # eleven days later
 P0, P1, P2 = (TopicPartition("events", number) for number in range(3))
 
 
-def publish(log: ListLog, users: Iterable[str], source: TopicPartition = P0, start: int = 0) -> None:
+def publish(log: MemoryLog, users: Iterable[str], source: TopicPartition = P0, start: int = 0) -> None:
     """Append one event a user, each of another item."""
     for number, user in enumerate(users, start):
         value = msgspec.json.encode({"user_id": user, "item_id": f"item-{number}"})
@@ -73,7 +72,7 @@ class Worker:
 
     def __init__(
         self,
-        log: ListLog,
+        log: MemoryLog,
         settings: Settings,
         outbox: Outbox | None = None,
         assigned: Iterable[TopicPartition] | None = None,
@@ -82,22 +81,22 @@ class Worker:
         learner: Any = None,
         folder: str = "",
         observer: Observer | None = None,
-        items: ListLog | None = None,
+        items: MemoryLog | None = None,
     ) -> None:
         """`wrap` may replace a part ("source", "sink", "learner") before the loop gets it; `folder` replaces
         `checkpoint.path`."""
         self.log, self.settings = log, settings
         self.learner = CountingLearner(settings) if learner is None else learner
-        self.source = ListSource(log, assigned=assigned)
-        self.sink = ListSink(outbox)
+        self.source = MemorySource(log, assigned=assigned)
+        self.sink = MemorySink(outbox)
         self.clock = ManualClock(self.now_ms)
         adapters = Adapters(
             wrap("source", self.source),
             Decoder(settings.events, settings.topics, settings.limits.record_bytes),
             wrap("sink", self.sink),
             self.clock,
-            observer or Unobserved(),
-            None if items is None else ListItems(items, at_a_time=2),
+            observer or Observer(),
+            None if items is None else MemoryItems(items, at_a_time=2),
         )
         self.survival: Durability | None = None
         if path := folder or settings.checkpoint.path:
@@ -138,7 +137,7 @@ class Life(Worker):
         self,
         folder: Path,
         settings: Settings,
-        log: ListLog,
+        log: MemoryLog,
         outbox: Outbox | None = None,
         assigned: Iterable[TopicPartition] | None = None,
     ) -> None:
@@ -180,7 +179,7 @@ class Past(NamedTuple):
     """
 
     folder: Path
-    log: ListLog
+    log: MemoryLog
     tested: int
     events_learned: int
     users: dict[str, dict[str, Any]]
@@ -188,7 +187,7 @@ class Past(NamedTuple):
 
 PAST = Settings(
     batch=BatchConfig(max_events=16),
-    model=ModelConfig(dim=4, history=4),
+    model=ModelConfig(tables={"attention": {"dim": 4, "history": 4}}),
     rank=RankConfig(k=3, exclude_event_types=["buy"]),
     checkpoint=CheckpointConfig(path="state"),
 )
@@ -196,7 +195,7 @@ PAST = Settings(
 
 def past(where: Path) -> Past:
     """Make one of 208 events of 8 users in 2 partitions, 160 of them in the checkpoint."""
-    chance, log = random.Random(5), ListLog({"events": 2})
+    chance, log = random.Random(5), MemoryLog({"events": 2})
     life = Life(where / "state", PAST, log)
     for number in range(208):
         user, time_ms = chance.randrange(8), START_MS + number * 60_000
@@ -218,7 +217,7 @@ def past(where: Path) -> Past:
 
 
 def append(
-    log: ListLog, user: str, item: str, partition: int = 0, topic: str = "events", minute: int = 10_000
+    log: MemoryLog, user: str, item: str, partition: int = 0, topic: str = "events", minute: int = 10_000
 ) -> None:
     """Append one event of so many minutes after the start, in a record of the current time."""
     value = {"user_id": user, "item_id": item, "timestamp_ms": START_MS + minute * 60_000}

@@ -15,10 +15,19 @@ from typing import Any
 import numpy as np
 from river import optim, reco
 
+from pipeline.features.block import Candidates
+from pipeline.features.popularity import P1000
+from pipeline.models.baselines.baseline import Baseline
+from pipeline.models.baselines.factors import factor_ranks
 from pipeline.models.embeddings import first_embeddings
-from pipeline.models.full_ranks import full_ranks
-from pipeline.models.model import FloatArray, IntArray, Pool, Targets, TrainResult
-from pipeline.state.popularity import P1000
+from pipeline.models.model import (
+    IntArray,
+    Rows,
+    Scores,
+    Targets,
+    TrainingCandidates,
+    TrainResult,
+)
 from pipeline.state.queries import Queries
 from pipeline.state.store import Column
 from pipeline.state.tables import IdTable
@@ -26,7 +35,7 @@ from pipeline.state.tables import IdTable
 L2 = 0.01
 
 
-class BiasedMfModel:
+class BiasedMfModel(Baseline):
     """Columns: `users` float32 [U, D] (0: not met yet), `items` float32 [M, D], `user_bias` float32 [U],
     `item_bias` float32 [M], `mean` float64 [2] (river's running mean of the targets and how many there were).
     """
@@ -45,9 +54,9 @@ class BiasedMfModel:
     ) -> None:
         self.name, self.dim, self.negatives, self.seed = name, dim, negatives, seed
         self._users, self._items = users, items
-        self.users = Column(np.zeros((users.capacity, dim), np.float32), "user")
+        self.users = Column(np.zeros((users.capacity, dim), np.float32), "user", own=True)
         self.items = Column(np.zeros((items.capacity, dim), np.float32), "item")
-        self.user_bias = Column(np.zeros(users.capacity, np.float32), "user")
+        self.user_bias = Column(np.zeros(users.capacity, np.float32), "user", own=True)
         self.item_bias = Column(np.zeros(items.capacity, np.float32), "item")
         self.mean = Column(np.zeros(2), "none")
         self.learner = reco.BiasedMF(
@@ -56,26 +65,22 @@ class BiasedMfModel:
         self.learner.u_latents, self.learner.i_latents = _Rows(self.users), _Rows(self.items)
         self.learner.u_biases, self.learner.i_biases = _Rows(self.user_bias), _Rows(self.item_bias)
 
-    def columns(self) -> dict[str, Column]:
-        """Return the columns by name."""
-        return {
-            "users": self.users, "items": self.items, "user_bias": self.user_bias,
-            "item_bias": self.item_bias, "mean": self.mean,
-        }  # fmt: skip
-
-    def welcome(self, rows: IntArray, ids: Sequence[str]) -> None:
-        """Give new items their first vectors, from their ids."""
-        if rows.size:
+    def init_rows(self, axis: Rows, rows: IntArray, ids: Sequence[str]) -> None:
+        """Draw the vectors of new items from their ids."""
+        if axis == "item" and rows.size:
             self.items.data[rows] = first_embeddings(ids, self.seed, self.dim)
 
-    def score(self, queries: Queries, pool: Pool) -> FloatArray:
-        """Return the predictions [B, C] of the candidates; pure."""
-        return self._predictions(queries, pool.candidates.rows)
+    def score(self, queries: Queries, candidates: Candidates) -> Scores:
+        """Return the predictions [N] of the candidates; pure."""
+        user_N, rows = queries.user_B[candidates.query_N], candidates.rows
+        product_N = np.einsum("nd,nd->n", self.users.data[user_N], self.items.data[rows])
+        bias_N = self.mean.data[0] + self.user_bias.data[user_N] + self.item_bias.data[rows]
+        return Scores((product_N + bias_N).astype(np.float32))
 
-    def learn(self, queries: Queries, pool: Pool, targets: Targets) -> TrainResult:
+    def learn(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> TrainResult:
         """Rank the targets, then let river learn event by event; see `Model`."""
-        tested = full_ranks(
-            self.users.data[queries.user_B], self.items.data, self._items.status.data, queries, targets,
+        ranks = factor_ranks(
+            self.users.data[queries.user_B], self.items.data, self._items, queries, training, targets,
             self.item_bias.data,
         )  # fmt: skip
         learner, at, losses = self.learner, 0, []
@@ -85,36 +90,23 @@ class BiasedMfModel:
         for user, item in pairs:
             if item < 0:
                 continue
-            self._meet(user)
+            self._init_user(user)
             losses.append((1 - learner.predict_one(user, item)) ** 2)
             learner.learn_one(user, item, 1.0)
-            for _ in range(min(self.negatives, pool.negatives_N.size)):
-                other = int(pool.negatives_N[at % pool.negatives_N.size])
+            for _ in range(min(self.negatives, training.negatives_S.size)):
+                other = int(training.negatives_S[at % training.negatives_S.size])
                 at += 1
                 if other != item:
                     learner.learn_one(user, other, 0.0)
         self.mean.data[:] = learner.global_mean.get(), learner.global_mean.n
         if not losses:
-            return TrainResult(tested, float("nan"), 0.0, "no_target")
-        return TrainResult(tested, float(np.mean(losses)), 0.0, "")
+            return TrainResult(ranks, float("nan"), 0.0, "no_target")
+        return TrainResult(ranks, float(np.mean(losses)), 0.0, "")
 
-    def contributions(self, queries: Queries, rows_BK: IntArray, pool: Pool) -> FloatArray:
-        """A vector is no single history item's doing: all of the score lies in the last place."""
-        out = np.zeros((*rows_BK.shape, queries.items_BL.shape[1] + 1), np.float32)
-        out[:, :, -1] = self._predictions(queries, rows_BK)
-        return out
-
-    def _meet(self, user: int) -> None:
+    def _init_user(self, user: int) -> None:
         """Give a new user a first vector, from the id, as river draws one at random."""
         if not self.users.data[user].any():
             self.users.data[user] = first_embeddings([self._users.id_of[user]], self.seed + 1, self.dim)[0]
-
-    def _predictions(self, queries: Queries, rows_BK: IntArray) -> FloatArray:
-        rows_BK = np.maximum(rows_BK, 0)
-        user_BD = self.users.data[queries.user_B]
-        product_BK = np.einsum("bd,bkd->bk", user_BD, self.items.data[rows_BK])
-        bias_B = self.mean.data[0] + self.user_bias.data[queries.user_B]
-        return np.asarray(product_BK + self.item_bias.data[rows_BK] + bias_B[:, None], np.float32)
 
 
 class _Rows(MutableMapping[int, Any]):

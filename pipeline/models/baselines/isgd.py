@@ -11,11 +11,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline.features.block import Candidates
+from pipeline.features.popularity import P1000
 from pipeline.kernels import kernel
+from pipeline.models.baselines.baseline import Baseline
+from pipeline.models.baselines.factors import factor_ranks
 from pipeline.models.embeddings import first_embeddings
-from pipeline.models.full_ranks import full_ranks
-from pipeline.models.model import FloatArray, IntArray, Pool, Targets, TrainResult
-from pipeline.state.popularity import P1000
+from pipeline.models.model import (
+    FloatArray,
+    IntArray,
+    Rows,
+    Scores,
+    Targets,
+    TrainingCandidates,
+    TrainResult,
+)
 from pipeline.state.queries import Queries
 from pipeline.state.store import Column
 from pipeline.state.tables import IdTable
@@ -25,7 +35,7 @@ MOST = 2.0  # errors are held within -MOST .. MOST, so that no vector can run aw
 TYPICAL_STEP = 0.001  # how far a user's step moves the typical user
 
 
-class IsgdModel:
+class IsgdModel(Baseline):
     """Columns: `users` float32 [U, D] (0: not met yet), `items` float32 [M, D], `typical` float32 [D]: a
     running mean of the users that came, from which new ones start. (From random vectors, as in the paper, a
     user's first lists are random too.)
@@ -45,17 +55,13 @@ class IsgdModel:
     ) -> None:
         self.name, self.dim, self.rate, self.negatives, self.seed = name, dim, rate, negatives, seed
         self._items = items
-        self.users = Column(np.zeros((users.capacity, dim), np.float32), "user")
+        self.users = Column(np.zeros((users.capacity, dim), np.float32), "user", own=True)
         self.items = Column(np.zeros((items.capacity, dim), np.float32), "item")
         self.typical = Column(np.full(dim, 0.1, np.float32), "none")
 
-    def columns(self) -> dict[str, Column]:
-        """Return the columns by name."""
-        return {"users": self.users, "items": self.items, "typical": self.typical}
-
-    def welcome(self, rows: IntArray, ids: Sequence[str]) -> None:
-        """Give new items their first vectors, from their ids."""
-        if rows.size:
+    def init_rows(self, axis: Rows, rows: IntArray, ids: Sequence[str]) -> None:
+        """Draw the vectors of new items from their ids."""
+        if axis == "item" and rows.size:
             self.items.data[rows] = first_embeddings(ids, self.seed, self.dim)
 
     def vectors(self, user_B: IntArray) -> FloatArray:
@@ -64,33 +70,23 @@ class IsgdModel:
         met_B1 = held_BD.any(1, keepdims=True)
         return np.asarray(np.where(met_B1, held_BD, self.typical.data), np.float32)
 
-    def score(self, queries: Queries, pool: Pool) -> FloatArray:
-        """Return u . v of the candidates [B, C]; pure."""
-        return self._products(queries, pool.candidates.rows)
+    def score(self, queries: Queries, candidates: Candidates) -> Scores:
+        """Return u . v of the candidates [N]; pure."""
+        user_ND = self.vectors(queries.user_B)[candidates.query_N]
+        return Scores(np.einsum("nd,nd->n", user_ND, self.items.data[candidates.rows]).astype(np.float32))
 
-    def learn(self, queries: Queries, pool: Pool, targets: Targets) -> TrainResult:
+    def learn(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> TrainResult:
         """Rank the targets, then step down event by event; see `Model`."""
-        status_M = self._items.status.data
-        tested = full_ranks(self.vectors(queries.user_B), self.items.data, status_M, queries, targets)
+        ranks = factor_ranks(
+            self.vectors(queries.user_B), self.items.data, self._items, queries, training, targets
+        )
         events, loss, squares = _step(
             queries.user_B, targets.counted_B, targets.weight_B, self.users.data, self.items.data,
-            self.typical.data, np.float32(self.rate), self.negatives, pool.negatives_N,
+            self.typical.data, np.float32(self.rate), self.negatives, training.negatives_S,
         )  # fmt: skip
         if events == 0:
-            return TrainResult(tested, float("nan"), 0.0, "no_target")
-        return TrainResult(tested, loss / events, float(np.sqrt(squares)), "")
-
-    def contributions(self, queries: Queries, rows_BK: IntArray, pool: Pool) -> FloatArray:
-        """A vector is no single history item's doing: all of the score lies in the last place."""
-        out = np.zeros((*rows_BK.shape, queries.items_BL.shape[1] + 1), np.float32)
-        out[:, :, -1] = self._products(queries, rows_BK)
-        return out
-
-    def _products(self, queries: Queries, rows_BK: IntArray) -> FloatArray:
-        user_BD = self.vectors(queries.user_B)
-        return np.asarray(
-            np.einsum("bd,bkd->bk", user_BD, self.items.data[np.maximum(rows_BK, 0)]), np.float32
-        )
+            return TrainResult(ranks, float("nan"), 0.0, "no_target")
+        return TrainResult(ranks, loss / events, float(np.sqrt(squares)), "")
 
 
 @kernel()

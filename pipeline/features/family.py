@@ -1,0 +1,73 @@
+"""The protocol of a family of count features. To add one: a file with such a class, and a line in bank.py."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.features.block import Block
+from pipeline.features.lessons import Lessons
+from pipeline.state.store import Column
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class Shown(NamedTuple):
+    """Items of lists whose scores are explained. `value_BKF` is what each feature adds to an item's score.
+
+    Rows below 0 hold nothing. `session_B` is the key of the user's newest session.
+    """
+
+    items_BL: npt.NDArray[np.int32]
+    length_B: npt.NDArray[np.int32]
+    session_B: npt.NDArray[np.uint64]
+    rows_BK: npt.NDArray[np.int32]
+    value_BKF: FloatArray
+
+
+class Family(Protocol):
+    """Storage, update, features and attribution of one family. It is a store: its columns are saved, grown
+    and cleared with everything else. `at` is the place of its first feature among all features of the bank.
+    """
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The features' names; their number is the number of places that it fills."""
+
+    def columns(self) -> dict[str, Column]:
+        """Return the columns by name."""
+
+    def retrieve(self, block: Block, at: int) -> None:
+        """Add candidates to the block's queries (`slot_of`), and sums to their features."""
+
+    def finish(self, block: Block, at: int) -> None:
+        """Turn sums into features once all families have retrieved; look up each candidate's features."""
+
+    def attribute(self, shown: Shown, at: int, out_BKP: FloatArray) -> None:
+        """Add the family's part of each shown item's score to the places of the window [0..L) that it rests
+        on.
+
+        What no place accounts for is added to the last place, L.
+        """
+
+    def update(self, lessons: Lessons, status_M: npt.NDArray[np.uint8], seed: int) -> None:
+        """Count a batch. `seed`: for the draws of this batch, the same for every family."""
+
+    def forget(self, rows: npt.NDArray[np.int32]) -> None:
+        """Remove item rows from totals, before their columns are cleared."""
+
+    def fade(self, weakening: float, share: float) -> None:
+        """Let the past count less after a drift: see FeatureBank.fade."""
+
+
+class CountFamily:
+    """Defaults of a family: nothing to remove from totals, nothing that fades."""
+
+    def forget(self, rows: npt.NDArray[np.int32]) -> None:
+        """Do nothing."""
+
+    def fade(self, weakening: float, share: float) -> None:
+        """Do nothing."""
+
+    def finish(self, block: Block, at: int) -> None:
+        """Do nothing."""

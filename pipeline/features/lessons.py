@@ -1,0 +1,23 @@
+"""Lessons: what count features learn from a batch. Axes: B = events, L = places of a window."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Lessons(NamedTuple):
+    """Events in order, each with the moment just before it: all that count features ever see of a batch.
+
+    No user rows: lessons whose item rows were translated through ids teach another worker's bank the same.
+    """
+
+    item_B: npt.NDArray[np.int32]  # -1: not admitted
+    weight_B: npt.NDArray[np.float32]  # 0: not counted
+    type_B: npt.NDArray[np.uint16]
+    time_ms_B: npt.NDArray[np.int64]
+    session_B: npt.NDArray[np.uint64]  # key of the session that the event belongs to, see UserSessions
+    position_B: npt.NDArray[np.int8]  # session position, see pipeline.state.positions
+    items_BL: npt.NDArray[np.int32]  # the window, newest first
+    length_B: npt.NDArray[np.int32]
+    seq: int  # of the batch: with the seed it decides every draw

@@ -1,0 +1,55 @@
+"""The list last published to each user. Axes: U = user rows, K = places."""
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.state.store import Column, Store
+from pipeline.state.tables import HELD
+
+IntArray = npt.NDArray[np.int32]
+
+
+class PublishedLists(Store):
+    """Columns: `items` int32 [U, K], best first, -1 at the end; `length` int16 [U], how many items the list
+    had when it was published, -1 where none was.
+    """
+
+    def __init__(self, capacity: int, k: int) -> None:
+        self.items = Column(np.full((capacity, k), -1, np.int32), "user", -1, of_items=True, stretch=1)
+        self.length = Column(np.full(capacity, -1, np.int16), "user", -1)
+        self._may_be_short = True  # whether a look at all users is worth it; derived
+
+    def put(self, user_B: IntArray, rows_BK: IntArray) -> None:
+        """Note the lists just published."""
+        self.items.data[user_B] = rows_BK
+        length_B = (rows_BK >= 0).sum(1)
+        self.length.data[user_B] = length_B
+        self._may_be_short |= bool((length_B < rows_BK.shape[1]).any())
+
+    def short(self) -> IntArray:
+        """Return the rows of users with a list that was published with fewer than K items, in order."""
+        if not self._may_be_short:
+            return np.empty(0, np.int32)
+        length_U = self.length.data
+        rows = np.flatnonzero((length_U >= 0) & (length_U < self.items.data.shape[1])).astype(np.int32)
+        self._may_be_short = bool(rows.size)
+        return rows
+
+    def look_again(self) -> None:
+        """Let the next call of `short` look at all users: some have come with lists of their own."""
+        self._may_be_short = True
+
+    def holders(self, hidden_M: npt.NDArray[np.bool_]) -> IntArray:
+        """Return the rows of users whose list holds an item of these, in order."""
+        items_UK = self.items.data
+        return np.flatnonzero((hidden_M[items_UK] & (items_UK >= 0)).any(1)).astype(np.int32)
+
+    def hits(
+        self, user_B: IntArray, item_B: IntArray, status_M: npt.NDArray[np.uint8]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Return, for each event, whether its user had a list at all, and whether the item was on it."""
+        lists_BK = self.items.data[user_B]
+        on_list_BK = (lists_BK == item_B[:, None]) & (item_B >= 0)[:, None]
+        # a list whose items are all gone is none, whether a sweep has come by or not
+        shown_BK = (lists_BK >= 0) & np.isin(status_M[lists_BK], HELD)
+        return np.any(shown_BK, axis=1), np.any(on_list_BK, axis=1)

@@ -1,1 +1,0 @@
-from harness.admin_tools import *  # noqa: F403

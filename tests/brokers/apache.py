@@ -1,1 +1,0 @@
-from harness.apache_kafka import *  # noqa: F403

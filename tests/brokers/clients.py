@@ -1,1 +1,0 @@
-from harness.clients import *  # noqa: F403

@@ -1,1 +1,0 @@
-from producers.embedded_broker import EmbeddedBroker as embedded_broker  # noqa: F401

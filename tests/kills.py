@@ -1,1 +1,0 @@
-from harness.kills import *  # noqa: F403

@@ -1,1 +1,0 @@
-from harness.learners import *  # noqa: F403

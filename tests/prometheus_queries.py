@@ -1,1 +1,0 @@
-from harness.prometheus import *  # noqa: F403

@@ -1,1 +1,0 @@
-from harness.service import *  # noqa: F403

@@ -1,1 +1,0 @@
-from harness.streams import *  # noqa: F403

@@ -1,1 +1,0 @@
-from harness.truth import *  # noqa: F403

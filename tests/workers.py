@@ -1,1 +1,0 @@
-from harness.workers import *  # noqa: F403
