@@ -48,7 +48,9 @@ class Shop:
         self.learners: dict[str, Any] = {}
 
     def start(self, name: str, numbers: Iterable[int] = (0,)) -> Worker:
-        settings = changed(settings_for(self.folder, name), model__tables={"attention": {"history": 64}})
+        settings = changed(
+            settings_for(self.folder, name), model__tables={"attention": {"dim": 8, "history": 64}}
+        )
         learner = self.learners[name] = Recommender(settings)
         mine = [source for number in numbers for source in both(number)]
         worker = Worker(self.log, settings, assigned=mine, learner=learner)

@@ -30,8 +30,8 @@ from harness.kills import SETTINGS, checkpoints, kill_and_compare
 from harness.service import STOP_S, Site
 from harness.truth import Sent, Truth, sent, spoiled
 from recorded import STREAMS, path_of
+from recordings import read_recording
 
-from consumers.files.source import read_events
 from pipeline.events.fields import field_names
 from pipeline.settings import EventsConfig
 from producers.embedded_broker import EmbeddedBroker
@@ -59,7 +59,7 @@ def recorded_file(data: Path, name: str) -> Path:
 
 def recorded_events(file: Path, count: int) -> list[Sent]:
     """Return the first events of a file as `replay` sends them."""
-    chunks = read_events(file, 1_000, now_ms=time.time_ns() // 1_000_000, limit=count)
+    chunks = read_recording(file, 1_000, now_ms=time.time_ns() // 1_000_000, limit=count)
     return sent(wire_events(chunks, field_names(EventsConfig()), "ms"))
 
 

@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline.app.cpu_count import use_threads
 from recorded import NOW_MS, Stream, add_options, chosen, events_of, settings_for
 
-from pipeline.app.cpu_count import use_threads
 from pipeline.service.clock import SystemClock
 from pipeline.service.prequential import BASELINES, Evaluation, Line, Result, compared
 from pipeline.settings import Settings

@@ -34,7 +34,6 @@ from pipeline.app import cli
 from pipeline.app.config import load_settings
 from pipeline.app.inspection import Opened, describe, open_newest
 from pipeline.persistence.journal import Journal
-from pipeline.recommender import Recommender
 from pipeline.settings import Settings
 from producers.kafka.client import producer_options
 from producers.kafka.records import key_hash
@@ -294,9 +293,9 @@ class Site:
             assert code == 0, f"{command}: exit code {code}; stderr:\n{process.said()}"
             return process.printed()
 
-    def opened(self, worker: str = "worker-0") -> Opened[Recommender]:
+    def opened(self, worker: str = "worker-0") -> Opened:
         """Restore a worker's newest checkpoint, as `afresh inspect` does."""
-        return open_newest(str(self.state), self.configured(worker), Recommender)
+        return open_newest(str(self.state), self.configured(worker))
 
     def inspect(self) -> dict[str, Any]:
         """Return the document of `afresh inspect --json` for the newest checkpoint."""
