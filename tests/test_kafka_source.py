@@ -256,8 +256,8 @@ def test_a_second_member_takes_half_and_nothing_is_lost_or_doubled(
         assert held_by_first.held.isdisjoint(held_by_second.held)
     held_by_first.on_revoked = lambda partitions: None
     assert sorted(values(seen + taken)) == sorted(b"%d" % n for n in range(400))
-    assert len(held_by_first.told("revoked")) == 2  # what stays isn't taken away first
-    assert held_by_first.told("lost") == []
+    assert len(held_by_first.partitions_of("revoked")) == 2  # what stays isn't taken away first
+    assert held_by_first.partitions_of("lost") == []
     assert held_by_first.threads == {threading.get_ident()}
 
 
@@ -453,8 +453,8 @@ def test_a_member_that_is_thrown_out_loses_its_partitions_and_may_not_commit(
         source.commit(ends(first))
     assert source.generation() == 0
     seen = poll_until(source, 20)  # nothing was committed: from the start
-    assert recorder.told("lost") == [TopicPartition(topic, 0)]
-    assert recorder.told("revoked") == []
+    assert recorder.partitions_of("lost") == [TopicPartition(topic, 0)]
+    assert recorder.partitions_of("revoked") == []
     assert values(seen) == [b"%d" % n for n in range(20)]
 
 

@@ -99,7 +99,7 @@ class Recorder:
         self._record("lost", partitions)
         self.held.difference_update(partitions)
 
-    def told(self, event: str) -> list[TopicPartition]:
+    def partitions_of(self, event: str) -> list[TopicPartition]:
         """Return the partitions of every call of this kind, in order."""
         return [partition for kind, partitions in self.calls if kind == event for partition in partitions]
 
