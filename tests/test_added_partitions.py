@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from brokers.clients import Recorder, Row, config, make_topic, open_source, write
+from harness.clients import Recorder, Row, config, make_topic, open_source, write
+from harness.service import until
 from kafka import KafkaAdminClient, KafkaProducer
-from services import until
 from test_kafka_source import DOOMED
 
 from consumers.kafka import items as kafka_items

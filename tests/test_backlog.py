@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from streams import START_MS, Batches, Event, small_settings
+from harness.streams import START_MS, Batches, Event, small_settings
 
 from pipeline.events.batch import RawBatch
 from pipeline.events.records import DEFAULT_USER

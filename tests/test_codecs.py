@@ -11,11 +11,11 @@ import kafka.codec as client_codec
 import kafka.record.default_records as record_format
 import msgspec
 import pytest
-from brokers.clients import config, lying_on, make_topic, open_source, poll_until
+from harness.clients import config, lying_on, make_topic, open_source, poll_until
+from harness.service import Process, Site
 from kafka import KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as KafkaPartition
 from kafka.record import MemoryRecords
-from services import Process, Site
 
 from consumers.kafka.items import KafkaItems
 from pipeline.app.check.checks import all_findings

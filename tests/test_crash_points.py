@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 from crashes import ITEMS, TOPICS, World, events_in, fill, is_spoiled, settings_for
-from learners import CountingLearner
+from harness.learners import CountingLearner
 
 from consumers.memory import MemoryLog, MemorySource
 from pipeline.events.batch import Record

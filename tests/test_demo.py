@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from learners import CountingLearner
+from harness.learners import CountingLearner
 
 from consumers.memory import MemoryLog, MemorySource
 from pipeline.app import cli

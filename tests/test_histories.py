@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
+from harness.streams import START_MS, Batches, Event, move_on, names_of, new_state, small_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import START_MS, Batches, Event, move_on, names_of, new_state, small_settings
 
 from pipeline.settings import LimitsConfig
 from pipeline.state.histories import Histories

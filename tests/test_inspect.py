@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from harness.streams import START_MS, Batches, Event, small_settings
 from rich.console import Console
-from streams import START_MS, Batches, Event, small_settings
 
 from pipeline.app.inspection_view import MAX_ROWS, show
 from pipeline.describe import changes

@@ -9,7 +9,7 @@ from typing import NamedTuple, NoReturn
 
 import msgspec
 import pytest
-from brokers.clients import config, make_topic
+from harness.clients import config, make_topic
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka import KafkaProducer

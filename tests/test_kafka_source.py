@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from brokers.clients import (
+from harness.clients import (
     Recorder,
     Row,
     config,
@@ -23,7 +23,6 @@ from brokers.clients import (
     poll_until,
     write,
 )
-from brokers.embedded import embedded_broker as run_embedded
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import MemberToRemove
 from kafka.errors import KafkaError, KafkaTimeoutError
@@ -37,6 +36,7 @@ from consumers.kafka.source import BACKLOG_WAIT_S, KafkaSource
 from pipeline.errors import BrokerLost, CommitRefused, OffsetsGone, UsageError
 from pipeline.events.batch import Polled, TopicPartition
 from pipeline.settings import BatchConfig, KafkaConfig
+from producers.embedded_broker import EmbeddedBroker
 
 START_MS = 1_700_000_000_000
 Name = Callable[[str], str]
@@ -216,14 +216,14 @@ def test_a_second_member_takes_half_and_nothing_is_lost_or_doubled(
         assert held_by_first.held.isdisjoint(held_by_second.held)
     held_by_first.on_revoked = lambda partitions: None
     assert sorted(values(seen + taken)) == sorted(b"%d" % n for n in range(400))
-    assert len(held_by_first.partitions("revoked")) == 2  # what stays is not revoked
-    assert held_by_first.partitions("lost") == []
+    assert len(held_by_first.partitions_of("revoked")) == 2  # what stays is not revoked
+    assert held_by_first.partitions_of("lost") == []
     assert held_by_first.threads == {threading.get_ident()}
 
 
 DOOMED = """
 import sys, time
-from brokers.clients import open_source
+from harness.clients import open_source
 from pipeline.settings import KafkaConfig
 address, topic = sys.argv[1:]
 source, recorder = open_source(KafkaConfig(bootstrap_servers=address, group_id=topic), topic)
@@ -378,8 +378,8 @@ def test_a_member_that_was_removed_loses_its_partitions_and_may_not_commit(
         source.commit(ends(first))
     assert source.generation() == 0
     seen = poll_until(source, 20)  # nothing was committed: from the start
-    assert recorder.partitions("lost") == [TopicPartition(topic, 0)]
-    assert recorder.partitions("revoked") == []
+    assert recorder.partitions_of("lost") == [TopicPartition(topic, 0)]
+    assert recorder.partitions_of("revoked") == []
     assert values(seen) == [b"%d" % n for n in range(20)]
 
 
@@ -422,7 +422,7 @@ def test_a_topic_that_was_created_again_is_an_error(
 @pytest.mark.kafka
 def test_a_broker_that_goes_away_is_lost(topic_name: Name) -> None:
     topic = topic_name("events")
-    with run_embedded() as broker:
+    with EmbeddedBroker() as broker:
         make_topic(broker.bootstrap_servers, topic)
         write(broker.bootstrap_servers, topic, numbered(5))
         source, _ = open_source(config(broker.bootstrap_servers, topic, broker_timeout_s=1.5), topic)

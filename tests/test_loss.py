@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from harness.streams import Batches, move_on, new_state, shoppers, small_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipeline.features.memories import COLUMNS, D_CELL, D_DAY, DENSE, FEATURES, KINDS, SPARSE
 from pipeline.models.success import KEEP, KIND_FEATURES, success_of
 from pipeline.ranking.pools import Pools
-from streams import Batches, move_on, new_state, shoppers, small_settings
 
 from pipeline.events.batch import Batch
 from pipeline.models import gate as gates

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from streams import START_MS, Batches, Event
+from harness.streams import START_MS, Batches, Event
 
 from pipeline.evaluation import reaction
 from pipeline.evaluation.drift import DriftWatch

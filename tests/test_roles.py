@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from streams import Batches, Event, new_state, small_settings
+from harness.streams import Batches, Event, new_state, small_settings
 
 from pipeline.events.batch import RawBatch
 from pipeline.recommender import Recommender

@@ -9,10 +9,10 @@ import time
 
 import msgspec
 import pytest
-from brokers.clients import lying_on
+from harness.clients import lying_on
+from harness.service import Site, until
 from kafka import KafkaProducer
 from recordings import read_recording
-from services import Site, until
 
 from pipeline.app import cli
 from pipeline.settings import EventsConfig, KafkaConfig

@@ -4,10 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pipeline.state.popularity import DAY_MS
-from streams import (
+from harness.streams import (
     MINUTE_MS,
     ROLES,
     START_MS,
@@ -19,6 +16,9 @@ from streams import (
     new_state,
     small_settings,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pipeline.state.popularity import DAY_MS
 
 from pipeline.events.batch import RawBatch
 from pipeline.settings import LimitsConfig

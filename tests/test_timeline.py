@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from harness.streams import Batches, small_settings
+from harness.streams import shoppers as stream
 from hypothesis import given
 from hypothesis import strategies as st
-from streams import Batches, small_settings
-from streams import shoppers as stream
 
 from pipeline.evaluation.rank_metrics import MEASURES, USER_SEGMENTS, Totals
 from pipeline.evaluation.timeline import MAX_ALARMS, Moment, Timeline

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from brokers.clients import config, lying_on, make_topic
+from harness.clients import config, lying_on, make_topic
+from harness.service import Site
+from harness.truth import Truth, event_of
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import TopicAuthorizationFailedError
-from services import Site
-from truth import Truth, event_of
 
 from pipeline.errors import UsageError
 from pipeline.settings import TopicsConfig

@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from services import Site
+from harness.service import Site
 from wired import as_columns
 
 from pipeline.events.batch import RawBatch, Span

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import pytest
-from brokers.clients import config, make_topic
+from harness.clients import config, make_topic
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka import TopicPartition as KafkaPartition
 
