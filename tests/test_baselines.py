@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from harness.streams import MINUTE_MS, Batches, Event, shoppers, small_settings, spied
 from river import optim, reco
-from streams import MINUTE_MS, Batches, Event, shoppers, small_settings, spied
 
 from pipeline.features import transitions
 from pipeline.features.block import Candidates

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from lives import PAST, Life, append, changed, past
-from streams import Batches, Event, names_of, shoppers, small_settings, source
+from harness.streams import Batches, Event, names_of, shoppers, small_settings, source
+from harness.workers import PAST, Life, append, changed, past
 
 from consumers.memory import MemoryLog
 from pipeline.errors import CheckpointError

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from streams import MINUTE_MS, START_MS, Batches, Event, copied, same, small_settings
+from harness.streams import MINUTE_MS, START_MS, Batches, Event, copied, same, small_settings
 
 from pipeline.events.batch import RawBatch
 from pipeline.features import context_matches, recent_transitions, sessions, transitions
@@ -16,6 +16,7 @@ from pipeline.features.bank import FeatureBank
 from pipeline.features.block import RETRIEVED, Candidates
 from pipeline.features.gate_inputs import GATE
 from pipeline.features.lessons import Lessons
+from pipeline.features.newest import NEWEST
 from pipeline.features.popularity import DAY, HALF_LIVES, LISTED, P300, P1000, POPULAR, POSITION, SMALL
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig
@@ -397,8 +398,9 @@ def test_too_few_candidates_are_topped_up_with_what_may_be_shown(k: int) -> None
     users = recommender.state.users.rows(["u"])
     for _ in range(2):  # the table grows in between
         found = found_of(recommender.bank.candidates(list_queries(recommender.state, users)), 0)
-        live = range(len(recommender.state.items))
-        assert list(found) == [m for m in live if m % 2 or m >= 20][: max(k, POPULAR)]
+        rest = [m for m in range(len(recommender.state.items)) if m % 2 or m >= 20]
+        newest = rest[: -NEWEST - 1 : -1]  # have no features, and come before what fills up
+        assert list(found) == [*newest, *rest[:-NEWEST]][: max(k, POPULAR)]
         recommender.step(batches([Event(f"w{n}", f"z{n}", "impression") for n in range(1200)]))
 
 

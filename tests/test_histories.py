@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
+from harness.streams import START_MS, Batches, Event, move_on, names_of, new_state, small_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import START_MS, Batches, Event, history_rows, move_on, names_of, new_state, small_settings
 
 from pipeline.settings import LimitsConfig
 from pipeline.state.histories import Histories
@@ -137,5 +137,6 @@ def test_event_time_counts_up_to_now_only() -> None:
     assert moved.batch.moment_ms_B.tolist() == [START_MS]
     assert moved.batch.time_ms_B.tolist() == [ahead]
     row = state.users.row_of["u"]
-    assert history_rows(state, row)[1] == [START_MS]
+    times_BL = state.histories.latest(np.array([row], np.int32), state.items.status.data)[2]
+    assert times_BL[0, 0] == START_MS
     assert state.users.last_ms.data[row] == START_MS

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from streams import Spy, copied, ndcg_between, same
+from harness.streams import Spy, copied, ndcg_between, same
 
 from pipeline.events.batch import Events, RawBatch, Span, TopicPartition
 from pipeline.models import gate

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from harness.streams import Batches, copied, same, shoppers, small_settings, spied
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import Batches, copied, same, shoppers, small_settings, spied
 
 from pipeline.features.block import Candidates
 from pipeline.features.gate_inputs import KEPT, KINDS, TYPICAL_KEPT

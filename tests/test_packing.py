@@ -4,11 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-from streams import (
+from harness.streams import (
     START_MS,
     Batches,
     Event,
-    history_rows,
+    history_items,
     move_on,
     names_of,
     new_state,
@@ -133,7 +133,7 @@ def test_digests_tell_one_changed_value_from_none() -> None:
 def moved_users(state: State, user: str) -> tuple[list[str], list[str], list[str]]:
     """A user's history, consumed items and last list, by id."""
     row, status = state.users.row_of[user], state.items.status.data
-    window = names_of(state, history_rows(state, row)[0])
+    window = history_items(state, user)
     return (
         window,
         names_of(state, state.consumed.of(row, status)),

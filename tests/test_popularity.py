@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from harness.streams import START_MS, Batches, Event, lessons, small_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import START_MS, Batches, Event, lessons, small_settings
 
 from pipeline.features.popularity import (
     ALL,

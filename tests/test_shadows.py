@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from streams import Batches, copied, same, shoppers, small_settings
+from harness.streams import Batches, copied, same, shoppers, small_settings
 
 from pipeline.events.batch import RawBatch
 from pipeline.models.registry import MODELS

@@ -4,21 +4,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from streams import (
+from harness.streams import (
     MINUTE_MS,
     ROLES,
     START_MS,
     Batches,
     Event,
-    Moved,
-    history_rows,
+    StateStep,
+    history_items,
     move_on,
     names_of,
     new_state,
     small_settings,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.events.batch import RawBatch
 from pipeline.settings import LimitsConfig
@@ -133,7 +133,7 @@ def check(state: State, plain: PlainState) -> None:
     assert state.consumed.values.max() < used  # whatever is barred lies among them
     for user in plain.users.held:
         row = state.users.row_of[user]
-        window = names_of(state, history_rows(state, row)[0])
+        window = history_items(state, user)
         assert window == plain.alive(plain.rings.get(user, []))[::-1]
         assert names_of(state, state.consumed.of(row, status)) == plain.alive(plain.consumed.get(user, []))
 
@@ -304,8 +304,7 @@ def test_a_table_that_grows_keeps_what_it_holds() -> None:
         move_on(state, batches(events))
     assert (state.items.capacity, state.users.capacity) == (4096, 4096)
     for n in (0, 1023, 1024, 2399):
-        row = state.users.row_of[f"u{n}"]
-        assert names_of(state, history_rows(state, row)[0]) == [f"i{n}"]
+        assert history_items(state, f"u{n}") == [f"i{n}"]
 
 
 def test_a_consumed_item_that_moves_during_a_cycle_is_removed_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,7 +347,7 @@ def test_columns_weigh_what_their_arrays_weigh() -> None:
 
 def test_an_empty_batch_moves_nothing_but_offsets() -> None:
     state, batches = new_state(small_settings()), Batches()
-    moved: Moved = move_on(state, batches([]))
+    moved: StateStep = move_on(state, batches([]))
     assert (len(moved.batch.user_B), state.events_learned, len(state.items)) == (0, 0, 0)
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from harness.streams import lessons
 from hypothesis import given
 from hypothesis import strategies as st
-from streams import lessons
 
 from pipeline.features.pair_table import PairTable
 from pipeline.features.popularity import Popularity

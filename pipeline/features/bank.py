@@ -22,6 +22,7 @@ from pipeline.features.context_matches import ContextMatches
 from pipeline.features.family import Family, FloatArray, Shown
 from pipeline.features.gate_inputs import KINDS, Success, gate_inputs
 from pipeline.features.lessons import Lessons
+from pipeline.features.newest import Newest
 from pipeline.features.popularity import LISTS_SHOWN, P1000, POPULAR, Popularity
 from pipeline.features.recent_transitions import RecentTransitions
 from pipeline.features.repeats import Repeats
@@ -43,6 +44,7 @@ def families_of(items: IdTable, repeats: bool, lists: tuple[int, ...]) -> dict[s
         "context_matches": ContextMatches(items.capacity),
         "repeats": Repeats(repeats),
         "sessions": Sessions(items.capacity),
+        "newest": Newest(items.capacity),
         "popularity": popularity,  # last: its room is what the history leaves
     }
 

@@ -33,9 +33,11 @@ class Candidates(NamedTuple):
         """Return the query of each candidate."""
         return np.repeat(np.arange(self.indptr.size - 1), np.diff(self.indptr))
 
-    def at(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-        """Return the rows of candidates by their places among all, -1 for a place below 0."""
-        return np.append(self.rows, np.int32(-1))[np.maximum(places, -1)]
+    def at(self, places_BK: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        """Return the item rows at places among all candidates, -1 for none."""
+        rows_BK = np.full(places_BK.shape, -1, np.int32)
+        rows_BK[places_BK >= 0] = self.rows[places_BK[places_BK >= 0]]
+        return rows_BK
 
     def pick(self, places: npt.NDArray[np.integer]) -> "Candidates":
         """Return the candidates of the queries at these places, in this order."""

@@ -45,8 +45,9 @@ class TrainingCandidates(NamedTuple):
     """What a batch is scored on: candidates, and a uniform draw of all items that stands for the others.
 
     The draw is one for all models. `used_BS` is False where a negative is a candidate, the target or excluded
-    of that query; `stands_for_B` is how many items each used negative of a query stands for. `place_B`: where
-    the target stands among the candidates; -1: none of them, -2: the event has no target.
+    of that query, `other_BS` only where it is the target or excluded. `stands_for_B` is how many items each
+    used negative of a query stands for. `place_B`: where the target stands among the candidates; -1: none of
+    them, -2: the event has no target.
     """
 
     candidates: Candidates
@@ -55,6 +56,7 @@ class TrainingCandidates(NamedTuple):
     negatives_S: IntArray
     negative_features: FloatArray  # [positions, S, F]: by the query's session position
     used_BS: npt.NDArray[np.bool_]
+    other_BS: npt.NDArray[np.bool_]
     stands_for_B: FloatArray
     shown_B: npt.NDArray[np.int64]  # items that may be shown, the target included
 

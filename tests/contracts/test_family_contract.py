@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from streams import Batches, copied, same, shoppers, small_settings
+from harness.streams import Batches, copied, same, shoppers, small_settings
 
 import pipeline
 from pipeline.features.bank import FeatureBank, families_of

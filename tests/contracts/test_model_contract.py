@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from streams import Batches, Event, copied, names_of, same, shoppers, small_settings
+from harness.streams import Batches, Event, copied, names_of, same, shoppers, small_settings
 from toy_model import TOY
 
 from pipeline.events.batch import RawBatch

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from streams import Batches, Event, copied, shoppers, small_settings
+from harness.streams import Batches, Event, copied, shoppers, small_settings
 from toy_model import TOY
 
 from pipeline.models.registry import MODELS, variant_of

@@ -1,24 +1,19 @@
-"""Streams for tests of the core: raw batches from plain events, and one step of the state without models."""
+"""Raw batches of plain events for tests of the core, one step of the state, and a whole recommender."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.evaluation.rank_metrics import ModelMetrics
-from pipeline.events.batch import Batch, Events, RawBatch, Span, TopicPartition
+from pipeline.events.batch import Batch, CatalogUpdate, Events, ItemChange, RawBatch, Span, TopicPartition
 from pipeline.features.lessons import Lessons
 from pipeline.models.model import Model, Targets, TrainingCandidates, TrainResult
 from pipeline.models.registry import configured, history_of, variant_of
+from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
-from pipeline.settings import (
-    BatchConfig,
-    EventsConfig,
-    LimitsConfig,
-    ModelConfig,
-    RankConfig,
-    Settings,
-)
+from pipeline.settings import BatchConfig, EventsConfig, LimitsConfig, ModelConfig, RankConfig, Settings
 from pipeline.state.queries import Queries, training_queries
 from pipeline.state.state import State
 
@@ -28,7 +23,7 @@ ROLES = EventsConfig(roles={"view": "neutral"})
 
 
 class Event(NamedTuple):
-    """One event of a test's stream."""
+    """One event of a test stream."""
 
     user: str
     item: str
@@ -39,7 +34,7 @@ class Event(NamedTuple):
 
 
 class Batches:
-    """Makes raw batches in order: offsets go on by the number of events, `seq` by one."""
+    """Make raw batches in order: offsets increase by the number of events, `seq` by one."""
 
     def __init__(self, topic: str = "events", seq: int = 0, ends: dict[int, int] | None = None) -> None:
         self.topic, self.seq = topic, seq
@@ -62,7 +57,7 @@ class Batches:
             [event.type for event in events],
             [event.event_id for event in events],
             times,
-            np.full(len(events), now),  # sent just now, whatever time it tells of
+            np.full(len(events), now),  # the record's time
             np.full(len(events), np.nan),
             np.array([partitions.index(event.partition) for event in events], np.int32),
         )
@@ -84,6 +79,7 @@ def small_settings(
     k: int = 5,
     history: int = 8,
     dim: int = 8,
+    blocked: Sequence[str] = (),
     **model: Any,
 ) -> Settings:
     """Return settings that make every table and tensor small; `model`: more keys of [model]."""
@@ -92,7 +88,7 @@ def small_settings(
         events=ROLES,
         batch=BatchConfig(max_events=64),
         model=ModelConfig(name=name, tables=tables | model.pop("tables", {}), **model),
-        rank=RankConfig(k=k, exclude_event_types=exclude),
+        rank=RankConfig(k=k, exclude_event_types=exclude, blocked_items=list(blocked)),
         limits=limits or LimitsConfig(),
     )
 
@@ -122,8 +118,8 @@ def new_state(settings: Settings) -> State:
     return State(settings, history_of(configured(settings.model)))
 
 
-class Moved(NamedTuple):
-    """What one step of the state gave."""
+class StateStep(NamedTuple):
+    """The results of one step of the state."""
 
     batch: Batch
     queries: Queries
@@ -132,8 +128,8 @@ class Moved(NamedTuple):
 
 def move_on(
     state: State, raw: RawBatch, before_update: Callable[[Batch, Queries], None] | None = None
-) -> Moved:
-    """Bring a state on by one batch, as `Recommender.step` does, without models and count features."""
+) -> StateStep:
+    """Advance a state by one batch as `Recommender.step` does, without features and models."""
     batch = state.admit(raw)
     queries = training_queries(state, batch)
     if before_update:
@@ -141,18 +137,12 @@ def move_on(
     state.update(batch)
     expired = state.expire(raw.now_ms)
     state.reclaim(expired)
-    return Moved(batch, queries, expired.removed_users)
+    return StateStep(batch, queries, expired.removed_users)
 
 
 def names_of(state: State, rows: Sequence[int] | np.ndarray) -> list[str]:  # type: ignore[type-arg]
     """Return the ids of item rows, -1 left out."""
     return [state.items.id_of[row] for row in np.asarray(rows).tolist() if row >= 0]
-
-
-def history_rows(state: State, row: int) -> tuple[list[int], list[int]]:
-    """Return the items and times of a user's window, newest first."""
-    items, _, times, length = state.histories.latest(np.array([row], np.int32), state.items.status.data)
-    return items[0, : length[0]].tolist(), times[0, : length[0]].tolist()
 
 
 def lessons(
@@ -194,6 +184,13 @@ def same(columns: dict[str, Any], before: dict[str, Any], rows: Any = slice(None
         np.testing.assert_array_equal(column.data[rows], before[name][rows], err_msg=name)
 
 
+def history_items(state: State, user: str) -> list[str]:
+    """Return the ids of the items of a user's history, newest first."""
+    rows = np.array([state.users.row_of[user]], np.int32)
+    items_BL, _, _, length_B = state.histories.latest(rows, state.items.status.data)
+    return names_of(state, items_BL[0, : length_B[0]])
+
+
 def shoppers(
     rng: np.random.Generator,
     batches: Batches,
@@ -207,9 +204,9 @@ def shoppers(
     ids: bool = False,
     types: Sequence[str] = ("click",),
 ) -> list[RawBatch]:
-    """Return `count` batches of random events over items that move on: `pace` new ones come with each batch.
+    """Return `count` batches of random events over a moving window of items: `pace` new ones a batch.
 
-    With `ids` every event has an id and about a tenth come twice. A user keeps to one partition.
+    With `ids` every event has an id and about a tenth are duplicates. A user stays in one partition.
     """
     made = []
     time_ms = START_MS + MINUTE_MS * 1000 * batches.seq
@@ -233,3 +230,54 @@ def ndcg_between(before: ModelMetrics, after: ModelMetrics) -> float:
     """Return the NDCG@10 of the tests between two calls of `cumulative`."""
     early, late = before["ndcg@10"] * before["tests"], after["ndcg@10"] * after["tests"]
     return (late - early) / (after["tests"] - before["tests"])
+
+
+class Shop:
+    """A recommender, its batches, and the newest published list of every user."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.recommender = Recommender(settings or small_settings())
+        self.batches = Batches()
+        self.newest: dict[str, list[str]] = {}
+        self.learned: list[RawBatch] = []
+
+    def step(self, events: Sequence[Event], *changes: tuple[str, bool]) -> Outcome:
+        """Learn a batch of events and of changes of availability by item id.
+
+        Without events the batch has no partition, as in the service.
+        """
+        raw = self.batches(events)
+        catalog = CatalogUpdate(self.recommender.catalog_changes(ItemChange(*change) for change in changes))
+        raw = dataclasses.replace(raw, catalog=catalog, spans=raw.spans if events else ())
+        self.learned.append(raw)
+        return self.learn(raw)
+
+    def learn(self, raw: RawBatch) -> Outcome:
+        """Learn a batch and keep the published lists."""
+        outcome = self.recommender.step(raw)
+        for ranking in outcome.rankings:
+            self.newest[ranking.user_id] = [item.item_id for item in ranking.items]
+        return outcome
+
+    def steps(self, events: Sequence[Event], size: int = 600) -> None:
+        """Learn events in batches of `size`."""
+        for first in range(0, len(events), size):
+            self.step(events[first : first + size])
+
+    def settle(self) -> int:
+        """Publish all pending lists; return the number of batches."""
+        batches = 0
+        while self.recommender.pending_rankings:
+            self.step([])
+            batches += 1
+        return batches
+
+    def restart(self, settings: Settings | None = None) -> None:
+        """Restore a new recommender from a snapshot, as a new process does."""
+        again = Recommender(settings or self.recommender.settings)
+        again.restore(self.recommender.snapshot())
+        self.recommender = again
+
+    def holders(self, item: str) -> set[str]:
+        """Return the users with an item in their newest list."""
+        return {user for user, items in self.newest.items() if item in items}
