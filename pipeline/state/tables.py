@@ -1,8 +1,8 @@
 """Ids and rows: admission, least-recently-used order, statuses of rows.
 
-A row is FREE, NEW (admitted in this batch), LIVE, HIDDEN (known, but not shown to any user), ANNOUNCED (of an
-item that no event has named: it can be on a list, and nothing is learned about it), or RETIRED (without an id,
-but perhaps still referred to by histories and transitions; reused once all references are removed).
+A row is FREE, NEW (admitted in this batch), LIVE, HIDDEN (known, but shown to no user), ANNOUNCED (of an item
+that no event has named: it can be on a list, and nothing is learned about it), or RETIRED (without an id, but
+perhaps still referred to by histories and transitions; reused once all references are removed).
 """
 
 import hashlib
