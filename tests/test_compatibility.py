@@ -128,7 +128,7 @@ def test_one_line_is_logged_for_each_rule_with_changes() -> None:
         ({"model__shadows": ["sasrec"]}, {"model.attention.x", "model.ncf.x", "items.x"}),
         ({"model__features": "none"}, {"items.x"}),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
 def test_only_the_changed_model_restarts(change: dict[str, Any], kept: set[str]) -> None:
     arrays = dict.fromkeys(("model.attention.x", "model.ncf.x", "items.x"), np.ones(1))

@@ -13,7 +13,7 @@ from pipeline.models.training import draw_negatives
 from pipeline.outcome import Outcome
 from pipeline.settings import LimitsConfig
 from pipeline.state import announced
-from pipeline.state.tables import ANNOUNCED, GONE, HIDDEN, LIVE
+from pipeline.state.tables import ANNOUNCED, HIDDEN, LIVE, RETIRED
 
 K = 5
 MODELS = [
@@ -264,7 +264,7 @@ def test_rows_of_announced_items_leave_no_trace_when_they_are_used_again() -> No
     assert len(given["announced"]) > len(set(given["announced"]))
     assert set(given["announced"]) & set(given["new"])
     lists = state.published.items.data
-    assert not np.isin(items.status.data[lists[lists >= 0]], (ANNOUNCED, GONE, HIDDEN)).any()
+    assert not np.isin(items.status.data[lists[lists >= 0]], (ANNOUNCED, RETIRED, HIDDEN)).any()
 
 
 def test_a_restart_in_the_middle_ends_in_the_same_state_with_the_same_lists() -> None:

@@ -18,6 +18,7 @@ from pipeline.models import gate as gates
 from pipeline.models import torch_parameters, training
 from pipeline.models.attention import EMBEDDING_RATE, AttentionModel
 from pipeline.models.embeddings import FAINT
+from pipeline.models.full_ranks import full_ranks
 from pipeline.models.loss import BACKGROUND, FLOOR, Logits, Loss, softmax_loss
 from pipeline.models.model import MISS, Targets, TrainingCandidates, TrainResult, ranks_within
 from pipeline.models.optimizer import AGREE, EPSILON
@@ -25,7 +26,7 @@ from pipeline.models.training import DENSE_DRAW, NEGATIVES, Trainer, draw_negati
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig
 from pipeline.state.queries import Queries
-from pipeline.state.tables import FREE, GONE, HIDDEN, LIVE, NEW, IdTable
+from pipeline.state.tables import FREE, HIDDEN, LIVE, NEW, RETIRED, IdTable
 
 Array = np.ndarray[Any, Any]
 ITEMS, QUERIES = 40, 8
@@ -54,11 +55,11 @@ def case(seed: int, seq: int = 0, values: int = 0) -> Case:
     rng, items = np.random.default_rng(seed), IdTable("item", ITEMS)
     items.settle(items.admit([f"i{m}" for m in range(ITEMS)]))
     status = items.status.data
-    status[[3, 17, 29, 30]] = GONE, NEW, FREE, HIDDEN
+    status[[3, 17, 29, 30]] = RETIRED, NEW, FREE, HIDDEN
     items.recount()
     live, rows, excluded = np.flatnonzero(status == LIVE), [], []
     target_B, hidden_BM = np.full(QUERIES, -1, np.int32), np.tile(status != LIVE, (QUERIES, 1))
-    for b in range(QUERIES):  # the gone and the new are among the excluded too
+    for b in range(QUERIES):  # the retired and the new are among the excluded too
         mine = rng.choice(ITEMS, int(rng.integers(0, 9)), replace=False)
         excluded.append([*mine.tolist(), -1, 3])
         hidden_BM[b, mine] = True
@@ -391,6 +392,21 @@ def check_ranks(at: Lesson, learned: TrainResult, logits_BM: Array) -> None:
         assert ranks.candidates_B[b] == np.isfinite(logits_BM[b]).sum()
 
 
+def test_ranks_over_all_items_count_every_item_that_may_be_shown() -> None:
+    def check(at: Lesson) -> None:
+        logits_BM = obvious_step(at).logits_BM
+        found = full_ranks(at.model, at.recommender.bank, at.queries, at.training, at.targets)
+        for b, target in enumerate(at.targets.item_B.tolist()):
+            if target < 0:
+                assert (found.greater_B[b], found.equal_B[b]) == (MISS, 0)
+                continue
+            above = (logits_BM[b] > logits_BM[b, target] + 1e-5).sum()
+            assert (found.greater_B[b], found.equal_B[b]) == (above, 0)
+        assert (at.targets.item_B >= 0).sum() > 8
+
+    with_lesson(check, ["buy"], items=100)
+
+
 def test_a_batch_without_a_target_teaches_nothing() -> None:
     def check(at: Lesson) -> None:
         nothing = at.targets._replace(item_B=np.full_like(at.targets.item_B, -1))
@@ -415,7 +431,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_ranks_nothing_first(value: flo
         same(at.model.columns(), before)
         ranks, targets = learned.ranks, at.targets.item_B >= 0
         assert (ranks.greater_B[targets] >= np.diff(at.training.candidates.indptr)[targets] - 1).all()
-        # the next step, with sound parameters, owes nothing to this one
+        # the next step, with sound parameters, is not affected by this one
         beta[1] = 0
         assert at.learn().skipped == ""
 

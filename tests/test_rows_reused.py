@@ -10,7 +10,7 @@ from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig
 from pipeline.state.published_lists import PublishedLists
 from pipeline.state.store import nbytes
-from pipeline.state.tables import GONE, LIVE
+from pipeline.state.tables import LIVE, RETIRED
 
 WAVES, WAVE, LIMIT, USERS, BATCH = 20, 1000, 1000, 16, 250
 QUIET = 4  # users with events in one wave only: their items' rows are reused later
@@ -138,7 +138,7 @@ def test_coverage_counts_an_item_only_in_its_own_lists() -> None:
 def test_a_list_of_removed_items_is_no_list_before_and_after_their_references_are_removed() -> None:
     served, status = PublishedLists(3, 2), np.full(6, LIVE, np.uint8)
     served.put(np.array([0, 1], np.int32), np.array([[0, 1], [2, 3]], np.int32))
-    status[[0, 1, 3]] = GONE
+    status[[0, 1, 3]] = RETIRED
     users, items = np.array([0, 1, 1, 2], np.int32), np.array([4, 2, -1, 2], np.int32)
     before = served.hits(users, items, status)
     served.items.data[np.isin(served.items.data, [0, 1, 3])] = -1

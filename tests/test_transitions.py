@@ -14,7 +14,7 @@ from pipeline.features.popularity import Popularity
 from pipeline.features.sessions import PLACES, WAYS, SessionIndex
 from pipeline.features.transitions import SLOTS, Transitions
 from pipeline.state.splitmix import next_uniform
-from pipeline.state.tables import GONE, HIDDEN, LIVE, NEW, IdTable
+from pipeline.state.tables import HIDDEN, LIVE, NEW, RETIRED, IdTable
 
 ROWS, NEWCOMER = 64, 60
 TABLES = ("transitions", "pairs", "pairs of both directions")
@@ -69,18 +69,18 @@ def test_a_light_newcomers_expected_weight_is_its_own_and_the_sum_of_the_row_sta
     assert abs(np.mean(held) - weight) < 4 * np.sqrt(weight * (1 - weight) / draws)
 
 
-@pytest.mark.parametrize("status", [GONE, NEW, HIDDEN])
+@pytest.mark.parametrize("status", [RETIRED, NEW, HIDDEN])
 def test_the_slot_of_an_evicted_partner_is_taken_first_whether_reclaimed_or_not(
     kind: str, status: int
 ) -> None:
     for reclaimed in (False, True):
         full = Full(kind, 5.0)
         full.status[3] = status
-        if reclaimed and status == GONE:
+        if reclaimed and status == RETIRED:
             full.table.partner.data[0, 2] = -1
         full.add(1e-6)
         taken = full.table.partner.data[0, 2] == NEWCOMER
-        assert taken == (status == GONE)  # others are held as ever
+        assert taken == (status == RETIRED)  # others are held as ever
         assert full.weights.data[0, 2] == np.float32(1e-6 if taken else 10)
 
 

@@ -1,4 +1,4 @@
-"""A block of queries whose candidates are being collected, and the candidates of a batch in CSR layout.
+"""A block of queries with their growing lists of candidates, and the candidates of a batch in CSR layout.
 
 Axes: B = queries of the block (at most MAX_QUERIES), C = slots of a query, F = features, H = places of a
 query's hash table, M = item rows, N = candidates of all queries.

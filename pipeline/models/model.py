@@ -34,7 +34,7 @@ class Targets(NamedTuple):
     type_B: npt.NDArray[np.uint16]  # a stable hash of the event type's name
     role_B: npt.NDArray[np.int8]
     value_B: npt.NDArray[np.float64]  # NaN where the event had none
-    tested_B: npt.NDArray[np.bool_]  # a positive event whose item the rules let through
+    tested_B: npt.NDArray[np.bool_]  # a positive event, its item neither excluded nor hidden
     known_B: npt.NDArray[np.bool_]  # its item was known when the batch began
     counted_B: IntArray  # the item rows of all positive events, new and excluded ones too (-1: not admitted)
     seq: int
@@ -138,7 +138,7 @@ def ranks_within(
 ) -> RankResult:
     """Return where each target stands among its query's candidates; one that is none of them is a miss.
 
-    A target whose score is no finite number stands below all.
+    A target without a finite score stands below all.
     """
     indptr, place_B = training.candidates.indptr, training.place_B
     greater_B = np.full(place_B.shape[0], MISS, np.int64)
