@@ -13,7 +13,7 @@ DIM, LENGTH = 6, 5
 
 
 def random_attention(heads: int, seed: int = 0) -> Attention:
-    """A module whose every parameter is random, the ones that start at nought included."""
+    """A module with all parameters random, those that start at 0 included."""
     module = Attention(DIM, heads, LENGTH, seed)
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_a_users_vector_is_that_of_the_formula(heads: int) -> None:
         np.testing.assert_allclose(found[b].detach().numpy(), expected, rtol=2e-4, atol=2e-5)
 
 
-def test_weights_sum_to_one_over_the_window_and_to_nought_over_an_empty_one() -> None:
+def test_weights_sum_to_one_over_the_window_and_to_zero_over_an_empty_one() -> None:
     module = random_attention(2)
     alpha = module.weights(*random_windows(4, [5, 2, 1, 0])).detach()
     np.testing.assert_allclose(alpha.sum(2), [[1, 1], [1, 1], [1, 1], [0, 0]], atol=1e-6)
@@ -101,7 +101,7 @@ def test_padding_never_matters() -> None:
     np.testing.assert_array_equal(whole.detach(), padded.detach())
 
 
-def test_who_else_is_in_the_batch_never_matters() -> None:
+def test_other_queries_of_the_batch_never_matter() -> None:
     module = random_attention(2)
     inputs = random_windows(4, [4, 2, 0, 5])
     whole = module(*inputs)

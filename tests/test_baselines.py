@@ -102,7 +102,7 @@ def session_scores(gap_ms: float, after: bool):  # type: ignore[no-untyped-def]
         (sessions, of_user), out = log.sessions(gap_ms), defaultdict(float)
         mine = list(dict.fromkeys(history[: session_knn.REACH]))
         for number, whole in enumerate(sessions):
-            shared = [m for m in mine if m in whole]  # an item keeps its visit when its place is gone
+            shared = [m for m in mine if m in whole]  # an item keeps its visit when its place is replaced
             if not shared or number == of_user.get(user):
                 continue
             items = whole[-PLACES:]

@@ -76,7 +76,7 @@ def test_blocks_hold_what_lists_hold(steps: list[tuple[str, object]]) -> None:
             dead = status == RETIRED
             for user in range(USERS):
                 consumed.remove_references(user, user + 1, dead)
-            status[dead] = LIVE  # reused for other items: nobody has consumed those
+            status[dead] = LIVE  # reused for other items: no user has consumed those
             for user, items in held.items():
                 held[user] = [item for item in items if not dead[item]]
         check(consumed, held, status)
@@ -101,7 +101,7 @@ def test_one_batch_of_one_user_stays_within_the_users_own_block(size: int) -> No
     assert (consumed.of(1, status).tolist(), consumed.of(2, status).tolist()) == ([7, 9], [8, 10])
 
 
-def test_what_a_block_drops_does_not_hang_on_a_sweep() -> None:
+def test_what_a_block_drops_is_independent_of_reclaiming() -> None:
     contents = []
     for swept in (False, True):
         consumed, status = Consumed(1), np.full(50, LIVE, np.uint8)

@@ -96,7 +96,7 @@ def test_an_event_sees_the_earlier_events_of_its_own_batch() -> None:
     assert moved.queries.earlier_B.tolist() == [1, 1, 2, 2]
 
 
-def test_what_bars_an_item_counts_within_the_batch_too() -> None:
+def test_items_are_excluded_by_earlier_events_of_the_same_batch() -> None:
     state, batches = new_state(small_settings(exclude=["buy"])), Batches()
     moved = move_on(
         state,
@@ -112,11 +112,11 @@ def test_what_bars_an_item_counts_within_the_batch_too() -> None:
     )
     assert excluded_targets(moved.queries, moved.batch.item_B).tolist() == [False, True, False, False, False]
     border = moved.queries.excluded_indptr
-    barred = [names_of(state, moved.queries.excluded[border[b] : border[b + 1]]) for b in range(5)]
-    assert barred == [[], ["a"], ["a"], ["a"], []]
+    excluded = [names_of(state, moved.queries.excluded[border[b] : border[b + 1]]) for b in range(5)]
+    assert excluded == [[], ["a"], ["a"], ["a"], []]
 
 
-def test_a_served_moment_is_right_after_the_newest_interaction() -> None:
+def test_a_list_query_is_right_after_the_newest_interaction() -> None:
     state, batches = new_state(small_settings()), Batches()
     later = START_MS + 5000
     move_on(

@@ -19,7 +19,6 @@ from harness.streams import (
 
 from pipeline.events.batch import RawBatch
 from pipeline.events.records import DEFAULT_USER, Ranking
-from pipeline.models.registry import MODELS
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig, Settings
@@ -33,17 +32,18 @@ LIMITS = LimitsConfig(users=9, items=130, user_ttl_days=0.4, item_ttl_days=0.6)
 CASES = {
     "no limits": small_settings(),
     "repeats": small_settings(exclude=[]),
-    "some types bar": small_settings(exclude=["buy"]),
+    "some types exclude": small_settings(exclude=["buy"]),
     "limits": small_settings(limits=LIMITS),
     "limits and repeats": small_settings(exclude=[], limits=LIMITS),
     "late admission": small_settings(limits=LimitsConfig(items=90, admit_after=2)),
-    **{name: small_settings(name=name, limits=LIMITS) for name in MODELS if name != "attention"},
+    "session_knn": small_settings(name="session_knn", limits=LIMITS),  # others: see the contract of models
+    "ncf": small_settings(name="ncf", limits=LIMITS),
 }
 TYPES = ("click", "click", "buy", "view", "dislike", "impression")
 
 
 def stream(batches: int = 40) -> list[RawBatch]:
-    """A stream whose items move on, with users of three partitions, and event ids that come twice."""
+    """A stream of moving items, with users of three partitions, and event ids that come twice."""
     rng = np.random.default_rng(7)
     return shoppers(
         rng, Batches(), batches, size=40, users=14, window=160, pace=8, partitions=3, ids=True, types=TYPES
@@ -81,6 +81,12 @@ def test_a_restored_recommender_goes_on_bit_for_bit(settings: Settings) -> None:
         assert whole.state.reclaimer.step or whole.state.items.evicted > 200
     for number, snapshot in snapshots.items():
         again = restored(settings, snapshot)
+        second = again.snapshot()
+        assert second.meta == snapshot.meta
+        assert second.shard.offsets == snapshot.shard.offsets
+        assert second.shard.arrays.keys() == snapshot.shard.arrays.keys()
+        for key, array in second.shard.arrays.items():
+            np.testing.assert_array_equal(array, snapshot.shard.arrays[key], err_msg=key)
         for raw, outcome in itertools.islice(zip(raws, outcomes, strict=True), number, None):
             other = again.step(raw)
             assert lists(other) == lists(outcome), f"restored at {number}, batch {raw.seq}"
@@ -90,26 +96,6 @@ def test_a_restored_recommender_goes_on_bit_for_bit(settings: Settings) -> None:
         assert again.digests() == whole.digests(), f"restored at {number}"
         for name, array in whole.quality.arrays().items():
             np.testing.assert_array_equal(again.quality.arrays()[name], array, err_msg=name)
-
-
-@pytest.mark.parametrize("name", ["no limits", "limits"])
-def test_a_snapshot_restores_to_the_same_digests_and_to_an_equal_snapshot(name: str) -> None:
-    settings = CASES[name]
-    first = Recommender(settings)
-    for raw in stream(20):
-        first.step(raw)
-    snapshot = first.snapshot()
-    second = restored(settings, snapshot)
-    assert second.digests() == first.digests()
-    assert second.events_learned == first.events_learned
-    assert second.offsets == first.offsets
-    assert second.seq == first.seq
-    again = second.snapshot()
-    assert again.meta == snapshot.meta
-    assert again.shard.offsets == snapshot.shard.offsets
-    assert again.shard.arrays.keys() == snapshot.shard.arrays.keys()
-    for key, array in again.shard.arrays.items():
-        np.testing.assert_array_equal(array, snapshot.shard.arrays[key], err_msg=key)
 
 
 def test_digests_tell_one_changed_value_from_none() -> None:

@@ -1,4 +1,4 @@
-"""Decayed counts, against counting every event anew with the weight that it has by now."""
+"""Decayed counts, against counting all events again with the weights that they have by now."""
 
 import itertools
 from typing import NamedTuple

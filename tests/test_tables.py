@@ -26,7 +26,6 @@ from pipeline.state import reclaiming
 from pipeline.state.positions import DAY_MS
 from pipeline.state.reclaiming import STEPS
 from pipeline.state.state import State
-from pipeline.state.store import nbytes
 from pipeline.state.tables import FREE, LIVE, NEW, RETIRED, SWEPT, IdTable
 
 HISTORY = 10  # a ring is never shorter than the reach of transitions
@@ -130,7 +129,7 @@ def check(state: State, plain: PlainState) -> None:
         assert len(set(table.free)) == len(table.free)
         assert (table.status.data[table.free] == FREE).all()
     status, used = state.items.status.data, state.items.used
-    assert state.consumed.values.max() < used  # whatever is barred lies among them
+    assert state.consumed.values.max() < used  # excluded items are among them
     for user in plain.users.held:
         row = state.users.row_of[user]
         window = history_items(state, user)
@@ -155,7 +154,7 @@ events = st.tuples(
     st.integers(6, 12),
 )
 @settings(max_examples=60, deadline=None)
-def test_admission_eviction_and_expiry_are_a_plain_dicts(
+def test_admission_eviction_and_expiry_equal_those_of_a_dictionary(
     stream: list[list[tuple[int, int, str]]], numbers: tuple[int, int, int, float], rows: int
 ) -> None:
     users, items, admit_after, ttl = numbers
@@ -219,8 +218,8 @@ def test_a_time_to_live_counts_from_the_newest_event() -> None:
     move_on(state, batches([Event("old", "a"), Event("new", "b")]))
     move_on(state, batches([Event("new", "b", time_ms=START_MS + DAY_MS)]))
     assert len(state.users) == 3  # a day is not yet more than a day
-    gone = move_on(state, batches([Event("new", "b", time_ms=START_MS + DAY_MS + 1)])).removed_users
-    assert gone == ["old"]
+    removed = move_on(state, batches([Event("new", "b", time_ms=START_MS + DAY_MS + 1)])).removed_users
+    assert removed == ["old"]
     assert set(state.items.row_of) == {"b"}
 
 
@@ -259,7 +258,7 @@ def test_the_oldest_row_is_exact_however_old_the_queue_is() -> None:
             )
 
 
-def test_a_gone_row_is_not_given_out_before_a_sweep_has_scrubbed_it() -> None:
+def test_a_freed_row_is_reused_only_after_its_references_are_removed() -> None:
     state, batches = new_state(small_settings(limits=LimitsConfig(items=1))), Batches()
     move_on(state, batches([Event("u", "a")]))
     row = state.items.row_of["a"]
@@ -270,7 +269,7 @@ def test_a_gone_row_is_not_given_out_before_a_sweep_has_scrubbed_it() -> None:
         assert state.items.row_of[f"c{n}"] != row
 
 
-def test_a_sweep_takes_its_steps_and_then_gives_the_rows_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reclaiming_cycle_takes_its_steps_and_then_frees_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reclaiming, "ROWS_WORTH_A_CYCLE", 2)
     state, batches = new_state(small_settings(limits=LimitsConfig(items=2))), Batches()
     move_on(state, batches([Event("u", name) for name in "abcd"]))  # the sweep of a and b has begun
@@ -288,7 +287,7 @@ def test_a_sweep_takes_its_steps_and_then_gives_the_rows_back(monkeypatch: pytes
                 assert not np.isin(column.data, dead).any(), name
 
 
-def test_rows_are_swept_at_once_rather_than_growing_the_table() -> None:
+def test_rows_are_reclaimed_at_once_rather_than_growing_the_table() -> None:
     state, batches = new_state(small_settings(limits=LimitsConfig(items=4))), Batches()
     with_few_rows(state, 8)
     for n in range(40):
@@ -339,12 +338,6 @@ def test_forgotten_users_leave_nothing_behind() -> None:
                 np.testing.assert_array_equal(column.data[1], before[name][key], err_msg=f"{name}.{key}")
 
 
-def test_columns_weigh_what_their_arrays_weigh() -> None:
-    state = new_state(small_settings())
-    table = state.items
-    assert nbytes([table]) == 1024 * (1 + 8 + 8)
-
-
 def test_an_empty_batch_moves_nothing_but_offsets() -> None:
     state, batches = new_state(small_settings()), Batches()
     moved: StateStep = move_on(state, batches([]))
@@ -364,10 +357,10 @@ def test_new_rows_are_new_until_their_batch_has_ended() -> None:
     assert ROLES.role("view") == 1
 
 
-def test_an_event_type_that_nobody_named_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_event_type_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     state = new_state(small_settings())
     with caplog.at_level("INFO"):
         for name in ("view", "glance", "glance", "refund"):
             state.types.of(name)
-    told = [record.getMessage() for record in caplog.records]
-    assert told == ["event type 'glance' is new: taken as positive, weight 1"]
+    logged = [record.getMessage() for record in caplog.records]
+    assert logged == ["event type 'glance' is new: taken as positive, weight 1"]

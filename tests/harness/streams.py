@@ -94,7 +94,7 @@ def small_settings(
 
 
 class Spy:
-    """A model whose lessons go through `hook(model, queries, training, targets)`."""
+    """A model that learns through `hook(model, queries, training, targets)`."""
 
     def __init__(self, model: Model, hook: Callable[..., TrainResult]) -> None:
         self.model, self.hook = model, hook
@@ -108,7 +108,7 @@ class Spy:
 
 
 def spied(settings: Settings, name: str, hook: Callable[..., TrainResult], **options: Any) -> Recommender:
-    """Return a recommender of one model alone, whose lessons go through `hook`."""
+    """Return a recommender of one model alone, which learns through `hook`."""
     variants = [variant_of(settings.model, name, options)]
     return Recommender(settings, variants, lambda model: Spy(model, hook))
 
