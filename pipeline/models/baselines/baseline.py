@@ -45,8 +45,9 @@ def share_below(own_B: FloatArray, negative_BS: FloatArray, used_BS: npt.NDArray
 
     NaN where none is used.
 
-    >>> share_below(np.float32([2]), np.float32([[1, 2, 3, 0]]), np.array([[True, True, True,
-    False]])).tolist() [0.5]
+    >>> used = np.array([[True, True, True, False]])
+    >>> share_below(np.float32([2]), np.float32([[1, 2, 3, 0]]), used).tolist()
+    [0.5]
     """
     below_BS = (negative_BS < own_B[:, None]) + 0.5 * (negative_BS == own_B[:, None])
     drawn_B = used_BS.sum(1)
