@@ -153,6 +153,33 @@ def test_a_shard_carries_users_into_tables_with_other_rows() -> None:
             np.testing.assert_array_equal(back.arrays[key], shard.arrays[key])
 
 
+@pytest.mark.parametrize("name", ["ncf", "isgd", "biased_mf"])
+def test_user_parameters_of_another_worker_start_afresh_and_own_ones_go_on(name: str) -> None:
+    """They belong to the item vectors that they were learned with."""
+    settings = small_settings(name=name)
+    giver, taker = Recommender(settings), Recommender(settings)
+    for raw in stream(8):
+        giver.step(raw)
+    taker.put(giver.take([source(1)]))
+    own = restored(settings, giver.snapshot())
+    users = [user for user in taker.state.users.row_of if user != DEFAULT_USER]
+    held = 0
+    for key, column in giver.models[0].columns().items():
+        if column.axis == "user":
+            rows = [each.state.users.rows(users) for each in (giver, taker, own)]
+            taken, went_on = (
+                taker.models[0].columns()[key].data[rows[1]],
+                own.models[0].columns()[key].data[rows[2]],
+            )
+            assert (taken == column.fill).all(), key
+            np.testing.assert_array_equal(went_on, column.data[rows[0]], err_msg=key)
+            held += int((column.data[rows[0]] != column.fill).sum())
+    assert held > len(users)
+    assert all(moved_users(taker.state, user) == moved_users(giver.state, user) for user in users)
+    ranked = taker.rank(taker.state.users.rows(users))
+    assert np.isfinite(ranked.scores_BK).all()
+
+
 def test_users_have_one_digest_whatever_rows_they_and_their_items_lie_in() -> None:
     settings = small_settings()
     first = Recommender(settings)
