@@ -1,23 +1,28 @@
-"""Events out of lists in memory: a source like any other, for tests and for whole runs without a broker.
+"""Topics in memory: a source of events and one of items, for tests and for runs without a broker.
 
-`ListLog` is the broker's part (records, committed offsets, the group's generation) and outlives its
-sources, so that a source that was "killed" is made again over the same log. `ListSource` is stricter than a
-broker where that finds mistakes of a loop: it wants every assigned partition sought, and refuses commits of
-partitions that it doesn't hold.
+`MemoryLog` plays the broker (records, committed offsets, the group's generation) and outlives its sources: a
+source that was killed is replaced by a new one over the same log. `MemorySource` is stricter than a broker
+where that finds errors of a loop: every assigned partition must be sought, and only assigned partitions can
+be committed.
 """
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
+from operator import attrgetter
 from typing import Literal, NamedTuple, NoReturn
 
 from consumers.kafka.merge import Merge, arrange
 from pipeline.errors import OffsetsGone
-from pipeline.events.batch import IntArray, Polled, Record, Span, TopicPartition
+from pipeline.events.batch import CatalogUpdate, IntArray, Polled, Record, Span, TopicPartition
+from pipeline.events.items import OUR_NAMES, item_news
 from pipeline.service.ports import Listener
+from pipeline.settings import ItemsConfig
+
+_offset = attrgetter("offset")
 
 
-class ListRecord(NamedTuple):
+class MemoryRecord(NamedTuple):
     """One record of a topic; `timestamp` in milliseconds."""
 
     topic: str
@@ -28,19 +33,8 @@ class ListRecord(NamedTuple):
     value: bytes | None
 
 
-def record(
-    topic: str, partition: int, offset: int, timestamp: int, key: bytes | None, value: bytes | None
-) -> ListRecord:
-    """Make a record.
-
-    >>> record("events", 0, 7, 1_700_000_000_000, b"ann", b"{}").offset
-    7
-    """
-    return ListRecord(topic, partition, offset, timestamp, key, value)
-
-
-class ListLog:
-    """Topics in memory, with the committed offsets and the generation of one consumer group.
+class MemoryLog:
+    """Hold topics, and the committed offsets and the generation of one consumer group.
 
     `topics` maps each topic to its number of partitions.
     """
@@ -58,7 +52,7 @@ class ListLog:
         self.topic_ids: dict[str, str] = {}
 
     def partitions(self) -> list[TopicPartition]:
-        """Every partition, in order."""
+        """Return every partition, in order."""
         return sorted(self._records)
 
     def append(
@@ -70,17 +64,15 @@ class ListLog:
         timestamp: int = 0,
         key: bytes | None = None,
         skip: int = 0,
-    ) -> ListRecord:
-        """Add a record after the last one and return it; `skip` leaves offsets without a record, as
-        transactions do."""
+    ) -> MemoryRecord:
+        """Append a record and return it; `skip` leaves offsets without a record, as transactions do."""
         source = TopicPartition(topic, partition)
-        added = ListRecord(topic, partition, self.end(source) + skip, timestamp, key, value)
+        added = MemoryRecord(topic, partition, self.end(source) + skip, timestamp, key, value)
         self._records[source].append(added)
         return added
 
     def extend(self, records: Iterable[Record]) -> None:
-        """Add records at the offsets that they name. Raise ValueError when offsets of a partition don't
-        rise."""
+        """Append records at their own offsets. Raise ValueError when a partition's offsets do not rise."""
         for new in records:
             source = TopicPartition(new.topic, new.partition)
             if new.offset < self.end(source):
@@ -90,18 +82,18 @@ class ListLog:
             self._records[source].append(new)
 
     def trim(self, source: TopicPartition, offset: int) -> None:
-        """Drop the records before `offset`, as retention does."""
+        """Delete the records before `offset`, as retention does."""
         records = self._records[source]
         offset = min(offset, self.end(source))
         del records[: bisect_left(records, offset, key=_offset)]
         self._starts[source] = max(self._starts[source], offset)
 
     def start(self, source: TopicPartition) -> int:
-        """Offset of the earliest record that is kept."""
+        """Return the offset of the earliest record."""
         return self._starts[source]
 
     def end(self, source: TopicPartition) -> int:
-        """Offset after the last record."""
+        """Return the offset after the last record."""
         records = self._records[source]
         return records[-1].offset + 1 if records else self._starts[source]
 
@@ -114,39 +106,37 @@ class ListLog:
             yield records[index]
 
 
-class ListSource:
-    """A source over a `ListLog`, as one member of its group.
+class MemorySource:
+    """Read a `MemoryLog` as one member of its consumer group; see `pipeline.service.ports.Source`.
 
-    By default the first `poll` assigns every partition. With `assigned`, or by `assign`, `revoke` and
-    `lose`, the caller plays the group's coordinator: the listener is told inside the next `poll`, as a
-    Kafka client does it. `poll` never waits: what isn't in the log yet won't come meanwhile. At most
-    `capacity` records a partition are buffered.
+    By default the first `poll` assigns every partition. With `assigned`, or by `assign`, `revoke` and `lose`,
+    the caller acts as the group's coordinator; the listener is called inside the next `poll`, as by a Kafka
+    client. `poll` never waits. At most `capacity` records a partition are buffered.
     """
 
     def __init__(
-        self, log: ListLog, *, assigned: Iterable[TopicPartition] | None = None, capacity: int = 1024
+        self, log: MemoryLog, *, assigned: Iterable[TopicPartition] | None = None, capacity: int = 1024
     ) -> None:
         self._log = log
         self._merge = Merge(capacity)
-        self._fetched: dict[TopicPartition, int] = {}  # offset after the last record that the merge was given
+        self._fetched: dict[TopicPartition, int] = {}  # offset after the last record given to the merge
         self._held: set[TopicPartition] = set()
-        self._changes: list[tuple[_Change, list[TopicPartition]]] = [
-            ("assigned", sorted(log.partitions() if assigned is None else assigned))
-        ]
+        self._changes: list[tuple[_Change, list[TopicPartition]]] = []
         self._listener: Listener | None = None
         self._generation = 0
-        self._settled = False  # whether the generation that `start` began has had its assignment
+        self._has_assignment = False
+        self.assign(log.partitions() if assigned is None else assigned)
 
     def assign(self, partitions: Iterable[TopicPartition]) -> None:
-        """Give these partitions to this member, at its next poll."""
+        """Assign partitions to this member at its next poll."""
         self._changes.append(("assigned", sorted(partitions)))
 
     def revoke(self, partitions: Iterable[TopicPartition]) -> None:
-        """Take these partitions away in good order, at the next poll."""
+        """Revoke partitions at the next poll."""
         self._changes.append(("revoked", sorted(partitions)))
 
     def lose(self, partitions: Iterable[TopicPartition]) -> None:
-        """Take these partitions away as from a member that was thrown out, at the next poll."""
+        """Take partitions away at the next poll, as from a member that was removed from the group."""
         self._changes.append(("lost", sorted(partitions)))
 
     def start(self, listener: Listener) -> None:
@@ -155,7 +145,7 @@ class ListSource:
         self._join()
 
     def poll(self, max_events: int, max_wait_s: float) -> Polled:
-        """Return up to `max_events` records, oldest first, at once. Tell the listener of changes before."""
+        """Return up to `max_events` records, oldest first, at once, after calls of the listener."""
         self._rebalance()
         while True:
             behind = self._fetch()
@@ -163,19 +153,18 @@ class ListSource:
                 return self._merge.take()
 
     def put_back(self, polled: Polled) -> None:
-        """Take the last records of the last poll back."""
+        """Return the last records of the last poll to the buffers."""
         self._merge.put_back(polled)
 
     def read(self, spans: tuple[Span, ...], order_R: Sequence[int] | IntArray | None) -> Polled:
-        """Read exactly these records again, without an order span by span. Raise `OffsetsGone` when they
-        are gone."""
+        """Read these records again; without an order, span by span. Raise `OffsetsGone` for missing ones."""
         for span in spans:
             if span.start < self._log.start(span.source):
                 self._raise_gone(span.source, span.start)
         return arrange(spans, [self._log.read(span.source, span.start, span.stop) for span in spans], order_R)
 
     def seek(self, partition: TopicPartition, offset: int | None) -> None:
-        """Go on from `offset`; None: from the earliest record. Raise `OffsetsGone` outside of the log."""
+        """Continue at `offset`; None: at the earliest record. Raise `OffsetsGone` outside of the log."""
         position = self._log.start(partition) if offset is None else offset
         if not self._log.start(partition) <= position <= self._log.end(partition):
             self._raise_gone(partition, position)
@@ -183,50 +172,46 @@ class ListSource:
         self._fetched[partition] = position
 
     def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """The group's committed offsets; partitions that have none are left out."""
+        """Return the group's committed offsets, without partitions that have none."""
         return {source: self._log.committed[source] for source in partitions if source in self._log.committed}
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Commit offsets. Raise ValueError for a partition that isn't held: such a commit loses events."""
-        for source in offsets:
-            if source not in self._held:
-                raise ValueError(
-                    f"commit of {_name(source)}: it isn't assigned here; expected one of {self._names()}"
-                )
+        """Commit offsets. Raise ValueError for a partition that is not assigned: its events would be lost."""
+        for source in [source for source in offsets if source not in self._held]:
+            names = ", ".join(map(_name, sorted(self._held))) or "none"
+            raise ValueError(f"commit of {_name(source)}: it isn't assigned here; expected one of {names}")
         self._log.committed.update(offsets)
 
     def keep_alive(self) -> None:
-        """Do nothing: nobody throws this member out."""
+        """Do nothing: there is no session time-out."""
 
     def lag(self) -> dict[TopicPartition, int]:
-        """Offsets between each assigned partition's position and its end."""
-        return {
-            source: self._log.end(source) - self._merge.position(source)
-            for source in self._merge.partitions()
-        }
+        """Return the offsets between each assigned partition's position and its end."""
+        merge = self._merge
+        return {source: self._log.end(source) - merge.position(source) for source in merge.partitions()}
 
     def partitions(self) -> list[TopicPartition]:
-        """Every partition of the log."""
+        """Return every partition of the log."""
         return self._log.partitions()
 
     def topic_ids(self) -> dict[str, str]:
-        """The ids that the log was given."""
+        """Return the topic ids of the log."""
         return dict(self._log.topic_ids)
 
     def start_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """The offset of the oldest record that each partition still holds."""
+        """Return the offset of each partition's oldest record."""
         return {source: self._log.start(source) for source in partitions}
 
     def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """The offset after the last record of each partition."""
+        """Return the offset after each partition's last record."""
         return {source: self._log.end(source) for source in partitions}
 
     def generation(self) -> int:
-        """The group's generation when this member last joined or was rebalanced."""
+        """Return the group's generation at this member's last join or assignment."""
         return self._generation
 
     def close(self) -> None:
-        """Leave the group: what is still held is revoked. Closing again does nothing."""
+        """Leave the group: what is still assigned is revoked. Closing again does nothing."""
         if self._listener is None:
             return
         self._changes = [("revoked", sorted(self._held))] if self._held else []
@@ -243,23 +228,23 @@ class ListSource:
         changes, self._changes = self._changes, []
         for change, partitions in changes:
             if change == "assigned":
-                self._take_on(self._listener, partitions)
+                self._add(self._listener, partitions)
             else:
-                self._give_up(self._listener, change, partitions)
+                self._remove(self._listener, change, partitions)
 
-    def _take_on(self, listener: Listener, partitions: list[TopicPartition]) -> None:
-        if self._settled:
+    def _add(self, listener: Listener, partitions: list[TopicPartition]) -> None:
+        if self._has_assignment:
             self._join()
-        self._settled = True
+        self._has_assignment = True
         self._held.update(partitions)
         listener.assigned(partitions)
         unsought = [source for source in partitions if source not in self._fetched]
         if unsought:
             raise RuntimeError(f"listener.assigned did not seek {', '.join(map(_name, unsought))}")
 
-    def _give_up(self, listener: Listener, change: str, partitions: list[TopicPartition]) -> None:
+    def _remove(self, listener: Listener, change: "_Change", partitions: list[TopicPartition]) -> None:
         if change == "revoked":
-            listener.revoked(partitions)  # still held: the listener may commit
+            listener.revoked(partitions)  # still assigned: the listener may commit
         self._held.difference_update(partitions)
         for source in partitions:
             self._merge.release(source)
@@ -282,12 +267,39 @@ class ListSource:
     def _raise_gone(self, source: TopicPartition, offset: int) -> NoReturn:
         raise OffsetsGone(
             f"{_name(source)}: offset {offset} is out of range, expected {self._log.start(source)} to "
-            f"{self._log.end(source)}. The topic was made anew or has dropped records; start from an empty "
-            "checkpoint folder"
+            f"{self._log.end(source)}. The topic was created again or has deleted records; start from an "
+            "empty checkpoint folder"
         )
 
-    def _names(self) -> str:
-        return ", ".join(map(_name, sorted(self._held))) or "none"
+
+class MemoryItems:
+    """Read the items topic of a `MemoryLog`, at most `max_records` a poll; see
+    `pipeline.service.ports.ItemSource`."""
+
+    def __init__(
+        self, log: MemoryLog, topic: str = "items", max_records: int = 5_000, config: ItemsConfig = OUR_NAMES
+    ) -> None:
+        self._log, self._max_records, self._config = log, max_records, config
+        self._sources = [source for source in log.partitions() if source.topic == topic]
+        self._next: dict[TopicPartition, int] = {}
+
+    def start(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Continue at these offsets; a partition without one starts at its earliest record."""
+        for source in self._sources:
+            wanted, earliest = offsets.get(source, -1), self._log.start(source)
+            self._next[source] = wanted if earliest <= wanted <= self._log.end(source) else earliest
+
+    def poll(self) -> tuple[CatalogUpdate, bool]:
+        """Return the next records at once, and whether the topic is read to its end."""
+        waiting = chain.from_iterable(self._log.read(*at) for at in list(self._next.items()))
+        records = list(islice(waiting, self._max_records))
+        for record in records:
+            self._next[TopicPartition(record.topic, record.partition)] = record.offset + 1
+        ended = all(offset >= self._log.end(source) for source, offset in self._next.items())
+        return item_news(records, self._config), ended
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 _Change = Literal["assigned", "revoked", "lost"]
@@ -295,7 +307,3 @@ _Change = Literal["assigned", "revoked", "lost"]
 
 def _name(source: TopicPartition) -> str:
     return f"{source.topic}-{source.partition}"
-
-
-def _offset(record: Record) -> int:
-    return record.offset

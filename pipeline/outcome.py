@@ -1,4 +1,4 @@
-"""What one step gives back: the lists to publish, and the figures of the batch."""
+"""The result of one step, and the interface of what the loop trains: `Learner`."""
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -9,16 +9,16 @@ from pipeline.events.records import DriftAlarm, Ranking
 from pipeline.state.shards import Shard, Snapshot
 
 STAGES = ("event", "state", "train", "rank", "publish", "measure")
-SKIPS = ("no_target", "non_finite")  # why a batch takes no training step
-Mark = Callable[[str], None]  # called with a stage's name when the stage has ended
+SKIPS = ("no_target", "non_finite")  # reasons to skip a training step
+Mark = Callable[[str], None]  # called with a stage's name when the stage ends
 
 
 def no_mark(stage: str) -> None:
     """Measure nothing."""
 
 
-class TableFigures(NamedTuple):
-    """Rows of one table after the batch, and how many came and went in it."""
+class TableMetrics(NamedTuple):
+    """Rows of one table after a batch, and how many the batch admitted and evicted."""
 
     live: int
     admitted: int
@@ -26,22 +26,21 @@ class TableFigures(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What happened in one batch."""
+class StepMetrics:
+    """Metrics of one batch."""
 
     types: dict[str, int]  # events by type, known types only; others under "other"
     duplicates: int
     learned: int  # events learned in this batch
-    loss: float  # mean over the batch's targets; NaN when there was none
+    loss: float  # mean over the batch's targets; NaN without targets
     gradient_norm: float
-    # why no training step was taken; "" when one was, "no_target" when nothing was to be learned
-    skipped: str
+    skipped: str  # why the training step was skipped: "", "no_target" or "non_finite"
     newest_event_ms: int
-    tables: dict[str, TableFigures]
-    late: int = 0  # events of a backlog: their users' lists wait for its end
-    moved: int = 0  # events from another partition of their topic than the user's event before
-    due: int = 0  # users whose list is still to be made without an event
-    reacting: bool = False  # whether a reaction to drift runs
+    tables: dict[str, TableMetrics]
+    late: int = 0  # backlog events: their users' lists are made at the end of the backlog
+    moved: int = 0  # events from another partition of their topic than the user's previous event
+    due: int = 0  # users with a pending ranking
+    reacting: bool = False  # whether a reaction to drift is active
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +48,11 @@ class Outcome:
     """The output of `Recommender.step`."""
 
     rankings: list[Ranking]
-    gone: list[str]  # users whose published list is to be removed
+    removed_users: list[str]  # users with a published list to remove
     alarms: list[DriftAlarm]
-    figures: Figures
-    # record timestamps of the batch's events; 0 where not plausible
-    append_ms_B: IntArray = field(repr=False)
-    # users of `rankings` without an event in the batch, each with the partition that the user is of
+    metrics: StepMetrics
+    append_ms_B: IntArray = field(repr=False)  # record timestamps of the events; 0 where not plausible
+    # users of `rankings` without an event in the batch, each with the user's partition
     refreshed: dict[str, TopicPartition] = field(default_factory=dict)
 
 
@@ -62,47 +60,47 @@ class Learner(Protocol):
     """What the loop, the checkpoint and `inspect` need of a recommender."""
 
     seq: int  # of the next batch
-    held: Collection[TopicPartition]  # partitions that the worker holds, whether events have come or not
+    held: Collection[TopicPartition]  # the worker's assigned partitions, empty ones included
 
     @property
     def events_learned(self) -> int:
-        """Events learned so far, duplicates and rejects left out."""
+        """Events learned so far, without duplicates and rejects."""
 
     @property
     def offsets(self) -> dict[TopicPartition, int]:
-        """What the state knows: the next offset of every partition it holds."""
+        """The next offset of every partition with users in the state."""
 
     @property
     def item_offsets(self) -> dict[TopicPartition, int]:
         """The next offset of every partition of the items topic that was read."""
 
     @property
-    def owes(self) -> bool:
-        """Whether lists are to go out that wait for no event: a batch without any makes them."""
+    def pending_rankings(self) -> bool:
+        """Whether lists are pending that need no event: the next batch makes them, even an empty one."""
 
-    def news(self, changes: Iterable[ItemChange]) -> tuple[ItemChange, ...]:
-        """Return those changes of items that change anything."""
+    def catalog_changes(self, changes: Iterable[ItemChange]) -> tuple[ItemChange, ...]:
+        """Return the changes that have an effect."""
 
     def step(self, raw: RawBatch, mark: Mark = no_mark) -> Outcome:
         """Learn a batch and rank its users. `raw.seq` must equal `seq`. Advances `seq` and `offsets`."""
 
     def catch_up(self, raw: RawBatch) -> None:
-        """Bring users' state alone up to date with events that another worker has learned; `seq` stays."""
+        """Update the users' state with events that another worker has learned; `seq` is unchanged."""
 
     def take(self, sources: Collection[TopicPartition]) -> Shard:
-        """Copy the partitions' users out."""
+        """Copy the users of these partitions out."""
 
     def put(self, shard: Shard, sources: Collection[TopicPartition] | None = None) -> None:
-        """Add the users of a shard's partitions, of these or of all, in the place of what is held of them."""
+        """Replace the users of these partitions, by default of all in the shard, by those of the shard."""
 
     def release(self, sources: Collection[TopicPartition]) -> None:
-        """Drop partitions: their users and their offsets."""
+        """Drop partitions with their users and offsets."""
 
     def snapshot(self) -> Snapshot:
-        """Copy everything out, the users of every partition held too."""
+        """Copy the whole state, with the users of every partition."""
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Become what the snapshot was, users included; only on a recommender that has learned nothing."""
+        """Restore the state from a snapshot; only before the first batch."""
 
     def digests(self) -> dict[str, str]:
-        """Return `digest_model` and `digest_users`: equal for equal content, whatever the row numbers."""
+        """Return `digest_model` and `digest_users`: equal for equal content, independent of row order."""

@@ -9,13 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.describe import item_document, user_document
-from pipeline.evaluation.curves import Curves
-from pipeline.evaluation.depths import Depths
-from pipeline.evaluation.drift_control import DriftControl
-from pipeline.evaluation.exposure import Exposure
-from pipeline.evaluation.quality import COLD_BELOW, Coverage, Quality
-from pipeline.evaluation.stale_metrics import drop_stale_metrics, of_measure
-from pipeline.evaluation.timeline import Measure, Seen, Timeline, Track
+from pipeline.evaluation.drift import NEW_ITEM_EVENTS
+from pipeline.evaluation.evaluator import Evaluator
+from pipeline.evaluation.rank_metrics import COLD_EVENTS
+from pipeline.evaluation.reaction import Response
+from pipeline.evaluation.timeline import Track
 from pipeline.events.batch import Batch, ItemChange, RawBatch, TopicPartition
 from pipeline.events.records import DriftAlarm, Ranking
 from pipeline.features.bank import FeatureBank
@@ -38,12 +36,13 @@ from pipeline.ranking.recipients import no_recipients, recipients
 from pipeline.ranking.top_k import filled_up, top_k
 from pipeline.settings import POSITIVE, Settings
 from pipeline.state import moving, packing
+from pipeline.state.item_age import ItemAge
 from pipeline.state.queries import Queries, excluded_targets, list_queries, training_queries
 from pipeline.state.refresh import LATER, NOW
 from pipeline.state.shards import Shard, Snapshot
 from pipeline.state.state import State
 from pipeline.state.tables import HIDDEN, LIVE
-from pipeline.step_metrics import figures_of, tables_of
+from pipeline.step_metrics import step_metrics_of, tables_of
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +85,10 @@ class Recommender:
         self.disabled: set[str] = set()  # models that have failed
         for model in self.models:
             state.register(f"model.{model.name}", model)
-        names = [model.name for model in self.models]
-        self.quality = Quality(names)
-        self.coverage, self.exposure = Coverage(), Exposure()
-        self.drift = DriftControl(state, self.bank, settings.drift.reaction)
-        self.curves, self.timeline, self.depths = Curves(names), Timeline(names), Depths(names)
+        self.item_age = ItemAge(state.items.capacity)
+        state.register("item_age", self.item_age)
+        self.evaluator = Evaluator([model.name for model in self.models], settings.drift.reaction)
+        self.quality, self.exposure = self.evaluator.quality, self.evaluator.exposure
         self.seq = 0
         self.held: Collection[TopicPartition] = ()  # partitions that the loop holds, with events or without
         # items of the default list last published; not saved: after a restart it goes out again
@@ -109,7 +107,7 @@ class Recommender:
         return self.state.offsets
 
     @property
-    def owes(self) -> bool:
+    def pending_rankings(self) -> bool:
         """Whether lists are to go out that wait for no event: a batch without any will make them."""
         refresh = self.state.refresh
         due = refresh.waiting(NOW) or refresh.waiting(LATER)
@@ -120,7 +118,7 @@ class Recommender:
         """The next offsets of the items topic."""
         return self.state.item_offsets
 
-    def news(self, changes: Iterable[ItemChange]) -> tuple[ItemChange, ...]:
+    def catalog_changes(self, changes: Iterable[ItemChange]) -> tuple[ItemChange, ...]:
         """Return those changes of items that change anything."""
         return self.state.availability.news(changes, self.state.items.row_of.keys())
 
@@ -132,7 +130,7 @@ class Recommender:
         if raw.seq != self.seq:
             raise ValueError(f"batch {raw.seq}: expected {self.seq}; batches are learned in order, each once")
         state, before = self.state, tables_of(self.state)
-        state.apply_catalog(raw.news)
+        state.apply_catalog(raw.catalog)
         batch = state.admit(raw)
         self._init_rows(batch.new_users, batch.new_items)
         mark("event")
@@ -144,7 +142,7 @@ class Recommender:
         self.bank.success.update(queries.user_B, training.candidates, training.place_B)
         mark("train")
         served = results[self.models[0].name]
-        alarms = self._measure(batch, queries, results)
+        alarms = self._evaluate(batch, queries, results)
         mark("measure")
         session_B = state.update(batch)
         self.bank.update(lessons_of(batch, queries, session_B))
@@ -163,9 +161,9 @@ class Recommender:
         rankings = self._publish(to.users, raw)
         rankings += self._default_ranking(raw, bool(rankings))
         mark("rank")
-        figures = figures_of(state, batch, served, before, to, self.drift.reacting)
+        metrics = step_metrics_of(state, batch, served, before, to, self.reacting)
         in_time_ms_B = np.where(to.late_B, 0, batch.append_ms_B)
-        return Outcome(rankings, expired.removed_users, alarms, figures, in_time_ms_B, self._sources(to.due))
+        return Outcome(rankings, expired.removed_users, alarms, metrics, in_time_ms_B, self._sources(to.due))
 
     def catch_up(self, raw: RawBatch) -> None:
         """Bring users' state alone up to date with events that another worker has learned; `seq` stays."""
@@ -206,7 +204,7 @@ class Recommender:
             return []
         short = len(self._default or ()) < self.settings.rank.k
         aged = published and self.events_learned - self._default_at >= DEFAULT_LIST_EVERY
-        if not (short or aged or raw.news):
+        if not (short or aged or raw.catalog):
             return []
         self._default_at = self.events_learned
         users = np.zeros(1, np.int32)
@@ -224,8 +222,7 @@ class Recommender:
 
     def _init_rows(self, users: IntArray, items: IntArray) -> None:
         """Initialise everything that is kept of new users and items, independent of row order."""
-        self.coverage.clear(items)
-        self.drift.init_rows(items)
+        self.item_age.note(items, self.state.events_learned)
         self.exposure.clear(items)
         user_ids = [self.state.users.id_of[row] for row in users.tolist()]
         item_ids = [self.state.items.id_of[row] for row in items.tolist()]
@@ -248,35 +245,42 @@ class Recommender:
             known_B=batch.known_B,
             counted_B=np.where(positive_B, batch.item_B, -1).astype(np.int32),
             seq=batch.seq,
-            step_scale=self.drift.step_scale(batch.first_event),
+            step_scale=self.evaluator.reaction.step_factor(batch.first_event),
         )
 
-    def _measure(
+    def _evaluate(
         self, batch: Batch, queries: Queries, results: Mapping[str, TrainResult]
     ) -> list[DriftAlarm]:
-        """Evaluate every model on the batch; return what the drift detectors find for the served one."""
-        cold_B = queries.earlier_B < COLD_BELOW
-        young_B = self.drift.young(batch)
-        gains = {}
-        for name, result in results.items():
-            gains[name] = self.quality.update(name, result.ranks, cold_B)
-            self.curves.update(name, result.ranks)
-            self.depths.update(name, result.ranks, young_B)
-        served = self.models[0].name
+        """Evaluate every model on the batch and react to drift of the served one; return the alarms."""
         listed_B, hit_B = self.state.published.hits(batch.user_B, batch.item_B, self.state.items.status.data)
-        self.quality.update_served(hit_B[listed_B & (batch.role_B == POSITIVE)])
-        alarms = self.drift.update(batch, gains[served].hit_B, results[served].ranks)
-        newest_ms = int(batch.moment_ms_B.max(initial=0))
-        self.timeline.update(self.state.events_learned, newest_ms, alarms, self._seen)
-        return alarms
+        response = self.evaluator.update(
+            batch,
+            {name: result.ranks for name, result in results.items()},
+            cold_B=queries.earlier_B < COLD_EVENTS,
+            new_B=self.item_age.young(batch.item_B, batch.first_event, NEW_ITEM_EVENTS),
+            list_hit_N=hit_B[listed_B & (batch.role_B == POSITIVE)],
+        )
+        self.react(response)
+        if self.evaluator.timeline.is_due(self.state.events_learned):
+            self.evaluator.record_moment(self.state.events_learned, self._live_rows())
+        return response.alarms
 
-    def _seen(self) -> Seen:
-        live = np.flatnonzero(self.state.items.status.data == LIVE)
-        return Seen(self.quality.totals(), self.coverage.ratio(live), len(live))
+    def react(self, response: Response) -> None:
+        """Let the past count less, as the response to drift alarms requires."""
+        if response.fade is not None:
+            self.bank.fade(response.fade.weakening, response.fade.share_left)
+
+    def _live_rows(self) -> npt.NDArray[np.intp]:
+        return np.flatnonzero(self.state.items.status.data == LIVE)
+
+    @property
+    def reacting(self) -> bool:
+        """Whether a reaction to drift runs at the next event."""
+        return self.evaluator.reaction.running(self.state.events_learned)
 
     def track(self) -> Track:
-        """Return the figures over time, up to now."""
-        return self.timeline.track(self.state.events_learned, self._seen())
+        """Return the metrics over time, up to now."""
+        return self.evaluator.track(self.state.events_learned, self._live_rows())
 
     def _publish(self, users: IntArray, raw: RawBatch) -> list[Ranking]:
         """Return these users' lists, by the new parameters and histories: score > top K > explanations."""
@@ -287,7 +291,6 @@ class Recommender:
     def _records(self, users: IntArray, ranked: Ranked, raw: RawBatch, label: str) -> list[Ranking]:
         """Note lists as published, and return their records."""
         self.state.published.put(users, ranked.rows_BK)
-        self.coverage.update(ranked.rows_BK)
         self.exposure.update(ranked.rows_BK)
         if self.unread:
             return []
@@ -334,29 +337,18 @@ class Recommender:
         relearned = [m.name for m in self.models if any(column.own for column in m.columns().values())]
         if relearned and added.users.size and not self._moved_logged:
             self._moved_logged = True
-            logger.info(
-                "user parameters of %s start again with the users of other workers: they belong to other item
-                " "vectors", ", ".join(relearned),
-            )  # fmt: skip
+            names = ", ".join(relearned)
+            logger.info("user parameters of %s start again for users of other workers", names)
         self.state.mark_short()
 
     def release(self, sources: Collection[TopicPartition]) -> None:
         """Drop partitions: their users and their offsets."""
         self.state.drop_partitions(sources)
 
-    def _measures(self) -> dict[str, Measure]:
-        """Return what a checkpoint keeps of the stage, by the names of its arrays."""
-        return {
-            "quality": self.quality, "coverage": self.coverage, "drift": self.drift,
-            "exposure": self.exposure, "curves": self.curves, "timeline": self.timeline,
-            "depths": self.depths,
-        }  # fmt: skip
-
     def snapshot(self) -> Snapshot:
         """Copy everything out, the users of every partition held too."""
         arrays, meta = packing.save_items(self.state)
-        for name, part in self._measures().items():
-            arrays |= {f"{name}/{key}": array for key, array in part.arrays().items()}
+        arrays |= self.evaluator.arrays()
         meta |= {"seq": self.seq, "served_model": self.models[0].name}
         return Snapshot(arrays, meta, self.take(self.state.offsets))
 
@@ -371,10 +363,8 @@ class Recommender:
         different, restarted = packing.load_items(state, snapshot.arrays, snapshot.meta)
         restart_models(self.models, restarted, state.items)
         served = self.models[0].name
-        another = served in restarted or snapshot.meta.get("served_model", served) != served
-        figures = drop_stale_metrics(snapshot.arrays, restarted, another)
-        for name, part in self._measures().items():
-            part.load(of_measure(figures, name))
+        other_served = served in restarted or snapshot.meta.get("served_model", served) != served
+        self.evaluator.load(snapshot.arrays, restarted, other_served)
         admitted, evicted = state.users.admitted, state.users.evicted
         different |= moving.put(state, snapshot.shard, own=True).differences
         different.tell()

@@ -4,7 +4,7 @@ import numpy as np
 
 from pipeline.events.batch import Batch
 from pipeline.models.model import TrainResult
-from pipeline.outcome import Figures, TableFigures
+from pipeline.outcome import StepMetrics, TableMetrics
 from pipeline.ranking.recipients import Recipients
 from pipeline.state.refresh import LATER, NOW
 from pipeline.state.state import State
@@ -13,34 +13,34 @@ MORE_TYPES = "other"  # names of event types come from outside: figures name so 
 TYPES_NAMED = 32
 
 
-def tables_of(state: State) -> dict[str, TableFigures]:
+def tables_of(state: State) -> dict[str, TableMetrics]:
     """Return each table's live rows, and how many ever came and went."""
     users, items, availability = state.users, state.items, state.availability
     return {
-        "users": TableFigures(len(users) - 1, users.admitted, users.evicted),  # row 0 is nobody's
-        "items": TableFigures(len(items), items.admitted, items.evicted),
-        "withdrawn": TableFigures(len(availability.withdrawn), availability.came, availability.went),
+        "users": TableMetrics(len(users) - 1, users.admitted, users.evicted),  # row 0 is nobody's
+        "items": TableMetrics(len(items), items.admitted, items.evicted),
+        "withdrawn": TableMetrics(len(availability.withdrawn), availability.came, availability.went),
     }
 
 
-def figures_of(
+def step_metrics_of(
     state: State,
     batch: Batch,
     served: TrainResult,
-    before: dict[str, TableFigures],
+    before: dict[str, TableMetrics],
     whose: Recipients,
     reacting: bool,
-) -> Figures:
-    """Return what happened in a batch; `served` is the served model's lesson, `before` are the tables until
-    then.
+) -> StepMetrics:
+    """Return the metrics of a batch; `served` is the result of the served model, `before` are the tables
+    before then.
     """
     types = dict(sorted(batch.types.items(), key=lambda pair: -pair[1])[:TYPES_NAMED])
     rest = sum(batch.types.values()) - sum(types.values())
     tables = {
-        name: TableFigures(now.live, now.admitted - was.admitted, now.evicted - was.evicted)
+        name: TableMetrics(now.live, now.admitted - was.admitted, now.evicted - was.evicted)
         for (name, was), now in zip(before.items(), tables_of(state).values(), strict=True)
     }
-    return Figures(
+    return StepMetrics(
         types=types | ({MORE_TYPES: rest} if rest else {}),
         duplicates=batch.duplicates,
         learned=len(batch.user_B),

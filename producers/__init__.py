@@ -1,1 +1,1 @@
-"""The edge out (the stage publish): where rankings, dead letters and replayed events go."""
+"""Output: sinks for rankings and dead letters, and senders of recorded and simulated events."""

@@ -1,4 +1,4 @@
-"""A sender in a process of its own, which ends when its parent does, however that dies."""
+"""A process that sends events and ends when its parent does, even when the parent is killed."""
 
 import json
 import os
@@ -11,22 +11,21 @@ from typing import Any, BinaryIO
 from pipeline.errors import AfreshError
 
 STOP_WAIT_S = 3.0
-TAIL_BYTES = 65_536  # of its output that hold a line of progress, the last line of figures behind it
-EXIT_CODES = (2, 3, 4)  # of errors that say themselves what is wrong: a parent ends with the same
+TAIL_BYTES = 65_536  # of the output that are searched for a line of progress
+EXIT_CODES = (2, 3, 4)  # of errors that explain themselves: the parent ends with the same code
 
 
 class SenderProcess:
-    """A command that sends events and prints a JSON line with their number, `sent`, when all are in.
+    """A command that sends events and prints a JSON line with their number, `sent`, when all are sent.
 
-    It must end when its standard input does: nobody else could stop it once this process is killed. A context
-    manager: leaving it ends the process.
+    The command must end when its standard input is closed. A context manager: leaving it ends the process.
     """
 
     def __init__(self, command: list[str]) -> None:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._figures: dict[str, Any] | None = None
-        # Files, since a pipe that nobody reads stops the writer when it is full.
+        # Files, since a full pipe without a reader would block the process.
         self._out: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115  # closed by __exit__
         self._err: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
 
@@ -41,10 +40,13 @@ class SenderProcess:
         self._err.close()
 
     def start(self) -> None:
-        """Start it, in a session of its own: a Ctrl-C on the terminal is for the parent to answer."""
+        """Start the command with the default configuration, in a session of its own: Ctrl-C on the terminal
+        goes to the parent."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("AFRESH_")}
         self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=self._out, stderr=self._err, start_new_session=True
-        )
+            self._command, stdin=subprocess.PIPE, stdout=self._out, stderr=self._err, env=environment,
+            start_new_session=True,
+        )  # fmt: skip
 
     @property
     def pid(self) -> int | None:
@@ -52,27 +54,28 @@ class SenderProcess:
         return None if self._process is None else self._process.pid
 
     def sent(self) -> int | None:
-        """Return how many events were sent, None before all are. Raise `AfreshError` when it ended badly."""
+        """Return how many events were sent; None until all are. Raise `AfreshError` when the command
+        failed."""
         if self._process is None or (code := self._process.poll()) is None:
             return None
         figures = self.figures()
         if figures is not None:
             return int(figures["sent"])
-        said = _text(self._err).strip().splitlines() or ["it said nothing"]
-        error = AfreshError(f"the process that sends the events ended with code {code}: {said[-1]}")
+        last_line = (_text(self._err).strip().splitlines() or ["no message"])[-1]
+        error = AfreshError(f"the process that sends the events ended with code {code}: {last_line}")
         error.exit_code = code if code in EXIT_CODES else error.exit_code
         raise error
 
     def figures(self) -> dict[str, Any] | None:
-        """Return the JSON of its last line, once it has ended well; None otherwise."""
+        """Return the JSON of the last line of stdout; None until the command has succeeded."""
         if self._figures is None and self._process is not None and self._process.poll() == 0:
             lines = _text(self._out).splitlines()
             self._figures = json.loads(lines[-1]) if lines else None
         return self._figures
 
     def progress(self) -> dict[str, Any] | None:
-        """Return the newest {"progress": ...} that it printed, without waiting; None before the first one."""
-        # The file's position is shared with the process: moving it would move where that writes.
+        """Return the content of the newest line {"progress": ...} so far, without waiting; None: no line."""
+        # The file's position is shared with the process: moving it would move where the process writes.
         size = os.fstat(self._out.fileno()).st_size
         tail = os.pread(self._out.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES))
         for line in reversed(tail.splitlines(keepends=True)):
@@ -87,7 +90,7 @@ class SenderProcess:
             self._process.wait(timeout_s)
 
     def stop(self) -> None:
-        """End the process, if it runs: first by closing its input, then by force. Twice does nothing."""
+        """End the process: close its input, then kill it. May be called twice."""
         process = self._process
         if process is None:
             return

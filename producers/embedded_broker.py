@@ -1,7 +1,7 @@
-"""The embedded broker of development, demo and tests: noida-db as a child process, on loopback only.
+"""The embedded broker for development, demo and tests: noida-db as a child process, on loopback only.
 
-It keeps its data in memory and saves it as it changes. Not for production, and no claim about lost disks or
-brokers rests on it.
+It keeps its data in memory and writes changes to disk. Not for production: nothing is claimed about the loss
+of its disk or process.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from pipeline.errors import UsageError
 READY_WAIT_S = 15.0
 STOP_WAIT_S = 5.0
 LOOPBACK = "127.0.0.1"
-# The broker and a watcher of our end of a pipe, in one process group: when this process dies, even by
+# The broker and a watcher of a pipe to this process, in one process group: when this process dies, even by
 # SIGKILL, the pipe closes, the watcher ends the broker, and the shell removes the folder.
 GUARD = """
 scratch=$1; shift
@@ -43,29 +43,29 @@ wait
 
 
 class EmbeddedBroker:
-    """A broker that lives as long as this process, at most.
+    """A broker that ends with this process at the latest.
 
-    `port` 0 takes a free one; without `data` it gets a temporary folder that goes with it. Use it as a
-    context manager, or call `start` and `stop`. `bootstrap_servers` is the address.
+    `port` 0 takes a free one; without `data` it gets a temporary folder that `stop` removes. A context
+    manager, or call `start` and `stop`. `bootstrap_servers` is the address.
     """
 
     def __init__(self, port: int = 0, data: Path | None = None) -> None:
         self._wanted_port = port
         self._data = data
         self._scratch: Path | None = None
-        self._log: BinaryIO | None = None  # has no name: the guard of a launch that failed can't remove it
+        self._log: BinaryIO | None = None  # unnamed: the guard of a failed launch can't remove it
         self._process: subprocess.Popen[bytes] | None = None
         self.bootstrap_servers = ""
 
     def start(self) -> "EmbeddedBroker":
-        """Start it and return when it answers. Raise `UsageError` when it can't be started."""
+        """Start the broker and return when it answers. Raise `UsageError` when it can't be started."""
         binary = _binary()
         if self._wanted_port and _listening(self._wanted_port):
-            raise UsageError(
-                f"--port {self._wanted_port}: something listens there already; choose another port"
-            )
+            raise UsageError(f"--port {self._wanted_port}: the port is in use; choose another one")
         if self._data is not None and self._data.exists() and not self._data.is_dir():
-            raise UsageError(f"--data {self._data}: not a folder; name one, or one that is to be made")
+            raise UsageError(
+                f"--data {self._data}: not a folder; expected a folder, or a path where one can be made"
+            )
         try:
             self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed by stop
             port = self._find_port(binary)
@@ -79,25 +79,25 @@ class EmbeddedBroker:
         return self
 
     def stop(self) -> None:
-        """End the broker, its whole process group, and remove the temporary folder. Twice does nothing."""
+        """End the broker's process group and remove the temporary folder. May be called twice."""
         self._end()
         if self._log is not None:
             self._log.close()
             self._log = None
 
     def alive(self) -> bool:
-        """Say whether the process runs."""
+        """Return whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
-        """Id of the process group. Raise `RuntimeError` when it doesn't run."""
+        """The id of the process group. Raises `RuntimeError` when it doesn't run."""
         if self._process is None:
             raise RuntimeError("the broker isn't running; call start()")
         return self._process.pid
 
     def wait(self) -> int:
-        """Wait until the process ends by itself; return its exit code."""
+        """Wait for the end of the process; return its exit code."""
         return 0 if self._process is None else self._process.wait()
 
     def __enter__(self) -> "EmbeddedBroker":
@@ -109,7 +109,7 @@ class EmbeddedBroker:
         self.stop()
 
     def _find_port(self, binary: Path) -> int:
-        """Launch it until it is ready: another process may take a free port before the broker has it."""
+        """Launch the broker and return its port; try again when another process has taken a free port."""
         for _ in range(1 if self._wanted_port else 3):
             port = self._wanted_port or _free_port()
             self._launch(binary, port)
@@ -120,11 +120,11 @@ class EmbeddedBroker:
             if stuck:
                 break
         raise UsageError(
-            f"the embedded broker did not become ready on port {port}: {self._said() or 'it said nothing'}"
+            f"the embedded broker did not become ready on port {port}: {self._last_line() or 'no message'}"
         )
 
     def _launch(self, binary: Path, port: int) -> None:
-        # a folder for each launch: the guard of the one before may still be removing its own
+        # a folder for each launch: the guard of the previous one may still be removing its own
         self._scratch = Path(tempfile.mkdtemp(prefix="afresh-broker-"))
         data = self._data or self._scratch / "data"
         data.mkdir(parents=True, exist_ok=True)
@@ -151,15 +151,15 @@ class EmbeddedBroker:
                 return self.alive()
         return False
 
-    def _said(self) -> str:
-        """The last line of the broker's output."""
+    def _last_line(self) -> str:
+        """Return the last line of the broker's output."""
         assert self._log is not None
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").splitlines()
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def _end(self) -> None:
-        """End what was launched, and remove its folder."""
+        """End the launched process and remove its folder."""
         process, self._process = self._process, None
         if process is not None:
             _end_group(process)
@@ -176,7 +176,7 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         _signal_group(process.pid, signal.SIGKILL)
         process.wait()
-    _signal_group(process.pid, signal.SIGKILL)  # whatever is left of the group
+    _signal_group(process.pid, signal.SIGKILL)  # the rest of the group
     with contextlib.suppress(BrokenPipeError):
         process.stdin.close()
 
@@ -189,7 +189,7 @@ def _binary() -> Path:
             "the embedded broker is not installed: pip install 'afresh[broker]', or name a Kafka broker"
         ) from None
     if not os.access(path, os.X_OK):
-        path.chmod(0o755)  # a wheel doesn't always keep the bit
+        path.chmod(0o755)  # some wheel installers drop the bit
     return path
 
 

@@ -1,43 +1,75 @@
-"""Let events out at an even rate."""
+"""Yield events at an even rate, or with their recorded gaps."""
 
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-SLICE_S = (
-    0.015  # events leave in slices of this length: even enough for a latency figure, few enough wake-ups
-)
+SLICE_S = 0.015  # events leave in slices of this length: even enough for latency, few enough wake-ups
+CHECK_EVENTS = 1_000  # events without a pause between two calls of `wait`
+MAX_WAIT_S = 0.1  # longer gaps are waited for in slices, so that an interruption is noticed
+
+
+class Timed(Protocol):
+    """Something that happened at a time."""
+
+    @property
+    def time_ms(self) -> int: ...
+
 
 Event = TypeVar("Event")
+TimedEvent = TypeVar("TimedEvent", bound=Timed)
 
 
 def pause(seconds: float) -> bool:
-    """Sleep, and never ask for a stop: the `wait` of a sender that nobody else ends."""
+    """Sleep and return False: the `wait` of a sender that is never stopped early."""
     time.sleep(seconds)
     return False
 
 
-def paced(
+def at_rate(
     events: Iterable[Event],
     rate: float,
     wait: Callable[[float], bool] = pause,
     now_s: Callable[[], float] = time.monotonic,
 ) -> Iterator[Event]:
-    """Yield `events` at `rate` a second, counted from the first; 0: as fast as they are taken.
+    """Yield `events` at `rate` a second, counted from the first; 0: without a limit.
 
-    What is late is made up for at once, so that the rate holds over the whole run. Between slices
-    `wait(seconds)` is called; True from it ends the stream.
+    Delays are made up for at once, so that the rate holds over the whole run. `wait(seconds)` is called
+    between slices and ends the stream by returning True.
 
     Raises ValueError when `rate` is negative or not a number.
     """
     if not rate >= 0 or math.isinf(rate):
         raise ValueError(f"rate {rate}: expected events a second, or 0 for as fast as possible")
     start_s, due = now_s(), 0
-    for out, event in enumerate(events):
-        while out >= due:
-            if out and wait(SLICE_S if rate else 0.0):
+    for index, event in enumerate(events):
+        while index >= due:
+            if index and wait(SLICE_S if rate else 0.0):
                 return
-            # Without a rate nothing is ever early; `wait` is still asked now and then.
-            due = 1 + (int((now_s() - start_s) * rate) if rate else out + 1_000)
+            due = 1 + (int((now_s() - start_s) * rate) if rate else index + CHECK_EVENTS)
+        yield event
+
+
+def as_recorded(
+    events: Iterable[TimedEvent],
+    speed: float,
+    wait: Callable[[float], bool] = pause,
+    now_s: Callable[[], float] = time.monotonic,
+) -> Iterator[TimedEvent]:
+    """Yield events with their recorded gaps divided by `speed`, counted from the first.
+
+    Delays are made up for at once; an event with an earlier time than its predecessor follows without a gap.
+    `wait(seconds)` is called in gaps and regularly between events and ends the stream by returning True.
+    """
+    start_s, first_ms = now_s(), 0
+    for index, event in enumerate(events):
+        if not index:
+            first_ms = event.time_ms
+        due_s = start_s + (event.time_ms - first_ms) / 1000 / speed
+        if index % CHECK_EVENTS == 0 and wait(0.0):
+            return
+        while (early_s := due_s - now_s()) > 0:
+            if wait(min(early_s, MAX_WAIT_S)):
+                return
         yield event

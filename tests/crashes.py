@@ -12,8 +12,7 @@ from typing import Any
 
 import msgspec
 
-from consumers.memory import ListLog, ListSource
-from consumers.memory_items import ListItems
+from consumers.memory import MemoryItems, MemoryLog, MemorySource
 from pipeline.events.batch import NO_UPDATE, CatalogUpdate, Polled, Record, Reject, TopicPartition
 from pipeline.events.decode import Decoder
 from pipeline.events.records import DriftAlarm, Ranking
@@ -23,7 +22,7 @@ from pipeline.persistence.files import UrlFolder
 from pipeline.persistence.journal import Journal
 from pipeline.service.clock import ManualClock
 from pipeline.service.loop import Adapters, Durability, Loop
-from pipeline.service.observe import Unobserved
+from pipeline.service.observe import Observer
 from pipeline.settings import (
     BatchConfig,
     CheckpointConfig,
@@ -32,7 +31,7 @@ from pipeline.settings import (
     Settings,
     TopicsConfig,
 )
-from producers.memory import ListSink, Outbox
+from producers.memory import MemorySink, Outbox
 
 START_MS = 1_700_000_000_000
 TOPICS = {"events": 2, "shop": 1}
@@ -133,7 +132,7 @@ class SlowSink:
     commits_offsets = False
 
     def __init__(self, outbox: Outbox, fate: Fate) -> None:
-        self.taken = ListSink(outbox)
+        self.taken = MemorySink(outbox)
         self.fate = fate
         self.open: list[tuple[SlowReceipt, Sequence[Ranking], Sequence[Reject]]] = []
 
@@ -171,10 +170,10 @@ class SlowSink:
             self.deliver(self.open[-1][0])
 
 
-class RestlessSource(ListSource):
+class RestlessSource(MemorySource):
     """A source whose batches have other borders each time, as with a live topic; polls take time."""
 
-    def __init__(self, log: ListLog, fate: Fate, clock: ManualClock) -> None:
+    def __init__(self, log: MemoryLog, fate: Fate, clock: ManualClock) -> None:
         super().__init__(log)
         self.fate = fate
         self.clock = clock
@@ -188,11 +187,11 @@ class RestlessSource(ListSource):
         return polled
 
 
-class GradualItems(ListItems):
+class GradualItems(MemoryItems):
     """An items topic to which a record comes whenever so many more events are learned."""
 
-    def __init__(self, log: ListLog, learner: Learner) -> None:
-        super().__init__(log, at_a_time=1)
+    def __init__(self, log: MemoryLog, learner: Learner) -> None:
+        super().__init__(log, max_records=1)
         self.learner = learner
 
     def poll(self) -> tuple[CatalogUpdate, bool]:
@@ -212,7 +211,7 @@ class GradualItems(ListItems):
 class World:
     """All that survives, and the lives that are lived in it."""
 
-    def __init__(self, folder: Path, make: Any, settings: Settings, log: ListLog, seed: int) -> None:
+    def __init__(self, folder: Path, make: Any, settings: Settings, log: MemoryLog, seed: int) -> None:
         self.folder = folder
         self.make = make
         self.settings = settings
@@ -255,11 +254,11 @@ class World:
         checkpoints = Checkpoints(FatedFolder(str(self.folder), fate), self.settings)
         items = GradualItems(self.items, learner)
         ends = Fated(source, fate), self.decoder(), Fated(sink, fate)
-        edges = Adapters(*ends, self.clock, Unobserved(), Fated(items, fate))
+        edges = Adapters(*ends, self.clock, Observer(), Fated(items, fate))
         loop = Loop(Fated(learner, fate), edges, self.settings, Durability(checkpoints, journal))
         try:
             loop.start()
-            while not (source.idle and items.idle) or learner.owes:
+            while not (source.idle and items.idle) or learner.pending_rankings:
                 loop.tick()
             loop.leave()
         except Crash:
@@ -287,7 +286,7 @@ IGNORED = (None, b'{"event_type": "look"}')
 BAD_LINE = {"id": ""}
 
 
-def fill(log: ListLog, records: int, seed: int) -> None:
+def fill(log: MemoryLog, records: int, seed: int) -> None:
     """Append records of a few users, with gaps in the offsets: of twelve about one spoiled, one to ignore and
     two of several lines, of which one may be bad."""
     chance = random.Random(seed)
@@ -308,11 +307,11 @@ def fill(log: ListLog, records: int, seed: int) -> None:
         )
 
 
-def item_log(seed: int) -> ListLog:
+def item_log(seed: int) -> MemoryLog:
     """Return an items topic that withdraws items of `fill`, brings them back, and announces items that no
     event names; one record is spoiled.
     """
-    chance, log = random.Random(seed), ListLog({"items": 1})
+    chance, log = random.Random(seed), MemoryLog({"items": 1})
     for number in range(40):
         item = f"i{chance.randrange(16)}"
         value = msgspec.json.encode({"item_id": item, "available": chance.random() < 0.4})

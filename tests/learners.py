@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.events.batch import ItemChange, RawBatch, TopicPartition
 from pipeline.events.records import RankedItem, Ranking
-from pipeline.outcome import Figures, Mark, Outcome, no_mark
+from pipeline.outcome import Mark, Outcome, StepMetrics, no_mark
 from pipeline.settings import Settings
 from pipeline.state.shards import Arrays, Shard, Snapshot, pack_texts, unpack_texts
 
@@ -39,21 +39,21 @@ class CountingLearner:
         self.withdrawn: set[str] = set()
 
     @property
-    def owes(self) -> bool:
+    def pending_rankings(self) -> bool:
         """Say whether lists are due."""
         return bool(self.due)
 
-    def news(self, changes: Iterable[ItemChange]) -> tuple[ItemChange, ...]:
+    def catalog_changes(self, changes: Iterable[ItemChange]) -> tuple[ItemChange, ...]:
         """Return the changes that change what is withdrawn."""
         return tuple(each for each in changes if each.available == (each.item_id in self.withdrawn))
 
     def step(self, raw: RawBatch, mark: Mark = no_mark) -> Outcome:
         """Count the events, then rank their users."""
         assert raw.seq == self.seq, f"batch {raw.seq}, expected {self.seq}"
-        for change in raw.news.changes:
+        for change in raw.catalog.changes:
             (self.withdrawn.discard if change.available else self.withdrawn.add)(change.item_id)
             self.due |= {user for user, (_, _, recent) in self._all_users() if change.item_id in recent}  # type: ignore[operator]
-        self.item_offsets |= {TopicPartition(*at): offset for *at, offset in raw.news.offsets}
+        self.item_offsets |= {TopicPartition(*at): offset for *at, offset in raw.catalog.offsets}
         touched = self._learn_users(raw)
         mark("state")
         events = raw.events
@@ -68,8 +68,8 @@ class CountingLearner:
         rankings = [self._rank(user, source, raw) for user, source in listed]
         mark("rank")
         newest = int(events.time_ms_B.max(initial=0))
-        figures = Figures(dict(Counter(events.types)), 0, len(events), 0.5, 0.1, "", newest, {})
-        return Outcome(rankings, [], [], figures, events.append_ms_B, refreshed)
+        metrics = StepMetrics(dict(Counter(events.types)), 0, len(events), 0.5, 0.1, "", newest, {})
+        return Outcome(rankings, [], [], metrics, events.append_ms_B, refreshed)
 
     def catch_up(self, raw: RawBatch) -> None:
         """Learn the users alone."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from consumers.memory import ListLog, ListSource
+from consumers.memory import MemoryLog, MemorySource
 from pipeline.events.batch import TopicPartition
 from pipeline.events.decode import Decoder
 from pipeline.persistence.checkpoint import Checkpoints
@@ -16,9 +16,9 @@ from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
 from pipeline.service.clock import ManualClock
 from pipeline.service.loop import Adapters, Durability, Loop
-from pipeline.service.observe import Unobserved
+from pipeline.service.observe import Observer
 from pipeline.settings import BatchConfig, CheckpointConfig, ModelConfig, RankConfig, Settings
-from producers.memory import ListSink, Outbox
+from producers.memory import MemorySink, Outbox
 
 START_MS = 1_700_000_000_000
 NOW_MS = START_MS + 10**9  # eleven days later
@@ -31,18 +31,18 @@ class Life:
         self,
         folder: Path,
         settings: Settings,
-        log: ListLog,
+        log: MemoryLog,
         outbox: Outbox | None = None,
         assigned: Iterable[TopicPartition] | None = None,
     ) -> None:
         self.learner = Recommender(settings)
-        self.source = ListSource(log, assigned=assigned)
+        self.source = MemorySource(log, assigned=assigned)
         self.outbox = Outbox() if outbox is None else outbox
         self.clock = ManualClock(NOW_MS)
         decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
         self.journal = Journal(folder / settings.kafka.worker_id)
         self.checkpoints = Checkpoints(UrlFolder(str(folder)), settings)
-        edges = Adapters(self.source, decoder, ListSink(self.outbox), self.clock, Unobserved())
+        edges = Adapters(self.source, decoder, MemorySink(self.outbox), self.clock, Observer())
         self.loop = Loop(self.learner, edges, settings, Durability(self.checkpoints, self.journal))
         self.loop.start()
 
@@ -88,7 +88,7 @@ class Past(NamedTuple):
     """
 
     folder: Path
-    log: ListLog
+    log: MemoryLog
     tested: int
     events_learned: int
     users: dict[str, dict[str, Any]]
@@ -104,7 +104,7 @@ PAST = Settings(
 
 def past(where: Path) -> Past:
     """Live it: 208 events of 8 users in 2 partitions, 160 of them in the checkpoint."""
-    chance, log = random.Random(5), ListLog({"events": 2})
+    chance, log = random.Random(5), MemoryLog({"events": 2})
     life = Life(where / "state", PAST, log)
     for number in range(208):
         user, time_ms = chance.randrange(8), START_MS + number * 60_000
@@ -126,7 +126,7 @@ def past(where: Path) -> Past:
 
 
 def append(
-    log: ListLog, user: str, item: str, partition: int = 0, topic: str = "events", minute: int = 10_000
+    log: MemoryLog, user: str, item: str, partition: int = 0, topic: str = "events", minute: int = 10_000
 ) -> None:
     """Append one event of so many minutes after the start; its record is of this very moment."""
     time_ms = START_MS + minute * 60_000

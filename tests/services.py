@@ -33,7 +33,7 @@ from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
 from pipeline.settings import Settings
 from producers.kafka.client import producer_options
-from producers.kafka.outgoing import key_hash
+from producers.kafka.records import key_hash
 from producers.kafka.topics import create_topics
 
 WAIT_S = 60.0  # for anything that a busy machine may take its time with

@@ -19,7 +19,9 @@ def settings_of(
 ) -> Settings:
     """Return settings of a small shop with lists of K items."""
     settings = small_settings(name=name, k=K, limits=limits)
-    return msgspec.structs.replace(settings, rank=msgspec.structs.replace(settings.rank, block=list(block)))
+    return msgspec.structs.replace(
+        settings, rank=msgspec.structs.replace(settings.rank, blocked_items=list(block))
+    )
 
 
 class Shop:
@@ -36,7 +38,7 @@ class Shop:
         raw = self.batches(events)
         if not events:
             raw = without_partition(raw)
-        news = CatalogUpdate(self.recommender.news(ItemChange(*change) for change in changes))
+        news = CatalogUpdate(self.recommender.catalog_changes(ItemChange(*change) for change in changes))
         self.learned.append(with_items(raw, news))
         outcome = self.recommender.step(self.learned[-1])
         self.keep(outcome.rankings)
@@ -50,7 +52,7 @@ class Shop:
     def settle(self) -> int:
         """Let it make all lists that are due; return the batches that took."""
         batches = 0
-        while self.recommender.owes:
+        while self.recommender.pending_rankings:
             self.step([])
             batches += 1
         return batches

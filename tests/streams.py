@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.evaluation.rank_metrics import ModelMetrics
 from pipeline.events.batch import Batch, Events, RawBatch, Span, TopicPartition
 from pipeline.settings import (
     BatchConfig,
@@ -160,3 +161,9 @@ def shoppers(
                 events.append(events[int(rng.integers(len(events)))])
         made.append(batches(events))
     return made
+
+
+def ndcg_between(before: ModelMetrics, after: ModelMetrics) -> float:
+    """Return the NDCG@10 of the tests between two calls of `cumulative`."""
+    early, late = before["ndcg@10"] * before["tests"], after["ndcg@10"] * after["tests"]
+    return (late - early) / (after["tests"] - before["tests"])

@@ -15,11 +15,11 @@ from test_kafka_source import DOOMED
 
 from consumers.kafka import items as kafka_items
 from consumers.kafka.client import METADATA_MAX_AGE_MS, consumer_options
+from consumers.kafka.group import UnreadPartitions
 from consumers.kafka.items import KafkaItems
 from consumers.kafka.source import KafkaSource
-from consumers.kafka.tail import Tail
-from consumers.kafka.unread import Unread
-from consumers.memory import ListLog, ListSource
+from consumers.kafka.topic import TopicReader
+from consumers.memory import MemoryLog, MemorySource
 from pipeline.events.batch import ItemChange, TopicPartition
 from pipeline.settings import KafkaConfig
 from producers.kafka.client import producer_options
@@ -94,11 +94,11 @@ def test_a_worker_that_took_its_old_place_back_is_given_partitions_added_meanwhi
 
 
 def test_what_stays_unread_is_told_and_asked_for_once(caplog: pytest.LogCaptureFixture) -> None:
-    log = ListLog({"events": 4})
+    log = MemoryLog({"events": 4})
     first, *others = log.partitions()
     for source in others:
         log.append(b"{}", partition=source.partition)
-    group, unread = ListSource(log), Unread(every_s=0.0)
+    group, unread = MemorySource(log), UnreadPartitions(every_s=0.0)
     assert not unread.look(group, [first])  # their worker may be about to commit
     assert unread.records == dict.fromkeys(others, 1)
     log.committed[others[0]] = 1
@@ -113,7 +113,7 @@ def test_what_stays_unread_is_told_and_asked_for_once(caplog: pytest.LogCaptureF
 def test_the_items_topic_s_added_partitions_are_read_too(
     broker: str, topic_name: Name, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka_items, "AGAIN_S", 0.0)
+    monkeypatch.setattr(kafka_items, "LOOK_EVERY_S", 0.0)
     topic = topic_name("items")
     make_topic(broker, topic, 1)
     with closing(KafkaItems(soon(config(broker)), topic)) as items:
@@ -133,7 +133,7 @@ def test_a_tail_reads_added_partitions_from_their_first_record(
     topic = topic_name("lists")
     make_topic(broker, topic, 1)
     kafka = msgspec.structs.replace(soon(config(broker)), broker_timeout_s=5.0)  # looks once a second
-    with Tail(kafka, topic, "end", partitions=lambda count: [count - 1]) as tail:
+    with TopicReader(kafka, topic, "end", partitions=lambda count: [count - 1]) as tail:
         add(broker, topic, 2)
         write(broker, topic, [*rows(0, 1), *rows(1, 1)])
         found: list[int] = []

@@ -45,14 +45,14 @@ def test_a_backlog_is_learned_without_lists_and_each_user_gets_one_at_its_end() 
     for _ in range(3):
         outcome = service.step(visits(50), age_ms=HOUR_MS)
         assert users_of(outcome) == []
-        assert (outcome.figures.late, outcome.figures.learned) == (50, 50)
-    assert outcome.figures.due == 50
-    assert service.recommender.owes
+        assert (outcome.metrics.late, outcome.metrics.learned) == (50, 50)
+    assert outcome.metrics.due == 50
+    assert service.recommender.pending_rankings
     outcome = service.step([Event("u7", "i1"), Event("new", "i2")])
     told = users_of(outcome)
     assert told[:2] == ["u7", "new"]
     assert sorted(told) == sorted({*(f"u{user}" for user in range(50)), "new"})
-    assert not service.recommender.owes
+    assert not service.recommender.pending_rankings
 
 
 def test_those_seen_last_are_ranked_first_and_so_many_a_batch() -> None:
@@ -61,8 +61,8 @@ def test_those_seen_last_are_ranked_first_and_so_many_a_batch() -> None:
     first, second = service.step([]), service.step([])
     assert users_of(first) == [f"u{user}" for user in reversed(range(LATER_A_BATCH, 2 * LATER_A_BATCH))]
     assert users_of(second) == [f"u{user}" for user in reversed(range(LATER_A_BATCH))]
-    assert first.figures.due == LATER_A_BATCH
-    assert not service.recommender.owes
+    assert first.metrics.due == LATER_A_BATCH
+    assert not service.recommender.pending_rankings
 
 
 def test_users_of_long_ago_wait_for_their_next_event() -> None:
@@ -78,7 +78,7 @@ def test_users_of_long_ago_wait_for_their_next_event() -> None:
 def test_nothing_waits_while_records_are_a_minute_old_at_the_most() -> None:
     outcome = Service().step(visits(20), age_ms=60_000)
     assert len(users_of(outcome)) == 20
-    assert outcome.figures.late == outcome.figures.due == 0
+    assert outcome.metrics.late == outcome.metrics.due == 0
 
 
 def test_lists_of_a_backlog_wait_while_there_is_more_of_it() -> None:
@@ -116,5 +116,5 @@ def test_a_restart_goes_on_with_the_lists_that_are_due() -> None:
     service.step(visits(30), age_ms=HOUR_MS)
     later.recommender.restore(service.recommender.snapshot())
     later.batches = service.batches
-    assert later.recommender.owes
+    assert later.recommender.pending_rankings
     assert users_of(later.step([])) == [f"u{user}" for user in reversed(range(30))]

@@ -4,20 +4,20 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from pipeline.models.baselines.counts import HALF_LIFE_COLUMNS, PopularityModel
+from pipeline.ranking.pools import Pools
+from pipeline.state.popularity import P1000
+from pipeline.state.successors import REACH
 from streams import Batches, move_on, new_state, shoppers, small_settings
 
 from pipeline.events.batch import Batch
-from pipeline.models.baselines.counts import HALF_LIFE_COLUMNS, PopularityModel
 from pipeline.models.baselines.neighbours import KNN_FADE, ItemKnnModel, Neighbours
 from pipeline.models.model import Model, Targets
 from pipeline.models.registry import Value, build_model
-from pipeline.ranking.pools import Pools
 from pipeline.settings import POSITIVE, LimitsConfig
 from pipeline.state import reclaiming as sweep
-from pipeline.state.popularity import P1000
 from pipeline.state.queries import Queries, barred_targets
 from pipeline.state.state import State
-from pipeline.state.successors import REACH
 from pipeline.state.tables import LIVE
 
 Scores = np.ndarray  # type: ignore[type-arg]  # [M], float32

@@ -118,7 +118,7 @@ def test_a_port_that_is_taken_is_told_in_one_line() -> None:
             assert process.wait(WAIT_S) == 2
             assert process.stderr is not None
             said = process.stderr.read()
-    assert f"--port {port}: something listens there already; choose another port" in said
+    assert f"--port {port}: the port is in use" in said
     assert said.count("\n") == 1
 
 
@@ -155,7 +155,7 @@ def test_a_broker_that_ends_at_once_is_told(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)  # it is remembered otherwise
     monkeypatch.setattr("producers.embedded_broker._binary", lambda: Path("/bin/false"))
-    with pytest.raises(UsageError, match=r"did not become ready on port \d+: it said nothing"):
+    with pytest.raises(UsageError, match=r"did not become ready on port \d+: no message"):
         EmbeddedBroker().start()
     assert scratch_folders(tmp_path) == []
 

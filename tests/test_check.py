@@ -21,7 +21,7 @@ from rich.text import Text
 from workers import Worker, publish, settings_for
 
 from consumers.kafka.survey import GroupSeen, Rights, Survey, TopicSeen, survey
-from consumers.memory import ListLog, ListRecord
+from consumers.memory import MemoryLog, MemoryRecord
 from pipeline.app import cli
 from pipeline.app.check.cluster import judge_cluster
 from pipeline.app.check.findings import Finding, Level, ok, warn
@@ -37,7 +37,7 @@ from pipeline.settings import (
     Settings,
     TopicsConfig,
 )
-from producers.kafka.outgoing import key_hash
+from producers.kafka.records import key_hash
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 
@@ -187,13 +187,13 @@ def test_a_transactional_id_is_looked_at_where_transactions_are_on() -> None:
 
 def event(
     user: str, partition: int, offset: int = 0, key: bytes | None = b"", **fields: object
-) -> ListRecord:
+) -> MemoryRecord:
     """A record of an event; `key` b"": the user's id."""
     value = json.dumps({"user_id": user, "item_id": "i", "timestamp_ms": NOW_MS} | fields).encode()
-    return ListRecord("events", partition, offset, NOW_MS, user.encode() if key == b"" else key, value)
+    return MemoryRecord("events", partition, offset, NOW_MS, user.encode() if key == b"" else key, value)
 
 
-def placed(user: str, partitions: int = 4) -> ListRecord:
+def placed(user: str, partitions: int = 4) -> MemoryRecord:
     return event(user, key_hash(user.encode()) % partitions)
 
 
@@ -215,7 +215,7 @@ def test_events_whose_keys_are_user_ids_where_murmur2_puts_them_give_no_trouble(
     ],
 )
 def test_keys_that_scatter_a_user_are_told_with_an_example(
-    records: list[ListRecord], level: str, found: str, to_do: str
+    records: list[MemoryRecord], level: str, found: str, to_do: str
 ) -> None:
     findings = troubles(judge_records("events", 4, records, Settings(), NOW_MS))
     (trouble,) = [each for each in findings if found in each.found]
@@ -232,8 +232,8 @@ def test_another_partitioner_is_named_and_one_partition_needs_none() -> None:
     assert troubles(judge_records("events", 1, alone, Settings(), NOW_MS)) == []
 
 
-def raw(value: bytes) -> ListRecord:
-    return ListRecord("events", 0, 7, NOW_MS, b"ann", value)
+def raw(value: bytes) -> MemoryRecord:
+    return MemoryRecord("events", 0, 7, NOW_MS, b"ann", value)
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_a_checkpoint_folder_is_looked_at_and_left_as_it_is(tmp_path: Path) -> N
 
 
 def test_a_checkpoint_that_has_learned_more_than_the_topic_holds_is_a_fault(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     settings = settings_for(tmp_path)
     assert learned_offsets(settings) == {}
     publish(log, ["ann", "bob", "ann"])
@@ -361,7 +361,7 @@ def test_a_checkpoint_that_is_damaged_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "worker-0").mkdir()
     (tmp_path / "worker-0" / "manifest-000000000007.json").write_text("{")
     trouble = only(list(checkpoint(on_disk(tmp_path), running=False)), Level.FAULT)
-    assert "none of the 1 checkpoints of worker worker-0 is whole" in trouble.found
+    assert "all 1 checkpoints of worker worker-0 are damaged" in trouble.found
 
 
 def test_a_port_that_is_taken_is_a_fault_unless_our_own_worker_has_it(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from consumers.memory import ListRecord
+from consumers.memory import MemoryRecord
 from pipeline.app.check.advice import with_changes
 from pipeline.app.check.findings import Finding, Level
 from pipeline.app.check.items import judge_items
@@ -17,15 +17,15 @@ NOW_MS = 1_800_000_000_000
 COUNT = 40
 
 
-def records(make: Callable[[int], object], count: int = COUNT, topic: str = "events") -> list[ListRecord]:
+def records(make: Callable[[int], object], count: int = COUNT, topic: str = "events") -> list[MemoryRecord]:
     made = ((number, make(number)) for number in range(count))
     return [
-        ListRecord(topic, 0, number, NOW_MS, str(number).encode(), each and json.dumps(each).encode())
+        MemoryRecord(topic, 0, number, NOW_MS, str(number).encode(), each and json.dumps(each).encode())
         for number, each in made
     ]
 
 
-def advice(some: Sequence[ListRecord], settings: Settings) -> list[str]:
+def advice(some: Sequence[MemoryRecord], settings: Settings) -> list[str]:
     findings = judge_records("events", 1, some, settings, NOW_MS)
     return [each.to_do for each in findings if each.about == "records of events" and each.to_do]
 
@@ -168,7 +168,7 @@ def test_changes_are_settings_or_nothing() -> None:
 # ---- the items topic
 
 
-def found(some: Sequence[ListRecord], **fields: str | list[str]) -> tuple[list[Finding], list[Finding]]:
+def found(some: Sequence[MemoryRecord], **fields: str | list[str]) -> tuple[list[Finding], list[Finding]]:
     """Return the findings that are well, and the others."""
     findings = judge_items("items", some, Settings(items=ItemsConfig(fields=fields)))
     return [each for each in findings if each.level is Level.OK], [
@@ -176,7 +176,7 @@ def found(some: Sequence[ListRecord], **fields: str | list[str]) -> tuple[list[F
     ]
 
 
-def items(make: Callable[[int], object]) -> list[ListRecord]:
+def items(make: Callable[[int], object]) -> list[MemoryRecord]:
     return records(make, topic="items")
 
 

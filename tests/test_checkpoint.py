@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 from learners import CountingLearner
 from workers import P0, P1, Worker, publish, settings_for
 
-from consumers.memory import ListLog
+from consumers.memory import MemoryLog
 from pipeline.app.inspection import describe, lines, open_newest
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.events.batch import TopicPartition
@@ -28,7 +28,7 @@ from pipeline.state.shards import Shard
 def saved(folder: Path | str, rounds: int = 1, settings: Settings | None = None) -> CountingLearner:
     """Learn and save `rounds` times, four events each, as the one worker of a group."""
     settings = settings or settings_for(Path(folder))
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     worker = Worker(log, settings)
     worker.loop.start()
     for number in range(rounds):
@@ -119,9 +119,8 @@ def test_a_damaged_file_makes_the_checkpoint_before_count(
     [
         (lambda data: data[: len(data) // 2], "can't be read"),
         (lambda data: b"", "can't be read"),
-        (lambda data: data.replace(b'"format": 3', b'"format": 2'), "format 2; expected 3"),
     ],
-    ids=["truncated", "empty", "of an older version"],
+    ids=["truncated", "empty"],
 )
 def test_a_manifest_that_is_not_whole_is_skipped(
     tmp_path: Path, change: Any, why: str, caplog: pytest.LogCaptureFixture
@@ -139,7 +138,7 @@ def test_a_manifest_that_is_not_whole_is_skipped(
 def test_a_worker_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
     learner = saved(tmp_path, rounds=2)
     os.truncate(manifests(tmp_path)[-1], 5)
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     for number in range(2):
         publish(log, ["ann", "bob"], P0, start=4 * number)
         publish(log, ["xia", "ann2"], P1, start=4 * number + 2)
@@ -153,7 +152,7 @@ def test_checkpoints_of_which_none_is_whole_are_an_error(tmp_path: Path) -> None
     saved(tmp_path, rounds=2)
     for path in manifests(tmp_path):
         os.truncate(path, 5)
-    with pytest.raises(CheckpointError, match=r"none of the 2 checkpoints of worker worker-0 is whole"):
+    with pytest.raises(CheckpointError, match=r"all 2 checkpoints of worker worker-0 are damaged"):
         Checkpoints(UrlFolder(str(tmp_path)), settings_for(tmp_path)).load()
 
 
@@ -167,7 +166,7 @@ def test_the_newest_are_kept_with_their_files_and_no_others(tmp_path: Path) -> N
 
 
 def test_a_topic_made_anew_is_refused_where_the_broker_tells_it(tmp_path: Path) -> None:
-    log = ListLog()
+    log = MemoryLog()
     publish(log, ["ann"])
 
     def live(**topic_ids: str) -> None:
@@ -187,7 +186,7 @@ def test_a_topic_made_anew_is_refused_where_the_broker_tells_it(tmp_path: Path) 
     publish(log, ["bob"])
     live(events="one")
     with pytest.raises(
-        CheckpointError, match=r"topic 'events' was made anew: its id is three, .* one; choose"
+        CheckpointError, match=r"topic 'events' was recreated: its id is three, .* one; choose"
     ):
         live(events="three")
 
@@ -230,7 +229,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_that_says_nothing_is_lost(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(CheckpointError, match=r"No space left.*the journal has what"):
+    with pytest.raises(CheckpointError, match=r"No space left.*the journal holds all"):
         checkpoints.save(CountingLearner(settings_for(tmp_path)), generation=1, now_ms=1)
     assert checkpoints.load() is not None
 

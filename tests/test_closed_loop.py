@@ -1,25 +1,34 @@
-"""Shoppers who look at lists: clicks are their taste's doing, and figures say what a list is worth."""
+"""The closed loop: clicks depend on preferences alone, and the uplift measures what a ranking is worth."""
 
 import numpy as np
 import pytest
+from test_simulate import joined
 
-from producers.simulator.closed_loop import BUY, CLICK, POPULAR, RANDOM, ClosedLoop, Listed
-from producers.simulator.market import CATEGORIES, Columns, Market, item_name
+from producers.simulator.closed_loop import (
+    BUY,
+    CLICK,
+    POPULAR,
+    RANDOM,
+    ClosedLoop,
+    Listed,
+    step_probabilities,
+)
+from producers.simulator.events import SimulatorConfig, item_name
 from producers.simulator.plan import NO_PLAN, Burst, Plan, Season
-from producers.simulator.preferences import wishes
+from producers.simulator.truth import Truth
 from producers.simulator.uplift import ARMS, Uplift, difference, lines, rate
-from producers.simulator.users import Shop, Truth
+from producers.simulator.users import Sessions
 
 EVENTS = 5_000
-MARKET = Market(users=500, items=480, sessions=64)
-KNOWS_ALL_MS = 10**15
+CONFIG = SimulatorConfig(users=500, items=480, sessions=64)
+FAR_FUTURE_MS = 10**15
 
 
-class Nobody:
-    """No list for anybody."""
+class NoLists:
+    """No ranking for any user."""
 
-    def __init__(self, shop):
-        self.shop, self.made = shop, 0
+    def __init__(self, sessions):
+        self.sessions, self.made = sessions, 0
         self.rng = np.random.default_rng(5)
 
     def refresh(self):
@@ -29,41 +38,41 @@ class Nobody:
         return None
 
 
-class Lists(Nobody):
-    """A recommender made for the test, which may look into the shop."""
+class BestLists(NoLists):
+    """A recommender with access to the sessions; subclasses choose the best places."""
 
     def of(self, user_id):
         user = np.array([int(user_id.partition("-")[2])])
-        places = self.best(user, self.shop.items.available(self.made))
-        return Listed([item_name(int(self.shop.items.item_P[place])) for place in places], KNOWS_ALL_MS)
+        places = self.best(user, self.sessions.items.available(self.made))
+        return Listed([item_name(int(self.sessions.items.item_P[place])) for place in places], FAR_FUTURE_MS)
 
 
-class Perfect(Lists):
-    """Knows every shopper's taste."""
+class Perfect(BestLists):
+    """Knows the preferences of every user."""
 
     def best(self, user, available):
-        last = self.shop.item_S[np.flatnonzero(self.shop.user_S == user)]
-        wish = wishes(self.shop, user, last, available[None], self.made)[0]
-        return available[np.argsort(-wish)[:10]]
+        last = self.sessions.item_S[np.flatnonzero(self.sessions.user_S == user)]
+        step = step_probabilities(self.sessions, user, last, available[None], self.made)[0]
+        return available[np.argsort(-step)[:10]]
 
 
-class Guess(Lists):
-    """Knows nothing but what the user has met."""
+class Guess(BestLists):
+    """Knows only what the user has consumed."""
 
     def best(self, user, available):
         order = self.rng.permutation(available)
-        return order[~self.shop.met(user, order[None])[0]][:10]
+        return order[~self.sessions.consumed(user, order[None])[0]][:10]
 
 
-class Odd(Lists):
-    """Lists items that the shop does not have, and short lists."""
+class Unknown(NoLists):
+    """Short rankings with an item that the catalogue doesn't have."""
 
     def of(self, user_id):
         return Listed(["from-elsewhere", "tea-0"], -2)
 
 
-class Watched(ClosedLoop):
-    """Tells the lists how many events have been."""
+class WatchedLoop(ClosedLoop):
+    """Passes the number of events to the lists."""
 
     def _visit(self, turn_S, made, limit):
         self._lists.made = made
@@ -72,157 +81,144 @@ class Watched(ClosedLoop):
 
 def loop_of(lists, plan=NO_PLAN, seed=0, events=EVENTS):
     truth = Truth()
-    shop, uplift = Shop(MARKET, events, seed, plan, truth), Uplift(MARKET.users, events)
-    return Watched(shop, lists(shop), uplift, seed), shop, uplift, truth
+    sessions, uplift = Sessions(CONFIG, events, seed, plan, truth), Uplift(CONFIG.users, events)
+    return WatchedLoop(sessions, lists(sessions), uplift, seed), sessions, uplift, truth
 
 
-def figures_of(lists, **how):
-    loop, _, uplift, _ = loop_of(lists, **how)
-    for _ in loop.rounds(EVENTS):
-        pass
-    return uplift.figures()
+def run(lists, events=EVENTS, **how):
+    """Return the events of a closed loop, and the figures of the uplift."""
+    loop, _, uplift, _ = loop_of(lists, events=events, **how)
+    return joined(loop.rounds(events)), uplift.figures()
 
 
 @pytest.fixture(scope="module")
 def perfect():
-    """The events of shoppers who see perfect lists, and the figures."""
-    loop, _, uplift, _ = loop_of(Perfect)
-    columns = [np.concatenate(column) for column in zip(*loop.rounds(EVENTS), strict=True)]
-    return Columns(*columns), uplift.figures()
+    return run(Perfect)
 
 
-def test_a_perfect_recommender_shows_its_worth(perfect):
+def test_a_perfect_recommender_has_a_positive_uplift(perfect):
     gap = perfect[1]["recommended_minus_popular"]
     assert gap["click_rate"][1] > 0.05
     assert gap["purchase_rate"][1] > 0
 
 
-def test_it_does_where_much_else_goes_on_too():
-    plan = Plan(noise_users=0.3, retire=0.1, season=Season(2))
-    assert figures_of(Perfect, plan=plan)["recommended_minus_popular"]["click_rate"][1] > 0
+def test_a_perfect_recommender_has_a_positive_uplift_under_noise_retirements_and_a_season():
+    _, figures = run(Perfect, plan=Plan(noise_users=0.3, retire=0.1, season=Season(2)))
+    assert figures["recommended_minus_popular"]["click_rate"][1] > 0
 
 
-def test_a_recommender_that_guesses_is_worth_no_more_than_chance():
-    figures = figures_of(Guess)
+def test_a_random_recommender_has_no_uplift():
+    _, figures = run(Guess)
     _, low, high = figures["recommended_minus_random"]["click_rate"]
     assert low < 0 < high
     assert figures["recommended_minus_popular"]["click_rate"][2] < 0
 
 
-def test_the_same_seed_and_lists_give_the_same_events_and_figures():
-    streams = []
-    for seed in (0, 0, 1):
-        loop, _, uplift, _ = loop_of(Perfect, seed=seed, events=2_000)
-        columns = [np.concatenate(column) for column in zip(*loop.rounds(2_000), strict=True)]
-        streams.append((columns, uplift.figures()))
-    assert all(np.array_equal(a, b) for a, b in zip(streams[0][0], streams[1][0], strict=True))
-    assert streams[0][1] == streams[1][1]
-    assert streams[0][1] != streams[2][1]
+def test_the_same_seed_and_rankings_give_the_same_events_and_figures():
+    first, again, other = (run(Perfect, seed=seed, events=2_000) for seed in (0, 0, 1))
+    assert all(np.array_equal(a, b) for a, b in zip(first[0], again[0], strict=True))
+    assert first[1] == again[1]
+    assert first[1] != other[1]
 
 
-def test_what_is_clicked_is_an_event_and_as_many_come_as_were_asked_for(perfect):
+def test_clicks_and_purchases_are_events_within_the_requested_number(perfect):
     columns, figures = perfect
-    plain, _, _, _ = loop_of(Nobody)
-    without = [np.concatenate(column) for column in zip(*plain.rounds(EVENTS), strict=True)][2]
+    without, _ = run(NoLists)
     assert len(columns.user_B) == EVENTS
     assert (np.diff(columns.time_ms_B) >= 0).all()
     for kind, count in ((CLICK, "clicks"), (BUY, "purchases")):
         from_slates = sum(arm[count] for arm in figures["arms"].values())
         steps = EVENTS - sum(arm["clicks"] + arm["purchases"] for arm in figures["arms"].values())
-        of_steps = (without == kind).mean() * steps
+        of_steps = (without.type_B == kind).mean() * steps
         assert (columns.type_B == kind).sum() == pytest.approx(from_slates + of_steps, rel=0.15)
         assert from_slates > 20
 
 
-def test_nobody_is_shown_anything_until_there_is_a_list():
-    loop, _, uplift, _ = loop_of(Nobody)
-    assert sum(len(columns.user_B) for columns in loop.rounds(EVENTS)) == EVENTS
-    assert all(arm["slates"] == 0 for arm in uplift.counts().values())
-    assert uplift.figures()["lists_up_to_date"] is None
-    assert uplift.figures()["recommended_minus_popular"]["click_rate"] is None
+def test_without_rankings_no_slate_is_shown():
+    columns, figures = run(NoLists)
+    assert len(columns.user_B) == EVENTS
+    assert all(arm["slates"] == 0 for arm in figures["arms"].values())
+    assert figures["lists_up_to_date"] is None
+    assert figures["recommended_minus_popular"]["click_rate"] is None
 
 
-def test_what_the_shop_does_not_have_is_shown_and_never_clicked():
-    loop, shop, uplift, _ = loop_of(Odd)
-    clicked = {int(item) for columns in loop.rounds(2_000) for item in columns.item_B}
-    arm = uplift.counts()["recommended"]
+def test_an_item_that_the_catalogue_does_not_have_is_shown_and_never_clicked():
+    columns, figures = run(Unknown, events=2_000)
+    arm = figures["arms"]["recommended"]
     assert arm["shown"] == 2 * arm["slates"] > 0
-    assert uplift.figures()["lists_up_to_date"] == 0
-    assert clicked <= set(shop.items.item_P.tolist())
+    assert figures["lists_up_to_date"] == 0
+    assert set(columns.item_B.tolist()) <= set(range(CONFIG.items))
 
 
-def test_popular_and_random_slates_hold_what_can_be_had_and_the_user_has_not_met():
-    loop, shop, _, truth = loop_of(Guess, Plan(retire=0.4))
-    made = 0
-    for columns in loop.rounds(EVENTS):
-        made += len(columns.user_B)
-    gone = {item for item, _, _ in truth.retired_items}
+def test_popular_and_random_slates_hold_available_items_that_the_user_has_not_consumed():
+    loop, sessions, _, truth = loop_of(Guess, Plan(retire=0.4))
+    made = sum(len(columns.user_B) for columns in loop.rounds(EVENTS))
+    retired = {item for item, _, _ in truth.retired_items}
     for _ in range(5):
-        visits = loop._slates(np.arange(MARKET.sessions), made, 1_000)
+        visits = loop._slates(np.arange(CONFIG.sessions), made, 1_000)
         compared = np.isin(visits.arm_V, [POPULAR, RANDOM])
         shown = visits.place_VK[compared]
         assert (shown >= 0).all()
-        assert not shop.met(shop.user_S[visits.slot_V[compared]], shown).any()
-        assert gone.isdisjoint(shop.items.item_P[shown].ravel().tolist())
+        assert not sessions.consumed(sessions.user_S[visits.slot_V[compared]], shown).any()
+        assert retired.isdisjoint(sessions.items.item_P[shown].ravel().tolist())
         assert all(len(set(slate)) == len(slate) == 10 for slate in shown.tolist())
-    assert len(gone) > 100
+    assert len(retired) > 100
 
 
-def test_the_popular_slate_is_what_came_most_often_of_late():
-    loop, shop, _, _ = loop_of(Guess)
-    items = [columns.item_B for columns in loop.rounds(EVENTS)]
-    newest = np.concatenate(items)[::-1]
-    weight = np.bincount(newest, 0.5 ** (np.arange(EVENTS) / 5_000), MARKET.items)  # event by event
-    visits = loop._slates(np.arange(MARKET.sessions), EVENTS, 1_000)
-    for slot, slate in zip(
-        visits.slot_V[visits.arm_V == POPULAR], visits.place_VK[visits.arm_V == POPULAR], strict=True
-    ):
-        order = shop.items.place_of[np.argsort(-weight)]
-        expected = order[~shop.met(shop.user_S[slot, None], order[None])[0]][:10]
-        assert (
-            len(set(slate.tolist()) & set(expected.tolist())) >= 9
-        )  # nearly equal weights may change places
+def test_the_popular_slate_holds_the_items_with_the_most_decayed_events():
+    loop, sessions, _, _ = loop_of(Guess)
+    newest = joined(loop.rounds(EVENTS)).item_B[::-1]
+    weight = np.bincount(newest, 0.5 ** (np.arange(EVENTS) / 5_000), CONFIG.items)  # event by event
+    order = sessions.items.place_of[np.argsort(-weight)]
+    visits = loop._slates(np.arange(CONFIG.sessions), EVENTS, 1_000)
+    popular = visits.arm_V == POPULAR
+    for slot, slate in zip(visits.slot_V[popular], visits.place_VK[popular], strict=True):
+        expected = order[~sessions.consumed(sessions.user_S[slot, None], order[None])[0]][:10]
+        common = set(slate.tolist()) & set(expected.tolist())
+        assert len(common) >= 9  # nearly equal weights may swap
 
 
 @pytest.mark.parametrize(
     "plan", [NO_PLAN, Plan(season=Season(2)), Plan(bursts=(Burst("category", 0, 10**6),)), Plan(retire=0.3)]
 )
 @pytest.mark.parametrize("last", [-1, 7])
-def test_wishes_are_the_chances_that_steps_are_drawn_by(plan, last):
-    shop = Shop(MARKET, EVENTS, 0, plan, Truth())
-    shop.advance(EVENTS)
+def test_step_probabilities_are_the_frequencies_of_drawn_steps(plan, last):
+    sessions = Sessions(CONFIG, EVENTS, 0, plan, Truth())
+    sessions.advance(EVENTS)
     user, draws = 3, 40_000
-    everything = np.arange(MARKET.items)
-    wish = wishes(shop, np.array([user]), np.array([last]), everything[None], EVENTS)[0]
-    tries = shop._tries(np.full(draws, user), np.full(draws, last), shop.items.there(EVENTS))[:, 0]
-    drawn = np.bincount(tries[~shop.items.gone_P[tries]], minlength=MARKET.items) / draws
-    error = np.sqrt(wish * (1 - wish) / draws)
-    assert (np.abs(drawn - wish) < 5 * error + 1e-4).all()
-    assert wish.sum() == pytest.approx(drawn.sum(), abs=0.02)
+    everything = np.arange(CONFIG.items)[None]
+    step = step_probabilities(sessions, np.array([user]), np.array([last]), everything, EVENTS)[0]
+    arrived = sessions.items.arrived(EVENTS)
+    tries = sessions._tries(np.full(draws, user), np.full(draws, last), arrived)[:, 0]
+    drawn = np.bincount(tries[~sessions.items.retired_P[tries]], minlength=CONFIG.items) / draws
+    error = np.sqrt(step * (1 - step) / draws)
+    assert (np.abs(drawn - step) < 5 * error + 1e-4).all()
+    assert step.sum() == pytest.approx(drawn.sum(), abs=0.02)
 
 
-def test_nobody_wishes_for_what_was_met_is_gone_or_is_not_there_yet():
-    shop = Shop(MARKET, EVENTS, 0, Plan(noise_users=0.5, retire=0.3), Truth())
-    shop.advance(EVENTS // 2)
-    user = int(np.flatnonzero(~shop.noise_U)[0])
-    shop.remember(np.array([user]), np.array([0]))
-    everything = np.concatenate((np.arange(MARKET.items), [-1]))[None]
-    wish = wishes(shop, np.array([user]), np.array([7]), everything, EVENTS // 2)[0]
-    assert wish[0] == wish[-1] == 0
-    assert not wish[:-1][shop.items.gone_P].any()
-    assert not wish[:-1][shop.items.arrival_P > EVENTS // 2].any()
-    assert wish.any()
-    noisy = np.flatnonzero(shop.noise_U)[:1]
-    assert not wishes(shop, noisy, np.array([7]), everything, EVENTS // 2).any()
+def test_step_probabilities_are_0_for_consumed_and_unavailable_items_and_for_noise_users():
+    sessions = Sessions(CONFIG, EVENTS, 0, Plan(noise_users=0.5, retire=0.3), Truth())
+    made, last = EVENTS // 2, np.array([7])
+    sessions.advance(made)
+    user = np.flatnonzero(~sessions.noise_U)[:1]
+    sessions.consume(user, np.array([0]))
+    everything = np.concatenate((np.arange(CONFIG.items), [-1]))[None]
+    step = step_probabilities(sessions, user, last, everything, made)[0]
+    assert step[0] == step[-1] == 0
+    assert not step[:-1][sessions.items.retired_P].any()
+    assert not step[:-1][sessions.items.arrival_P > made].any()
+    assert step.any()
+    noisy = np.flatnonzero(sessions.noise_U)[:1]
+    assert not step_probabilities(sessions, noisy, last, everything, made).any()
 
 
 def clicks(rng, users, chance):
-    """Hits and items shown of users who differ in how much they click and how often they come."""
+    """Return hits and shown items of users with different click rates and numbers of visits."""
     shown = 10 * rng.integers(0, 6, users)
     return rng.binomial(shown, np.clip(chance * rng.lognormal(0, 0.8, users), 0, 1)), shown
 
 
-def test_intervals_are_those_of_a_bootstrap_over_users():
+def test_intervals_equal_those_of_a_bootstrap_over_users():
     rng = np.random.default_rng(0)
     one, other = clicks(rng, 400, 0.06), clicks(rng, 400, 0.04)
     estimate, gap = rate(*one), difference(*one, *other)
@@ -236,16 +232,16 @@ def test_intervals_are_those_of_a_bootstrap_over_users():
         assert found.value == pytest.approx(np.mean(copies), abs=0.002)
 
 
-def test_intervals_hold_the_truth_95_times_of_100_although_clicks_of_one_user_go_together():
+def test_intervals_cover_the_true_difference_95_times_of_100_with_clustered_clicks():
     rng = np.random.default_rng(1)
-    held = 0
+    covered = 0
     for _ in range(400):
         gap = difference(*clicks(rng, 300, 0.05), *clicks(rng, 300, 0.05))
-        held += gap.low <= 0 <= gap.high
-    assert 0.925 <= held / 400 <= 0.975
+        covered += gap.low <= 0 <= gap.high
+    assert 0.925 <= covered / 400 <= 0.975
 
 
-def test_a_rate_of_nothing_is_not_certain():
+def test_a_rate_of_0_has_an_interval():
     nothing, shown = np.zeros(10, np.int64), np.full(10, 10)
     assert rate(nothing, shown) == (0.0, 0.0, pytest.approx(0.0196))
     assert difference(nothing, shown, nothing, shown).high > 0.0196
@@ -253,7 +249,7 @@ def test_a_rate_of_nothing_is_not_certain():
     assert difference(nothing, shown, nothing, nothing) is None
 
 
-def test_windows_sum_to_the_whole_and_the_tables_name_them(perfect):
+def test_windows_sum_to_the_total_and_the_tables_show_it(perfect):
     _, figures = perfect
     for arm in ARMS:
         for count in ("slates", "shown", "clicks", "purchases"):
@@ -263,9 +259,5 @@ def test_windows_sum_to_the_whole_and_the_tables_name_them(perfect):
     assert figures["lists_up_to_date"] == 1
     table = lines(figures)
     assert len([line for line in table if line.startswith("| all |")]) == 2
-    clicks_of_all = 100 * figures["arms"]["recommended"]["click_rate"][0]
-    assert f"| all | {clicks_of_all:.2f} (" in "\n".join(table)
-
-
-def test_the_categories_of_the_market_are_those_of_its_item_names():
-    assert [item_name(category).partition("-")[0] for category in range(len(CATEGORIES))] == list(CATEGORIES)
+    click_rate = 100 * figures["arms"]["recommended"]["click_rate"][0]
+    assert f"| all | {click_rate:.2f} (" in "\n".join(table)

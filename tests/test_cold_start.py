@@ -75,7 +75,7 @@ def test_a_worker_that_leads_again_publishes_its_default_list_again() -> None:
     elsewhere = replace(shop.batches(shop.walk("new", 0, 1)), spans=(Span("events", 1, 0, 1),))
     assert [ranking.user_id for ranking in recommender.step(elsewhere).rankings] == ["new"]
     recommender.held = {first}
-    assert recommender.owes
+    assert recommender.pending_rankings
     shop.keep(recommender.step(replace(shop.batches([]), spans=())).rankings)
     assert set(shop.newest[DEFAULT_USER]) & set(told)
-    assert not recommender.owes
+    assert not recommender.pending_rankings

@@ -1,4 +1,4 @@
-"""Old checkpoints under new settings and other versions: what is kept, what starts anew, what is refused."""
+"""Checkpoints under a changed configuration or version: what is kept, what restarts, what is rejected."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ import pytest
 from lives import PAST, Life, append, changed, past
 from streams import Batches, Event, names_of, shoppers, small_settings, source
 
-from consumers.memory import ListLog
+from consumers.memory import MemoryLog
 from pipeline.errors import CheckpointError
 from pipeline.events.batch import TopicPartition
 from pipeline.persistence.compatibility import FORMAT, RULES, changes, lines, reconciled, table
@@ -26,131 +26,151 @@ from pipeline.state import packing
 from pipeline.state.fitting import laid_anew
 from pipeline.state.shards import Shard, Snapshot
 
-ROOT = Path(__file__).parents[1]
+GUIDE = Path(__file__).parents[1] / "deploy/guides/changing-configuration.md"
 P0, P1 = source(0), source(1)
 USERS = [f"u{number}" for number in range(8)]
 
 
-def manifest_of(folder: Path) -> dict[str, Any]:
-    newest = max((folder / "worker-0").glob("manifest-*.json"))
-    found: dict[str, Any] = json.loads(newest.read_text("utf-8"))
-    return found
-
-
-def told(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
+def logged(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
     return [record.getMessage() for record in caplog.records if words in record.getMessage()]
+
+
+def learned(settings: Settings | None = None, batches: int = 12) -> Recommender:
+    recommender = Recommender(settings or small_settings())
+    for raw in shoppers(np.random.default_rng(3), Batches(), batches, partitions=2):
+        recommender.step(raw)
+    return recommender
+
+
+def restored(snapshot: Snapshot, arrays: dict[str, Any] | None = None, **settings: Any) -> Recommender:
+    """Restore a snapshot under other settings, or with other arrays."""
+    recommender = Recommender(small_settings(**settings))
+    arrays = snapshot.arrays if arrays is None else arrays
+    recommender.restore(Snapshot(arrays, snapshot.meta, snapshot.shard))
+    return recommender
+
+
+def assert_equal(found: Any, expected: Any, skip: str = "\0") -> None:
+    """Compare dicts of arrays."""
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        if not name.startswith(skip):
+            np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
 # ---- settings
 
 
-def test_every_setting_has_a_rule() -> None:
-    plain = msgspec.to_builtins(Settings())
-    keys = {f"{name}.{key}" for name, table in plain.items() for key in table}
-    assert set(RULES) == keys, (
-        "say in RULES of pipeline/persistence/compatibility.py what becomes of a checkpoint"
-    )
+def test_rules_name_existing_settings_once_and_the_guide_holds_them() -> None:
+    known = {f"{name}.{key}" for name, table in msgspec.to_builtins(Settings()).items() for key in table}
+    ruled = [key for rule in RULES for key in rule.keys]
+    assert set(ruled) <= known
+    assert len(ruled) == len(set(ruled))
+    assert table() in GUIDE.read_text("utf-8"), f"put this table into {GUIDE.name}:\n{table()}"
 
 
-def test_the_guide_holds_the_rules() -> None:
-    guide = (ROOT / "deploy/guides/changing-configuration.md").read_text("utf-8")
-    assert table() in guide, f"put this table into deploy/guides/changing-configuration.md:\n{table()}"
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        ({}, {}, []),
+        ({}, {"topics__events": {"events": "click"}}, []),
+        ({}, {"checkpoint__path": "/a"}, ["checkpoint.path"]),
+        (
+            {"checkpoint__path": "/a", "checkpoint__journal": "/a"},
+            {"checkpoint__path": "/b", "checkpoint__journal": "/b"},
+            ["checkpoint.path"],
+        ),
+        (
+            {"checkpoint__path": "/a", "checkpoint__journal": "/a"},
+            {"checkpoint__path": "/a", "checkpoint__journal": "/b"},
+            ["checkpoint.journal"],
+        ),
+        (
+            {},
+            {"rank__k": 20, "model__dim": 32, "batch__max_events": 9},
+            ["batch.max_events", "model.dim", "rank.k"],
+        ),
+    ],
+    ids=str,
+)
+def test_a_change_is_a_different_value_in_effect(
+    before: dict[str, Any], now: dict[str, Any], expected: list[str]
+) -> None:
+    saved = json.loads(msgspec.json.encode(changed(Settings(), **before)))
+    del saved["rank"]["blocked_items"]  # a setting that is not saved had its default
+    assert [each.key for each in changes(saved, changed(Settings(), **now))] == expected
 
 
-def test_only_what_differs_is_a_change_and_settings_of_one_rule_share_a_line() -> None:
+def test_one_line_is_logged_for_each_rule_with_changes() -> None:
     saved = json.loads(msgspec.json.encode(Settings()))
-    del saved["rank"]["blocked_items"]  # a setting that an older version did not know
-    assert changes(saved, Settings()) == []
-    assert changes(saved, changed(Settings(), topics__events={"events": "click"})) == []
-    assert changes(saved, changed(Settings(), checkpoint__path="/moved")) != []  # and the journal with it
     new = changed(Settings(), model__dim=32, model__memories="none", rank__k=20, batch__max_events=9)
-    found = changes(saved, new)
-    assert [each.key for each in found] == ["batch.max_events", "model.memories", "model.dim", "rank.k"]
-    (level, restart), (_, longer) = lines(found)
+    (level, restart), (_, longer) = lines(changes(saved, new))
     assert level == logging.WARNING
     assert restart.startswith(
-        "model.memories was 'default', is 'none', model.dim was 64, is 32: the model starts"
+        "model.memories was 'default', is 'none', model.dim was 64, is 32: the model restarts"
     )
     assert longer.startswith("rank.k was 10, is 20: ")
 
 
-def test_a_moved_folder_is_no_change_of_the_journal() -> None:
-    saved = json.loads(
-        msgspec.json.encode(changed(Settings(), checkpoint__path="/a", checkpoint__journal="/a"))
-    )
-    moved = changed(Settings(), checkpoint__path="/b", checkpoint__journal="/b")
-    assert [each.key for each in changes(saved, moved)] == ["checkpoint.path"]
-    apart = changed(Settings(), checkpoint__path="/a", checkpoint__journal="/b")
-    assert [each.key for each in changes(saved, apart)] == ["checkpoint.journal"]
-
-
-def test_items_under_other_names_are_read_whole_once_more() -> None:
+@pytest.mark.parametrize("fields", [{}, {"item_id": "sku"}], ids=str)
+def test_the_items_topic_is_read_again_when_its_field_names_change(fields: dict[str, str]) -> None:
     snapshot = Snapshot({}, {"item_offsets": [["items", 0, 7]]}, Shard({}, {}))
     saved = json.loads(msgspec.json.encode(Settings()))
-    for fields, offsets in (({}, [["items", 0, 7]]), ({"item_id": "sku"}, [])):
-        new = changed(Settings(), items__fields=fields)
-        held, touching = reconciled(snapshot, changes(saved, new))
-        assert held.meta["item_offsets"] == offsets
-        assert [change.key for change in touching] == ["items.fields"] * bool(fields)
+    found = changes(saved, changed(Settings(), items__fields=fields))
+    valid, relevant = reconciled(snapshot, found)
+    assert valid.meta["item_offsets"] == ([] if fields else [["items", 0, 7]])
+    assert [change.key for change in relevant] == ["items.fields"] * bool(fields)
 
 
 # ---- formats
 
 
-def test_a_newer_checkpoint_is_refused_and_nothing_older_is_started_from(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "content", "writer"),
+    [(99, {"format": FORMAT + 1, "versions": [1]}, "a newer afresh"), (0, {}, r"afresh 9\.9")],
+    ids=["unknown content", "known content"],
+)
+def test_a_newer_checkpoint_is_rejected_and_no_older_one_is_used(
+    tmp_path: Path, number: int, content: dict[str, Any], writer: str
+) -> None:
     folder, log, *_ = past(tmp_path)
-    life = Life(folder, PAST, log)
-    life.end()
     newest = max((folder / "worker-0").glob("manifest-*.json"))
-    text = (
-        newest.read_text()
-        .replace(f'"format": {FORMAT}', f'"format": {FORMAT + 1}')
-        .replace(f'"afresh": "{version("afresh")}"', '"afresh": "9.9"')
-    )
-    newest.write_text(text)
-    with pytest.raises(
-        CheckpointError,
-        match=rf"{newest.name}: format {FORMAT + 1}, written by afresh 9\.9; this version reads {FORMAT}\.",
-    ):
+    if number:
+        newest = newest.with_name(f"manifest-{number:012d}.json")
+        newest.write_text(json.dumps(content))
+    else:
+        manifest = json.loads(newest.read_text())
+        assert manifest["versions"]["afresh"] == version("afresh")
+        manifest["versions"]["afresh"] = "9.9"
+        newest.write_text(json.dumps(manifest | {"format": FORMAT + 1}))
+    message = rf"{newest.name}: format {FORMAT + 1}, written by {writer}; this version reads {FORMAT}\."
+    with pytest.raises(CheckpointError, match=message):
         Life(folder, PAST, log)
 
 
-def test_a_newer_checkpoint_is_refused_even_if_all_else_in_it_is_unknown(tmp_path: Path) -> None:
-    folder, log, *_ = past(tmp_path)
-    (folder / "worker-0" / "manifest-000000000099.json").write_text('{"format": 7, "versions": [1]}')
-    with pytest.raises(
-        CheckpointError, match=f"format 7, written by a newer afresh; this version reads {FORMAT}"
-    ):
-        Life(folder, PAST, log)
-
-
-def test_a_newer_shard_of_another_worker_is_refused_at_the_takeover(tmp_path: Path) -> None:
+def test_a_newer_shard_of_another_worker_is_rejected_at_the_takeover(tmp_path: Path) -> None:
     folder, log, *_ = past(tmp_path)
     files = ShardFiles(UrlFolder(str(folder)), "shop-1")
     shard = files.load(files.all()[-1])
     name, _ = files.save(shard, 99, 1, held=shard.offsets)
-    data = (folder / name.path).read_bytes()
-    (folder / name.path).unlink()
-    told = metadata(data) | {"format": str(FORMAT + 1), "afresh": "9.9"}
-    newer = pack(shard.arrays, told)
+    path = folder / name.path
+    newer = pack(shard.arrays, metadata(path.read_bytes()) | {"format": str(FORMAT + 1), "afresh": "9.9"})
+    path.unlink()
     (folder / name._replace(checksum=hashlib.sha256(newer).hexdigest()[:16]).path).write_bytes(newer)
     life = Life(folder, changed(PAST, kafka__worker_id="shop-2"), log, assigned=[P0])
     with pytest.raises(CheckpointError, match=rf"shard .*/99-shop-1-.*: format {FORMAT + 1}, written by afr"):
         life.read()
 
 
-def test_columns_that_a_version_adds_or_drops_cost_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    first = learned(small_settings())
-    snapshot = first.snapshot()
-    arrays = dict(snapshot.arrays)
+def test_added_and_dropped_columns_are_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    snapshot = learned().snapshot()
+    arrays = {**snapshot.arrays, "future.weights": np.ones(3)}
     del arrays["successors.followed"]
-    arrays["future.weights"] = np.ones(3)
     del snapshot.shard.arrays["user.histories.repeats"]
     snapshot.shard.arrays["user.future.mood"] = np.ones(1)
-    second = Recommender(small_settings())
     caplog.set_level(logging.INFO)
-    second.restore(Snapshot(arrays, snapshot.meta, snapshot.shard))
-    (line,) = told(caplog, "checkpoint of another version: ")
+    second = restored(snapshot, arrays)
+    (line,) = logged(caplog, "checkpoint of another version: ")
     assert "histories.repeats, successors.followed: not in it" in line
     assert "future.mood, future.weights: not known to this version; left out" in line
     assert not second.state.successors.followed.data.any()
@@ -158,71 +178,58 @@ def test_columns_that_a_version_adds_or_drops_cost_one_line(caplog: pytest.LogCa
     second.step(shoppers(np.random.default_rng(1), Batches(seq=second.seq), 1)[0])
 
 
-def test_a_model_whose_shapes_a_version_changes_starts_anew(caplog: pytest.LogCaptureFixture) -> None:
-    snapshot = learned(small_settings()).snapshot()
-    arrays = {**snapshot.arrays, "model.attention.gate_slope": np.zeros((2, 2), np.float32)}
-    second = Recommender(small_settings())
-    second.restore(Snapshot(arrays, snapshot.meta, snapshot.shard))
-    (line,) = told(caplog, "model attention starts anew")
+def test_a_model_of_other_shapes_restarts(caplog: pytest.LogCaptureFixture) -> None:
+    snapshot = learned().snapshot()
+    wrong = {"model.attention.gate_slope": np.zeros((2, 2), np.float32)}
+    second = restored(snapshot, snapshot.arrays | wrong)
+    (line,) = logged(caplog, "model attention starts anew")
     assert "gate_slope: it holds float32[2, 2], this version expects float32[" in line
     assert second.quality.cumulative()["attention"]["tests"] == 0
 
 
-def test_a_column_of_the_state_that_cannot_fit_is_refused() -> None:
-    snapshot = learned(small_settings()).snapshot()
-    arrays = {**snapshot.arrays, "popularity.gain": np.ones(3)}
-    with pytest.raises(
-        CheckpointError, match=r"popularity\.gain: it holds float64\[3\], .* expects .*; go back"
-    ):
-        Recommender(small_settings()).restore(Snapshot(arrays, snapshot.meta, snapshot.shard))
+def test_a_state_column_that_cannot_fit_is_rejected() -> None:
+    snapshot = learned().snapshot()
+    with pytest.raises(CheckpointError, match=r"popularity\.gain: it holds float64\[3\], .* expects"):
+        restored(snapshot, {**snapshot.arrays, "popularity.gain": np.ones(3)})
 
 
 # ---- the model's settings
 
 
-def learned(settings: Settings, batches: int = 12) -> Recommender:
-    recommender = Recommender(settings)
-    for raw in shoppers(np.random.default_rng(3), Batches(), batches, partitions=2):
-        recommender.step(raw)
-    return recommender
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model__dim": 8}, "model.dim was 4, is 8: the model starts anew"),
-        ({"model__memories": "none"}, "model.memories was 'default', is 'none': the model starts anew"),
+        ({"model__dim": 8}, "model.dim was 4, is 8: the model restarts"),
+        ({"model__memories": "none"}, "model.memories was 'default', is 'none': the model restarts"),
         ({"model__name": "popularity"}, "model.name was 'attention', is 'popularity': another model"),
         ({"model__name": "item_knn"}, "model.name was 'attention', is 'item_knn': another model"),
     ],
     ids=str,
 )
-def test_another_model_over_an_old_checkpoint_keeps_all_that_is_not_its_own(
+def test_another_model_keeps_all_state_but_its_own(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, change: dict[str, Any], words: str
 ) -> None:
     folder, log, tested, *_ = past(tmp_path)
     same, other = Life(folder, PAST, log), changed(PAST, **change)
     same.kill()
     caplog.clear()
-    life = Life(folder, other, log)  # restored, and the journal's batches learned again
-    (line,) = told(caplog, words)
-    assert (
-        "histories, consumed items, served lists, popularity, successors, sessions, duplicates, offsets"
-        in line
-    )
+    life = Life(folder, other, log)  # restored, and the journal replayed
+    assert len(logged(caplog, words)) == 1
     assert {user: life.user(user) for user in USERS} == {user: same.user(user) for user in USERS}
-    columns, before = (packing.shared_columns(each.learner.state) for each in (life, same))
-    for name in columns.keys() & before.keys():
-        if not name.startswith("model."):
-            np.testing.assert_array_equal(columns[name].data, before[name].data, err_msg=name)
+    found, expected = (packing.shared_columns(each.learner.state) for each in (life, same))
+    shared = found.keys() & expected.keys()
+    assert_equal(
+        {name: found[name].data for name in shared},
+        {name: expected[name].data for name in shared},
+        skip="model.",
+    )
     assert life.learner.offsets == same.learner.offsets
     assert life.learner.events_learned == same.learner.events_learned
-    figures, earlier = life.learner.quality.cumulative(), same.learner.quality.cumulative()
-    assert figures["recent_popularity"] == earlier["recent_popularity"]
-    assert figures["popularity"] == earlier["popularity"]
-    if other.model.name != "popularity":  # tests of the journal's 48 events alone
-        assert 0 < figures[other.model.name]["tests"] < earlier["attention"]["tests"]
-        assert figures[other.model.name]["tests"] == earlier["attention"]["tests"] - tested
+    quality, before = life.learner.quality.cumulative(), same.learner.quality.cumulative()
+    assert quality["recent_popularity"] == before["recent_popularity"]
+    assert quality["popularity"] == before["popularity"]
+    if other.model.name != "popularity":  # tests of the journal's 48 events only
+        assert 0 < quality[other.model.name]["tests"] == before["attention"]["tests"] - tested
     life.kill()
 
 
@@ -240,52 +247,43 @@ def test_a_changed_configuration_resumes_bit_for_bit(tmp_path: Path, change: dic
     life = Life(folder, settings, log)
     for number in range(40):
         append(log, f"u{number % 8}", f"i{number % 7}", number % 2, minute=1000 + number)
-    life.read()
-    life.kill()  # the newest checkpoint is still the old one
-    again = Life(folder, settings, log)
-    assert again.learner.digests() == life.learner.digests()
-    again.end()
-    third = Life(folder, settings, log)
-    assert third.learner.digests() == life.learner.digests()
-    third.kill()
+    life.read().kill()  # the newest checkpoint is still the old one
+    for end in (Life.end, Life.kill):
+        again = Life(folder, settings, log)
+        assert again.learner.digests() == life.learner.digests()
+        end(again)
 
 
-def test_the_drift_watch_starts_anew_with_another_served_model_and_stays_with_the_same() -> None:
-    first = learned(small_settings())
+def test_drift_detection_restarts_with_another_served_model_only() -> None:
+    first = learned()
     snapshot = first.snapshot()
     assert snapshot.arrays["drift/hit_rate.pending"].size
-    same, other = Recommender(small_settings()), Recommender(small_settings(name="item_knn"))
-    same.restore(snapshot)
-    other.restore(snapshot)
-    for name, array in first.drift.arrays().items():
-        np.testing.assert_array_equal(same.drift.arrays()[name], array, err_msg=name)
-    assert not other.drift.arrays()["hit_rate.pending"].size
+    same, other = restored(snapshot), restored(snapshot, name="item_knn")
+    assert_equal(same.evaluator.drift.arrays(), first.evaluator.drift.arrays())
+    assert not other.evaluator.drift.arrays()["hit_rate.pending"].size
     assert same.quality.ratios()["attention", "served_hr", "all"] > 0
     assert ("item_knn", "served_hr", "all") not in other.quality.ratios()
-    assert other.quality.served() == first.quality.served()  # the service's own count goes on
+    assert other.quality.list_hits() == first.quality.list_hits()  # the service's own count is kept
 
 
-def test_a_model_that_starts_anew_knows_the_items_as_a_fresh_one_would() -> None:
-    first = learned(small_settings())
-    snapshot = first.snapshot()
-    gone = {name: array for name, array in snapshot.arrays.items() if not name.startswith("model.")}
-    second = Recommender(small_settings())
-    second.restore(Snapshot(gone, snapshot.meta, snapshot.shard))
+def test_a_restarted_model_initialises_the_known_items() -> None:
+    snapshot = learned().snapshot()
+    others = {name: array for name, array in snapshot.arrays.items() if not name.startswith("model.")}
+    second = restored(snapshot, others)
     fresh, model = Recommender(small_settings()).models[0], second.models[0]
     for name, column in fresh.columns().items():
         if column.axis == "none" and not name.startswith("typical"):
             np.testing.assert_array_equal(model.columns()[name].data, column.data, err_msg=name)
-    ids = list(second.state.items.row_of)
-    table_MD = model.columns()["table"].data[second.state.items.rows(ids), :8]
-    assert (np.abs(table_MD).sum(1) > 0).all()
+    rows = second.state.items.rows(list(second.state.items.row_of))
+    assert (np.abs(model.columns()["table"].data[rows, :8]).sum(1) > 0).all()
     assert len(second.rank(second.state.users.rows(["u1"])).rows_BK) == 1
 
 
 # ---- lengths
 
 
-@pytest.mark.parametrize(("held", "wanted"), [(3, 3), (3, 5), (5, 3), (4, 9), (9, 4), (1, 2)])
-def test_a_ring_of_another_length_is_what_the_newest_pushes_make(held: int, wanted: int) -> None:
+@pytest.mark.parametrize(("old", "new"), [(3, 3), (3, 5), (5, 3), (4, 9), (9, 4), (1, 2)])
+def test_a_resized_ring_equals_one_that_got_the_newest_pushes(old: int, new: int) -> None:
     pushed_N = np.arange(25)
 
     def ring(length: int, known: int) -> np.ndarray:
@@ -295,142 +293,131 @@ def test_a_ring_of_another_length_is_what_the_newest_pushes_make(held: int, want
                 out[user, number % length] = number
         return out
 
-    found = laid_anew(ring(held, held), pushed_N, wanted, -1)
-    np.testing.assert_array_equal(found, ring(wanted, min(held, wanted)))
+    np.testing.assert_array_equal(laid_anew(ring(old, old), pushed_N, new, -1), ring(new, min(old, new)))
+
+
+def window(recommender: Recommender, user: str) -> list[str]:
+    state = recommender.state
+    rows = state.histories.window(state.users.row_of[user], state.items.status.data)[0]
+    return names_of(state, rows)
 
 
 @pytest.mark.parametrize("length", [12, 30])
-def test_histories_of_another_length_keep_the_newest_events_and_the_model(length: int) -> None:
+def test_resized_histories_keep_the_newest_events_and_the_model(length: int) -> None:
     first = learned(small_settings(history=20))
-    second = Recommender(small_settings(history=length))
-    second.restore(first.snapshot())
+    second = restored(first.snapshot(), history=length)
     for user in ("u1", "u7"):
-        windows = [
-            names_of(
-                each.state,
-                each.state.histories.window(each.state.users.row_of[user], each.state.items.status.data)[0],
-            )
-            for each in (first, second)
-        ]
-        assert len(windows[0]) == 20
-        assert windows[1] == windows[0][:length]
+        assert len(window(first, user)) == 20
+        assert window(second, user) == window(first, user)[:length]
     one, two = (each.models[0].columns() for each in (first, second))
     for name, column in one.items():
         if "place" not in name and column.axis == "none":
             np.testing.assert_array_equal(two[name].data, column.data, err_msg=name)
-    place, longer = one["module_place"].data, two["module_place"].data
+    place, resized = one["module_place"].data, two["module_place"].data
     assert place.any()
     shared = min(length, 20)
-    np.testing.assert_array_equal(longer[:shared], place[:shared])
-    assert not longer[shared:].any()
+    np.testing.assert_array_equal(resized[:shared], place[:shared])
+    assert not resized[shared:].any()
     assert second.quality.cumulative() == first.quality.cumulative()
     batches = Batches(seq=second.seq, ends={0: second.offsets[P0]})
     for number in range(15):
         second.step(batches([Event("u1", f"later-{number}")]))
-    row = second.state.users.row_of["u1"]
-    window = names_of(second.state, second.state.histories.window(row, second.state.items.status.data)[0])
-    assert window[:12] == [f"later-{14 - number}" for number in range(12)]
-    assert len(window) == (12 if length == 12 else 30)
+    assert window(second, "u1")[:12] == [f"later-{14 - number}" for number in range(12)]
+    assert len(window(second, "u1")) == length
 
 
 @pytest.mark.parametrize("k", [3, 9])
-def test_served_lists_of_another_length_keep_their_best_places(k: int) -> None:
+def test_resized_published_lists_keep_their_best_places(k: int) -> None:
     first = learned(small_settings(k=5))
-    second = Recommender(small_settings(k=k))
-    second.restore(first.snapshot())
+    second = restored(first.snapshot(), k=k)
     for user in ("u1", "u2"):
-        lists = [
+        before, now = (
             names_of(each.state, each.state.served.items.data[each.state.users.row_of[user]])
             for each in (first, second)
-        ]
-        assert len(lists[0]) == 5
-        assert lists[1] == lists[0][:k]
+        )
+        assert len(before) == 5
+        assert now == before[:k]
 
 
-def test_consumed_items_stay_under_a_narrower_rule_and_go_where_repeats_are_welcome() -> None:
-    first = learned(small_settings())
+def test_consumed_items_are_kept_under_a_narrower_rule_and_dropped_without_exclusion() -> None:
+    first = learned()
+    recommenders = (first, *(restored(first.snapshot(), exclude=types) for types in (["buy"], [])))
     consumed = [
         names_of(
             each.state, each.state.consumed.of(each.state.users.row_of["u1"], each.state.items.status.data)
         )
-        for each in (first, *(restored_as(first, exclude) for exclude in (["buy"], [])))
+        for each in recommenders
     ]
     assert len(consumed[0]) > 5
     assert consumed[1:] == [consumed[0], []]
 
 
-def restored_as(first: Recommender, exclude: list[str]) -> Recommender:
-    recommender = Recommender(small_settings(exclude=exclude))
-    recommender.restore(first.snapshot())
-    return recommender
-
-
 # ---- names
 
 
-def test_a_worker_of_a_new_name_says_whose_checkpoints_there_are_and_takes_a_renamed_folder_on(
+def test_a_renamed_worker_logs_which_checkpoints_exist_and_resumes_from_a_renamed_folder(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, log, _, learned_before, _ = past(tmp_path)
     renamed = changed(PAST, kafka__worker_id="shop-0")
     elsewhere = tmp_path / "copy"
     shutil.copytree(folder, elsewhere)
-    stranger = Life(elsewhere, renamed, log)
-    (line,) = told(caplog, "worker shop-0 starts with an empty model: it has no checkpoint in")
-    assert "worker-0 has; users come" in line
-    assert "put the folder worker-0 in the place of shop-0" in line
-    assert stranger.learner.events_learned == 0
-    stranger.kill()
-    caplog.clear()
-    Life(elsewhere, renamed, log).kill()  # it has not learned anything: told again
-    assert told(caplog, "worker shop-0 starts with an empty model")
+    for _ in range(2):  # logged until it has learned something
+        caplog.clear()
+        empty = Life(elsewhere, renamed, log)
+        (line,) = logged(caplog, "worker shop-0 starts with an empty model")
+        assert f"it has no checkpoint in {elsewhere}, worker-0 has; users" in line
+        assert "rename the folder worker-0 to shop-0" in line
+        assert empty.learner.events_learned == 0
+        empty.kill()
     (folder / "worker-0").rename(folder / "shop-0")
     life = Life(folder, renamed, log)
     assert life.learner.events_learned == learned_before
-    life.read()
-    life.loop.checkpoint()
+    life.read().loop.checkpoint()
     life.end()
     again = Life(folder, renamed, log)
     assert again.learner.digests() == life.learner.digests()
     again.kill()
 
 
-def test_a_first_start_says_that_there_is_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_first_start_logs_that_there_is_no_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
-    Life(tmp_path, PAST, ListLog()).kill()
-    assert told(caplog, f"worker worker-0 starts from nothing: no checkpoint is in {tmp_path}")
+    Life(tmp_path, PAST, MemoryLog()).kill()
+    assert logged(caplog, f"worker worker-0 starts from nothing: no checkpoint is in {tmp_path}")
 
 
-def test_the_checkpoints_offsets_win_over_those_of_a_new_group(
+def test_the_checkpoints_offsets_are_used_with_a_new_group(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, log, _, learned_before, _ = past(tmp_path)
     log.committed = {}
     caplog.set_level(logging.INFO)
     life = Life(folder, changed(PAST, kafka__group_id="another"), log).read()
-    assert told(caplog, "kafka.group_id was 'afresh', is 'another': the checkpoint's offsets count")
+    assert logged(caplog, "kafka.group_id was 'afresh', is 'another': ")
     assert life.learner.events_learned == learned_before
     life.end()
     assert log.committed == life.learner.offsets
 
 
-def test_a_topic_that_left_leaves_its_users_and_a_new_one_is_read_from_its_start(
+def test_users_of_a_removed_topic_are_kept_and_an_added_topic_is_read_from_its_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, old, _, learned_before, users = past(tmp_path)
-    log = ListLog({"orders": 1})
+    log = MemoryLog({"orders": 1})
     append(log, "u1", "lamp", topic="orders")
-    append(log, "stranger", "lamp", topic="orders")
-    both = past(tmp_path / "again").log  # the journal's last batches are still read from the topic that left
+    append(log, "new", "lamp", topic="orders")
+    both = past(tmp_path / "again").log  # the journal's last batches are read from the removed topic
     log._records |= both._records
     log._starts |= both._starts
     log.committed = dict(old.committed)
     caplog.set_level(logging.INFO)
     settings = changed(PAST, topics__events=["orders"])
     orders = TopicPartition("orders", 0)
-    log.partitions = lambda: [orders]  # type: ignore[method-assign]  # what is subscribed
+    log.partitions = lambda: [orders]  # type: ignore[method-assign]  # the subscribed ones
     life = Life(folder, settings, log, assigned=[orders]).read()
-    assert told(caplog, "topics.events was ['events'], is ['orders']: users of a topic that left stay known")
+    assert logged(caplog, "topics.events was ['events'], is ['orders']: ")
     assert life.learner.events_learned == learned_before + 2
     assert life.history("u1")[:2] == ["lamp", users["u1"]["history"][0][0]]
     assert life.user("u1")["partition"] == ["orders", 0]

@@ -6,19 +6,19 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from pipeline.models.baselines.counts import FadingModel
+from pipeline.state.popularity import GAP_MS, P300
+from pipeline.state.sessions import PLACES, Sessions
 from streams import MINUTE_MS, Batches, Event, move_on, new_state, shoppers, small_settings
 from test_baselines import pools_of, targets_of
 
 from pipeline.events.batch import Batch
 from pipeline.models.baselines import session_knn
-from pipeline.models.baselines.counts import FadingModel
 from pipeline.models.baselines.neighbours import KNN_FADE, Neighbours
 from pipeline.models.model import Model
 from pipeline.models.registry import KNN_FADE as COUNTED_FADE
 from pipeline.models.registry import KNN_REACH, Value, build_model
-from pipeline.state.popularity import GAP_MS, P300
 from pipeline.state.queries import Queries
-from pipeline.state.sessions import PLACES, Sessions
 from pipeline.state.state import State
 
 GAP = 45  # minutes; pauses of the made-up shoppers lie on both sides of it

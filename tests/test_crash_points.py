@@ -14,12 +14,12 @@ import pytest
 from crashes import ITEMS, TOPICS, World, events_in, fill, is_spoiled, settings_for
 from learners import CountingLearner
 
-from consumers.memory import ListLog, ListSource
+from consumers.memory import MemoryLog, MemorySource
 from pipeline.events.batch import Record
 from pipeline.events.records import DEFAULT_USER, Ranking
 from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
-from pipeline.service.loop import with_news
+from pipeline.service.loop import with_catalog
 from pipeline.settings import ModelConfig, Settings
 
 
@@ -60,11 +60,11 @@ class Reference(NamedTuple):
 def never_killed(world: World) -> Reference:
     """Repeat the batches of a world's journal from an empty state."""
     learner = world.make(world.settings)
-    source, decoder = ListSource(world.log), world.decoder()
+    source, decoder = MemorySource(world.log), world.decoder()
     newest: dict[str, Ranking] = {}
     for entry in Journal(world.folder / world.settings.kafka.worker_id).entries(0):
         polled = source.read(entry.spans, entry.order_R)
-        raw = with_news(decoder.decode(entry.seq, entry.now_ms, polled), entry.news)
+        raw = with_catalog(decoder.decode(entry.seq, entry.now_ms, polled), entry.catalog)
         outcome = learner.step(raw)
         newest.update((ranking.user_id, ranking) for ranking in outcome.rankings)
     return Reference(learner.digests(), learner.events_learned, newest)
@@ -72,7 +72,7 @@ def never_killed(world: World) -> Reference:
 
 def make_world(folder: Path, make: Any, events: int, seed: int) -> World:
     """Return a new world with its log filled."""
-    log = ListLog(TOPICS)
+    log = MemoryLog(TOPICS)
     fill(log, events, seed)
     return World(folder, make, settings_for(folder), log, seed)
 

@@ -5,17 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation.curves import EDGES_E, NEGATIVES, Curves
-from pipeline.models.tested import RankResult
-
-
-def batch_of(rows):
-    """Return a batch of (greater, equal, others, is a test, is known)."""
-    greater, equal, others, tests, known = (np.array(column) for column in zip(*rows, strict=True))
-    return RankResult(
-        greater.astype(np.int64), equal.astype(np.int64), others.astype(np.int64) + 1, tests.astype(bool),
-        known.astype(bool),
-    )  # fmt: skip
+from pipeline.evaluation.curves import EDGES_E, NEGATIVES, CurveHistogram
 
 
 @st.composite
@@ -27,9 +17,11 @@ def ranks(draw):
 
 
 def curve_of(rows):
-    curves = Curves(["a"])
-    curves.update("a", batch_of(rows))
-    return curves.curve("a")
+    """Return the curve of rows of (greater, equal, others, is a test, is known)."""
+    histogram = CurveHistogram()
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    histogram.update(*(column[columns[3]] for column in (*columns[:3], columns[4])))
+    return histogram.curve()
 
 
 @given(st.lists(ranks(), min_size=1, max_size=12))
@@ -94,16 +86,3 @@ def test_scores_that_are_no_numbers_stand_below_all():
     curve = curve_of([(8, 0, 7, True, True)])
     assert curve.auc == 0.0
     assert curve.tpr_E[-2:].tolist() == [0.0, 1.0]
-
-
-@given(st.lists(ranks(), min_size=1, max_size=8), st.lists(ranks(), min_size=1, max_size=8))
-def test_a_checkpoint_in_between_changes_no_bit(before, after):
-    whole = Curves(["a", "b"])
-    whole.update("a", batch_of(before))
-    restored = Curves(["b", "a", "new"])
-    restored.load(whole.arrays())
-    for curves in (whole, restored):
-        curves.update("a", batch_of(after))
-    for name, array in whole.arrays().items():
-        assert array.tobytes() == restored.arrays()[name].tobytes()
-    assert restored.curve("new").tests == 0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from consumers.memory import ListRecord
+from consumers.memory import MemoryRecord
 from pipeline.errors import UsageError
 from pipeline.events.batch import Polled, RawBatch, Span
 from pipeline.events.checks import AHEAD_MS, EARLIEST_MS, MAX_DEPTH, REASONS, iso_ms, too_deep
@@ -23,7 +23,9 @@ LIMIT = 2_000
 
 def decoded(*values: bytes | None, timestamp: int = NOW, topic: str = "events", **config: Any) -> RawBatch:
     topics = config.pop("topics", TopicsConfig())
-    records = [ListRecord(topic, 0, offset, timestamp, b"key", value) for offset, value in enumerate(values)]
+    records = [
+        MemoryRecord(topic, 0, offset, timestamp, b"key", value) for offset, value in enumerate(values)
+    ]
     polled = Polled((Span(topic, 0, 0, len(values)),), list(records), np.zeros(len(values), np.int32))
     return Decoder(EventsConfig(**config), topics, LIMIT).decode(3, NOW, polled)
 
@@ -79,7 +81,7 @@ def test_a_topic_of_a_table_gives_the_type_of_its_events() -> None:
 
 
 def test_events_know_the_span_that_they_came_from() -> None:
-    records = [ListRecord("events", index % 2, index, NOW, None, event()) for index in range(3)]
+    records = [MemoryRecord("events", index % 2, index, NOW, None, event()) for index in range(3)]
     spans = (Span("events", 0, 0, 3), Span("events", 1, 1, 2))
     polled = Polled(spans, list(records), np.array([0, 1, 0], np.int32))
     events = Decoder(EventsConfig(), TopicsConfig(), LIMIT).decode(0, NOW, polled).events

@@ -18,26 +18,27 @@ import numpy as np
 import pytest
 from learners import CountingLearner
 
-from consumers.memory import ListLog, ListSource
+from consumers.memory import MemoryLog, MemorySource
 from pipeline.app import cli
 from pipeline.app.commands import demo as command
 from pipeline.app.demo.show import Demo, closing_words
 from pipeline.app.demo.view import View
 from pipeline.app.demo.watch import DemoWatch, Latency, Speed
 from pipeline.errors import AfreshError
-from pipeline.evaluation.quality import Quality
+from pipeline.evaluation.rank_metrics import RankMetrics
 from pipeline.events.decode import Decoder
 from pipeline.events.records import DriftAlarm
-from pipeline.models.tested import RankResult
+from pipeline.models.model import RankResult
 from pipeline.service.clock import ManualClock
 from pipeline.service.health import Health
 from pipeline.service.loop import Adapters, Loop
 from pipeline.service.metrics import Metrics
-from pipeline.service.observe import Delivered, Unobserved
+from pipeline.service.observe import Delivered, Observer
 from pipeline.settings import CheckpointConfig, EventsConfig, KafkaConfig, ModelConfig, Settings
 from producers.child import SenderProcess
-from producers.memory import ListSink
-from producers.simulator.users import shoppers, wire_events
+from producers.memory import MemorySink
+from producers.simulator.events import wire_events
+from producers.simulator.users import simulate_users
 
 NOW_MS = 1_750_000_000_000
 ALARM = DriftAlarm("adwin", "hit_rate", 900, 0.374, 0.061, NOW_MS)
@@ -60,7 +61,7 @@ class ListSender:
 
     def start(self):
         self.started += 1
-        for columns in shoppers(self.events, seed=0):
+        for columns in simulate_users(self.events, seed=0):
             for event in wire_events(columns, NOW_MS - 10**7):
                 self.log.append(msgspec.json.encode(event), key=event.user_id.encode(), timestamp=NOW_MS - 40)
         self.log.append(b"not json", timestamp=NOW_MS)
@@ -94,15 +95,15 @@ class Stage:
     """A demo, its loop and what they say, without a broker."""
 
     def __init__(self, events=2_000, change_at=600):
-        self.clock, self.log, self.said = Clock(NOW_MS), ListLog(), io.StringIO()
-        self.sender, self.sink, settings = ListSender(self.log, events), ListSink(), Settings()
+        self.clock, self.log, self.said = Clock(NOW_MS), MemoryLog(), io.StringIO()
+        self.sender, self.sink, settings = ListSender(self.log, events), MemorySink(), Settings()
         self.demo = Demo(View(self.said), self.clock, self.sender, events, change_at)
-        self.watch = self.demo.observe(Unobserved())
+        self.watch = self.demo.observe(Observer())
         decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
-        self.source = ListSource(self.log)
+        self.source = MemorySource(self.log)
         edges = Adapters(self.source, decoder, self.sink, self.clock, self.watch)
         self.loop = Loop(AlarmingLearner(settings), edges, settings)
-        self.quality = Quality(["attention", "popularity"])
+        self.quality = RankMetrics(["attention", "popularity"])
 
     def play(self):
         return self.demo.play(self.loop, self.quality)
@@ -125,7 +126,7 @@ def test_the_demo_ends_by_itself_when_all_that_was_sent_is_learned_and_acknowled
 def test_the_summary_has_the_keys_of_the_last_json_line():
     stage = Stage()
     hits = RankResult(*(np.array([value]) for value in (4, 0, 100)), *(np.array([True]),) * 2)
-    stage.quality.update("attention", hits, np.array([False]))
+    stage.quality.update("attention", hits, np.array([False]), np.zeros(1))
     summary = json.loads(json.dumps(stage.play()))
     assert list(summary) == [
         "events", "rankings", "dead_letters", "events_per_s", "latency_p50_ms", "latency_p99_ms", "models",
@@ -254,7 +255,7 @@ def test_times_beyond_a_minute_count_as_one():
 
 
 def test_records_without_a_plausible_time_are_in_no_latency():
-    watch = DemoWatch(Unobserved(), Clock(NOW_MS), lambda: None, lambda: None)
+    watch = DemoWatch(Observer(), Clock(NOW_MS), lambda: None, lambda: None)
     watch.delivered(Delivered(1, {}, np.array([0, NOW_MS - 30])), NOW_MS)
     assert watch.latency.percentile(1.0) == 30
 
@@ -331,7 +332,7 @@ def sender_command(*arguments):
 
 def test_by_default_60_000_events_come_at_2_000_a_second_and_taste_changes_halfway():
     assert command.planned(options()) == (60_000, 30_000)
-    assert " --events 60000 --rate 2000.0 --seed 0 --change-at 30000 --closed-loop " in sender_command()
+    assert " --events 60000 --rate 2000.0 --seed 0 --change sudden@30000 --closed-loop " in sender_command()
 
 
 def test_shoppers_see_no_lists_where_that_is_asked_for_and_a_files_people_never_do():

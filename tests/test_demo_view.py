@@ -15,9 +15,9 @@ from pipeline.app.demo.text import line, uplift_lines
 from pipeline.app.demo.uplift import arms_of
 from pipeline.app.demo.view import MOST_SHARE, REFRESH_S, View
 from pipeline.app.demo.watch import Progress
-from pipeline.evaluation.quality import Quality
+from pipeline.evaluation.rank_metrics import RankMetrics
 from pipeline.events.records import DriftAlarm, RankedItem, Ranking
-from pipeline.models.tested import RankResult
+from pipeline.models.model import RankResult
 
 ALARM = DriftAlarm("adwin", "hit_rate", 900, 0.374, 0.061, 0)
 RANKING = Ranking("[bold]ann[/]", "r", [RankedItem("[red]tea", 1.5, ["milk", "cup"])] * 10, 0, 0, "m", 1)
@@ -280,12 +280,12 @@ def results(greater):
 
 
 def test_quality_of_late_is_the_mean_of_the_last_tests():
-    quality, rng = Quality(["attention", "popularity"]), np.random.default_rng(0)
+    quality, rng = RankMetrics(["attention", "popularity"]), np.random.default_rng(0)
     course, places = QualityCourse(quality), {model: [] for model in quality.models}
     for batch in range(60):
         for model in quality.models:
             greater = rng.integers(0, 30, STEP)
-            quality.update(model, results(greater), np.zeros(STEP, bool))
+            quality.update(model, results(greater), np.zeros(STEP, bool), np.zeros(STEP))
             places[model] += (greater + 1).tolist()
         course.look((batch + 1) * STEP)
     for found in course.models():
@@ -295,14 +295,16 @@ def test_quality_of_late_is_the_mean_of_the_last_tests():
 
 
 def test_before_the_first_test_there_is_no_quality():
-    assert QualityCourse(Quality(["attention"])).models() == (ModelLine("attention", None, None),)
+    assert QualityCourse(RankMetrics(["attention"])).models() == (ModelLine("attention", None, None),)
 
 
 def test_the_course_of_a_long_run_stays_small_and_spans_it_evenly():
-    quality = Quality(["attention"])
+    quality = RankMetrics(["attention"])
     course = QualityCourse(quality)
     for events in range(0, 3_000_000, 5 * STEP):
-        quality.update("attention", results([0 if events < 1_500_000 else 50] * 10), np.zeros(10, bool))
+        quality.update(
+            "attention", results([0 if events < 1_500_000 else 50] * 10), np.zeros(10, bool), np.zeros(10)
+        )
         course.look(events)
     events_P, hr_MP = course.course()
     assert POINTS // 2 <= len(events_P) <= POINTS

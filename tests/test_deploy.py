@@ -1,4 +1,4 @@
-"""The files of deploy/, read by parsers: what they name exists, what they promise is what the code does."""
+"""The files of deploy/: they parse, what they name exists, and what they state is what the code does."""
 
 import re
 import shlex
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from consumers.memory import ListRecord
+from consumers.memory import MemoryRecord
 from pipeline.app.config import load_settings
 from pipeline.events.batch import ItemChange, Polled, Span
 from pipeline.events.decode import Decoder
@@ -48,7 +48,7 @@ def asyncapi() -> dict[str, Any]:
 
 
 def instructions() -> list[tuple[str, str]]:
-    """Return the Dockerfile's instructions: comments out, continued lines joined."""
+    """Return the Dockerfile's instructions without comments, continued lines joined."""
     text = re.sub(r"^\s*#.*\n", "", (DEPLOY / "Dockerfile").read_text("utf-8"), flags=re.M)
     lines = filter(str.strip, text.replace("\\\n", " ").splitlines())
     return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines)]
@@ -58,14 +58,14 @@ def last(word: str) -> str:
     return [rest for each, rest in instructions() if each == word][-1]
 
 
-def test_every_instruction_is_one_that_docker_knows() -> None:
+def test_every_dockerfile_instruction_is_known() -> None:
     known = {"FROM", "WORKDIR", "RUN", "COPY", "ARG", "ENV", "USER", "VOLUME", "EXPOSE", "HEALTHCHECK"}
     known |= {"STOPSIGNAL", "ENTRYPOINT", "CMD"}
     assert {word for word, _ in instructions()} <= known
     assert instructions()[0] == ("FROM", "python:3.11-slim AS build")
 
 
-def test_the_image_copies_what_exists_and_all_that_the_build_needs() -> None:
+def test_the_image_copies_existing_paths_and_all_that_the_build_needs() -> None:
     stages = [rest.partition(" AS ")[2] for word, rest in instructions() if word == "FROM"]
     copied = []
     for word, rest in instructions():
@@ -83,7 +83,7 @@ def test_the_image_copies_what_exists_and_all_that_the_build_needs() -> None:
     assert needed | {"constraints.txt", "deploy/config/afresh.toml"} == set(copied)
 
 
-def test_the_image_runs_the_service_as_an_ordinary_user() -> None:
+def test_the_image_runs_the_service_as_an_unprivileged_user() -> None:
     words = [word for word, _ in instructions()]
     assert last("USER") not in ("root", "0")
     assert words.index("USER") > max(n for n, word in enumerate(words) if word in ("RUN", "COPY"))
@@ -93,13 +93,13 @@ def test_the_image_runs_the_service_as_an_ordinary_user() -> None:
     )
 
 
-def test_the_build_of_torch_is_an_argument_and_no_host_is_named() -> None:
+def test_the_torch_index_is_an_argument_and_no_host_is_named() -> None:
     assert ("ARG", 'PIP_EXTRA_INDEX_URL=""') in instructions()
     text = (DEPLOY / "Dockerfile").read_text("utf-8") + (DEPLOY / "compose.yaml").read_text("utf-8")
     assert set(re.findall(r"https?://([\w.-]+)", text)) <= {"127.0.0.1"}
 
 
-def test_the_image_is_healthy_while_the_loop_is_live() -> None:
+def test_the_image_healthcheck_is_the_live_endpoint() -> None:
     port = read_config().metrics.address.rpartition(":")[2]
     assert f"http://127.0.0.1:{port}/live" in last("HEALTHCHECK")
     assert last("EXPOSE") == port
@@ -108,7 +108,7 @@ def test_the_image_is_healthy_while_the_loop_is_live() -> None:
 # The example configuration
 
 
-def test_the_example_configuration_is_good_and_names_every_key() -> None:
+def test_the_example_configuration_is_valid_and_names_every_key() -> None:
     read_config()
     text = (DEPLOY / "config/afresh.toml").read_text("utf-8")
     for table in msgspec.structs.fields(Settings):
@@ -120,7 +120,7 @@ def test_the_example_configuration_is_good_and_names_every_key() -> None:
 def test_a_key_that_is_commented_out_shows_its_default(tmp_path: Path) -> None:
     text = (DEPLOY / "config/afresh.toml").read_text("utf-8")
     config = tmp_path / "afresh.toml"
-    examples = ("# exclude", "# block")  # of values; the defaults say nothing
+    examples = ("# exclude", "# block")  # examples of values, not defaults
     kept = [line for line in text.splitlines() if not line.startswith(examples)]
     commented = [re.sub(r"^# (?=\w+ = )", "", line) for line in kept if re.match(r"\[|# \w+ = ", line)]
     config.write_text("\n".join(commented), "utf-8")
@@ -130,7 +130,7 @@ def test_a_key_that_is_commented_out_shows_its_default(tmp_path: Path) -> None:
 # compose.yaml
 
 
-def test_services_depend_on_services_and_mount_what_exists(compose: dict[str, Any]) -> None:
+def test_compose_services_depend_on_services_and_mount_existing_paths(compose: dict[str, Any]) -> None:
     services = compose["services"]
     assert set(services) == {"kafka", "topics", "afresh", "prometheus", "grafana"}
     for name, service in services.items():
@@ -144,7 +144,7 @@ def test_services_depend_on_services_and_mount_what_exists(compose: dict[str, An
     assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()
 
 
-def test_afresh_reaches_the_broker_under_the_name_it_gives_itself(compose: dict[str, Any]) -> None:
+def test_afresh_connects_to_the_advertised_listener(compose: dict[str, Any]) -> None:
     kafka = compose["services"]["kafka"]
     advertised = kafka["environment"]["KAFKA_ADVERTISED_LISTENERS"]
     inside = re.search(r"INSIDE://([^,]+)", advertised)
@@ -157,13 +157,13 @@ def test_afresh_reaches_the_broker_under_the_name_it_gives_itself(compose: dict[
     assert dict(re.findall(r"(\w+)://[\w.]*:(\d+)", advertised)).items() <= listeners.items()
 
 
-def test_only_loopback_is_opened_on_the_machine(compose: dict[str, Any]) -> None:
+def test_ports_are_published_on_loopback_only(compose: dict[str, Any]) -> None:
     ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_the_topics_are_made_under_their_configured_names_and_compacted_where_keys_count(
+def test_topics_are_created_under_their_configured_names_and_compacted_if_keyed(
     compose: dict[str, Any],
 ) -> None:
     script = compose["services"]["topics"]["command"][0]
@@ -180,14 +180,14 @@ def test_the_topics_are_made_under_their_configured_names_and_compacted_where_ke
     assert compacted == {topics.items, topics.recommendations}
 
 
-def test_prometheus_scrapes_afresh_where_it_listens(compose: dict[str, Any]) -> None:
+def test_prometheus_scrapes_the_metrics_address(compose: dict[str, Any]) -> None:
     scrape = read_yaml("prometheus/prometheus.yml")["scrape_configs"][0]
     targets = scrape["static_configs"][0]["targets"]
     assert targets == [f"afresh:{read_config().metrics.address.rpartition(':')[2]}"]
     assert scrape.get("metrics_path", "/metrics") == "/metrics"
 
 
-def test_state_outlives_the_container(compose: dict[str, Any]) -> None:
+def test_the_state_is_on_a_volume(compose: dict[str, Any]) -> None:
     mounts = [volume.split(":")[1] for volume in compose["services"]["afresh"]["volumes"]]
     assert any(read_config().checkpoint.path.startswith(f"{mount}/") for mount in mounts)
     assert last("VOLUME") in mounts
@@ -204,7 +204,7 @@ def references(node: object) -> list[str]:
     return [each for value in node for each in references(value)] if isinstance(node, list) else []
 
 
-def test_every_reference_of_asyncapi_leads_somewhere(asyncapi: dict[str, Any]) -> None:
+def test_every_reference_of_asyncapi_resolves(asyncapi: dict[str, Any]) -> None:
     assert asyncapi["asyncapi"] == "3.0.0"
     for reference in references(asyncapi):
         node = asyncapi
@@ -227,14 +227,14 @@ def test_the_channels_are_the_default_topics(asyncapi: dict[str, Any]) -> None:
 
 
 def bare(schema: object) -> object:
-    """Return a schema without what doesn't change what it allows."""
+    """Return a schema without titles and descriptions."""
     if isinstance(schema, dict):
         kept = {key: bare(value) for key, value in schema.items() if key not in ("title", "description")}
         return {key: sorted(value) if key == "required" else value for key, value in kept.items()}
     return [bare(each) for each in schema] if isinstance(schema, list) else schema
 
 
-def test_the_schemas_of_what_is_written_are_those_of_the_code(asyncapi: dict[str, Any]) -> None:
+def test_the_schemas_of_written_records_are_those_of_the_code(asyncapi: dict[str, Any]) -> None:
     _, written = msgspec.json.schema_components([Ranking, DriftAlarm], ref_template=REFERENCE)
     described = asyncapi["components"]["schemas"]
     assert set(written) == {"Ranking", "RankedItem", "DriftAlarm"}
@@ -242,21 +242,21 @@ def test_the_schemas_of_what_is_written_are_those_of_the_code(asyncapi: dict[str
         assert bare(described[name]) == bare(schema), name
 
 
-def test_the_examples_of_what_is_written_are_records_of_the_code(asyncapi: dict[str, Any]) -> None:
+def test_the_examples_of_written_records_are_valid(asyncapi: dict[str, Any]) -> None:
     messages = asyncapi["components"]["messages"]
     for name, struct in (("ranking", Ranking), ("driftAlarm", DriftAlarm)):
         for example in messages[name]["examples"]:
             msgspec.convert(example["payload"], struct)
 
 
-def test_the_fields_of_an_event_are_those_that_are_read(asyncapi: dict[str, Any]) -> None:
+def test_the_event_fields_are_those_that_are_read(asyncapi: dict[str, Any]) -> None:
     assert tuple(asyncapi["components"]["schemas"]["Event"]["properties"]) == EVENT_FIELDS
 
 
 def decode(payload: dict[str, Any]) -> str:
     """Return "" for a good event, else the reason."""
     settings = Settings()
-    record = ListRecord("events", 0, 0, 1_760_000_000_000, None, msgspec.json.encode(payload))
+    record = MemoryRecord("events", 0, 0, 1_760_000_000_000, None, msgspec.json.encode(payload))
     polled = Polled((Span("events", 0, 0, 1),), [record], np.zeros(1, np.int32))
     decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
     raw = decoder.decode(0, 1_760_000_001_000, polled)
@@ -264,7 +264,7 @@ def decode(payload: dict[str, Any]) -> str:
     return raw.rejects[0].reason if raw.rejects else ""
 
 
-def test_the_event_of_the_example_is_read_and_the_required_fields_are(asyncapi: dict[str, Any]) -> None:
+def test_the_example_event_is_read_and_required_fields_are_required(asyncapi: dict[str, Any]) -> None:
     schema = asyncapi["components"]["schemas"]["Event"]
     payload = asyncapi["components"]["messages"]["event"]["examples"][0]["payload"]
     assert decode(payload) == ""
@@ -273,7 +273,7 @@ def test_the_event_of_the_example_is_read_and_the_required_fields_are(asyncapi: 
         assert decode(rest) == ("missing_field" if field in schema["required"] else ""), field
 
 
-def test_types_and_sizes_of_an_event_are_those_that_are_read(asyncapi: dict[str, Any]) -> None:
+def test_types_and_sizes_of_event_fields_are_those_that_are_read(asyncapi: dict[str, Any]) -> None:
     schema = asyncapi["components"]["schemas"]["Event"]
     payload = asyncapi["components"]["messages"]["event"]["examples"][0]["payload"]
     good = {"string": "x", "integer": 1_760_000_000_000, "number": 0.5, "object": {"page": "home"}}
@@ -282,7 +282,7 @@ def test_types_and_sizes_of_an_event_are_those_that_are_read(asyncapi: dict[str,
         named = limits["type"] if "$ref" in kind else kind["type"]
         for each in named if isinstance(named, list) else [named]:
             assert decode({**payload, field: good[each]}) == "", field
-            if field != "context":  # on whose form nothing depends yet
+            if field != "context":  # any JSON value is accepted
                 assert decode({**payload, field: [good[each]]}) == "wrong_type", field
         takes_numbers = named in (["string", "integer"], "integer", "number") or field == "context"
         assert (decode({**payload, field: 1_760_000_000_000}) == "") == takes_numbers, field
@@ -292,11 +292,11 @@ def test_types_and_sizes_of_an_event_are_those_that_are_read(asyncapi: dict[str,
 
 
 def item_change(key: str, payload: object) -> ItemChange | str:
-    """Return what a record of the items topic says, or the reason why it says nothing."""
+    """Return the change in a record of the items topic, or the reason for its rejection."""
     value = None if payload is None else msgspec.json.encode(payload)
-    news = item_news([ListRecord("items", 0, 0, 1_760_000_000_000, key.encode(), value)])
-    (said,) = news.changes or news.bad
-    return said if isinstance(said, ItemChange) else said.reason
+    update = item_news([MemoryRecord("items", 0, 0, 1_760_000_000_000, key.encode(), value)])
+    (found,) = update.changes or update.bad
+    return found if isinstance(found, ItemChange) else found.reason
 
 
 def test_an_item_is_read_as_described(asyncapi: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from consumers.files.source import read_events
-from consumers.memory import ListLog, ListSource
+from consumers.memory import MemoryLog, MemorySource
 from pipeline.app.cli import main
 from pipeline.app.cpu_count import use_threads
 from pipeline.events.batch import TopicPartition
@@ -21,7 +21,7 @@ from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
 from pipeline.service.clock import ManualClock
 from pipeline.service.loop import Adapters, Durability, Loop
-from pipeline.service.observe import Unobserved
+from pipeline.service.observe import Observer
 from pipeline.service.prequential import (
     BASELINES,
     FILE_SOURCE,
@@ -32,8 +32,9 @@ from pipeline.service.prequential import (
     compared,
 )
 from pipeline.settings import BatchConfig, CheckpointConfig, KafkaConfig, ModelConfig, RankConfig, Settings
-from producers.memory import ListSink, Outbox
-from producers.simulator.users import TYPES, Columns, Market, shoppers
+from producers.memory import MemorySink, Outbox
+from producers.simulator.events import TYPES, Columns, SimulatorConfig
+from producers.simulator.users import simulate_users
 
 START_S = 1_700_000_000
 NOW_MS = START_S * 1000 + 10**9
@@ -44,8 +45,8 @@ LIVE = TopicPartition("events", 0)
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recorded file of made-up shoppers."""
-    chunks = shoppers(EVENTS, 0, None, Market(120, 120, 16))
+    """A recorded file of simulated users."""
+    chunks = simulate_users(EVENTS, 0, config=SimulatorConfig(120, 120, 16))
     columns = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
     rows = zip(*(column.tolist() for column in columns), strict=True)
     lines = [
@@ -87,7 +88,7 @@ def test_two_threads_learn_the_same_bits_as_one(file: Path, repeats: bool) -> No
     assert [line.figures for line in shared.result().lines] == [line.figures for line in alone.result().lines]
 
 
-def replayed(file: Path, log: ListLog) -> None:
+def replayed(file: Path, log: MemoryLog) -> None:
     """Append the file's events to the live topic, as `replay` sends them."""
     for events in read_events(file, 100, now_ms=NOW_MS):
         for user, item, kind, time_ms in zip(
@@ -96,23 +97,23 @@ def replayed(file: Path, log: ListLog) -> None:
             append(log, user, item, kind, time_ms)
 
 
-def append(log: ListLog, user: str, item: str, kind: str = "click", time_ms: int = NOW_MS) -> None:
+def append(log: MemoryLog, user: str, item: str, kind: str = "click", time_ms: int = NOW_MS) -> None:
     value = {"user_id": user, "item_id": item, "event_type": kind, "timestamp_ms": time_ms}
     log.append(msgspec.json.encode(value), key=user.encode(), timestamp=NOW_MS)
 
 
 def lived(
-    settings: Settings, log: ListLog, outbox: Outbox, folder: Path | None = None, test_all: bool = False
+    settings: Settings, log: MemoryLog, outbox: Outbox, folder: Path | None = None, test_all: bool = False
 ) -> Recommender:
     """Let a service live until the log is read, and stop it."""
     learner = Recommender(settings, test_all=test_all)
-    source = ListSource(log)
+    source = MemorySource(log)
     decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
     clock = ManualClock(NOW_MS)
     survival = None
     if folder is not None:
         survival = Durability(Checkpoints(UrlFolder(str(folder)), settings), Journal(folder / "worker-0"))
-    loop = Loop(learner, Adapters(source, decoder, ListSink(outbox), clock, Unobserved()), settings, survival)
+    loop = Loop(learner, Adapters(source, decoder, MemorySink(outbox), clock, Observer()), settings, survival)
     loop.start()
     while learner.offsets.get(LIVE, 0) < log.end(LIVE):
         loop.tick()
@@ -130,7 +131,7 @@ def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, st
 
 def test_live_figures_are_those_of_evaluate(file: Path) -> None:
     settings = settings_for(batch=BatchConfig(max_events=64))
-    log = ListLog()
+    log = MemoryLog()
     replayed(file, log)
     live = lived(settings, log, Outbox(), test_all=True).quality.cumulative()
     offline = judged(file, settings, [])
@@ -331,7 +332,7 @@ def test_inspect_of_one_user_says_how_old_the_checkpoint_is_and_leaves_the_figur
 
 def test_a_service_starts_warm_and_a_user_moves_to_the_live_partition(trained: Path) -> None:
     settings = service(trained)
-    log, outbox = ListLog(), Outbox()
+    log, outbox = MemoryLog(), Outbox()
     found = Checkpoints(UrlFolder(str(trained)), settings).load(newcomer=True)
     assert found is not None
     before = Recommender(settings)
@@ -352,7 +353,7 @@ def test_a_service_starts_warm_and_a_user_moves_to_the_live_partition(trained: P
 
 def test_the_files_users_outlive_restarts_and_the_loss_of_a_partition(trained: Path) -> None:
     settings = service(trained)
-    log = ListLog()
+    log = MemoryLog()
     append(log, "u1", "brand new")
     first = lived(settings, log, Outbox(), trained)
     append(log, "stranger", "brand new")

@@ -11,27 +11,32 @@ lists = st.lists(st.lists(st.lists(st.integers(-1, 9), min_size=3, max_size=3), 
 counts = st.lists(st.integers(0, 20), min_size=1, max_size=30)
 
 
-@given(lists, st.sets(st.integers(0, 9)), lists)
-def test_counts_equal_those_of_the_lists_written_out(before, freed, after):
-    exposure = Exposure()
-    for update in before:
+def updated(exposure, updates):
+    for update in updates:
         exposure.update(np.array(update, np.int32).reshape(-1, 3))
+    return exposure
+
+
+@given(lists, st.sets(st.integers(0, 9)), lists, st.integers(1, 10))
+def test_counts_and_coverage_equal_those_of_the_lists_written_out(before, freed, after, window):
+    exposure = updated(Exposure(window), before)
     exposure.clear(np.array(sorted(freed), np.int64))
-    restored = Exposure()
+    restored = Exposure(window)
     restored.load(exposure.arrays())
-    for update in after:
-        restored.update(np.array(update, np.int32).reshape(-1, 3))
-    shown = [row for update in before for rows in update for row in rows if row not in freed]
-    shown += [row for update in after for rows in update for row in rows]
-    rows = np.array([0, 3, 9, 5_000])
-    assert restored.of(rows).tolist() == [shown.count(row) for row in rows.tolist()]
-    assert restored.lists == sum(map(len, before)) + sum(map(len, after))
+    updated(restored, after)
+    shown = [[row for row in rows if row not in freed] for update in before for rows in update]
+    shown += [rows for update in after for rows in update]
+    rows = np.array([0, 1, 2, 5, 9, 3_000])
+    assert restored.of(rows).tolist() == [sum(each.count(row) for each in shown) for row in rows.tolist()]
+    assert restored.lists == len(shown)
+    covered = {row for each in shown[-window:] for row in each} & set(rows.tolist())
+    assert restored.coverage(rows) == pytest.approx(len(covered) / len(rows))
 
 
-def test_a_checkpoint_of_a_version_that_did_not_count_starts_from_zero():
-    exposure = Exposure()
-    exposure.load({})
-    assert (exposure.lists, exposure.of(np.array([0, 7])).tolist()) == (0, [0, 0])
+def test_coverage_of_no_items_is_zero_and_over_no_list_is_refused():
+    assert Exposure().coverage(np.array([], np.int64)) == 0.0
+    with pytest.raises(ValueError, match="window 0: expected 1"):
+        Exposure(window=0)
 
 
 @given(counts)

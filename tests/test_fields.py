@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from consumers.memory import ListLog, ListRecord
+from consumers.memory import MemoryLog, MemoryRecord
 from pipeline.errors import UsageError
 from pipeline.events.batch import Polled, RawBatch, Span
 from pipeline.events.checks import EARLIEST_MS, MAX_DEPTH, any_ms
@@ -28,10 +28,10 @@ PATHS = {"user_id": "payload.user.id", "item_id": "payload.sku", "timestamp_ms":
 
 
 def decoded(
-    *records: ListRecord | bytes, topics: TopicsConfig | None = None, limit: int = 2_000, **config: Any
+    *records: MemoryRecord | bytes, topics: TopicsConfig | None = None, limit: int = 2_000, **config: Any
 ) -> RawBatch:
     given = [
-        each if not isinstance(each, bytes) else ListRecord("events", 0, place, NOW, b"key", each)
+        each if not isinstance(each, bytes) else MemoryRecord("events", 0, place, NOW, b"key", each)
         for place, each in enumerate(records)
     ]
     spans = tuple(Span(topic, 0, 0, len(given)) for topic in dict.fromkeys(each.topic for each in given))
@@ -57,7 +57,7 @@ def problem(batch: RawBatch) -> tuple[str, str]:
 
 
 def test_each_topic_gives_its_default_type_and_a_record_may_name_its_own() -> None:
-    log = ListLog({"shop.orders": 1, "shop.clicks": 1})
+    log = MemoryLog({"shop.orders": 1, "shop.clicks": 1})
     for topic in ("shop.orders", "shop.clicks"):
         for fields in ({}, {"event_type": "gift"}, {"event_type": ""}, {"event_type": None}):
             log.append(event(**fields), topic=topic, timestamp=NOW)
@@ -168,8 +168,8 @@ def test_paths_are_followed_as_a_plain_walk_would(record: dict[str, Any], path: 
 # The key
 
 
-def keyed(key: bytes | None, **fields: Any) -> ListRecord:
-    return ListRecord("events", 0, 0, NOW, key, json.dumps({"item_id": "tea", **fields}).encode())
+def keyed(key: bytes | None, **fields: Any) -> MemoryRecord:
+    return MemoryRecord("events", 0, 0, NOW, key, json.dumps({"item_id": "tea", **fields}).encode())
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_key_that_is_no_id_is_refused(key: bytes | None, reason: str) -> None:
 
 def test_the_key_and_paths_go_together_behind_a_frame() -> None:
     value = b"\0\0\0\0\7" + json.dumps({"payload": {"sku": "tea"}}).encode()
-    record = ListRecord("events", 0, 0, NOW, b"ann", value)
+    record = MemoryRecord("events", 0, 0, NOW, b"ann", value)
     assert only(decoded(record, fields={"user_id": "$key", "item_id": "payload.sku"})) == ("ann", "tea")
 
 
@@ -561,7 +561,7 @@ def test_a_debezium_table_of_events_is_read_as_the_guide_maps_it() -> None:
         None,
         change("t", None, None),
     ]
-    records = [ListRecord("events", 0, place, NOW, b"9", value) for place, value in enumerate(values)]
+    records = [MemoryRecord("events", 0, place, NOW, b"9", value) for place, value in enumerate(values)]
     batch = decoded(*records, **config)
     assert (batch.ignored, batch.rejects) == ({"d": 1, "tombstone": 1, "t": 1}, [])
     events = batch.events
@@ -573,7 +573,7 @@ def test_a_debezium_table_of_events_is_read_as_the_guide_maps_it() -> None:
 
 
 def test_a_record_without_a_value_is_ignored_and_counted() -> None:
-    batch = decoded(ListRecord("events", 0, 0, NOW, b"ann", None))
+    batch = decoded(MemoryRecord("events", 0, 0, NOW, b"ann", None))
     assert (batch.ignored, batch.rejects, len(batch.events)) == ({"tombstone": 1}, [], 0)
 
 
@@ -618,7 +618,7 @@ def test_what_is_read_quickly_is_read_as_carefully(
     careful._plain, careful._parse = False, raise_unexpected
     key = b"key" if with_key else None
     given = [
-        ListRecord("events", 0, place, NOW, key, json.dumps(record).encode())
+        MemoryRecord("events", 0, place, NOW, key, json.dumps(record).encode())
         for place, record in enumerate(records)
     ]
     polled = Polled((Span("events", 0, 0, len(given)),), list(given), np.zeros(len(given), np.int32))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.files.source import Columns, Tally, read_events
-from consumers.memory import ListRecord
+from consumers.memory import MemoryRecord
 from pipeline.errors import UsageError
 from pipeline.events.batch import Events, Polled, Span
 from pipeline.events.checks import REASONS
@@ -408,7 +408,7 @@ def test_a_jsonl_of_a_topic_is_read_as_the_topic_is(tmp_path: Path) -> None:
     columns = Columns("uid", "lines[].sku", "timestamp_ms", "event_type", "lines[].price")
     events = only(path, columns=columns, settings=config, tally=tally)
     records = [
-        ListRecord("events", 0, at, NOW, None, json.dumps(row).encode()) for at, row in enumerate(rows)
+        MemoryRecord("events", 0, at, NOW, None, json.dumps(row).encode()) for at, row in enumerate(rows)
     ]
     polled = Polled((Span("events", 0, 0, len(rows)),), list(records), np.zeros(len(rows), np.int32))
     topic = Decoder(config, TopicsConfig(), 100_000).decode(0, NOW, polled)

@@ -167,7 +167,7 @@ def test_an_announced_item_is_measured_and_learned_like_one_that_nobody_has_name
     assert plain.newest == with_news.newest
     assert plain.recommender.quality.cumulative() == with_news.recommender.quality.cumulative()
     shown = [
-        shop.recommender.coverage.ratio(np.flatnonzero(shop.recommender.state.items.status.data == LIVE))
+        shop.recommender.exposure.coverage(np.flatnonzero(shop.recommender.state.items.status.data == LIVE))
         for shop in (plain, with_news)
     ]
     assert shown[0] == shown[1] > 0
@@ -185,9 +185,9 @@ def test_who_takes_an_announced_item_off_the_list_is_a_hit() -> None:
     shop = Shop()
     shop.step([Event("ann", "rug")], *announce("lamp"))
     assert shop.newest["ann"] == ["lamp"]
-    before = shop.recommender.quality.served()
+    before = shop.recommender.quality.list_hits()
     shop.step([Event("ann", "lamp")])
-    after = shop.recommender.quality.served()
+    after = shop.recommender.quality.list_hits()
     assert (after.events - before.events, after.hr) == (1, 1.0)
 
 

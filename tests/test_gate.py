@@ -2,8 +2,8 @@
 
 import numpy as np
 import torch
-
 from pipeline.features.memories import FEATURES, GATE
+
 from pipeline.models.gate import BOUND, MOST, RATE, START, Gate
 
 ALL = np.ones(FEATURES, np.float32)

@@ -15,15 +15,16 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaTimeoutError
 
 from consumers.kafka import items as kafka_items
+from consumers.kafka import reader as kafka_reader
 from consumers.kafka.items import KafkaItems
-from consumers.memory import ListLog, ListRecord
-from consumers.memory_items import ListItems
+from consumers.kafka.topic import TopicReader
+from consumers.memory import MemoryItems, MemoryLog, MemoryRecord
 from pipeline.errors import BrokerLost, UsageError
 from pipeline.events.batch import CatalogUpdate, ItemChange, TopicPartition
 from pipeline.events.items import item_news
 from pipeline.service.ports import ItemSource
 from pipeline.settings import ItemsConfig, KafkaConfig
-from producers.simulator.simulate import withdrawal
+from producers.simulator.simulation import withdrawal
 
 AVAILABLE, GONE = True, False
 HERE, NAMES = b'{"on": true}', ItemsConfig(fields={"available": "on"})
@@ -39,7 +40,7 @@ BEFORE, AFTER = {"id": 4, "on": True}, {"id": 4, "on": False}
 
 
 def news_of(key: bytes | None, value: bytes | None, **fields: str | list[str]) -> CatalogUpdate:
-    return item_news([ListRecord("items", 0, 7, 0, key, value)], ItemsConfig(fields=fields))
+    return item_news([MemoryRecord("items", 0, 7, 0, key, value)], ItemsConfig(fields=fields))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,7 @@ def test_any_record_is_read_or_a_dead_letter(key: object, value: object) -> None
 
 
 def test_the_last_word_on_an_item_counts() -> None:
-    log = ListLog({"items": 1})
+    log = MemoryLog({"items": 1})
     for item, value in (("a", None), ("b", None), ("a", HERE)):
         log.append(value, topic="items", key=item.encode(), skip=2)
     news = item_news(log.read(TopicPartition("items", 0), 0), NAMES)
@@ -229,7 +230,7 @@ def test_the_last_word_on_an_item_counts() -> None:
 
 def test_the_journal_gives_news_back_byte_for_byte() -> None:
     news = item_news(
-        [ListRecord("items", 1, 4, 99, b"\x00\xff", b"\xfe"), ListRecord("items", 0, 2, 5, b"lamp", None)]
+        [MemoryRecord("items", 1, 4, 99, b"\x00\xff", b"\xfe"), MemoryRecord("items", 0, 2, 5, b"lamp", None)]
     )
     assert msgspec.json.decode(msgspec.json.encode(news), type=CatalogUpdate) == news
 
@@ -243,13 +244,13 @@ class ListShelf:
     topic = "items"
 
     def __init__(self, request: pytest.FixtureRequest, name: str) -> None:
-        self._log = ListLog({self.topic: 2})
+        self._log = MemoryLog({self.topic: 2})
 
     def put(self, partition: int, key: str, value: bytes | None) -> None:
         self._log.append(value, topic=self.topic, partition=partition, key=key.encode())
 
     def source(self) -> ItemSource:
-        return ListItems(self._log, config=NAMES)
+        return MemoryItems(self._log, config=NAMES)
 
     def close(self) -> None:
         pass
@@ -355,7 +356,7 @@ def test_a_broker_that_is_away_is_no_news_where_the_topic_was_not_there(
     name = topic_name("none")
     source = KafkaItems(config(broker), name)
     source.start({})
-    monkeypatch.setattr(kafka_items, "AGAIN_S", 0.0)
+    monkeypatch.setattr(kafka_items, "LOOK_EVERY_S", 0.0)
     with monkeypatch.context() as away:
         away.setattr(kafka_items, "open_admin", _nobody_answers)
         assert source.poll() == (CatalogUpdate(), True)
@@ -374,30 +375,38 @@ def _nobody_answers(kafka: KafkaConfig) -> NoReturn:
 
 
 def test_failures_that_lie_far_apart_are_not_taken_for_one_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    consumer, clock = _Failing(), [0.0]
-    monkeypatch.setattr(kafka_items, "connect", lambda make, options: consumer)
+    client, clock, kafka = _Failing(), [0.0], KafkaConfig(broker_timeout_s=30.0)
+    monkeypatch.setattr(kafka_reader, "connect", lambda make, options: client)
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    source = KafkaItems(KafkaConfig(broker_timeout_s=30.0), "items")
-    source._partitions = [TopicPartition("items", 0)]
-    assert source.poll() == (CatalogUpdate(), False)
-    consumer.fails = False
-    assert source.poll() == (CatalogUpdate(), True)
-    consumer.fails, clock[0] = True, 3_600.0
-    assert source.poll() == (CatalogUpdate(), False)
+    source = KafkaItems(kafka, "items")
+    source._reader = TopicReader(kafka, "items", "earliest")
+    for clock[0], client.fails in ((0.0, True), (1.0, True), (2.0, False), (3_600.0, True)):
+        assert source.poll() == (CatalogUpdate(), True)
     clock[0] += 31.0
     with pytest.raises(BrokerLost, match=r"31 s while reading the topic 'items'"):
         source.poll()
 
 
 class _Failing:
-    """A consumer that reads nothing, or has no answer."""
+    """A consumer of an empty topic that may have no answer."""
 
     fails = True
 
     def partitions_for_topic(self, topic: str) -> set[int]:
         return {0}
 
-    def poll(self, timeout_ms: float, max_records: int) -> dict[TopicPartition, list[ListRecord]]:
+    def assign(self, partitions: object) -> None: ...
+    def seek(self, partition: object, offset: int) -> None: ...
+
+    def position(self, partition: object, timeout_ms: int) -> int:
+        return 0
+
+    def end_offsets(self, partitions: list[TopicPartition], timeout_ms: int) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, 0)
+
+    beginning_offsets = end_offsets
+
+    def poll(self, timeout_ms: float, max_records: int) -> dict[TopicPartition, list[MemoryRecord]]:
         if self.fails:
             raise KafkaTimeoutError
         return {}

@@ -28,9 +28,10 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka import TopicPartition as KafkaPartition
 from kafka.admin import MemberToRemove
 from kafka.errors import KafkaError, KafkaTimeoutError
-from kafka.structs import ConsumerGroupMetadata, MemberState
+from kafka.future import Future
 
 from consumers.kafka import client as kafka_client
+from consumers.kafka import member as kafka_member
 from consumers.kafka.client import Patience, consumer_options
 from consumers.kafka.member import Member
 from consumers.kafka.source import BACKLOG_WAIT_S, KafkaSource
@@ -289,42 +290,49 @@ while True:
 
 
 class Joining:
-    """As much of a client as a `Member` needs: its first fetch begins a join, which takes three waits."""
+    """The parts of a client and of its coordinator that a `Member` drives: each join waits for `answer`."""
 
     def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.forgotten = False
-        self._coordinator = self
+        self.joins: list[Future] = []
+        self.fetches = 0
+        self.answered = 0
+        self._coordinator = self._manager = self
 
     def need_rejoin(self) -> bool:
-        return not self.forgotten and "fetch" in self.calls and self.calls.count("wait") < 3
+        return self.answered < 2  # as after a cooperative rebalance that revokes
 
-    def request_rejoin(self) -> None:
-        self.forgotten = False
+    def call_soon(self, coroutine: object) -> Future:
+        self.joins.append(Future())
+        return self.joins[-1]
 
-    def group_metadata(self) -> ConsumerGroupMetadata:
-        joining = self.forgotten or self.need_rejoin()
-        return ConsumerGroupMetadata(
-            "group", state=MemberState.REBALANCING if joining else MemberState.STABLE
-        )
+    async def ensure_active_group_async(self) -> bool: ...
+    async def _on_join_complete_async(self, *args: object) -> None: ...
 
-    def poll(self, timeout_ms: float, max_records: int | None = None) -> dict[object, object]:
-        self.calls.append("wait" if max_records is None else "fetch")
-        self.forgotten = self.need_rejoin()  # the client does so where topics have just become known
+    def answer(self) -> None:
+        self.answered += 1
+        self.joins[-1].success(True)
+
+    def poll(self, timeout_ms: float, max_records: int) -> dict[object, object]:
+        if not self.need_rejoin() or self.ensure_active_group(timeout_ms):  # type: ignore[attr-defined]
+            self.fetches += 1
         return {}
 
-    def close(self, autocommit: bool, timeout_ms: float) -> None: ...
 
-
-def test_a_member_stays_with_a_join_that_any_poll_of_its_began() -> None:
+def test_a_join_that_outlasts_a_poll_goes_on_and_no_other_one_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stub: whether a real client forgets a join, or misses its answer, is a matter of milliseconds."""
-    consumer = Joining()
-    member = Member(consumer)
-    assert member.poll() == {}
-    assert consumer.calls == ["fetch", "wait", "wait", "wait", "fetch"]
-    assert member.poll() == {}
-    assert consumer.calls[5:] == ["fetch"]
-    member.close(1.0)
+    monkeypatch.setattr(kafka_member, "JOIN_WAIT_S", 0.01)
+    client = Joining()
+    member = Member(client)
+    for _ in range(3):
+        assert member.poll() == member.keep_alive() == {}
+    assert (len(client.joins), client.fetches) == (1, 0)
+    client.answer()
+    member.poll()
+    assert (len(client.joins), client.fetches) == (2, 0)  # the client wants to join once more
+    client.answer()
+    member.poll()
+    member.poll()
+    assert (len(client.joins), client.fetches) == (2, 2)
 
 
 def test_a_worker_that_was_killed_gets_its_place_back_at_once(broker: str, topic_name: Name) -> None:
@@ -499,7 +507,7 @@ def test_a_topic_that_was_made_anew_is_noticed(
     write(broker, topic, numbered(7))
     second, recorder = opened(config(broker, topic), topic)
     assert second.topic_ids() != ids or ids == {}  # the embedded broker has none
-    with pytest.raises(OffsetsGone, match="the topic ends at 7"):
+    with pytest.raises(OffsetsGone, match="the topic holds 0 to 7"):
         second.read(batch.spans, batch.order_R)
     recorder.assigned = lambda partitions: second.seek(partitions[0], 100)  # type: ignore[method-assign]
     with pytest.raises(OffsetsGone, match="wanted offset 100, but the topic holds 0 to 7"):
@@ -592,7 +600,7 @@ def test_options_of_the_user_reach_the_client_but_not_those_of_the_guarantees() 
 def test_a_broker_that_is_late_is_waited_for_and_that_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(kafka_client, "TELL_S", 0.2)
+    monkeypatch.setattr(kafka_client, "SILENCE_LOGGED_S", 0.2)
     caplog.set_level("INFO", "consumers.kafka.client")
     waits_ms = []
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 import pytest
-
-from pipeline.evaluation.quality import between
-from pipeline.events.batch import Events, RawBatch, Span, TopicPartition
 from pipeline.features.memories import D_LONG, DENSE, FEATURES, S_BACKOFF
+from streams import ndcg_between
+
+from pipeline.events.batch import Events, RawBatch, Span, TopicPartition
 from pipeline.models.attention import StreamingAttention
 from pipeline.models.model import Model, TrainResult
 from pipeline.models.registry import build_model
@@ -16,7 +16,8 @@ from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.settings import ModelConfig, RankConfig, Settings
 from pipeline.state.state import State
-from producers.simulator.users import Columns, Market, shoppers
+from producers.simulator.events import Columns, SimulatorConfig
+from producers.simulator.users import simulate_users
 
 START_MS = 1_700_000_000_000
 NOW_MS = START_MS + 10**9
@@ -58,8 +59,8 @@ def feed(learner: Recommender, users: Numbers, items: Numbers, batch: int = 128)
 
 
 def people(events: int, seed: int = 0) -> tuple[Ints, Ints]:
-    """Return users and items of made-up shoppers."""
-    chunks = shoppers(events, seed, None, Market(users=300, items=300, sessions=32))
+    """Return users and items of simulated users."""
+    chunks = simulate_users(events, seed, config=SimulatorConfig(users=300, items=300, sessions=32))
     columns = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
     return columns.user_B, columns.item_B
 
@@ -197,7 +198,7 @@ def test_the_size_of_batches_hardly_matters() -> None:
         feed(learner, users[:warm], items[:warm])
         before = learner.quality.cumulative()["attention"]
         feed(learner, users[warm:], items[warm:], batch)
-        got[batch] = between(before, learner.quality.cumulative()["attention"])["ndcg@10"]
+        got[batch] = ndcg_between(before, learner.quality.cumulative()["attention"])
     best = max(got.values())
     assert min(got[1], got[16], got[128]) >= 0.97 * best, got
     assert got[512] >= 0.9 * best, got
@@ -256,11 +257,11 @@ def test_a_gate_with_few_features_does_not_run_away(batch: int) -> None:
     before = learner.quality.cumulative()
     users, items = people(4000, seed=3)
     outcomes += feed(learner, users + 1000, items)
-    assert {outcome.figures.skipped for outcome in outcomes[1:]} == {""}
+    assert {outcome.metrics.skipped for outcome in outcomes[1:]} == {""}
     for column in attention_of(learner).columns().values():
         assert np.isfinite(column.data).all()
     after = learner.quality.cumulative()
-    got = {name: between(before[name], after[name])["ndcg@10"] for name in MODELS}
+    got = {name: ndcg_between(before[name], after[name]) for name in MODELS}
     assert got["attention"] >= 0.7 * max(got.values()), got
 
 
@@ -276,9 +277,9 @@ def test_a_number_gone_wrong_stops_learning_and_publishing_until_it_is_mended() 
     embeddings = model.table.data[:, : model.dim].copy()
     held = learner.state.items.capacity
     (outcome,) = feed(learner, users[700:800], items[700:800])
-    assert outcome.figures.skipped == "non_finite"
+    assert outcome.metrics.skipped == "non_finite"
     assert outcome.rankings == []
-    assert not np.isfinite(outcome.figures.gradient_norm)
+    assert not np.isfinite(outcome.metrics.gradient_norm)
     for name in names:
         np.testing.assert_array_equal(model.columns()[name].data[:held], before[name])
     known = learner.state.items.rows([f"i{item}" for item in set(items[:700].tolist())])
@@ -286,7 +287,7 @@ def test_a_number_gone_wrong_stops_learning_and_publishing_until_it_is_mended() 
     assert np.isfinite(ndcg(learner))
     model.gate.weight.data[:] = right
     (outcome,) = feed(learner, users[800:900], items[800:900])
-    assert outcome.figures.skipped == ""
+    assert outcome.metrics.skipped == ""
     assert len(outcome.rankings) >= len(set(users[800:900].tolist()))
 
 
@@ -294,7 +295,7 @@ def test_an_empty_system_says_once_that_it_has_nothing_for_people_without_events
     learner = recommender()
     outcome = learner.step(raw(learner, [], []))
     assert [(ranking.user_id, ranking.items) for ranking in outcome.rankings] == [("__default__", [])]
-    assert (outcome.gone, outcome.alarms) == ([], [])
+    assert (outcome.removed_users, outcome.alarms) == ([], [])
     assert (learner.seq, learner.events_learned, learner.offsets) == (1, 0, {SOURCE: 0})
     assert learner.step(raw(learner, [], [])).rankings == []
 
@@ -315,5 +316,5 @@ def test_a_disliked_item_is_no_test_and_no_lesson() -> None:
     tests = learner.quality.cumulative()["attention"]["tests"]
     outcome = learner.step(raw(learner, ["u1", "u2"], ["i2", "i3"], type="dislike"))
     assert learner.quality.cumulative()["attention"]["tests"] == tests
-    assert outcome.figures.skipped == "no_target"
+    assert outcome.metrics.skipped == "no_target"
     assert learner.state.successors.forward.data.sum() == 0

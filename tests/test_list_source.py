@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from consumers.memory import ListLog, ListSource, record
+from consumers.memory import MemoryLog, MemoryRecord, MemorySource
 from pipeline.errors import PublishFailed
 from pipeline.events.batch import Reject, TopicPartition
 from pipeline.events.records import DriftAlarm, Ranking
 from pipeline.service.ports import Sink, Source
-from producers.memory import ListSink, Outbox
+from producers.memory import MemorySink, Outbox
 
 A, B = TopicPartition("events", 0), TopicPartition("events", 1)
 
@@ -36,15 +36,15 @@ class Diary:
         self.heard.append(("lost", list(partitions), self.source.generation()))
 
 
-def log_of(records: int) -> ListLog:
-    log = ListLog({"events": 2})
+def log_of(records: int) -> MemoryLog:
+    log = MemoryLog({"events": 2})
     for step in range(records):
         log.append(b"%d" % step, partition=step % 2, timestamp=step)
     return log
 
 
-def started(log: ListLog, **options: Sequence[TopicPartition]) -> tuple[ListSource, Diary]:
-    source = ListSource(log, **options)
+def started(log: MemoryLog, **options: Sequence[TopicPartition]) -> tuple[MemorySource, Diary]:
+    source = MemorySource(log, **options)
     diary = Diary(source)
     source.start(diary)
     return source, diary
@@ -100,7 +100,7 @@ def test_a_source_made_again_over_the_log_goes_on_from_the_commits() -> None:
 
 
 def test_a_listener_that_forgets_to_seek_is_caught() -> None:
-    source = ListSource(log_of(1))
+    source = MemorySource(log_of(1))
     source.start(Diary(source, seek=False))
     with pytest.raises(RuntimeError, match="did not seek events-0, events-1"):
         source.poll(1, 0.0)
@@ -108,18 +108,18 @@ def test_a_listener_that_forgets_to_seek_is_caught() -> None:
 
 def test_polling_before_the_start_is_caught() -> None:
     with pytest.raises(RuntimeError, match=r"call start\(listener\) before poll"):
-        ListSource(log_of(1)).poll(1, 0.0)
+        MemorySource(log_of(1)).poll(1, 0.0)
 
 
 def test_offsets_of_a_log_may_have_gaps_and_never_go_back() -> None:
-    log = ListLog()
+    log = MemoryLog()
     log.append(b"a")
     assert log.append(b"b", skip=3).offset == 4
-    log.extend([record("events", 0, 9, 0, None, b"c")])
+    log.extend([MemoryRecord("events", 0, 9, 0, None, b"c")])
     assert [each.offset for each in log.read(A, 1)] == [4, 9]
     assert [each.offset for each in log.read(A, 0, 9)] == [0, 4]
     with pytest.raises(ValueError, match="offset 9 of events-0: expected 10 or more"):
-        log.extend([record("events", 0, 9, 0, None, b"d")])
+        log.extend([MemoryRecord("events", 0, 9, 0, None, b"d")])
     log.trim(A, 99)
     assert (log.start(A), log.end(A)) == (10, 10)
 
@@ -130,19 +130,19 @@ def ranking(user_id: str, model_version: int = 0) -> Ranking:
 
 def test_an_outbox_keeps_everything_in_order_over_the_lives_of_its_sinks() -> None:
     outbox = Outbox()
-    first: Sink = ListSink(outbox)
-    bad = Reject(record("events", 0, 0, 0, None, b"?"), "not_json", "")
+    first: Sink = MemorySink(outbox)
+    bad = Reject(MemoryRecord("events", 0, 0, 0, None, b"?"), "not_json", "")
     alarm = DriftAlarm("adwin", "loss", 1, 0.0, 1.0, 2)
     assert first.publish([ranking("ann"), ranking("bob")], [bad], [alarm], []).done()
-    second = ListSink(outbox)
+    second = MemorySink(outbox)
     second.publish([ranking("bob", 1), ranking("cy")], [], [], ["ann", "cy"])
     assert [each.ranking_id for each in outbox.rankings] == ["ann-0", "bob-0", "bob-1", "cy-0"]
-    assert (outbox.rejects, outbox.alarms, outbox.gone) == ([bad], [alarm], ["ann", "cy"])
+    assert (outbox.rejects, outbox.alarms, outbox.removed_users) == ([bad], [alarm], ["ann", "cy"])
     assert outbox.newest == {"bob": ranking("bob", 1)}
 
 
 def test_receipts_stay_open_until_they_are_acknowledged_in_order() -> None:
-    sink = ListSink(at_once=False)
+    sink = MemorySink(at_once=False)
     first, second, third = (sink.publish([], [], [], []) for _ in range(3))
     assert not first.done()
     sink.acknowledge(upto=first)
@@ -152,7 +152,7 @@ def test_receipts_stay_open_until_they_are_acknowledged_in_order() -> None:
 
 
 def test_a_sink_that_does_not_answer_fails_the_wait() -> None:
-    sink = ListSink(at_once=False)
+    sink = MemorySink(at_once=False)
     receipt = sink.publish([], [], [], [])
     sink.answers = False
     with pytest.raises(PublishFailed, match=r"not acknowledged within 0\.5 s"):
@@ -162,7 +162,7 @@ def test_a_sink_that_does_not_answer_fails_the_wait() -> None:
 
 
 def test_a_batch_that_fails_is_not_written_and_the_next_one_is() -> None:
-    sink = ListSink()
+    sink = MemorySink()
     sink.fail_next("disk full")
     failed = sink.publish([ranking("ann")], [], [], [])
     for check in (failed.done, lambda: failed.wait(1.0)):
@@ -173,7 +173,7 @@ def test_a_batch_that_fails_is_not_written_and_the_next_one_is() -> None:
 
 
 def test_a_closed_sink_takes_nothing() -> None:
-    sink = ListSink(at_once=False)
+    sink = MemorySink(at_once=False)
     receipt = sink.publish([], [], [], [])
     sink.close()
     assert receipt.done()

@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pipeline.features.memories import COLUMNS, D_CELL, D_DAY, DENSE, FEATURES, KINDS, SPARSE
+from pipeline.models.success import KEEP, KIND_FEATURES, success_of
+from pipeline.ranking.pools import Pools
 from streams import Batches, move_on, new_state, shoppers, small_settings
 
 from pipeline.events.batch import Batch
-from pipeline.features.memories import COLUMNS, D_CELL, D_DAY, DENSE, FEATURES, KINDS, SPARSE
 from pipeline.models import gate as gates
 from pipeline.models.attention import (
     BLOCK,
@@ -24,8 +26,6 @@ from pipeline.models.attention import (
 from pipeline.models.loss import FLOOR, UNFORESEEN, exact_rank, pool_logits, softmax_loss
 from pipeline.models.model import Pool, Targets, TrainResult
 from pipeline.models.optimizer import AGREE, EPSILON
-from pipeline.models.success import KEEP, KIND_FEATURES, success_of
-from pipeline.ranking.pools import Pools
 from pipeline.settings import POSITIVE, LimitsConfig
 from pipeline.state.queries import Queries, barred_targets
 from pipeline.state.state import State
@@ -475,7 +475,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_ranks_nothing_first(value: flo
         exact = (at.targets.row_B >= 0) & at.targets.tested_B
         tested = learned.tested
         assert (tested.greater_B[exact] >= tested.candidates_B[exact] - 1).all()
-        # the next step, with sound parameters, owes nothing to this one
+        # the next step, with sound parameters, pending_rankings nothing to this one
         at.model.weights["beta"].data[1] = 0
         assert at.model.learn(at.queries, at.pool, at.targets).skipped == ""
 

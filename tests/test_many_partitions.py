@@ -11,7 +11,7 @@ import pytest
 from brokers.clients import config, make_topic, open_source
 from workers import Worker, publish, settings_for
 
-from consumers.memory import ListLog
+from consumers.memory import MemoryLog
 from pipeline.events.batch import TopicPartition
 
 COUNTED = {
@@ -39,7 +39,7 @@ class Calls:
             setattr(part, method, self.counted(f"{name}.{method}", getattr(part, method)))
         return part
 
-    def worker(self, log: ListLog, folder: Path, name: str, partitions: int) -> Worker:
+    def worker(self, log: MemoryLog, folder: Path, name: str, partitions: int) -> Worker:
         worker = Worker(log, settings_for(folder, name), wrap=self.wrap)
         files: Any = worker.survival.checkpoints.folder  # type: ignore[union-attr]
         for method in ("names", "read", "write", "delete"):
@@ -57,7 +57,7 @@ class Calls:
 
 def lives(folder: Path, partitions: int, calls: Calls) -> dict[str, Counter[str]]:
     """Return what a checkpoint, a restart, a takeover after a kill and a revocation cost."""
-    log = ListLog({"events": partitions})
+    log = MemoryLog({"events": partitions})
     sources = [TopicPartition("events", number) for number in range(partitions)]
     for start in range(2):
         for source in sources:

@@ -5,9 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from streams import MINUTE_MS, START_MS, Batches, Event, move_on, new_state, shoppers, small_settings
-
-from pipeline.features import memories
 from pipeline.features.memories import (
     COLUMNS,
     D_CELL,
@@ -36,16 +33,19 @@ from pipeline.features.memories import (
     SPARSE,
     Candidates,
 )
-from pipeline.features.popularity import dense_columns, priors
-from pipeline.features.sessions import REACH
 from pipeline.models.explain import explain
 from pipeline.ranking.pools import NEGATIVES, Pools
+from pipeline.state.popularity import CELL, CELLS, DAY, P300, P1000
+from pipeline.state.successors import BEFORE
+from streams import MINUTE_MS, START_MS, Batches, Event, move_on, new_state, shoppers, small_settings
+
+from pipeline.features import memories
+from pipeline.features.popularity import dense_columns, priors
+from pipeline.features.sessions import REACH
 from pipeline.settings import LimitsConfig
 from pipeline.state import reclaiming as sweep
-from pipeline.state.popularity import CELL, CELLS, DAY, P300, P1000
 from pipeline.state.queries import Queries, serving_queries
 from pipeline.state.state import State
-from pipeline.state.successors import BEFORE
 from pipeline.state.tables import LIVE
 
 LEAST = 5

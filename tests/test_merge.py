@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.kafka.merge import Merge, arrange
-from consumers.memory import ListRecord
+from consumers.memory import MemoryRecord
 from pipeline.errors import OffsetsGone
 from pipeline.events.batch import Polled, Span, TopicPartition
 
 A, B, C = TopicPartition("events", 0), TopicPartition("events", 1), TopicPartition("more", 0)
 
 
-def rows(partition: TopicPartition, *pairs: tuple[int, int]) -> list[ListRecord]:
+def rows(partition: TopicPartition, *pairs: tuple[int, int]) -> list[MemoryRecord]:
     """Records of one partition from (offset, timestamp)."""
-    return [ListRecord(*partition, offset, timestamp, None, b"{}") for offset, timestamp in pairs]
+    return [MemoryRecord(*partition, offset, timestamp, None, b"{}") for offset, timestamp in pairs]
 
 
 def drained(merge: Merge, limit: int = 1_000) -> Polled:

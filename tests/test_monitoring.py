@@ -20,7 +20,7 @@ from prometheus_queries import (
     tool,
     without_thresholds,
 )
-from test_metrics import NAMES, say_everything
+from test_metrics import NAMES, fill
 
 from pipeline.service.metrics import Metrics
 
@@ -63,7 +63,7 @@ def test_an_alert_says_what_it_means_and_what_to_do() -> None:
 
 def test_names_of_metrics_are_as_prometheus_likes_them() -> None:
     metrics = Metrics()
-    say_everything(metrics)
+    fill(metrics)
     promtool("check", "metrics", text=generate_latest(metrics.registry).decode())
 
 

@@ -9,7 +9,7 @@ from msgspec import structs
 from streams import Batches, Event, new_state, shoppers, small_settings
 from workers import P0, P1, Worker, publish, settings_for
 
-from consumers.memory import ListLog
+from consumers.memory import MemoryLog
 from pipeline.events.batch import Events, RawBatch, Span
 from pipeline.recommender import Recommender
 from pipeline.state.state import State
@@ -81,7 +81,7 @@ def test_moves_are_among_the_figures_of_a_batch() -> None:
     recommender, batches = Recommender(small_settings()), Batches()
     recommender.step(batches([Event("u", "a"), Event("v", "a")]))
     outcome = recommender.step(batches([Event("u", "b", partition=1), Event("v", "b")]))
-    assert outcome.figures.moved == 1
+    assert outcome.metrics.moved == 1
 
 
 class Scattered(Batches):
@@ -112,7 +112,7 @@ def test_a_restart_is_exact_for_users_that_move() -> None:
 
 def test_a_takeover_loses_no_event_of_a_user_that_moves(tmp_path: Path) -> None:
     """Both partitions' shards are brought in before either is caught up from the topic."""
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     dead, _ = recommending(log, tmp_path, "dead")
     dead.loop.start()
     for start, source in enumerate((P0, P1)):
@@ -133,7 +133,7 @@ def test_a_takeover_loses_no_event_of_a_user_that_moves(tmp_path: Path) -> None:
     assert sorted(items) == [f"item-{number}" for number in range(5)]
 
 
-def recommending(log: ListLog, folder: Path, name: str) -> tuple[Worker, Recommender]:
+def recommending(log: MemoryLog, folder: Path, name: str) -> tuple[Worker, Recommender]:
     """A worker that learns with a recommender, and this."""
     settings = structs.replace(settings_for(folder, name), model=small_settings().model)
     learner = Recommender(settings)

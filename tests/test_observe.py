@@ -1,13 +1,14 @@
-"""What the loop tells its observer becomes the metrics that it stands for."""
+"""What the loop reports to its observer shows in the metrics and the health."""
 
 import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from workers import P0, START_MS, Worker, publish, settings_for
 
-from consumers.memory import ListLog
+from consumers.memory import MemoryLog
 from pipeline.events.batch import RawBatch
 from pipeline.events.records import DriftAlarm
 from pipeline.outcome import Mark, Outcome, no_mark
@@ -15,100 +16,117 @@ from pipeline.service.clock import ManualClock
 from pipeline.service.health import Health
 from pipeline.service.metrics import Metrics
 from pipeline.service.observe import MetricsObserver, ModelStatus
-from producers.memory import ListReceipt, ListSink
+from producers.memory import MemoryReceipt, MemorySink
 
 
-def test_a_run_shows_in_metrics_and_health(tmp_path: Path) -> None:
-    log = ListLog()
-    publish(log, ["ann", "bob", "ann"])
-    log.append(b"{", timestamp=START_MS + 3)
-    clock = ManualClock(START_MS)
-    metrics, health = Metrics(), Health(clock)
+class Observed:
+    """A worker on a log of its own, its metrics and its health."""
 
-    def standing() -> ModelStatus:
-        learner = worker.learner
+    def __init__(self, folder: Path, users: list[str], **options: Any) -> None:
+        self.log, self.metrics, clock = MemoryLog(), Metrics(), ManualClock(START_MS)
+        publish(self.log, users)
+        self.health = Health(clock)
+        observer = MetricsObserver(self.metrics, self.health, clock, self.status)
+        self.worker = Worker(self.log, settings_for(folder), observer=observer, **options)
+
+    def status(self) -> ModelStatus:
+        learner = self.worker.learner
         return ModelStatus({("counting", "hr", "all"): 0.25}, 0.5, learner.events_learned, learner.seq)
 
-    observer = MetricsObserver(metrics, health, clock, standing)
-    worker = Worker(log, settings_for(tmp_path), observer=observer)
+    def run(self) -> "Observed":
+        self.worker.loop.start()
+        self.worker.finish()
+        return self
 
-    def value(name: str, **labels: str) -> float | None:
-        return metrics.registry.get_sample_value(f"afresh_{name}", labels)
-
-    worker.loop.start()
-    worker.finish()
-    worker.loop.checkpoint()
-    assert health.state == "ready"
-    assert value("events_consumed_total", type="click") == 3
-    assert value("events_rejected_total", reason="not_json") == 1
-    assert value("dead_letters_total", reason="not_json") == 1
-    assert value("events_learned") == 3
-    assert value("rankings_published_total") == 2
-    assert value("end_to_end_latency_seconds_count") == 3
-    assert value("stage_seconds_count", stage="publish") == 1
-    assert value("train_steps_total") == 1
-    assert value("partitions_assigned") == 1
-    assert value("consumer_lag_records", topic="events", partition="0") == 0
-    assert value("quality_ratio", model="counting", measure="hr", segment="all") == 0.25
-    assert value("catalogue_coverage_ratio") == 0.5
-    assert value("checkpoint_seconds_count") == 1
-    worker.source.revoke([P0])
-    worker.loop.tick()
-    assert value("partitions_assigned") == 0
-    worker.kill()
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(f"afresh_{name}", labels)
 
 
-def test_an_alarm_is_counted_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def observe(tmp_path: Path) -> Iterator[Callable[..., Observed]]:
+    made: list[Observed] = []
+
+    def make(users: list[str], **options: Any) -> Observed:
+        made.append(Observed(tmp_path, users, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.worker.kill()
+
+
+def test_a_run_shows_in_metrics_and_health(observe: Callable[..., Observed]) -> None:
+    run = observe(["ann", "bob", "ann"])
+    run.log.append(b"{", timestamp=START_MS + 3)
+    run.run()
+    run.worker.loop.checkpoint()
+    assert run.health.state == "ready"
+    for name, labels, expected in (
+        ("events_consumed_total", {"type": "click"}, 3),
+        ("events_rejected_total", {"reason": "not_json"}, 1),
+        ("dead_letters_total", {"reason": "not_json"}, 1),
+        ("events_learned", {}, 3),
+        ("rankings_published_total", {}, 2),
+        ("end_to_end_latency_seconds_count", {}, 3),
+        ("stage_seconds_count", {"stage": "publish"}, 1),
+        ("train_steps_total", {}, 1),
+        ("partitions_assigned", {}, 1),
+        ("consumer_lag_records", {"topic": "events", "partition": "0"}, 0),
+        ("quality_ratio", {"model": "counting", "measure": "hr", "segment": "all"}, 0.25),
+        ("catalogue_coverage_ratio", {}, 0.5),
+        ("checkpoint_seconds_count", {}, 1),
+        ("last_event_timestamp_seconds", {}, (START_MS + 2) / 1000),
+    ):
+        assert run.value(name, **labels) == expected, name
+    run.log.append(b'{"user_id": "ann", "item_id": "tea"}', timestamp=START_MS - 60_000)
+    run.worker.finish()
+    assert run.value("last_event_timestamp_seconds") == (START_MS + 2) / 1000  # the newest one stays
+    run.worker.source.revoke([P0])
+    run.worker.loop.tick()
+    assert run.value("partitions_assigned") == 0
+
+
+def test_an_alarm_is_counted_and_logged(
+    observe: Callable[..., Observed], caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "pipeline.service.observe")
-    log = ListLog()
-    publish(log, ["ann"])
-    metrics, clock = Metrics(), ManualClock(START_MS)
-    worker = Worker(log, settings_for(tmp_path), observer=MetricsObserver(metrics, Health(clock), clock))
-    step = worker.learner.step
+    run = observe(["ann"])
+    step = run.worker.learner.step
 
     def alarming(raw: RawBatch, mark: Mark = no_mark) -> Outcome:
         outcome = step(raw, mark)
         outcome.alarms.append(DriftAlarm("adwin", "hit_rate", 7, 0.5, 0.25, START_MS, 0.4))
         return outcome
 
-    worker.learner.step = alarming  # type: ignore[method-assign]
+    run.worker.learner.step = alarming  # type: ignore[method-assign]
+    run.run()
+    assert run.value("drift_detections_total", detector="adwin", signal="hit_rate") == 1
+    lines = [record.getMessage() for record in caplog.records if record.name == "pipeline.service.observe"]
+    assert lines == ["drift: hit_rate 0.500 -> 0.250 at event 7; reaction 0.40"]
+
+
+def test_a_worker_is_ready_without_a_partition_and_when_others_take_those_it_had(
+    observe: Callable[..., Observed],
+) -> None:
+    run = observe(["ann"], assigned=[])
+    worker, states = run.worker, []
     worker.loop.start()
-    worker.finish()
-    worker.kill()
-    labels = {"detector": "adwin", "signal": "hit_rate"}
-    assert metrics.registry.get_sample_value("afresh_drift_detections_total", labels) == 1
-    told = [record.getMessage() for record in caplog.records if record.name == "pipeline.service.observe"]
-    assert told == ["drift: hit_rate 0.500 -> 0.250 at event 7; reaction 0.40"]
-
-
-def test_a_worker_is_ready_without_a_partition_and_when_others_take_those_it_had(tmp_path: Path) -> None:
-    log = ListLog()
-    publish(log, ["ann"])
-    clock = ManualClock(START_MS)
-    health = Health(clock)
-    observer = MetricsObserver(Metrics(), health, clock)
-    worker = Worker(log, settings_for(tmp_path), assigned=[], observer=observer)
-
-    def state() -> str:
-        return health.state
-
-    worker.loop.start()
-    assert state() == "rebalancing"
+    states.append(run.health.state)
     worker.loop.tick()
-    assert state() == "ready"
+    states.append(run.health.state)
     worker.source.assign([P0])
     worker.finish()
     for _ in range(2):  # once with users that were learned, once with none
         worker.source.revoke([P0])
         worker.loop.tick()
         worker.loop.tick()
-        assert state() == "ready"
+        states.append(run.health.state)
         worker.source.assign([P0])
         worker.loop.tick()
-    worker.kill()
+    assert states == ["rebalancing", "ready", "ready", "ready"]
 
 
-class PunctualReceipt(ListReceipt):
+class PunctualReceipt(MemoryReceipt):
     """A receipt that knows when it was acknowledged."""
 
     def acknowledged_ms(self) -> int:  # type: ignore[override]
@@ -116,7 +134,7 @@ class PunctualReceipt(ListReceipt):
         return START_MS + 250
 
 
-class PunctualSink(ListSink):
+class PunctualSink(MemorySink):
     """A sink whose receipts know the time."""
 
     def publish(self, *batch: Any) -> PunctualReceipt:
@@ -127,43 +145,23 @@ class PunctualSink(ListSink):
         return receipt
 
 
-def test_latency_ends_with_the_acknowledgement_not_when_somebody_looks(tmp_path: Path) -> None:
-    log = ListLog()
-    publish(log, ["ann"])
-    metrics, clock = Metrics(), ManualClock(START_MS)
+def test_latency_ends_with_the_acknowledgement_not_when_it_is_looked_at(
+    observe: Callable[..., Observed],
+) -> None:
     sink = PunctualSink()
-    worker = Worker(
-        log,
-        settings_for(tmp_path),
-        wrap=lambda name, part: sink if name == "sink" else part,
-        observer=MetricsObserver(metrics, Health(clock), clock),
-    )
-    worker.loop.start()
-    worker.finish()
-    worker.clock.advance(30.0)
-    worker.loop.checkpoint()
-    assert metrics.registry.get_sample_value("afresh_end_to_end_latency_seconds_count") == 1
-    assert metrics.registry.get_sample_value("afresh_end_to_end_latency_seconds_sum") == 0.25
-    worker.kill()
+    run = observe(["ann"], wrap=lambda name, part: sink if name == "sink" else part).run()
+    run.worker.clock.advance(30.0)
+    run.worker.loop.checkpoint()
+    assert run.value("end_to_end_latency_seconds_count") == 1
+    assert run.value("end_to_end_latency_seconds_sum") == 0.25
 
 
-def test_what_was_restored_shows_before_the_first_batch(tmp_path: Path) -> None:
-    log = ListLog()
-    publish(log, ["ann", "bob", "ann"])
-    first = Worker(log, settings_for(tmp_path))
-    first.loop.start()
-    first.finish()
-    first.loop.leave()
-    first.kill()
-    metrics, clock = Metrics(), ManualClock(START_MS)
-
-    def standing() -> ModelStatus:
-        return ModelStatus({}, 0.0, worker.learner.events_learned, worker.learner.seq)
-
-    observer = MetricsObserver(metrics, Health(clock), clock, standing)
-    worker = Worker(log, settings_for(tmp_path), observer=observer)
-    worker.loop.start()
-    worker.settle()
-    assert metrics.registry.get_sample_value("afresh_events_learned") == 3
-    assert metrics.registry.get_sample_value("afresh_model_version") == first.learner.seq
-    worker.kill()
+def test_what_was_restored_shows_before_the_first_batch(observe: Callable[..., Observed]) -> None:
+    first = observe(["ann", "bob", "ann"]).run()
+    first.worker.loop.leave()
+    first.worker.kill()
+    second = observe(["ann", "bob", "ann"])
+    second.worker.loop.start()
+    second.worker.settle()
+    assert second.value("events_learned") == 3
+    assert second.value("model_version") == first.worker.learner.seq

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from pipeline.state.popularity import DAY_MS
 from streams import (
     START_MS,
     Batches,
@@ -23,7 +24,6 @@ from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig, Settings
 from pipeline.state import moving, packing
 from pipeline.state import reclaiming as sweep
-from pipeline.state.popularity import DAY_MS
 from pipeline.state.shards import Snapshot
 from pipeline.state.state import State
 from pipeline.state.tables import FREE, SWEPT
@@ -86,9 +86,9 @@ def test_a_restored_recommender_goes_on_bit_for_bit(settings: Settings) -> None:
         for raw, outcome in itertools.islice(zip(raws, outcomes, strict=True), number, None):
             other = again.step(raw)
             assert lists(other) == lists(outcome), f"restored at {number}, batch {raw.seq}"
-            assert other.gone == outcome.gone
-            assert other.figures.tables == outcome.figures.tables
-            assert repr(other.figures) == repr(outcome.figures)
+            assert other.removed_users == outcome.removed_users
+            assert other.metrics.tables == outcome.metrics.tables
+            assert repr(other.metrics) == repr(outcome.metrics)
         assert again.digests() == whole.digests(), f"restored at {number}"
         for name, array in whole.quality.arrays().items():
             np.testing.assert_array_equal(again.quality.arrays()[name], array, err_msg=name)
@@ -228,7 +228,7 @@ def test_catching_up_moves_users_and_leaves_the_model() -> None:
         sum(len(set(raw.events.event_ids)) for raw in raws[:3]),
     )
     for name, column in packing.shared_columns(follower.state).items():
-        if not name.endswith((".table", "births.at_event")):  # new items have got an embedding and an age
+        if not name.endswith((".table", "item_age.at_event")):  # new items have got an embedding and an age
             rows = model[name].shape[0] if column.data.ndim else ...
             np.testing.assert_array_equal(column.data[:rows], model[name], err_msg=name)
     for user in learner.state.users.row_of:
@@ -242,7 +242,7 @@ def test_event_ids_are_remembered_over_a_restart() -> None:
     first.step(batches([Event("u", "a", event_id="e1"), Event("u", "b", event_id="e2")]))
     second = restored(settings, first.snapshot())
     outcome = second.step(batches([Event("u", "c", event_id="e2"), Event("u", "d", event_id="e3")]))
-    assert (outcome.figures.duplicates, outcome.figures.learned) == (1, 1)
+    assert (outcome.metrics.duplicates, outcome.metrics.learned) == (1, 1)
 
 
 def test_users_who_know_no_item_survive_a_restart() -> None:
@@ -280,7 +280,7 @@ def test_users_who_came_with_a_shard_leave_in_order_of_their_last_event() -> Non
     batches = Batches()
     move_on(taker, batches([Event(f"u{n}", "a") for n in range(7)]))  # makes the queue of the oldest
     moving.put(taker, moving.take(giver, [source(1)]))
-    assert move_on(taker, batches([Event("u6", "a")])).gone == ["early"]
+    assert move_on(taker, batches([Event("u6", "a")])).removed_users == ["early"]
 
 
 def test_a_cycle_of_the_sweep_is_resumed_after_the_table_has_grown() -> None:

@@ -7,11 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import START_MS, Batches, Event, move_on, new_state, small_settings
-
-from pipeline.features import memories
 from pipeline.ranking.pools import PopularLists
-from pipeline.settings import LimitsConfig
 from pipeline.state.popularity import (
     ALL,
     CELL,
@@ -26,6 +22,10 @@ from pipeline.state.popularity import (
     Popularity,
     cells,
 )
+from streams import START_MS, Batches, Event, move_on, new_state, small_settings
+
+from pipeline.features import memories
+from pipeline.settings import LimitsConfig
 from pipeline.state.state import State
 from pipeline.state.tables import LIVE
 

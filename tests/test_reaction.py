@@ -5,11 +5,19 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from pipeline.state.successors import BEFORE, CONTEXTS, Successors
 from streams import START_MS, Batches, Event
 
 from pipeline.evaluation import reaction
 from pipeline.evaluation.drift import DriftWatch
-from pipeline.evaluation.reaction import LASTS, LEAST, PACE, Reaction, share_left
+from pipeline.evaluation.reaction import (
+    DURATION_EVENTS,
+    MAX_EXTRA_STEP,
+    MIN_SHARE_LEFT,
+    Reaction,
+    Response,
+    share_left,
+)
 from pipeline.events.records import DriftAlarm
 from pipeline.models.attention import StreamingAttention
 from pipeline.models.gate import BOUND
@@ -22,9 +30,10 @@ from pipeline.service.metrics import Metrics
 from pipeline.service.observe import MetricsObserver
 from pipeline.settings import DriftConfig, ModelConfig, RankConfig, Settings
 from pipeline.state.item_age import ItemAge
-from pipeline.state.successors import BEFORE, CONTEXTS, Successors
 from pipeline.state.tables import LIVE
-from producers.simulator.users import Market, shoppers
+from producers.simulator.events import SimulatorConfig
+from producers.simulator.plan import Change, Plan
+from producers.simulator.users import simulate_users
 
 ITEMS, SLOTS = 12, 4
 
@@ -45,8 +54,12 @@ def learned(events: int = 400, seed: int = 0) -> Successors:
     return successors
 
 
-def contents(successors: Successors) -> list[bytes]:
-    return [column.data.tobytes() for column in successors.columns().values()]
+def faded(alarms: Sequence[DriftAlarm], events: int = 400) -> Successors:
+    """Return tables after the reaction to these alarms."""
+    successors, fade = learned(events), Reaction().respond(alarms, events).fade
+    if fade is not None:
+        successors.fade(fade.weakening, round(CONTEXTS * fade.share_left))
+    return successors
 
 
 def newest_contexts(successors: Successors, item: int) -> list[list[int]]:
@@ -100,61 +113,66 @@ def test_a_fading_that_would_strengthen_is_refused(weakening: float, kept: int) 
         learned().fade(weakening, kept)
 
 
-def test_what_is_left_of_quality_is_never_nothing_and_never_more_than_all() -> None:
-    assert share_left(alarm(0.4, 0.1)) == 0.25
-    assert share_left(alarm(0.6, 0.9, "loss")) == 0.25
-    assert share_left(alarm(0.4, 0.0)) == share_left(alarm(0.5, 1.0, "loss")) == LEAST
-    assert (
-        share_left(alarm(0.1, 0.4)) == share_left(alarm(0.0, 0.0)) == share_left(alarm(1.0, 1.0, "loss")) == 1
-    )
-    assert share_left(alarm(0.02, 0.5, "young_items")) == 1
+@pytest.mark.parametrize(
+    ("before", "after", "signal", "left"),
+    [
+        (0.4, 0.1, "hit_rate", 0.25),
+        (0.6, 0.9, "loss", 0.25),
+        (0.4, 0.0, "hit_rate", MIN_SHARE_LEFT),
+        (0.5, 1.0, "loss", MIN_SHARE_LEFT),
+        (0.1, 0.4, "hit_rate", 1.0),
+        (0.0, 0.0, "hit_rate", 1.0),
+        (1.0, 1.0, "loss", 1.0),
+        (0.02, 0.5, "young_items", 1.0),
+    ],
+)
+def test_what_is_left_of_quality_is_never_nothing_and_never_more_than_all(
+    before: float, after: float, signal: str, left: float
+) -> None:
+    assert share_left(alarm(before, after, signal)) == left
 
 
-def test_a_mild_fall_takes_little_and_a_deep_one_most() -> None:
-    masses = []
-    for after in (0.4, 0.36, 0.2, 0.04, 0.0):
-        successors = learned(60)
-        Reaction().answer([alarm(0.4, after)], successors, 60)
-        masses.append(float(successors.followed.data.sum()))
-    assert masses[0] > masses[1] > masses[2] > masses[3] > masses[4] > 0
+def test_a_mild_fall_removes_little_and_a_deep_one_most() -> None:
+    masses = [
+        float(faded([alarm(0.4, after)], 60).followed.data.sum()) for after in (0.4, 0.36, 0.2, 0.04, 0.0)
+    ]
+    assert masses == sorted(set(masses), reverse=True)
+    assert masses[-1] > 0
     assert masses[1] > 0.8 * masses[0]
     assert masses[3] < 0.2 * masses[0]
 
 
 def test_signals_of_one_change_add_up_to_the_worst_of_them() -> None:
-    one, other = learned(), learned()
-    answers = Reaction().answer([alarm(0.4, 0.2), alarm(0.5, 0.9, "loss"), alarm(0.4, 0.3)], one, 400)
-    Reaction().answer([alarm(0.5, 0.9, "loss")], other, 400)
-    assert one.forward.data == pytest.approx(other.forward.data, rel=1e-5)
-    assert newest_contexts(one, 3) == newest_contexts(other, 3)
-    assert [each.reaction for each in answers] == [0.5, 0.8, 0.0]
+    alarms = [alarm(0.4, 0.2), alarm(0.5, 0.9, "loss"), alarm(0.4, 0.3)]
+    response = Reaction().respond(alarms, 400)
+    assert [each.reaction for each in response.alarms] == [0.5, 0.8, 0.0]
+    one_by_one, together = Reaction(), Reaction().respond(alarms, 400).fade
+    fades = [one_by_one.respond([each], 400).fade for each in alarms]
+    assert fades[2] is None
+    assert together == Reaction().respond([alarms[1]], 400).fade
+    assert together is not None
+    assert sum(fade.weakening for fade in fades if fade) == pytest.approx(together.weakening)
 
 
 def test_steps_are_longer_for_a_while_and_less_so_with_each_event() -> None:
-    answering = Reaction()
-    assert answering.pace(1_000) == 1
-    answering.answer([alarm(0.4, 0.1)], learned(), 1_000)
-    paces = [answering.pace(at) for at in range(1_000, 1_001 + LASTS, 500)]
-    assert paces[0] == 1 + 0.75 * PACE
-    assert all(a > b for a, b in itertools.pairwise(paces))
-    assert paces[-1] == 1
-    assert answering.running(999 + LASTS)
-    assert not answering.running(1_000 + LASTS)
+    reacting = Reaction()
+    assert reacting.step_factor(1_000) == 1
+    reacting.respond([alarm(0.4, 0.1)], 1_000)
+    factors = [reacting.step_factor(at) for at in range(1_000, 1_001 + DURATION_EVENTS, 500)]
+    assert factors[0] == 1 + 0.75 * MAX_EXTRA_STEP
+    assert all(a > b for a, b in itertools.pairwise(factors))
+    assert factors[-1] == 1
+    assert reacting.running(999 + DURATION_EVENTS)
+    assert not reacting.running(1_000 + DURATION_EVENTS)
 
 
-def test_switched_off_it_leaves_everything_as_it_is() -> None:
-    successors, answering = learned(), Reaction(on=False)
-    assert answering.answer([alarm(0.4, 0.1)], successors, 400) == [alarm(0.4, 0.1)]
-    assert contents(successors) == contents(learned())
-    assert answering.pace(400) == 1
-
-
-def test_a_reaction_that_runs_ends_when_it_is_switched_off_over_a_restart() -> None:
+def test_switched_off_it_asks_for_nothing_and_a_running_one_ends_with_a_restart() -> None:
     running, off = Reaction(), Reaction(on=False)
-    running.answer([alarm(0.4, 0.1)], learned(), 400)
+    assert off.respond([alarm(0.4, 0.1)], 400) == Response([alarm(0.4, 0.1)], None)
+    running.respond([alarm(0.4, 0.1)], 400)
     off.load(running.arrays())
-    assert running.pace(401) > 1
-    assert off.pace(401) == 1
+    assert running.step_factor(401) > 1
+    assert off.step_factor(401) == 1
     assert not off.running(401)
 
 
@@ -204,18 +222,18 @@ def test_no_test_of_the_batch_with_the_alarm_sees_the_reaction_and_the_next_one_
         outcomes[on], totals[on] = [], []
         for _ in range(23):
             outcomes[on] += feed(each, batches, 1)
-            totals[on].append(outcomes[on][-1].figures.loss)
+            totals[on].append(outcomes[on][-1].metrics.loss)
     assert totals[True][1:21] == totals[False][1:21]  # the first has nothing to learn
     assert totals[True][21] != totals[False][21]
-    (told,) = outcomes[True][20].alarms
-    assert told.reaction == pytest.approx(0.95)
+    (raised,) = outcomes[True][20].alarms
+    assert raised.reaction == pytest.approx(0.95)
     assert outcomes[False][20].alarms[0].reaction == 0
-    assert [outcome.figures.reacting for outcome in outcomes[True]] == [False] * 20 + [True] * 3
-    assert not any(outcome.figures.reacting for outcome in outcomes[False])
+    assert [outcome.metrics.reacting for outcome in outcomes[True]] == [False] * 20 + [True] * 3
+    assert not any(outcome.metrics.reacting for outcome in outcomes[False])
 
 
 def test_the_gauge_is_one_while_a_reaction_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reaction, "LASTS", 32 * 3)
+    monkeypatch.setattr(reaction, "DURATION_EVENTS", 32 * 3)
     plant(monkeypatch, 32 * 2, 32 * 2)
     each, batches, metrics, clock, shown = learner(), Batches(), Metrics(), ManualClock(START_MS), []
     observer = MetricsObserver(metrics, Health(clock), clock)
@@ -234,17 +252,19 @@ def test_a_restart_in_the_midst_of_a_reaction_changes_no_bit(monkeypatch: pytest
     restored.restore(unbroken.snapshot())
     feed(unbroken, batches, 10)
     outcomes = feed(restored, again, 10)
-    assert outcomes[0].figures.reacting
+    assert outcomes[0].metrics.reacting
     assert restored.digests() == unbroken.digests()
 
 
 def test_alarms_without_end_cannot_drive_the_model_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reaction, "LASTS", 32)  # else it would be the worst fall only every 5,000 events
+    monkeypatch.setattr(
+        reaction, "DURATION_EVENTS", 32
+    )  # else it would be the worst fall only every 5,000 events
     plant(monkeypatch, 32 * 10, 10**9, after=0.0)
     each, calm, batches, others = learner(), learner(False), Batches(), Batches()
     outcomes = feed(each, batches, 90)
     feed(calm, others, 90)
-    assert all(outcome.alarms[0].reaction == pytest.approx(1 - LEAST) for outcome in outcomes[10:])
+    assert all(outcome.alarms[0].reaction == pytest.approx(1 - MIN_SHARE_LEFT) for outcome in outcomes[10:])
     model = each.models[0]
     assert isinstance(model, StreamingAttention)
     for name, column in model.columns().items():
@@ -258,7 +278,8 @@ def test_after_a_change_of_taste_quality_is_back_sooner_with_it() -> None:
     found = {}
     for on in (True, False):
         each, batches, gains, alarms = learner(on), Batches(), [], []
-        for columns in shoppers(12_544, 1, 9_000, Market(items=1_500, sessions=64), chunk=128):
+        plan, config = Plan((Change("sudden", 9_000),)), SimulatorConfig(items=1_500, sessions=64)
+        for columns in simulate_users(12_544, 1, plan, config, chunk=128):
             events = [
                 Event(f"u{user}", f"i{item}", time_ms=START_MS + ms)
                 for user, item, ms in zip(columns.user_B, columns.item_B, columns.time_ms_B, strict=True)
@@ -277,20 +298,20 @@ def test_after_a_change_of_taste_quality_is_back_sooner_with_it() -> None:
 
 
 def test_an_item_is_young_for_so_many_events_from_its_admission_on() -> None:
-    births = ItemAge(4)
-    births.note(np.array([0, 1]), 100)
-    births.note(np.array([2]), 150)
-    assert births.young(np.array([0, 2, 1, -1]), 108, 10).tolist() == [1, 1, 0, 1]
+    age = ItemAge(4)
+    age.note(np.array([0, 1]), 100)
+    age.note(np.array([2]), 150)
+    assert age.young(np.array([0, 2, 1, -1]), 108, 10).tolist() == [1, 1, 0, 1]
 
 
-def test_the_watch_is_told_of_a_rush_of_new_items_and_does_not_react_to_it() -> None:
+def test_a_rush_of_new_items_raises_an_alarm_without_a_reaction() -> None:
     each, batches, alarms, rng = learner(), Batches(), [], np.random.default_rng(5)
     for batch in range(70):
         fresh = rng.random(128) < (0.5 if batch >= 60 else 0.0)
         items = np.where(fresh, 1_000 + 100 * batch + rng.integers(100, size=128), rng.integers(40, size=128))
         alarms += each.step(batches([Event(f"u{rng.integers(900)}", f"i{item}") for item in items])).alarms
-    (told,) = [a for a in alarms if a.signal == "young_items"]
-    assert 60 * 128 < told.at_event <= 64 * 128
-    assert told.before == 0
-    assert told.after > 0.3
-    assert told.reaction == 0
+    (raised,) = [a for a in alarms if a.signal == "young_items"]
+    assert 60 * 128 < raised.at_event <= 64 * 128
+    assert raised.before == 0
+    assert raised.after > 0.3
+    assert raised.reaction == 0

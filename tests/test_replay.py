@@ -1,4 +1,4 @@
-"""Replay: what goes out decodes to what was recorded, in its rhythm, and every end of it is told."""
+"""Replay and rate limits: records decode to the recorded events, gaps and rates hold, failures are errors."""
 
 import itertools
 import json
@@ -11,20 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from brokers.clients import lying_on, make_topic
 from hypothesis import given
 from hypothesis import strategies as st
-from kafka import KafkaConsumer
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
+from services import until
 
 from consumers.files.source import read_events
-from consumers.memory import ListRecord
+from consumers.memory import MemoryRecord
 from pipeline.app.cli import main
 from pipeline.errors import BrokerLost, PublishFailed
 from pipeline.events.batch import Events, Polled, Span
 from pipeline.events.decode import Decoder
 from pipeline.events.fields import field_names
 from pipeline.settings import EventsConfig, TopicsConfig
-from producers.replay import Sending, WireEvent, as_recorded, send_events, wire_events
+from producers.rate_limiter import as_recorded, at_rate
+from producers.replay import Sending, WireEvent, send_events, wire_events
 
 NOW = 1_700_000_000_000
 ROWS = [("ann", "tea", "buy", 1_600_000_000_123, 2.5), ("bob", " 07 ", "view", 1_600_000_001_000, math.nan)]
@@ -33,21 +35,13 @@ ROWS = [("ann", "tea", "buy", 1_600_000_000_123, 2.5), ("bob", " 07 ", "view", 1
 def columns(rows: list[tuple[str, str, str, int, float]]) -> Events:
     users, items, types, times, values = (list(column) for column in zip(*rows, strict=True))
     zeros = np.zeros(len(rows), np.int64)
-    return Events(
-        users,
-        items,
-        types,
-        [None] * len(rows),
-        np.array(times),
-        zeros,
-        np.array(values),
-        zeros.astype(np.int32),
-    )
+    none, index = [None] * len(rows), zeros.astype(np.int32)
+    return Events(users, items, types, none, np.array(times), zeros, np.array(values), index)
 
 
 def decoded(events: list[WireEvent], config: EventsConfig) -> Events:
     records = [
-        ListRecord("events", 0, offset, NOW, each.key, each.value) for offset, each in enumerate(events)
+        MemoryRecord("events", 0, offset, NOW, each.key, each.value) for offset, each in enumerate(events)
     ]
     polled = Polled((Span("events", 0, 0, len(records)),), list(records), np.zeros(len(records), np.int32))
     batch = Decoder(config, TopicsConfig(), 65_536).decode(0, NOW, polled)
@@ -61,7 +55,7 @@ def decoded(events: list[WireEvent], config: EventsConfig) -> Events:
     [{}, {"user_id": "who", "timestamp_ms": "at", "value": "price"}, {"user_id": "$key", "item_id": "a.b"}],
 )
 @given(time_ms=st.integers(946_684_800_000, NOW))
-def test_what_goes_out_decodes_to_what_was_recorded(unit: str, fields: dict[str, str], time_ms: int) -> None:
+def test_a_sent_record_decodes_to_the_recorded_event(unit: str, fields: dict[str, str], time_ms: int) -> None:
     config = EventsConfig(fields=fields, time_unit=unit)
     recorded = columns([*ROWS, ("cy", "tea", "buy", time_ms, 0.1)])
     sent = list(wire_events([recorded], field_names(config), config.time_unit))
@@ -72,7 +66,7 @@ def test_what_goes_out_decodes_to_what_was_recorded(unit: str, fields: dict[str,
     np.testing.assert_array_equal(got.value_B, recorded.value_B)
 
 
-def test_an_event_without_a_value_names_none() -> None:
+def test_an_event_without_a_value_has_no_such_field() -> None:
     (_, plain) = wire_events([columns(ROWS)], field_names(EventsConfig()), "ms")
     assert json.loads(plain.value) == {
         "user_id": "bob", "item_id": " 07 ", "event_type": "view", "timestamp_ms": 1_600_000_001_000,
@@ -80,14 +74,18 @@ def test_an_event_without_a_value_names_none() -> None:
 
 
 class Time:
-    """Time that passes only while somebody waits for it."""
+    """A clock that moves only during waits, by the requested time and `late_s`."""
 
-    def __init__(self) -> None:
-        self.now_s = 0.0
+    def __init__(self, late_s: float = 0.0) -> None:
+        self.now_s, self.late_s, self.waits = 0.0, late_s, 0
 
     def wait(self, seconds: float) -> bool:
-        self.now_s += seconds
+        self.waits += 1
+        self.now_s += seconds + self.late_s
         return False
+
+    def read(self) -> float:
+        return self.now_s
 
 
 def at_times(times: list[int]) -> Iterator[WireEvent]:
@@ -95,12 +93,10 @@ def at_times(times: list[int]) -> Iterator[WireEvent]:
 
 
 @given(st.lists(st.integers(0, 5_000), min_size=1), st.sampled_from([0.5, 1.0, 60.0]))
-def test_gaps_are_those_of_the_recording_divided_by_the_speed(times: list[int], speed: float) -> None:
+def test_gaps_are_the_recorded_ones_divided_by_the_speed(times: list[int], speed: float) -> None:
     clock = Time()
-    left = [
-        (event.time_ms, clock.now_s)
-        for event in as_recorded(at_times(times), speed, clock.wait, lambda: clock.now_s)
-    ]
+    stream = as_recorded(at_times(times), speed, clock.wait, clock.read)
+    left = [(event.time_ms, clock.now_s) for event in stream]
     newest = list(itertools.accumulate(times, max))
     assert [time_ms for time_ms, _ in left] == times
     assert [at_s for _, at_s in left] == pytest.approx([(time - times[0]) / 1000 / speed for time in newest])
@@ -117,8 +113,43 @@ def test_a_long_gap_can_be_interrupted() -> None:
     assert max(waits) <= 0.1
 
 
+@pytest.mark.parametrize("late_s", [0.0, 0.004, 0.5])
+def test_a_rate_holds_over_the_run_when_every_wait_is_too_long(late_s: float) -> None:
+    clock = Time(late_s)
+    times = [clock.now_s for _ in at_rate(range(2_000), 1_000, clock.wait, clock.read)]
+    lateness = [at - number / 1_000 for number, at in enumerate(times)]
+    assert min(lateness) >= -1e-9
+    assert max(lateness) <= 0.016 + late_s
+
+
+def test_events_leave_in_short_even_slices() -> None:
+    clock = Time()
+    times = [clock.now_s for _ in at_rate(range(2_000), 2_000, clock.wait, clock.read)]
+    assert max(np.diff(times)) < 0.02
+    assert clock.waits < 80
+
+
+def test_without_a_rate_there_is_no_wait() -> None:
+    clock = Time()
+    assert list(at_rate(range(5_000), 0, clock.wait, clock.read)) == list(range(5_000))
+    assert clock.now_s == 0.0
+
+
+def test_a_wait_that_returns_true_ends_the_stream() -> None:
+    stops = iter([False, False, True])
+    clock = Time()
+    stream = at_rate(range(10**9), 1_000, lambda seconds: clock.wait(seconds) or next(stops), clock.read)
+    assert len(list(stream)) == 31
+
+
+@pytest.mark.parametrize("rate", [-1, math.nan, math.inf])
+def test_an_impossible_rate_is_an_error(rate: float) -> None:
+    with pytest.raises(ValueError, match="expected events a second"):
+        list(at_rate([1], rate))
+
+
 class Delivered:
-    """A delivery that has already ended, well or badly."""
+    """A future that is already done or failed."""
 
     def __init__(self, error: Exception | None) -> None:
         self.error = error
@@ -127,19 +158,19 @@ class Delivered:
         return call(self.error) if self.error else None
 
 
-class Taker:
-    """A producer that takes everything until it is told to fail."""
+class FakeProducer:
+    """A producer that takes everything but the event number `rejects`."""
 
     def __init__(
-        self, *, refuses: int = -1, error: Exception | None = None, flush: Exception | None = None
+        self, *, rejects: int = -1, error: Exception | None = None, flush: Exception | None = None
     ) -> None:
         self.sent: list[tuple[str, bytes, bytes, int]] = []
         self.flushed = 0
-        self._refuses, self._error, self._flush = refuses, error, flush
+        self._rejects, self._error, self._flush = rejects, error, flush
 
     def send(self, topic: str, *, key: bytes, value: bytes, partition: int) -> Delivered:
         self.sent.append((topic, key, value, partition))
-        return Delivered(self._error if len(self.sent) == self._refuses else None)
+        return Delivered(self._error if len(self.sent) == self._rejects else None)
 
     def partitions_for(self, topic: str) -> set[int]:
         return {0, 1, 2}
@@ -150,37 +181,36 @@ class Taker:
             raise self._flush
 
 
-def test_everything_is_sent_in_order_and_flushed() -> None:
-    taker, sending = Taker(), Sending()
+def test_events_are_sent_in_order_one_partition_a_user_and_flushed() -> None:
+    producer, sending = FakeProducer(), Sending()
     events = [WireEvent(0, b"u%d" % (number % 7), b"%d" % number) for number in range(2_500)]
-    send_events(taker, "events", events, sending)
-    assert [(key, value) for _, key, value, _ in taker.sent] == [(event.key, event.value) for event in events]
-    assert (
-        len({(key, partition) for _, key, _, partition in taker.sent}) == 7
-    )  # a user keeps to one partition
-    assert (sending.sent, taker.flushed, sending.failed) == (2_500, 1, [])
+    send_events(producer, "events", events, sending)
+    assert [(key, value) for _, key, value, _ in producer.sent] == [(each.key, each.value) for each in events]
+    assert len({(key, partition) for _, key, _, partition in producer.sent}) == 7
+    assert (sending.sent, producer.flushed, sending.failed) == (2_500, 1, [])
 
 
-def test_an_interruption_flushes_what_is_out() -> None:
-    taker, sending = Taker(), Sending()
-    asked = itertools.count()
-    send_events(taker, "events", at_times([0] * 9_000), sending, wait=lambda seconds: next(asked) == 2)
-    assert 0 < sending.sent == len(taker.sent) < 9_000
-    assert taker.flushed == 1
+def test_an_interruption_flushes_the_sent_events() -> None:
+    producer, sending = FakeProducer(), Sending()
+    calls = itertools.count()
+    send_events(producer, "events", at_times([0] * 9_000), sending, wait=lambda seconds: next(calls) == 2)
+    assert 0 < sending.sent == len(producer.sent) < 9_000
+    assert producer.flushed == 1
 
 
-def test_a_refused_event_ends_the_sending() -> None:
-    taker, sending = Taker(refuses=3, error=MessageSizeTooLargeError("big")), Sending()
-    with pytest.raises(PublishFailed, match=r"topic 'shop' did not take an event, after about 3: .*big"):
-        send_events(taker, "shop", at_times([0] * 10), sending)
-    assert len(taker.sent) == 3
+def test_a_rejected_event_ends_the_sending() -> None:
+    producer = FakeProducer(rejects=3, error=MessageSizeTooLargeError("big"))
+    with pytest.raises(PublishFailed, match=r"topic 'shop' rejected an event after about 3: .*big"):
+        send_events(producer, "shop", at_times([0] * 10), Sending())
+    assert len(producer.sent) == 3
 
 
 def test_a_broker_that_stops_answering_is_lost() -> None:
+    producer = FakeProducer(flush=KafkaTimeoutError("60 s"))
     with pytest.raises(
         BrokerLost, match="stopped answering after about 10 events to topic 'events'"
     ) as error:
-        send_events(Taker(flush=KafkaTimeoutError("60 s")), "events", at_times([0] * 10), Sending())
+        send_events(producer, "events", at_times([0] * 10), Sending())
     assert error.value.exit_code == 3
 
 
@@ -191,20 +221,9 @@ def recording(folder: Path, rows: int = 300) -> Path:
     return path
 
 
-def test_no_broker_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(
-        [
-            "replay",
-            str(recording(tmp_path)),
-            "--set",
-            "kafka.bootstrap_servers=127.0.0.1:1",
-            "--set",
-            "kafka.start_timeout_s=0.2",
-            "--log-level",
-            "error",
-        ]
-    )
-    assert code == 2
+def test_a_missing_broker_is_an_error_of_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--set", "kafka.bootstrap_servers=127.0.0.1:1", "--set", "kafka.start_timeout_s=0.2"]
+    assert main(["replay", str(recording(tmp_path)), *options, "--log-level", "error"]) == 2
     assert "no broker answered at kafka.bootstrap_servers = '127.0.0.1:1'" in capsys.readouterr().err
 
 
@@ -215,7 +234,7 @@ def test_no_broker_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.Capture
         ("user,item,timestamp\n,b,1\n", "not one row could be read: 1 rows rejected: empty_id"),
     ],
 )
-def test_a_file_that_gives_nothing_is_told_before_any_broker_is_asked(
+def test_a_file_without_events_is_an_error_before_any_broker_is_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
 ) -> None:
     path = tmp_path / "events.csv"
@@ -228,29 +247,12 @@ def test_a_file_that_gives_nothing_is_told_before_any_broker_is_asked(
 @pytest.mark.parametrize(
     "options", [["--rate", "-1"], ["--speed", "nan"], ["--limit", "-1"], ["--rate", "1", "--speed", "2"]]
 )
-def test_options_that_make_no_sense_are_refused(
+def test_impossible_options_are_an_error_of_one_line(
     options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["replay", "events.csv", *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert options[-2] in line
-
-
-def consumed(servers: str, topic: str, count: int) -> list[ListRecord]:
-    """Read a topic as any subscriber would."""
-    consumer = KafkaConsumer(topic, bootstrap_servers=servers, auto_offset_reset="earliest", group_id=None)
-    records: list[ListRecord] = []
-    try:
-        for _ in range(100):
-            for found in consumer.poll(timeout_ms=200).values():
-                records += [
-                    ListRecord(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value) for r in found
-                ]
-            if len(records) >= count:
-                break
-    finally:
-        consumer.close()
-    return records
 
 
 @pytest.fixture
@@ -267,7 +269,7 @@ def events_topic(settings: list[str]) -> str:
 
 
 @pytest.mark.kafka
-def test_the_topic_holds_what_the_file_held(
+def test_the_topic_holds_the_events_of_the_file(
     tmp_path: Path, embedded_broker: str, settings: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = recording(tmp_path)
@@ -282,7 +284,7 @@ def test_the_topic_holds_what_the_file_held(
     assert figures["events_per_s"] > 0
     assert "sent 250 events" in err
     assert "1 rows rejected: empty_id. The first: line 2: user is empty" in err
-    records = consumed(embedded_broker, events_topic(settings), 250)
+    records = lying_on(embedded_broker, events_topic(settings))
     assert len(records) == 250
     (recorded,) = read_events(path, 250, now_ms=NOW, start=10, limit=250)
     by_item = {json.loads(record.value or b"")["item_id"]: record for record in records}
@@ -296,21 +298,16 @@ def test_the_topic_holds_what_the_file_held(
 
 @pytest.mark.kafka
 def test_ctrl_c_flushes_and_reports(tmp_path: Path, embedded_broker: str, settings: list[str]) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline.app.cli",
-        "replay",
-        str(recording(tmp_path)),
-        "--json",
-        "--speed",
-        "10",
-    ]
+    topic = events_topic(settings)
+    make_topic(embedded_broker, topic)
+    command = [sys.executable, "-m", "pipeline.app.cli", "replay", str(recording(tmp_path))]
     process = subprocess.Popen(
-        [*command, *settings], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [*command, "--json", "--speed", "10", *settings],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     try:
-        assert consumed(embedded_broker, events_topic(settings), 1)  # it has begun; the file would take 30 s
+        # the whole file would take 30 s
+        until(lambda: lying_on(embedded_broker, topic), "the first event")
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
     finally:
@@ -318,4 +315,4 @@ def test_ctrl_c_flushes_and_reports(tmp_path: Path, embedded_broker: str, settin
     assert process.returncode == 0, err
     sent = json.loads(out.splitlines()[-1])["sent"]
     assert 0 < sent < 300
-    assert len(consumed(embedded_broker, events_topic(settings), sent)) == sent
+    assert len(lying_on(embedded_broker, topic)) == sent

@@ -16,14 +16,13 @@ from pipeline.app.commands.evaluate import MODELS
 from pipeline.app.report.gather import Extra, Report, gather
 from pipeline.app.report.page import page, verdict
 from pipeline.app.report.plots import COLOURS, PARTS, quality_plot, styles
-from pipeline.evaluation.quality import SegmentFigures
+from pipeline.evaluation.rank_metrics import SegmentMetrics
 from pipeline.events.records import DriftAlarm
 from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.files import UrlFolder
 from pipeline.recommender import Recommender
 from pipeline.service.prequential import GRIDS
 from pipeline.settings import KafkaConfig, Settings
-from pipeline.state.shards import Snapshot
 
 NOW_MS = 1_700_000_000_000
 SMALL = ("--set", "model.dim=8", "--set", "model.history=6")
@@ -210,21 +209,6 @@ def test_no_page_is_one_line_and_leaves_no_file(
     assert not list(tmp_path.glob("*.html"))
 
 
-def test_an_old_checkpoint_without_figures_over_time_has_a_page_that_says_so(
-    learner: Recommender, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = learner.snapshot()
-    new = ("timeline/", "curves/", "exposure/")
-    arrays = {name: array for name, array in whole.arrays.items() if not name.startswith(new)}
-    monkeypatch.setattr(learner, "snapshot", lambda: Snapshot(arrays, whole.meta, whole.shard))
-    save(learner, tmp_path / "state")
-    code, _, _ = run(capsys, "report", "--checkpoint", tmp_path / "state", "--out", tmp_path / "out.html")
-    assert code == 0
-    text = (tmp_path / "out.html").read_text("utf-8")
-    assert "holds no figures over time: they are kept from its next batch on" in text
-    assert f"{learner.quality.cumulative()['attention']['ndcg@10']:.4f}" in text
-
-
 def test_a_line_of_the_plot_goes_where_the_figures_go(learner: Recommender) -> None:
     svg = quality_plot(gathered(learner), "ndcg", "NDCG@10")
     found = re.search(r'id="ndcg-attention">\s*<path d="([^"]*)"', svg)
@@ -243,7 +227,7 @@ def test_a_line_of_the_plot_goes_where_the_figures_go(learner: Recommender) -> N
 def test_drift_alarms_are_marked_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
     recommender = Recommender(small_settings())
     alarm = DriftAlarm("adwin", "hit_rate", 30, 0.4, 0.1254, 0)
-    monkeypatch.setattr(recommender.drift, "update", lambda *figures: [alarm])
+    monkeypatch.setattr(recommender.evaluator.drift, "update", lambda *figures: [alarm])
     for raw in stream(np.random.default_rng(0), Batches(), 2):
         recommender.step(raw)
     text = page(gathered(recommender), NOW_MS)
@@ -265,7 +249,7 @@ def test_the_verdict_says_who_is_ahead(
     served: float, beside: float, said: str, learner: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def figures(ndcg: float) -> object:
-        each: SegmentFigures = {"tests": 10, "hr@10": 0.5, "ndcg@10": ndcg, "mrr@10": ndcg}
+        each: SegmentMetrics = {"tests": 10, "hr@10": 0.5, "ndcg@10": ndcg, "mrr@10": ndcg}
         return {**each, "cold": each, "warm": each}
 
     monkeypatch.setattr(

@@ -6,15 +6,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pytest
+from streams import ndcg_between
 
-from pipeline.evaluation.quality import between
 from pipeline.events.batch import Events, RawBatch, Span, TopicPartition
 from pipeline.models import gate
 from pipeline.models.attention import StreamingAttention
 from pipeline.models.optimizer import BOUND, RowGradients, add_rows, apply
 from pipeline.recommender import Recommender
 from pipeline.settings import EventsConfig, ModelConfig, RankConfig, Settings
-from producers.simulator.users import Columns, Market, shoppers
+from producers.simulator.events import Columns, SimulatorConfig
+from producers.simulator.users import simulate_users
 
 START_MS = 1_700_000_000_000
 SOURCE = TopicPartition("events", 0)
@@ -73,7 +74,7 @@ def feed(learner: Recommender, stream: Stream, batch: int, kind: str = "heavy") 
         )  # fmt: skip
         span = Span(*SOURCE, at, at + count)
         outcome = learner.step(RawBatch(learner.seq, START_MS + 10**9, (span,), events, []))
-        skipped.add(outcome.figures.skipped)
+        skipped.add(outcome.metrics.skipped)
     return skipped
 
 
@@ -120,14 +121,15 @@ def test_ordinary_people_after_a_bad_stream_are_served_as_by_the_best_baseline(
     for make in (one_item, liars, clocks_gone_wrong):
         feed(learner, make(np.random.default_rng(1)), batch)
     before = learner.quality.cumulative()
+    config = SimulatorConfig(users=300, items=300, sessions=32)
     columns = Columns(
         *(np.concatenate(column) for column in
-          zip(*shoppers(3000, 0, None, Market(users=300, items=300, sessions=32)), strict=True))
+          zip(*simulate_users(3000, 0, config=config), strict=True))
     )  # fmt: skip
     ordinary = Stream(columns.user_B + 1000, columns.item_B + 1000, START_MS + 10**8 + 1000 * np.arange(3000))
     assert "non_finite" not in feed(learner, ordinary, 128, "click")
     after = learner.quality.cumulative()
-    got = {name: between(before[name], after[name])["ndcg@10"] for name in after}
+    got = {name: ndcg_between(before[name], after[name]) for name in after}
     assert got["attention"] >= max(got.values()) > 0, got
 
 

@@ -110,7 +110,7 @@ def test_what_is_turned_down_raises_nothing(kind: str) -> None:
     before, tests = lessons_of(recommender), recommender.quality.cumulative()
     outcome = recommender.step(batches([Event(f"u{user}", f"i{user % 6}", kind) for user in range(12)]))
     after = lessons_of(recommender)
-    assert outcome.figures.skipped == "no_target"
+    assert outcome.metrics.skipped == "no_target"
     assert recommender.quality.cumulative() == tests
     for name, column in after.items():
         np.testing.assert_array_equal(column, before[name], err_msg=name)

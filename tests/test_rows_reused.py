@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from pipeline.state.published import Served
 from streams import MINUTE_MS, START_MS, Batches, Event, small_settings
 
 from pipeline.events.records import DEFAULT_USER, Ranking
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig
-from pipeline.state.published import Served
 from pipeline.state.store import nbytes
 from pipeline.state.tables import GONE, LIVE
 
@@ -139,7 +139,7 @@ def test_coverage_counts_an_item_for_its_own_lists_alone() -> None:
         waves.send(wave)
         live = np.flatnonzero(items.status.data == LIVE)
         shown = sum(items.id_of[row] in waves.shown for row in live.tolist())
-        assert waves.recommender.coverage.ratio(live) == shown / live.size
+        assert waves.recommender.exposure.coverage(live) == shown / live.size
 
 
 def test_a_list_whose_items_are_all_gone_is_none_whether_scrubbed_or_not() -> None:

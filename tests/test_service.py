@@ -19,7 +19,7 @@ from services import STOP_S, Process, Site
 from test_metrics import NAMES
 from truth import Sent, Truth, chain, event_of, shopping, write_csv
 
-from pipeline.evaluation.quality import MEASURES, SEGMENTS
+from pipeline.evaluation.rank_metrics import MEASURES, USER_SEGMENTS
 from pipeline.outcome import STAGES
 from producers.embedded_broker import EmbeddedBroker
 
@@ -127,7 +127,7 @@ def look_at_metrics(service: Process, truth: Truth, partitions: int) -> None:
         (model, measure, segment): total("quality_ratio", model=model, measure=measure, segment=segment)
         for model in MODELS
         for measure in MEASURES
-        for segment in SEGMENTS
+        for segment in USER_SEGMENTS
     }
     assert all(0 < value <= 1 for value in quality.values()), quality
     assert 0 < total("quality_ratio", model="attention", measure="served_hr", segment="all") < 1

@@ -1,25 +1,29 @@
-"""`afresh simulate`: what it writes and sends, what it says of it, and how it talks to a parent process."""
+"""`afresh simulate`: what it writes and sends, what it reports, and how a parent process follows it."""
 
 import json
 import os
+import subprocess
 import sys
 import threading
+import time
 
 import msgspec
 import pytest
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from brokers.clients import lying_on
+from kafka import KafkaProducer
 
 from consumers.files.source import read_events
 from pipeline.app import cli
 from pipeline.settings import EventsConfig, KafkaConfig, TopicsConfig
 from producers.child import SenderProcess
 from producers.kafka.topics import create_topics
-from producers.simulator import newest_lists, simulate
+from producers.rate_limiter import pause
+from producers.simulator import newest_lists, simulation
+from producers.simulator.events import BUSY_CONFIG, DEFAULT_CONFIG, SimulatedEvent, item_name, user_name
 from producers.simulator.file import START_MS
-from producers.simulator.market import BUSY_MARKET, MARKET, item_name, user_name
 from producers.simulator.newest_lists import NewestLists
 from producers.simulator.plan import Burst, Plan, Season
-from producers.simulator.simulate import Order, Sender, Simulation, wire_form
+from producers.simulator.simulation import Order, Sender, Simulation, encoder
 
 NOW_MS = 1_780_000_000_000
 
@@ -28,9 +32,7 @@ def simulated(*arguments):
     return cli.main(["simulate", *map(str, arguments)])
 
 
-@pytest.mark.parametrize(
-    "name", ["shoppers.csv", "shoppers.csv.gz", "shoppers.csv.jsonl", "shoppers.jsonl.gz"]
-)
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.csv.jsonl", "a.jsonl.gz"])
 def test_a_file_holds_the_events_as_evaluate_reads_them(name, tmp_path, capsys):
     path = tmp_path / name
     assert simulated("--events", 1_000, "--seed", 3, "--out", path, "--json") == 0
@@ -43,7 +45,7 @@ def test_a_file_holds_the_events_as_evaluate_reads_them(name, tmp_path, capsys):
     assert set(events.types) <= {"view", "click", "like", "cart", "buy"}
 
 
-def test_the_same_seed_makes_the_same_file_and_the_truth_beside_it(tmp_path):
+def test_the_same_seed_writes_the_same_file_and_the_same_truth(tmp_path):
     plan = ["--events", 2_000, "--change", "sudden@500", "--burst", "rate@900..1100", "--retire", "0.1"]
     written = []
     for number in range(2):
@@ -61,7 +63,7 @@ def test_the_same_seed_makes_the_same_file_and_the_truth_beside_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--change", "slow@5"], "kind of change 'slow': expected one of sudden"),
         (["--events", "0"], "0: expected a whole number, 1 or more"),
@@ -74,18 +76,18 @@ def test_the_same_seed_makes_the_same_file_and_the_truth_beside_it(tmp_path):
         (["--out", "a.csv", "--closed-loop"], "--out: expected without --closed-loop"),
     ],
 )
-def test_wrong_use_is_one_line(arguments, said, tmp_path, capsys, monkeypatch):
+def test_wrong_use_is_an_error_of_one_line(arguments, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert simulated(*arguments) == 2
     err = capsys.readouterr().err
-    assert said in err
+    assert message in err
     assert len(err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_events_have_the_names_and_the_unit_of_time_that_the_configuration_reads():
+def test_events_have_the_field_names_and_the_time_unit_of_the_configuration():
     settings = EventsConfig(fields={"item_id": "product.sku", "user_id": "$key"}, time_unit="iso")
-    simulation = Simulation(Order(1, 0), NOW_MS, wire_form(settings))
+    simulation = Simulation(Order(1, 0), NOW_MS, encoder(settings))
     (event,) = simulation.wire(simulation.columns())
     record = msgspec.json.decode(event.value)
     assert event.key.startswith(b"shopper-")
@@ -94,7 +96,19 @@ def test_events_have_the_names_and_the_unit_of_time_that_the_configuration_reads
     assert "user_id" not in record
 
 
-def test_a_season_begins_at_midnight_and_ends_about_now():
+def test_events_are_keyed_by_user_and_event_time_ends_about_now():
+    simulation = Simulation(Order(3_000, 0), NOW_MS)
+    events = list(simulation.wire(simulation.columns()))
+    assert len(events) == 3_000
+    for event in events[::500]:
+        decoded = msgspec.json.decode(event.value, type=SimulatedEvent)
+        assert (event.key.decode(), event.time_ms) == (decoded.user_id, decoded.timestamp_ms)
+    times = [event.time_ms for event in events]
+    assert times == sorted(times)
+    assert abs(times[-1] - NOW_MS) < 0.1 * (NOW_MS - times[0])
+
+
+def test_a_season_starts_at_midnight_and_ends_about_now():
     simulation = Simulation(Order(3_000, 0, plan=Plan(season=Season(2))), NOW_MS)
     events = list(simulation.wire(simulation.columns()))
     day_ms = 24 * 3_600_000
@@ -102,34 +116,34 @@ def test_a_season_begins_at_midnight_and_ends_about_now():
     assert NOW_MS - 1.2 * day_ms < events[-1].time_ms < NOW_MS + 0.2 * day_ms
 
 
-def test_a_burst_bursts_in_the_sending_too():
-    even, burst = Order(1_000, 0, rate=500.0), Plan(bursts=(Burst("rate", 10, 20),))
-    assert simulate._pace(even) == {"rate": 500.0}
-    speed = simulate._pace(Order(1_000, 0, rate=500.0, plan=burst))["speed"]
-    assert speed * 1_000 == pytest.approx(500 * MARKET.pause_s * 1_000 / MARKET.sessions)
-    assert simulate._pace(Order(1_000, 0, rate=0.0, plan=burst)) == {"rate": 0.0}
+def test_a_burst_of_rate_is_sent_as_a_burst():
+    assert Order(1_000, 0, rate=500.0).pace() == {"rate": 500.0}
+    burst = Plan(bursts=(Burst("rate", 10, 20),))
+    speed = Order(1_000, 0, rate=500.0, plan=burst).pace()["speed"]
+    assert speed * 1_000 == pytest.approx(500 * DEFAULT_CONFIG.pause_s * 1_000 / DEFAULT_CONFIG.sessions)
+    assert Order(1_000, 0, rate=0.0, plan=burst).pace() == {"rate": 0.0}
 
 
-TALKS = """
+PRINTS_IN_STEPS = """
 import sys
-def say(line): print(line, end="", flush=True)
-say('{"progress": {"sent": 1}}\\n{"progress": {"se')
+def put(line): print(line, end="", flush=True)
+put('{"progress": {"sent": 1}}\\n{"progress": {"se')
 open(sys.argv[1]).read()
-say('nt": 2}}\\n')
+put('nt": 2}}\\n')
 open(sys.argv[2]).read()
-say('{"sent": 3, "seconds": 1}\\n')
+put('{"sent": 3, "seconds": 1}\\n')
 """
 
 
-def test_a_parent_hears_of_progress_while_the_process_goes_on_writing(tmp_path):
+def test_a_parent_reads_progress_while_the_process_continues_to_write(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     os.mkfifo(first)
     os.mkfifo(second)
-    with SenderProcess([sys.executable, "-c", TALKS, str(first), str(second)]) as sender:
+    with SenderProcess([sys.executable, "-c", PRINTS_IN_STEPS, str(first), str(second)]) as sender:
         assert sender.progress() is None
         sender.start()
-        with first.open("w"):  # opens when the process has come to read it
-            assert sender.progress() == {"sent": 1}  # the half line behind it doesn't count
+        with first.open("w"):  # opens when the process reads it
+            assert sender.progress() == {"sent": 1}  # the incomplete line does not count
         with second.open("w"):
             assert sender.progress() == {"sent": 2}
         sender.wait(30)
@@ -137,26 +151,35 @@ def test_a_parent_hears_of_progress_while_the_process_goes_on_writing(tmp_path):
         assert sender.sent() == 3
 
 
-def names_of(topic_name):
-    return TopicsConfig(
-        events=[topic_name("shoppers")],
-        recommendations=topic_name("lists"),
-        items=topic_name("items"),
-        dead_letters=topic_name("dead"),
-        drift=topic_name("drift"),
-    )
+class Topics:
+    """The topics of a test on the embedded broker, one partition each."""
+
+    def __init__(self, address, topic_name):
+        self.address = address
+        self.kafka = KafkaConfig(bootstrap_servers=address)
+        names = {name: topic_name(name) for name in ("recommendations", "items", "dead_letters", "drift")}
+        self.config = TopicsConfig(events=[topic_name("events")], **names)
+        (self.events,) = self.config.event_topics()
+        self.recommendations, self.items = self.config.recommendations, self.config.items
+        pairs = [f"kafka.bootstrap_servers={address}", f'topics.events=["{self.events}"]']
+        pairs += [f"topics.{name}={topic}" for name, topic in names.items()]
+        self.options = [part for pair in pairs for part in ("--set", pair)]
+
+    def create(self):
+        create_topics(self.kafka, self.config, partitions=1)
+        return self
+
+    def publish(self, *records):
+        """Publish rankings: (user, value)."""
+        producer = KafkaProducer(bootstrap_servers=self.address)
+        for key, value in records:
+            producer.send(self.recommendations, key=key.encode(), value=value)
+        producer.close()
 
 
-def records_of(address, topic):
-    """Everything in a topic of one partition."""
-    consumer = KafkaConsumer(bootstrap_servers=address, auto_offset_reset="earliest")
-    partition = TopicPartition(topic, 0)
-    consumer.assign([partition])
-    end, found = consumer.end_offsets([partition])[partition], []
-    while len(found) < end:
-        found += consumer.poll(1_000).get(partition, [])
-    consumer.close()
-    return found
+@pytest.fixture
+def topics(embedded_broker, topic_name):
+    return Topics(embedded_broker, topic_name)
 
 
 def listed(*items, event_ms=0):
@@ -165,34 +188,24 @@ def listed(*items, event_ms=0):
     ).encode()
 
 
-def publish(address, topic, *records):
-    producer = KafkaProducer(bootstrap_servers=address)
-    for key, value in records:
-        producer.send(topic, key=key.encode(), value=value)
-    producer.close()
-
-
 @pytest.mark.kafka
-def test_a_shopper_sees_the_newest_list_or_else_the_one_for_everybody(embedded_broker, topic_name):
-    topics, kafka = names_of(topic_name), KafkaConfig(bootstrap_servers=embedded_broker)
-    create_topics(kafka, topics, partitions=1)
-    publish(
-        embedded_broker, topics.recommendations,
-        ("ann", listed("a")), ("ann", listed("b", "c", event_ms=7)), ("bob", listed("d")), ("bob", None),
-    )  # fmt: skip
-    with NewestLists(kafka, topics.recommendations) as lists:
+def test_a_user_sees_the_newest_ranking_or_else_the_default_one(topics):
+    topics.create().publish(
+        ("ann", listed("a")), ("ann", listed("b", "c", event_ms=7)), ("bob", listed("d")), ("bob", None)
+    )
+    with NewestLists(topics.kafka, topics.recommendations) as lists:
         while lists.of("ann") is None or lists.of("bob") is not None:
             lists.refresh()
         assert lists.of("ann") == (["b", "c"], 7)
         assert lists.of("eve") is None
-        publish(embedded_broker, topics.recommendations, ("__default__", listed("e")))
+        topics.publish(("__default__", listed("e")))
         while lists.of("eve") is None:
             lists.refresh()
         assert lists.of("bob") == lists.of("eve") == (["e"], 0)
         assert lists.of("ann") == (["b", "c"], 7)
 
 
-def test_whatever_ends_the_reading_of_lists_is_raised_and_not_taken_for_silence(monkeypatch):
+def test_an_error_of_the_reading_thread_is_raised(monkeypatch):
     class Broken:
         def __init__(self, *_):
             pass
@@ -203,7 +216,7 @@ def test_whatever_ends_the_reading_of_lists_is_raised_and_not_taken_for_silence(
         def close(self):
             pass
 
-    monkeypatch.setattr(newest_lists, "Tail", Broken)
+    monkeypatch.setattr(newest_lists, "TopicReader", Broken)
     with NewestLists(KafkaConfig(), "recommendations") as lists:
         lists.of("ann")
         lists._thread.join()
@@ -212,29 +225,34 @@ def test_whatever_ends_the_reading_of_lists_is_raised_and_not_taken_for_silence(
 
 
 @pytest.mark.kafka
-def test_lists_of_a_topic_that_is_not_there_are_told_of_in_one_line(embedded_broker, capsys):
-    arguments = ["--bootstrap-servers", embedded_broker, "--events", "10", "--closed-loop"]
-    assert simulate.main([*arguments, "--recommendations", "no-such-topic"]) == 2
-    assert "topic 'no-such-topic' does not exist" in capsys.readouterr().err
+def test_a_missing_recommendations_topic_is_an_error_of_one_line(topics, capsys):
+    topics.create()
+    missing = ["--set", "topics.recommendations=no-such-topic"]
+    assert simulated("--events", 10, "--closed-loop", *topics.options, *missing) == 2
+    err = capsys.readouterr().err
+    assert "topic 'no-such-topic' does not exist" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_missing_broker_is_an_error_of_one_line(capsys):
+    options = ["--set", "kafka.bootstrap_servers=127.0.0.1:1", "--set", "kafka.start_timeout_s=0.3"]
+    assert simulated("--events", 10, "--log-level", "error", *options) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "127.0.0.1:1" in line
 
 
 @pytest.mark.kafka
-def test_the_closed_loop_tells_how_it_goes_and_what_came_of_it(
-    embedded_broker, topic_name, capsys, tmp_path, monkeypatch
-):
-    topics = names_of(topic_name)
-    create_topics(KafkaConfig(bootstrap_servers=embedded_broker), topics, partitions=1)
-    publish(embedded_broker, topics.recommendations, ("__default__", listed("tea-0", "art-0", "books-0")))
-    (events,) = topics.event_topics()
-    monkeypatch.setattr(simulate, "TELL_S", 0.05)
-    command = ["--bootstrap-servers", embedded_broker, "--topic", events, "--items", topics.items]
-    command += ["--recommendations", topics.recommendations, "--truth", str(tmp_path / "truth.json")]
-    said = ["--events", "1500", "--rate", "3000", "--retire", "0.2", "--withdraw", "--closed-loop"]
-    assert simulate.main([*command, *said]) == 0
-    *told, last = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert last["sent"] == 1_500
-    assert len(records_of(embedded_broker, events)) == 1_500
-    progress = [line["progress"] for line in told]
+def test_the_closed_loop_reports_its_progress_and_the_uplift(topics, capsys, tmp_path, monkeypatch):
+    topics.create().publish(("__default__", listed("tea-0", "art-0", "books-0")))
+    monkeypatch.setattr("pipeline.app.commands.simulate.PROGRESS_INTERVAL_S", 0.05)
+    monkeypatch.setattr(simulation, "until_stdin_closes", pause)
+    options = ["--events", 1_500, "--rate", 3_000, "--retire", 0.2, "--withdraw", "--closed-loop", "--json"]
+    truth_path = tmp_path / "truth.json"
+    assert simulated(*options, "--truth", truth_path, "--until-stdin-closes", *topics.options) == 0
+    out = capsys.readouterr().out.splitlines()
+    progress = [json.loads(line)["progress"] for line in out if line.startswith('{"progress"')]
+    last = json.loads(out[-1])
+    assert last["sent"] == len(lying_on(topics.address, topics.events)) == 1_500
     assert len(progress) > 2
     assert [line["sent"] for line in progress] == sorted(line["sent"] for line in progress)
     assert progress[-1]["arms"].keys() == {"recommended", "popular", "random"}
@@ -242,9 +260,8 @@ def test_the_closed_loop_tells_how_it_goes_and_what_came_of_it(
         assert counts["slates"] >= progress[-1]["arms"][arm]["slates"] > 0
     shown = last["uplift"]["arms"]["recommended"]
     assert shown["shown"] == 3 * shown["slates"]
-    truth = json.loads((tmp_path / "truth.json").read_text())
-    retired = {item["item_id"] for item in truth["retired_items"]}
-    withdrawn = [json.loads(record.value) for record in records_of(embedded_broker, topics.items)]
+    retired = {item["item_id"] for item in json.loads(truth_path.read_text())["retired_items"]}
+    withdrawn = [json.loads(record.value) for record in lying_on(topics.address, topics.items)]
     assert all(record["available"] is False for record in withdrawn)
     assert 0 < len(withdrawn) <= len(retired)
     assert {record["item_id"] for record in withdrawn} <= retired
@@ -252,32 +269,49 @@ def test_the_closed_loop_tells_how_it_goes_and_what_came_of_it(
 
 
 @pytest.mark.kafka
-def test_the_command_sends_into_the_topic_of_the_configuration_and_creates_it(
-    embedded_broker, topic_name, capsys
-):
-    topics = names_of(topic_name)
-    sets = [("kafka.bootstrap_servers", embedded_broker), ("topics.events", list(topics.event_topics()))]
-    sets += [(f"topics.{name}", getattr(topics, name)) for name in ("recommendations", "items")]
-    sets += [(f"topics.{name}", getattr(topics, name)) for name in ("dead_letters", "drift")]
-    options = [part for key, value in sets for part in ("--set", f"{key}={value}")]
-    assert simulated("--events", 300, "--rate", 0, "--closed-loop", "--json", *options) == 0
+def test_the_command_creates_the_configured_topic_and_sends_the_simulated_events(topics, capsys):
+    assert simulated("--events", 500, "--rate", 5_000, "--json", *topics.options) == 0
     out, err = capsys.readouterr()
-    assert json.loads(out.splitlines()[-1])["sent"] == 300
-    (events,) = topics.event_topics()
-    assert f"created topic {events}" in err
-    assert f"no list came to topic {topics.recommendations}" in err
+    assert json.loads(out.splitlines()[-1])["sent"] == 500
+    assert f"created topic {topics.events}" in err
+    records = lying_on(topics.address, topics.events)
+    own = Simulation(Order(500, 0), NOW_MS)
+    without_time = [
+        sorted(json.dumps(msgspec.json.decode(value) | {"timestamp_ms": 0}) for value in values)
+        for values in ([r.value for r in records], [e.value for e in own.wire(own.columns())])
+    ]
+    assert without_time[0] == without_time[1]
+    assert all(abs(record.timestamp / 1000 - time.time()) < 60 for record in records)
 
 
 @pytest.mark.kafka
-def test_a_sending_that_is_told_to_stop_waits_for_what_is_out(embedded_broker, topic_name):
-    topics, kafka = names_of(topic_name), KafkaConfig(bootstrap_servers=embedded_broker)
-    create_topics(kafka, topics, partitions=1)
+def test_a_closed_loop_without_rankings_reports_that(topics, capsys):
+    assert simulated("--events", 300, "--rate", 0, "--closed-loop", "--json", *topics.options) == 0
+    assert f"no ranking was read from topic {topics.recommendations}" in capsys.readouterr().err
+
+
+@pytest.mark.kafka
+def test_the_process_ends_when_its_standard_input_is_closed(topics):
+    topics.create()
+    command = [sys.executable, "-m", "pipeline.app.cli", "simulate", "--until-stdin-closes", "--json"]
+    with subprocess.Popen(
+        [*command, "--rate", "10", *topics.options], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        out, _ = process.communicate(timeout=60)  # closes its input
+    assert process.returncode == 0
+    assert json.loads(out)["sent"] < 60_000
+
+
+@pytest.mark.kafka
+def test_an_interrupted_sender_waits_for_events_that_were_sent(topics):
+    topics.create()
     stop = threading.Event()
 
     def wait(seconds):
         return sender.sending.sent >= 100 or stop.wait(seconds)
 
-    sender = Sender(Order(10**9, 0, 5_000.0, market=BUSY_MARKET), kafka, topics, EventsConfig())
+    order = Order(10**9, 0, 5_000.0, config=BUSY_CONFIG)
+    sender = Sender(order, topics.kafka, topics.config, EventsConfig())
     sender.send(wait)
     assert 100 <= sender.sending.sent < 10_000
-    assert len(records_of(embedded_broker, sender.topic)) == sender.figures()["sent"]
+    assert len(lying_on(topics.address, sender.topic)) == sender.figures()["sent"]

@@ -26,7 +26,7 @@ STORES = (
     "successors",
     "latest",
     "sessions",
-    "births",
+    "item_age",
     "model.attention",
     "model.markov",
     "model.session_knn",
@@ -278,7 +278,7 @@ def test_an_empty_batch_is_no_trouble(name: str) -> None:
     recommender = lived(name)
     before = digests(recommender.state)
     outcome = recommender.step(Batches(seq=8, ends={0: 240})([]))
-    assert (outcome.rankings, outcome.figures.learned, outcome.figures.skipped) == (
+    assert (outcome.rankings, outcome.metrics.learned, outcome.metrics.skipped) == (
         [], 0, "no_target" if name.startswith(PARAMETERS) else "no_parameters",
     )  # fmt: skip
     assert digests(recommender.state)["digest_users"] == before["digest_users"]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pipeline.state.successors import BEFORE, FADE, REACH, Successors
 
 from pipeline.state.splitmix import next_uniform
-from pipeline.state.successors import BEFORE, FADE, REACH, Successors
 from pipeline.state.tables import GONE, LIVE, NEW
 
 ITEMS, LENGTH = 7, 12

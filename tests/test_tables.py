@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pipeline.state.popularity import DAY_MS
 from streams import (
     MINUTE_MS,
     ROLES,
@@ -22,7 +23,6 @@ from streams import (
 from pipeline.events.batch import RawBatch
 from pipeline.settings import LimitsConfig
 from pipeline.state import reclaiming as sweep
-from pipeline.state.popularity import DAY_MS
 from pipeline.state.reclaiming import STEPS
 from pipeline.state.state import State
 from pipeline.state.store import nbytes
@@ -168,7 +168,7 @@ def test_admission_eviction_and_expiry_are_a_plain_dicts(
         for number, drawn in enumerate(stream):
             time_ms = START_MS + number * MINUTE_MS
             raw = batches([Event(f"u{u}", f"i{i}", kind, time_ms) for u, i, kind in drawn], time_ms)
-            assert move_on(state, raw).gone == plain.step(raw)
+            assert move_on(state, raw).removed_users == plain.step(raw)
             check(state, plain)
     finally:
         sweep.BATCH_OF_GONE = few
@@ -217,7 +217,7 @@ def test_a_time_to_live_counts_from_the_newest_event() -> None:
     move_on(state, batches([Event("old", "a"), Event("new", "b")]))
     move_on(state, batches([Event("new", "b", time_ms=START_MS + DAY_MS)]))
     assert len(state.users) == 3  # a day is not yet more than a day
-    gone = move_on(state, batches([Event("new", "b", time_ms=START_MS + DAY_MS + 1)])).gone
+    gone = move_on(state, batches([Event("new", "b", time_ms=START_MS + DAY_MS + 1)])).removed_users
     assert gone == ["old"]
     assert set(state.items.row_of) == {"b"}
 
@@ -225,7 +225,7 @@ def test_a_time_to_live_counts_from_the_newest_event() -> None:
 def test_a_batch_with_more_ids_than_the_limit_keeps_the_newest() -> None:
     state, batches = new_state(small_settings(limits=LimitsConfig(users=3, items=3))), Batches()
     moved = move_on(state, batches([Event(f"u{n}", f"i{n}") for n in range(9)]))
-    assert moved.gone == [f"u{n}" for n in range(6)]
+    assert moved.removed_users == [f"u{n}" for n in range(6)]
     assert set(state.items.row_of) == {"i6", "i7", "i8"}
 
 

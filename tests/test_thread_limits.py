@@ -45,8 +45,8 @@ def test_a_service_and_its_simulated_users_have_one_thread(
         with site.start("run", program=PROGRAM) as service:
             service.wait_state("ready")
             simulated = run_program(
-                "producers.simulator.simulate", "--bootstrap-servers", embedded_broker,
-                "--topic", site.events, "--events", "500", "--rate", "0", threads=2,
+                "pipeline.app.cli", "simulate", "--set", f"kafka.bootstrap_servers={embedded_broker}",
+                "--set", f'topics.events=["{site.events}"]', "--events", "500", "--rate", "0", threads=2,
             )  # fmt: skip
             service.wait_learned(500)
             service.end()

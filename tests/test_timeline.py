@@ -1,4 +1,4 @@
-"""Figures over time: few moments however long the stream, exact sums between, the same after a restart."""
+"""Metrics over time: few moments however long the stream, exact sums between, the same after a restart."""
 
 import numpy as np
 import pytest
@@ -7,34 +7,35 @@ from hypothesis import strategies as st
 from streams import Batches, small_settings
 from streams import shoppers as stream
 
-from pipeline.evaluation.quality import MEASURES, SEGMENTS, Totals
-from pipeline.evaluation.timeline import ALARMS, Seen, Timeline
+from pipeline.evaluation.rank_metrics import MEASURES, USER_SEGMENTS, Totals
+from pipeline.evaluation.timeline import MAX_ALARMS, Moment, Timeline
 from pipeline.events.records import DriftAlarm
 from pipeline.recommender import Recommender
-from pipeline.state.shards import Snapshot
 
 
-def seen_after(events: int, models: int = 1) -> Seen:
+def moment_after(events: int, models: int = 1, time_ms: int = 0) -> Moment:
     """Return what has been counted when each event is a test that is worth its own number."""
-    tests = np.full((models, len(SEGMENTS)), events)
-    sums = np.full((models, len(SEGMENTS), len(MEASURES)), events * (events - 1) / 2)
-    return Seen(Totals(tests, sums, np.array([events, events // 2])), 0.25, 7)
+    tests = np.full((models, len(USER_SEGMENTS)), events)
+    sums = np.full((models, len(USER_SEGMENTS), len(MEASURES)), events * (events - 1) / 2)
+    return Moment(events, time_ms, Totals(tests, sums, np.array([events, events // 2])), 0.25, 7)
 
 
-def lived(timeline: Timeline, sizes: list[int], start: int = 0) -> int:
-    """Let batches of these sizes pass; return the events so far."""
+def advance(timeline: Timeline, sizes: list[int], start: int = 0) -> int:
+    """Add batches of these sizes; return the events so far."""
     at = start
     for size in sizes:
         at += size
-        timeline.update(at, 1_000 * at, [], lambda: seen_after(at))  # noqa: B023  # called at once
+        timeline.update(1_000 * at, [])
+        if timeline.is_due(at):
+            timeline.add(moment_after(at, time_ms=timeline.newest_ms))
     return at
 
 
 @given(st.lists(st.integers(0, 300), max_size=200), st.integers(4, 20))
 def test_moments_stay_few_and_their_sums_exact(sizes: list[int], most: int) -> None:
     timeline = Timeline(["a"], most)
-    at = lived(timeline, sizes)
-    track = timeline.track(at, seen_after(at))
+    at = advance(timeline, sizes)
+    track = timeline.track(moment_after(at))
     assert len(track.events_N) <= most + 1
     assert (track.events_N[0], track.events_N[-1]) == (0, at)
     assert (np.diff(track.events_N) > 0).all()
@@ -48,67 +49,60 @@ def test_moments_stay_few_and_their_sums_exact(sizes: list[int], most: int) -> N
 @pytest.mark.parametrize("sizes", [[1] * 20_000, [512] * 4_000, [512] * 500 + [1] * 9_000, [1, 900] * 3_000])
 def test_parts_are_of_about_equal_length_whatever_the_batches_were(sizes: list[int]) -> None:
     timeline = Timeline(["a"])
-    at = lived(timeline, sizes)
-    track = timeline.track(at, seen_after(at))
-    borders = track.borders(60)
-    lengths = np.diff(track.events_N[borders])
+    at = advance(timeline, sizes)
+    track = timeline.track(moment_after(at))
+    lengths = np.diff(track.events_N[track.borders(60)])
     assert len(lengths) == 60
     assert lengths.max() <= 1.35 * at / 60
     assert lengths.min() >= 0.65 * at / 60
 
 
-def test_looking_takes_place_only_when_a_moment_is_due() -> None:
-    timeline, looks = Timeline(["a"], most=8), []
-    for batch in range(1, 2_001):
-        timeline.update(10 * batch, 0, [], lambda: looks.append(1) or seen_after(10 * batch))  # noqa: B023
-    assert len(looks) < 60
+def test_a_moment_is_seldom_due() -> None:
+    timeline, due = Timeline(["a"], 8), 0
+    for at in range(10, 20_010, 10):
+        due += timeline.is_due(at)
+        advance(timeline, [0], at)
+    assert due < 60
 
 
 @given(st.lists(st.integers(0, 50), max_size=60), st.lists(st.integers(0, 50), max_size=60))
 def test_a_checkpoint_in_between_changes_no_bit(before: list[int], after: list[int]) -> None:
-    whole = Timeline(["a"], most=8)
-    at = lived(whole, before)
-    whole.update(at, 0, [DriftAlarm("adwin", "loss", at, 0.1, 1 / 3, 5)], lambda: seen_after(at))
-    restored = Timeline(["a"], most=8)
+    whole = Timeline(["a"], 8)
+    at = advance(whole, before)
+    whole.update(0, [DriftAlarm("adwin", "loss", at, 0.1, 1 / 3, 5, 0.25)])
+    restored = Timeline(["a"], 8)
     restored.load(whole.arrays())
     for timeline in (whole, restored):
-        lived(timeline, after, at)
+        advance(timeline, after, at)
     for name, array in whole.arrays().items():
         assert array.tobytes() == restored.arrays()[name].tobytes()
     assert restored.alarms == whole.alarms
-    assert restored.alarms[0].after == 1 / 3
+    assert (restored.alarms[0].after, restored.alarms[0].reaction) == (1 / 3, 0.25)
 
 
 def test_a_model_that_the_checkpoint_does_not_know_has_no_tests_before() -> None:
     old = Timeline(["a"])
-    lived(old, [10] * 5)
+    advance(old, [10] * 5)
     new = Timeline(["b", "a"])
     new.load(old.arrays())
-    new.update(60, 0, [], lambda: seen_after(60, models=2))
-    track = new.track(60, seen_after(60, models=2))
+    new.add(moment_after(60, models=2))
+    track = new.track(moment_after(60, models=2))
     means = track.means("b", 0, range(len(track.events_N)))
     assert np.isnan(means[:-1]).all()
-    assert track.figures(5, "a")["tests"] == 50
-    assert track.figures(5, "b")["tests"] == 0
+    assert [track.metrics(model, 0, 5)["tests"] for model in ("a", "b")] == [50, 0]
 
 
-def test_the_newest_alarms_are_kept() -> None:
+def test_the_newest_alarms_are_kept_and_too_few_moments_refused() -> None:
     timeline = Timeline(["a"])
-    for at in range(1, ALARMS + 11):
-        timeline.update(at, 0, [DriftAlarm("adwin", "hit_rate", at, 0.4, 0.1, 0)], lambda: seen_after(at))  # noqa: B023
-    assert len(timeline.alarms) == ALARMS
-    assert timeline.alarms[-1].at_event == ALARMS + 10
+    for at in range(1, MAX_ALARMS + 11):
+        timeline.update(0, [DriftAlarm("adwin", "hit_rate", at, 0.4, 0.1, 0)])
+    assert len(timeline.alarms) == MAX_ALARMS
+    assert timeline.alarms[-1].at_event == MAX_ALARMS + 10
+    with pytest.raises(ValueError, match="max_moments 3: expected 4"):
+        Timeline(["a"], 3)
 
 
-def test_too_few_moments_are_refused() -> None:
-    with pytest.raises(ValueError, match="most 3: expected 4"):
-        Timeline(["a"], most=3)
-
-
-KEPT = ("timeline/", "curves/", "exposure/")
-
-
-def test_a_recommender_restored_half_way_keeps_the_same_figures_bit_for_bit() -> None:
+def test_a_recommender_restored_half_way_keeps_the_same_metrics_bit_for_bit() -> None:
     raws = stream(np.random.default_rng(0), Batches(), 40, pace=1)
     whole = Recommender(small_settings())
     for raw in raws[:20]:
@@ -118,29 +112,10 @@ def test_a_recommender_restored_half_way_keeps_the_same_figures_bit_for_bit() ->
     for raw in raws[20:]:
         whole.step(raw)
         restored.step(raw)
-    one, other = whole.snapshot().arrays, restored.snapshot().arrays
-    kept = [name for name in one if name.startswith(KEPT)]
-    assert len(kept) == 4 + 2 * 3 + 2 * 3 + 2
-    assert all(one[name].tobytes() == other[name].tobytes() for name in kept)
+    one, other = whole.evaluator.arrays(), restored.evaluator.arrays()
+    measures = ("quality", "exposure", "timeline", "drift", "reaction")
+    assert {name.partition("/")[0] for name in one} == set(measures)
+    assert all(one[name].tobytes() == other[name].tobytes() for name in one)
     assert whole.track().tests_NMS[-1, 0, 0] == whole.quality.cumulative()["attention"]["tests"] > 300
     assert whole.exposure.lists > 0
-    assert whole.curves.curve("attention").tests > 300
-
-
-def test_a_checkpoint_without_figures_over_time_starts_them_afresh() -> None:
-    raws = stream(np.random.default_rng(0), Batches(), 12)
-    old = Recommender(small_settings())
-    for raw in raws[:6]:
-        old.step(raw)
-    saved = old.snapshot()
-    arrays = {name: array for name, array in saved.arrays.items() if not name.startswith(KEPT)}
-    restored = Recommender(small_settings())
-    restored.restore(Snapshot(arrays, saved.meta, saved.shard))
-    assert len(restored.track().events_N) == 1
-    tests = restored.quality.cumulative()["attention"]["tests"]
-    for raw in raws[6:]:
-        restored.step(raw)
-    track = restored.track()
-    assert track.events_N[0] == 7 * 24
-    assert track.tests_NMS[0, 0, 0] >= tests
-    assert restored.curves.curve("attention").tests < restored.quality.cumulative()["attention"]["tests"]
+    assert whole.quality.curve("attention").tests > 300

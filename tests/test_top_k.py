@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import Batches, Event, move_on, new_state, small_settings
-
 from pipeline.features.memories import Candidates
 from pipeline.ranking.rules import RULES, apply_rules
+from streams import Batches, Event, move_on, new_state, small_settings
+
 from pipeline.ranking.top_k import top_k
 from pipeline.state.queries import serving_queries
 from pipeline.state.tables import GONE

@@ -16,7 +16,7 @@ from msgspec import structs
 from streams import small_settings
 from workers import START_MS, Worker, publish, settings_for
 
-from consumers.memory import ListLog, ListSource
+from consumers.memory import MemoryLog, MemorySource
 from pipeline.events.batch import Polled, Span, TopicPartition
 from pipeline.recommender import Recommender
 from pipeline.service.catch_up import in_time_order
@@ -44,7 +44,7 @@ class Shop:
 
     def __init__(self, folder: Path, numbers: int = 1) -> None:
         self.folder = folder
-        self.log = ListLog(dict.fromkeys(TOPICS, numbers))
+        self.log = MemoryLog(dict.fromkeys(TOPICS, numbers))
         self.events: dict[str, list[str]] = defaultdict(list)
         self.count = 0
         self.learners: dict[str, Recommender] = {}
@@ -277,7 +277,7 @@ def test_users_learn_every_event_of_both_topics_once_whatever_the_group_does(
 
 def test_records_are_merged_by_time_whatever_the_size_of_a_read() -> None:
     chance = random.Random(3)
-    log = ListLog({"a": 1, "b": 1, "c": 1})
+    log = MemoryLog({"a": 1, "b": 1, "c": 1})
     for number in range(90):
         log.append(
             b"%d" % number, topic=chance.choice("abc"), timestamp=START_MS + number // 2, skip=number % 5 // 4
@@ -297,10 +297,10 @@ def test_records_are_merged_by_time_whatever_the_size_of_a_read() -> None:
         assert_no_gap(parts, spans)
 
 
-def parts_of(log: ListLog, spans: Sequence[Span], chunk: int) -> list[Polled]:
+def parts_of(log: MemoryLog, spans: Sequence[Span], chunk: int) -> list[Polled]:
     def read(asked: tuple[Span, ...], order: None) -> Polled:
         assert all(span.stop - span.start <= chunk for span in asked)
-        return ListSource(log).read(asked, order)
+        return MemorySource(log).read(asked, order)
 
     return list(in_time_order(read, spans, chunk))
 
@@ -315,5 +315,5 @@ def assert_no_gap(parts: Sequence[Polled], spans: Sequence[Span]) -> None:
 
 
 def test_nothing_is_read_where_nothing_is_missing() -> None:
-    log = ListLog({"a": 1})
+    log = MemoryLog({"a": 1})
     assert parts_of(log, [Span("a", 0, 4, 4), Span("a", 0, 5, 3)], 10) == []

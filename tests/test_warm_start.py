@@ -9,7 +9,7 @@ import pytest
 from lives import NOW_MS, START_MS, Life, append, changed
 from streams import small_settings, source
 
-from consumers.memory import ListLog
+from consumers.memory import MemoryLog
 from pipeline.errors import CheckpointError
 from pipeline.events.batch import Events
 from pipeline.persistence.checkpoint import TRAINED, Checkpoints
@@ -61,7 +61,7 @@ def test_users_of_the_file_meet_their_first_live_event_in_whatever_partition_it_
     trained: tuple[Path, Recommender], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, before = trained
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     append(log, "u1", "new", 0)
     append(log, "u2", "new", 1)
     append(log, "u1", "newer", 0)
@@ -81,7 +81,7 @@ def test_users_of_the_file_meet_their_first_live_event_in_whatever_partition_it_
     assert 0 < tests[0] < tests[1]
     published = {ranking.user_id for ranking in life.outbox.rankings}
     assert published == {"u1", "u2", "stranger", "__default__"}  # and nothing of the export
-    assert life.learner.quality.served() == before.quality.served()  # no list of training was looked at
+    assert life.learner.quality.list_hits() == before.quality.list_hits()  # no list of training was looked at
     life.end()
     assert log.committed == {P0: 2, P1: 2}
 
@@ -90,7 +90,7 @@ def test_a_worker_killed_before_its_first_checkpoint_goes_on_bit_for_bit(
     trained: tuple[Path, Recommender],
 ) -> None:
     folder, _ = trained
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     for number in range(12):
         append(log, f"u{number}", "new", number % 2)
     life = Life(folder, SETTINGS, log).read()
@@ -105,7 +105,7 @@ def test_a_worker_killed_before_its_first_checkpoint_goes_on_bit_for_bit(
 
 def test_several_workers_start_from_one_trained_checkpoint(trained: tuple[Path, Recommender]) -> None:
     folder, before = trained
-    log, outbox = ListLog({"events": 2}), Outbox()
+    log, outbox = MemoryLog({"events": 2}), Outbox()
     append(log, "u1", "new", 0)
     append(log, "u2", "new", 1)
     lives = [
@@ -131,7 +131,7 @@ def test_users_of_the_file_who_never_came_are_forgotten_without_a_word(
     trained: tuple[Path, Recommender],
 ) -> None:
     folder, _ = trained
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     settings = changed(SETTINGS, limits__user_ttl_days=5.0)
     append(log, "u1", "new", 0, minute=300)
     append(log, "late", "new", 0, minute=4 * 24 * 60)
@@ -141,7 +141,7 @@ def test_users_of_the_file_who_never_came_are_forgotten_without_a_word(
     life.read()
     assert life.learner.describe_user("u2") is None
     assert life.learner.describe_user("later") is not None
-    assert life.outbox.gone == ["u1", "late"]  # not one of those whose list nobody has seen
+    assert life.outbox.removed_users == ["u1", "late"]  # not one of those whose list nobody has seen
     life.kill()
 
 
@@ -149,8 +149,8 @@ def test_training_with_other_settings_says_what_becomes_of_it(
     trained: tuple[Path, Recommender], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, before = trained
-    life = Life(folder, changed(SETTINGS, model__dim=16), ListLog({"events": 2}))
-    assert "model.dim was 8, is 16: the model starts anew" in caplog.text
+    life = Life(folder, changed(SETTINGS, model__dim=16), MemoryLog({"events": 2}))
+    assert "model.dim was 8, is 16: the model restarts" in caplog.text
     assert history_of(life.learner, "u1") == history_of(before, "u1")
     life.kill()
 
@@ -161,14 +161,14 @@ def test_a_trained_checkpoint_that_is_not_whole_is_refused(trained: tuple[Path, 
     with pytest.raises(
         CheckpointError, match=r"trained checkpoint .*@trained.*train again into an empty folder, or"
     ):
-        Life(folder, SETTINGS, ListLog())
+        Life(folder, SETTINGS, MemoryLog())
 
 
 def test_a_worker_with_a_checkpoint_or_a_journal_of_its_own_goes_on_from_that(
     trained: tuple[Path, Recommender], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder, _ = trained
-    log = ListLog({"events": 2})
+    log = MemoryLog({"events": 2})
     append(log, "ann", "new")
     elsewhere = tmp_path_factory.mktemp("own")
     Life(elsewhere, SETTINGS, log).read().kill()  # a journal, and no checkpoint yet
@@ -188,7 +188,7 @@ def test_the_folders_only_workers_are_those_that_run(trained: tuple[Path, Recomm
         return Checkpoints(UrlFolder(str(folder)), SETTINGS).workers()
 
     assert workers() == [TRAINED]
-    Life(folder, named("shop-7"), ListLog()).kill()
+    Life(folder, named("shop-7"), MemoryLog()).kill()
     assert workers() == ["shop-7"]
 
 

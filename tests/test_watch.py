@@ -11,7 +11,7 @@ from brokers.clients import config
 from brokers.embedded import embedded_broker as run_embedded
 from kafka import KafkaProducer
 
-from consumers.memory import ListRecord
+from consumers.memory import MemoryRecord
 from pipeline.app import cli
 from pipeline.app.watching import Wanted, alarm_line, in_full, in_short, json_line, watch
 from pipeline.errors import BrokerLost, UsageError
@@ -32,8 +32,8 @@ def ranking(user: str, number: int = 1, items: int = 7) -> Ranking:
     return Ranking(user, f"r{number}", listed, AT_MS, AT_MS, "attention", number)
 
 
-def record(key: bytes, value: bytes | None) -> ListRecord:
-    return ListRecord("recommendations", 0, 0, AT_MS, key, value)
+def record(key: bytes, value: bytes | None) -> MemoryRecord:
+    return MemoryRecord("recommendations", 0, 0, AT_MS, key, value)
 
 
 ANN = b"""{"user_id":"ann","ranking_id":"r","items":[{"item_id":"i1","score":1.5,"because":["h"]}],
@@ -161,7 +161,7 @@ def test_a_signal_ends_it_with_zero(
     sink.publish([ranking("ann"), ranking("ann", 2)], [], [], []).wait(10)
     shown: list[str] = []
 
-    def stop_at_the_second(record: ListRecord) -> str:
+    def stop_at_the_second(record: MemoryRecord) -> str:
         if shown:
             signal.raise_signal(number)
         shown.append(in_short(record))

@@ -32,7 +32,7 @@ def test_a_withdrawn_item_leaves_all_lists_without_any_event(name: str) -> None:
     assert len(shop.holders(victim)) > 2 * URGENT_A_BATCH
     outcome = shop.step([], (victim, False))
     assert len(outcome.refreshed) == URGENT_A_BATCH
-    assert outcome.figures.due == len(shop.holders(victim) - {DEFAULT_USER})
+    assert outcome.metrics.due == len(shop.holders(victim) - {DEFAULT_USER})
     assert shop.settle() <= 3
     assert shop.holders(victim) == set()
     assert all(len(items) >= K - 1 for items in shop.newest.values())  # others have taken its place
@@ -104,7 +104,7 @@ def test_users_that_another_worker_brings_get_lists_without_what_is_withdrawn_he
     ours.settle()
     ours.newest |= theirs.newest
     ours.recommender.put(theirs.recommender.take([source(0)]))
-    assert ours.recommender.owes
+    assert ours.recommender.pending_rankings
     ours.settle()
     assert not ours.holders("i1") - {DEFAULT_USER}
 
@@ -121,10 +121,10 @@ def test_the_default_list_has_no_withdrawn_item() -> None:
 def test_an_empty_shop_shows_what_its_items_topic_announces() -> None:
     shop = Shop()
     shop.recommender.held = {source(0)}
-    assert shop.recommender.owes
+    assert shop.recommender.pending_rankings
     shop.step([])
     assert shop.newest == {DEFAULT_USER: []}
-    assert not shop.recommender.owes
+    assert not shop.recommender.pending_rankings
     shop.step([], ("lamp", True), ("desk", True), ("sold", False))
     assert shop.newest == {DEFAULT_USER: ["desk", "lamp"]}  # the newest first
     shop.step([], ("lamp", False))
@@ -138,9 +138,12 @@ def test_a_catalogue_of_which_all_may_be_shown_is_news_once() -> None:
     shop.step([Event("ann", f"i{number}") for number in range(100)])
     known = [ItemChange(f"i{number}", True) for number in range(100)]
     new = [ItemChange(f"new{number}", True) for number in range(50)]
-    assert shop.recommender.news([*known, *new, ItemChange("i1", False)]) == (*new, ItemChange("i1", False))
+    assert shop.recommender.catalog_changes([*known, *new, ItemChange("i1", False)]) == (
+        *new,
+        ItemChange("i1", False),
+    )
     shop.step([], *((change.item_id, change.available) for change in new))
-    assert shop.recommender.news([*known, *new]) == ()
+    assert shop.recommender.catalog_changes([*known, *new]) == ()
 
 
 def test_which_holders_come_first_depends_on_no_row_number() -> None:

@@ -12,8 +12,8 @@ from services import Sent
 from pipeline.app.inspection import Inspected
 from pipeline.events.records import DEFAULT_USER
 from producers.replay import WireEvent
-from producers.simulator.simulate import encoded
-from producers.simulator.users import Market
+from producers.simulator.events import SimulatorConfig
+from producers.simulator.simulation import Order, Simulation
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -85,8 +85,9 @@ class Stream(NamedTuple):
 
 def shopping(events: int, seed: int, now_ms: int, users: int = 600, items: int = 800) -> list[Sent]:
     """Return events of made-up shoppers, in time order; their own time ends about an hour before `now_ms`."""
-    market = Market(users=users, items=items, sessions=64)
-    return [Sent(event.key, event.value) for event in encoded(events, seed, None, now_ms - HOUR_MS, market)]
+    config = SimulatorConfig(users=users, items=items, sessions=64)
+    simulation = Simulation(Order(events, seed, config=config), now_ms - HOUR_MS)
+    return [Sent(event.key, event.value) for event in simulation.wire(simulation.columns())]
 
 
 def chain(successor: Sequence[int], users: int, events: int, seed: int, start_ms: int) -> list[Sent]:

@@ -32,7 +32,7 @@ def main() -> None:
     from pipeline.events.records import Ranking
     from pipeline.persistence.journal import Journal
     from pipeline.recommender import Recommender
-    from pipeline.service.loop import with_news
+    from pipeline.service.loop import with_catalog
 
     recommender = Recommender(settings)
     decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
@@ -40,7 +40,7 @@ def main() -> None:
     newest: dict[str, Ranking] = {}
     for entry in Journal(args.journal).entries(0):
         polled = source.read(entry.spans, entry.order_R) if entry.spans else NOTHING_POLLED
-        raw = with_news(decoder.decode(entry.seq, entry.now_ms, polled), entry.news)
+        raw = with_catalog(decoder.decode(entry.seq, entry.now_ms, polled), entry.catalog)
         outcome = recommender.step(raw)
         newest.update((ranking.user_id, ranking) for ranking in outcome.rankings)
     source.close()

@@ -7,8 +7,7 @@ from typing import Any
 import msgspec
 from learners import CountingLearner
 
-from consumers.memory import ListLog, ListSource
-from consumers.memory_items import ListItems
+from consumers.memory import MemoryItems, MemoryLog, MemorySource
 from pipeline.events.batch import TopicPartition
 from pipeline.events.decode import Decoder
 from pipeline.persistence.checkpoint import Checkpoints
@@ -16,15 +15,15 @@ from pipeline.persistence.files import UrlFolder
 from pipeline.persistence.journal import Journal
 from pipeline.service.clock import ManualClock
 from pipeline.service.loop import Adapters, Durability, Loop
-from pipeline.service.observe import Observer, Unobserved
+from pipeline.service.observe import Observer
 from pipeline.settings import BatchConfig, CheckpointConfig, KafkaConfig, LimitsConfig, Settings
-from producers.memory import ListSink, Outbox
+from producers.memory import MemorySink, Outbox
 
 START_MS = 1_700_000_000_000
 P0, P1, P2 = (TopicPartition("events", number) for number in range(3))
 
 
-def publish(log: ListLog, users: Iterable[str], source: TopicPartition = P0, start: int = 0) -> None:
+def publish(log: MemoryLog, users: Iterable[str], source: TopicPartition = P0, start: int = 0) -> None:
     """Append one event a user, each of another item."""
     for number, user in enumerate(users, start):
         value = msgspec.json.encode({"user_id": user, "item_id": f"item-{number}"})
@@ -47,28 +46,28 @@ class Worker:
 
     def __init__(
         self,
-        log: ListLog,
+        log: MemoryLog,
         settings: Settings,
         outbox: Outbox | None = None,
         assigned: Iterable[TopicPartition] | None = None,
         wrap: Callable[[str, Any], Any] = lambda name, part: part,
         observer: Observer | None = None,
-        items: ListLog | None = None,
+        items: MemoryLog | None = None,
     ) -> None:
         """`wrap` may put something around a part ("source", "sink", "learner") before the loop gets it."""
         self.log = log
         self.settings = settings
         self.learner = CountingLearner(settings)
-        self.source = ListSource(log, assigned=assigned)
-        self.sink = ListSink(outbox)
+        self.source = MemorySource(log, assigned=assigned)
+        self.sink = MemorySink(outbox)
         self.clock = ManualClock(START_MS + 1_000_000)
         edges = Adapters(
             wrap("source", self.source),
             Decoder(settings.events, settings.topics, settings.limits.record_bytes),
             wrap("sink", self.sink),
             self.clock,
-            observer or Unobserved(),
-            None if items is None else ListItems(items, at_a_time=2),
+            observer or Observer(),
+            None if items is None else MemoryItems(items, at_a_time=2),
         )
         self.survival: Durability | None = None
         if settings.checkpoint.path:

@@ -1,7 +1,7 @@
-"""How afresh speaks to Kafka: client options out of `[kafka]`, and the client's errors in afresh's words.
+"""Kafka clients: options from `[kafka]`, connections, waiting for the broker, and errors in our own words.
 
-`kafka.options` goes to every client that knows the key. What the guarantees rest on (offsets, isolation, the
-group) is not open to it.
+`kafka.options` goes to every client that knows the key, but for the options that the guarantees rest on
+(offsets, isolation, the group).
 """
 
 import logging
@@ -21,13 +21,13 @@ from pipeline.settings import KafkaConfig
 
 logger = logging.getLogger(__name__)
 
-METADATA_MAX_AGE_MS = 10_000  # how soon added partitions are seen; the client's own default is five minutes
-TELL_S = 3.0  # so long a silence of the broker is logged, also at the start
+METADATA_MAX_AGE_MS = 10_000  # until added partitions are seen; the client's default is five minutes
+SILENCE_LOGGED_S = 3.0  # a silence of the broker that is logged, also at the start
 TUNED = {  # of a consumer
-    "heartbeat_interval_ms": 1_000,  # how soon a member hears of a rebalance; each takes two rounds
-    "fetch_max_wait_ms": 100,  # a waiting fetch delays the next one to that broker by as much
+    "heartbeat_interval_ms": 1_000,  # until a member notices a rebalance; each takes two rounds
+    "fetch_max_wait_ms": 100,  # a waiting fetch delays the next one to that broker
     "fetch_max_bytes": 4 << 20,  # bounds the records that one poll has to parse
-    # the embedded broker answers with all that it has, whatever it was asked for
+    # the embedded broker answers with everything it has, whatever was asked for
     "receive_message_max_bytes": 1 << 30,
     "metrics_enabled": False,
 }
@@ -41,13 +41,13 @@ MEMBERSHIP = (
     kafka.errors.RebalanceInProgressError,
     kafka.errors.IllegalGenerationError,
     kafka.errors.UnknownMemberIdError,
-)  # the next poll mends these
+)  # the next poll solves these
 
 Client = TypeVar("Client")
 
 
 def connection_options(kafka: KafkaConfig) -> dict[str, Any]:
-    """Options that every client shares: address, security, time-outs.
+    """Return the options that every client shares: address, security, time-outs.
 
     >>> connection_options(KafkaConfig(bootstrap_servers="10.0.0.7:9092"))["bootstrap_servers"]
     ['10.0.0.7:9092']
@@ -73,7 +73,7 @@ def connection_options(kafka: KafkaConfig) -> dict[str, Any]:
 
 
 def request_timeout_ms(kafka: KafkaConfig) -> int:
-    """Time for one request: well inside `broker_timeout_s`, at most the client's own 30 s."""
+    """Return the time limit of one request: well inside `broker_timeout_s`, at most the client's 30 s."""
     return min(30_000, max(1_000, int(kafka.broker_timeout_s * 500)))
 
 
@@ -89,16 +89,14 @@ def unfit_options(kafka: KafkaConfig) -> Complaints:
     return wrong_options(kafka.options, connection_options(kafka) | TUNED)
 
 
-def consumer_options(
-    kafka: KafkaConfig, *, in_group: bool, isolation: str = "read_committed"
-) -> dict[str, Any]:
-    """Options of a consumer that decides about offsets itself; `in_group` False: one that only reads."""
+def consumer_options(kafka: KafkaConfig, *, in_group: bool) -> dict[str, Any]:
+    """Return the options of a consumer that sets offsets itself, as a member of the group or in none."""
     options = connection_options(kafka) | {
         "group_id": kafka.group_id if in_group else None,
-        "group_instance_id": kafka.worker_id if in_group else None,  # a restart takes its old place at once
+        "group_instance_id": kafka.worker_id if in_group else None,  # a restart takes its place back
         "enable_auto_commit": False,
         "auto_offset_reset": "none",  # a lost position is an error, never a silent jump
-        "isolation_level": isolation,
+        "isolation_level": "read_committed",
         "allow_auto_create_topics": False,
         "partition_assignment_strategy": strategies(),
     }
@@ -109,7 +107,7 @@ def connect(make: Callable[..., Client], options: Mapping[str, Any]) -> Client:
     """Make a client. Raise `UsageError` when no broker answers or an option is rejected."""
     servers = ",".join(options["bootstrap_servers"])
     try:
-        client = _patient(make, options, servers)
+        client = _wait_for(make, options, servers)
     except DENIED as error:
         raise UsageError(f"the broker at {servers} refused us: {error}; check the table [kafka]") from error
     except (kafka.errors.RetriableError, OSError) as error:
@@ -125,9 +123,9 @@ def connect(make: Callable[..., Client], options: Mapping[str, Any]) -> Client:
     return client
 
 
-def _patient(make: Callable[..., Client], options: Mapping[str, Any], servers: str) -> Client:
-    """Make a client; where no broker answers in `TELL_S`, say so and wait for the rest of the time."""
-    limit_ms, first_ms = options["bootstrap_timeout_ms"], int(TELL_S * 1000)
+def _wait_for(make: Callable[..., Client], options: Mapping[str, Any], servers: str) -> Client:
+    """Make a client; log when no broker has answered in `SILENCE_LOGGED_S`, and wait on."""
+    limit_ms, first_ms = options["bootstrap_timeout_ms"], int(SILENCE_LOGGED_S * 1000)
     if limit_ms > first_ms:
         try:
             return make(**{**options, "bootstrap_timeout_ms": first_ms})
@@ -149,18 +147,18 @@ def open_admin(kafka: KafkaConfig) -> KafkaAdminClient:
 
 
 def brief(error: BaseException) -> str:
-    """Return the name of a broker's error; what the client adds to it is the whole request, over many lines.
+    """Return an error's name and the first line of its text, without the request that the client adds.
 
     >>> brief(kafka.errors.PolicyViolationError("Request 'CreateTopicsRequest(version=7, ...)' failed"))
     'PolicyViolationError'
     """
-    told = str(error).partition(f"{type(error).__name__}: ")[2] or str(error)
     name = type(error).__name__
-    return name if not told or told.startswith("Request") else f"{name}: {told}"
+    text = str(error).partition(f"{name}: ")[2] or str(error)
+    return name if not text or text.startswith("Request") else f"{name}: {text.splitlines()[0]}"
 
 
 def translated(error: KafkaError, doing: str) -> AfreshError:
-    """Put an error that can't be retried into one line of ours."""
+    """Return an error of the client, which a retry does not solve, as one of ours in one line."""
     if isinstance(error, DENIED):
         return UsageError(
             f"the broker refused {doing}: {brief(error)}; check the user's rights and the table [kafka]"
@@ -173,14 +171,6 @@ def translated(error: KafkaError, doing: str) -> AfreshError:
     return AfreshError(f"{doing} failed: {brief(error)}")
 
 
-def partition_count(consumer: KafkaConsumer, topic: str) -> int:
-    """Return how many partitions a topic has; 0: there is no such topic. Raise `UsageError` for a refusal."""
-    try:
-        return len(consumer.partitions_for_topic(topic) or ())
-    except KafkaError as error:
-        raise translated(error, f"looking at topic {topic!r}") from error
-
-
 class Patience:
     """Count how long the broker has failed to answer; raise `BrokerLost` beyond `kafka.broker_timeout_s`."""
 
@@ -188,17 +178,17 @@ class Patience:
         self._servers = kafka.bootstrap_servers
         self._limit_s = kafka.broker_timeout_s
         self._failing_since: float | None = None
-        self._told = False
+        self._is_logged = False
 
     def answered(self) -> None:
-        """Note a sign of life."""
+        """Record that the broker has answered."""
         self._failing_since = None
-        if self._told:
-            self._told = False
+        if self._is_logged:
+            self._is_logged = False
             logger.info("the broker at %s answers again", self._servers)
 
     def failed(self, doing: str, began: float, cause: Exception) -> None:
-        """Note that an attempt that began at `began` (monotonic seconds) had no answer."""
+        """Record an attempt without an answer that began at `began` (monotonic seconds)."""
         if self._failing_since is None:
             self._failing_since = began
         silent_s = time.monotonic() - self._failing_since
@@ -207,15 +197,15 @@ class Patience:
                 f"the broker at {self._servers} has not answered for {silent_s:.0f} s while {doing} "
                 f"(kafka.broker_timeout_s = {self._limit_s:g}); restart when it is back: nothing is lost"
             ) from cause
-        if silent_s >= TELL_S and not self._told:
-            self._told = True
+        if silent_s >= SILENCE_LOGGED_S and not self._is_logged:
+            self._is_logged = True
             logger.warning(
                 "the broker at %s has not answered for %.0f s while %s; waiting up to %g s",
                 self._servers, silent_s, doing, self._limit_s,
             )  # fmt: skip
 
     def insist(self, call: Callable[[int], Client], doing: str) -> Client:
-        """Return `call(timeout_ms)`, tried again until the broker answers. Raise `BrokerLost`."""
+        """Return `call(timeout_ms)`, retried until the broker answers. Raise `BrokerLost`."""
         timeout_ms = max(100, min(5_000, int(self._limit_s * 1000)))
         while True:
             began = time.monotonic()

@@ -1,199 +1,183 @@
-"""One member of a consumer group, whose listener runs in the thread that polls.
+"""One member of a consumer group; its rebalance listener runs in the thread that polls.
 
-kafka-python 3 calls a rebalance listener on its own IO thread, while the caller of `poll` waits. A listener
-there can't commit or look up an offset: it would wait for the very thread that it holds. So `poll` and
-`close` run on a helper thread, the IO thread hands each listener call to the caller and goes on serving
-heartbeats, and the caller, who would only wait, runs it. One thing happens at a time, all of it in the
-caller's thread.
+kafka-python 3 calls a rebalance listener on its IO thread while the caller of `poll` waits. A listener there
+cannot commit or look up an offset: it would wait for the thread that it blocks. Here a join is a task of the
+IO thread, which passes each listener call to the polling thread and goes on sending heartbeats; the polling
+thread waits for the join and runs the calls. A poll without a join involves no other thread.
 """
 
-import contextlib
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
-from kafka.errors import KafkaError
 from kafka.future import Future
-from kafka.structs import MemberState
+from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
 
-from pipeline.events.batch import Record, TopicPartition
+from consumers.kafka.reader import ALL_RECORDS, Fetched
+from pipeline.events.batch import TopicPartition
 from pipeline.service.ports import Listener
 
-Fetched = dict[TopicPartition, list[Record]]
-# One poll takes everything that was fetched (bounded by fetch_max_bytes). A partition that is paused with its
-# records half taken is never served again by kafka-python 3.0.12, and keeps `poll` from waiting.
-EVERYTHING = 1 << 30
 JOIN_WAIT_S = 1.0
-TOUCH_WAIT_S = 0.05
+KEEP_ALIVE_WAIT_S = 0.05
 # The embedded broker forgets a member that has not heard of a join when the next one begins.
 REVOKED_PAUSE_S = 0.1
+ENDINGS = ("revoked", "lost")  # the calls that still matter to a member that closes
 
 
 class _Call(NamedTuple):
-    """A listener call that the IO thread waits for."""
+    """A call that the IO thread waits for; without an event: partitions are about to be taken away."""
 
     event: str  # assigned, revoked or lost
     partitions: list[TopicPartition]
     answered: Future
 
 
-class _Done(NamedTuple):
-    """The end of a client call."""
-
-    value: Any
-    error: BaseException | None
-
-
 class Member:
     """Drive a `KafkaConsumer` that has a group id. Not for use by several threads."""
 
     def __init__(self, consumer: KafkaConsumer) -> None:
-        self._consumer = consumer
+        self._consumer, self._coordinator = consumer, consumer._coordinator
         self._listener: Listener | None = None
-        self._errands: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
-        self._replies: SimpleQueue[_Call | _Done] = SimpleQueue()
+        self._replies: SimpleQueue[_Call | Future] = SimpleQueue()
         self._parked: _Call | None = None  # came during `keep_alive`, waits for the next `poll`
-        self._under_way = False
-        self._listening = False
-        self._helper = threading.Thread(target=self._serve, name="afresh-kafka-poll", daemon=True)
-        self._helper.start()
+        self._join: Future | None = None  # the join under way
+        self._failure: Exception | None = None  # of the listener
+        self._wait_s, self._may_call, self._in_call, self._closing = JOIN_WAIT_S, True, False, False
+        # The client's ways into a join, and from its answer to the new assignment. There are no public ones.
+        self._joined_async = self._coordinator.ensure_active_group_async
+        self._complete_async = self._coordinator._on_join_complete_async
+        self._coordinator.ensure_active_group = self._joined
+        self._coordinator._on_join_complete_async = self._complete
 
     def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
         """Join the group at the next `poll`."""
         self._listener = listener
-        self._consumer.subscribe(topics=list(topics), listener=_Relay(self._replies))
+        self._consumer.subscribe(topics=list(topics), listener=_Relay(self._ask))
 
     def poll(self) -> Fetched:
         """Return what the client has fetched, without waiting for more; may run the listener.
 
-        During a rebalance it stays up to `JOIN_WAIT_S`: kafka-python 3.0.12 drops the result of a join that
-        comes when nobody is in `poll`, and joins again.
-
-        Raise what the listener raised, or the client's `KafkaError`.
+        During a rebalance it stays up to `JOIN_WAIT_S`. Raise what the listener raised, or the client's
+        `KafkaError`.
         """
-        if not self._under_way:
-            self._begin(self._poll)
-        fetched: Fetched = self._finish()
-        return fetched
+        return self._poll(JOIN_WAIT_S, may_call=True)
 
-    def touch(self) -> Fetched:
-        """Tell the group that we are alive and never run the listener: a rebalance waits for `poll`."""
-        if self._listening or self._parked is not None:
+    def keep_alive(self) -> Fetched:
+        """Poll without ever running the listener: a rebalance waits for `poll`."""
+        if self._in_call or self._parked is not None:
             return {}
-        if not self._under_way:
-            self._begin(self._poll)
-        try:
-            reply = self._replies.get(timeout=TOUCH_WAIT_S)
-        except Empty:  # a join: the helper stays with it
-            return {}
-        if isinstance(reply, _Call):
-            self._parked = reply
-            return {}
-        fetched: Fetched = self._settle(reply)
-        return fetched
+        return self._poll(KEEP_ALIVE_WAIT_S, may_call=False)
 
     def rejoin(self) -> None:
-        """Join the group again at the next `poll`, so that its leader hands the partitions out again."""
-        self._consumer._coordinator.request_rejoin()
+        """Join the group again at the next `poll`, so that its leader assigns the partitions again."""
+        self._coordinator.request_rejoin()
 
     def close(self, timeout_s: float) -> None:
-        """Leave the group, telling the listener what is revoked by that, and close the client."""
+        """Leave the group, telling the listener what that revokes, and close the client."""
+        self._may_call, self._closing = True, True
         try:
-            if self._under_way:  # a poll that `touch` has left
-                self._finish()
+            if self._join is not None and self._parked is not None and self._parked.event in ENDINGS:
+                self._serve(self._join, time.monotonic() + JOIN_WAIT_S)
+            leaving = self._start(self._coordinator._on_close_prepare_async)
+            self._serve(leaving, None)
+            if failure := self._failure or leaving.exception:
+                raise failure
         finally:
-            try:
-                self._begin(lambda: self._consumer.close(autocommit=False, timeout_ms=timeout_s * 1000))
-                self._finish()
-            finally:
-                self._errands.put(None)
-                self._helper.join(timeout_s)
+            self._consumer.close(autocommit=False, timeout_ms=timeout_s * 1000)
 
-    def _poll(self) -> Any:
-        """Stay with a join until it is done, then take what was fetched.
-
-        A poll that returns in between loses the join's answer, and the member joins once more. Another
-        that has not heard of the first join by then may wait for ever: the embedded broker has forgotten it.
-        """
-        coordinator = self._consumer._coordinator  # no public call waits for a join and for nothing else
-        until = time.monotonic() + JOIN_WAIT_S
-        while True:
-            while self._joining(coordinator) and (left_s := until - time.monotonic()) > 0.0:
-                coordinator.poll(timeout_ms=left_s * 1000)
-            fetched = self._consumer.poll(timeout_ms=0, max_records=EVERYTHING)
-            if fetched or not self._joining(coordinator) or time.monotonic() > until:
-                return fetched  # else that poll has begun a join
-
-    def _joining(self, coordinator: Any) -> bool:
-        """Say whether a join is under way or wanted.
-
-        One that began because the topics' partitions became known is otherwise forgotten when it outlasts the
-        poll that began it: kafka-python 3.0.12 takes it for done, sends no heartbeats, and is thrown out.
-        """
-        if self._consumer.group_metadata().state == MemberState.REBALANCING:
-            coordinator.request_rejoin()
-        return bool(coordinator.need_rejoin())
-
-    def _begin(self, errand: Callable[[], Any]) -> None:
-        self._under_way = True
-        self._errands.put(errand)
-
-    def _finish(self) -> Any:
-        """Run listener calls until the errand is done; the first error of the listener wins."""
-        failure: Exception | None = None
-        while True:
-            reply = self._parked or self._replies.get()
-            self._parked = None
-            if isinstance(reply, _Done):
-                break
-            try:
-                self._tell(reply)
-            except Exception as error:
-                failure = failure or error
-        if failure is not None:
-            self._under_way = False
+    def _poll(self, wait_s: float, may_call: bool) -> Fetched:
+        self._wait_s, self._may_call = wait_s, may_call
+        fetched: Fetched = {}
+        if self._join is None or self._joined():
+            fetched = self._consumer.poll(timeout_ms=0, max_records=ALL_RECORDS)
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
             raise failure
-        return self._settle(reply)
+        return fetched
 
-    def _settle(self, done: _Done) -> Any:
-        self._under_way = False
-        if done.error is not None:
-            raise done.error
-        return done.value
+    def _joined(self, timeout_ms: float | None = None) -> bool:
+        """Join the group as often as it is needed; return whether that was done in time.
 
-    def _tell(self, call: _Call) -> None:
-        assert self._listener is not None
-        self._listening = True
+        The client calls this in place of its own method, whose time limit (`timeout_ms`) makes it forget a
+        join that outlasts one poll: kafka-python 3.0.12 then drops the answer and joins again, or sends no
+        heartbeats. Here a join goes on between polls.
+        """
+        until = time.monotonic() + self._wait_s
+        while True:
+            join = self._join = self._join or self._start(self._joined_async)
+            if not self._serve(join, until):
+                return False
+            self._join = None
+            if join.exception is not None:
+                raise join.exception
+            if not self._coordinator.need_rejoin():
+                return True
+
+    async def _complete(self, generation: int, member_id: str, protocol: str, assignment: bytes) -> None:
+        """Take partitions out of the assignment while the polling thread waits, and at no other moment."""
+        if self._consumer.assignment() - set(ConsumerProtocolAssignment.decode(assignment).partitions()):
+            await self._ask("", [])
+        await self._complete_async(generation, member_id, protocol, assignment)
+
+    async def _ask(self, event: str, partitions: Any) -> None:
+        """Pass a call to the polling thread and wait for its end, off the IO thread."""
+        if event and not partitions:  # the client reports an empty change at the first join
+            return
+        call = _Call(event, sorted(TopicPartition(*source) for source in partitions), Future())
+        self._replies.put(call)
+        await call.answered
+
+    def _start(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> Future:
+        """Start a coroutine on the IO thread; it replies with itself at its end."""
+        task = self._coordinator._manager.call_soon(make)
+        task.add_callback(lambda _: self._replies.put(task))
+        task.add_errback(lambda _: self._replies.put(task))
+        return task
+
+    def _serve(self, task: Future, until: float | None) -> bool:
+        """Run calls until `task` ends, and return True, or until a moment in monotonic seconds."""
+        while True:
+            try:
+                left_s = None if until is None else max(0.0, until - time.monotonic())
+                reply = self._parked or self._replies.get(timeout=left_s)
+            except Empty:
+                return False
+            self._parked = None
+            if reply is task:
+                return True
+            if not isinstance(reply, _Call):
+                continue
+            if not self._may_call:
+                self._parked = reply
+                return False
+            if self._closing and reply.event not in ENDINGS:
+                continue
+            if not reply.event:
+                until = None  # nothing but calls comes before the end of the join
+            self._run(reply)
+
+    def _run(self, call: _Call) -> None:
+        self._in_call = True
         try:
-            getattr(self._listener, call.event)(call.partitions)
+            if call.event:
+                getattr(self._listener, call.event)(call.partitions)
+        except Exception as error:
+            self._failure = self._failure or error
         finally:
             if call.event == "revoked":  # the client now joins again, to have them given to others
                 time.sleep(REVOKED_PAUSE_S)
-            self._listening = False
-            call.answered.success(None)
-            with contextlib.suppress(KafkaError):
-                self._consumer.commit_async(
-                    {}
-                )  # commits nothing: the public way to wake the client's IO loop
-
-    def _serve(self) -> None:
-        while (errand := self._errands.get()) is not None:
-            try:
-                done = _Done(errand(), None)
-            except BaseException as error:  # handed to the caller, whatever it is
-                done = _Done(None, error)
-            self._replies.put(done)
+            self._in_call = False
+            self._coordinator._manager.call_soon(call.answered.success, None)
 
 
 class _Relay(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # the client has no types
-    """Hand the client's listener calls to the polling thread and wait there, off the IO thread."""
+    """Pass the client's listener calls on."""
 
-    def __init__(self, replies: "SimpleQueue[_Call | _Done]") -> None:
-        self._replies = replies
+    def __init__(self, ask: Callable[[str, Any], Coroutine[Any, Any, None]]) -> None:
+        self._ask = ask
 
     async def on_partitions_assigned(self, assigned: Any) -> None:
         await self._ask("assigned", assigned)
@@ -203,10 +187,3 @@ class _Relay(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # the clien
 
     async def on_partitions_lost(self, lost: Any) -> None:
         await self._ask("lost", lost)
-
-    async def _ask(self, event: str, partitions: Any) -> None:
-        if not partitions:  # the client reports an empty change at the first join
-            return
-        answered = Future()
-        self._replies.put(_Call(event, sorted(TopicPartition(*source) for source in partitions), answered))
-        await answered

@@ -1,159 +1,160 @@
-"""Read known records of a topic again, in no group: what the journal names, after a crash or a takeover."""
+"""One Kafka consumer, as every reader of topics uses it: offsets, fetches, errors, and a check on the broker.
+
+Nothing here decides where to read or what to commit: members of the group, readers of a whole topic and
+readers of known spans differ in that alone.
+"""
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
+import kafka.errors
 from kafka import KafkaConsumer
 from kafka import TopicPartition as KafkaPartition
-from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError, RetriableError
+from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 
-from consumers.kafka.client import Patience, translated
-from consumers.kafka.member import EVERYTHING
+from consumers.kafka.client import MEMBERSHIP, Patience, connect, consumer_options, translated
+from consumers.kafka.group import replaced
 from pipeline.errors import OffsetsGone
-from pipeline.events.batch import Record, Span, TopicPartition
+from pipeline.events.batch import Record, TopicPartition
+from pipeline.settings import KafkaConfig
 
-WAIT_S = 0.5  # between looks at whether the broker still answers
+Fetched = dict[TopicPartition, list[Record]]
+Offsets = dict[TopicPartition, int]
+
+# One poll takes everything that was fetched (bounded by fetch_max_bytes). kafka-python 3.0.12 never serves a
+# partition again that was paused with its records half taken.
+ALL_RECORDS = 1 << 30
+PROBE_EVERY_S = 2.0  # an idle topic and a dead broker look the same to a fetch
 
 
-class Reader:
-    """Read spans, exactly. Spans that follow each other are read ahead, so a replay costs one pass.
+class PartitionReader:
+    """Read partitions through one `KafkaConsumer`. `reading` names the records in messages.
 
-    `make` makes a consumer without a group that has no reset policy; it is made at the first use.
+    Every call raises `BrokerLost` when the broker has not answered for `kafka.broker_timeout_s`, `UsageError`
+    for missing rights, `AfreshError` for other errors that a retry does not solve.
     """
 
-    def __init__(self, make: Callable[[], KafkaConsumer], patience: Patience) -> None:
-        self._make = make
-        self._patience = patience
-        self._consumer: KafkaConsumer | None = None
-        self._lanes: dict[TopicPartition, _Lane] = {}
+    def __init__(
+        self,
+        kafka: KafkaConfig,
+        reading: str,
+        *,
+        in_group: bool = False,
+        patience: Patience | None = None,
+    ) -> None:
+        options = consumer_options(kafka, in_group=in_group)
+        self.consumer: KafkaConsumer = connect(KafkaConsumer, options)
+        self.patience = Patience(kafka) if patience is None else patience
+        self._kafka, self._reading = kafka, reading
+        self._probe_every_s = min(PROBE_EVERY_S, kafka.broker_timeout_s / 5)
+        self._heard_at = time.monotonic()
+        self._probed: deque[KafkaPartition] = deque()
 
-    def read(self, spans: Sequence[Span]) -> list[list[Record]]:
-        """Return the records of each span, in the order of their offsets.
+    def count(self, topic: str) -> int:
+        """Return the topic's number of partitions; 0: it does not exist."""
+        try:
+            return len(self.consumer.partitions_for_topic(topic) or ())
+        except KafkaError as error:
+            raise translated(error, f"looking at topic {topic!r}") from error
 
-        Raise `OffsetsGone` when the topic no longer reaches so far back, or ends before; `BrokerLost`.
+    def assign(self, sources: Iterable[TopicPartition]) -> None:
+        """Read these partitions, in no group; a new one must be sought."""
+        self.consumer.assign([KafkaPartition(*source) for source in sources])
+        self.probe_with(sources)
+
+    def probe_with(self, sources: Iterable[TopicPartition]) -> None:
+        """Set the partitions that the broker is asked about to see whether it answers."""
+        self._probed = deque(KafkaPartition(*source) for source in sources)
+
+    def seek(self, source: TopicPartition, offset: int) -> None:
+        """Continue at `offset`."""
+        self.consumer.seek(KafkaPartition(*source), offset)
+
+    def position(self, source: TopicPartition) -> int:
+        """Return the next offset, past those without a record (markers of transactions)."""
+        return int(self.consumer.position(KafkaPartition(*source), timeout_ms=0) or 0)
+
+    def starts(self, sources: Iterable[TopicPartition]) -> Offsets:
+        """Return the offset of each partition's oldest record."""
+        found, ends = self._ask(self.consumer.beginning_offsets, sources), self.ends(sources)
+        # the embedded broker answers with the log's end while the first record is in an open transaction
+        return {source: min(offset, ends[source]) for source, offset in found.items()}
+
+    def ends(self, sources: Iterable[TopicPartition]) -> Offsets:
+        """Return the offset after each partition's last record that can be read."""
+        return self._ask(self.consumer.end_offsets, sources)
+
+    def poll(self, wait_s: float, max_records: int = ALL_RECORDS, probe: bool = True) -> Fetched:
+        """Return what was fetched, after `wait_s` at the latest; see `fetched_by`."""
+        return self.fetched_by(
+            lambda: self.consumer.poll(timeout_ms=wait_s * 1000, max_records=max_records), probe
+        )
+
+    def fetched_by(self, poll: Callable[[], Fetched], probe: bool = True) -> Fetched:
+        """Return the records of a client's poll; none where it failed and may be tried again.
+
+        While none come the broker is asked whether it is there, unless `probe` is False: then a poll without
+        an error counts as an answer. Raise `OffsetsGone` for a position that the topic does not hold.
         """
-        consumer = self._open([span.source for span in spans])
-        for span in spans:
-            self._lanes[span.source].stop = span.stop
-        self._check_ends(consumer, spans)
         began = time.monotonic()
-        while open_lanes := self._turn(consumer, spans):
-            if self._fetch(consumer):
-                began = time.monotonic()
-                self._patience.answered()
-            elif time.monotonic() - began > WAIT_S:
-                began = time.monotonic()
-                self._ends(consumer, open_lanes)  # raises BrokerLost when nobody answers
-        return [self._lanes[span.source].take(span.stop) for span in spans]
+        try:
+            fetched = poll()
+            if fetched or not probe:
+                self.heard()
+            elif began - self._heard_at >= self._probe_every_s and self._probed:
+                self._probed.rotate(-1)  # another partition, perhaps of another broker, each time
+                self.consumer.end_offsets([self._probed[0]], timeout_ms=self._probe_every_s * 500)
+                self.heard()
+        except KafkaError as error:
+            self.check(error, began)
+            return {}
+        return fetched
+
+    def heard(self) -> None:
+        """Record that the broker has answered."""
+        self._heard_at = time.monotonic()
+        self.patience.answered()
+
+    def check(self, error: KafkaError, began: float) -> None:
+        """Raise an error that a retry does not solve; count others as no answer since `began`."""
+        doing = f"reading {self._reading}"
+        if lost := _missing(error):
+            source, wanted = lost
+            self.raise_gone(source, wanted, error)
+        if isinstance(error, kafka.errors.NoOffsetForPartitionError):
+            raise RuntimeError("listener.assigned did not seek every partition") from error
+        if isinstance(error, kafka.errors.FencedInstanceIdError):
+            raise replaced(self._kafka) from error
+        if not isinstance(error, (*MEMBERSHIP, kafka.errors.RetriableError)):
+            raise translated(error, doing) from error
+        self.patience.failed(doing, began, error)
+
+    def raise_gone(self, source: TopicPartition, wanted: str, cause: Exception | None = None) -> None:
+        """Raise `OffsetsGone` with the range that the topic holds."""
+        start, end = self.starts([source])[source], self.ends([source])[source]
+        raise OffsetsGone(
+            f"{source.topic}-{source.partition}: wanted {wanted}, but the topic holds {start} to {end}. It "
+            "was created again or has deleted records that the checkpoint needs: let it keep them longer "
+            "than the oldest checkpoint, or start from an empty checkpoint folder"
+        ) from cause
 
     def close(self) -> None:
-        """Close the consumer."""
-        if self._consumer is not None:
-            self._consumer.close(autocommit=False)
-            self._consumer = None
+        """Close the connection."""
+        self.consumer.close(autocommit=False)
 
-    def _open(self, sources: Sequence[TopicPartition]) -> KafkaConsumer:
-        if self._consumer is None:
-            self._consumer = self._make()
-        new = [source for source in sources if source not in self._lanes]
-        if new:
-            for source in new:
-                self._lanes[source] = _Lane()
-            self._consumer.assign([KafkaPartition(*source) for source in self._lanes])
-            for source in new:  # a position before the first poll: there is no policy to find one
-                self._consumer.seek(KafkaPartition(*source), 0)
-                self._consumer.pause(KafkaPartition(*source))
-        return self._consumer
-
-    def _ends(self, consumer: KafkaConsumer, sources: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        theirs = [KafkaPartition(*source) for source in sources]
-        ends: dict[TopicPartition, int] = self._patience.insist(
-            lambda timeout_ms: consumer.end_offsets(theirs, timeout_ms=timeout_ms),
-            "asking for end offsets",
-        )
-        return ends
-
-    def _check_ends(self, consumer: KafkaConsumer, spans: Sequence[Span]) -> None:
-        beyond = [span for span in spans if span.stop > self._lanes[span.source].end]
-        ends = self._ends(consumer, [span.source for span in beyond]) if beyond else {}
-        for span in beyond:
-            end = self._lanes[span.source].end = ends[span.source]
-            if span.stop > end:
-                raise gone(span.source, f"offsets {span.start} to {span.stop}", f"the topic ends at {end}")
-
-    def _turn(self, consumer: KafkaConsumer, spans: Sequence[Span]) -> list[TopicPartition]:
-        """Fetch those spans that are not complete, and no other partition; return them."""
-        reading = []
-        for span in spans:
-            lane, theirs = self._lanes[span.source], KafkaPartition(*span.source)
-            if lane.position != span.start:
-                consumer.seek(theirs, span.start)
-                lane.restart(span.start)
-            if not lane.complete(span.stop):
-                lane.fetched = max(lane.fetched, consumer.position(theirs, timeout_ms=0) or 0)
-            if not lane.complete(span.stop):
-                reading.append(span.source)
-        wanted = {KafkaPartition(*source) for source in reading}
-        paused = consumer.paused()
-        consumer.pause(*(consumer.assignment() - wanted - paused))
-        consumer.resume(*(wanted & paused))
-        return reading
-
-    def _fetch(self, consumer: KafkaConsumer) -> bool:
-        try:
-            fetched = consumer.poll(timeout_ms=WAIT_S * 1000, max_records=EVERYTHING)
-        except RetriableError:
-            return False
-        except KafkaError as error:
-            if lost := missed(error):
-                raise gone(*lost, "the topic no longer holds them") from error
-            raise translated(error, "reading records again") from error
-        for source, records in fetched.items():
-            self._lanes[source].add(records)
-        return bool(fetched)
+    def _ask(
+        self, call: Callable[..., dict[KafkaPartition, int]], sources: Iterable[TopicPartition]
+    ) -> Offsets:
+        asked = [KafkaPartition(*source) for source in sources]
+        if not asked:
+            return {}
+        found = self.patience.insist(lambda ms: call(asked, timeout_ms=ms), "asking for offsets")
+        return {TopicPartition(*source): int(offset) for source, offset in found.items()}
 
 
-class _Lane:
-    """One partition: records read ahead; `position` is where a span must start to need no seek."""
-
-    def __init__(self) -> None:
-        self.buffer: deque[Record] = deque()
-        self.position = -1
-        self.fetched = 0
-        self.stop = 0
-        self.end = -1  # of the topic, as last seen
-
-    def restart(self, position: int) -> None:
-        self.buffer.clear()
-        self.position = self.fetched = position
-
-    def add(self, records: Sequence[Record]) -> None:
-        self.buffer.extend(records)
-        self.fetched = records[-1].offset + 1
-
-    def complete(self, stop: int) -> bool:
-        return self.fetched >= stop
-
-    def take(self, stop: int) -> list[Record]:
-        taken = []
-        while self.buffer and self.buffer[0].offset < stop:
-            taken.append(self.buffer.popleft())
-        self.position = stop
-        return taken
-
-
-def gone(source: TopicPartition, wanted: str, found: str) -> OffsetsGone:
-    """Make the error for records that can't be read: what, what was found, what to do."""
-    return OffsetsGone(
-        f"{source.topic}-{source.partition}: wanted {wanted}, but {found}. The topic was made anew or has "
-        "dropped records that the checkpoint needs: let it keep them longer than the oldest checkpoint, or "
-        "start from an empty checkpoint folder"
-    )
-
-
-def missed(error: KafkaError) -> tuple[TopicPartition, str] | None:
-    """Say what can't be read where, when the client says that records are gone; None for other errors."""
+def _missing(error: KafkaError) -> tuple[TopicPartition, str] | None:
+    """Return the partition and what is missing in it; None for errors of another kind."""
     if isinstance(error, OffsetOutOfRangeError):
         (source, offset), *_ = error.args[0].items()
         return TopicPartition(*source), f"offset {offset}"

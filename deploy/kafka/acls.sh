@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Give afresh's user the rights that `afresh run` needs, and no others.
+# Grant afresh's user the rights that `afresh run` needs, and no others.
 #
 #   BOOTSTRAP=kafka:9092 COMMAND_CONFIG=admin.properties PRINCIPAL=User:afresh deploy/kafka/acls.sh
 #
 # kafka-acls.sh, from Kafka's bin/, must be on PATH; COMMAND_CONFIG names a file with an administrator's credentials.
-# Topics and group have their default names. Each right is needed: tests/benchmarks/acls.py takes away one at a time.
+# Topics and group have their default names. Each right is needed: tests/benchmarks/acls.py removes one at a time.
 set -euo pipefail
 
 principal=${PRINCIPAL:-User:afresh}
@@ -15,7 +15,7 @@ allow() {
         --add --allow-principal "$principal" "$@"
 }
 
-# Read and Write let a user describe what he reads and writes, too.
+# Read and Write include Describe.
 allow --operation Read --topic events
 allow --operation Read --topic items
 allow --operation Write --topic recommendations
@@ -26,14 +26,14 @@ allow --operation Read --group "$group"
 # For kafka.transactions = true: each worker's id is group_id-worker_id.
 allow --operation Write --transactional-id "$group-" --resource-pattern-type prefixed
 
-# Where topics.sh did not make the topics and the service is to do it (INCLUDE=create):
+# If the service is to create the topics (INCLUDE=create):
 if [[ " ${INCLUDE:-} " == *" create "* ]]; then
     for topic in events items recommendations events.dead-letter events.drift; do
         allow --operation Create --topic "$topic"
     done
 fi
 
-# For `afresh check` to see the topics' settings (INCLUDE=check):
+# For `afresh check` to read the topics' settings (INCLUDE=check):
 if [[ " ${INCLUDE:-} " == *" check "* ]]; then
     for topic in events items recommendations events.dead-letter events.drift; do
         allow --operation DescribeConfigs --topic "$topic"

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import msgspec
 
-from consumers.kafka.tail import Tail
+from consumers.kafka.topic import TopicReader
 from pipeline.app.demo.text import alarm_text
 from pipeline.app.inspection_view import moment, plain
 from pipeline.events.batch import Record
 from pipeline.events.checks import unreadable
 from pipeline.events.records import DEFAULT_USER, DriftAlarm, Ranking
 from pipeline.settings import Settings
-from producers.kafka.outgoing import key_hash
+from producers.kafka.records import key_hash
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def watch(settings: Settings, wanted: Wanted, opened: Callable[[], None]) -> Gen
     lay: Lay = json_line if wanted.as_json else in_full if keys else in_short
     topics, everything = settings.topics, wanted.everything
     with ExitStack() as stack:
-        lists = Tail(
+        lists = TopicReader(
             settings.kafka,
             topics.recommendations,
             "earliest" if keys or everything else "end",
@@ -51,7 +51,7 @@ def watch(settings: Settings, wanted: Wanted, opened: Callable[[], None]) -> Gen
         stack.enter_context(lists)
         alarms = None
         if wanted.drift:
-            alarms = Tail(settings.kafka, topics.drift, "earliest" if everything else "end")
+            alarms = TopicReader(settings.kafka, topics.drift, "earliest" if everything else "end")
             stack.enter_context(alarms)
         opened()
         if keys and not everything:
@@ -107,7 +107,7 @@ def json_line(record: Record) -> str:
     return msgspec.json.format(record.value, indent=-1).decode()
 
 
-def _newest(tail: Tail, keys: Sequence[bytes]) -> list[Record]:
+def _newest(tail: TopicReader, keys: Sequence[bytes]) -> list[Record]:
     """Return the newest record of each key, in the order of the keys; say which has none."""
     newest = {record.key: record for record in tail.existing() if record.key in keys}
     for key in keys:

@@ -24,13 +24,13 @@ from pipeline.recommender import Recommender
 from pipeline.service.clock import SystemClock
 from pipeline.service.health import Health
 from pipeline.service.loop import Adapters, Durability, Loop
-from pipeline.service.metrics import Metrics
+from pipeline.service.metrics import Metric, Metrics
 from pipeline.service.observe import MetricsObserver, ModelStatus, Observer
 from pipeline.service.ports import Clock, Sink
 from pipeline.settings import Settings
 from pipeline.state.tables import LIVE
 from pipeline.warm_up import warm_up
-from producers.kafka.outgoing import ReducedCounts
+from producers.kafka.records import ReducedCounts
 from producers.kafka.sink import KafkaSink
 from producers.kafka.topics import ensure_topics
 from producers.kafka.transactions import TransactionSink
@@ -81,8 +81,8 @@ def build_service(settings: Settings, watch: Callable[[Observer], Observer] = la
     # a batch makes thousands of short-lived lists and no cycles: look for those seldom
     gc.set_threshold(50_000, 20, 100)
     health = Health(clock)
-    metrics.build_info(version("afresh"), platform.python_version(), torch.__version__)
-    metrics.ask_live(lambda: not health.stalled())
+    metrics.set(Metric.BUILD_INFO, 1, version("afresh"), platform.python_version(), torch.__version__)
+    metrics.set_live(lambda: not health.stalled())
     observer = watch(MetricsObserver(metrics, health, clock, lambda: standing(recommender)))
     edges = Adapters(source, decoder, sink, clock, observer, items)
     loop = Loop(recommender, edges, settings, survival)
@@ -94,11 +94,11 @@ def build_sink(settings: Settings, source: KafkaSource, clock: Clock, metrics: M
 
     def reduced(counts: ReducedCounts) -> None:
         for (topic, outcome), count in counts.items():
-            metrics.too_large(topic, outcome, count)
+            metrics.add(Metric.RECORDS_TOO_LARGE, count, topic, outcome)
 
     for topic in (settings.topics.recommendations, settings.topics.dead_letters, settings.topics.drift):
-        metrics.too_large(topic, "dropped", 0)
-    metrics.too_large(settings.topics.dead_letters, "truncated", 0)
+        metrics.add(Metric.RECORDS_TOO_LARGE, 0, topic, "dropped")
+    metrics.add(Metric.RECORDS_TOO_LARGE, 0, settings.topics.dead_letters, "truncated")
     if settings.kafka.transactions:
         return TransactionSink(settings.kafka, settings.topics, clock.now_ms, source.member, reduced)
     return KafkaSink(settings.kafka, settings.topics, clock.now_ms, reduced)
@@ -116,5 +116,5 @@ def build_survival(settings: Settings) -> Durability | None:
 def standing(recommender: Recommender) -> ModelStatus:
     """Return how well the models do of late, and how far they have come."""
     live_rows = np.flatnonzero(recommender.state.items.status.data == LIVE)
-    coverage = recommender.coverage.ratio(live_rows)
+    coverage = recommender.exposure.coverage(live_rows)
     return ModelStatus(recommender.quality.ratios(), coverage, recommender.events_learned, recommender.seq)

@@ -1,15 +1,15 @@
-"""Drift alarms: river's ADWIN on the hit rate and the loss of the served model and on the share of events on
-young items, one value every ten events that have the figure.
+"""Drift detection: ADWIN on the hit rate and the loss of the served model and on the share of events on new
+items, one value every ten tests.
 
 ADWIN (Bifet and Gavalda, "Learning from time-changing data with adaptive windowing", SDM 2007) keeps a window
-of a figure's values and says when two parts of it differ in their mean by more than chance allows. Values are
-means of a fixed number of tests in learning order, whatever batches they came in: means of batches depend on
-timing, and blur a fall until it is found thousands of events late, or never.
+of values and detects when two parts of it differ in their mean by more than chance allows. A value is the
+mean of a fixed number of tests in learning order, whatever batches they came in: means of batches depend on
+timing, and blur a fall until it is detected thousands of events late, or never.
 Axis: B = events of a batch.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,183 +18,192 @@ from river.drift import ADWIN
 from pipeline.events.records import DriftAlarm
 from pipeline.models.model import RankResult
 
-DETECTOR = "adwin"
-# Each with the direction that is told. Young items get fewer while a catalogue fills, which is no news.
+# Each with the direction that raises an alarm. A falling share of new items raises none: a catalogue fills.
 SIGNALS = {"hit_rate": -1, "loss": 1, "young_items": 1}
-YOUNG = 1_000  # events since its admission below which an item is young
-BLOCK = 10  # tests a value
+NEW_ITEM_EVENTS = 1_000  # an item is new for so many events after its admission
+TESTS_PER_VALUE = 10
 DELTA = 0.002  # measured: tests/benchmarks/results/drift-first-form.md
-WARM_UP = 500  # values that are not looked at: while a catalogue fills, hits get rarer though nothing changed
-LEAST_PART = 5  # values on either side of a change; what ADWIN asks for too
-KEPT = 20_000  # values a window may hold; the older half goes when it is full
+WARM_UP_VALUES = 500  # not looked at: while a catalogue fills, the hit rate falls without a change
+MIN_PART_VALUES = 5  # on either side of a change; ADWIN's own minimum too
+MAX_WINDOW_VALUES = 20_000  # the older half is dropped when the window is full
 
 Floats = npt.NDArray[np.floating]
 Arrays = dict[str, npt.NDArray[np.generic]]
 
 
-def scaled_loss(tested: RankResult) -> npt.NDArray[np.float64]:
-    """Return each test's loss as a share of ln(candidates), cut off at 1; NaN where the event has none.
+class Change(NamedTuple):
+    """The means before and after a change."""
 
-    ln(candidates) is the loss of a model that knows nothing, so the figure stays comparable while the
-    catalogue grows, and 1 means "no better than chance". Anything above is cut off: ADWIN needs a bounded
-    figure, and a single confident mistake must not outweigh ten ordinary ones.
-    """
-    if tested.loss_B is None:
-        return np.full(len(tested.tested_B), np.nan)
-    chance_B = np.log(np.maximum(tested.candidates_B, 2))
-    use_B = tested.tested_B & tested.known_B & np.isfinite(tested.loss_B)
-    return np.where(use_B, np.clip(tested.loss_B / chance_B, 0.0, 1.0), np.nan)
-
-
-class DriftWatch:
-    """Raise an alarm when a figure of the stream has got worse. A store: checkpoints use `arrays`, `load`.
-
-    An improvement moves the window on in silence, so a model that learns from zero raises nothing. Detectors
-    are rebuilt from the values in their windows: a restored one raises the same alarms at the same events.
-    """
-
-    def __init__(self, signals: Sequence[str] = tuple(SIGNALS)) -> None:
-        """Watch these signals. Raises ValueError for one that isn't known."""
-        for signal in signals:
-            if signal not in SIGNALS:
-                raise ValueError(f"drift signal {signal!r}: expected one of {', '.join(SIGNALS)}")
-        self._detectors = {signal: _Detector(SIGNALS[signal]) for signal in signals}
-
-    @property
-    def alarms_total(self) -> dict[str, int]:
-        """Alarms of each signal since the first event."""
-        return {signal: detector.alarms for signal, detector in self._detectors.items()}
-
-    @property
-    def last_alarm_ms(self) -> int:
-        """When the newest alarm was raised, as given to `update`; 0: never."""
-        return max((detector.last_ms for detector in self._detectors.values()), default=0)
-
-    def update(
-        self, hit_B: Floats, loss_B: Floats, young_B: Floats, at_event: int, now_ms: int
-    ) -> list[DriftAlarm]:
-        """Look at a batch's figures and return the alarms they raise, in order of events.
-
-        `hit_B` is each event's expected hit, `loss_B` its scaled loss (`scaled_loss`), `young_B` 1 where its
-        item is young, else 0; NaN where it has no such figure. `at_event` is the number of events learned
-        before this batch. An alarm names the event that raised it.
-        """
-        columns = {"hit_rate": hit_B, "loss": loss_B, "young_items": young_B}
-        alarms = [
-            DriftAlarm(DETECTOR, signal, at_event + change.position + 1, change.before, change.after, now_ms)
-            for signal, detector in self._detectors.items()
-            for change in detector.update(np.asarray(columns[signal], np.float64), now_ms)
-        ]
-        return sorted(alarms, key=lambda alarm: alarm.at_event)
-
-    def arrays(self) -> Arrays:
-        """Return each detector's window, unfinished block and counters."""
-        return {
-            f"{signal}.{name}": array
-            for signal, detector in self._detectors.items()
-            for name, array in detector.arrays().items()
-        }
-
-    def load(self, arrays: Arrays) -> None:
-        """Become what `arrays` was taken from; a signal that it doesn't hold starts afresh."""
-        for signal, detector in self._detectors.items():
-            if f"{signal}.window" in arrays:
-                detector.load({name: arrays[f"{signal}.{name}"] for name in detector.arrays()})
-
-
-class _Change(NamedTuple):
-    """A change for the worse: which event of the batch shows it, and the means before and after."""
-
-    position: int
     before: float
     after: float
 
 
-class _Detector:
-    """ADWIN on one figure, and the values that it has seen since the last change."""
+class Detector(Protocol):
+    """Detects a change of the mean of a sequence of values between 0 and 1. A store: `arrays`, `load`.
 
-    def __init__(self, worse: int) -> None:
-        self.worse = worse  # 1: the figure gets worse by rising, -1: by falling
-        self.warm_up = WARM_UP  # values still to be passed over
-        self.pending: list[float] = []  # of the block that isn't full yet
-        self.alarms, self.last_ms = 0, 0
-        self._restart([])
+    A restored detector finds the same changes at the same values.
+    """
 
-    def update(self, figure_B: npt.NDArray[np.float64], now_ms: int) -> list[_Change]:
-        place_N = np.flatnonzero(~np.isnan(figure_B))
-        figures = self.pending + figure_B[place_N].tolist()
-        earlier = len(self.pending)
-        whole = len(figures) // BLOCK * BLOCK
-        self.pending = figures[whole:]
-        changes = []
-        for start in range(0, whole, BLOCK):
-            means = self._add(sum(figures[start : start + BLOCK]) / BLOCK)
-            if means is not None:
-                changes.append(_Change(int(place_N[start + BLOCK - 1 - earlier]), *means))
-        if changes:
-            self.alarms, self.last_ms = self.alarms + len(changes), now_ms
-        return changes
-
-    def _add(self, value: float) -> tuple[float, float] | None:
-        """Take one value; return the means before and after when it shows a change for the worse."""
-        if self.warm_up:
-            self.warm_up -= 1
-            return None
-        self.window.append(value)
-        self.adwin.update(value)
-        if self.adwin.drift_detected:
-            return self._cut()
-        if len(self.window) >= KEPT:
-            self._restart(self.window[-KEPT // 2 :])
-        return None
-
-    def _cut(self) -> tuple[float, float] | None:
-        """Cut the window where its parts differ most.
-
-        river drops only the oldest bucket at a time: a fall would be told a dozen times over, each with means
-        that are hardly apart. So ADWIN says that there was a change, and the likeliest place says when.
-        """
-        values = np.array(self.window)
-        border = likeliest_change(values)
-        before, after = float(values[:border].mean()), float(values[border:].mean())
-        self._restart(self.window[border:])
-        return (before, after) if (after - before) * self.worse > 0 else None
-
-    def _restart(self, window: list[float]) -> None:
-        """Make the detector anew from the window alone, value for value, as a restored one has to."""
-        self.window = window
-        self.adwin = ADWIN(delta=DELTA, clock=1, min_window_length=LEAST_PART)
-        for value in window:
-            self.adwin.update(value)
+    def update(self, value: float) -> Change | None:
+        """Add a value; return the change that it reveals, in either direction."""
 
     def arrays(self) -> Arrays:
+        """Return the state."""
+
+    def load(self, arrays: Arrays) -> None:
+        """Restore the state from `arrays`."""
+
+
+class AdwinDetector:
+    """river's ADWIN, and the values since the last change.
+
+    river drops only the oldest bucket at a time, which would report a fall a dozen times, each with means
+    that hardly differ. ADWIN decides that there was a change; the likeliest place decides where.
+    """
+
+    def __init__(self) -> None:
+        self._rebuild([])
+
+    def update(self, value: float) -> Change | None:
+        self.window.append(value)
+        self._adwin.update(value)
+        if self._adwin.drift_detected:
+            values = np.array(self.window)
+            border = likeliest_change(values)
+            self._rebuild(self.window[border:])
+            return Change(float(values[:border].mean()), float(values[border:].mean()))
+        if len(self.window) >= MAX_WINDOW_VALUES:
+            self._rebuild(self.window[-MAX_WINDOW_VALUES // 2 :])
+        return None
+
+    def arrays(self) -> Arrays:
+        return {"window": np.array(self.window)}
+
+    def load(self, arrays: Arrays) -> None:
+        self._rebuild(np.asarray(arrays["window"], np.float64).tolist())
+
+    def _rebuild(self, window: list[float]) -> None:
+        """Build ADWIN from the window alone, value for value, as after a restart."""
+        self.window = window
+        self._adwin = ADWIN(delta=DELTA, clock=1, min_window_length=MIN_PART_VALUES)
+        for value in window:
+            self._adwin.update(value)
+
+
+DETECTORS: Mapping[str, Callable[[], Detector]] = {"adwin": AdwinDetector}
+
+
+def scaled_loss(result: RankResult) -> npt.NDArray[np.float64]:
+    """Return each test's loss as a share of ln(candidates), at most 1; NaN where the event has none.
+
+    ln(candidates) is the loss of a uniform guess, so the value stays comparable while the catalogue grows,
+    and 1 means no better than chance. Larger values are clipped: ADWIN needs bounded values, and a single
+    confident mistake must not outweigh ten ordinary ones.
+    """
+    if result.loss_B is None:
+        return np.full(len(result.tested_B), np.nan)
+    chance_B = np.log(np.maximum(result.candidates_B, 2))
+    use_B = result.tested_B & result.known_B & np.isfinite(result.loss_B)
+    return np.where(use_B, np.clip(result.loss_B / chance_B, 0.0, 1.0), np.nan)
+
+
+class DriftWatch:
+    """Raise an alarm when a signal of the stream gets worse. A store: checkpoints use `arrays` and `load`.
+
+    An improvement raises none, so a model that learns from zero raises none.
+    """
+
+    def __init__(self, signals: Sequence[str] = tuple(SIGNALS), detector: str = "adwin") -> None:
+        """Watch these signals. Raises ValueError for an unknown one."""
+        for signal in signals:
+            if signal not in SIGNALS:
+                raise ValueError(f"drift signal {signal!r}: expected one of {', '.join(SIGNALS)}")
+        self._name = detector
+        self._signals = {signal: _Signal(SIGNALS[signal], DETECTORS[detector]()) for signal in signals}
+
+    def update(
+        self, hit_B: Floats, loss_B: Floats, new_B: Floats, at_event: int, now_ms: int
+    ) -> list[DriftAlarm]:
+        """Add a batch's values and return the alarms that they raise, in order of events.
+
+        `hit_B` is each event's expected hit, `loss_B` its `scaled_loss`, `new_B` 1 where its item is new,
+        else 0; NaN where the event has no such value. `at_event` is the number of events learned before this
+        batch. An alarm names the event that raised it.
+        """
+        columns = {"hit_rate": hit_B, "loss": loss_B, "young_items": new_B}
+        alarms = [
+            DriftAlarm(self._name, name, at_event + place + 1, change.before, change.after, now_ms)
+            for name, signal in self._signals.items()
+            for place, change in signal.update(np.asarray(columns[name], np.float64))
+        ]
+        return sorted(alarms, key=lambda alarm: alarm.at_event)
+
+    def arrays(self) -> Arrays:
+        """Return each detector's state, incomplete value and remaining warm-up."""
         return {
-            "window": np.array(self.window),
-            "pending": np.array(self.pending),
-            "counts": np.array([self.warm_up, self.alarms, self.last_ms], np.int64),
+            f"{signal}.{name}": array
+            for signal, each in self._signals.items()
+            for name, array in each.arrays().items()
         }
 
     def load(self, arrays: Arrays) -> None:
-        self.warm_up, self.alarms, self.last_ms = np.asarray(arrays["counts"], np.int64).tolist()
-        self.pending = np.asarray(arrays["pending"], np.float64).tolist()
-        self._restart(np.asarray(arrays["window"], np.float64).tolist())
+        """Restore the state from `arrays`; a signal that is not in there starts from zero."""
+        for signal, each in self._signals.items():
+            if f"{signal}.pending" in arrays:
+                each.load({name: arrays[f"{signal}.{name}"] for name in each.arrays()})
+
+
+class _Signal:
+    """One signal: turns tests into values for its detector and keeps the changes for the worse."""
+
+    def __init__(self, worse: int, detector: Detector) -> None:
+        self._worse = worse  # 1: a rise is worse, -1: a fall
+        self._detector = detector
+        self._warm_up = WARM_UP_VALUES  # values still to skip
+        self._pending: list[float] = []  # tests of the incomplete value
+
+    def update(self, test_B: npt.NDArray[np.float64]) -> list[tuple[int, Change]]:
+        """Add a batch's tests; return changes for the worse, each with the place of the revealing event."""
+        place_N = np.flatnonzero(~np.isnan(test_B))
+        tests, earlier = self._pending + test_B[place_N].tolist(), len(self._pending)
+        complete = len(tests) // TESTS_PER_VALUE * TESTS_PER_VALUE
+        self._pending = tests[complete:]
+        changes = []
+        for start in range(0, complete, TESTS_PER_VALUE):
+            stop = start + TESTS_PER_VALUE
+            if self._warm_up:
+                self._warm_up -= 1
+                continue
+            change = self._detector.update(sum(tests[start:stop]) / TESTS_PER_VALUE)
+            if change and (change.after - change.before) * self._worse > 0:
+                changes.append((int(place_N[stop - 1 - earlier]), change))
+        return changes
+
+    def arrays(self) -> Arrays:
+        counts: Arrays = {"pending": np.array(self._pending), "warm_up": np.array([self._warm_up], np.int64)}
+        return counts | self._detector.arrays()
+
+    def load(self, arrays: Arrays) -> None:
+        self._pending = np.asarray(arrays["pending"], np.float64).tolist()
+        self._warm_up = int(np.asarray(arrays["warm_up"], np.int64)[0])
+        self._detector.load(arrays)
 
 
 def likeliest_change(values: npt.NDArray[np.float64]) -> int:
-    """Return the index at which the means before and after differ most, for the values that they rest on.
+    """Return the index at which the means before and after differ most, in units of their standard error.
 
-    It is the first index after the change, at least `LEAST_PART` values from either end, with the largest
+    It is the first index after the change, at least `MIN_PART_VALUES` from either end, with the largest
     |mean before - mean after| / sqrt(1 / values before + 1 / values after).
 
-    Raises ValueError when there are fewer than 2 * LEAST_PART values.
+    Raises ValueError when there are fewer than 2 * MIN_PART_VALUES values.
 
     >>> likeliest_change(np.array([0.5] * 9 + [0.1] * 7))
     9
     """
     n = len(values)
-    if n < 2 * LEAST_PART:
-        raise ValueError(f"{n} values: expected at least {2 * LEAST_PART}, or there is no place for a change")
-    head = np.arange(LEAST_PART, n - LEAST_PART + 1)
+    if n < 2 * MIN_PART_VALUES:
+        raise ValueError(f"{n} values: expected at least {2 * MIN_PART_VALUES}")
+    head = np.arange(MIN_PART_VALUES, n - MIN_PART_VALUES + 1)
     total = np.cumsum(values)
     gap = np.abs(total[head - 1] / head - (total[-1] - total[head - 1]) / (n - head))
     return int(head[np.argmax(gap * np.sqrt(head * (n - head)))])

@@ -1,54 +1,80 @@
-"""Exposure: how often each item stood on published lists, and how evenly that is spread over items."""
+"""Exposure: how often each item stood on published lists, how many items did, and how even the shares are.
+
+Axes: I = item rows, U = lists, K = places.
+"""
 
 import numpy as np
 import numpy.typing as npt
 
-IntLike = npt.NDArray[np.integer]
+Rows = npt.NDArray[np.integer]
 Numbers = npt.NDArray[np.integer] | npt.NDArray[np.floating]
 Floats = npt.NDArray[np.float64]
 Arrays = dict[str, npt.NDArray[np.generic]]
 
-POINTS = 200  # of a Lorenz curve
+MAX_LORENZ_POINTS = 200
+WINDOW_LISTS = 10_000
 
 
 class Exposure:
-    """Count the places that each item row had on published lists, 8 bytes an item. A store."""
+    """Count the places of each item on published lists. A store: checkpoints use `arrays` and `load`.
 
-    def __init__(self) -> None:
-        """Start with no list published."""
+    Coverage is exact at 8 bytes an item: `_last_list_I` holds the number of the newest list with the item.
+    """
+
+    def __init__(self, window: int = WINDOW_LISTS) -> None:
+        """Start with no list. `window`: newest lists that coverage is over; ValueError when below 1."""
+        if window < 1:
+            raise ValueError(f"window {window}: expected 1 list or more")
+        self.window = window
         self.lists = 0
-        self._shown_I = np.zeros(0, np.int64)
+        self._places_I = np.zeros(0, np.int64)
+        self._last_list_I = np.zeros(0, np.int64)  # counted from 1; 0: on no list
 
-    def update(self, rows_UK: IntLike) -> None:
-        """Add published lists [lists, places] of item rows; -1 is an empty place."""
-        rows_N = rows_UK[rows_UK >= 0]
-        if rows_N.size and (top := int(rows_N.max())) >= len(self._shown_I):
-            self._shown_I = np.pad(self._shown_I, (0, max(2 * top, 1024) - len(self._shown_I)))
-        np.add.at(self._shown_I, rows_N, 1)
+    def update(self, rows_UK: Rows) -> None:
+        """Add published lists of item rows, in order of publishing; -1 is an empty place."""
+        rows_UK = np.asarray(rows_UK)
+        if rows_UK.size and (top := int(rows_UK.max())) >= (held := len(self._places_I)):
+            room = (0, max(2 * top, 1024) - held)
+            self._places_I, self._last_list_I = np.pad(self._places_I, room), np.pad(self._last_list_I, room)
+        filled_UK = rows_UK >= 0
+        rows_N = rows_UK[filled_UK]
+        numbers_U = np.arange(1, len(rows_UK) + 1) + self.lists
+        np.add.at(self._places_I, rows_N, 1)
+        np.maximum.at(self._last_list_I, rows_N, np.repeat(numbers_U, filled_UK.sum(axis=1)))
         self.lists += len(rows_UK)
 
-    def clear(self, rows: IntLike) -> None:
-        """Forget item rows that now belong to another item or to none."""
-        self._shown_I[rows[rows < len(self._shown_I)]] = 0
+    def clear(self, rows: Rows) -> None:
+        """Reset item rows that now belong to another item or to none."""
+        rows = rows[rows < len(self._places_I)]
+        self._places_I[rows] = self._last_list_I[rows] = 0
 
-    def of(self, rows: IntLike) -> npt.NDArray[np.int64]:
-        """Return how often these item rows were shown."""
+    def of(self, rows: Rows) -> npt.NDArray[np.int64]:
+        """Return how many places these item rows had."""
         out = np.zeros(len(rows), np.int64)
-        held = rows < len(self._shown_I)
-        out[held] = self._shown_I[rows[held]]
+        held = rows < len(self._places_I)
+        out[held] = self._places_I[rows[held]]
         return out
+
+    def coverage(self, rows: Rows) -> float:
+        """Return the share of these item rows that the last `window` lists held; 0.0 for no rows."""
+        if not len(rows):
+            return 0.0
+        newest = self._last_list_I[rows[rows < len(self._last_list_I)]]
+        return float(np.count_nonzero(newest > max(self.lists - self.window, 0))) / len(rows)
 
     def arrays(self) -> Arrays:
         """Return the counts by row and the number of lists so far."""
-        return {"shown": self._shown_I.copy(), "lists": np.array([self.lists], np.int64)}
+        return {
+            "places": self._places_I.copy(),
+            "last_list": self._last_list_I.copy(),
+            "lists": np.array([self.lists], np.int64),
+        }
 
     def load(self, arrays: Arrays) -> None:
-        """Become what `arrays` was taken from; an empty one, of a version that did not count, changes
-        nothing.
-        """
-        if arrays:
-            self._shown_I = np.array(arrays["shown"], np.int64)
-            self.lists = int(np.asarray(arrays["lists"], np.int64)[0])
+        """Restore the state from `arrays`."""
+        self._places_I = np.array(arrays["places"], np.int64)
+        self._last_list_I = np.array(arrays["last_list"], np.int64)
+        self.lists = int(np.asarray(arrays["lists"], np.int64)[0])
 
 
 def gini(counts: Numbers) -> float:
@@ -68,9 +94,9 @@ def gini(counts: Numbers) -> float:
 
 
 def lorenz(counts: Numbers) -> tuple[Floats, Floats]:
-    """Return the Lorenz curve: shares of items, least first, and the share of all counts that they hold.
+    """Return the Lorenz curve: shares of items, least first, and their share of all counts.
 
-    `POINTS` points or a few less, both ends included; the diagonal where nothing was counted.
+    At most `MAX_LORENZ_POINTS` + 1 points, both ends included; the diagonal where nothing was counted.
 
     >>> [values.tolist() for values in lorenz(np.array([3, 1, 0, 0]))]
     [[0.0, 0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 0.0, 0.25, 1.0]]
@@ -79,14 +105,14 @@ def lorenz(counts: Numbers) -> tuple[Floats, Floats]:
     total = np.concatenate(([0.0], np.cumsum(ordered)))
     if not total[-1]:
         return np.array([0.0, 1.0]), np.array([0.0, 1.0])
-    places = np.unique(np.linspace(0, len(ordered), POINTS + 1).astype(np.int64))
+    places = np.unique(np.linspace(0, len(ordered), MAX_LORENZ_POINTS + 1).astype(np.int64))
     return places / len(ordered), total[places] / total[-1]
 
 
 def share_of_most(counts: Numbers, share: float) -> float:
-    """Return which part of all counts this share of the items has, those with the most; 0.0 where none is.
+    """Return the part of all counts that this share of the items has, those with the most first.
 
-    At least one item is taken.
+    At least one item is taken. 0.0 where nothing was counted.
 
     >>> share_of_most(np.array([5, 3, 1, 1]), 0.25)
     0.5

@@ -181,7 +181,7 @@ class RawBatch:
     spans: tuple[Span, ...]
     events: Events
     rejects: list[Reject]
-    news: CatalogUpdate = NO_UPDATE  # what the items topic said since the last batch
+    catalog: CatalogUpdate = NO_UPDATE  # what the items topic said since the last batch
     ignored: Mapping[str, int] = field(default_factory=dict)  # records, or elements, by event type
     # of each event the place of its record among those polled; None: one event for each record that was
     # neither rejected nor ignored

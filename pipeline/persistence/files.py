@@ -1,10 +1,9 @@
-"""Whole files in a folder on this machine or behind any fsspec URL, and arrays as safetensors bytes."""
+"""Whole files in a local folder or behind an fsspec URL, and arrays as safetensors bytes."""
 
 import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import PurePosixPath
-from typing import Protocol
 
 import fsspec
 import msgspec
@@ -16,28 +15,11 @@ from safetensors.numpy import load, save
 from pipeline.state.shards import Arrays
 
 
-class Folder(Protocol):
-    """Where a checkpoint's files live; names are relative and may hold slashes."""
-
-    @property
-    def url(self) -> str:
-        """The folder as the user named it."""
-
-    def names(self, under: str) -> list[str]:
-        """Every file below `under`, sorted; none when there is no such folder."""
-
-    def read(self, name: str, size: int = -1) -> bytes:
-        """Read a file, or its first `size` bytes. Raise FileNotFoundError when there is none."""
-
-    def write(self, name: str, data: bytes) -> None:
-        """Write a whole file, aside and renamed: under its name it is whole, or not there."""
-
-    def delete(self, name: str) -> None:
-        """Delete a file; one that is not there is fine."""
-
-
 class UrlFolder:
-    """A `Folder` behind a path or an fsspec URL. A local file is on disk before it gets its name."""
+    """The folder of a checkpoint, at a path or an fsspec URL. File names are relative and may hold slashes.
+
+    `write` is atomic: it writes to a temporary name and renames. A local file is synced before the rename.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -45,20 +27,20 @@ class UrlFolder:
         self._local = isinstance(self._system, LocalFileSystem)
 
     def names(self, under: str) -> list[str]:
-        """Return every file below `under`, sorted; files still being written are left out."""
+        """Return every file below `under`, sorted, without unfinished files; none if there is no folder."""
         self._system.invalidate_cache()
         root = PurePosixPath(self._root)
         found = (PurePosixPath(path) for path in self._system.find(f"{self._root}/{under}"))
         return sorted(str(path.relative_to(root)) for path in found if path.suffix != ".part")
 
     def read(self, name: str, size: int = -1) -> bytes:
-        """Return the bytes of a file, or its first `size` bytes."""
+        """Return a file, or its first `size` bytes. Raise FileNotFoundError when there is none."""
         with self._system.open(f"{self._root}/{name}", "rb") as file:
             data: bytes = file.read(size)
         return data
 
     def write(self, name: str, data: bytes) -> None:
-        """Write the file under another name and rename it."""
+        """Write a whole file, or nothing under this name."""
         path = f"{self._root}/{name}"
         self._system.makedirs(os.path.dirname(path), exist_ok=True)
         with self._system.open(f"{path}.part", "wb") as file:
@@ -72,9 +54,13 @@ class UrlFolder:
             self._system.mv(f"{path}.part", path)
 
     def delete(self, name: str) -> None:
-        """Delete the file if it is there."""
+        """Delete a file if it exists."""
         with suppress(FileNotFoundError):
             self._system.rm_file(f"{self._root}/{name}")
+
+
+class _Header(msgspec.Struct, frozen=True):
+    metadata: dict[str, str] = msgspec.field(default_factory=dict, name="__metadata__")
 
 
 def pack(arrays: Arrays, metadata: Mapping[str, str]) -> bytes:
@@ -86,7 +72,7 @@ def pack(arrays: Arrays, metadata: Mapping[str, str]) -> bytes:
 
 
 def metadata(data: bytes) -> dict[str, str]:
-    """Return what `pack` was told beside the arrays. Raise ValueError when the bytes are no safetensors file.
+    """Return the metadata given to `pack`. Raise ValueError when the bytes are no safetensors file.
 
     >>> metadata(pack({}, {"format": "2"}))
     {'format': '2'}
@@ -99,12 +85,8 @@ def metadata(data: bytes) -> dict[str, str]:
     return found.metadata
 
 
-class _Header(msgspec.Struct, frozen=True):
-    metadata: dict[str, str] = msgspec.field(default_factory=dict, name="__metadata__")
-
-
 def unpack(data: bytes) -> Arrays:
-    """Undo `pack`. Raise ValueError when the bytes are no whole safetensors file."""
+    """Return the arrays of a safetensors file. Raise ValueError when it is incomplete."""
     try:
         arrays: Arrays = load(data)
     except SafetensorError as error:

@@ -1,20 +1,18 @@
-"""The journal: which records made up each batch, in which order, and what time it was.
+"""The journal: the records, their order and the time of every batch.
 
-ShardSet with the topic it makes every batch repeatable, so that the parameters after a crash are those of a
-run never killed, bit for bit. One JSON line a batch, appended BEFORE the batch is learned (shown on two
-here):
+With the topic it makes every batch repeatable, so that the parameters after a crash equal those of an
+unbroken run bit for bit. One JSON line a batch, appended BEFORE the batch is learned (here on two lines):
 
     {"seq":7,"now_ms":1700000000000,"spans":[["events",0,812,820],["events",1,790,794]],
      "order":[[0,3],[1,4],[0,5]]}
 
-`order` is run-length coded: 3 records of span 0, then 4 of span 1, then 5 of span 0. `news`, where there is
-any, is what the items topic said. Each line is one
-`os.write`, with no buffer of our own, so the kernel has it before learning starts: `kill -9` loses nothing,
-and no fsync is needed. (A power cut may lose the last lines; their records are then read from the topic
-again, as new batches.)
+`order` is run-length coded: 3 records of span 0, then 4 of span 1, then 5 of span 0. `catalog`, if present,
+holds the update from the items topic. Each line is one unbuffered `os.write`, so the kernel has it before the
+batch is learned: `kill -9` loses nothing, and no fsync is needed. (A power cut may lose the last lines; their
+records are then read from the topic as new batches.)
 
-The file is cut into segments `journal-<first seq>.jsonl`, a new one after each checkpoint. A segment's first
-line is a header that names the format and the checkpoint that the segment starts from.
+The file is cut into segments `journal-<first seq>.jsonl`, a new one after each checkpoint. The first line of
+a segment states the format.
 """
 
 import fcntl
@@ -31,40 +29,39 @@ import numpy as np
 from pipeline.errors import CheckpointError
 from pipeline.events.batch import NO_UPDATE, CatalogUpdate, IntArray, Span
 
-FORMAT = 2  # 2: news of items
+FORMAT = 1
 Value = TypeVar("Value")
-ADVICE = "restore the folder from a backup, or move it away to start anew"
+ADVICE = "restore the folder from a backup, or move it away to start empty"
 
 
 class Header(msgspec.Struct, frozen=True):
-    """First line of a segment; `checkpoint` is the seq of the state that the segment starts from."""
+    """The first line of a segment."""
 
     format: int
-    checkpoint: int
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One batch as it lies in the file."""
+    """One batch as stored."""
 
     seq: int
     now_ms: int
     spans: list[Span]
-    order: list[tuple[int, int]]  # index in spans, how many in a row
-    news: CatalogUpdate = NO_UPDATE
+    order: list[tuple[int, int]]  # index in spans, run length
+    catalog: CatalogUpdate = NO_UPDATE
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One batch: its number, its time, which records it held in which order, and what was new of items.
+    """One batch: its number, its time, its records in order, and the catalogue update.
 
-    A batch may hold no records at all: then it brings news of items, or lists that wait for no event.
+    A batch without records brings a catalogue update, or makes pending lists.
     """
 
     seq: int
     now_ms: int
     spans: tuple[Span, ...]
     order_R: IntArray
-    news: CatalogUpdate = NO_UPDATE
+    catalog: CatalogUpdate = NO_UPDATE
 
 
 def run_lengths(order_R: IntArray) -> list[tuple[int, int]]:
@@ -81,7 +78,7 @@ def run_lengths(order_R: IntArray) -> list[tuple[int, int]]:
 
 
 def unroll(order: list[tuple[int, int]]) -> IntArray:
-    """Undo `run_lengths`.
+    """Decode `run_lengths`.
 
     >>> unroll([(0, 3), (1, 1)]).tolist()
     [0, 0, 0, 1]
@@ -91,10 +88,10 @@ def unroll(order: list[tuple[int, int]]) -> IntArray:
 
 
 class Journal:
-    """The journal of one worker, in a local folder of its own.
+    """The journal of one worker, in its own local folder.
 
-    `keep_all` keeps the segments that no checkpoint needs any more: with them a whole run can be repeated
-    from an empty state. `write` is an argument so that a test can tear a line as a crash would.
+    `keep_all` keeps the segments that no checkpoint needs: with them a whole run can be repeated from an
+    empty state. `write` is an argument so that tests can tear a line.
     """
 
     def __init__(
@@ -103,15 +100,15 @@ class Journal:
         self.folder = folder
         self.keep_all = keep_all
         self._write = write
-        self._file = -1  # of the segment being written; -1 until `open`
+        self._file = -1  # of the current segment; -1 until `open`
         self._lock = -1
-        self._first = 0  # seq of the segment being written
+        self._first = 0  # seq of the current segment
         self._next = 0  # seq of the next entry
 
     def lock(self) -> None:
-        """Keep a second process of the same worker_id out; the lock ends with the process.
+        """Keep other processes of this worker_id out until this process ends.
 
-        Raise `CheckpointError` where there is one, or where the folder can't be written.
+        Raise `CheckpointError` when another process has the lock, or the folder can't be written.
         """
         if self._lock >= 0:
             return
@@ -120,7 +117,7 @@ class Journal:
             self._lock = os.open(self.folder / "journal.lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise CheckpointError(
-                f"{self.folder}: can't be written ({error.strerror}); expected a folder of our own: "
+                f"{self.folder}: can't be written ({error.strerror}); expected a writable folder: "
                 "give access, or choose another checkpoint.path or checkpoint.journal"
             ) from None
         try:
@@ -130,23 +127,22 @@ class Journal:
             self._lock = -1
             raise CheckpointError(
                 f"{self.folder}: another process is writing this journal; expected one process a worker. "
-                "Stop it, or give this one a kafka.worker_id of its own"
+                "Stop it, or set another kafka.worker_id here"
             ) from None
 
     def open(self, seq: int) -> None:
-        """Make ready to append batch `seq`, in the last segment where that ends there and has the format of
-        today, else in a new one.
+        """Prepare to append batch `seq`, to the last segment if it ends there, else to a new one.
 
-        A line torn by a crash is cut off: its batch was not learned. Raise `CheckpointError` when another
-        process writes this journal, or when it holds batches from `seq` on.
+        A torn last line is cut off: its batch was not learned. Raise `CheckpointError` when another process
+        writes this journal, or when it holds batches from `seq` on.
         """
         self.lock()
         segments = self.segments()
         if segments:
             path = segments[-1]
-            entries, whole_bytes, written = self._scan(path)
+            entries, whole_bytes = self._scan(path)
             if whole_bytes == 0:
-                path.unlink()  # torn inside its header: nothing was written after it
+                path.unlink()  # its header is torn, so it holds nothing
             else:
                 os.truncate(path, whole_bytes)
                 stop = entries[-1].seq + 1 if entries else first_seq(path)
@@ -154,33 +150,33 @@ class Journal:
                     raise CheckpointError(
                         f"{path}: holds batches up to {stop - 1}, expected none from {seq} on; {ADVICE}"
                     )
-                if stop == seq and written == FORMAT:
+                if stop == seq:
                     self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
                     self._first, self._next = first_seq(path), seq
                     return
         self._start_segment(seq)
 
     def append(self, entry: Entry) -> None:
-        """Write a batch down. When this returns, the batch is history: a crash can't change it any more."""
+        """Write a batch. When this returns, a crash can't change the batch any more."""
         if entry.seq != self._next:
             raise CheckpointError(
                 f"journal {self.folder}: batch {entry.seq}, expected {self._next}; {ADVICE}"
             )
         order = run_lengths(entry.order_R)
-        self._put(Line(entry.seq, entry.now_ms, list(entry.spans), order, entry.news))
+        self._put(Line(entry.seq, entry.now_ms, list(entry.spans), order, entry.catalog))
         self._next += 1
 
     def entries(self, seq: int) -> Iterator[Entry]:
-        """Read the batches from `seq` on, in order; a torn last line is left out.
+        """Yield the batches from `seq` on, in order, without a torn last line.
 
-        Raise `CheckpointError` where one is missing or can't be read.
+        Raise `CheckpointError` when one is missing or unreadable.
         """
         segments = self.segments()
-        # The newest segment that starts at or before seq holds it; what lies before is not needed.
+        # The newest segment that starts at or before seq holds it; earlier ones are not needed.
         begin = max((i for i, path in enumerate(segments) if first_seq(path) <= seq), default=0)
         expected = seq
         for path in segments[begin:]:
-            entries, whole_bytes, _ = self._scan(path)
+            entries, whole_bytes = self._scan(path)
             if path is not segments[-1] and whole_bytes < path.stat().st_size:
                 raise CheckpointError(f"{path}: ends in a torn line, and later batches exist; {ADVICE}")
             for entry in entries:
@@ -192,16 +188,16 @@ class Journal:
                 expected += 1
 
     def is_empty(self) -> bool:
-        """Say whether no segment holds a batch."""
+        """Return whether no segment holds a batch."""
         return not any(self._scan(path)[0] for path in self.segments())
 
     def cut(self, seq: int) -> None:
-        """Drop the batches from `seq` on, the last first, before `open`."""
+        """Delete the batches from `seq` on, the last first; only before `open`."""
         for path in reversed(self.segments()):
             first = first_seq(path)
             if first < seq:
                 lines = path.read_bytes().splitlines(keepends=True)
-                os.truncate(path, sum(map(len, lines[: 1 + seq - first])))  # the header and what is before
+                os.truncate(path, sum(map(len, lines[: 1 + seq - first])))  # the header is a line too
                 return
             path.unlink()
 
@@ -211,8 +207,7 @@ class Journal:
             self._start_segment(seq)
         if self.keep_all:
             return
-        segments = self.segments()
-        for path, following in pairwise(segments):
+        for path, following in pairwise(self.segments()):
             if first_seq(following) <= oldest:
                 path.unlink()
 
@@ -221,7 +216,7 @@ class Journal:
         return sorted(self.folder.glob("journal-*.jsonl"), key=first_seq)
 
     def close(self) -> None:
-        """Close the files and let the folder go."""
+        """Close the files and release the lock."""
         for descriptor in (self._file, self._lock):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -234,7 +229,7 @@ class Journal:
         path = self.folder / f"journal-{seq:012d}.jsonl"
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
         self._first = self._next = seq
-        self._put(Header(FORMAT, seq))
+        self._put(Header(FORMAT))
 
     def _put(self, value: Header | Line) -> None:
         line = msgspec.json.encode(value) + b"\n"
@@ -244,21 +239,21 @@ class Journal:
             raise CheckpointError(f"journal {self.folder}: can't be written ({error.strerror})") from None
         if written != len(line):
             raise CheckpointError(
-                f"journal {self.folder}: wrote {written} of {len(line)} bytes; make room on the disk"
+                f"journal {self.folder}: wrote {written} of {len(line)} bytes; free disk space"
             )
 
-    def _scan(self, path: Path) -> tuple[list[Entry], int, int]:
-        """Read a segment: its entries, the bytes of its whole lines, and its format."""
+    def _scan(self, path: Path) -> tuple[list[Entry], int]:
+        """Return the entries of a segment, and the number of bytes of its whole lines."""
         data = path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         lines = whole.splitlines()
         if not lines:
-            return [], 0, FORMAT
+            return [], 0
         header = _decode(lines[0], Header, path, 1)
-        if not 1 <= header.format <= FORMAT:
+        if header.format != FORMAT:
             raise CheckpointError(
-                f"{path}: format {header.format}, expected 1 to {FORMAT}; go back to the version of afresh "
-                "that wrote it, or move the folder away to start anew"
+                f"{path}: format {header.format}, expected {FORMAT}; use the version of afresh "
+                "that wrote it, or move the folder away to start empty"
             )
         entries = []
         for number, line in enumerate(lines[1:], 2):
@@ -269,12 +264,12 @@ class Journal:
                     f"{path}, line {number}: batch {found.seq}, expected {expected}; {ADVICE}"
                 )
             order_R = unroll(found.order)
-            entries.append(Entry(found.seq, found.now_ms, tuple(found.spans), order_R, found.news))
-        return entries, len(whole), header.format
+            entries.append(Entry(found.seq, found.now_ms, tuple(found.spans), order_R, found.catalog))
+        return entries, len(whole)
 
 
 def first_seq(path: Path) -> int:
-    """Return the number of the batch that a segment starts with.
+    """Return the number of the first batch of a segment.
 
     >>> first_seq(Path("journal-000000000042.jsonl"))
     42

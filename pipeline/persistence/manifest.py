@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: what belongs together, with checksums, and how it came about."""
+"""The manifest of a checkpoint: its files with checksums, its offsets, configuration and versions."""
 
 import functools
 import importlib.metadata
@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from pipeline.persistence.compatibility import FORMAT, check_format
-from pipeline.persistence.files import Folder
+from pipeline.persistence.compatibility import check_format
+from pipeline.persistence.files import UrlFolder
 from pipeline.settings import Settings
 
 SECRET = re.compile(r"password|secret|token|key|credential", re.IGNORECASE)
@@ -17,7 +17,7 @@ LIBRARIES = ("afresh", "numpy", "torch", "numba", "safetensors")
 
 
 class Damaged(Exception):
-    """A checkpoint that is not whole, and why."""
+    """A checkpoint that is incomplete or unreadable, and why."""
 
 
 class FileSum(msgspec.Struct, frozen=True):
@@ -28,7 +28,7 @@ class FileSum(msgspec.Struct, frozen=True):
 
 
 class PartitionOffset(msgspec.Struct, frozen=True):
-    """The offset up to which a partition's events are learned."""
+    """The next offset to learn of a partition."""
 
     topic: str
     partition: int
@@ -36,21 +36,20 @@ class PartitionOffset(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What makes files a checkpoint."""
+    """The description that makes files a checkpoint."""
 
     format: int
     seq: int
     events_learned: int
     saved_at_ms: int
     worker_id: str
-    generation: int
     offsets: list[PartitionOffset]
     model: FileSum
     shard: FileSum
     meta: dict[str, Any]
     configuration: dict[str, Any]
     versions: dict[str, str]
-    topic_ids: dict[str, str] = {}
+    topic_ids: dict[str, str]
 
     @property
     def name(self) -> str:
@@ -58,25 +57,23 @@ class Manifest(msgspec.Struct, frozen=True):
         return f"{self.worker_id}/manifest-{self.seq:012d}.json"
 
 
-class _Head(msgspec.Struct, frozen=True):
-    """What a manifest of any format says."""
+class _Header(msgspec.Struct, frozen=True):
+    """The part of a manifest that is the same in every format."""
 
     format: int
     versions: Any = None
 
 
-def read_manifest(folder: Folder, name: str) -> Manifest:
+def read_manifest(folder: UrlFolder, name: str) -> Manifest:
     """Read a manifest. Raise `Damaged`, or `CheckpointError` for one of a newer format.
 
-    The worker is the folder that it lies in: a worker that got a new name takes its folder along.
+    The worker is given by the folder, not by the content: a renamed worker's folder can be moved.
     """
     try:
         data = folder.read(name)
-        head = msgspec.json.decode(data, type=_Head)
-        writer = head.versions.get("afresh", "") if isinstance(head.versions, dict) else ""
-        check_format(f"checkpoint {folder.url}/{name}", head.format, str(writer))
-        if head.format < FORMAT:
-            raise Damaged(f"format {head.format}; expected {FORMAT}")
+        header = msgspec.json.decode(data, type=_Header)
+        writer = header.versions.get("afresh", "") if isinstance(header.versions, dict) else ""
+        check_format(f"checkpoint {folder.url}/{name}", header.format, str(writer))
         manifest = msgspec.json.decode(data, type=Manifest)
     except (OSError, msgspec.DecodeError) as error:
         raise Damaged(f"the manifest can't be read: {error}") from None
@@ -87,18 +84,18 @@ def read_manifest(folder: Folder, name: str) -> Manifest:
     return msgspec.structs.replace(manifest, worker_id=worker, model=model)
 
 
-def write_manifest(folder: Folder, manifest: Manifest) -> None:
-    """Write a manifest under its name: with it the checkpoint is whole."""
+def write_manifest(folder: UrlFolder, manifest: Manifest) -> None:
+    """Write a manifest under its name; this completes the checkpoint."""
     folder.write(manifest.name, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
 
 
 def is_manifest(name: str) -> bool:
-    """Say whether a file's name is a manifest's."""
+    """Return whether a file name is that of a manifest."""
     return re.search(r"/manifest-\d+\.json$", name) is not None
 
 
 def seq_of(name: str) -> int:
-    """Return the number in a manifest's name: the first batch that its state has not learned.
+    """Return the `seq` in a manifest's name: the number of the first batch that is not in the checkpoint.
 
     >>> seq_of("worker-0/manifest-000000000042.json")
     42
@@ -117,7 +114,7 @@ def without_secrets(settings: Settings) -> dict[str, Any]:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that numbers hang on."""
+    """Return the versions of Python and of the libraries that affect numerical results."""
     found = {"python": platform.python_version()}
     for library in LIBRARIES:
         try:

@@ -1,4 +1,4 @@
-"""Read again what another worker has learned of partitions with the same users, in the order of time."""
+"""Read events that another worker has learned, merged by time over partitions that share their users."""
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
@@ -10,15 +10,16 @@ from pipeline.events.batch import Polled, Record, Span
 
 Read = Callable[[tuple[Span, ...], None], Polled]
 
-CHUNK = 10_000  # offsets of a partition that are read at once
+CHUNK_OFFSETS = 10_000  # of a partition, read in one call
 
 
-def in_time_order(read: Read, spans: Sequence[Span], chunk: int = CHUNK) -> Iterator[Polled]:
-    """Yield the records of the spans merged by timestamp, as a source merges them: of equal ones that of the
-    lower topic and partition first. Each partition keeps the order of its offsets.
+def in_time_order(read: Read, spans: Sequence[Span], chunk: int = CHUNK_OFFSETS) -> Iterator[Polled]:
+    """Yield the records of the spans merged by timestamp; equal ones by topic and partition, as a source
+    does.
 
-    At most `chunk` records a batch, and `chunk` offsets of each partition in memory. The batches' spans leave
-    no offset out, those without a record included.
+    Each partition keeps the order of its offsets. A batch has at most `chunk` records, and at most `chunk`
+    offsets of each partition are in memory. The batches' spans cover every offset, those without a record
+    too.
     """
     ordered = sorted(span for span in spans if span.start < span.stop)
     next_offsets = [span.start for span in ordered]
@@ -38,7 +39,7 @@ def in_time_order(read: Read, spans: Sequence[Span], chunk: int = CHUNK) -> Iter
 
 
 def _at_once(read: Read, spans: list[Span]) -> list[Iterator[tuple[int, Record]]]:
-    """Read all spans in one call: a call for each of many small ones takes as many answers of the broker."""
+    """Read all spans in one call, which takes fewer requests than a call for each of many small spans."""
     lanes: list[list[tuple[int, Record]]] = [[] for _ in spans]
     if spans:
         polled = read(tuple(spans), None)

@@ -1,22 +1,22 @@
-"""Clocks: the machine's, and one that moves only when told to."""
+"""The system clock, and a clock that is moved by hand."""
 
 import time
 
 
 class SystemClock:
-    """The machine's clocks."""
+    """The clocks of the operating system."""
 
     def now_ms(self) -> int:
         """Return wall-clock time in milliseconds since 1970."""
         return time.time_ns() // 1_000_000
 
     def monotonic_s(self) -> float:
-        """Return seconds that never jump, for durations."""
+        """Return monotonic seconds, for durations."""
         return time.monotonic()
 
 
 class ManualClock:
-    """A clock that stands still until it is moved: runs on it repeat exactly.
+    """A clock that moves only by `advance`: runs on it are repeatable.
 
     >>> clock = ManualClock(1_700_000_000_000)
     >>> clock.advance(0.25)
@@ -29,13 +29,13 @@ class ManualClock:
         self._passed_s = 0.0
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Move the clock forward."""
         self._passed_s += seconds
 
     def now_ms(self) -> int:
-        """Return the start and what has passed since, in milliseconds."""
+        """Return the start time plus the seconds passed, in milliseconds."""
         return self._start_ms + round(self._passed_s * 1000)
 
     def monotonic_s(self) -> float:
-        """Return what has passed, in seconds."""
+        """Return the seconds passed."""
         return self._passed_s

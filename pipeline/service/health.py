@@ -1,7 +1,6 @@
-"""One small HTTP server for /metrics, /live and /ready.
+"""The HTTP server for /metrics, /live and /ready.
 
-Liveness comes from the loop's own tick, never from the thread that answers: that one answers on when the loop
-hangs.
+Liveness comes from the loop's tick, not from the thread that answers, which still runs when the loop hangs.
 """
 
 import json
@@ -12,12 +11,13 @@ import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import Literal, NamedTuple, Self
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from pipeline.errors import UsageError
+from pipeline.service.ports import Clock
 
 logger = logging.getLogger(__name__)
 
@@ -25,14 +25,8 @@ State = Literal["starting", "resuming", "rebalancing", "ready", "stopping"]
 TEXT, JSON = "text/plain; charset=utf-8", "application/json"
 
 
-class Monotonic(Protocol):
-    """The part of the loop's clock that health needs."""
-
-    def monotonic_s(self) -> float: ...
-
-
-class Promise(NamedTuple):
-    """Until when the loop has promised its next tick, and what it is doing until then."""
+class Deadline(NamedTuple):
+    """When the loop's next tick is due, and the long step until then, if any."""
 
     since_s: float
     until_s: float
@@ -40,13 +34,13 @@ class Promise(NamedTuple):
 
 
 class Health:
-    """What the loop says of itself; read from the server's threads.
+    """The state and liveness of the loop; read from the server's threads.
 
-    Each answer is one attribute that is replaced whole, so that no lock is needed.
+    Each value is one attribute that is replaced as a whole, so no lock is needed.
     """
 
-    def __init__(self, clock: Monotonic, stall_s: float = 60.0) -> None:
-        """Start as `starting` and live; without a tick for `stall_s` seconds the loop counts as stuck."""
+    def __init__(self, clock: Clock, stall_s: float = 60.0) -> None:
+        """Start as `starting` and live; a loop without a tick for `stall_s` seconds is stalled."""
         self._clock = clock
         self._stall_s = stall_s
         self._state: State = "starting"
@@ -54,27 +48,27 @@ class Health:
 
     @property
     def state(self) -> State:
-        """What the worker is doing."""
+        """The state of the worker."""
         return self._state
 
     def become(self, state: State) -> None:
-        """Change the state; only `ready` is ready."""
+        """Change the state."""
         if state != self._state:
             logger.info("%s -> %s", self._state, state)
         self._state = state
 
     def tick(self) -> None:
-        """Say that the loop goes round; ends what `busy` announced."""
+        """Note a tick of the loop; this ends a `busy` step."""
         self.busy("", self._stall_s)
 
     def busy(self, reason: str, limit_s: float) -> None:
-        """Announce a long step: the next tick may take up to `limit_s` seconds from now."""
+        """Announce a long step: the next tick may take `limit_s` seconds."""
         now_s = self._clock.monotonic_s()
-        self._promise = Promise(now_s, now_s + limit_s, reason)
+        self._deadline = Deadline(now_s, now_s + limit_s, reason)
 
     def stalled(self) -> str:
-        """Return "" while the loop keeps its promise, else a sentence on what is late."""
-        since_s, until_s, reason = self._promise
+        """Return "" before the deadline of the next tick, else a description of the stall."""
+        since_s, until_s, reason = self._deadline
         now_s = self._clock.monotonic_s()
         if now_s <= until_s:
             return ""
@@ -99,17 +93,17 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 class HealthServer:
-    """Answers on `metrics.address` until closed. `address` is the real one: port 0 is resolved."""
+    """Serves on `metrics.address` until closed. `address` has the actual port for port 0."""
 
     def __init__(self, address: str, registry: CollectorRegistry, health: Health) -> None:
-        """Listen at once. Raise `UsageError` where that address can't be had."""
+        """Start to listen. Raise `UsageError` when the address is not available."""
         host, port = split_address(address)
         try:
             self._server = _Server(host, port, registry, health)
         except OSError as error:
             raise UsageError(
-                f"metrics.address = {address!r}: {error.strerror or error}; expected an address that is free "
-                'here: change it, use port 0 for any free port, or "" for no server'
+                f"metrics.address = {address!r}: {error.strerror or error}; expected a free local "
+                'address: change it, use port 0 for any free port, or "" for no server'
             ) from None
         shown = f"[{host}]" if ":" in host else host
         self.address = f"{shown}:{self._server.server_address[1]}"
@@ -138,7 +132,7 @@ def serve(address: str, registry: CollectorRegistry, health: Health) -> HealthSe
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True  # a slow scraper must not hold up the end of the process
+    daemon_threads = True  # a slow scraper must not delay the end of the process
 
     def __init__(self, host: str, port: int, registry: CollectorRegistry, health: Health) -> None:
         self.registry, self.health = registry, health
@@ -146,14 +140,13 @@ class _Server(ThreadingHTTPServer):
         super().__init__((host, port), _Handler)
 
     def server_bind(self) -> None:
-        socketserver.TCPServer.server_bind(
-            self
-        )  # HTTPServer's own asks DNS for the host's name, which can take seconds
+        # HTTPServer.server_bind asks DNS for the host's name, which can take seconds
+        socketserver.TCPServer.server_bind(self)
 
     def handle_error(self, request: object, client_address: object) -> None:
         if not isinstance(
             sys.exception(), ConnectionError | TimeoutError
-        ):  # a client that hung up is no news
+        ):  # the client closed the connection
             logger.warning("no answer to %s", client_address, exc_info=True)
 
 

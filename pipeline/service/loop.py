@@ -1,28 +1,32 @@
-"""The loop: records in, rankings out, and nothing lost or learned twice, whatever kills the process.
+"""The loop: poll, journal, learn, publish, commit, checkpoint; exact after a crash at any point.
 
-A batch is written to the journal before it is learned, learned before it is published, acknowledged before it
-is committed. So after a crash at any point the journal says which batches were learned since the last
-checkpoint; they are read from the topic and learned again in the same order and borders, and what the group
-has not committed of them is published again. Where the sink commits a batch and its offsets together, what is
-not committed never happened: it is cut off the journal, and read from the topic as new batches. A batch
-without records leaves no offset to tell by: where it came last, its lists go out once more, the same as
-before.
+A batch is journaled before it is learned, learned before it is published, and acknowledged before it is
+committed. After a crash the journal names the batches learned since the last checkpoint: they are read from
+the topic again and replayed in the same order and with the same boundaries, and those that the group has not
+committed are published again. delivery.py adds the two protocols, at least once and transactions.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from pipeline.errors import AfreshError
-from pipeline.events.batch import NOTHING_POLLED, CatalogUpdate, Polled, RawBatch, Reject, TopicPartition
+from pipeline.events.batch import (
+    NO_UPDATE,
+    NOTHING_POLLED,
+    CatalogUpdate,
+    Polled,
+    RawBatch,
+    Reject,
+)
 from pipeline.events.decode import Decoder
 from pipeline.outcome import Learner, Outcome
 from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.journal import Entry, Journal
-from pipeline.service.catalogue import Catalogue
+from pipeline.service.delivery import count_published, delivery_for, drop_committed
 from pipeline.service.guard import Guard
-from pipeline.service.in_flight import InFlight, unheard
 from pipeline.service.observe import Observer
 from pipeline.service.partitions import Partitions
 from pipeline.service.ports import Clock, ItemSource, Sink, Source
@@ -30,13 +34,14 @@ from pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-STOP_WAIT_S = 5.0  # for acknowledgements once the loop is to stop: the whole end must fit into 10 s
-LONG_STEP_S = 600.0  # what /live allows a restore, a takeover or a checkpoint
+STOP_TIMEOUT_S = 5.0  # for acknowledgements once the loop is to stop: the whole shutdown must fit into 10 s
+LONG_STEP_S = 600.0  # the tick deadline of /live during a restore, a takeover or a checkpoint
+CATALOG_POLL_S = 0.25  # between polls of an items topic that was read to its end
 
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """The world around the loop."""
+    """The outside world of the loop."""
 
     source: Source
     decoder: Decoder
@@ -48,42 +53,73 @@ class Adapters:
 
 @dataclass(frozen=True, slots=True)
 class Durability:
-    """What outlives the process."""
+    """The state on disk."""
 
     checkpoints: Checkpoints
     journal: Journal
 
 
+class CatalogReader:
+    """Reads the items topic: to its end before the first event, in every worker, outside of the group.
+
+    Updates are journaled like events, so that a replayed batch is ranked with the same available items.
+    """
+
+    def __init__(self, source: ItemSource | None, learner: Learner, clock: Clock) -> None:
+        self.complete = source is None  # the topic was read to its end once
+        self._source, self._learner, self._clock = source, learner, clock
+        self._polled_s = float("-inf")
+
+    def start(self) -> None:
+        """Continue at the learner's offsets."""
+        if self._source is not None:
+            self._source.start(self._learner.item_offsets)
+
+    def poll(self) -> CatalogUpdate:
+        """Return the changes that have an effect, without waiting."""
+        now_s = self._clock.monotonic_s()
+        if self._source is None or (self.complete and now_s - self._polled_s < CATALOG_POLL_S):
+            return NO_UPDATE
+        self._polled_s = now_s
+        update, ended = self._source.poll()
+        self.complete = self.complete or ended
+        return structs.replace(update, changes=self._learner.catalog_changes(update.changes))
+
+    def close(self) -> None:
+        """Close the source."""
+        if self._source is not None:
+            self._source.close()
+
+
 class Loop:
     """Drives one learner over one source and one sink.
 
-    Without `survival` nothing outlives the process: it starts at the group's commit, else at the earliest
-    record.
+    Without `durability` no state survives a restart: the loop starts at the group's commit, else at the
+    earliest record.
     """
 
     def __init__(
-        self, learner: Learner, edges: Adapters, settings: Settings, survival: Durability | None = None
+        self, learner: Learner, adapters: Adapters, settings: Settings, durability: Durability | None = None
     ) -> None:
         self.learner = learner
-        self._source, self._sink = edges.source, edges.sink
-        self._decoder, self._clock, self._observer = edges.decoder, edges.clock, edges.observer
+        self._source, self._sink = adapters.source, adapters.sink
+        self._decoder, self._clock, self._observer = adapters.decoder, adapters.clock, adapters.observer
         self._settings = settings
-        self._survival = survival
-        self._guard = Guard(
-            settings.limits.max_dead_letter_ratio, settings.limits.max_consecutive_dead_letters
-        )
-        self.in_flight = InFlight(self._source, self._sink, self._clock, self._observer, self._ack_timeout_s)
-        self.catalogue = Catalogue(edges.items, learner, edges.clock)
-        shards = None if survival is None else survival.checkpoints.shards
-        self.partitions = Partitions(learner, self._source, self.in_flight, shards, self._observer)
+        self._durability = durability
+        limits, timeout_s = settings.limits, settings.kafka.broker_timeout_s
+        self._guard = Guard(limits.max_dead_letter_ratio, limits.max_consecutive_dead_letters)
+        self.delivery = delivery_for(self._source, self._sink, self._clock, self._observer, timeout_s)
+        self.catalog = CatalogReader(adapters.items, learner, self._clock)
+        shards = None if durability is None else durability.checkpoints.shards
+        self.partitions = Partitions(learner, self._source, self.delivery, shards, self._observer)
         self._stopping = False
         self._joined = False
         self._checkpoint_s = self._clock.monotonic_s()
 
     def run(self) -> None:
-        """Go on until `stop` is called; then finish, save and leave.
+        """Run until `stop` is called; then finish, save and leave the group.
 
-        An error ends the run without a commit: the next start goes on from the journal.
+        An error ends the run without a commit: the next start resumes from the journal.
         """
         try:
             self.start()
@@ -94,12 +130,13 @@ class Loop:
             self._abandon()
             raise
         finally:
-            if self._survival is not None:
-                self._survival.journal.close()
+            if self._durability is not None:
+                self._durability.journal.close()
 
     def stop(self) -> None:
-        """Ask the loop to end after the batch in hand. Safe in a signal handler."""
-        self._stopping = True
+        """Ask the loop to end after the current batch. Safe in a signal handler."""
+        self._stopping = self.partitions.stopping = True
+        self.delivery.timeout_s = STOP_TIMEOUT_S
 
     @property
     def stopping(self) -> bool:
@@ -107,30 +144,29 @@ class Loop:
         return self._stopping
 
     def start(self) -> None:
-        """Restore the newest checkpoint, learn again what the journal holds beyond it, and join the group."""
+        """Restore the newest checkpoint, replay the journal beyond it, and join the group."""
         self._observer.became("resuming")
-        if self._survival is None:
+        if self._durability is None:
             logger.warning(
-                "checkpoint.path is empty: nothing survives a restart; set it to a folder to keep the state"
+                "checkpoint.path is empty: no state survives a restart; set it to a folder to keep the state"
             )
         else:
-            self._resume(self._survival)
+            self._resume(self._durability)
         if not self._stopping:
             self._joined = True
             self._observer.became("rebalancing")
-            self.catalogue.start()
+            self.catalog.start()
             self._source.start(self.partitions)
 
     def tick(self) -> None:
-        """Take one batch all the way.
+        """Process one batch.
 
-        0. Poll. Partitions that came or went are settled first; what was polled beside that is put back.
-           News of items come along; at the start they are read to their end before any event.
-        1. Journal: from here on the batch's records, their order, its time and its news are history.
+        0. Poll events and catalogue updates. A rebalance is settled first; polled records are put back.
+        1. Journal the records, their order, the time and the update: from here on the batch is fixed.
         2. Learn: decode, score, update, rank.
-        3. Publish, once the batch before is acknowledged.
+        3. Publish, once the previous batch is acknowledged.
         4. Commit what is acknowledged, about once a second.
-        5. Checkpoint when due, with nothing in flight and all committed.
+        5. Checkpoint when due, with nothing in flight and everything committed.
         """
         self._observer.ticked()
         polled = self._poll()  # 0
@@ -140,124 +176,122 @@ class Loop:
             self._settle()
             return
         self.learner.held = self.partitions.held
-        news = self.catalogue.take()
-        # before the items are known a list might show one that is withdrawn
-        if polled or news or (self.catalogue.whole and self.learner.owes):
-            entry = Entry(self.learner.seq, self._clock.now_ms(), polled.spans, polled.order_R, news)
-            if self._survival is not None:
-                self._survival.journal.append(entry)  # 1
+        update = self.catalog.poll()
+        # before the catalogue is complete a list might show a withdrawn item
+        if polled or update or (self.catalog.complete and self.learner.pending_rankings):
+            entry = Entry(self.learner.seq, self._clock.now_ms(), polled.spans, polled.order_R, update)
+            if self._durability is not None:
+                self._durability.journal.append(entry)  # 1
             raw, outcome = self._learn(entry, polled)  # 2
-            self.in_flight.publish(raw, outcome)  # 3
+            self.delivery.publish(raw, outcome)  # 3
             self._observer.mark("publish")
-        if self.catalogue.whole:
+        if self.catalog.complete:
             self.partitions.joined()
-        self.in_flight.settle()
-        if self.in_flight.commit_due():
-            self.in_flight.commit(self.partitions.held)  # 4
+        self.delivery.settle()
+        if self.delivery.commit_due():
+            self.delivery.commit(self.partitions.held)  # 4
         if self._checkpoint_due():
-            self.partitions.release_strangers()
+            self.partitions.release_orphaned_users()
             self.checkpoint()  # 5
 
     def _poll(self) -> Polled:
-        """Poll for events, without waiting where other work does, and for none before the items are known."""
-        if not self.catalogue.whole:
+        """Poll events, without waiting while lists are pending; none before the catalogue is complete."""
+        if not self.catalog.complete:
             self._source.keep_alive()
             return NOTHING_POLLED
         batch = self._settings.batch
-        wait_ms = 0 if self.learner.owes else batch.max_wait_ms
+        wait_ms = 0 if self.learner.pending_rankings else batch.max_wait_ms
         polled = self._source.poll(batch.max_events, wait_ms / 1000)
-        parts = self._decoder.parts(polled, batch.max_events)
-        first = next(parts)
-        if len(first.records) < len(polled.records):  # some of them are several events
+        first = next(self._decoder.parts(polled, batch.max_events))
+        if len(first.records) < len(polled.records):  # some records hold several events
             self._source.put_back(polled.split(len(first.records))[1])
         return first
 
     def checkpoint(self) -> None:
-        """Wait until all is acknowledged, commit it, and save everything."""
+        """Wait until everything is acknowledged, commit it, and save the state."""
         started_s = self._clock.monotonic_s()
-        self.in_flight.drain()
-        self.in_flight.commit(self.partitions.held)
-        if self._survival is not None:
-            checkpoints, journal = self._survival.checkpoints, self._survival.journal
+        self.delivery.drain()
+        self.delivery.commit(self.partitions.held)
+        if self._durability is not None:
+            checkpoints, journal = self._durability.checkpoints, self._durability.journal
             self._observer.busy("saving a checkpoint", LONG_STEP_S)
-            seq, now_ms, generation = self.learner.seq, self._clock.now_ms(), self._source.generation()
-            held, breathe = self.partitions.held, self._source.keep_alive
-            checkpoints.save(self.learner, generation, now_ms, held, breathe)
-            journal.checkpoint_taken(seq, checkpoints.oldest_seq)
+            now_ms, generation = self._clock.now_ms(), self._source.generation()
+            held, heartbeat = self.partitions.held, self._source.keep_alive
+            saved = checkpoints.save(self.learner, generation, now_ms, held, heartbeat)
+            journal.checkpoint_taken(saved.seq, checkpoints.oldest_seq)
             self._observer.checkpointed(self._clock.monotonic_s() - started_s, self._clock.now_ms())
         self._checkpoint_s = self._clock.monotonic_s()
 
     def leave(self) -> None:
         """Finish what is in flight, commit, save, and leave the group."""
         self._observer.became("stopping")
-        if self._joined:  # else the journal is still ahead of the state, and has it all
+        if self._joined:  # else the journal is ahead of the state and holds everything
             if self.partitions.unsettled or not self._saved():
                 self.checkpoint()
-            self.in_flight.drain()
-            self.in_flight.commit(self.partitions.held)
+            self.delivery.drain()
+            self.delivery.commit(self.partitions.held)
         self.partitions.leaving = True
-        self.catalogue.close()
+        self.catalog.close()
         self._source.close()
         self._sink.close()
-        saved = "saved" if self._survival is not None and self._saved() else "not saved"
+        saved = "saved" if self._durability is not None and self._saved() else "not saved"
+        learner = self.learner
         logger.info(
-            "left the group: batch %d, %d events learned, %s",
-            self.learner.seq,
-            self.learner.events_learned,
-            saved,
+            "left the group: batch %d, %d events learned, %s", learner.seq, learner.events_learned, saved
         )
 
     def _abandon(self) -> None:
-        """Leave the group after an error, so that others can go on; what is in flight stays uncommitted."""
+        """Leave the group after an error, so that other workers take over; commit nothing."""
         self.partitions.leaving = True
         with suppress(AfreshError):
             self._source.close()
 
-    def _resume(self, survival: Durability) -> None:
+    def _resume(self, durability: Durability) -> None:
+        checkpoints, journal = durability.checkpoints, durability.journal
         self._observer.busy("reading the checkpoint", LONG_STEP_S)
-        survival.journal.lock()
-        survival.checkpoints.topic_ids = self._source.topic_ids()
-        found = survival.checkpoints.load(newcomer=survival.journal.is_empty())
+        journal.lock()
+        checkpoints.topic_ids = self._source.topic_ids()
+        found = checkpoints.load(newcomer=journal.is_empty())
         if found is not None:
             manifest, snapshot = found
             self.learner.restore(snapshot)
             logger.info("restored batch %d, %d events learned", manifest.seq, manifest.events_learned)
         committed = self._source.committed(self._source.partitions())
         first = self.learner.seq
-        entries = list(survival.journal.entries(first))
-        told = first + delivered(entries, committed)
-        for entry in entries:
-            if self._sink.commits_offsets and entry.seq >= told and entry.spans:
-                survival.journal.cut(entry.seq)
-                break
+        entries = list(journal.entries(first))
+        published = count_published(entries, committed)
+        replayable = self.delivery.replayable(entries, published)
+        for entry in replayable:
             self._observer.ticked()
             polled = self._source.read(entry.spans, entry.order_R) if entry.spans else NOTHING_POLLED
             self._observer.begin()
             raw, outcome = self._learn(entry, polled)
-            if entry.seq >= told:
-                self.in_flight.publish(*unheard(raw, outcome, committed, self.learner.offsets))
+            if entry.seq >= first + published:
+                self.delivery.publish(*drop_committed(raw, outcome, committed, self.learner.offsets))
             if self._stopping:
-                return  # the journal still has it all
-        self.in_flight.drain()
-        survival.journal.open(self.learner.seq)
+                return  # the journal still holds everything
+        if len(replayable) < len(entries):
+            journal.cut(self.learner.seq)
+        self.delivery.drain()
+        journal.open(self.learner.seq)
         if self.learner.seq > first:
-            logger.info("learned batches %d to %d again", first, self.learner.seq - 1)
+            logger.info("replayed batches %d to %d", first, self.learner.seq - 1)
 
     def _learn(self, entry: Entry, polled: Polled) -> tuple[RawBatch, Outcome]:
         raw = self._decoder.decode(entry.seq, entry.now_ms, polled)
         self._guard.check(polled, raw)
-        raw = with_news(raw, entry.news)
+        raw = with_catalog(raw, entry.catalog)
         self._observer.mark("event")
         outcome = self.learner.step(raw, self._observer.mark)
-        self._guard.check_step(raw.seq, outcome.figures.skipped)
+        self._guard.check_step(raw.seq, outcome.metrics.skipped)
         self._observer.learned(raw, outcome, self.learner)
         return raw, outcome
 
     def _settle(self) -> None:
-        """Bring the state in line with the assignment, and save it: the journal never spans such a change."""
+        """Bring the state in line with the assignment, and save it: no journal spans a rebalance."""
         while self.partitions.unsettled and not self._stopping:
             self._observer.busy("taking partitions over", LONG_STEP_S)
-            self.partitions.settle(self._decoder, self._clock, lambda: self._stopping)
+            self.partitions.settle(self._decoder, self._clock)
             self.checkpoint()
 
     def _put_back(self, polled: Polled) -> None:
@@ -270,33 +304,11 @@ class Loop:
         return passed_s >= self._settings.checkpoint.interval_s and not self._saved()
 
     def _saved(self) -> bool:
-        """Say whether the newest checkpoint holds all that is learned."""
-        return self._survival is None or self.learner.seq == self._survival.checkpoints.saved_seq
-
-    def _ack_timeout_s(self) -> float:
-        return STOP_WAIT_S if self._stopping else self._settings.kafka.broker_timeout_s
+        """Return whether the newest checkpoint holds every learned batch."""
+        return self._durability is None or self.learner.seq == self._durability.checkpoints.saved_seq
 
 
-def with_news(raw: RawBatch, news: CatalogUpdate) -> RawBatch:
-    """Return the batch with what the items topic said; bad records of it go to the dead letters too."""
-    if not news:
-        return replace(raw, news=news)
-    bad = [Reject(record, record.reason, record.detail) for record in news.bad]
-    return replace(raw, news=news, rejects=[*raw.rejects, *bad])
-
-
-def delivered(entries: Sequence[Entry], committed: Mapping[TopicPartition, int]) -> int:
-    """Return how many of a journal's batches are out, as far as commits tell.
-
-    Batches are acknowledged in their order, so those before a committed one are out; this is all that can be
-    said of a batch without records, which leaves no offset behind.
-    """
-    with_records = (
-        number for number, entry in enumerate(entries, 1) if entry.spans and is_committed(entry, committed)
-    )
-    return max(with_records, default=0)
-
-
-def is_committed(entry: Entry, committed: Mapping[TopicPartition, int]) -> bool:
-    """Say whether the group has committed every record of a batch."""
-    return all(span.stop <= committed.get(span.source, 0) for span in entry.spans)
+def with_catalog(raw: RawBatch, update: CatalogUpdate) -> RawBatch:
+    """Add a catalogue update to a batch, and the update's bad records to the dead letters."""
+    bad = [Reject(record, record.reason, record.detail) for record in update.bad]
+    return replace(raw, catalog=update, rejects=[*raw.rejects, *bad])

@@ -1,17 +1,16 @@
-"""What the loop tells about itself, and its translation into metrics and health."""
+"""What the loop reports while it runs, and its translation into metrics and health."""
 
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from pipeline.events.batch import IntArray, RawBatch, TopicPartition
 from pipeline.outcome import Learner, Outcome
 from pipeline.service.health import Health, State
-from pipeline.service.metrics import Metrics
+from pipeline.service.metrics import Metric, Metrics
 from pipeline.service.ports import Clock
 
 logger = logging.getLogger(__name__)
@@ -19,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """A batch that has left: how many rankings, which dead letters, and when its events were appended."""
+    """A batch that was delivered: how many rankings, which dead letters, when its events were appended."""
 
     rankings: int
     dead_letters: Mapping[str, int]  # by reason
@@ -28,10 +27,10 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """Where the worker stands, restored or learned.
+    """Quality and progress of the worker, restored or learned.
 
-    `quality`: how well the models do of late, (model, measure, segment) -> mean. `coverage`: the share of
-    items shown. `version` counts batches.
+    `quality`: (model, measure, segment) -> mean over recent tests. `coverage`: the share of items on recent
+    lists. `version` counts batches.
     """
 
     quality: Mapping[tuple[str, str, str], float]
@@ -40,20 +39,22 @@ class ModelStatus:
     version: int
 
 
-class Observer(Protocol):
-    """Told by the loop what happens, as it happens. Must not fail and must be quick."""
+class Observer:
+    """Called by the loop when something happens. Methods must be quick and must not fail; here they do
+    nothing.
+    """
 
     def became(self, state: State) -> None:
-        """The worker does something else now."""
+        """The worker has entered a state."""
 
     def ticked(self) -> None:
-        """The loop goes round."""
+        """The loop has made one turn."""
 
     def busy(self, reason: str, limit_s: float) -> None:
         """A long step begins: the next tick may take this long."""
 
     def begin(self) -> None:
-        """A batch has come; the time of its first stage counts from now."""
+        """A batch has arrived; the time of its first stage starts now."""
 
     def mark(self, stage: str) -> None:
         """A stage has ended, and the next one begins."""
@@ -62,57 +63,41 @@ class Observer(Protocol):
         """A batch was learned, for the first time or again."""
 
     def delivered(self, batch: Delivered, at_ms: int) -> None:
-        """Everything of a batch is acknowledged."""
+        """All records of a batch are acknowledged."""
 
     def undelivered(self, records: int) -> None:
-        """The broker did not take a batch."""
+        """The broker did not acknowledge a batch."""
 
     def committed(self, at_ms: int, lag: Mapping[TopicPartition, int]) -> None:
         """Offsets were committed."""
 
     def rebalanced(self) -> None:
-        """The group handed the partitions out anew."""
+        """The group has rebalanced."""
 
     def holds(self, partitions: int) -> None:
-        """The worker owns so many partitions now."""
+        """The worker owns this many partitions now."""
 
     def checkpointed(self, seconds: float, at_ms: int) -> None:
-        """A checkpoint is whole."""
+        """A checkpoint is complete."""
 
 
-class Unobserved:
-    """An observer that does nothing."""
-
-    def became(self, state: State) -> None: ...
-    def ticked(self) -> None: ...
-    def busy(self, reason: str, limit_s: float) -> None: ...
-    def begin(self) -> None: ...
-    def mark(self, stage: str) -> None: ...
-    def learned(self, raw: RawBatch, outcome: Outcome, learner: Learner) -> None: ...
-    def delivered(self, batch: Delivered, at_ms: int) -> None: ...
-    def undelivered(self, records: int) -> None: ...
-    def committed(self, at_ms: int, lag: Mapping[TopicPartition, int]) -> None: ...
-    def rebalanced(self) -> None: ...
-    def holds(self, partitions: int) -> None: ...
-    def checkpointed(self, seconds: float, at_ms: int) -> None: ...
-
-
-class MetricsObserver:
-    """An observer that keeps the metrics and the health of one worker."""
+class MetricsObserver(Observer):
+    """Keep the metrics and the health of one worker."""
 
     def __init__(
         self,
         metrics: Metrics,
         health: Health,
         clock: Clock,
-        standing: Callable[[], ModelStatus] | None = None,
+        status: Callable[[], ModelStatus] | None = None,
     ) -> None:
-        """`standing` is asked with each commit: about once a second."""
+        """`status` is called with each commit: about once a second."""
         self._metrics = metrics
         self._health = health
         self._clock = clock
-        self._standing = standing
+        self._status = status
         self._since_s = clock.monotonic_s()
+        self._newest_event_ms = 0
 
     def became(self, state: State) -> None:
         """Show the state on /ready."""
@@ -123,83 +108,95 @@ class MetricsObserver:
         self._health.tick()
 
     def busy(self, reason: str, limit_s: float) -> None:
-        """Excuse the loop on /live for a while."""
+        """Keep /live up during a long step."""
         self._health.busy(reason, limit_s)
 
     def begin(self) -> None:
-        """Start the stages' stopwatch."""
+        """Start the stopwatch of the stages."""
         self._since_s = self._clock.monotonic_s()
 
     def mark(self, stage: str) -> None:
         """Observe the time since the last mark as that of `stage`."""
         now_s = self._clock.monotonic_s()
-        self._metrics.stage(stage, now_s - self._since_s)
+        self._metrics.observe(Metric.STAGE_SECONDS, now_s - self._since_s, stage)
         self._since_s = now_s
 
     def learned(self, raw: RawBatch, outcome: Outcome, learner: Learner) -> None:
         """Count the events of a batch, its training step, its rows and its alarms."""
-        metrics, figures = self._metrics, outcome.figures
-        metrics.consumed(figures.types)
-        metrics.ignored(raw.ignored)
-        for reason, count in reasons(raw).items():
-            metrics.rejected(reason, count)
-        metrics.duplicates(figures.duplicates)
-        metrics.user_moves(figures.moved)
-        metrics.late(figures.late)
-        metrics.due(figures.due)
-        metrics.learned(learner.events_learned)
-        metrics.newest_event(figures.newest_event_ms)
-        metrics.version(learner.seq)
+        self._count_events(raw, outcome)
+        metrics, figures = self._metrics, outcome.metrics
+        metrics.set(Metric.EVENTS_LEARNED, learner.events_learned)
+        metrics.set(Metric.MODEL_VERSION, learner.seq)
+        metrics.set(Metric.RANKINGS_DUE, figures.due)
         if figures.skipped:
-            metrics.skipped(figures.skipped)
+            metrics.add(Metric.TRAIN_STEPS_SKIPPED, 1, figures.skipped)
         else:
-            metrics.trained(figures.loss, figures.gradient_norm)
+            metrics.add(Metric.TRAIN_STEPS)
+            metrics.set(Metric.LOSS, figures.loss)
+            metrics.set(Metric.GRADIENT_NORM, figures.gradient_norm)
         for table, rows in figures.tables.items():
-            metrics.rows(table, rows.live, rows.admitted, rows.evicted)
+            metrics.set(Metric.TABLE_ROWS, rows.live, table)
+            metrics.add(Metric.ROWS_ADMITTED, rows.admitted, table)
+            metrics.add(Metric.ROWS_EVICTED, rows.evicted, table)
         for alarm in outcome.alarms:
             logger.info(
                 "drift: %s %.3f -> %.3f at event %d%s", alarm.signal, alarm.before, alarm.after,
                 alarm.at_event, f"; reaction {alarm.reaction:.2f}" if alarm.reaction else "",
             )  # fmt: skip
-            metrics.drift(alarm.detector, alarm.signal, alarm.detected_at_ms / 1000)
-        metrics.reacting(figures.reacting)
+            metrics.add(Metric.DRIFT_DETECTIONS, 1, alarm.detector, alarm.signal)
+            metrics.set(Metric.LAST_DRIFT_TIMESTAMP_SECONDS, alarm.detected_at_ms / 1000)
+        metrics.set(Metric.DRIFT_REACTION, figures.reacting)
+
+    def _count_events(self, raw: RawBatch, outcome: Outcome) -> None:
+        metrics, figures = self._metrics, outcome.metrics
+        metrics.add_types(Metric.EVENTS_CONSUMED, figures.types)
+        metrics.add_types(Metric.EVENTS_IGNORED, raw.ignored)
+        for reason, count in reasons(raw).items():
+            metrics.add(Metric.EVENTS_REJECTED, count, reason)
+        metrics.add(Metric.EVENTS_DUPLICATE, figures.duplicates)
+        metrics.add(Metric.USER_MOVES, figures.moved)
+        metrics.add(Metric.EVENTS_LATE, figures.late)
+        self._newest_event_ms = max(self._newest_event_ms, figures.newest_event_ms)
+        metrics.set(Metric.LAST_EVENT_TIMESTAMP_SECONDS, self._newest_event_ms / 1000)
 
     def delivered(self, batch: Delivered, at_ms: int) -> None:
         """Count what was published; observe the latency of events whose record has a plausible time."""
-        self._metrics.published(batch.rankings)
+        self._metrics.add(Metric.RANKINGS_PUBLISHED, batch.rankings)
         for reason, count in batch.dead_letters.items():
-            self._metrics.dead_letters(reason, count)
+            self._metrics.add(Metric.DEAD_LETTERS, count, reason)
         known = batch.append_ms_B[batch.append_ms_B > 0]
         if len(known):
-            self._metrics.latency((at_ms - known.astype(np.float64)) / 1000)
+            self._metrics.observe_latency((at_ms - known.astype(np.float64)) / 1000)
 
     def undelivered(self, records: int) -> None:
-        """Count the records of a batch that the broker did not take."""
-        self._metrics.publish_failed(records)
+        """Count the records of a batch that the broker did not acknowledge."""
+        self._metrics.add(Metric.PUBLISH_FAILURES, records)
 
     def committed(self, at_ms: int, lag: Mapping[TopicPartition, int]) -> None:
-        """Set the time of the last commit, the lag, and where the worker stands."""
-        self._metrics.committed(at_ms / 1000)
-        self._metrics.lag(lag)
-        if self._standing is not None:
-            standing = self._standing()
-            for labels, value in standing.quality.items():
-                self._metrics.quality(*labels, value)
-            self._metrics.coverage(standing.coverage)
-            self._metrics.learned(standing.events_learned)  # after a restart, before the first batch
-            self._metrics.version(standing.version)
+        """Set the time of the last commit, the lag, and the status of the models."""
+        self._metrics.set(Metric.LAST_COMMIT_TIMESTAMP_SECONDS, at_ms / 1000)
+        self._metrics.set_lag(lag)
+        if self._status is not None:
+            status = self._status()
+            for labels, value in status.quality.items():
+                self._metrics.set(Metric.QUALITY_RATIO, value, *labels)
+            self._metrics.set(Metric.CATALOGUE_COVERAGE_RATIO, status.coverage)
+            # after a restart, before the first batch
+            self._metrics.set(Metric.EVENTS_LEARNED, status.events_learned)
+            self._metrics.set(Metric.MODEL_VERSION, status.version)
 
     def rebalanced(self) -> None:
         """Count a rebalance."""
-        self._metrics.rebalanced()
+        self._metrics.add(Metric.REBALANCES)
 
     def holds(self, partitions: int) -> None:
         """Set the number of partitions."""
-        self._metrics.assigned(partitions)
+        self._metrics.set(Metric.PARTITIONS_ASSIGNED, partitions)
 
     def checkpointed(self, seconds: float, at_ms: int) -> None:
         """Observe a checkpoint."""
-        self._metrics.checkpoint(seconds, at_ms / 1000)
+        self._metrics.observe(Metric.CHECKPOINT_SECONDS, seconds)
+        self._metrics.set(Metric.LAST_CHECKPOINT_TIMESTAMP_SECONDS, at_ms / 1000)
 
 
 def reasons(raw: RawBatch) -> Counter[str]:

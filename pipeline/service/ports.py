@@ -1,5 +1,5 @@
-"""What the loop needs from the world: a source, a sink and a clock. The real edges are in consumers/ and
-producers/."""
+"""The interfaces of the loop's adapters: source, item source, sink, clock. consumers/ and producers/
+implement them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -12,17 +12,17 @@ NOTHING: Mapping[TopicPartition, int] = MappingProxyType({})  # no offsets
 
 
 class Clock(Protocol):
-    """Wall time for records, monotonic time for durations."""
+    """Wall-clock time for records, monotonic time for durations."""
 
     def now_ms(self) -> int: ...
     def monotonic_s(self) -> float: ...
 
 
 class Listener(Protocol):
-    """Told by the source, inside `poll` or `close`, when partitions come and go.
+    """Called by the source, inside `poll`, `keep_alive` or `close`, when the assignment changes.
 
-    `revoked`: the partitions are still ours: finish, write shards, commit. `lost`: they are not: drop, never
-    commit. `assigned`: must `seek` each partition.
+    `assigned` must `seek` each partition. `revoked`: the partitions are still owned, so the listener can
+    finish, write shards and commit. `lost`: they are owned by another worker, so nothing may be committed.
     """
 
     def assigned(self, partitions: Sequence[TopicPartition]) -> None: ...
@@ -31,105 +31,106 @@ class Listener(Protocol):
 
 
 class Source(Protocol):
-    """Where events come from, partitions merged by record timestamp (equal: lower topic and
-    partition first)."""
+    """A consumer of the events topics that merges partitions by record timestamp (equal ones by topic and
+    partition)."""
 
     def start(self, listener: Listener) -> None:
-        """Join; from now on `poll` may call the listener."""
+        """Join the group; from now on `poll` may call the listener."""
 
     def poll(self, max_events: int, max_wait_s: float) -> Polled:
-        """Return up to `max_events` records; empty when none came within `max_wait_s`."""
+        """Return up to `max_events` records; empty if none arrives within `max_wait_s`."""
 
     def put_back(self, polled: Polled) -> None:
-        """Take the last records of the last poll back: the next one returns them first."""
+        """Return the last records of the last poll: the next poll starts with them."""
 
     def read(self, spans: tuple[Span, ...], order_R: Sequence[int] | IntArray | None) -> Polled:
-        """Read exactly these records again, in this order, in no group.
+        """Read exactly these records, in this order, outside of the group.
 
-        Without an order (another worker has it): every record of the spans, one span after the other. Raise
-        `OffsetsGone` when they are gone.
+        Without an order: every record of the spans, one span after the other. Raise `OffsetsGone` when
+        records are missing.
         """
 
     def seek(self, partition: TopicPartition, offset: int | None) -> None:
-        """Go on from `offset`; None: from the earliest record."""
+        """Continue at `offset`; None: at the earliest record."""
 
     def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """The group's committed offsets; partitions that have none are left out."""
+        """Return the group's committed offsets, of partitions that have one."""
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Commit explicit offsets for the group."""
+        """Commit offsets for the group."""
 
     def keep_alive(self) -> None:
-        """Stay in the group during a long step: poll with everything paused; records are kept for later."""
+        """Stay in the group during a long step: poll while paused, and keep the records for later."""
 
     def lag(self) -> dict[TopicPartition, int]:
-        """Records between each assigned partition's position and its end, as last seen."""
+        """Return the records between the position and the end of each assigned partition, as last seen."""
 
     def partitions(self) -> list[TopicPartition]:
-        """Every partition of the subscribed topics, assigned here or not."""
+        """Return every partition of the subscribed topics, assigned here or not."""
 
     def topic_ids(self) -> dict[str, str]:
-        """What tells each subscribed topic from another of its name; topics that have no id are left out."""
+        """Return the id of each subscribed topic, if the broker has ids; a recreated topic has another."""
 
     def start_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """The offset of the oldest record that each partition still holds."""
+        """Return the offset of the oldest record of each partition."""
 
     def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """The offset after the last record of each partition."""
+        """Return the offset after the last record of each partition."""
 
     def generation(self) -> int:
-        """The group's generation, 0 outside a group; the higher of two shards of a partition is the newer."""
+        """Return the group's generation, 0 outside of a group; of two shards the higher one's is newer."""
 
     def close(self) -> None:
         """Leave the group."""
 
 
 class ItemSource(Protocol):
-    """Where the items topic is read from: all of its partitions, in no group."""
+    """A reader of all partitions of the items topic, outside of any group."""
 
     def start(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Go on from these offsets; a partition that has none starts at its earliest record."""
+        """Continue at these offsets, a partition without one at its earliest record."""
 
     def poll(self) -> tuple[CatalogUpdate, bool]:
-        """Return what has come, at once, and whether the topic is read to its end."""
+        """Return new records without waiting, and whether the topic is read to its end."""
 
     def close(self) -> None:
         """Close the connection."""
 
 
 class Receipt(Protocol):
-    """A batch on its way out.
+    """The acknowledgement of a batch in flight.
 
-    A sink that commits offsets may raise `CommitRefused`: nothing of the batch is out, publish it again.
+    With a sink that commits offsets, its methods may raise `CommitRefused`: the transaction was aborted, so
+    publish the batch again.
     """
 
     def done(self) -> bool:
-        """Say whether everything is acknowledged; raise `PublishFailed` when something can't be."""
+        """Return whether everything is acknowledged; raise `PublishFailed` when something failed."""
 
     def wait(self, timeout_s: float) -> None:
-        """Return when everything is acknowledged; raise `PublishFailed` otherwise."""
+        """Wait until everything is acknowledged; raise `PublishFailed` otherwise."""
 
     def acknowledged_ms(self) -> int | None:
-        """Wall-clock time of the last acknowledgement of a batch that is `done`; None: not known."""
+        """Return the wall-clock time of the last acknowledgement of a batch that is `done`, if known."""
 
 
 class Sink(Protocol):
-    """Where rankings, dead letters and drift alarms go."""
+    """A producer of rankings, dead letters and drift alarms."""
 
     @property
     def commits_offsets(self) -> bool:
-        """Whether a batch and its offsets go out together or not at all: then nobody else commits them."""
+        """Whether the sink commits a batch's offsets with the batch, in one transaction."""
 
     def publish(
         self,
         rankings: Sequence[Ranking],
         rejects: Sequence[Reject],
         alarms: Sequence[DriftAlarm],
-        gone: Sequence[str],
+        removed_users: Sequence[str],
         offsets: Mapping[TopicPartition, int],
     ) -> Receipt:
-        """Send without waiting. `gone` are users whose list is to be removed (tombstones); `offsets` are
-        those after the batch's last record of each partition."""
+        """Send without waiting. The lists of `removed_users` are removed (tombstones). `offsets` are the next
+        offset of each partition after the batch."""
 
     def close(self) -> None:
         """Flush and close."""

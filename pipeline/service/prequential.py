@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline.evaluation.curves import Curve
 from pipeline.evaluation.exposure import gini
-from pipeline.evaluation.quality import ModelFigures, SegmentFigures, ServedFigures, between
+from pipeline.evaluation.rank_metrics import ListHits, ModelMetrics, SegmentMetrics
 from pipeline.events.batch import Events, RawBatch, Span, TopicPartition
 from pipeline.features.popularity import ALL
 from pipeline.models.model import Model, Targets, TrainingCandidates, TrainResult
@@ -132,12 +132,12 @@ class Line(NamedTuple):
 
     variant: Variant
     settings: Setting
-    figures: ModelFigures
-    quarters: list[ModelFigures]
+    figures: ModelMetrics
+    quarters: list[ModelMetrics]
     seconds: float
     at: dict[str, float]
-    new: SegmentFigures
-    old: SegmentFigures
+    new: SegmentMetrics
+    old: SegmentMetrics
     curve: Curve
 
 
@@ -159,7 +159,7 @@ class Result:
     duplicates: int  # events that were left out, as another with their event_id was learned before
     skipped_steps: int  # batches whose figures were not finite: nothing was learned from them
     lines: list[Line]
-    served: ServedFigures
+    served: ListHits
     shown: Shown
 
     def best(self) -> dict[str, Line]:
@@ -210,8 +210,8 @@ class Evaluation:
             span = Span(*FILE_SOURCE, at, at + len(events))
             self._newest_ms = max(self._newest_ms, min(int(events.time_ms_B.max()), now_ms))
             outcome = recommender.step(RawBatch(recommender.seq, self._newest_ms, (span,), events, []))
-            self._duplicates += outcome.figures.duplicates
-            self._skipped += outcome.figures.skipped == "non_finite"
+            self._duplicates += outcome.metrics.duplicates
+            self._skipped += outcome.metrics.skipped == "non_finite"
             at = span.stop
             watch(at)
         self._seconds += self._clock.monotonic_s() - began_s
@@ -228,17 +228,17 @@ class Evaluation:
                     variant,
                     variant.setting if variant.type in GRIDS else self._settings_of(variant),
                     self.recommender.quality.cumulative()[name],
-                    [between(track.figures(a, name), track.figures(b, name)) for a, b in quarters],
+                    [track.metrics(name, start, stop) for start, stop in quarters],
                     timed.seconds,
-                    self.recommender.depths.at(name),
-                    self.recommender.depths.of_items(name, "new"),
-                    self.recommender.depths.of_items(name, "old"),
-                    self.recommender.curves.curve(name),
+                    self.recommender.quality.at_cutoffs(name),
+                    self.recommender.quality.of_segment(name, "new"),
+                    self.recommender.quality.of_segment(name, "old"),
+                    self.recommender.quality.curve(name),
                 )
             )
         return Result(
             self.recommender.offsets.get(FILE_SOURCE, 0), self._seconds, self._duplicates, self._skipped,
-            lines, self.recommender.quality.served(), self._shown(),
+            lines, self.recommender.quality.list_hits(), self._shown(),
         )  # fmt: skip
 
     def _shown(self) -> Shown:

@@ -1,20 +1,22 @@
-"""Options of the producer, tuned: measured in batches of 512 through one core, see each line's reason."""
+"""Options of the Kafka producer, tuned on batches of 512 records with one core; comments give the reasons."""
 
 from typing import Any
 
 from kafka import KafkaProducer
+from kafka.errors import KafkaTimeoutError
 
 from consumers.kafka.client import connection_options, extra_options
+from pipeline.errors import PublishFailed
 from pipeline.settings import KafkaConfig
 
-MAX_REQUEST_BYTES = 12 << 20  # a dead letter carries any record that the broker took, and headers
-
+MAX_REQUEST_BYTES = 12 << 20  # a dead letter holds any record that the broker took, and headers
 METADATA_WAIT_MS = 5_000
-LONGEST_TRANSACTION_MS = 900_000  # that a broker allows by default
+MAX_TRANSACTION_MS = 900_000  # a broker's default limit
+CLOSE_WAIT_S = 5.0
 
 
 def producer_options(kafka: KafkaConfig) -> dict[str, Any]:
-    """Options of the producer: idempotent, acknowledged by all replicas, failing after `broker_timeout_s`.
+    """Return the options of an idempotent producer that waits for all replicas, up to `broker_timeout_s`.
 
     >>> producer_options(KafkaConfig(options={"compression_type": "gzip"}))["compression_type"]
     'gzip'
@@ -23,11 +25,11 @@ def producer_options(kafka: KafkaConfig) -> dict[str, Any]:
     limit_ms = max(int(kafka.broker_timeout_s * 1000), base["request_timeout_ms"] + 1_000)
     options = base | {
         "acks": "all",
-        "enable_idempotence": True,  # a retry neither doubles nor reorders a ranking
-        "batch_size": 262_144,  # one record batch a partition and batch of events: +30%
-        "linger_ms": 5,  # else the sender takes each batch apart while it is being filled: -20%
+        "enable_idempotence": True,  # a retry neither duplicates nor reorders records
+        "batch_size": 262_144,  # one record batch for each partition and batch of events: +30%
+        "linger_ms": 5,  # else the sender drains record batches while they are being filled: -20%
         "delivery_timeout_ms": limit_ms,
-        "max_block_ms": METADATA_WAIT_MS,  # `send` blocks for the metadata of an unknown topic alone
+        "max_block_ms": METADATA_WAIT_MS,  # `send` blocks only for the metadata of an unknown topic
         "max_request_size": MAX_REQUEST_BYTES,
         "allow_auto_create_topics": False,  # the broker's defaults would not compact rankings
         "metrics_enabled": False,
@@ -36,12 +38,18 @@ def producer_options(kafka: KafkaConfig) -> dict[str, Any]:
 
 
 def transaction_options(kafka: KafkaConfig) -> dict[str, Any]:
-    """Options of a producer of transactions: the same of one worker in each of its lives."""
+    """Return the options of a transactional producer; a restarted worker gets the same ones."""
     tuned = {
-        # the next transaction often finds the last one completing: at the default of 100 ms it would wait
-        # as long, for nothing
+        # the previous transaction is often still completing: the default of 100 ms would delay the next one
         "retry_backoff_ms": 5,
-        "transaction_timeout_ms": min(LONGEST_TRANSACTION_MS, int(kafka.broker_timeout_s * 1000)),
+        "transaction_timeout_ms": min(MAX_TRANSACTION_MS, int(kafka.broker_timeout_s * 1000)),
     }
-    ours = {"transactional_id": f"{kafka.group_id}-{kafka.worker_id}"}
-    return tuned | producer_options(kafka) | ours
+    return tuned | producer_options(kafka) | {"transactional_id": f"{kafka.group_id}-{kafka.worker_id}"}
+
+
+def close_producer(producer: KafkaProducer) -> None:
+    """Send what is buffered and close. Raise `PublishFailed` when the broker takes too long."""
+    try:
+        producer.close(timeout=CLOSE_WAIT_S)
+    except KafkaTimeoutError as error:
+        raise PublishFailed(f"records were still unacknowledged {CLOSE_WAIT_S:g} s after close") from error

@@ -1,7 +1,7 @@
-"""Rankings, dead letters and drift alarms to Kafka topics, at least once.
+"""Publish rankings, dead letters and drift alarms to Kafka topics, at least once.
 
-Everything of a batch goes out without waiting; its receipt knows when all of it is acknowledged. Offsets are
-the loop's to commit: `producers.kafka.transactions` is the sink that commits them itself.
+All records of a batch are sent without waiting; the receipt reports when all of them are acknowledged. The
+loop commits offsets; `producers.kafka.transactions` is the sink that commits them itself.
 """
 
 import time
@@ -12,75 +12,68 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 from consumers.kafka.client import connect
-from pipeline.errors import PublishFailed, UsageError
+from pipeline.errors import UsageError
 from pipeline.events.batch import Reject, TopicPartition
 from pipeline.events.records import DriftAlarm, Ranking
 from pipeline.service.ports import NOTHING
 from pipeline.settings import KafkaConfig, TopicsConfig
-from producers.kafka.client import producer_options
-from producers.kafka.outgoing import Outgoing, RecordTooLarge, ReducedCounts, Sent, failed
+from producers.kafka.client import close_producer, producer_options
+from producers.kafka.records import Outbound, RecordWriter, ReducedCounts, Sent, publish_failed
 from producers.kafka.topics import expect_topics
-
-CLOSE_WAIT_S = 5.0
 
 
 class KafkaReceipt:
-    """A batch on its way out: see `pipeline.service.ports.Receipt`.
+    """A batch that is being published: see `pipeline.service.ports.Receipt`.
 
-    The time of the last acknowledgement is noted by the client's own thread, on the last record of each
-    partition: whoever asks for it may come late.
+    The client's thread notes the time of the last acknowledgement, on the last record of each partition, so
+    that the time is exact however late `acknowledged_ms` is called.
     """
 
-    def __init__(self, sent: Sent, now_ms: Callable[[], int], again: Callable[[Sent], None]) -> None:
-        """`again` is for a batch with a record that was too large: it sends what is not acknowledged once
-        more and waits for that."""
-        self._sent = sent
-        self._futures = sent.futures
-        self._again = again
+    def __init__(self, sent: Sent, now_ms: Callable[[], int], send_again: Callable[[Sent], None]) -> None:
+        """`send_again` sends the unacknowledged rest of a batch with a record that was too large, and waits
+        for it."""
+        self._sent, self._futures = sent, sent.futures
+        self._send_again = send_again
         self._now_ms = now_ms
         self._acknowledged = 0  # the first so many are; each future is looked at once
         self._times_ms: list[int] = []
-        self._expected = len(sent.last)  # times; one for each partition
-        for future in sent.last.values():
+        pairs = zip(sent.records, sent.futures, strict=True)
+        last = {(record.topic, record.partition): future for record, future in pairs}
+        self._expected = len(last)  # times, one a partition
+        for future in last.values():
             future.add_callback(lambda _: self._times_ms.append(now_ms()))
 
     def done(self) -> bool:
-        """Say whether everything is acknowledged; raise `PublishFailed` when something can't be."""
+        """Return whether everything is acknowledged. Raise `PublishFailed` when a record failed."""
         futures, index = self._futures, self._acknowledged
-        while index < len(futures) and futures[index].is_done:
-            if futures[index].exception is not None:
-                if self._mended():
-                    return True
-                raise failed(futures[index].exception, len(futures) - index, len(futures))
+        while index < len(futures) and futures[index].is_done and futures[index].exception is None:
             index += 1
         self._acknowledged = index
+        failed = index < len(futures) and futures[index].is_done
+        if (failed and self._sent.too_large()) or self._sent.not_sent:
+            self._send_again(self._sent)
+            self._sent, self._futures, self._acknowledged = Sent(), [], 0
+            self._times_ms, self._expected = [self._now_ms()], 1
+            return True
+        if failed:
+            raise publish_failed(futures[index].exception, len(futures) - index, len(futures))
         return index == len(futures)
 
     def wait(self, timeout_s: float) -> None:
-        """Return when everything is acknowledged; raise `PublishFailed` otherwise."""
+        """Return when everything is acknowledged. Raise `PublishFailed` otherwise."""
         until = time.monotonic() + timeout_s
         while not self.done():
             future = self._futures[self._acknowledged]
             try:
                 future.get(timeout=max(0.0, until - time.monotonic()))
             except KafkaError as error:
-                if self._mended():
-                    return
-                if isinstance(error, KafkaTimeoutError) and not future.is_done:
-                    error = KafkaTimeoutError(f"no acknowledgement within {timeout_s:g} s")
-                raise failed(error, len(self._futures) - self._acknowledged, len(self._futures)) from error
-
-    def _mended(self) -> bool:
-        """Where a record was too large, send again what is not acknowledged; return whether all is now."""
-        if not self._sent.has_too_large():
-            return False
-        self._again(self._sent)
-        self._futures, self._acknowledged = [], 0
-        self._times_ms, self._expected = [self._now_ms()], 1
-        return True
+                if not future.is_done:  # else `done` raises or handles the failure
+                    late = KafkaTimeoutError(f"no acknowledgement within {timeout_s:g} s")
+                    missing = len(self._futures) - self._acknowledged
+                    raise publish_failed(late, missing, len(self._futures)) from error
 
     def acknowledged_ms(self) -> int | None:
-        """Wall-clock time of the last acknowledgement; None while the client is about to note it."""
+        """Return the wall-clock time of the last acknowledgement; None until the client has noted it."""
         times_ms = self._times_ms
         return max(times_ms, default=None) if len(times_ms) == self._expected else None
 
@@ -100,13 +93,13 @@ class KafkaSink:
         now_ms: Callable[[], int],
         reduced: Callable[[ReducedCounts], None] = lambda counts: None,
     ) -> None:
-        """`now_ms` is the wall clock that acknowledgements are noted by; `reduced` gets the counts of records
-        that were truncated or dropped as too large."""
+        """`now_ms` is the wall clock of acknowledgements; `reduced` gets the counts of records that were
+        truncated or dropped as too large."""
         expect_topics(kafka, topics)
         self._kafka = kafka
         self._reduced = reduced
         self._producer: KafkaProducer = connect(KafkaProducer, producer_options(kafka))
-        self._outgoing = Outgoing(topics)
+        self._writer = RecordWriter(topics)
         self._now_ms = now_ms
 
     def publish(
@@ -114,43 +107,37 @@ class KafkaSink:
         rankings: Sequence[Ranking],
         rejects: Sequence[Reject],
         alarms: Sequence[DriftAlarm],
-        gone: Sequence[str],
+        removed_users: Sequence[str],
         offsets: Mapping[TopicPartition, int] = NOTHING,
     ) -> KafkaReceipt:
-        """Send without waiting; `offsets` are left alone. Raise `PublishFailed` when the client takes no
-        more."""
+        """Send without waiting; `offsets` are ignored. Raise `PublishFailed` when the client fails."""
         try:
-            records = self._outgoing.records(self._producer, rankings, rejects, alarms, gone)
+            records = self._writer.records(self._producer, rankings, rejects, alarms, removed_users)
         except KafkaError as error:
-            raise failed(error, 1, 1) from error
-        sent = self._outgoing.send(self._producer, records)
-        if sent.reduced:
-            self._reduced(sent.reduced)
-        return KafkaReceipt(sent, self._now_ms, self._send_again)
+            raise publish_failed(error, 1, 1) from error
+        return KafkaReceipt(self._send(records), self._now_ms, self._send_again)
 
     def close(self) -> None:
-        """Send what is left, waiting a few seconds for it, and close."""
-        try:
-            self._producer.close(timeout=CLOSE_WAIT_S)
-        except KafkaTimeoutError as error:
-            raise PublishFailed(
-                f"records were still unacknowledged {CLOSE_WAIT_S:g} s after close"
-            ) from error
+        """Send what is buffered, waiting a few seconds for it, and close."""
+        close_producer(self._producer)
+
+    def _send(self, records: Sequence[Outbound], singly_s: float = 0.0) -> Sent:
+        sent = self._writer.send(self._producer, records, singly_s)
+        if sent.reduced:
+            self._reduced(sent.reduced)
+        return sent
 
     def _send_again(self, sent: Sent) -> None:
-        """Send what is not acknowledged of a batch, one record at a time, each in the largest form that its
-        topic takes. Raise `PublishFailed` when the broker does not answer."""
-        left = None
-        while left is None or left:
+        """Send the unacknowledged records of a batch one at a time, each in the largest form that its topic
+        takes. Raise `PublishFailed` when the broker does not answer."""
+        while True:
             with suppress(KafkaError):
-                self._producer.close(timeout=0)
-            left = sent.left() if left is None else left
+                self._producer.close(timeout=0)  # settles every future
+            left = sent.unacknowledged()
             try:
                 self._producer = connect(KafkaProducer, producer_options(self._kafka))
-                sent, left = self._outgoing.send(self._producer, left, self._kafka.broker_timeout_s), []
             except UsageError as error:
-                raise failed(error, len(left), len(left)) from error
-            except RecordTooLarge as error:
-                sent, left = error.sent, error.left
-            if sent.reduced:
-                self._reduced(sent.reduced)
+                raise publish_failed(error, len(left), len(left)) from error
+            sent = self._send(left, self._kafka.broker_timeout_s)
+            if not sent.not_sent:
+                return

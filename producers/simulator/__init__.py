@@ -1,1 +1,1 @@
-"""The made-up market: shoppers with tastes, what happens to them, and what recommending is worth to them."""
+"""Simulated users: preferences, seasons, changes and bursts, and an experiment that measures uplift."""

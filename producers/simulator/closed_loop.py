@@ -1,186 +1,205 @@
-"""Shoppers who look at lists and click by their true taste; what they click and buy are events as well.
+"""The closed loop: simulated users look at rankings and click by their preferences; clicks are events.
 
 Axes: S = sessions open at a time, V = visits of a round, K = items shown, U = users, P = places of items,
-N = clicks, B = events.
+N = clicks, B = events, C = categories, F = favourite categories, R = successors of an item.
 
-Before a step a session may look at a slate. Whose list it shows is drawn by chance once it is clear that the
-product has one for the user: the newest of the product, the most popular items of late, or items at random
-(both without what the user has met). Every item of a slate is looked at, wherever it stands, and clicked with
-a chance that rises with how much the user wants it (`producers.simulator.preferences`), whichever arm shows
-it; a click becomes a purchase by the same measure.
+Before a step a session may look at a slate. Once a ranking for the user exists, chance decides which arm of
+the experiment the slate shows: the newest ranking, the most popular items, or random items (the last two
+without the user's consumed items). The probability of a click on an item, and of a purchase, depends on the
+user's preferences alone, not on the arm or the position.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from producers.simulator.market import TYPES, Bools, Columns, Floats, Ints, item_name, user_name
-from producers.simulator.preferences import wishes
+from producers.simulator.events import TYPES, Bools, Columns, Floats, Ints, item_name, user_name
+from producers.simulator.preferences import SUCCESSOR_SHARES
 from producers.simulator.uplift import ARMS, Uplift
-from producers.simulator.users import Shop
+from producers.simulator.users import Sessions
 
 CLICK, BUY = TYPES.index("click"), TYPES.index("buy")
 RECOMMENDED, POPULAR, RANDOM = range(len(ARMS))
-NOTHING, UNKNOWN = -1, -2
-TURNS = 64  # sessions that take their turns between two looks at what lists have come
+NO_ITEM, UNKNOWN_ITEM = -1, -2
+SLATE_ITEMS = 10
+LOOK_PROBABILITY = 0.15  # that a session looks at a slate before a step
+HALF_CLICKED = 0.1  # step probability at which an item is clicked with probability 1/2
+BUY_FACTOR = 0.5  # a click becomes a purchase with this times the probability of the click
+NOISE_CLICK_PROBABILITY = 0.05  # of a noise user, for any item
+HALF_LIFE_EVENTS = 5_000.0  # of an event's weight in the popular items
+SESSIONS_PER_TURN = 64  # that step between two looks for new rankings
 
 
 class Listed(NamedTuple):
-    """A list for a user, best first, and the time of the newest event that it knows."""
+    """A ranking, best item first, and the time of the newest event that it takes into account."""
 
     item_ids: Sequence[str]
     event_ms: int
 
 
 class Lists(Protocol):
-    """Where the product's lists come from."""
+    """Where the rankings come from."""
 
     def refresh(self) -> None:
-        """Take in what has come."""
+        """Take in new rankings."""
 
     def of(self, user_id: str) -> Listed | None:
-        """Return the newest list for a user, or else the one for people without events; None: neither."""
+        """Return the newest ranking of a user, else the default ranking; None: there is neither."""
 
 
 class Visits(NamedTuple):
-    """Who looks at what. `place_VK` holds places, `NOTHING` past a list's end, `UNKNOWN` for an item that the
-    shop doesn't have."""
+    """Slates that are shown. `place_VK` is `NO_ITEM` past a slate's end, `UNKNOWN_ITEM` for an item that the
+    catalogue doesn't have."""
 
     slot_V: Ints
     arm_V: Ints
     place_VK: Ints
-    known_ms_V: Ints  # the newest event that the user's list knows, whatever is shown
-
-
-@dataclass(frozen=True, slots=True)
-class Manners:
-    """How shoppers deal with a slate. Everything is the same in each arm."""
-
-    shown: int = 10
-    """Items of a slate."""
-    look: float = 0.15
-    """Chance that a session looks at a slate before a step."""
-    half: float = 0.1
-    """A wish w is clicked with the chance w / (w + half)."""
-    buy: float = 0.5
-    """A click on it becomes a purchase with this times the same chance."""
-    noise: float = 0.05
-    """Chance of a noise user's click on anything."""
-    half_life: float = 5_000.0
-    """Events until one counts half for what is popular."""
-
-
-MANNERS = Manners()
+    event_ms_V: Ints  # the newest event of the user's ranking, whatever is shown
 
 
 class ClosedLoop:
-    """The visits beside the shop's own steps. `start_ms` is the wall time of the stream's start."""
+    """The visits, between the steps of the sessions. `start_ms` is the wall-clock time of the first event."""
 
-    def __init__(self, shop: Shop, lists: Lists, uplift: Uplift, seed: int, start_ms: int = 0) -> None:
-        self._shop, self._lists, self._uplift, self._manners = shop, lists, uplift, MANNERS
+    def __init__(
+        self, sessions: Sessions, lists: Lists, uplift: Uplift, seed: int, start_ms: int = 0
+    ) -> None:
+        self._sessions, self._lists, self._uplift = sessions, lists, uplift
         self._start_ms = start_ms
         self._rng = np.random.default_rng((seed, 4))
-        self._queue_S: Ints = self._rng.permutation(shop.market.sessions)
-        self._popular_P = np.zeros(shop.market.items)
-        self._newest_ms_U = np.full(shop.market.users, -1)
-        self._number = {item_name(item): item for item in range(shop.market.items)}
+        config = sessions.config
+        self._queue_S: Ints = self._rng.permutation(config.sessions)
+        self._popularity_P = np.zeros(config.items)
+        self._newest_ms_U = np.full(config.users, -1)
+        self._number = {item_name(item): item for item in range(config.items)}
 
     def rounds(self, events: int) -> Iterator[Columns]:
-        """Yield `events` events, some sessions at a time: clicks and purchases on slates, then steps.
+        """Yield `events` events: for some sessions at a time clicks and purchases on slates, then steps.
 
-        They are made when they are asked for, from the lists of that moment. The sessions take turns, so that
-        each one pauses as long between two steps: a list has as long to come.
+        Events are drawn when they are requested, from the rankings of that moment. Sessions take turns, so
+        that each has the same pause between two steps, in which a ranking can arrive.
         """
         made = 0
         while made < events:
-            turn_S = self._queue_S[:TURNS]
+            turn_S = self._queue_S[:SESSIONS_PER_TURN]
             clicked = self._visit(turn_S, made, events - made)
             if clicked is not None:
                 made += len(clicked.user_B)
                 yield self._count(clicked)
             if made < events:
-                stepped = self._shop.round(made, events - made, turn_S)
+                stepped = self._sessions.round(made, events - made, turn_S)
                 made += len(stepped.user_B)
                 self._queue_S = np.roll(self._queue_S, -len(stepped.user_B))
                 yield self._count(stepped)
 
     def _count(self, columns: Columns) -> Columns:
-        """Let the shop's own count of what is popular know."""
-        self._popular_P *= 0.5 ** (len(columns.user_B) / self._manners.half_life)
-        np.add.at(self._popular_P, self._shop.items.place_of[columns.item_B], 1.0)
-        self._newest_ms_U[columns.user_B] = columns.time_ms_B  # each user's last one stays
+        """Count events towards the popular items and each user's newest event time."""
+        self._popularity_P *= 0.5 ** (len(columns.user_B) / HALF_LIFE_EVENTS)
+        np.add.at(self._popularity_P, self._sessions.items.place_of[columns.item_B], 1.0)
+        self._newest_ms_U[columns.user_B] = columns.time_ms_B  # the last one of each user stays
         return columns
 
     def _visit(self, turn_S: Ints, made: int, limit: int) -> Columns | None:
-        """Show slates to some of these sessions; return what they clicked and bought, None for nothing."""
-        self._shop.advance(made)
+        """Show slates to some of these sessions; return the clicks and purchases, None for none."""
+        self._sessions.advance(made)
         self._lists.refresh()
-        # at the end of the stream each click must still find room
-        visits = self._slates(turn_S, made, limit // (2 * self._manners.shown))
+        # every click must fit into the stream
+        visits = self._slates(turn_S, made, limit // (2 * SLATE_ITEMS))
         if not len(visits.slot_V):
             return None
-        click_VK, buy_VK = self._answers(visits, made)
-        self._tally(visits, click_VK, buy_VK, made)
+        click_VK, buy_VK = self._draw_clicks(visits, made)
+        self._add_to_uplift(visits, click_VK, buy_VK, made)
         return self._events(visits, click_VK, buy_VK)
 
-    def _slates(self, turn_S: Ints, made: int, most: int) -> Visits:
-        """Draw who looks, deal out the arms, and lay out what is shown."""
-        shop, rng, shown = self._shop, self._rng, self._manners.shown
-        slots = turn_S[rng.random(len(turn_S)) < self._manners.look][:most].tolist()
-        found = [(slot, self._lists.of(user_name(int(shop.user_S[slot])))) for slot in slots]
+    def _slates(self, turn_S: Ints, made: int, limit: int) -> Visits:
+        """Draw which sessions look at a slate, at most `limit`, and the arm of each; fill the slates."""
+        sessions, rng = self._sessions, self._rng
+        slots = turn_S[rng.random(len(turn_S)) < LOOK_PROBABILITY][:limit].tolist()
+        found = [(slot, self._lists.of(user_name(int(sessions.user_S[slot])))) for slot in slots]
         lists = [(slot, listed) for slot, listed in found if listed is not None]
         arm_V = rng.integers(len(ARMS), size=len(lists))
-        available = shop.items.available(made)
-        known = available[self._popular_P[available] > 0]
-        by_popularity = known[np.argsort(-self._popular_P[known], kind="stable")]
-        place_VK = np.full((len(lists), shown), -1)
+        available = sessions.items.available(made)
+        counted = available[self._popularity_P[available] > 0]
+        by_popularity = counted[np.argsort(-self._popularity_P[counted], kind="stable")]
+        place_VK = np.full((len(lists), SLATE_ITEMS), NO_ITEM)
         for visit, (arm, (slot, listed)) in enumerate(zip(arm_V.tolist(), lists, strict=True)):
             if arm == RECOMMENDED:
-                numbers = [self._number.get(item_id, -1) for item_id in listed.item_ids[:shown]]
-                chosen = np.where(np.array(numbers, np.int64) < 0, UNKNOWN, shop.items.place_of[numbers])
+                numbers = np.array(
+                    [self._number.get(item_id, -1) for item_id in listed.item_ids[:SLATE_ITEMS]], np.int64
+                )
+                chosen = np.where(numbers < 0, UNKNOWN_ITEM, sessions.items.place_of[numbers])
             else:
                 order = by_popularity if arm == POPULAR else rng.permutation(available)
-                order = order[: shown + shop.REMEMBERED]  # nobody remembers more of them
-                chosen = order[~shop.met(shop.user_S[slot, None], order[None])[0]][:shown]
+                order = order[: SLATE_ITEMS + sessions.REMEMBERED]
+                consumed = sessions.consumed(sessions.user_S[slot, None], order[None])[0]
+                chosen = order[~consumed][:SLATE_ITEMS]
             place_VK[visit, : len(chosen)] = chosen
         slot_V = np.array([slot for slot, _ in lists], np.int64)
         return Visits(slot_V, arm_V, place_VK, np.array([listed.event_ms for _, listed in lists], np.int64))
 
-    def _answers(self, visits: Visits, made: int) -> tuple[Bools, Bools]:
-        """Draw what is clicked, and what of that is bought, [V, K] each."""
-        shop, rng, manners = self._shop, self._rng, self._manners
-        user_V, place_VK = shop.user_S[visits.slot_V], visits.place_VK
-        wish_VK = wishes(shop, user_V, shop.item_S[visits.slot_V], place_VK, made)
-        chance_VK: Floats = wish_VK / (wish_VK + manners.half)
-        chance_VK[shop.noise_U[user_V]] = manners.noise
-        chance_VK[(place_VK < 0) | shop.items.gone_P[place_VK]] = 0.0
+    def _draw_clicks(self, visits: Visits, made: int) -> tuple[Bools, Bools]:
+        """Draw which items are clicked and which of these are bought, [V, K] each."""
+        sessions, rng, place_VK = self._sessions, self._rng, visits.place_VK
+        user_V = sessions.user_S[visits.slot_V]
+        step_VK = step_probabilities(sessions, user_V, sessions.item_S[visits.slot_V], place_VK, made)
+        chance_VK: Floats = step_VK / (step_VK + HALF_CLICKED)
+        chance_VK[sessions.noise_U[user_V]] = NOISE_CLICK_PROBABILITY
+        chance_VK[(place_VK < 0) | sessions.items.retired_P[place_VK]] = 0.0
         click_VK = rng.random(chance_VK.shape) < chance_VK
-        return click_VK, click_VK & (rng.random(chance_VK.shape) < manners.buy * chance_VK)
+        return click_VK, click_VK & (rng.random(chance_VK.shape) < BUY_FACTOR * chance_VK)
 
     def _events(self, visits: Visits, click_VK: Bools, buy_VK: Bools) -> Columns | None:
-        """Turn clicks and purchases into events; the sessions go on from the last item clicked."""
-        shop, visit_N, rank_N = self._shop, *np.nonzero(click_VK)
+        """Return clicks and purchases as events; sessions continue from the last item clicked."""
+        sessions, visit_N, rank_N = self._sessions, *np.nonzero(click_VK)
         if not len(visit_N):
             return None
         place_N, slot_N = visits.place_VK[visit_N, rank_N], visits.slot_V[visit_N]
         for rank in range(click_VK.shape[1]):
-            shop.remember(shop.user_S[slot_N[rank_N == rank]], place_N[rank_N == rank])
+            sessions.consume(sessions.user_S[slot_N[rank_N == rank]], place_N[rank_N == rank])
         each_N = 1 + buy_VK[visit_N, rank_N]  # a click, or a click and a purchase
         slot_B, place_B = np.repeat(slot_N, each_N), np.repeat(place_N, each_N)
         type_B = np.full(len(slot_B), CLICK)
         type_B[(np.cumsum(each_N) - 1)[each_N == 2]] = BUY
-        shop.item_S[slot_B], shop.type_S[slot_B] = place_B, type_B  # the last one stays
-        time_ms_B = shop.pauses(self._rng, len(slot_B))
-        return Columns(
-            shop.user_S[slot_B], shop.items.item_P[place_B], type_B, shop.session_S[slot_B], time_ms_B
-        )
+        sessions.item_S[slot_B], sessions.type_S[slot_B] = place_B, type_B  # the last one stays
+        time_ms_B = sessions.event_times(self._rng, len(slot_B))
+        item_B = sessions.items.item_P[place_B]
+        return Columns(sessions.user_S[slot_B], item_B, type_B, sessions.session_S[slot_B], time_ms_B)
 
-    def _tally(self, visits: Visits, click_VK: Bools, buy_VK: Bools, made: int) -> None:
-        user_V = self._shop.user_S[visits.slot_V]
-        shown_V = (visits.place_VK != NOTHING).sum(1)
+    def _add_to_uplift(self, visits: Visits, click_VK: Bools, buy_VK: Bools, made: int) -> None:
+        user_V = self._sessions.user_S[visits.slot_V]
+        shown_V = (visits.place_VK != NO_ITEM).sum(1)
         counts = (np.ones_like(shown_V), shown_V, click_VK.sum(1), buy_VK.sum(1))
-        up_to_date_V = visits.known_ms_V - self._start_ms >= self._newest_ms_U[user_V]
-        knowing = int((up_to_date_V & (visits.arm_V == RECOMMENDED)).sum())
-        self._uplift.add(made, user_V, visits.arm_V, np.stack(counts, axis=1), knowing)
+        up_to_date_V = visits.event_ms_V - self._start_ms >= self._newest_ms_U[user_V]
+        up_to_date = int((up_to_date_V & (visits.arm_V == RECOMMENDED)).sum())
+        self._uplift.add(made, user_V, visits.arm_V, np.stack(counts, axis=1), up_to_date)
+
+
+def step_probabilities(sessions: Sessions, user_V: Ints, last_V: Ints, place_VK: Ints, made: int) -> Floats:
+    """Return the probability that each user's next step goes to each item, [V, K].
+
+    It is the distribution from which `Sessions` draws steps: successors of the last item (`last_V`, -1:
+    none), favourite categories, popular items and bursts. 0 for a consumed or unavailable item, for -1, and
+    for noise users.
+    """
+    items, config = sessions.items, sessions.config
+    arrived_C = items.arrived(made)
+    category_VK = items.category_P[place_VK]
+    within_C = items.cumulative[items.first_C + arrived_C] - items.cumulative[items.first_C]
+    share_VK = items.weight_P[place_VK] / within_C[category_VK]  # of its category
+    favourite_VF = sessions.preferences.favourites(user_V)
+    liked_VKF = category_VK[:, :, None] == favourite_VF[:, None, :]
+    taste_VK = (liked_VKF * sessions.favourite_shares(favourite_VF)[:, None, :]).sum(axis=2) * share_VK
+    trend_VK = sessions.trend_shares()[category_VK] * share_VK
+    next_VR = np.where(last_V[:, None] < 0, -1, sessions.preferences.successors(user_V, last_V))
+    follow_VK = ((place_VK[:, :, None] == next_VR[:, None, :]) * np.array(SUCCESSOR_SHARES)).sum(axis=2)
+    follow_V1 = np.where(last_V < 0, 0.0, config.follow)[:, None]
+    step_VK = follow_V1 * follow_VK + (1 - follow_V1) * taste_VK
+    step_VK = config.trend * trend_VK + (1 - config.trend) * step_VK
+    for active in sessions.seasonality.bursts:
+        of_item = active.burst.kind == "item"
+        burst_VK = place_VK == active.target if of_item else (category_VK == active.target) * share_VK
+        step_VK = (1 - active.burst.share) * step_VK + active.burst.share * burst_VK
+    rank_VK = place_VK - items.first_C[category_VK]
+    possible_VK = (place_VK >= 0) & (rank_VK < arrived_C[category_VK]) & ~items.retired_P[place_VK]
+    possible_VK &= ~sessions.consumed(user_V, place_VK) & ~sessions.noise_U[user_V][:, None]
+    return np.where(possible_VK, step_VK, 0.0)

@@ -1,4 +1,4 @@
-"""Made-up shoppers into a file, as `consumers.files.source` reads it: the same bytes for the same seed."""
+"""Write simulated events to a file that `consumers.files.source` reads; same seed, same bytes."""
 
 import csv
 import gzip
@@ -10,60 +10,52 @@ from pathlib import Path
 import msgspec
 
 from pipeline.errors import UsageError
-from producers.simulator.market import Columns, wire_events
+from producers.simulator.events import Columns, wire_events
 
 SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
 HEADER = ("user", "item", "timestamp", "event", "value")
-START_MS = 1_735_689_600_000  # 2025-01-01T00:00Z: a file doesn't depend on the day on which it is made
+START_MS = 1_735_689_600_000  # 2025-01-01T00:00Z, so that a file doesn't depend on the day it is written
 
 
 def check_file(path: Path) -> None:
-    """Raise `UsageError` when a file of that name can't be written."""
+    """Raise `UsageError` when no file of this name can be written."""
     if not path.name.endswith(SUFFIXES):
         raise UsageError(f"--out {path}: expected a name that ends with {', '.join(SUFFIXES)}")
     check_folder("--out", path)
 
 
 def check_folder(option: str, path: Path) -> None:
-    """Raise `UsageError` when the folder that a file is to lie in doesn't exist, or the file is a folder."""
+    """Raise `UsageError` when the folder of a file doesn't exist, or the file is a folder."""
     if path.is_dir() or not path.parent.is_dir():
         raise UsageError(f"{option} {path}: expected a file in a folder that exists")
 
 
 def write_events(path: Path, chunks: Iterable[Columns]) -> int:
-    """Write all events, times in ms; values are empty. Return how many. Raise `UsageError` when the disk
-    refuses."""
+    """Write all events with times in ms and empty values, and return how many. Raise `UsageError` when the
+    file can't be written."""
     written = 0
+    is_csv = path.name.endswith((".csv", ".csv.gz"))
+    encode = msgspec.json.Encoder().encode_lines
     try:
         with ExitStack() as stack:
             raw = stack.enter_context(path.open("wb"))
-            packed = path.name.endswith(".gz")
-            # no name and no time in the head of the file: they would make it differ
-            out = stack.enter_context(gzip.GzipFile("", "wb", 6, raw, mtime=0)) if packed else raw
+            # no file name and no time in the header: they would make files differ
+            packed = gzip.GzipFile("", "wb", 6, raw, mtime=0) if path.name.endswith(".gz") else None
+            out = raw if packed is None else stack.enter_context(packed)
             text = stack.enter_context(io.TextIOWrapper(out, "utf-8", newline=""))
-            is_csv = path.name.endswith((".csv", ".csv.gz"))
+            writer = csv.writer(text, lineterminator="\n")
             if is_csv:
-                csv.writer(text, lineterminator="\n").writerow(HEADER)
+                writer.writerow(HEADER)
             for columns in chunks:
                 written += len(columns.user_B)
-                text.write(_csv_text(columns) if is_csv else _json_text(columns))
+                rows = [
+                    (event.user_id, event.item_id, event.timestamp_ms, event.event_type)
+                    for event in wire_events(columns, START_MS)
+                ]
+                if is_csv:
+                    writer.writerows((*row, "") for row in rows)
+                else:
+                    text.write(encode([dict(zip(HEADER, row, strict=False)) for row in rows]).decode())
     except OSError as error:
         raise UsageError(f"--out {path}: {error.strerror or error}") from error
     return written
-
-
-def _csv_text(columns: Columns) -> str:
-    """No id of a shopper or an item holds a comma or a quote."""
-    return "".join(
-        f"{event.user_id},{event.item_id},{event.timestamp_ms},{event.event_type},\n"
-        for event in wire_events(columns, START_MS)
-    )
-
-
-def _json_text(columns: Columns) -> str:
-    encode = msgspec.json.Encoder().encode_lines
-    rows = [
-        dict(zip(HEADER, (event.user_id, event.item_id, event.timestamp_ms, event.event_type), strict=False))
-        for event in wire_events(columns, START_MS)
-    ]
-    return encode(rows).decode()

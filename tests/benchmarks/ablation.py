@@ -1,4 +1,4 @@
-"""What the default model's quality owes to each of its parts: one thing is changed at a time.
+"""What the default model's quality pending_rankings to each of its parts: one thing is changed at a time.
 
     python tests/benchmarks/ablation.py --data FOLDER [--groups parts,size] [--seeds 0,1]
 
@@ -25,11 +25,12 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import torch
+from pipeline.features.slots import SHIFT
+from pipeline.state.successors import SLOTS, Successors
 from recorded import NOW_MS, Stream, add_options, chosen, events_of, settings_for
 
 from pipeline.features import memories, occurrences, own, sessions, successors
 from pipeline.features.popularity import dense_columns, priors
-from pipeline.features.slots import SHIFT
 from pipeline.models import attention as streaming_attention
 from pipeline.models import loss
 from pipeline.models.attention import StreamingAttention
@@ -40,7 +41,6 @@ from pipeline.service.prequential import Evaluation, Variant
 from pipeline.settings import ModelConfig, Settings
 from pipeline.state import state
 from pipeline.state.queries import serving_queries
-from pipeline.state.successors import SLOTS, Successors
 from pipeline.thread_limits import limit_threads
 
 ALL = 1 << 30  # more rows than any catalogue has

@@ -1,12 +1,12 @@
-"""Hold deploy/kafka's list of rights against Apache Kafka with an authorizer: enough, and nothing too much.
+"""Test the ACLs of deploy/kafka against Apache Kafka with an authorizer: sufficient, and each one necessary.
 
     KAFKA_HOME=... python tests/benchmarks/acls.py [--only N]
 
-Starts one broker that lets nobody do anything but whom it was told, makes the topics with topics.sh and
-gives the user `afresh` (SASL/PLAIN) the rights of acls.sh. `afresh run` must then take events, a withdrawn
-item and a broken record all the way, without and with transactions, and `afresh check` must find no fault.
-Then each right is taken away in turn, and `run` must fail or leave something undone. Prints a table and one
-last JSON line; ends with 1 when a right is missing or one too much.
+Starts a broker that denies everything by default, creates the topics with topics.sh and gives the user
+`afresh` (SASL/PLAIN) the ACLs of acls.sh. `afresh run` must then process events, a withdrawn item and a bad
+record completely, without and with transactions, and `afresh check` must find no problem. Then each ACL is
+removed in turn, and `run` must fail or leave something undone. Prints a table and one last JSON line; ends
+with 1 when an ACL is missing or not needed.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from pipeline.settings import TopicsConfig
 
 SCRIPTS = Path(__file__).parents[2] / "deploy" / "kafka"
 USER, PASSWORD, GROUP = "afresh", "not-a-secret", "afresh"
-WITHDRAWN = "gone-"
+WITHDRAWN = "withdrawn-"
 START_S, WAIT_S = 120.0, 20.0  # kernels may have to be compiled first
 Ends = dict[TopicPartition, int]
 PROPERTIES = """
@@ -49,7 +49,7 @@ listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A broker: an address for administrators, who may do all, and one for users with a password."""
+    """A broker: an address for administrators with all rights, and one for users with a password."""
 
     administrators: str
     users: str
@@ -68,7 +68,7 @@ class Cluster:
             return ends
 
     def listed(self, since: Ends) -> set[str]:
-        """Return every item in the rankings beyond these offsets."""
+        """Return every item in the rankings from these offsets on."""
         with reader(self.administrators) as consumer:
             consumer.assign(list(since))
             for partition, offset in since.items():
@@ -80,7 +80,7 @@ class Cluster:
             return items
 
     def committed(self) -> int:
-        """Return how far afresh's group has come in the events topic, all partitions together."""
+        """Return the sum of the group's committed offsets in the events topic."""
         with reader(self.administrators, GROUP) as consumer:
             numbers = consumer.partitions_for_topic("events") or ()
             return sum(consumer.committed(TopicPartition("events", n)) or 0 for n in numbers)
@@ -129,20 +129,20 @@ def command(cluster: Cluster, name: str, folder: Path, transactions: bool) -> su
 
 
 def send(cluster: Cluster) -> None:
-    """Append events of four users, and a record that is none.
+    """Append events of four users and a bad record.
 
-    Each takes to items of his own, and the first one to an item that is withdrawn beforehand: there are few
-    enough items that the others' lists would have it.
+    Each user has items of their own, the first one also an item that is withdrawn beforehand: with so few
+    items, the other rankings would contain it.
     """
     producer = KafkaProducer(bootstrap_servers=cluster.administrators)
     now_ms = time.time_ns() // 1_000_000
-    gone = f"{WITHDRAWN}{now_ms}"
+    withdrawn = f"{WITHDRAWN}{now_ms}"
     producer.send(
-        "items", key=gone.encode(), value=json.dumps({"item_id": gone, "available": False}).encode()
+        "items", key=withdrawn.encode(), value=json.dumps({"item_id": withdrawn, "available": False}).encode()
     )
     producer.flush()
     taken = [(user, f"item-{user * 3 + n}") for n in range(3) for user in range(4)]
-    for user, item in [(0, gone), *taken]:
+    for user, item in [(0, withdrawn), *taken]:
         event = {"user_id": f"{now_ms}-{user}", "item_id": item, "timestamp_ms": now_ms}
         producer.send("events", key=event["user_id"].encode(), value=json.dumps(event).encode())
     producer.send("events", key=b"u1", value=b"no event")
@@ -150,7 +150,7 @@ def send(cluster: Cluster) -> None:
 
 
 def trial(cluster: Cluster, transactions: bool) -> str:
-    """Run the service over new events; return "" when all of it was done, else what was not, in a line."""
+    """Run the service over new events; return "" when everything was done, else what was not, in a line."""
     before = {topic: cluster.ends(topic) for topic in ("recommendations", "events.dead-letter")}
     send(cluster)
     with tempfile.TemporaryDirectory(prefix="afresh-acls-") as folder:
@@ -174,7 +174,7 @@ def trial(cluster: Cluster, transactions: bool) -> str:
 
 
 def wait(process: subprocess.Popen[str], met: Callable[[], bool], wait_s: float) -> None:
-    """Wait until a condition is met, the process has ended, or the time is over."""
+    """Wait until a condition is met, the process has ended, or the time is up."""
     deadline = time.monotonic() + wait_s
     while not met() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.3)
@@ -189,7 +189,7 @@ def outstanding(cluster: Cluster, before: dict[str, Ends]) -> str:
 
 
 def checked(cluster: Cluster, transactions: bool) -> str:
-    """Return the last lines of `afresh check` unless it is content."""
+    """Return the output of `afresh check` when it finds a problem."""
     with tempfile.TemporaryDirectory(prefix="afresh-acls-") as folder:
         code = command(cluster, "check", Path(folder), transactions).wait(60)
         said = (Path(folder) / "check.log").read_text()
@@ -197,7 +197,7 @@ def checked(cluster: Cluster, transactions: bool) -> str:
 
 
 def rights_of(tools: Path, include: str = "") -> list[Right]:
-    """Return the rights that acls.sh gives, by its own words."""
+    """Return the ACLs that acls.sh creates."""
     for tool in tools.iterdir():
         tool.write_text('#!/bin/sh\necho "$*"\n', "utf-8")
     path = f"{tools}{os.pathsep}{os.environ['PATH']}"
@@ -246,7 +246,7 @@ def main() -> int:
             print(f"{name:<58} {problem or 'WORKS ALL THE SAME'}")
         cluster.script("acls.sh", tools, INCLUDE="check")
         check = checked(cluster, transactions=True)
-        print(f"{'afresh check':<58} {check or 'content'}")
+        print(f"{'afresh check':<58} {check or 'no problem'}")
     result = {
         "rights": len(rights),
         "enough": not any(enough.values()),

@@ -1,10 +1,10 @@
-"""What the processes of `afresh demo` cost while events come at a rate: the pipeline, the users, the broker.
+"""Measure the CPU time of the processes of `afresh demo` at an event rate: pipeline, users, broker.
 
     python tests/benchmarks/demo_load.py [--events 30000] [--rate 2000]
 
-Starts the demo as a user does and reads its processes' CPU time from /proc twice a second. A share is CPU
-time by wall time, 1 being one busy core, from SETTLE_S after the sender's start to its end. Prints a table
-and one last JSON line: the shares, and the demo's own figures. Linux.
+Starts the demo and reads the CPU time of its processes from /proc twice a second. A share is CPU time by wall
+time, 1 being one busy core, from SETTLE_S after the start of the sender to its end. Prints a table and one
+last JSON line with the shares and the results of the demo. Linux.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 SETTLE_S = 3.0  # imports, the broker's first records
 LOOK_S = 0.5
-PARTS = {"producers.simulator.simulate": "users", "noida-db": "broker"}
+PARTS = {"pipeline.app.cli simulate": "users", "noida-db": "broker"}
 FIGURES = ("events", "rankings", "events_per_s", "latency_p50_ms", "latency_p99_ms", "models", "uplift")
 
 

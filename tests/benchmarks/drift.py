@@ -3,7 +3,7 @@
     python tests/benchmarks/drift.py [--seeds 20] [--deltas 0.05,0.002,0.0001]
 
 Feeds ADWIN as the product does with the hits and losses of a small learner (successors of the last items,
-backed off to popularity) over simulated shoppers, with and without a change in mid-stream, and with hits
+backed off to popularity) over simulated users, with and without a change in mid-stream, and with hits
 drawn at random. Prints a table, and one JSON line at the end.
 """
 
@@ -17,10 +17,12 @@ import numba
 import numpy as np
 
 from pipeline.evaluation import drift
-from pipeline.evaluation.quality import gains_of
+from pipeline.evaluation.rank_metrics import gains_of
 from pipeline.events.records import DriftAlarm
-from pipeline.models.tested import RankResult
-from producers.simulator.users import Columns, Market, shoppers
+from pipeline.models.model import RankResult
+from producers.simulator.events import DEFAULT_CONFIG, Columns
+from producers.simulator.plan import NO_PLAN, Change, Plan
+from producers.simulator.users import simulate_users
 
 EVENTS, CHANGE_AT, BATCH = 60_000, 30_000, 128
 RECENT = 5  # items of a history that the learner looks at
@@ -90,18 +92,21 @@ def learn(user_B, item_B, users, items, batch):  # plain loops: this is a benchm
 
 
 def figures(seed: int, change_at: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return hits and scaled losses of the learner over one stream of shoppers, and which items are young."""
-    chunks = shoppers(EVENTS, seed, change_at)
+    """Return hits and scaled losses of the learner over one simulated stream, and which items are new."""
+    plan = NO_PLAN if change_at is None else Plan((Change("sudden", change_at),))
+    chunks = simulate_users(EVENTS, seed, plan)
     stream = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
-    tested = RankResult(*learn(stream.user_B, stream.item_B, Market().users, Market().items, BATCH))
+    tested = RankResult(
+        *learn(stream.user_B, stream.item_B, DEFAULT_CONFIG.users, DEFAULT_CONFIG.items, BATCH)
+    )
     _, first_I, place_B = np.unique(stream.item_B, return_index=True, return_inverse=True)
-    young_B = (np.arange(EVENTS) - first_I[place_B] < drift.YOUNG).astype(np.float64)
-    return gains_of(tested).hit_B, drift.scaled_loss(tested), young_B
+    new_B = (np.arange(EVENTS) - first_I[place_B] < drift.NEW_ITEM_EVENTS).astype(np.float64)
+    return gains_of(tested).hit_B, drift.scaled_loss(tested), new_B
 
 
-def alarms_of(hit_B: np.ndarray, loss_B: np.ndarray, young_B: np.ndarray) -> list[DriftAlarm]:
+def alarms_of(hit_B: np.ndarray, loss_B: np.ndarray, new_B: np.ndarray) -> list[DriftAlarm]:
     """Return the alarms of a fresh watch."""
-    return drift.DriftWatch().update(hit_B, loss_B, young_B, 0, 0)
+    return drift.DriftWatch().update(hit_B, loss_B, new_B, 0, 0)
 
 
 def row(delta: float, signal: str, steady: list[list[DriftAlarm]], changed: list[list[DriftAlarm]]) -> Row:

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/drift_detectors.py [--seeds 6]
 
-Feeds each detector with the hits of the small learner of drift.py over simulated shoppers, whose taste
+Feeds each detector with the hits of the small learner of drift.py over simulated users, whose taste
 changes at event 20,000 of 60,000, or never does: ADWIN, Page-Hinkley and KSWIN with means of ten tests, as
 the service's own watch is, DDM with single tests. All pass over the first 5,000 tests and are made anew
 after an alarm; only a fall is counted. Prints a table, and one JSON line at the end. An alarm is found when
@@ -23,11 +23,12 @@ from drift_streams import BATCH, CHANGE_AT, EVENTS, KINDS
 from river.drift import ADWIN, KSWIN, PageHinkley
 from river.drift.binary import DDM
 
-from pipeline.evaluation.drift import BLOCK, DELTA, WARM_UP, DriftWatch
-from pipeline.evaluation.quality import gains_of
-from pipeline.models.tested import RankResult
+from pipeline.evaluation.drift import DELTA, TESTS_PER_VALUE, WARM_UP_VALUES, DriftWatch
+from pipeline.evaluation.rank_metrics import gains_of
+from pipeline.models.model import RankResult
+from producers.simulator.events import DEFAULT_CONFIG, Columns
 from producers.simulator.plan import Plan
-from producers.simulator.users import Columns, Market, shoppers
+from producers.simulator.users import simulate_users
 
 IN_TIME = 10_000
 STREAMS = ("none", "sudden", "gradual", "local, 1/2")
@@ -40,7 +41,7 @@ def falling(make: Callable[[], Any], block: int, sign: float) -> Callable[[np.nd
         place = np.flatnonzero(np.isfinite(hit_N))
         count = len(place) // block
         values = hit_N[place[: count * block]].reshape(count, block).mean(1)
-        detector, since, found = make(), WARM_UP * BLOCK // block, []
+        detector, since, found = make(), WARM_UP_VALUES * TESTS_PER_VALUE // block, []
         for at in range(since, count):
             detector.update(sign * values[at] + (sign < 0))
             if detector.drift_detected:
@@ -62,11 +63,11 @@ def watch(hit_N: np.ndarray) -> list[int]:
 # Page-Hinkley and DDM look for a rise: they are given misses
 DETECTORS: dict[str, Callable[[np.ndarray], list[int]]] = {
     "the watch (ADWIN, cut where it differs most)": watch,
-    "ADWIN": falling(lambda: ADWIN(delta=DELTA, clock=1, min_window_length=5), BLOCK, 1),
-    "Page-Hinkley, threshold 5": falling(lambda: PageHinkley(threshold=5, mode="up"), BLOCK, -1),
-    "Page-Hinkley, threshold 10": falling(lambda: PageHinkley(threshold=10, mode="up"), BLOCK, -1),
-    "KSWIN, alpha .0001": falling(lambda: KSWIN(alpha=1e-4, seed=0), BLOCK, 1),
-    "KSWIN, alpha .000001": falling(lambda: KSWIN(alpha=1e-6, seed=0), BLOCK, 1),
+    "ADWIN": falling(lambda: ADWIN(delta=DELTA, clock=1, min_window_length=5), TESTS_PER_VALUE, 1),
+    "Page-Hinkley, threshold 5": falling(lambda: PageHinkley(threshold=5, mode="up"), TESTS_PER_VALUE, -1),
+    "Page-Hinkley, threshold 10": falling(lambda: PageHinkley(threshold=10, mode="up"), TESTS_PER_VALUE, -1),
+    "KSWIN, alpha .0001": falling(lambda: KSWIN(alpha=1e-4, seed=0), TESTS_PER_VALUE, 1),
+    "KSWIN, alpha .000001": falling(lambda: KSWIN(alpha=1e-6, seed=0), TESTS_PER_VALUE, 1),
     "DDM, 3 deviations": falling(DDM, 1, -1),
     "DDM, 4 deviations": falling(lambda: DDM(drift_threshold=4.0), 1, -1),
 }
@@ -85,9 +86,11 @@ class Row:
 
 def hits(kind: str, seed: int) -> np.ndarray:
     """Return the hits of the learner over one stream, NaN where an event is no test."""
-    chunks = shoppers(EVENTS, seed, plan=Plan(KINDS[kind].changes))
+    chunks = simulate_users(EVENTS, seed, Plan(KINDS[kind].changes))
     stream = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
-    tested = RankResult(*learn(stream.user_B, stream.item_B, Market().users, Market().items, BATCH))
+    tested = RankResult(
+        *learn(stream.user_B, stream.item_B, DEFAULT_CONFIG.users, DEFAULT_CONFIG.items, BATCH)
+    )
     # DDM takes yes or no: where scores are equal, a hit in more than half of the orders is one
     return np.where(np.isnan(gains_of(tested).hit_B), np.nan, gains_of(tested).hit_B > 0.5)
 

@@ -36,16 +36,16 @@ from unittest.mock import patch
 
 import numpy as np
 from drift_streams import CHANGE_AT, EVENTS, KINDS, PERIOD, batches, now_ms, settings_of
+from pipeline.state.successors import Successors
 
 from pipeline.evaluation import reaction
-from pipeline.evaluation.quality import gains_of
+from pipeline.evaluation.rank_metrics import gains_of
 from pipeline.evaluation.reaction import share_left
 from pipeline.events.batch import RawBatch, Span
 from pipeline.events.records import DriftAlarm
 from pipeline.models.registry import build_model
 from pipeline.recommender import Recommender
 from pipeline.settings import DriftConfig, Settings
-from pipeline.state.successors import Successors
 from pipeline.thread_limits import limit_threads
 
 TESTS, BEFORE, SHARE = 2_000, 5_000, 0.9
@@ -74,15 +74,19 @@ def of_old_items(alarm: DriftAlarm) -> float:
 
 
 # what is switched off or set otherwise
+NO_STEPS = (reaction, "MAX_EXTRA_STEP", 0.0)
 PARTS: dict[str, tuple[Any, ...]] = {
     WHOLE: (),
     "steps alone": ((Successors, "fade", nothing),),
-    "memories alone": ((reaction, "PACE", 0.0),),
-    "successors' weights alone": ((reaction, "PACE", 0.0), (Successors, "fade", fades(True, False))),
-    "contexts alone": ((reaction, "PACE", 0.0), (Successors, "fade", fades(False, True))),
-    "steps four times as long": ((reaction, "PACE", 3.0),),
-    "half as much forgotten": ((reaction, "WEIGHT", 48.0),),
-    "four times as much forgotten": ((reaction, "WEIGHT", 6.0),),
+    "memories alone": (NO_STEPS,),
+    "successors' weights alone": (
+        (reaction, "MAX_EXTRA_STEP", 0.0),
+        (Successors, "fade", fades(True, False)),
+    ),
+    "contexts alone": (NO_STEPS, (Successors, "fade", fades(False, True))),
+    "steps four times as long": ((reaction, "MAX_EXTRA_STEP", 3.0),),
+    "half as much forgotten": ((reaction, "HALVING_WEIGHT", 48.0),),
+    "four times as much forgotten": ((reaction, "HALVING_WEIGHT", 6.0),),
     "to new items too": ((reaction, "share_left", of_old_items),),
 }
 
@@ -101,9 +105,9 @@ class Watched(Recommender):
         super().__init__(settings, lambda state, each: [build_model("attention", state, each)], test_all=True)
         self.kept: list[np.ndarray] = []
 
-    def _measure(self, batch: Any, queries: Any, targets: Any, lessons: Any) -> list[DriftAlarm]:
-        self.kept.append(gains_of(lessons[0].tested).ndcg_B)
-        return super()._measure(batch, queries, targets, lessons)
+    def _evaluate(self, batch: Any, queries: Any, results: Any) -> list[DriftAlarm]:
+        self.kept.append(gains_of(results[0].tested).ndcg_B)
+        return super()._evaluate(batch, queries, results)
 
     def _rank(self, *args: Any) -> list[Any]:
         return []
@@ -122,7 +126,7 @@ def run(kind: str, seed: int, part: str, on: bool, data: Path | None) -> Run:
             span = Span("shoppers", 0, start, start + len(events))
             alarms += learner.step(RawBatch(learner.seq, now_ms(stream), (span,), events, [])).alarms
             if stream.alarm and start < CHANGE_AT <= span.stop:
-                learner.drift.answer([stream.alarm])
+                learner.react(learner.evaluator.reaction.respond([stream.alarm], learner.events_learned))
             start = span.stop
     return Run(np.concatenate(learner.kept), alarms)
 

@@ -1,4 +1,4 @@
-"""Alarms of the served model itself, over simulated shoppers with and without a change of taste.
+"""Alarms of the served model itself, over simulated users with and without a change of taste.
 
     python tests/benchmarks/drift_served.py [--seeds 4] [--batch 128]
 
@@ -17,7 +17,9 @@ from pipeline.events.records import DriftAlarm
 from pipeline.recommender import Recommender
 from pipeline.settings import Settings
 from pipeline.thread_limits import limit_threads
-from producers.simulator.users import shoppers, wire_events
+from producers.simulator.events import wire_events
+from producers.simulator.plan import NO_PLAN, Change, Plan
+from producers.simulator.users import simulate_users
 
 EVENTS, CHANGE_AT, WITHIN, START_MS = 60_000, 30_000, 3_000, 1_700_000_000_000
 
@@ -25,7 +27,8 @@ EVENTS, CHANGE_AT, WITHIN, START_MS = 60_000, 30_000, 3_000, 1_700_000_000_000
 def alarms_of(seed: int, change_at: int | None, batch: int) -> list[DriftAlarm]:
     """Return the alarms over one stream."""
     recommender, alarms, start = Recommender(Settings()), [], 0
-    for columns in shoppers(EVENTS, seed, change_at=change_at, chunk=batch):
+    plan = NO_PLAN if change_at is None else Plan((Change("sudden", change_at),))
+    for columns in simulate_users(EVENTS, seed, plan, chunk=batch):
         wired = list(wire_events(columns, START_MS))
         size = len(wired)
         events = as_columns(wired)

@@ -1,5 +1,5 @@
-"""The streams that reactions to drift are measured on: made-up shoppers with and without a change, a rush of
-new items, an alarm that is a false one, and recorded events.
+"""Streams for measurements of the drift reaction: simulated users with and without a change, a rush of new
+items, a false alarm, and recorded events.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,9 @@ from wired import as_columns
 from pipeline.events.batch import Events
 from pipeline.events.records import DriftAlarm
 from pipeline.settings import Settings
+from producers.simulator.events import wire_events
 from producers.simulator.plan import Change, Plan
-from producers.simulator.users import shoppers, wire_events
+from producers.simulator.users import simulate_users
 
 EVENTS, CHANGE_AT, PERIOD, BATCH, START_MS = 60_000, 20_000, 10_000, 128, 1_700_000_000_000
 RECORDED_EVENTS = 40_000
@@ -26,9 +27,9 @@ RUSH_SHARE, RUSH_ITEMS = 0.3, 300
 class Stream:
     """One kind of stream.
 
-    `fall`: the share of the hits that an alarm made up at event 20,000 says is gone; 0: none is made up.
-    `rush`: from event 20,000 on three events in ten go to one of 300 items that nobody has met.
-    `recorded`: the name of a recorded stream, in the place of shoppers.
+    `fall`: the share of the hits that a false alarm at event 20,000 reports as lost; 0: no false alarm.
+    `rush`: from event 20,000 on three events in ten go to one of 300 new items.
+    `recorded`: the name of a recorded stream, instead of simulated users.
     """
 
     changes: tuple[Change, ...] = ()
@@ -38,14 +39,16 @@ class Stream:
 
     @property
     def steady(self) -> bool:
-        """Whether nothing is made to change."""
+        """Whether nothing changes."""
         return not (self.changes or self.rush)
 
     @property
     def alarm(self) -> DriftAlarm | None:
-        """The alarm that is made up."""
+        """The false alarm."""
         return (
-            DriftAlarm("made up", "hit_rate", CHANGE_AT, 0.4, 0.4 * (1 - self.fall), 0) if self.fall else None
+            DriftAlarm("false alarm", "hit_rate", CHANGE_AT, 0.4, 0.4 * (1 - self.fall), 0)
+            if self.fall
+            else None
         )
 
 
@@ -66,7 +69,7 @@ for _each in STREAMS:
 
 
 def settings_of(stream: Stream, settings: Settings) -> Settings:
-    """Return the settings that a stream is read with."""
+    """Return the settings for a stream."""
     found = next((each for each in STREAMS if each.name == stream.recorded), None)
     return settings_for(found, settings) if found else settings
 
@@ -79,16 +82,16 @@ def now_ms(stream: Stream) -> int:
 def batches(stream: Stream, seed: int, data: Path | None) -> Iterator[Events]:
     """Yield the events in batches of 128."""
     if not stream.recorded:
-        yield from _made_up(stream, seed)
+        yield from _simulated(stream, seed)
         return
     assert data is not None
     found = next(each for each in STREAMS if each.name == stream.recorded)
     yield from events_of(data, found, RECORDED_EVENTS, BATCH)
 
 
-def _made_up(stream: Stream, seed: int) -> Iterator[Events]:
+def _simulated(stream: Stream, seed: int) -> Iterator[Events]:
     rng, wired, start = np.random.default_rng((seed, 1)), [], 0
-    for columns in shoppers(EVENTS, seed, chunk=BATCH, plan=Plan(stream.changes)):
+    for columns in simulate_users(EVENTS, seed, Plan(stream.changes), chunk=BATCH):
         wired += wire_events(columns, START_MS)
         while len(wired) >= BATCH or (wired and start + len(wired) == EVENTS):
             part, wired = wired[:BATCH], wired[BATCH:]

@@ -31,7 +31,7 @@ from services import Process, Sent, Site
 from truth import DAY_MS, event_of
 
 from producers.kafka.client import producer_options
-from producers.kafka.outgoing import key_hash
+from producers.kafka.records import key_hash
 
 CHECKS = ("withdrawal", "backlog")
 USERS = 25_000

@@ -21,7 +21,7 @@ import numpy as np
 import pytrec_eval
 
 from consumers.files.source import read_events
-from pipeline.evaluation.quality import gains_of
+from pipeline.evaluation.rank_metrics import gains_of
 from pipeline.models.baselines.isgd import IsgdModel
 from pipeline.models.model import Pool, Targets, TrainResult
 from pipeline.recommender import Recommender

@@ -2,11 +2,12 @@
 
     python tests/benchmarks/monitoring.py [--events 60000] [--rate 1500] [--hold]
 
-Starts the embedded broker, `afresh run` with a checkpoint, shoppers whose taste changes, some records that
-are no events, and Prometheus with the rules of deploy/prometheus, scraping every second. When shoppers have
-gone, and a drift alarm and a checkpoint have been seen, each query of the dashboard and of the rules (without
-thresholds) must have data, and no alert may fire but those on what was done here. Prints a table and one last
-JSON line; ends with 1 otherwise. --hold leaves everything up until Ctrl-C, for a look at Prometheus. Needs
+Starts the embedded broker, `afresh run` with a checkpoint, simulated users with a change of preferences, some
+records that are no events, and Prometheus with the rules of deploy/prometheus, scraping every second. After
+the last event, when a drift alarm and a checkpoint have been seen, each query of the dashboard and of the
+rules (without thresholds) must have data, and no alert may fire but those on what was done here. Prints a
+table and one last JSON line; ends with 1 otherwise. --hold leaves everything up until Ctrl-C, for a look at
+Prometheus. Needs
 `prometheus` on PATH; everything listens on loopback.
 """
 
@@ -176,10 +177,10 @@ def main() -> int:
         stack.enter_context(running(server, folder / "prometheus.log"))
         prometheus = Prometheus(address)
         prometheus.wait('afresh_partitions_assigned{job="afresh"}')
-        shoppers = [sys.executable, "-m", "producers.simulator.simulate", "--events", str(options.events)]
-        shoppers += ["--rate", str(options.rate), "--change-at", str(options.events // 2)]
-        shoppers += ["--bootstrap-servers", kafka.bootstrap_servers]
-        stack.enter_context(running(shoppers, folder / "shoppers.log"))
+        users = [sys.executable, "-m", "pipeline.app.cli", "simulate", "--events", str(options.events)]
+        users += ["--rate", str(options.rate), "--change", f"sudden@{options.events // 2}"]
+        users += ["--set", f"kafka.bootstrap_servers={kafka.bootstrap_servers}"]
+        stack.enter_context(running(users, folder / "users.log"))
         prometheus.wait("sum(afresh_events_learned)", options.events / 4)
         spoil(kafka, "events", 200)
         prometheus.wait("sum(afresh_events_learned)", options.events - 1)

@@ -36,7 +36,7 @@ from services import Process, Site, until
 from truth import event_of
 
 from producers.kafka.client import producer_options
-from producers.kafka.outgoing import key_hash
+from producers.kafka.records import key_hash
 
 ITEMS = 2_000
 STEP_S = 0.02  # between two sends

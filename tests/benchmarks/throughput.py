@@ -30,7 +30,7 @@ from consumers.kafka.client import consumer_options
 from pipeline.settings import KafkaConfig, Settings, TopicsConfig
 from producers.embedded_broker import EmbeddedBroker
 from producers.kafka.client import producer_options
-from producers.kafka.outgoing import key_hash
+from producers.kafka.records import key_hash
 from producers.kafka.topics import create_topics
 
 ITEMS, USERS, PARTITIONS, BATCH = 10_000, 100_000, 4, 512

@@ -1,14 +1,13 @@
-"""What recommending is worth: how often shoppers click and buy what is recommended, beside popular and random
-items.
+"""Measure the uplift: how often simulated users click and buy recommended, popular and random items.
 
     python tests/benchmarks/uplift.py [--events 60000] [--rate 400] [--set key=value ...]
     python tests/benchmarks/uplift.py --offline [--seeds 5]
 
-Starts the embedded broker, `afresh run` in its default configuration and `afresh simulate --closed-loop`. Its
-shoppers change their taste half-way. Which of the three lists a visitor sees is drawn by chance; whether it
-is clicked is for the shopper's true taste alone. --offline puts the service's own `Recommender` into the loop
-instead, without a broker and so without any delay, once for each seed. Prints tables with 95 % intervals and
-one last JSON line; ends with 1 when the interval of recommended minus popular does not lie above 0.
+Starts the embedded broker, `afresh run` in its default configuration and `afresh simulate --closed-loop` with
+a sudden change half-way. Chance decides which of the three slates a user sees; clicks depend on the user's
+preferences alone. --offline runs the service's `Recommender` in the loop instead, without a broker and so
+without delay, once for each seed. Prints tables with 95 % intervals and one last JSON line; ends with 1 when
+the interval of recommended minus popular is not above 0.
 """
 
 import argparse
@@ -27,15 +26,16 @@ from typing import Any
 from wired import as_columns
 
 from pipeline.events.batch import RawBatch, Span
+from pipeline.events.records import DEFAULT_USER
 from pipeline.recommender import Recommender
 from pipeline.settings import KafkaConfig, Settings, TopicsConfig
 from pipeline.thread_limits import limit_threads
 from producers.embedded_broker import EmbeddedBroker
 from producers.kafka.topics import create_topics
 from producers.simulator.closed_loop import Listed
-from producers.simulator.market import BUSY_MARKET, Columns, wire_events
+from producers.simulator.events import BUSY_CONFIG, Columns, wire_events
 from producers.simulator.plan import Change, Plan
-from producers.simulator.simulate import Order, Simulation
+from producers.simulator.simulation import Order, Simulation
 from producers.simulator.uplift import lines
 
 ADDRESS, PARTITIONS = "127.0.0.1:19465", 4
@@ -44,7 +44,7 @@ NOW_MS = 1_780_000_000_000
 
 
 class LearningLists:
-    """The lists of a `Recommender` that learns every event before the next visit."""
+    """The rankings of a `Recommender` that learns every event before the next visit."""
 
     def __init__(self) -> None:
         self._recommender = Recommender(Settings())
@@ -52,11 +52,11 @@ class LearningLists:
         self._learned = 0
 
     def learn(self, columns: Columns, start_ms: int) -> None:
-        """Learn events and keep the lists that come of them."""
+        """Learn events and keep the rankings."""
         wired = list(wire_events(columns, start_ms))
         size = len(wired)
         events = as_columns(wired)
-        span = Span("shoppers", 0, self._learned, self._learned + size)
+        span = Span("events", 0, self._learned, self._learned + size)
         raw = RawBatch(self._recommender.seq, NOW_MS, (span,), events, [])
         for ranking in self._recommender.step(raw).rankings:
             shown = [item.item_id for item in ranking.items]
@@ -64,19 +64,19 @@ class LearningLists:
         self._learned += size
 
     def refresh(self) -> None:
-        """Nothing is under way."""
+        """Do nothing: all rankings are there."""
 
     def of(self, user_id: str) -> Listed | None:
-        """Return the user's newest list, or the default one."""
-        return self._lists.get(user_id) or self._lists.get("__default__")
+        """Return the newest ranking of a user, else the default one."""
+        return self._lists.get(user_id) or self._lists.get(DEFAULT_USER)
 
 
 def offline(events: int, seed: int, change_at: int) -> dict[str, Any]:
-    """Return the uplift of one seed, without any delay."""
+    """Return the uplift of one seed without delay."""
     plan = Plan((Change("sudden", change_at),))
-    simulation = Simulation(Order(events, seed, plan=plan, closed_loop=True, market=BUSY_MARKET), NOW_MS)
+    simulation = Simulation(Order(events, seed, plan=plan, closed_loop=True, config=BUSY_CONFIG), NOW_MS)
     lists = LearningLists()
-    for columns in simulation.visited(lists):
+    for columns in simulation.closed_loop(lists):
         lists.learn(columns, simulation.start_ms)
     return simulation.uplift.figures()
 
@@ -91,8 +91,8 @@ def live(args: argparse.Namespace, change_at: int) -> dict[str, Any]:
         sets = [f"metrics.address={ADDRESS}", f"checkpoint.path={folder}", *args.set]
         options = [part for pair in sets for part in ("--set", pair)]
         log = Path(folder) / "run.log"
-        with log.open("wb") as said:
-            service = subprocess.Popen([*afresh, "run", *address, *options], stderr=said)
+        with log.open("wb") as stderr:
+            service = subprocess.Popen([*afresh, "run", *address, *options], stderr=stderr)
         try:
             _wait_until_ready(service, log)
             wanted = ["--events", args.events, "--rate", args.rate, "--seed", args.seed]

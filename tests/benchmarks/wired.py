@@ -1,14 +1,14 @@
-"""Made-up shoppers' events as columns, for benchmarks that need no broker."""
+"""Simulated events as columns, for benchmarks that need no broker."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from pipeline.events.batch import Events
-from producers.simulator.market import ShopEvent
+from producers.simulator.events import SimulatedEvent
 
 
-def as_columns(wired: Sequence[ShopEvent]) -> Events:
+def as_columns(wired: Sequence[SimulatedEvent]) -> Events:
     """Return events as the decoder would, of one source that no broker has seen."""
     size = len(wired)
     return Events(

@@ -10,7 +10,7 @@ from typing import Protocol
 import pytest
 from brokers.worlds import apache_world, embedded_world
 
-from consumers.memory import ListLog, ListSource
+from consumers.memory import MemoryLog, MemorySource
 from pipeline.events.batch import TopicPartition
 from pipeline.service.ports import Source
 
@@ -37,18 +37,18 @@ class World(Protocol):
 
 
 class ListWorld:
-    """The world of `ListSource`."""
+    """The world of `MemorySource`."""
 
     topic = TOPIC
 
     def __init__(self, partitions: int) -> None:
-        self._log = ListLog({TOPIC: partitions})
+        self._log = MemoryLog({TOPIC: partitions})
 
     def publish(self, partition: int, timestamp: int, value: bytes | None, key: bytes | None = None) -> None:
         self._log.append(value, topic=TOPIC, partition=partition, timestamp=timestamp, key=key)
 
     def source(self) -> Source:
-        return ListSource(self._log, capacity=8)
+        return MemorySource(self._log, capacity=8)
 
     def trim(self, partition: int, offset: int) -> None:
         self._log.trim(TopicPartition(TOPIC, partition), offset)
@@ -58,7 +58,7 @@ class ListWorld:
 
 
 def list_world(request: pytest.FixtureRequest, partitions: int) -> World:
-    """Make the world of `ListSource`."""
+    """Make the world of `MemorySource`."""
     return ListWorld(partitions)
 
 

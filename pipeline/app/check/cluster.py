@@ -9,7 +9,7 @@ from pipeline.app.check.findings import Finding, fault, ok, warn
 from pipeline.app.check.kafka_tools import acl_command, configs_command, create_command, tool
 from pipeline.settings import KafkaConfig, Settings
 from producers.kafka.client import MAX_REQUEST_BYTES, transaction_options
-from producers.kafka.outgoing import HEAD_BYTES
+from producers.kafka.records import TRUNCATED_BYTES
 from producers.kafka.topics import wanted_topics
 
 DAY_MS = 86_400_000
@@ -201,7 +201,7 @@ def _room(topic: TopicSeen, seen: Survey, settings: Settings) -> Iterator[Findin
     room = topic.whole("max.message.bytes")
     needed = max(takes, default=0) + HEADERS_BYTES
     if room is not None and room < needed:
-        head = f"its first {HEAD_BYTES[0]:,} bytes"
+        head = f"its first {TRUNCATED_BYTES[0]:,} bytes"
         text = f"max.message.bytes = {room}: of a bad event of the largest size only {head} can be kept"
         to_do = configs_command(
             settings.kafka, topic.name, f"max.message.bytes={max(MAX_REQUEST_BYTES, needed)}"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from consumers.kafka.survey import Survey, listening, survey
-from consumers.kafka.tail import Tail
+from consumers.kafka.topic import TopicReader
 from pipeline.app.check.cluster import (
     judge_cluster,
     lacks,
@@ -73,7 +73,7 @@ def _no_broker(error: AfreshError, settings: Settings) -> Finding:
 
 def _records(name: str, partitions: int, settings: Settings, now_ms: Callable[[], int]) -> Iterator[Finding]:
     try:
-        with Tail(settings.kafka, name, SAMPLE) as tail:
+        with TopicReader(settings.kafka, name, SAMPLE) as tail:
             yield from judge_places(name, tail.ends, learned_offsets(settings))
             records = list(tail.existing(SAMPLE_WAIT_S))
         yield from judge_records(name, partitions, records, settings, now_ms())
@@ -84,7 +84,7 @@ def _records(name: str, partitions: int, settings: Settings, now_ms: Callable[[]
 def _items(name: str, settings: Settings) -> Iterator[Finding]:
     """Read the newest records of the items topic and yield what is found in them."""
     try:
-        with Tail(settings.kafka, name, SAMPLE) as tail:
+        with TopicReader(settings.kafka, name, SAMPLE) as tail:
             records = list(tail.existing(SAMPLE_WAIT_S))
     except AfreshError as error:
         yield _unread(name, error)

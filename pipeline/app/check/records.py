@@ -16,7 +16,7 @@ from pipeline.app.event_types import told_types
 from pipeline.events.batch import RawBatch, Record, Reject, TopicPartition
 from pipeline.events.checks import shown
 from pipeline.settings import EVENT_FIELDS, KEY_FIELD, Settings
-from producers.kafka.outgoing import key_hash
+from producers.kafka.records import key_hash
 
 LOOKED_AT = 100  # records whose fields are listed
 DAY_MS = 86_400_000

@@ -158,22 +158,12 @@ def sender_command(
     args: argparse.Namespace, bootstrap_servers: str, change_at: int | None, columns: Sequence[str] = ()
 ) -> list[str]:
     """Return the command of the process that sends the events; `columns`: as `file_columns` names them."""
+    afresh = [sys.executable, "-m", "pipeline.app.cli"]
+    address = ["--set", f"kafka.bootstrap_servers={bootstrap_servers}", "--json", "--until-stdin-closes"]
     if args.file is not None:
-        command = [
-            sys.executable,
-            "-m",
-            "pipeline.app.cli",
-            "replay",
-            str(args.file),
-            "--rate",
-            str(args.rate),
-            *columns,
-        ]
         limit = [] if args.events is None else ["--limit", str(args.events)]
-        address = ["--set", f"kafka.bootstrap_servers={bootstrap_servers}"]
-        return [*command, *limit, *address, "--json", "--until-stdin-closes"]
+        return [*afresh, "replay", str(args.file), "--rate", str(args.rate), *columns, *limit, *address]
     events = ["--events", str(args.events or EVENTS), "--rate", str(args.rate), "--seed", str(args.seed)]
-    change = [] if change_at is None else ["--change-at", str(change_at)]
+    change = [] if change_at is None else ["--change", f"sudden@{change_at}"]
     loop = [] if args.open_loop else ["--closed-loop"]
-    address = ["--bootstrap-servers", bootstrap_servers, "--until-stdin-closes"]
-    return [sys.executable, "-m", "producers.simulator.simulate", *events, *change, *loop, *address]
+    return [*afresh, "simulate", *events, *change, *loop, *address]

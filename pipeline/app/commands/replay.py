@@ -78,7 +78,7 @@ def _send(
     from producers.kafka.client import producer_options
     from producers.rate_limiter import pause
     from producers.replay import ensure_topic, send_events, wire_events
-    from producers.simulator.simulate import until_stdin_closes
+    from producers.simulator.simulation import until_stdin_closes
 
     topic = next(iter(settings.topics.event_topics()))
     chunks = _read(args, settings, path, tally)

@@ -55,8 +55,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             f"These are the figures of worker {manifest.worker_id} alone, on the users of its partitions; "
             f"checkpoints of {', '.join(others)} lie beside it."
         )
-    if recommender.track().events_N.size < 2:
-        notes.append("The checkpoint holds no figures over time: they are kept from its next batch on.")
     models = {name: Extra(name) for name in recommender.quality.models}
     report = gather(recommender, models, f"afresh report: {whose}", facts, recommender.settings, notes)
     write(args.out, "--out", page(report, SystemClock().now_ms()))

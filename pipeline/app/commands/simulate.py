@@ -1,4 +1,4 @@
-"""`afresh simulate`: made-up shoppers into the events topic, or into a file."""
+"""`afresh simulate`: simulated users into the events topic, or into a file."""
 
 import argparse
 import json
@@ -11,28 +11,27 @@ from typing import TYPE_CHECKING
 
 from pipeline.app.progress_bar import progress_bar
 from pipeline.settings import Settings
-from producers.simulator.options import add_loop_options, add_plan_options, add_stream_options
+from producers.simulator.options import add_simulation_options, order_of
 
 if TYPE_CHECKING:
-    from producers.simulator.simulate import Order, Sender
+    from producers.simulator.simulation import Order, Sender
 
-HELP = """Send made-up shoppers into the events topic, or write them to a file.
+HELP = """Send the events of simulated users to the events topic, or write them to a file.
 
-Shoppers have tastes and items have successors, so that there is something to learn; users and items arrive
-over time. The same seed gives the same shoppers. --truth tells what changed when, for whom. With
---closed-loop they look at lists, of the recommendations topic and, drawn by chance, of popular and of random
-items, and click and buy by their taste: the table at the end says what recommending is worth. The first
-Ctrl-C ends the sending: what is out is waited for and counted."""
+Users have preferences and items have successors, so that there is something to learn; users and items arrive
+over time. The same seed gives the same events. --truth writes what changed when, for whom. With --closed-loop
+users look at rankings of the recommendations topic and, by chance, at popular and at random items, and click
+and buy by their preferences: the table at the end compares the three. The first Ctrl-C ends the sending;
+events that were sent are waited for and counted."""
 EXAMPLE = """afresh simulate --events 60000 --change sudden@30000 --truth truth.json
 afresh simulate --closed-loop --rate 400         # beside `afresh run`
-afresh simulate --season 3 --retire 0.2 --out shoppers.csv.gz"""
+afresh simulate --season 3 --retire 0.2 --out users.csv.gz"""
+PROGRESS_INTERVAL_S = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's own options."""
-    add_stream_options(parser)
-    add_plan_options(parser)
-    add_loop_options(parser)
+    add_simulation_options(parser)
     parser.add_argument("--truth", type=Path, metavar="PATH", help="JSON file for what changed when")
     parser.add_argument(
         "--out", type=Path, metavar="FILE",
@@ -52,7 +51,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     """
     from pipeline.errors import UsageError
     from producers.simulator.file import check_file, check_folder
-    from producers.simulator.simulate import order_of  # numpy and the Kafka client are not needed for help
 
     order = order_of(args)
     if args.truth is not None:
@@ -68,14 +66,14 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 def _write(args: argparse.Namespace, order: "Order") -> int:
     """Write the file."""
     from producers.simulator.file import START_MS, write_events
-    from producers.simulator.simulate import Simulation, write_truth
+    from producers.simulator.simulation import Simulation
     from producers.simulator.users import span_ms
 
     began_s = time.monotonic()
-    simulation = Simulation(order, START_MS + span_ms(order.events, order.market, order.plan))
+    simulation = Simulation(order, START_MS + span_ms(order.events, order.config, order.plan))
     written = write_events(args.out, simulation.columns())
     if args.truth is not None:
-        write_truth(args.truth, simulation, written)
+        simulation.write_truth(args.truth, written)
     figures = {"written": written, "file": str(args.out), "seconds": round(time.monotonic() - began_s, 3)}
     print(f"wrote {written:,} events to {args.out}", file=sys.stderr)
     if args.json:
@@ -88,14 +86,15 @@ def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
     from pipeline.app.interruption import interruption
     from producers.rate_limiter import pause
     from producers.replay import ensure_topic
-    from producers.simulator.simulate import Sender, until_stdin_closes, write_truth
+    from producers.simulator.simulation import Sender, until_stdin_closes
     from producers.simulator.uplift import lines
 
     sender = Sender(order, settings.kafka, settings.topics, settings.events, settings.items)
     for created in ensure_topic(settings.kafka, settings.topics, sender.topic):
         print(f"created topic {created}", file=sys.stderr)
     sleep = until_stdin_closes if args.until_stdin_closes else pause
-    with interruption() as interrupted, _progress(sender) as show:
+    progress = _printed_progress if args.until_stdin_closes else _progress
+    with interruption() as interrupted, progress(sender) as show:
 
         def wait(seconds: float) -> bool:
             show()
@@ -103,7 +102,7 @@ def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
 
         sender.send(wait)
     if args.truth is not None:
-        write_truth(args.truth, sender.simulation, sender.sending.sent)
+        sender.simulation.write_truth(args.truth, sender.sending.sent)
     figures = sender.figures()
     sent, seconds = sender.sending.sent, sender.sending.seconds
     rate = sent / seconds if seconds else 0.0
@@ -113,9 +112,7 @@ def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
             print(*lines(figures["uplift"]), sep="\n")
         else:
             topic = settings.topics.recommendations
-            print(
-                f"no list came to topic {topic}, so nobody saw one: is `afresh run` running?", file=sys.stderr
-            )
+            print(f"no ranking was read from topic {topic}: is `afresh run` running?", file=sys.stderr)
     if args.json:
         print(json.dumps(figures))
     return 0
@@ -123,7 +120,7 @@ def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
 
 @contextmanager
 def _progress(sender: "Sender") -> Iterator[Callable[[], None]]:
-    """Show a bar on stderr, where that is a terminal; the function given moves it."""
+    """Show a bar on stderr, where that is a terminal; the function yielded moves it."""
     with progress_bar(sender.simulation.order.events) as move:
 
         def show() -> None:
@@ -137,3 +134,18 @@ def _progress(sender: "Sender") -> Iterator[Callable[[], None]]:
             move(sender.sending.sent, said)
 
         yield show
+
+
+@contextmanager
+def _printed_progress(sender: "Sender") -> Iterator[Callable[[], None]]:
+    """Print a JSON line {"progress": ...} on stdout twice a second while a closed loop runs, for a parent
+    process."""
+    due_s = time.monotonic() + PROGRESS_INTERVAL_S
+
+    def show() -> None:
+        nonlocal due_s
+        if sender.simulation.order.closed_loop and time.monotonic() >= due_s:
+            due_s = time.monotonic() + PROGRESS_INTERVAL_S
+            print(json.dumps({"progress": sender.progress()}), flush=True)
+
+    yield show

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.evaluation.quality import Quality
+from pipeline.evaluation.rank_metrics import RankMetrics
 
 Floats = npt.NDArray[np.float64]
 
@@ -36,7 +36,7 @@ class QualityCourse:
     When the points are full every second one goes, and from then on they come half as often.
     """
 
-    def __init__(self, quality: Quality) -> None:
+    def __init__(self, quality: RankMetrics) -> None:
         self._quality = quality
         self._looks = deque([self._sums()])  # M x (tests, hits, gains), of about the last WINDOW tests
         self._events = [0.0]

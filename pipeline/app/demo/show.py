@@ -13,7 +13,7 @@ from pipeline.app.demo.uplift import arms_of, kept
 from pipeline.app.demo.view import View
 from pipeline.app.demo.watch import DemoWatch, Progress
 from pipeline.app.interruption import ENDS, signals_to
-from pipeline.evaluation.quality import Quality
+from pipeline.evaluation.rank_metrics import RankMetrics
 from pipeline.events.records import DriftAlarm
 from pipeline.outcome import Learner
 from pipeline.service.observe import Observer
@@ -89,7 +89,7 @@ class Demo:
         self._watch = DemoWatch(inner, self._clock, self._sender.start, self._look)
         return self._watch
 
-    def play(self, runner: Runner, quality: Quality) -> Summary:
+    def play(self, runner: Runner, quality: RankMetrics) -> Summary:
         """Run the loop to the end, or to a first SIGINT or SIGTERM; return what came of it.
 
         Raises RuntimeError when `observe` was not called, KeyboardInterrupt on a second signal, and
@@ -144,7 +144,7 @@ class Demo:
         figures = self._sender.figures()
         return self._sender.progress() if figures is None else figures.get("uplift")
 
-    def _summary(self, watch: DemoWatch, learner: Learner, quality: Quality) -> Summary:
+    def _summary(self, watch: DemoWatch, learner: Learner, quality: RankMetrics) -> Summary:
         learning_s = watch.learning_s
         return {
             "events": learner.events_learned,

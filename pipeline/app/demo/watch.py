@@ -63,7 +63,7 @@ class Progress:
     ranking: Ranking | None
 
 
-class DemoWatch:
+class DemoWatch(Observer):
     """An observer that looks over the shoulder of another one.
 
     `on_ready` is called once, when the worker has its partitions; `on_tick` whenever the loop goes round.

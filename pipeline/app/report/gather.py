@@ -13,8 +13,9 @@ import numpy.typing as npt
 from pipeline.errors import UsageError
 from pipeline.evaluation.curves import Curve
 from pipeline.evaluation.exposure import gini, share_of_most
-from pipeline.evaluation.quality import ModelFigures, ServedFigures
-from pipeline.evaluation.timeline import AlarmMark, Track
+from pipeline.evaluation.rank_metrics import ListHits, ModelMetrics
+from pipeline.evaluation.timeline import Track
+from pipeline.events.records import DriftAlarm
 from pipeline.features.popularity import ALL
 from pipeline.recommender import Recommender
 from pipeline.settings import Settings
@@ -36,7 +37,7 @@ class Line:
 
     label: str
     name: str
-    figures: ModelFigures
+    figures: ModelMetrics
     curve: Curve
     events_per_s: float | None = None
 
@@ -71,8 +72,8 @@ class Report:
     settings: list[Fact]
     lines: list[Line]
     track: Track
-    alarms: list[AlarmMark]
-    served: ServedFigures
+    alarms: list[DriftAlarm]
+    served: ListHits
     coverage: float  # of the known items, on the newest lists
     lists: int  # published since counting began
     shown: Spread  # places on lists
@@ -105,7 +106,7 @@ def gather(
     cumulative = recommender.quality.cumulative()
     live = np.flatnonzero(recommender.state.items.status.data == LIVE)
     lines = [
-        Line(extra.label, name, cumulative[name], recommender.curves.curve(name), extra.events_per_s)
+        Line(extra.label, name, cumulative[name], recommender.quality.curve(name), extra.events_per_s)
         for name, extra in models.items()
     ]
     track = recommender.track()
@@ -115,9 +116,9 @@ def gather(
         settings=_settings_of(settings),
         lines=lines,
         track=track,
-        alarms=recommender.timeline.alarms,
-        served=recommender.quality.served(),
-        coverage=recommender.coverage.ratio(live),
+        alarms=recommender.evaluator.timeline.alarms,
+        served=recommender.quality.list_hits(),
+        coverage=recommender.exposure.coverage(live),
         lists=recommender.exposure.lists,
         shown=Spread(recommender.exposure.of(live).astype(np.float64)),
         taken=Spread(recommender.bank.popularity.values(ALL)[live].astype(np.float64)),

@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pipeline.app.report.gather import Report, day
 from pipeline.app.report.plots import PARTS, plots
 from pipeline.evaluation.curves import NEGATIVES
-from pipeline.evaluation.quality import COLD_BELOW
+from pipeline.evaluation.rank_metrics import COLD_EVENTS
 
 ALARMS = 20  # told in the table; the plots mark all that are kept
 
@@ -55,7 +55,7 @@ def page(report: Report, now_ms: int, grids: list[GridRow] | None = None) -> str
         plots=plots(report),
         alarms=report.alarms[-ALARMS:],
         parts=PARTS,
-        cold=COLD_BELOW,
+        cold=COLD_EVENTS,
         negatives=NEGATIVES,
         chance=figure(1 / (1 + NEGATIVES)),
         unknown=_unknown(first.curve.unknown, first.figures["tests"]),

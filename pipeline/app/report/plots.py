@@ -22,8 +22,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from pipeline.app.report.gather import Line, Report
 from pipeline.evaluation.curves import NEGATIVES
 from pipeline.evaluation.exposure import lorenz
-from pipeline.evaluation.quality import MEASURES
-from pipeline.evaluation.timeline import AlarmMark, Track
+from pipeline.evaluation.rank_metrics import MEASURES
+from pipeline.evaluation.timeline import Track
+from pipeline.events.records import DriftAlarm
 
 SIZE = (5.6, 3.5)  # inches: at the width of a phone letters are still of 9 pixels
 PARTS = 60  # of the stream in a plot over time
@@ -76,7 +77,7 @@ def served_plot(report: Report) -> str:
     """Draw how many of the events of users with a list took an item out of it."""
     track = report.track
     borders = track.borders(PARTS)
-    events, hits = np.diff(track.served_N2[borders], axis=0).T.astype(np.float64)
+    events, hits = np.diff(track.list_hits_N2[borders], axis=0).T.astype(np.float64)
     share = np.divide(hits, events, out=np.full(hits.shape, np.nan), where=events > 0)
     figure, axes = _new()
     _over(axes, track, borders, share, report.lines[0].label, styles(report.lines)[0])
@@ -169,7 +170,7 @@ def _over(axes: Axes, track: Track, borders: Sequence[int], values: Floats, labe
     axes.plot(middles, values, linewidth=1.6, label=label, gid=label, **style)
 
 
-def _mark(axes: Axes, alarms: Sequence[AlarmMark], track: Track) -> None:
+def _mark(axes: Axes, alarms: Sequence[DriftAlarm], track: Track) -> None:
     shown = [alarm.at_event for alarm in alarms if alarm.at_event >= track.events_N[0]]
     for at in shown:
         axes.axvline(at, color=INK, linewidth=1, alpha=0.7)

@@ -1,4 +1,4 @@
-"""The words of the made-up market: what it sells, who comes, and what an event of it looks like."""
+"""What simulated events look like: ids, event types, categories, and the size of the simulation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,28 +21,28 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Market:
-    """What the shoppers are like. The defaults are the demo's."""
+class SimulatorConfig:
+    """Size and behaviour of the simulated users. The defaults are the demo's."""
 
     users: int = 2_000
-    """People who come in the end; a quarter of them are there at the start."""
+    """Users at the end; a quarter of them are there at the start."""
     items: int = 2_000
-    """Items in the end; six of ten are there at the start."""
+    """Items at the end; six of ten are there at the start."""
     sessions: int = 128
     """Sessions open at a time."""
     follow: float = 0.55
-    """Chance that a step goes to a successor of the last item."""
+    """Probability that a step goes to a successor of the last item."""
     trend: float = 0.1
-    """Chance that a step goes to what is popular everywhere."""
+    """Probability that a step goes to a generally popular item."""
     deeper: float = 0.08
-    """Chance that a step takes the last item further down the funnel."""
+    """Probability that a step takes the last item further down the funnel."""
     leave: float = 0.1
-    """Chance that a step was the last of its session."""
+    """Probability that a step ends its session."""
     pause_s: float = 40.0
     """Mean event time between two steps of a session."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a market in which no session can take its steps."""
+        """Raise ValueError when there are too few users or items for the sessions."""
         if not self.users >= 2 * self.sessions >= 2:
             raise ValueError(
                 f"users {self.users}: expected at least twice the sessions open at a time ({self.sessions})"
@@ -51,22 +51,22 @@ class Market:
             raise ValueError(f"items {self.items}: expected at least {2 * len(CATEGORIES)}, two a category")
 
 
-MARKET = Market()
-# Made-up time flies: with so many sessions at once each one still pauses for a second or so between two
-# steps, in which a list can be made of the first before the second, as in a shop.
-BUSY_MARKET = Market(sessions=512)
-PAUSE_S = 1.28  # on the wall's clock between two steps of a session: those of BUSY_MARKET at 400 events/s
+DEFAULT_CONFIG = SimulatorConfig()
+# Simulated time runs faster than the wall clock. With this many sessions a session pauses for a second or so
+# of wall-clock time between two steps, enough for a ranking of the first step to arrive before the second.
+BUSY_CONFIG = SimulatorConfig(sessions=512)
+WALL_PAUSE_S = 1.28  # between two steps of a session of BUSY_CONFIG at 400 events/s
 
 
-def busy_market(rate: float) -> Market:
-    """Return a market in which a session pauses as long, whatever the rate: with more people at higher rates.
+def busy_config(rate: float) -> SimulatorConfig:
+    """Return a configuration in which sessions pause equally long at any rate, with more users at high rates.
 
-    >>> busy_market(2_000.0).sessions, busy_market(400.0) == busy_market(0.0) == BUSY_MARKET
+    >>> busy_config(2_000.0).sessions, busy_config(400.0) == busy_config(0.0) == BUSY_CONFIG
     (2560, True)
     """
-    sessions = max(round(rate * PAUSE_S), BUSY_MARKET.sessions)
-    users = round(BUSY_MARKET.users * sessions / BUSY_MARKET.sessions)
-    return replace(BUSY_MARKET, users=users, sessions=sessions)
+    sessions = max(round(rate * WALL_PAUSE_S), BUSY_CONFIG.sessions)
+    users = round(BUSY_CONFIG.users * sessions / BUSY_CONFIG.sessions)
+    return replace(BUSY_CONFIG, users=users, sessions=sessions)
 
 
 class Columns(NamedTuple):
@@ -79,8 +79,8 @@ class Columns(NamedTuple):
     time_ms_B: Ints
 
 
-class ShopEvent(msgspec.Struct, frozen=True):
-    """One event as it lies on the wire."""
+class SimulatedEvent(msgspec.Struct, frozen=True):
+    """An event with the fields of its record."""
 
     user_id: str
     item_id: str
@@ -90,7 +90,7 @@ class ShopEvent(msgspec.Struct, frozen=True):
 
 
 def user_name(user: int) -> str:
-    """Return a user's id.
+    """Return the id of a user.
 
     >>> user_name(7)
     'shopper-7'
@@ -99,7 +99,7 @@ def user_name(user: int) -> str:
 
 
 def item_name(item: int) -> str:
-    """Return an item's id; item numbers deal the categories out in turn.
+    """Return the id of an item; consecutive item numbers go round the categories.
 
     >>> item_name(27)
     'books-1'
@@ -107,8 +107,8 @@ def item_name(item: int) -> str:
     return f"{CATEGORIES[item % len(CATEGORIES)]}-{item // len(CATEGORIES)}"
 
 
-def wire_events(columns: Columns, start_ms: int) -> Iterator[ShopEvent]:
+def wire_events(columns: Columns, start_ms: int) -> Iterator[SimulatedEvent]:
     """Yield the events of a chunk with ids as text and event times counted from `start_ms`."""
     rows = zip(*(column.tolist() for column in columns), strict=True)
     for user, item, kind, session, time_ms in rows:
-        yield ShopEvent(user_name(user), item_name(item), TYPES[kind], start_ms + time_ms, f"s{session}")
+        yield SimulatedEvent(user_name(user), item_name(item), TYPES[kind], start_ms + time_ms, f"s{session}")

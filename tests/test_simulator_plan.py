@@ -1,32 +1,26 @@
-"""What a plan makes happen among the made-up shoppers, and that the truth tells it as it was."""
-
-import itertools
+"""What a plan makes happen among simulated users, and the ground truth that records it."""
 
 import numpy as np
 import pytest
+from test_simulate import joined, same
 
-from producers.simulator.market import CATEGORIES
+from producers.simulator.events import CATEGORIES, SimulatorConfig
 from producers.simulator.plan import NO_PLAN, Burst, Change, Plan, Season, parse_burst, parse_change
-from producers.simulator.users import Columns, Market, Truth, item_name, shoppers, user_name
+from producers.simulator.truth import Truth
+from producers.simulator.users import simulate_users
 
 EVENTS = 12_000
-# what follows what shows soon in it
-SMALL = Market(users=600, items=480, sessions=32, follow=0.95, trend=0.02, leave=0.05)
+# transitions show after few events
+SMALL = SimulatorConfig(users=600, items=480, sessions=32, follow=0.95, trend=0.02, leave=0.05)
 
 
-def stream_of(plan=NO_PLAN, events=EVENTS, seed=0, market=SMALL, chunk=8_192):
+def stream_of(plan=NO_PLAN, seed=0, config=SMALL, chunk=8_192):
     truth = Truth()
-    chunks = shoppers(events, seed, market=market, chunk=chunk, plan=plan, truth=truth)
-    columns = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
-    return columns, truth
-
-
-def same(left, right):
-    return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+    return joined(simulate_users(EVENTS, seed, plan, config, chunk, truth)), truth
 
 
 def steps(stream, start, stop):
-    """The steps (category before, item before, item) of each user, from one item on to another."""
+    """Return the steps (user, item before, item) from one item to another."""
     last, found = {}, []
     for number, (user, item) in enumerate(
         zip(stream.user_B[:stop].tolist(), stream.item_B[:stop].tolist(), strict=True)
@@ -38,15 +32,14 @@ def steps(stream, start, stop):
 
 
 def agreement(stream, learned, tested, keep=lambda user, before: True):
-    """How often a step goes where most steps from that item went in another part of the stream."""
+    """Return how often a step goes where most steps from its item went in another part of the stream."""
     follows = {}
     for _, before, item in steps(stream, *learned):
         follows.setdefault(before, []).append(item)
     best = {before: max(set(after), key=after.count) for before, after in follows.items()}
-    judged = [
-        best[b] == i for user, b, i in steps(stream, *tested) if b in best and keep(user, b)
-    ]  # fmt: skip
-    return np.mean(judged)
+    return np.mean(
+        [best[b] == i for user, b, i in steps(stream, *tested) if b in best and keep(user, b)]
+    )  # fmt: skip
 
 
 EVERYTHING = Plan(
@@ -63,22 +56,19 @@ EVERYTHING = Plan(
 )
 
 
-def test_the_same_seed_and_plan_give_the_same_events_however_they_are_cut():
-    whole, truth = stream_of(EVERYTHING)
+@pytest.fixture(scope="module")
+def everything():
+    """The stream and the truth of a plan in which everything happens."""
+    return stream_of(EVERYTHING)
+
+
+def test_stream_and_truth_depend_on_seed_and_plan_and_not_on_the_chunks(everything):
+    whole, truth = everything
     cut, again = stream_of(EVERYTHING, chunk=50)
     assert same(whole, cut)
     assert truth == again
     assert not same(whole, stream_of(EVERYTHING, seed=1)[0])
     assert len(whole.user_B) == EVENTS
-
-
-def test_a_plan_of_one_sudden_change_is_the_change_that_was_asked_for_by_number():
-    planned, truth = stream_of(Plan((Change("sudden", 4_001),)))
-    chunks = shoppers(EVENTS, 0, 4_001, SMALL)
-    assert same(planned, (np.concatenate(column) for column in zip(*chunks, strict=True)))
-    assert truth.changes[0]["at_event"] == 4_001
-    with pytest.raises(ValueError, match=r"expected it in the plan, as Change\('sudden', 7\)"):
-        next(shoppers(10, 0, 7, plan=Plan(retire=0.1)))
 
 
 @pytest.mark.parametrize(
@@ -90,15 +80,15 @@ def test_a_plan_of_one_sudden_change_is_the_change_that_was_asked_for_by_number(
         Change("local", 3_001),
     ],
 )
-def test_nothing_is_different_before_a_change(change):
+def test_a_change_affects_no_event_before_it(change):
     plain, _ = stream_of()
     changed, _ = stream_of(Plan((change,)))
-    rounds = 3_001 - 3_001 % SMALL.sessions  # the one that the change cuts short has other draws
+    rounds = 3_001 - 3_001 % SMALL.sessions  # the round that the change cuts short has other draws
     assert same((column[:rounds] for column in plain), (column[:rounds] for column in changed))
     assert not np.array_equal(plain.item_B[3_001:], changed.item_B[3_001:])
 
 
-def test_a_gradual_change_takes_one_shopper_after_the_other():
+def test_a_gradual_change_moves_user_after_user():
     stream, truth = stream_of(Plan((Change("gradual", 4_000, 8_000),)))
     before, first, last, after = (
         agreement(stream, (0, 3_000), span)
@@ -111,38 +101,53 @@ def test_a_gradual_change_takes_one_shopper_after_the_other():
     assert (change["at_event"], change["until_event"]) == (4_000, 8_000)
 
 
-def test_a_recurring_change_turns_back_and_forth():
+def test_a_recurring_change_alternates():
     stream, truth = stream_of(Plan((Change("recurring", 3_000, 9_000, period=2_000),)))
-    old = agreement(stream, (0, 3_000), (5_000, 7_000))  # the old taste again
+    old = agreement(stream, (0, 3_000), (5_000, 7_000))  # the old preferences again
     new = agreement(stream, (0, 3_000), (3_000, 5_000))
-    again = agreement(stream, (3_000, 5_000), (7_000, 9_000))  # the new one again
+    again = agreement(stream, (3_000, 5_000), (7_000, 9_000))  # the new ones again
     assert old > 3 * new
     assert again > 3 * new
-    assert agreement(stream, (0, 3_000), (9_000, 12_000)) > 3 * new  # it ends with the old one
+    assert agreement(stream, (0, 3_000), (9_000, 12_000)) > 3 * new  # it ends with the old ones
     turns = [(turn["event"], turn["taste"]) for turn in truth.changes[0]["turns"]]
     assert turns == [(3_000, "new"), (5_000, "old"), (7_000, "new"), (9_000, "old")]
 
 
-def test_a_local_change_leaves_the_other_categories_alone():
+def test_a_local_change_does_not_affect_other_categories():
     stream, truth = stream_of(Plan((Change("local", 6_000, share=0.25),)))
     touched = set(truth.changes[0]["items"])
     assert len(truth.changes[0]["categories"]) == 6
     assert {CATEGORIES[item % len(CATEGORIES)] for item in touched} == set(truth.changes[0]["categories"])
-    there = agreement(stream, (0, 6_000), (6_000, 12_000), lambda user, before: before in touched)
-    elsewhere = agreement(stream, (0, 6_000), (6_000, 12_000), lambda user, before: before not in touched)
-    assert elsewhere > 4 * there
+    inside = agreement(stream, (0, 6_000), (6_000, 12_000), lambda user, before: before in touched)
+    outside = agreement(stream, (0, 6_000), (6_000, 12_000), lambda user, before: before not in touched)
+    assert outside > 4 * inside
 
 
-def test_a_local_change_of_shoppers_leaves_the_other_shoppers_alone():
-    stream, truth = stream_of(Plan((Change("local", 6_000, share=0.3, among="shoppers"),)))
-    moved = set(truth.changes[0]["users"])
-    assert len(moved) == 180
-    theirs = agreement(stream, (0, 6_000), (6_000, 12_000), lambda user, before: user in moved)
-    others = agreement(stream, (0, 6_000), (6_000, 12_000), lambda user, before: user not in moved)
-    assert others > 4 * theirs
+@pytest.mark.parametrize(
+    ("plan", "users_of", "spans", "factor"),
+    [
+        (
+            Plan((Change("local", 6_000, share=0.3, among="shoppers"),)),
+            lambda truth: truth.changes[0]["users"],
+            ((0, 6_000), (6_000, 12_000)),
+            4,
+        ),
+        (Plan(noise_users=0.3), lambda truth: truth.noise_users, ((0, 8_000), (8_000, 12_000)), 3),
+    ],
+    ids=["local change", "noise users"],
+)
+def test_a_share_of_the_users_leaves_the_learned_transitions(plan, users_of, spans, factor):
+    stream, truth = stream_of(plan)
+    chosen = set(users_of(truth))
+    assert len(chosen) == 180
+    theirs = agreement(stream, *spans, lambda user, before: user in chosen)
+    others = agreement(stream, *spans, lambda user, before: user not in chosen)
+    assert others > factor * theirs
+    if plan.noise_users:
+        assert theirs < 0.05
 
 
-def test_nobody_chooses_an_item_that_is_withdrawn_or_not_yet_there():
+def test_no_user_takes_an_item_that_has_retired_or_not_arrived():
     stream, truth = stream_of(Plan(retire=0.3))
     retired = {item: event for item, event, _ in truth.retired_items}
     arrived = {item: event for item, event, _ in truth.new_items}
@@ -152,7 +157,7 @@ def test_nobody_chooses_an_item_that_is_withdrawn_or_not_yet_there():
         assert arrived.get(item, 0) <= number < retired.get(item, EVENTS)
 
 
-def test_a_burst_of_rate_brings_so_many_times_the_events_a_second():
+def test_a_burst_of_rate_multiplies_the_event_rate():
     stream, truth = stream_of(Plan(bursts=(Burst("rate", 4_000, 6_000, factor=8),)))
     span = np.diff(stream.time_ms_B[[0, 3_999, 4_000, 5_999]])
     assert 6 < (span[0] / 4_000) / (span[2] / 2_000) < 10
@@ -160,31 +165,20 @@ def test_a_burst_of_rate_brings_so_many_times_the_events_a_second():
     assert burst["at_ms"] <= stream.time_ms_B[4_000] < stream.time_ms_B[5_999] <= burst["until_ms"]
 
 
-@pytest.mark.parametrize(("kind", "share", "least"), [("item", 0.3, 0.03), ("category", 0.5, 0.4)])
-def test_what_is_hot_draws_many_for_a_while(kind, share, least):
-    market = Market(users=3_000, items=480, sessions=32)  # whoever has met it doesn't come again
-    stream, truth = stream_of(Plan(bursts=(Burst(kind, 4_000, 6_000, share=share),)), market=market)
-    hot = truth.bursts[0][kind]
-    names = [
-        item if kind == "item" else CATEGORIES[item % len(CATEGORIES)] for item in stream.item_B.tolist()
-    ]
+@pytest.mark.parametrize(("kind", "share", "margin"), [("item", 0.3, 0.03), ("category", 0.5, 0.4)])
+def test_the_target_of_a_burst_is_popular_for_a_while(kind, share, margin):
+    config = SimulatorConfig(users=3_000, items=480, sessions=32)  # a user takes an item once
+    stream, truth = stream_of(Plan(bursts=(Burst(kind, 4_000, 6_000, share=share),)), config=config)
+    target = truth.bursts[0][kind]
+    items = stream.item_B.tolist()
+    hits = [target == (item if kind == "item" else CATEGORIES[item % len(CATEGORIES)]) for item in items]
     before, during, after = (
-        np.mean([name == hot for name in names[start:stop]])
-        for start, stop in ((0, 4_000), (4_000, 6_000), (7_000, 12_000))
+        np.mean(hits[start:stop]) for start, stop in ((0, 4_000), (4_000, 6_000), (7_000, 12_000))
     )
-    assert during > least + max(before, after)
+    assert during > margin + max(before, after)
 
 
-def test_noise_users_click_without_any_pattern():
-    stream, truth = stream_of(Plan(noise_users=0.3))
-    noise = set(truth.noise_users)
-    assert len(noise) == 180
-    theirs = agreement(stream, (0, 8_000), (8_000, 12_000), lambda user, before: user in noise)
-    others = agreement(stream, (0, 8_000), (8_000, 12_000), lambda user, before: user not in noise)
-    assert theirs < 0.05 < others / 3
-
-
-def test_a_season_has_busy_evenings_and_categories_with_hours_of_their_own():
+def test_a_season_has_busy_evenings_and_a_peak_hour_for_each_category():
     stream, truth = stream_of(Plan(season=Season(days=4, strength=0.8)))
     hours = stream.time_ms_B / 3_600_000 % 24
     assert 3.5 * 24 < stream.time_ms_B[-1] / 3_600_000 < 4.5 * 24
@@ -199,32 +193,32 @@ def test_a_season_has_busy_evenings_and_categories_with_hours_of_their_own():
     assert nearer >= 22
 
 
-def test_the_truth_names_what_it_is_about_and_when():
-    stream, truth = stream_of(EVERYTHING)
-    told = truth.as_json(1_000_000, user_name, item_name)
-    kinds = [(change["kind"], change["at_event"], change["until_event"]) for change in told["changes"]]
+def test_the_truth_gives_ids_and_times(everything):
+    stream, truth = everything
+    found = truth.as_json(1_000_000)
+    kinds = [(change["kind"], change["at_event"], change["until_event"]) for change in found["changes"]]
     assert kinds == [
         ("gradual", 1_000, 3_000),
         ("local", 5_000, 5_000),
         ("recurring", 6_000, 9_000),
         ("sudden", 10_000, 10_000),
     ]
-    for record in (*told["changes"], *told["bursts"], *told["retired_items"]):
+    for record in (*found["changes"], *found["bursts"], *found["retired_items"]):
         event, at_ms = record["at_event"], record["at_ms"] - 1_000_000
         assert stream.time_ms_B[event - 1] <= at_ms + 1
         assert at_ms <= stream.time_ms_B[event] + 1
-    assert told["changes"][0]["users"] == "all"
-    assert told["changes"][1]["users"][0].startswith("shopper-")
-    assert told["bursts"][1]["item"].partition("-")[0] in CATEGORIES
-    assert told["noise_users"][0].startswith("shopper-")
+    assert found["changes"][0]["users"] == "all"
+    assert found["changes"][1]["users"][0].startswith("shopper-")
+    assert found["bursts"][1]["item"].partition("-")[0] in CATEGORIES
+    assert found["noise_users"][0].startswith("shopper-")
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: Change("slow", 5), "kind of change 'slow': expected one of sudden, gradual"),
         (lambda: Change("gradual", 5), "gradual@5: expected the event by which all have changed"),
-        (lambda: Change("sudden", 5, 9), r"sudden@5\.\.9: expected an end after the start, of gradual"),
+        (lambda: Change("sudden", 5, 9), r"sudden@5\.\.9: expected an end .*only for gradual"),
         (lambda: Change("recurring", 5, 5), r"recurring@5\.\.5: expected an end after the start"),
         (lambda: Change("local", 5, share=1.5), "local, share 1.5: expected 0 to 1"),
         (lambda: Burst("rate", 5, 5), r"rate@5\.\.5: expected an end after the start"),
@@ -241,19 +235,14 @@ def test_the_truth_names_what_it_is_about_and_when():
         (lambda: parse_burst("rate@5"), r"'rate@5': expected KIND@EVENT\.\.EVENT"),
     ],
 )
-def test_a_plan_that_can_not_be_is_refused(make, said):
-    with pytest.raises(ValueError, match=said):
+def test_an_impossible_plan_is_an_error(make, message):
+    with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_turns_come_in_order_and_end():
+def test_turns_are_in_order_and_end():
     plan = Plan((Change("recurring", 10, 35, period=10),), (Burst("rate", 12, 33),))
-    turns = list(itertools.takewhile(lambda turn: turn is not None, _turns(plan)))
+    turns, made = [], -1
+    while (made := plan.next_turn(made)) is not None:
+        turns.append(made)
     assert turns == [10, 12, 20, 30, 33, 35]
-
-
-def _turns(plan):
-    made = -1
-    while made is not None:
-        made = plan.next_turn(made)
-        yield made

@@ -1,0 +1,311 @@
+"""Rank metrics by segment: hit rate, NDCG and reciprocal rank at several cutoffs, cumulative and recent.
+
+Every event is predicted before it is learned. One histogram of ranks for each model and segment holds what
+all cumulative metrics are derived from; a window of ranks holds the recent ones.
+Axes: B = events of a batch, N = tests, S = segments, P = places, F = measures (hit rate, NDCG, MRR).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.evaluation.curves import Curve, CurveHistogram
+from pipeline.kernels import kernel
+from pipeline.models.model import RankResult
+
+CUTOFF = 10  # the K of hr@10, ndcg@10 and mrr@10
+CUTOFFS = (1, 5, 10, 20, 50)
+MAX_PLACES = CUTOFFS[-1]
+MEASURES = ("hr", "ndcg", "mrr")
+USER_SEGMENTS = ("all", "cold", "warm")
+SEGMENTS = (*USER_SEGMENTS, "new", "old")  # the last two by item
+COLD_EVENTS = 5  # a user with fewer earlier events is cold
+WINDOW_TESTS = 10_000
+
+Ints = npt.NDArray[np.int64]
+Float64s = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Arrays = dict[str, npt.NDArray[np.generic]]
+
+_PLACES = np.arange(1, MAX_PLACES + 1)
+# what the target adds to each measure at each place: [P, F]
+_GAINS_PF = np.stack((np.ones(MAX_PLACES), 1 / np.log2(_PLACES + 1), 1 / _PLACES), axis=1)
+_CUMULATIVE_GAINS = np.concatenate((np.zeros((1, len(MEASURES))), np.cumsum(_GAINS_PF, axis=0)))
+
+
+class Gains(NamedTuple):
+    """Expected metrics of each target, the order of equal scores being random. Each float64, shape [B]."""
+
+    hit_B: Float64s
+    ndcg_B: Float64s
+    mrr_B: Float64s
+
+
+def expected_gains(greater_B: npt.ArrayLike, equal_B: npt.ArrayLike, k: int = CUTOFF) -> Gains:
+    """Return the hit, NDCG and reciprocal rank at `k` (1 to 50), averaged over the orders of equal scores.
+
+    A target with `greater` better candidates and `equal` others of the same score takes each of the places
+    greater + 1 .. greater + 1 + equal with equal probability. With one relevant item the ideal gain is 1, so
+    NDCG is 1 / log2(place + 1) and the reciprocal rank 1 / place; both are 0 beyond place `k`.
+
+    Raises ValueError where a count is negative.
+
+    >>> gains = expected_gains([0, 9, 10], [0, 1, 0])
+    >>> gains.hit_B.tolist()
+    [1.0, 0.5, 0.0]
+    """
+    greater_B, equal_B = np.asarray(greater_B, np.int64), np.asarray(equal_B, np.int64)
+    if greater_B.size and min(greater_B.min(), equal_B.min()) < 0:
+        raise ValueError(
+            f"candidate counts as low as {greater_B.min()} (greater) and {equal_B.min()} (equal): "
+            "expected 0 or more; do not count the target among the equal ones"
+        )
+    first_B, last_B = np.minimum(greater_B, k), np.minimum(greater_B + equal_B + 1, k)
+    gains_BF = _CUMULATIVE_GAINS[last_B] - _CUMULATIVE_GAINS[first_B]
+    return Gains(*(gains_BF / (equal_B + 1.0)[:, None]).T)
+
+
+class TargetRanks(NamedTuple):
+    """Ranks of the targets of a batch's tests: the only reading of a `RankResult` in this package."""
+
+    greater_N: Ints  # candidates with a higher score
+    equal_N: Ints  # other candidates with the same score
+    below_N: Float64s  # estimated share of all other items that score below; NaN: unknown
+    known_N: Bools  # False: the item was unknown, which is a miss
+
+
+def target_ranks(result: RankResult) -> TargetRanks:
+    """Return the ranks of the tests of a batch; events that are no test are left out."""
+    tested_B = result.tested_B
+    return TargetRanks(
+        result.greater_B[tested_B], result.equal_B[tested_B],
+        result.below_B[tested_B].astype(np.float64), result.known_B[tested_B],
+    )  # fmt: skip
+
+
+def gains_of(result: RankResult, k: int = CUTOFF) -> Gains:
+    """Return the gains [B] of a batch: 0 where the item was unknown, NaN where the event is no test."""
+    ranks = target_ranks(result)
+    # the counts of an unknown item mean nothing
+    greater_N, equal_N = (np.where(ranks.known_N, counts, 0) for counts in (ranks.greater_N, ranks.equal_N))
+    out = [np.full(len(result.tested_B), np.nan) for _ in MEASURES]
+    for gain_B, gain_N in zip(out, expected_gains(greater_N, equal_N, k), strict=True):
+        gain_B[result.tested_B] = np.where(ranks.known_N, gain_N, 0.0)
+    return Gains(*out)
+
+
+SegmentMetrics = TypedDict(
+    "SegmentMetrics", {"tests": int, "hr@10": float, "ndcg@10": float, "mrr@10": float}
+)
+
+
+class ModelMetrics(SegmentMetrics):
+    """Cumulative metrics of one model, over all tests and by cold and warm users; 0.0 without tests."""
+
+    cold: SegmentMetrics
+    warm: SegmentMetrics
+
+
+class ListHits(NamedTuple):
+    """Events of users with a published list, and the share of them on an item of that list."""
+
+    events: int
+    hr: float
+
+
+class Totals(NamedTuple):
+    """Counts since the first event, at `CUTOFF` and by `USER_SEGMENTS`. M = models."""
+
+    tests_MS: Ints
+    sums_MSF: Float64s
+    list_hits: Ints  # events of users who had a published list, and hits among them
+
+
+class RankMetrics:
+    """Accumulate the ranks of several models. A store: checkpoints use `arrays` and `load`.
+
+    `models[0]` is the served one. Cumulative metrics cover all tests since the first event, recent ones the
+    last `window` tests.
+    """
+
+    def __init__(self, models: Sequence[str], window: int = WINDOW_TESTS) -> None:
+        """Start from zero. Raises ValueError for no model, one named twice, or a window below 1."""
+        if not models or len(set(models)) != len(models):
+            raise ValueError(f"models {models}: expected one or more names, each once")
+        if window < 1:
+            raise ValueError(f"window {window}: expected 1 test or more")
+        self.models = list(models)
+        self._ranks = {model: _ModelRanks(window) for model in models}
+        self._list_hits = np.zeros(2, np.int64)  # events, hits
+        self._recent_list_hits = _Ring(window, 1)
+
+    def update(self, model: str, result: RankResult, cold_B: Bools, new_B: npt.NDArray[np.generic]) -> None:
+        """Add one model's tests of a batch.
+
+        `cold_B`: the user had fewer than `COLD_EVENTS` earlier events; `new_B`: the item is a new one.
+        Raises KeyError for a model that was not named at the start.
+        """
+        flags_NS = np.zeros((np.count_nonzero(result.tested_B), len(SEGMENTS)), bool)
+        flags_NS[:, 0] = True
+        for column, flag_B in ((1, cold_B), (3, new_B)):
+            flags_NS[:, column] = np.asarray(flag_B, bool)[result.tested_B]
+            flags_NS[:, column + 1] = ~flags_NS[:, column]
+        self._ranks[model].update(target_ranks(result), flags_NS)
+
+    def update_list_hits(self, hit_N: Bools) -> None:
+        """Add events of users with a published list; `hit_N`: the event's item was on it."""
+        self._list_hits += np.array([len(hit_N), np.count_nonzero(hit_N)])
+        self._recent_list_hits.add(hit_N[:, None])
+
+    def ratios(self) -> dict[tuple[str, str, str], float]:
+        """Return (model, measure, segment) -> mean over the recent tests; without tests there is no entry.
+
+        A segment's mean is over its share of the model's last `window` tests.
+        """
+        out: dict[tuple[str, str, str], float] = {}
+        for model, ranks in self._ranks.items():
+            for segment, means in ranks.recent_means():
+                out |= dict(zip([(model, measure, segment) for measure in MEASURES], means, strict=True))
+        hits = self._recent_list_hits.rows()
+        if len(hits):
+            out[self.models[0], "served_hr", "all"] = float(hits.mean())
+        return out
+
+    def cumulative(self) -> dict[str, ModelMetrics]:
+        """Return every model's metrics since the first event, in full precision, with their counts."""
+        users = len(USER_SEGMENTS)
+        return {
+            model: model_metrics(ranks.tests_S[:users], ranks.sums(CUTOFF)[:users])
+            for model, ranks in self._ranks.items()
+        }
+
+    def at_cutoffs(self, model: str) -> dict[str, float]:
+        """Return hit rate and NDCG over all tests at each of `CUTOFFS`, as `hr@20`; 0.0 without tests."""
+        ranks = self._ranks[model]
+        out: dict[str, float] = {}
+        for k in CUTOFFS:
+            means_F = (ranks.sums(k)[0] / max(int(ranks.tests_S[0]), 1)).tolist()
+            out |= {f"hr@{k}": means_F[0], f"ndcg@{k}": means_F[1]}
+        return out
+
+    def of_segment(self, model: str, segment: str) -> SegmentMetrics:
+        """Return a model's cumulative metrics at ten places in one of `SEGMENTS`; ValueError for another."""
+        place, ranks = SEGMENTS.index(segment), self._ranks[model]
+        return _segment_metrics(int(ranks.tests_S[place]), ranks.sums(CUTOFF)[place])
+
+    def curve(self, model: str) -> Curve:
+        """Return a model's ROC and precision-recall curves."""
+        return self._ranks[model].curve.curve()
+
+    def totals(self) -> Totals:
+        """Return a copy of the counts that the cumulative metrics are derived from, models in order."""
+        users, ranks = len(USER_SEGMENTS), self._ranks.values()
+        tests_MS = np.stack([each.tests_S[:users] for each in ranks])
+        sums_MSF = np.stack([each.sums(CUTOFF)[:users] for each in ranks])
+        return Totals(tests_MS, sums_MSF, self._list_hits.copy())
+
+    def list_hits(self) -> ListHits:
+        """Return the share of events on an item of the list last published to their user."""
+        events, hits = self._list_hits.tolist()
+        return ListHits(events, hits / events if events else 0.0)
+
+    def arrays(self) -> Arrays:
+        """Return the counts and histograms of each model, and the recent ranks, oldest first."""
+        out: Arrays = {"list_hits": self._list_hits.copy(), "list_hits.recent": self._recent_list_hits.rows()}
+        for model, ranks in self._ranks.items():
+            out |= {f"model.{model}.{name}": array for name, array in ranks.arrays().items()}
+        return out
+
+    def load(self, arrays: Arrays) -> None:
+        """Restore the state from `arrays`; a model that is not in there starts from zero."""
+        self._list_hits[:] = arrays["list_hits"]
+        if "list_hits.recent" in arrays:
+            self._recent_list_hits.add(arrays["list_hits.recent"])
+        for model, ranks in self._ranks.items():
+            if f"model.{model}.tests" in arrays:
+                ranks.load({name: arrays[f"model.{model}.{name}"] for name in ranks.arrays()})
+
+
+def model_metrics(tests_S: Ints, sums_SF: Float64s) -> ModelMetrics:
+    """Return the metrics of counts [S] and sums [S, F] of `USER_SEGMENTS`."""
+    whole, cold, warm = (_segment_metrics(n, sums) for n, sums in zip(tests_S.tolist(), sums_SF, strict=True))
+    return {**whole, "cold": cold, "warm": warm}
+
+
+class _ModelRanks:
+    """The ranks of one model: `mass_SP` is the expected number of targets at each of the first places."""
+
+    def __init__(self, window: int) -> None:
+        self.tests_S = np.zeros(len(SEGMENTS), np.int64)
+        self.mass_SP = np.zeros((len(SEGMENTS), MAX_PLACES))
+        self.curve = CurveHistogram()
+        self._recent = _Ring(window, 3)  # greater, equal, whether the user is cold
+
+    def update(self, ranks: TargetRanks, flags_NS: Bools) -> None:
+        # an unknown item has no rank: beyond every cutoff it is a miss
+        greater_N = np.where(ranks.known_N, ranks.greater_N, MAX_PLACES)
+        equal_N = np.where(ranks.known_N, ranks.equal_N, 0)
+        self.tests_S += flags_NS.sum(axis=0)
+        _add_mass(greater_N, equal_N, flags_NS, self.mass_SP)
+        self.curve.update(ranks.below_N, ranks.known_N)
+        self._recent.add(np.column_stack((greater_N, equal_N, flags_NS[:, 1])))
+
+    def sums(self, k: int) -> Float64s:
+        """Return the sum of every measure at cutoff `k` in every segment: [S, F]."""
+        sums_SF: Float64s = self.mass_SP[:, :k] @ _GAINS_PF[:k]
+        return sums_SF
+
+    def recent_means(self) -> Iterator[tuple[str, list[float]]]:
+        """Yield each of `USER_SEGMENTS` that has recent tests, with the means of the measures."""
+        greater_N, equal_N, cold_N = self._recent.rows().T
+        gains_NF = np.stack(expected_gains(greater_N, equal_N), axis=1)
+        masks = (np.ones(len(cold_N), bool), cold_N > 0, cold_N == 0)
+        for segment, mask_N in zip(USER_SEGMENTS, masks, strict=True):
+            if mask_N.any():
+                yield segment, gains_NF[mask_N].mean(axis=0).tolist()
+
+    def arrays(self) -> Arrays:
+        counts = {"tests": self.tests_S.copy(), "mass": self.mass_SP.copy(), "recent": self._recent.rows()}
+        return counts | self.curve.arrays()
+
+    def load(self, arrays: Arrays) -> None:
+        self.tests_S[:], self.mass_SP[:] = arrays["tests"], arrays["mass"]
+        self.curve.load(arrays)
+        self._recent.add(arrays["recent"])
+
+
+class _Ring:
+    """The last `size` rows."""
+
+    def __init__(self, size: int, columns: int) -> None:
+        self._data = np.zeros((size, columns), np.int64)
+        self._written = 0
+
+    def add(self, rows: npt.NDArray[np.generic]) -> None:
+        rows = rows[-len(self._data) :]
+        self._data[(self._written + np.arange(len(rows))) % len(self._data)] = rows
+        self._written += len(rows)
+
+    def rows(self) -> Ints:
+        """Return a copy, oldest first."""
+        if self._written <= len(self._data):
+            return self._data[: self._written].copy()
+        return np.roll(self._data, -(self._written % len(self._data)), axis=0)
+
+
+@kernel()
+def _add_mass(greater_N, equal_N, flags_NS, mass_SP):  # type: ignore[no-untyped-def]
+    """Spread each target evenly over the places that it can take."""
+    for n in range(greater_N.shape[0]):
+        share = 1.0 / (equal_N[n] + 1)
+        for place in range(greater_N[n], min(greater_N[n] + equal_N[n] + 1, mass_SP.shape[1])):
+            for s in range(mass_SP.shape[0]):
+                if flags_NS[n, s]:
+                    mass_SP[s, place] += share
+
+
+def _segment_metrics(tests: int, sums_F: Float64s) -> SegmentMetrics:
+    hr, ndcg, mrr = (sums_F / max(tests, 1)).tolist()
+    return {"tests": tests, "hr@10": hr, "ndcg@10": ndcg, "mrr@10": mrr}

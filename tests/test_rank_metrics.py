@@ -1,0 +1,193 @@
+"""Rank metrics against slow oracles: every order of the equal scores, plain lists, every cutoff, segment."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.evaluation.rank_metrics import CUTOFFS, MEASURES, RankMetrics, expected_gains, gains_of
+from pipeline.models.model import RankResult
+
+Array = np.ndarray
+
+
+def batch_of(greater, equal=None, tests=None, known=None):
+    n = len(greater)
+    return RankResult(
+        greater_B=np.array(greater, np.int64),
+        equal_B=np.array([0] * n if equal is None else equal, np.int64),
+        candidates_B=np.full(n, 100, np.int64),
+        tested_B=np.array([True] * n if tests is None else tests, bool),
+        known_B=np.array([True] * n if known is None else known, bool),
+    )
+
+
+def random_batch(seed: int = 0, size: int = 400) -> tuple[RankResult, Array, Array]:
+    """Return tests with ties, unknown items and events that are none; which users are cold, items new."""
+    rng = np.random.default_rng(seed)
+    greater, equal = rng.geometric(0.06, size) - 1, rng.integers(0, 4, size) * rng.integers(0, 2, size)
+    result = RankResult(greater, equal, greater + equal + 30, rng.random(size) < 0.8, rng.random(size) < 0.7)
+    return result, rng.random(size) < 0.4, rng.integers(0, 2, size).astype(np.float64)
+
+
+def gains_by_places(greater, equal, k):
+    """Take the mean over the places that the target can have."""
+    places = range(greater + 1, greater + equal + 2)
+    inside = [place for place in places if place <= k]
+    return (
+        len(inside) / len(places),
+        sum(1 / math.log2(place + 1) for place in inside) / len(places),
+        sum(1 / place for place in inside) / len(places),
+    )
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 60)), min_size=1, max_size=8), st.integers(1, 25)
+)
+def test_gains_are_the_mean_over_all_places_among_equal_scores(counts, k):
+    greater, equal = zip(*counts, strict=True)
+    gains = expected_gains(greater, equal, k)
+    expected = [gains_by_places(g, e, k) for g, e in counts]
+    assert np.stack(gains, axis=1) == pytest.approx(np.array(expected), abs=1e-12)
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=6), st.data())
+def test_gains_are_the_mean_over_every_shuffle_of_a_scored_list(scores, data):
+    target = data.draw(st.integers(0, len(scores) - 1))
+    places = [  # a stable sort of a shuffle leaves equal scores in the order of the shuffle
+        sorted(order, key=lambda item: -scores[item]).index(target) + 1
+        for order in itertools.permutations(range(len(scores)))
+    ]
+    greater = sum(score > scores[target] for score in scores)
+    gains = expected_gains([greater], [scores.count(scores[target]) - 1], k=2)
+    assert gains.hit_B[0] == pytest.approx(np.mean([place <= 2 for place in places]))
+    ndcgs = [1 / math.log2(place + 1) if place <= 2 else 0.0 for place in places]
+    assert gains.ndcg_B[0] == pytest.approx(np.mean(ndcgs))
+
+
+def test_random_scores_hit_ten_times_in_as_many_candidates():
+    assert expected_gains([0], [399]).hit_B[0] == pytest.approx(10 / 400)
+
+
+def test_negative_counts_are_refused():
+    with pytest.raises(ValueError, match=r"-1 \(equal\).*expected 0 or more"):
+        expected_gains([0], [-1])
+
+
+def test_an_unknown_item_is_a_miss_and_an_untested_event_is_nothing():
+    batch = batch_of([0, 0, -7], [0, 0, -7], tests=[True, True, False], known=[True, False, True])
+    gains = gains_of(batch)
+    assert gains.hit_B[:2].tolist() == [1.0, 0.0]
+    assert np.isnan(gains.hit_B[2])
+    metrics = RankMetrics(["a"])
+    metrics.update("a", batch, np.zeros(3, bool), np.zeros(3))
+    assert metrics.cumulative()["a"]["tests"] == 2
+    assert metrics.cumulative()["a"]["hr@10"] == 0.5
+
+
+steps = st.lists(
+    st.lists(st.tuples(st.integers(0, 14), st.booleans(), st.booleans(), st.booleans()), max_size=7),
+    max_size=9,
+)
+
+
+def run_steps(metrics, batches):
+    for batch in batches:
+        greater, tests, known, cold = zip(*batch, strict=True) if batch else ((), (), (), ())
+        result = batch_of(greater, tests=tests, known=known)
+        metrics.update("a", result, np.array(cold, bool), np.zeros(len(batch)))
+    return metrics
+
+
+@given(steps, st.integers(1, 12))
+def test_metrics_equal_those_of_plain_lists(batches, window):
+    metrics = run_steps(RankMetrics(["a"], window), batches)
+    rows = [
+        (float(known and greater < 10), cold) for b in batches for greater, test, known, cold in b if test
+    ]
+    segments = {"all": [True, False], "cold": [True], "warm": [False]}
+    ratios, cumulative = metrics.ratios(), metrics.cumulative()["a"]
+    for segment, wanted in segments.items():
+        recent = [hit for hit, cold in rows[-window:] if cold in wanted]
+        ever = [hit for hit, cold in rows if cold in wanted]
+        if recent:
+            assert ratios["a", "hr", segment] == pytest.approx(np.mean(recent))
+        else:
+            assert ("a", "hr", segment) not in ratios
+        found = cumulative if segment == "all" else cumulative[segment]
+        assert found["tests"] == len(ever)
+        assert found["hr@10"] == pytest.approx(np.mean(ever) if ever else 0.0)
+
+
+def test_every_cutoff_segment_and_measure_is_the_mean_of_the_gains():
+    metrics, batches = RankMetrics(["a", "b"]), [random_batch(seed) for seed in range(3)]
+    for batch in batches:
+        metrics.update("a", *batch)
+    tested, cold, new = (
+        np.concatenate(column)
+        for column in zip(*((result.tested_B, *flags) for result, *flags in batches), strict=True)
+    )
+    masks = {"all": tested, "cold": cold, "warm": ~cold, "new": new > 0, "old": new == 0}
+    for k in CUTOFFS:
+        gains = np.concatenate([np.stack(gains_of(result, k), axis=1) for result, *_ in batches])
+        for place, measure in enumerate(("hr", "ndcg")):
+            assert metrics.at_cutoffs("a")[f"{measure}@{k}"] == pytest.approx(np.mean(gains[tested, place]))
+        for segment, mask in masks.items() if k == 10 else ():
+            found, expected = metrics.of_segment("a", segment), gains[mask & tested]
+            assert found["tests"] == len(expected) > 50
+            assert [found[f"{each}@10"] for each in MEASURES] == pytest.approx(expected.mean(axis=0).tolist())
+    whole = metrics.cumulative()["a"]
+    assert (whole["cold"], whole["warm"]) == tuple(metrics.of_segment("a", each) for each in ("cold", "warm"))
+    assert set(metrics.at_cutoffs("b").values()) == {0.0}
+    totals = metrics.totals()
+    assert totals.tests_MS[0, 0] == tested.sum()
+    assert totals.sums_MSF[0, 0] / tested.sum() == pytest.approx([whole[f"{each}@10"] for each in MEASURES])
+
+
+@given(st.lists(st.integers(0, 99), max_size=4), st.lists(st.integers(0, 99), max_size=4), st.integers(1, 60))
+def test_a_checkpoint_in_between_changes_no_bit(before, after, window):
+    whole = RankMetrics(["a", "b"], window)
+    for seed in before:
+        whole.update("a", *random_batch(seed, 30))
+    whole.update_list_hits(np.array([True, False, False]))
+    restored = RankMetrics(["new", "b", "a"], window)
+    restored.load(whole.arrays())
+    for metrics in (whole, restored):
+        for seed in after:
+            metrics.update("a", *random_batch(seed, 30))
+        metrics.update_list_hits(np.array([True]))
+    arrays = restored.arrays()
+    assert all(array.tobytes() == arrays[name].tobytes() for name, array in whole.arrays().items())
+    assert restored.cumulative()["a"] == whole.cumulative()["a"]
+    assert restored.curve("a").auc == pytest.approx(whole.curve("a").auc, rel=0, abs=0, nan_ok=True)
+    assert restored.cumulative()["new"]["tests"] == restored.curve("new").tests == 0
+
+
+def test_the_hit_rate_of_published_lists_counts_the_events_of_users_with_a_list():
+    metrics = RankMetrics(["a", "b"], window=2)
+    assert ("a", "served_hr", "all") not in metrics.ratios()
+    metrics.update_list_hits(np.array([True, True, False, True]))
+    assert metrics.list_hits() == (4, 0.75)
+    assert metrics.ratios()["a", "served_hr", "all"] == 0.5
+    assert ("b", "served_hr", "all") not in metrics.ratios()
+
+
+def test_cumulative_metrics_are_json():
+    metrics = RankMetrics(["a"])
+    metrics.update("a", batch_of([0, 3]), np.array([True, False]), np.zeros(2))
+    assert json.loads(json.dumps(metrics.cumulative()))["a"]["cold"] == {
+        "tests": 1, "hr@10": 1.0, "ndcg@10": 1.0, "mrr@10": 1.0
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("models", "window", "message"),
+    [([], 1, "one or more names, each once"), (["a", "a"], 1, "each once"), (["a"], 0, "window 0: expected")],
+)
+def test_models_are_named_once_each_and_the_window_holds_a_test(models, window, message):
+    with pytest.raises(ValueError, match=message):
+        RankMetrics(models, window)
