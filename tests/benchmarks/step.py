@@ -49,7 +49,7 @@ class Columns(NamedTuple):
 def made_up(items: int, timed: int) -> Columns:
     """Return a stream whose first events, all but `timed`, give every item one and every user 32."""
     rng = np.random.default_rng(0)
-    users = max(4096, -(-items // EVENTS_A_USER))
+    users = max(1024, -(-items // EVENTS_A_USER))
     warm = users * EVENTS_A_USER
     weight = 1 / (np.arange(items) + FLAT)
     drawn = rng.choice(items, warm - items + timed, p=weight / weight.sum())
@@ -158,7 +158,8 @@ def tasks_of(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
     sizes = [options.profile] if options.profile else [int(size) for size in options.batches.split(",")]
     common = {"batches": sizes, "warm": options.warm, "profile": bool(options.profile), "repeats": False}
-    tasks = {f"{items} items": common | {"items": int(items)} for items in filter(None, options.items.split(","))}
+    known = [int(count) for count in filter(None, options.items.split(","))]
+    tasks = {f"{items} items": common | {"items": items} for items in known}
     for stream in STREAMS:
         if options.data and stream.name in options.streams.split(","):
             path = str(path_of(options.data, stream))
@@ -174,14 +175,16 @@ def best_of(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 def show(new: dict[str, Any], old: dict[str, Any]) -> None:
     """Print the tables."""
     stages = sorted({stage for sizes in new.values() for one in sizes.values() for stage in one["stages"]})
-    print("| stream | batch | us an event | wall | before | wall | times as fast | " + " | ".join(stages) + " |")
-    print("|---|---|---|---|---|---|---|" + "---|" * len(stages))
+    head = ("stream", "batch", "us an event", "wall", "before", "wall", "times as fast", *stages)
+    print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|")
     for name, sizes in new.items():
         for size, one in sizes.items():
-            before = old.get(name, {}).get(size)
-            told = f"{before['cpu']:.1f} | {before['wall']:.1f} | {before['cpu'] / one['cpu']:.2f}" if before else "| |"
-            shares = " | ".join(f"{one['stages'].get(stage, 0.0):.1f}" for stage in stages)
-            print(f"| {name} | {size} | {one['cpu']:.1f} | {one['wall']:.1f} | {told} | {shares} |")
+            cells = [name, size, f"{one['cpu']:.1f}", f"{one['wall']:.1f}", "", "", ""]
+            if before := old.get(name, {}).get(size):
+                ratio = before["cpu"] / one["cpu"]
+                cells[4:] = [f"{before['cpu']:.1f}", f"{before['wall']:.1f}", f"{ratio:.2f}"]
+            cells += [f"{one['stages'].get(stage, 0.0):.1f}" for stage in stages]
+            print(f"| {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -194,7 +197,7 @@ def main() -> None:
     parser.add_argument("--items", default="10000,340000", help="of the made-up streams; empty: none")
     parser.add_argument("--data", type=Path, default=os.environ.get("AFRESH_DATA"))
     parser.add_argument("--streams", default="globo,movietweetings")
-    parser.add_argument("--warm", type=int, default=20_000, help="events before the clock, of a recorded stream")
+    parser.add_argument("--warm", type=int, default=20_000, help="events before the clock")
     parser.add_argument("--batches", default="512,64,16,1")
     parser.add_argument("--profile", type=int, metavar="BATCH")
     parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
