@@ -30,14 +30,13 @@ from pipeline.models.registry import (
 )
 from pipeline.models.training import Trainer
 from pipeline.outcome import Mark, Outcome, no_mark
-from pipeline.ranking.explanations import reasons
 from pipeline.ranking.lists import Ranked, Stamp, ranking_records
+from pipeline.ranking.ranker import rank
 from pipeline.ranking.recipients import no_recipients, recipients
-from pipeline.ranking.top_k import filled_up, top_k
 from pipeline.settings import POSITIVE, Settings
 from pipeline.state import moving, packing
 from pipeline.state.item_age import ItemAge
-from pipeline.state.queries import Queries, excluded_targets, list_queries, training_queries
+from pipeline.state.queries import Queries, excluded_targets, training_queries
 from pipeline.state.refresh import LATER, NOW
 from pipeline.state.shards import Shard, Snapshot
 from pipeline.state.state import State
@@ -68,13 +67,13 @@ class Recommender:
         unread: bool = False,
         rank_all: bool = False,
     ) -> None:
-        rank, seed = settings.rank, settings.model.seed
+        config, seed = settings.rank, settings.model.seed
         variants = variants or configured(settings.model)
         self.settings, self.unread, self.rank_all = settings, unread, rank_all
         self.state = State(settings, history_of(variants))
         state = self.state
         self.bank = FeatureBank(
-            state.items, state.users.capacity, rank.k, rank.exclude_event_types is not None, seed,
+            state.items, state.users.capacity, config.k, config.exclude_event_types is not None, seed,
             lists_of(variants[0]),
         )  # fmt: skip
         self.trainer = Trainer(self.bank, seed)
@@ -216,7 +215,7 @@ class Recommender:
         return self._records(users, ranked, raw, "default")
 
     def _leads(self) -> bool:
-        """Say whether the first partition is ours: its owner publishes the default list."""
+        """Return whether the first partition is ours: its owner publishes the default list."""
         first = TopicPartition(next(iter(self.settings.topics.event_topics())), 0)
         return first in self.state.offsets or first in self.held
 
@@ -299,23 +298,8 @@ class Recommender:
         return ranking_records(self.state, users, ranked, stamp)
 
     def rank(self, users: IntArray, explained: bool = True) -> Ranked:
-        """Rank for these user rows: score > top K > explanations > announced items where lists are shorter
-        than K. Changes nothing.
-        """
-        queries = list_queries(self.state, users)
-        candidates = self.bank.candidates(queries)
-        scores = self.models[0].score(queries, candidates)
-        places_BK, scores_BK = top_k(scores.values, candidates, self.settings.rank.k)
-        parts = None
-        if explained and self.settings.rank.explain:
-            parts = self.models[0].explain(queries, candidates, scores, places_BK)
-        rows_BK = np.full(places_BK.shape, -1, np.int32)
-        rows_BK[places_BK >= 0] = candidates.rows[places_BK[places_BK >= 0]]
-        if parts is None:
-            reasons_BK = np.full((*rows_BK.shape, 0), -1, np.int32)
-        else:
-            reasons_BK = reasons(parts, queries.items_BL, rows_BK)
-        return Ranked(*filled_up(rows_BK, scores_BK, self.state.newest), reasons_BK)
+        """Return the lists of these user rows; changes nothing."""
+        return rank(self.state, self.bank, self.models[0], self.settings.rank, users, explained)
 
     def _sources(self, users: IntArray) -> dict[str, TopicPartition]:
         """Return the partition of each of these users, by id."""

@@ -1,14 +1,13 @@
-"""What event types mean by their names, where the configuration says nothing: the usual names of the field.
+"""The default roles of event types, by the usual names of the field.
 
-Names are compared without regard to case, separators and the thing that it happened to: `order_cancelled`,
-`Cancel-Order` and `cancelled` are one. Only whole names count: `report_view` is no report, `return_visit` no
-return. A name that means one thing here and another there (`show`, `display`, `seen`, `mute`, `flag`) is left
-to the configuration.
+Names are compared without case, separators and the object of the action: `order_cancelled`, `Cancel-Order`
+and `cancelled` are one. Only whole names count: `report_view` is no report, `return_visit` no return. An
+ambiguous name (`show`, `display`, `seen`, `mute`, `flag`) is left to the configuration.
 """
 
 from typing import Literal
 
-Role = Literal["positive", "neutral", "negative", "exposure", "ignore"]  # no name means the last by itself
+Role = Literal["positive", "neutral", "negative", "exposure", "ignore"]  # "ignore" by configuration only
 DEFAULT: Role = "positive"  # of every other name, with weight 1
 
 _NAMES: dict[Role, str] = {
@@ -18,7 +17,7 @@ _NAMES: dict[Role, str] = {
         purchase order transaction play listen watch stream read open visit page_view view_item
         select_item download upvote thumbs_up conversion
     """,
-    "neutral": "undislike unhide unblock",  # a mistake taken back is no praise
+    "neutral": "undislike unhide unblock",  # a corrected mistake is not positive
     "negative": """
         dislike disliked downvote downvoted vote_down thumbs_down thumb_down
         unlike unliked unfav unfavorite unfavorited unfavourite unfavourited unbookmark unbookmarked
@@ -61,7 +60,7 @@ def built_in_role(name: str) -> Role:
 
 
 def is_familiar(name: str) -> bool:
-    """Say whether a type stands here by its very name, so that nobody need be told how it is taken.
+    """Return whether a type is listed here by its exact name, so that its role needs no log line.
 
     >>> is_familiar("remove_from_cart"), is_familiar("Remove-From-Cart"), is_familiar("glance")
     (True, False, False)
@@ -70,7 +69,7 @@ def is_familiar(name: str) -> bool:
 
 
 def familiar_names() -> frozenset[str]:
-    """Return the names that stand here."""
+    """Return the names listed here."""
     return frozenset(_FAMILIAR)
 
 

@@ -48,11 +48,6 @@ class SenderProcess:
             start_new_session=True,
         )  # fmt: skip
 
-    @property
-    def pid(self) -> int | None:
-        """Id of the process and its group; None before the start."""
-        return None if self._process is None else self._process.pid
-
     def sent(self) -> int | None:
         """Return how many events were sent; None until all are. Raise `AfreshError` when the command
         failed."""
@@ -83,11 +78,6 @@ class SenderProcess:
                 progress: dict[str, Any] = json.loads(line)["progress"]
                 return progress
         return None
-
-    def wait(self, timeout_s: float) -> None:
-        """Wait for the end of the process. Raise `subprocess.TimeoutExpired` when it takes longer."""
-        if self._process is not None:
-            self._process.wait(timeout_s)
 
     def stop(self) -> None:
         """End the process: close its input, then kill it. May be called twice."""

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 SLICE_S = 0.015  # events leave in slices of this length: even enough for latency, few enough wake-ups
 CHECK_EVENTS = 1_000  # events without a pause between two calls of `wait`
@@ -19,6 +19,17 @@ class Timed(Protocol):
 
 Event = TypeVar("Event")
 TimedEvent = TypeVar("TimedEvent", bound=Timed)
+
+
+class Pace(NamedTuple):
+    """How fast events are sent: with their recorded gaps divided by `speed`, else at `rate` a second, with
+    neither as fast as they are taken."""
+
+    rate: float = 0.0
+    speed: float = 0.0
+
+
+NO_LIMIT = Pace()
 
 
 def pause(seconds: float) -> bool:

@@ -22,7 +22,7 @@ from pipeline.events.fields import is_path, put_at
 from pipeline.settings import KEY_FIELD, KafkaConfig, TopicsConfig
 from producers.kafka.records import key_hash
 from producers.kafka.topics import create_topics, missing_topics
-from producers.rate_limiter import as_recorded, at_rate, pause
+from producers.rate_limiter import NO_LIMIT, Pace, as_recorded, at_rate, pause
 
 CACHED_KEYS = 1 << 17  # hashing a key costs as much as sending its record
 
@@ -80,24 +80,21 @@ def send_events(
     topic: str,
     events: Iterable[WireEvent],
     sending: Sending,
-    *,
-    rate: float = 0.0,
-    speed: float = 0.0,
+    pace: Pace = NO_LIMIT,
     wait: Callable[[float], bool] = pause,
     flush_s: float = 60.0,
 ) -> None:
     """Send events and wait until the broker has all of them; `sending` counts them on the way.
 
-    `speed` keeps the recorded gaps, divided by it; else `rate` limits the events a second; with neither they
-    go as fast as the broker takes them. `wait` is called between events and ends the sending by returning
-    True; events that were sent by then are waited for.
+    `wait` is called between events and ends the sending by returning True; events that were sent by then are
+    waited for.
 
     Raise `BrokerLost` when the broker doesn't answer for `flush_s`, `PublishFailed` when it rejects an event.
     """
     count = len(producer.partitions_for(topic))
     hashed = lru_cache(CACHED_KEYS)(key_hash)
     start_s = time.monotonic()
-    stream = as_recorded(events, speed, wait) if speed else at_rate(events, rate, wait)
+    stream = as_recorded(events, pace.speed, wait) if pace.speed else at_rate(events, pace.rate, wait)
     failed = sending.failed
     try:
         for event in stream:

@@ -1,7 +1,7 @@
-"""A world in which the loop can be killed at any step: what survives, and what breaks.
+"""A world in which the loop can be killed at any operation.
 
-The log, the group's commits, what the broker has taken, the folder and the journal survive a crash.
-Everything else is made anew for the next life, as a new process would make it.
+The log, the group's commits, the records that the broker has taken, the folder and the journal survive a
+crash. Everything else is created again for the next life, as in a new process.
 """
 
 import os
@@ -40,30 +40,30 @@ EVENTS_AN_ITEM = 12  # learned between two records of the items topic
 
 
 class Crash(BaseException):
-    """The process is gone: nothing may catch this."""
+    """The end of the process: nothing may catch this."""
 
 
 class Fate:
-    """Counts operations, and ends the process when its time has come."""
+    """Counts operations, and ends the process at operation `last` (-1: never)."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.done = 0
-        self.last = -1  # the operation that never ends; -1: none
+        self.last = -1
 
     def due(self) -> bool:
-        """Count an operation and say whether it is the last one."""
+        """Count an operation; return whether it is the last one."""
         self.done += 1
         return self.done == self.last
 
     def strike(self, *_: object) -> None:
-        """Count an operation, and die of it if it is the last one."""
+        """Count an operation, and crash if it is the last one."""
         if self.due():
             raise Crash
 
 
 class Fated:
-    """Any object, but each call of a method is an operation that may be the last."""
+    """A proxy: each call of a method is an operation that may be the last."""
 
     def __init__(self, inner: object, fate: Fate) -> None:
         self.__dict__.update(inner=inner, fate=fate)
@@ -88,7 +88,7 @@ class FatedFolder(UrlFolder):
         self.fate = fate
 
     def write(self, name: str, data: bytes) -> None:
-        """Write, or die before, in the middle, or just after."""
+        """Write, or crash before, during or after it."""
         if self.fate.due():
             path = Path(self.url, f"{name}.part")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,13 +98,13 @@ class FatedFolder(UrlFolder):
         self.fate.strike()
 
     def delete(self, name: str) -> None:
-        """Delete, or die before."""
+        """Delete, or crash before."""
         self.fate.strike()
         super().delete(name)
 
 
 class SlowReceipt:
-    """Acknowledged when waited for, or when asked for the second time."""
+    """Acknowledged by `wait`, or by the second call of `done`."""
 
     def __init__(self, sink: "SlowSink") -> None:
         self.sink = sink
@@ -112,7 +112,7 @@ class SlowReceipt:
         self.asked = 0
 
     def done(self) -> bool:
-        """Say whether the batch has been taken."""
+        """Return whether the broker has taken the batch."""
         self.asked += 1
         if self.asked == 2:
             self.sink.deliver(self)
@@ -123,11 +123,11 @@ class SlowReceipt:
         self.sink.deliver(self)
 
     def acknowledged_ms(self) -> None:
-        """Know no time."""
+        """Return None."""
 
 
 class SlowSink:
-    """A sink whose broker takes batches late, and of the last ones only a part when the process dies."""
+    """A sink with a broker that takes batches late, and only a part of the last ones at a crash."""
 
     commits_offsets = False
 
@@ -171,7 +171,7 @@ class SlowSink:
 
 
 class RestlessSource(MemorySource):
-    """A source whose batches have other borders each time, as with a live topic; polls take time."""
+    """A source with other batch boundaries in each run, as on a live topic; polls take time."""
 
     def __init__(self, log: MemoryLog, fate: Fate, clock: ManualClock) -> None:
         super().__init__(log)
@@ -188,14 +188,14 @@ class RestlessSource(MemorySource):
 
 
 class GradualItems(MemoryItems):
-    """An items topic to which a record comes whenever so many more events are learned."""
+    """An items topic that gets a record whenever `EVENTS_AN_ITEM` more events are learned."""
 
     def __init__(self, log: MemoryLog, learner: Learner) -> None:
         super().__init__(log, max_records=1)
         self.learner = learner
 
     def poll(self) -> tuple[CatalogUpdate, bool]:
-        """Return the next record, once its time has come."""
+        """Return the next record if it is due."""
         (at,) = self._next.values()
         if at * EVENTS_AN_ITEM > self.learner.events_learned:
             return NO_UPDATE, True
@@ -203,13 +203,13 @@ class GradualItems(MemoryItems):
 
     @property
     def idle(self) -> bool:
-        """Whether everything is read that is there by now."""
+        """Whether all due records are read."""
         (at,) = self._next.values()
         return at >= self._log.end(ITEMS) or at * EVENTS_AN_ITEM > self.learner.events_learned
 
 
 class World:
-    """All that survives, and the lives that are lived in it."""
+    """What survives a crash, and the lives of the worker."""
 
     def __init__(self, folder: Path, make: Any, settings: Settings, log: MemoryLog, seed: int) -> None:
         self.folder = folder
@@ -223,11 +223,11 @@ class World:
         self.crashes = 0
 
     def decoder(self) -> Decoder:
-        """Make the decoder of one life."""
+        """Create the decoder of one life."""
         return Decoder(self.settings.events, self.settings.topics, self.settings.limits.record_bytes)
 
     def journal(self) -> Journal:
-        """Make the journal of one life; its lines may be torn."""
+        """Create the journal of one life; its lines may be torn."""
 
         def write(descriptor: int, line: bytes) -> int:
             if self.fate.due():
@@ -240,11 +240,11 @@ class World:
         return Journal(self.folder / self.settings.kafka.worker_id, keep_all=True, write=write)
 
     def sink(self) -> SlowSink:
-        """Make the sink of one life."""
+        """Create the sink of one life."""
         return SlowSink(self.outbox, self.fate)
 
     def live(self, operations: int = -1) -> Learner | None:
-        """Start a process and let it work until all is done; None when it died in operation `operations`."""
+        """Run a process until everything is learned; return None if it crashed at operation `operations`."""
         fate = self.fate
         fate.done, fate.last = 0, operations
         learner = self.make(self.settings)
@@ -253,9 +253,9 @@ class World:
         journal = self.journal()
         checkpoints = Checkpoints(FatedFolder(str(self.folder), fate), self.settings)
         items = GradualItems(self.items, learner)
-        ends = Fated(source, fate), self.decoder(), Fated(sink, fate)
-        edges = Adapters(*ends, self.clock, Observer(), Fated(items, fate))
-        loop = Loop(Fated(learner, fate), edges, self.settings, Durability(checkpoints, journal))
+        fated = Fated(source, fate), self.decoder(), Fated(sink, fate)
+        adapters = Adapters(*fated, self.clock, Observer(), Fated(items, fate))
+        loop = Loop(Fated(learner, fate), adapters, self.settings, Durability(checkpoints, journal))
         try:
             loop.start()
             while not (source.idle and items.idle) or learner.pending_rankings:
@@ -287,8 +287,10 @@ BAD_LINE = {"id": ""}
 
 
 def fill(log: MemoryLog, records: int, seed: int) -> None:
-    """Append records of a few users, with gaps in the offsets: of twelve about one spoiled, one to ignore and
-    two of several lines, of which one may be bad."""
+    """Append records of a few users, with gaps in the offsets.
+
+    Of twelve records about one is bad, one is ignored, and two have several lines, one of them perhaps bad.
+    """
     chance = random.Random(seed)
     for number in range(records):
         topic, partition = chance.choice(log.partitions())
@@ -308,8 +310,8 @@ def fill(log: MemoryLog, records: int, seed: int) -> None:
 
 
 def item_log(seed: int) -> MemoryLog:
-    """Return an items topic that withdraws items of `fill`, brings them back, and announces items that no
-    event names; one record is spoiled.
+    """Return an items topic that withdraws items of `fill`, makes them available again, and announces
+    items without events; one record is bad.
     """
     chance, log = random.Random(seed), MemoryLog({"items": 1})
     for number in range(40):
@@ -320,7 +322,7 @@ def item_log(seed: int) -> MemoryLog:
 
 
 def is_spoiled(record: Record) -> bool:
-    """Return whether a record of `fill`, or a part of it, is no event."""
+    """Return whether a record of `fill`, or a line of it, is bad."""
     return record.value in SPOILED or (record.value not in IGNORED and BAD_LINE in lines_of(record))
 
 

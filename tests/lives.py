@@ -96,7 +96,7 @@ class Past(NamedTuple):
 
 PAST = Settings(
     batch=BatchConfig(max_events=16),
-    model=ModelConfig(dim=4, history=4),
+    model=ModelConfig(tables={"attention": {"dim": 4, "history": 4}}),
     rank=RankConfig(k=3, exclude_event_types=["buy"]),
     checkpoint=CheckpointConfig(path="state"),
 )

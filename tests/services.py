@@ -28,7 +28,7 @@ from kafka.admin import MemberToRemove
 from kafka.consumer.fetcher import ConsumerRecord
 
 from pipeline.app.config import load_settings
-from pipeline.app.inspection import Inspected, open_newest
+from pipeline.app.inspection import open_newest
 from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
 from pipeline.settings import Settings
@@ -273,9 +273,9 @@ class Site:
         report: dict[str, Any] = json.loads(self.call("inspect", "--json").splitlines()[-1])
         return report
 
-    def newest_state(self, worker: str = "worker-0") -> Inspected:
+    def newest_state(self, worker: str = "worker-0") -> Recommender:
         """Return the learner of a worker's newest checkpoint, as `afresh inspect` opens it."""
-        return open_newest(str(self.state), self.configured(worker), Recommender).learner
+        return open_newest(str(self.state), self.configured(worker)).learner
 
     def keep_first_segment(self, worker: str = "worker-0") -> None:
         """Begin a worker's journal, and hold on to its first segment.

@@ -15,7 +15,7 @@ from pipeline.settings import (
     RankConfig,
     Settings,
 )
-from pipeline.state.queries import Queries, lesson_queries
+from pipeline.state.queries import Queries, training_queries
 from pipeline.state.state import State
 
 START_MS = 1_700_000_000_000
@@ -85,7 +85,7 @@ def small_settings(
     return Settings(
         events=ROLES,
         batch=BatchConfig(max_events=64),
-        model=ModelConfig(name=name, dim=dim, history=history),  # type: ignore[arg-type]
+        model=ModelConfig(name=name, tables={"attention": {"dim": dim, "history": history}}),
         rank=RankConfig(k=k, exclude_event_types=exclude),
         limits=limits or LimitsConfig(),
     )
@@ -116,7 +116,7 @@ def move_on(
 ) -> Moved:
     """Bring a state on by one batch, as `Recommender.step` does, without models."""
     batch = state.admit(raw)
-    queries = lesson_queries(state, batch)
+    queries = training_queries(state, batch)
     if before_update:
         before_update(batch, queries)
     state.update(batch, queries.windows)

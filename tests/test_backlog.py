@@ -1,4 +1,4 @@
-"""A backlog: events whose records have waited for long are learned at once, their users ranked at its end."""
+"""A backlog: events of old records are learned at once, and their users are ranked at the end of it."""
 
 from dataclasses import replace
 
@@ -49,13 +49,13 @@ def test_a_backlog_is_learned_without_lists_and_each_user_gets_one_at_its_end() 
     assert outcome.metrics.due == 50
     assert service.recommender.pending_rankings
     outcome = service.step([Event("u7", "i1"), Event("new", "i2")])
-    told = users_of(outcome)
-    assert told[:2] == ["u7", "new"]
-    assert sorted(told) == sorted({*(f"u{user}" for user in range(50)), "new"})
+    ranked = users_of(outcome)
+    assert ranked[:2] == ["u7", "new"]
+    assert sorted(ranked) == sorted({*(f"u{user}" for user in range(50)), "new"})
     assert not service.recommender.pending_rankings
 
 
-def test_those_seen_last_are_ranked_first_and_so_many_a_batch() -> None:
+def test_users_are_ranked_newest_first_in_batches() -> None:
     service = Service()
     service.step(visits(2 * LATER_A_BATCH), age_ms=HOUR_MS)
     first, second = service.step([]), service.step([])
@@ -65,7 +65,7 @@ def test_those_seen_last_are_ranked_first_and_so_many_a_batch() -> None:
     assert not service.recommender.pending_rankings
 
 
-def test_users_of_long_ago_wait_for_their_next_event() -> None:
+def test_inactive_users_get_a_list_at_their_next_event() -> None:
     service = Service()
     service.step(visits(20), age_ms=8 * DAY_MS)
     assert not service.recommender.state.refresh.waiting(LATER)
@@ -75,28 +75,28 @@ def test_users_of_long_ago_wait_for_their_next_event() -> None:
     assert [visit["item_id"] for visit in history] == ["i5", "i3"]  # type: ignore[attr-defined]
 
 
-def test_nothing_waits_while_records_are_a_minute_old_at_the_most() -> None:
+def test_records_of_up_to_a_minute_are_no_backlog() -> None:
     outcome = Service().step(visits(20), age_ms=60_000)
     assert len(users_of(outcome)) == 20
     assert outcome.metrics.late == outcome.metrics.due == 0
 
 
-def test_lists_of_a_backlog_wait_while_there_is_more_of_it() -> None:
+def test_lists_wait_for_the_end_of_the_backlog() -> None:
     service = Service()
     service.step(visits(20), age_ms=HOUR_MS)
     assert users_of(service.step(visits(20, first=100), age_ms=HOUR_MS)) == []
     assert len(users_of(service.step(visits(1, first=200)))) == 41
 
 
-def test_a_single_late_record_holds_back_neither_the_lists_of_a_backlog_nor_its_own() -> None:
+def test_a_single_late_record_delays_no_list() -> None:
     service = Service()
     service.step(visits(20), age_ms=HOUR_MS)
-    told = users_of(service.step(visits(4, first=100), age_ms=[0, 0, HOUR_MS, 0]))
-    assert told[:4] == ["u100", "u101", "u103", "u102"]
-    assert len(told) == 24
+    ranked = users_of(service.step(visits(4, first=100), age_ms=[0, 0, HOUR_MS, 0]))
+    assert ranked[:4] == ["u100", "u101", "u103", "u102"]
+    assert len(ranked) == 24
 
 
-def test_of_users_with_one_number_the_id_says_who_is_first_wherever_their_rows_lie() -> None:
+def test_users_of_equal_age_are_ordered_by_id_independent_of_rows() -> None:
     ids = ["__default__", "d", "b", "a", "c"]
     refresh = Refresh(8)
     refresh.mark(np.arange(1, 5), LATER)
@@ -105,13 +105,13 @@ def test_of_users_with_one_number_the_id_says_who_is_first_wherever_their_rows_l
     assert [ids[row] for row in chosen] == ["c", "a", "b"]
 
 
-def test_events_without_a_list_are_left_out_of_the_latency() -> None:
+def test_events_without_a_list_do_not_count_in_the_latency() -> None:
     service = Service()
     assert not service.step(visits(5), age_ms=HOUR_MS).append_ms_B.any()
     assert service.step(visits(5), age_ms=100).append_ms_B.all()
 
 
-def test_a_restart_goes_on_with_the_lists_that_are_due() -> None:
+def test_pending_lists_are_restored() -> None:
     service, later = Service(), Service()
     service.step(visits(30), age_ms=HOUR_MS)
     later.recommender.restore(service.recommender.snapshot())

@@ -1,178 +1,140 @@
-"""`afresh broker`: it says where it listens, ends when asked, and leaves nothing behind."""
+"""`afresh broker` and the embedded broker: it reports its address, ends when asked, leaves nothing behind."""
 
-import contextlib
 import os
 import re
-import select
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from brokers.clients import Row, make_topic, write
-from brokers.embedded import embedded_broker as run_embedded
 from kafka import KafkaConsumer, TopicPartition
+from services import Process, until
 
 from pipeline.errors import UsageError
 from producers.embedded_broker import EmbeddedBroker
 
 pytestmark = pytest.mark.kafka
-WAIT_S = 20
 
 
-@contextlib.contextmanager
-def command(*options: str) -> Iterator[subprocess.Popen[str]]:
-    """Run the command; killed at the end if it still runs."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.app.cli", "broker", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Process]]:
+    """Start the command with options, `--port 0` by default; it is killed at the end of the test."""
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    with ExitStack() as stack:
+        yield lambda *options, port=0, name="broker": stack.enter_context(
+            Process("broker", "--port", str(port), *options, folder=tmp_path, name=name)
+        )
 
 
-def address(process: subprocess.Popen[str]) -> str:
-    """What its first line says."""
-    assert process.stdout is not None
-    assert select.select([process.stdout], [], [], WAIT_S)[0], "nothing was printed"
-    line = process.stdout.readline()
-    said = re.fullmatch(r"bootstrap_servers=(127\.0\.0\.1:\d+)\n", line)
-    assert said, line
-    return said[1]
+def address(process: Process) -> str:
+    """Return the address of the first line."""
+    process.until(process.printed, "the address")
+    first_line = re.fullmatch(r"bootstrap_servers=(127\.0\.0\.1:\d+)\n", process.printed())
+    assert first_line, process.printed()
+    return first_line[1]
 
 
-def closes(server: str) -> bool:
-    """Wait until nobody listens there any more."""
+def refuses_connections(server: str) -> bool:
     host, port = server.split(":")
-    until = time.monotonic() + WAIT_S
-    while time.monotonic() < until:
-        try:
-            socket.create_connection((host, int(port)), 1).close()
-        except ConnectionRefusedError:
-            return True
-        except OSError:  # it is just ending
-            continue
+    try:
+        socket.create_connection((host, int(port)), 1).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:  # it is about to end
+        pass
     return False
 
 
-def scratch_folders(tmp: Path) -> list[Path]:
-    return list(tmp.glob("afresh-broker-*"))
+def scratch_folders(folder: Path) -> list[Path]:
+    return list(folder.glob("**/afresh-broker-*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_cleanly(
-    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_the_broker_and_removes_its_folder(
+    start: Callable[..., Process], number: signal.Signals, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    with command("--port", "0") as process:
-        server = address(process)
-        make_topic(server, "events")
-        assert scratch_folders(tmp_path)
-        process.send_signal(number)
-        assert process.wait(WAIT_S) == 0
-    assert closes(server)
-    assert scratch_folders(tmp_path) == []
+    process = start()
+    server = address(process)
+    make_topic(server, "events")
+    assert scratch_folders(tmp_path)
+    process.tell(number)
+    assert process.wait() == (-number if number == signal.SIGKILL else 0)
+    until(lambda: refuses_connections(server), "the broker's port is closed")
+    until(lambda: not scratch_folders(tmp_path), "the folder is removed")
 
 
-def test_it_dies_with_a_parent_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    with command("--port", "0") as process:
-        server = address(process)
-        process.kill()
-        process.wait(WAIT_S)
-    assert closes(server)
-    until = time.monotonic() + WAIT_S
-    while scratch_folders(tmp_path):
-        assert time.monotonic() < until
+def test_data_in_a_given_folder_is_kept(start: Callable[..., Process], tmp_path: Path) -> None:
+    options = ("--data", str(tmp_path / "data"))
+    process = start(*options)
+    server = address(process)
+    make_topic(server, "events")
+    write(server, "events", [Row(0, int(time.time() * 1000), b"kept")])
+    process.end()
+    consumer = KafkaConsumer(bootstrap_servers=address(start(*options, name="again")))
+    assert consumer.end_offsets([TopicPartition("events", 0)]) == {TopicPartition("events", 0): 1}
+    consumer.close()
 
 
-def test_data_outlive_it_where_a_folder_is_named(tmp_path: Path) -> None:
-    options = ("--port", "0", "--data", str(tmp_path / "data"))
-    with command(*options) as process:
-        server = address(process)
-        make_topic(server, "events")
-        write(server, "events", [Row(0, int(time.time() * 1000), b"kept")])
-        process.terminate()
-        assert process.wait(WAIT_S) == 0
-    with command(*options) as process:
-        consumer = KafkaConsumer(bootstrap_servers=address(process))
-        assert consumer.end_offsets([TopicPartition("events", 0)]) == {TopicPartition("events", 0): 1}
-        consumer.close()
-
-
-def test_a_port_that_is_taken_is_told_in_one_line() -> None:
+def test_a_port_that_is_in_use_or_impossible_is_an_error(start: Callable[..., Process]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with command("--port", str(port)) as process:
-            assert process.wait(WAIT_S) == 2
-            assert process.stderr is not None
-            said = process.stderr.read()
-    assert f"--port {port}: the port is in use" in said
-    assert said.count("\n") == 1
+        process = start(port=port)
+        assert process.wait() == 2
+    assert f"--port {port}: the port is in use" in process.said()
+    assert process.said().count("\n") == 1
+    assert start(port=70_000, name="impossible").wait() == 2
 
 
-def test_a_port_that_is_none_is_refused() -> None:
-    with command("--port", "70000") as process:
-        assert process.wait(WAIT_S) == 2
-
-
-def test_a_broker_that_dies_ends_the_command() -> None:
-    with command("--port", "0") as process:
-        address(process)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        if not children.exists():
-            pytest.skip("no /proc here: the broker's process can't be found")
-        group = int(children.read_text().split()[0])
-        os.killpg(group, signal.SIGKILL)
-        assert process.wait(WAIT_S) == 1
-        assert process.stderr is not None
-        assert "the embedded broker ended by itself" in process.stderr.read()
+def test_a_broker_that_dies_ends_the_command(start: Callable[..., Process]) -> None:
+    process = start()
+    address(process)
+    pid = process._process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    if not children.exists():
+        pytest.skip("no /proc here: the broker's process can't be found")
+    os.killpg(int(children.read_text().split()[0]), signal.SIGKILL)
+    assert process.wait() == 1
+    assert "the embedded broker ended by itself" in process.said()
 
 
 def test_a_stopped_broker_leaves_no_process_of_its_group() -> None:
-    with run_embedded() as broker:
+    with EmbeddedBroker() as broker:
         group = broker.pid
         assert broker.alive()
         broker.stop()
         with pytest.raises(ProcessLookupError):
             os.killpg(group, 0)
-        broker.stop()  # twice does nothing
+        broker.stop()  # has no effect
         assert not broker.alive()
 
 
-def test_a_broker_that_ends_at_once_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)  # it is remembered otherwise
-    monkeypatch.setattr("producers.embedded_broker._binary", lambda: Path("/bin/false"))
-    with pytest.raises(UsageError, match=r"did not become ready on port \d+: no message"):
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [("", "no message"), ("echo no luck; rm -rf {tmp}/afresh-broker-*", "no luck")],
+    ids=["silent", "removes its folder"],
+)
+def test_a_broker_that_ends_at_once_is_an_error(
+    script: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    broken = tmp_path / "broken"
+    broken.write_text(f"#!/bin/sh\n{script.format(tmp=tmp_path)}\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr("producers.embedded_broker._binary", lambda: broken)
+    with pytest.raises(UsageError, match=rf"did not become ready on port \d+: {message}"):
         EmbeddedBroker().start()
     assert scratch_folders(tmp_path) == []
 
 
-def test_a_folder_that_vanishes_under_a_launch_is_no_trouble(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    broken = tmp_path / "broken"
-    broken.write_text(f"#!/bin/sh\necho no luck\nrm -rf {tmp_path}/afresh-broker-*\nexit 1\n")
-    broken.chmod(0o755)
-    monkeypatch.setattr("producers.embedded_broker._binary", lambda: broken)
-    with pytest.raises(UsageError, match=r"did not become ready on port \d+: no luck"):
-        EmbeddedBroker().start()
-
-
-def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
+def test_a_data_folder_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     data = tmp_path / "file"
     data.write_text("not a folder")
     with pytest.raises(UsageError, match=r"--data .*file: not a folder"):

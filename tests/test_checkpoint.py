@@ -1,7 +1,8 @@
-"""Checkpoints: a round trip, damage of every kind, what is kept, and what `inspect` shows of them."""
+"""Checkpoints: round trips, damage of every kind, retention, and what `inspect` shows."""
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +16,35 @@ from learners import CountingLearner
 from workers import P0, P1, Worker, publish, settings_for
 
 from consumers.memory import MemoryLog
-from pipeline.app.inspection import describe, lines, open_newest
+from pipeline.app.inspection import describe, open_newest
+from pipeline.app.inspection_view import lines
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.events.batch import TopicPartition
 from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.files import UrlFolder, pack, unpack
+from pipeline.persistence.manifest import Manifest
 from pipeline.persistence.shard_files import ShardFiles, parse
 from pipeline.settings import CheckpointConfig, KafkaConfig, ModelConfig, Settings
-from pipeline.state.shards import Shard
+from pipeline.state.shards import Shard, Snapshot
 
 
-def saved(folder: Path | str, rounds: int = 1, settings: Settings | None = None) -> CountingLearner:
-    """Learn and save `rounds` times, four events each, as the one worker of a group."""
-    settings = settings or settings_for(Path(folder))
-    log = MemoryLog({"events": 2})
-    worker = Worker(log, settings)
+def saved(folder: Path | str, rounds: int = 1, settings: Settings | None = None) -> Worker:
+    """Learn and save `rounds` times, four events each, as the only worker of a group."""
+    worker = Worker(MemoryLog({"events": 2}), settings or settings_for(Path(folder)))
     worker.loop.start()
     for number in range(rounds):
-        publish(log, ["ann", "bob"], P0, start=4 * number)
-        publish(log, ["xia", "ann2"], P1, start=4 * number + 2)
+        publish(worker.log, ["ann", "bob"], P0, start=4 * number)
+        publish(worker.log, ["xia", "ann2"], P1, start=4 * number + 2)
         worker.finish()
         worker.loop.checkpoint()
     worker.kill()
-    return worker.learner
+    return worker
+
+
+def loaded(folder: Path) -> tuple[Manifest, Snapshot]:
+    found = Checkpoints(UrlFolder(str(folder)), settings_for(folder)).load()
+    assert found is not None
+    return found
 
 
 def manifests(folder: Path) -> list[Path]:
@@ -53,7 +60,7 @@ def manifests(folder: Path) -> list[Path]:
         max_size=4,
     )
 )
-def test_arrays_come_back_as_they_were(columns: dict[str, Any]) -> None:
+def test_packed_arrays_are_unpacked_unchanged(columns: dict[str, Any]) -> None:
     turned = {name: array.T for name, array in columns.items()}  # not in C order
     back = unpack(pack(turned, {}))
     assert back.keys() == turned.keys()
@@ -62,11 +69,9 @@ def test_arrays_come_back_as_they_were(columns: dict[str, Any]) -> None:
         np.testing.assert_array_equal(back[name], array)
 
 
-def test_a_checkpoint_comes_back_with_all_its_partitions(tmp_path: Path) -> None:
-    learner = saved(tmp_path, rounds=2)
-    found = Checkpoints(UrlFolder(str(tmp_path)), settings_for(tmp_path)).load()
-    assert found is not None
-    manifest, snapshot = found
+def test_a_checkpoint_is_restored_with_all_its_partitions(tmp_path: Path) -> None:
+    learner = saved(tmp_path, rounds=2).learner
+    manifest, snapshot = loaded(tmp_path)
     again = CountingLearner(settings_for(tmp_path))
     again.restore(snapshot)
     assert again.digests() == learner.digests()
@@ -75,21 +80,21 @@ def test_a_checkpoint_comes_back_with_all_its_partitions(tmp_path: Path) -> None
     assert manifest.versions.keys() >= {"python", "numpy", "safetensors"}
 
 
-def test_a_remote_folder_serves_as_well(tmp_path: Path) -> None:
+def test_a_remote_folder_works_too(tmp_path: Path) -> None:
     url = f"memory://{tmp_path.name}"
     settings = Settings(checkpoint=CheckpointConfig(path=url, journal=str(tmp_path), keep=2))
-    learner = saved(url, rounds=4, settings=settings)
+    learner = saved(url, rounds=4, settings=settings).learner
     found = Checkpoints(UrlFolder(url), settings).load()
     assert found is not None
     assert found[0].events_learned == learner.events_learned
     assert len([name for name in UrlFolder(url).names("worker-0") if "manifest" in name]) == 2
 
 
-def test_no_checkpoint_at_all_is_no_error(tmp_path: Path) -> None:
+def test_a_new_folder_holds_no_checkpoint(tmp_path: Path) -> None:
     assert Checkpoints(UrlFolder(str(tmp_path / "new")), settings_for(tmp_path)).load() is None
 
 
-DAMAGE = {
+DAMAGE: dict[str, Callable[[Path], object]] = {
     "missing": lambda path: path.unlink(),
     "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
     "empty": lambda path: os.truncate(path, 0),
@@ -98,65 +103,35 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("part", ["model", "shard"])
-def test_a_damaged_file_makes_the_checkpoint_before_count(
+@pytest.mark.parametrize("part", ["model", "shard", "manifest"])
+def test_the_previous_checkpoint_replaces_a_damaged_one(
     tmp_path: Path, part: str, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    saved(tmp_path, rounds=2)
-    manifest = msgspec.json.decode(manifests(tmp_path)[-1].read_bytes())
-    name = manifest[part]["name"]
-    DAMAGE[damage](tmp_path / name)
-    with caplog.at_level(logging.WARNING):
-        found = Checkpoints(UrlFolder(str(tmp_path)), settings_for(tmp_path)).load()
-    assert found is not None
-    assert found[0].events_learned == 4
-    assert manifests(tmp_path)[-1].name in caplog.text
-    assert name in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        (lambda data: data[: len(data) // 2], "can't be read"),
-        (lambda data: b"", "can't be read"),
-    ],
-    ids=["truncated", "empty"],
-)
-def test_a_manifest_that_is_not_whole_is_skipped(
-    tmp_path: Path, change: Any, why: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    saved(tmp_path, rounds=2)
+    worker = saved(tmp_path, rounds=2)
     newest = manifests(tmp_path)[-1]
-    newest.write_bytes(change(newest.read_bytes()))
-    found = Checkpoints(UrlFolder(str(tmp_path)), settings_for(tmp_path)).load()
-    assert found is not None
-    assert found[0].events_learned == 4
-    assert newest.name in caplog.text
-    assert why in caplog.text
-
-
-def test_a_worker_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
-    learner = saved(tmp_path, rounds=2)
-    os.truncate(manifests(tmp_path)[-1], 5)
-    log = MemoryLog({"events": 2})
-    for number in range(2):
-        publish(log, ["ann", "bob"], P0, start=4 * number)
-        publish(log, ["xia", "ann2"], P1, start=4 * number + 2)
-    again = Worker(log, settings_for(tmp_path))
-    again.loop.start()
-    assert again.learner.digests() == learner.digests()
+    name = msgspec.json.decode(newest.read_bytes())[part]["name"] if part != "manifest" else newest.name
+    DAMAGE[damage](tmp_path / name if part != "manifest" else newest)
+    with caplog.at_level(logging.WARNING):
+        assert loaded(tmp_path)[0].events_learned == 4
+    if (part, damage) != ("manifest", "missing"):
+        assert newest.name in caplog.text
+        assert name in caplog.text
+        assert part != "manifest" or "the manifest can't be read" in caplog.text
+    again = Worker(worker.log, worker.settings)
+    again.loop.start()  # the journal holds the batches since the previous checkpoint
+    assert again.learner.digests() == worker.learner.digests()
     again.kill()
 
 
-def test_checkpoints_of_which_none_is_whole_are_an_error(tmp_path: Path) -> None:
+def test_checkpoints_that_are_all_damaged_are_an_error(tmp_path: Path) -> None:
     saved(tmp_path, rounds=2)
     for path in manifests(tmp_path):
         os.truncate(path, 5)
-    with pytest.raises(CheckpointError, match=r"all 2 checkpoints of worker worker-0 are damaged"):
-        Checkpoints(UrlFolder(str(tmp_path)), settings_for(tmp_path)).load()
+    with pytest.raises(CheckpointError, match="all 2 checkpoints of worker worker-0 are damaged"):
+        loaded(tmp_path)
 
 
-def test_the_newest_are_kept_with_their_files_and_no_others(tmp_path: Path) -> None:
+def test_the_newest_checkpoints_are_kept_with_their_files_only(tmp_path: Path) -> None:
     saved(tmp_path, rounds=5)
     kept = [msgspec.json.decode(path.read_bytes()) for path in manifests(tmp_path)]
     assert [manifest["events_learned"] for manifest in kept] == [16, 20]
@@ -165,11 +140,11 @@ def test_the_newest_are_kept_with_their_files_and_no_others(tmp_path: Path) -> N
     assert found == named
 
 
-def test_a_topic_made_anew_is_refused_where_the_broker_tells_it(tmp_path: Path) -> None:
+def test_a_recreated_topic_is_an_error_if_the_broker_has_topic_ids(tmp_path: Path) -> None:
     log = MemoryLog()
     publish(log, ["ann"])
 
-    def live(**topic_ids: str) -> None:
+    def run(**topic_ids: str) -> None:
         log.topic_ids = topic_ids
         worker = Worker(log, settings_for(tmp_path))
         try:
@@ -179,16 +154,16 @@ def test_a_topic_made_anew_is_refused_where_the_broker_tells_it(tmp_path: Path) 
         finally:
             worker.kill()
 
-    live(events="one", other="two")
-    live(events="one")
-    live()  # this broker has no ids: nothing is checked, and none are saved
-    live(events="one")
+    run(events="one", other="two")
+    run(events="one")
+    run()  # a broker without ids: nothing is checked, and none are saved
+    run(events="one")
     publish(log, ["bob"])
-    live(events="one")
+    run(events="one")
     with pytest.raises(
         CheckpointError, match=r"topic 'events' was recreated: its id is three, .* one; choose"
     ):
-        live(events="three")
+        run(events="three")
 
 
 def test_other_workers_files_are_left_alone(tmp_path: Path) -> None:
@@ -204,14 +179,14 @@ def test_the_highest_generation_then_the_highest_offset_is_the_newest_shard(tmp_
     for generation, offset in ((2, 900), (10, 7), (10, 31), (9, 5_000)):
         name, _ = shards.save(Shard({P0: offset, P1: 1}, {}), generation, seq=3, held=[P0])
         assert parse(name.path) == name
-    shards.save(Shard({P0: 9_000}, {}), 11, seq=3)  # not held: its worker alone starts from it
+    shards.save(Shard({P0: 9_000}, {}), 11, seq=3)  # not held: only its worker restores it
     again = ShardFiles(UrlFolder(str(tmp_path)), "worker-b")
     assert again.newest([P0, P1]) == {P0: 31}
     ((shard, sources),) = again.load_newest([P0, P1])
     assert (shard.offsets, sources) == ({P0: 31, P1: 1}, [P0])
 
 
-def test_secrets_stay_out_of_the_manifest(tmp_path: Path) -> None:
+def test_secrets_are_not_saved(tmp_path: Path) -> None:
     kafka = KafkaConfig(sasl_password="hunter2", options={"ssl_password": "hunter2", "fetch_min_bytes": 7})
     saved(tmp_path, settings=msgspec.structs.replace(settings_for(tmp_path), kafka=kafka))
     text = manifests(tmp_path)[-1].read_text()
@@ -219,9 +194,7 @@ def test_secrets_stay_out_of_the_manifest(tmp_path: Path) -> None:
     assert "fetch_min_bytes" in text
 
 
-def test_a_folder_that_cannot_be_written_is_an_error_that_says_nothing_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path)
     checkpoints = Checkpoints(UrlFolder(str(tmp_path)), settings_for(tmp_path))
 
@@ -229,14 +202,14 @@ def test_a_folder_that_cannot_be_written_is_an_error_that_says_nothing_is_lost(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(CheckpointError, match=r"No space left.*the journal holds all"):
+    with pytest.raises(CheckpointError, match=r"No space left.*Nothing is lost: the journal holds all"):
         checkpoints.save(CountingLearner(settings_for(tmp_path)), generation=1, now_ms=1)
     assert checkpoints.load() is not None
 
 
-def test_inspect_shows_the_newest_checkpoint_with_the_configuration_it_was_saved_with(tmp_path: Path) -> None:
-    narrow = msgspec.structs.replace(settings_for(tmp_path), model=ModelConfig(dim=8))
-    learner = saved(tmp_path, rounds=2, settings=narrow)
+def test_inspect_shows_the_newest_checkpoint_with_its_own_configuration(tmp_path: Path) -> None:
+    seeded = msgspec.structs.replace(settings_for(tmp_path), model=ModelConfig(seed=8))
+    learner = saved(tmp_path, rounds=2, settings=seeded).learner
     made: list[Settings] = []
 
     def make(settings: Settings) -> CountingLearner:
@@ -245,7 +218,7 @@ def test_inspect_shows_the_newest_checkpoint_with_the_configuration_it_was_saved
 
     opened = open_newest(str(tmp_path), Settings(), make)
     report = describe(opened, "ann", "item-0")
-    assert made[0].model.dim == 8
+    assert made[0].model.seed == 8
     assert report == {
         "seq": learner.seq,
         "saved_at_ms": opened.manifest.saved_at_ms,
@@ -259,13 +232,14 @@ def test_inspect_shows_the_newest_checkpoint_with_the_configuration_it_was_saved
     assert "  events:" in lines(report)
 
 
-def test_inspect_says_what_is_not_there(tmp_path: Path) -> None:
+def test_inspect_names_what_is_missing(tmp_path: Path) -> None:
+    elsewhere = Settings(kafka=KafkaConfig(worker_id="elsewhere"))
     with pytest.raises(UsageError, match="no checkpoint is there"):
         open_newest(str(tmp_path), Settings(), CountingLearner)
     saved(tmp_path)
-    opened = open_newest(str(tmp_path), Settings(kafka=KafkaConfig(worker_id="elsewhere")), CountingLearner)
-    with pytest.raises(UsageError, match="--user nobody: not in checkpoint"):
-        describe(opened, "nobody", None)
+    opened = open_newest(str(tmp_path), elsewhere, CountingLearner)
+    with pytest.raises(UsageError, match="--user zoe: not in checkpoint"):
+        describe(opened, "zoe", None)
     saved(tmp_path, settings=settings_for(tmp_path, "worker-7"))
     with pytest.raises(UsageError, match=r"no such worker in .* expected one of worker-0, worker-7"):
-        open_newest(str(tmp_path), Settings(kafka=KafkaConfig(worker_id="elsewhere")), CountingLearner)
+        open_newest(str(tmp_path), elsewhere, CountingLearner)

@@ -50,30 +50,23 @@ def with_run(body: str) -> str:
     )
 
 
-def test_the_overview_names_every_command_with_one_line() -> None:
-    shown = in_a_process("--help")
-    assert shown.returncode == 0
-    for name in cli.COMMANDS:
-        assert re.search(rf"^  {name} +\S.*[.\w]$", shown.stdout, re.M), name
+LOADED = "import atexit; atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr))"
+HEAVY = {"torch", "numba", "numpy", "kafka", "river", "prometheus_client", "rich"}
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
-def test_every_command_has_help_with_an_example_and_the_common_options(name: str) -> None:
-    shown = in_a_process(name, "--help")
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert re.search(rf"^example:\n  .*afresh {name}", shown.stdout, re.M | re.S)
-    for option in ("--config", "--set", "--log-level"):
-        assert option in shown.stdout
-
-
-@pytest.mark.parametrize("args", [["--help"], *([name, "--help"] for name in cli.COMMANDS)])
-def test_help_imports_nothing_heavy(args: list[str]) -> None:
-    code = "import atexit; atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr))"
-    shown = in_a_process(*args, code=code)
+@pytest.mark.parametrize("name", ["", *cli.COMMANDS])
+def test_help_shows_an_example_and_the_common_options_and_imports_nothing_heavy(name: str) -> None:
+    shown = in_a_process(*name.split(), "--help", code=LOADED)
     assert shown.returncode == 0
     loaded = set(shown.stderr.split())
     assert "pipeline.app.cli" in loaded
-    assert not loaded & {"torch", "numba", "numpy", "kafka", "river", "prometheus_client", "rich"}
+    assert not loaded & HEAVY
+    assert all(option in shown.stdout for option in ("--config", "--set", "--log-level"))
+    if name:
+        assert re.search(rf"^example:\n  .*afresh {name}", shown.stdout, re.M | re.S)
+    else:
+        for command in cli.COMMANDS:
+            assert re.search(rf"^  {command} +\S.*[.\w]$", shown.stdout, re.M), command
 
 
 def test_help_takes_less_than_half_a_second() -> None:
@@ -94,34 +87,26 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["evalute"], "no command 'evalute'; did you mean 'evaluate'?"),
-        (["zzz"], "no command 'zzz'; expected one of demo, run,"),
-        ([], "no command given; expected one of demo, run,"),
-        (["--config", "x"], "--config: a command comes first; expected one of demo, run,"),
+        (["evalute"], "afresh: no command 'evalute'; did you mean 'evaluate'?"),
+        (["zzz"], "afresh: no command 'zzz'; expected one of demo, run,"),
+        ([], "afresh: no command given; expected one of demo, run,"),
+        (["--config", "x"], "afresh: --config: a command comes first; expected one of demo, run,"),
+        (["run", "--users", "u"], "afresh run: unrecognized arguments: --users u (see afresh run --help)"),
+        (["run", "--set", "rank.k=0"], "afresh: rank.k = 0 (--set): expected a whole number"),
     ],
 )
-def test_a_wrong_command_is_one_line_and_exit_code_two(
-    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(args) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err.startswith(f"afresh: {message}")
-    assert shown.err.count("\n") == 1
-
-
-def test_a_wrong_option_is_one_line_and_exit_code_two(
-    command: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
+def test_wrong_use_is_one_line_and_exit_code_two(
+    args: list[str], message: str, command: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     command(lambda args, settings: 0)
-    assert cli.main(["run", "--users", "u"]) == 2
-    assert (
-        capsys.readouterr().err == "afresh run: unrecognized arguments: --users u (see afresh run --help)\n"
-    )
+    assert cli.main(args) == 2
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert shown.err.startswith(message)
 
 
 def test_a_command_gets_its_options_and_the_layered_settings(
-    command: Callable[[Run], None], monkeypatch: pytest.MonkeyPatch, tmp_path: object
+    command: Callable[[Run], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     got: list[object] = []
 
@@ -130,20 +115,12 @@ def test_a_command_gets_its_options_and_the_layered_settings(
         return 7
 
     command(run)
-    config = tmp_path / "c.toml"  # type: ignore[operator]
+    config = tmp_path / "c.toml"
     config.write_text("[batch]\nmax_events = 5\n[kafka]\ngroup_id = 'file'")
     monkeypatch.setenv("AFRESH_KAFKA__GROUP_ID", "environment")
     args = ["run", "--user", "u", "--config", str(config), "--set", "rank.k=3", "--set", "batch.max_events=6"]
     assert cli.main(args) == 7
     assert got == ["u", "environment", 6]
-
-
-def test_a_wrong_setting_is_one_line_and_exit_code_two(
-    command: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    command(lambda args, settings: 0)
-    assert cli.main(["run", "--set", "rank.k=0"]) == 2
-    assert capsys.readouterr().err.startswith("afresh: rank.k = 0 (--set): expected a whole number")
 
 
 @pytest.mark.parametrize(
@@ -160,31 +137,26 @@ def test_an_error_of_afresh_is_one_line_and_its_exit_code(
     assert capsys.readouterr().err == ("" if code == 130 else "afresh: lost\n")
 
 
-NOBODY = "kafka.bootstrap_servers=127.0.0.1:1"
-NO_BROKER = "afresh: no broker answered at kafka.bootstrap_servers = '127.0.0.1:1' within 0.3 s: start one ("
-SOON = ("--set", "kafka.start_timeout_s=0.3")
+NO_BROKER = (
+    "--set", "kafka.bootstrap_servers=127.0.0.1:1", "--set", "metrics.address=",
+    "--set", "kafka.start_timeout_s=0.3",
+)  # fmt: skip
 
 
-def test_no_broker_is_one_line_and_exit_code_two(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["replay", "run"])
+def test_no_broker_is_one_line_and_exit_code_two(name: str, tmp_path: Path) -> None:
     file = tmp_path / "events.csv"
     file.write_text("user,item,timestamp\nann,i1,1700000000\n")
-    shown = in_a_process("replay", str(file), "--set", NOBODY, *SOON)
-    assert (shown.returncode, shown.stderr.count("\n")) == (2, 1), shown.stderr
-    assert shown.stderr.startswith(NO_BROKER)
-
-
-def test_run_without_a_broker_tells_its_configuration_and_one_line_more() -> None:
-    shown = in_a_process("run", "--set", NOBODY, "--set", "metrics.address=", *SOON)
+    shown = in_a_process(name, *([str(file)] if name == "replay" else []), *NO_BROKER)
     assert shown.returncode == 2
-    told = [line for line in shown.stderr.splitlines() if not re.match(r"[a-z]+\.[a-z_]+ = ", line)]
-    assert len(told) == 2, told
-    assert told[0].endswith("configuration:")
-    assert told[1].startswith(NO_BROKER)
+    lines = [line for line in shown.stderr.splitlines() if not re.match(r"[a-z]+\.[a-z_]+ = ", line)]
+    *before, last = lines
+    assert last.startswith("afresh: no broker answered at kafka.bootstrap_servers = '127.0.0.1:1' within 0.3")
+    assert [line.rpartition(" ")[2] for line in before] == ["configuration:"] * (name == "run")
 
 
-def test_what_the_client_says_is_shown_to_those_who_debug() -> None:
-    options = ("--set", NOBODY, "--set", "metrics.address=", "--log-level", "debug")
-    shown = in_a_process("run", *options, *SOON)
+def test_the_client_s_log_is_shown_at_the_level_debug() -> None:
+    shown = in_a_process("run", *NO_BROKER, "--log-level", "debug")
     assert "kafka.net" in shown.stderr
 
 
@@ -193,24 +165,6 @@ def test_an_unexpected_error_shows_its_traceback_and_exits_with_one() -> None:
     assert shown.returncode == 1
     assert "Traceback" in shown.stderr
     assert "ZeroDivisionError" in shown.stderr
-
-
-def test_a_reader_of_stdout_that_went_away_is_no_error() -> None:
-    code = with_run("print('line\\n' * 100_000) or 0")
-    script = (
-        "import sys; from pipeline.app import cli; "
-        + code
-        + "; sys.exit(cli.main(['run', '--log-level', 'error']))"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.read(4)
-        process.stdout.close()
-        assert process.stderr.read() == b""
-    assert process.returncode == cli.READER_GONE
 
 
 def test_a_broken_connection_is_not_taken_for_a_reader_of_stdout() -> None:
@@ -233,7 +187,9 @@ def test_logs_go_to_stderr_in_utc_and_the_configuration_once(
     assert cli.main(["run"]) == 0
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert re.search(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO    pipeline\.run\.loop: ready$", shown.err, re.M)
+    assert re.search(
+        r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO    pipeline\.service\.loop: ready$", shown.err, re.M
+    )
     assert shown.err.count("kafka.group_id = ") == 1
     assert "connected" not in shown.err
     assert "hunter2" not in shown.err

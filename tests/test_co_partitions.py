@@ -6,17 +6,16 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
-from brokers.clients import Recorder, config, make_topic, open_source
+from brokers.clients import config, make_topic, open_source
 from hypothesis import given
 from hypothesis import strategies as st
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, ConsumerProtocolSubscription
 from kafka.structs import TopicPartition
 
-from consumers.kafka.co_partitions import deal, strategies
+from consumers.kafka.co_partitions import CoPartitionAssignor, spread
 from consumers.kafka.source import KafkaSource
 
 Held = Mapping[str, frozenset[TopicPartition]]
@@ -52,14 +51,12 @@ class Group:
     def __init__(self, counts: Mapping[str, int]) -> None:
         self.cluster = Cluster(counts)
         self.generation = 0
-        self.members: dict[str, dict[str, Any]] = {}  # assignors by name, the preferred first
+        self.members: dict[str, CoPartitionAssignor] = {}
         self.topics: dict[str, set[str]] = {}
         self.held: dict[str, frozenset[TopicPartition]] = {}
-        self.strategy = ""
 
-    def join(self, name: str, topics: Collection[str] = (), old: bool = False) -> None:
-        offered = [CooperativeStickyAssignor()] if old else strategies()
-        self.members[name] = {each.name: each for each in offered}
+    def join(self, name: str, topics: Collection[str] = ()) -> None:
+        self.members[name] = CoPartitionAssignor()
         self.topics[name] = set(topics) or self.cluster.topics()
         self.held[name] = frozenset()
 
@@ -69,21 +66,17 @@ class Group:
     def rebalance(self) -> bool:
         """Go through one generation; say whether there is another to come, as something was revoked."""
         self.generation += 1
-        common = set.intersection(*(set(offered) for offered in self.members.values()))
-        votes = [next(name for name in offered if name in common) for offered in self.members.values()]
-        self.strategy = max(sorted(set(votes)), key=votes.count)
-        leader = next(iter(self.members.values()))[self.strategy]
         joined = [
-            Joined(f"{name}-id", name, self._said(offered[self.strategy], self.topics[name]))
-            for name, offered in self.members.items()
+            Joined(f"{name}-id", name, self._metadata(assignor, self.topics[name]))
+            for name, assignor in self.members.items()
         ]
-        answers = leader.assign(self.cluster, joined)
+        answers = next(iter(self.members.values())).assign(self.cluster, joined)
         before, revoked = dict(self.held), False
-        for name, offered in self.members.items():
+        for name, assignor in self.members.items():
             assignment = ConsumerProtocolAssignment.decode(answers[f"{name}-id"].encode())
             self.held[name] = frozenset(assignment.partitions())
             revoked |= bool(before[name] - self.held[name])
-            offered[self.strategy].on_assignment(assignment, self.generation)
+            assignor.on_assignment(assignment, self.generation)
         for one, other in itertools.permutations(self.members, 2):
             assert not self.held[one] & before[other], "given to one while another holds it"
         return revoked
@@ -97,7 +90,7 @@ class Group:
         assert_once(self.held)
 
     @staticmethod
-    def _said(assignor: Any, topics: set[str]) -> ConsumerProtocolSubscription:
+    def _metadata(assignor: CoPartitionAssignor, topics: set[str]) -> ConsumerProtocolSubscription:
         return ConsumerProtocolSubscription.decode(assignor.metadata(topics).encode())
 
 
@@ -110,7 +103,7 @@ def numbers(held: Held) -> dict[str, set[int]]:
 
 
 def assert_together(group: Group) -> None:
-    """Every partition is read, those of one number by one member, and numbers are dealt out evenly."""
+    """Every partition is read, those of one number by one member, and numbers are assigned evenly."""
     assert frozenset().union(*group.held.values()) == group.cluster.partitions()
     owner = defaultdict(set)
     for name, mine in numbers(group.held).items():
@@ -186,25 +179,6 @@ def test_numbers_beyond_a_topics_count_are_absent() -> None:
     assert group.held["worker-0"] == {("views", 0), ("buys", 0), ("views", 2)}
 
 
-@pytest.mark.parametrize("leader", ["old", "new"])
-def test_beside_older_workers_partitions_are_dealt_out_as_they_do_until_the_last_is_gone(leader: str) -> None:
-    group = Group({"views": 4, "buys": 4})
-    for name in sorted(["old", "new"], key=leader.__ne__):
-        group.join(name, old=name == "old")
-        group.settle()
-    assert group.strategy == "cooperative-sticky"
-    group.join("newer")
-    group.settle()
-    assert group.strategy == "cooperative-sticky"
-    group.leave("old")
-    group.settle()  # `rebalance` sees to it that the change of strategy gives nothing away that is held
-    assert group.strategy == "co-partitioned"
-    assert_together(group)
-    group.join("old", old=True)  # and back
-    group.settle()
-    assert group.strategy == "cooperative-sticky"
-
-
 def test_a_topic_that_a_worker_does_not_read_yet_waits_for_it_and_splits_no_number(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -221,7 +195,7 @@ def test_a_topic_that_a_worker_does_not_read_yet_waits_for_it_and_splits_no_numb
     assert {name: len(mine) for name, mine in after.items()} == dict.fromkeys(before, 2)
     assert {topic for topic, _ in group.held["worker-0"]} == {"views"}
     assert {topic for topic, _ in group.held["worker-1"]} == {"views", "buys"}
-    assert "topic buys: partitions [0, 1] wait for a worker that reads it" in caplog.text
+    assert "topic buys: partitions [0, 1] are not read" in caplog.text
     group.leave("worker-0")
     group.settle()
     group.join("worker-0")
@@ -262,7 +236,7 @@ def test_what_a_member_had_before_it_was_thrown_out_does_not_count() -> None:
 @given(st.sets(st.integers(0, 20)), st.dictionaries(st.integers(0, 20), st.sampled_from("abcd")))
 def test_dealing_leaves_as_many_at_home_as_an_even_share_lets(here: set[int], homes: dict[int, str]) -> None:
     members = ["a", "b", "c"]
-    stayed = sum(homes.get(number) == member for number, member in deal(here, homes, members).items())
+    stayed = sum(homes.get(number) == member for number, member in spread(here, homes, members).items())
     assert stayed == max(most_kept(here, homes, members))
 
 
@@ -294,25 +268,20 @@ def polled(source: KafkaSource) -> Iterator[None]:
 
 
 def test_a_broker_lets_both_topics_partitions_of_a_number_move_together(
-    broker: str, topic_name: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+    broker: str, topic_name: Callable[[str], str]
 ) -> None:
-    """First beside a worker of an older version, which deals out one by one; then all comes together."""
     views, buys = topic_name("views"), topic_name("buys")
     make_topic(broker, views, 3)
     make_topic(broker, buys, 3)
-    with monkeypatch.context() as patch:
-        patch.setattr("consumers.kafka.client.strategies", lambda: [CooperativeStickyAssignor])
-        old, held_by_old = open_source(config(broker, views, worker_id="worker-0"), views, buys)
-    with polled(old):
-        first, held_by_first = open_source(config(broker, views, worker_id="worker-1"), views, buys)
-        poll_until(first, lambda: len(held_by_old.held) == len(held_by_first.held) == 3)
+    first, held_by_first = open_source(config(broker, views, worker_id="worker-1"), views, buys)
     poll_until(first, lambda: len(held_by_first.held) == 6)
     held_by_first.calls.clear()
     second, held_by_second = open_source(config(broker, views, worker_id="worker-2"), views, buys)
+    moved = [(buys, 2), (views, 2)]
     with polled(second):
         poll_until(first, lambda: len(held_by_second.held) == 2)
-        assert held_by_first.calls == [("revoked", [(buys, 2), (views, 2)])]  # what stays is not taken away
-        assert told(held_by_second, "assigned") == [[(buys, 2), (views, 2)]]
+        assert held_by_first.calls == [("revoked", moved)]  # what stays is not revoked
+        assert held_by_second.calls == [("assigned", moved)]
     first.close()
 
 
@@ -320,9 +289,3 @@ def poll_until(source: KafkaSource, enough: Callable[[], bool]) -> None:
     """Poll until it is so; the test's time limit ends it otherwise."""
     while not enough():
         source.poll(10, 0.02)
-
-
-def told(recorder: Recorder, event: str) -> list[list[tuple[str, int]]]:
-    return [
-        [(*partition,) for partition in partitions] for kind, partitions in recorder.calls if kind == event
-    ]

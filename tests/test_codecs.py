@@ -18,7 +18,7 @@ from kafka.record import MemoryRecords
 from services import Process, Site
 
 from consumers.kafka.items import KafkaItems
-from pipeline.app.check.everything import all_findings
+from pipeline.app.check.checks import all_findings
 from pipeline.app.check.findings import Finding, Level
 from pipeline.app.watching import Wanted, watch
 from pipeline.errors import UsageError
@@ -261,8 +261,8 @@ def test_check_tells_what_can_not_be_read(
     ]
     assert any(each.found.startswith("unreadable_batch: 4, such as") for each in told)
     told = [each for each in all_findings(as_items, {}, False, now_ms) if each.about == f"records of {topic}"]
-    assert [(each.level, each.found[:42]) for each in told if each.level is not Level.OK] == [
-        (Level.WARN, "4 batches of the newest can't be read, suc")
+    assert [(each.level, each.found[:41]) for each in told if each.level is not Level.OK] == [
+        (Level.WARN, "4 batches of the newest can't be read: th")
     ]
     monkeypatch.setattr(client_codec, "has_lz4", lambda: False)
     for settings in (as_events, as_items):

@@ -17,7 +17,7 @@ from streams import Batches, Event, names_of, shoppers, small_settings, source
 from consumers.memory import MemoryLog
 from pipeline.errors import CheckpointError
 from pipeline.events.batch import TopicPartition
-from pipeline.persistence.compatibility import FORMAT, RULES, changes, lines, reconciled, table
+from pipeline.persistence.compatibility import FORMAT, RULES, changes, lines, reconciled, rule_of, table
 from pipeline.persistence.files import UrlFolder, metadata, pack
 from pipeline.persistence.shard_files import ShardFiles
 from pipeline.recommender import Recommender
@@ -28,6 +28,8 @@ from pipeline.state.shards import Shard, Snapshot
 
 GUIDE = Path(__file__).parents[1] / "deploy/guides/changing-configuration.md"
 P0, P1 = source(0), source(1)
+NCF_KEYS = ("count_features", "dim", "layers", "type")
+DIM_8 = {"attention": {"dim": 8, "history": 4}}
 USERS = [f"u{number}" for number in range(8)]
 
 
@@ -61,11 +63,11 @@ def assert_equal(found: Any, expected: Any, skip: str = "\0") -> None:
 # ---- settings
 
 
-def test_rules_name_existing_settings_once_and_the_guide_holds_them() -> None:
+def test_rules_name_existing_settings_and_the_guide_holds_them() -> None:
     known = {f"{name}.{key}" for name, table in msgspec.to_builtins(Settings()).items() for key in table}
-    ruled = [key for rule in RULES for key in rule.keys]
-    assert set(ruled) <= known
-    assert len(ruled) == len(set(ruled))
+    keys = [key for rule in RULES for key in rule.keys if "*" not in key]
+    assert set(keys) <= known
+    assert len(keys) == len(set(keys))
     assert table() in GUIDE.read_text("utf-8"), f"put this table into {GUIDE.name}:\n{table()}"
 
 
@@ -87,9 +89,12 @@ def test_rules_name_existing_settings_once_and_the_guide_holds_them() -> None:
         ),
         (
             {},
-            {"rank__k": 20, "model__dim": 32, "batch__max_events": 9},
-            ["batch.max_events", "model.dim", "rank.k"],
+            {"rank__k": 20, "model__tables": {"wide": {"type": "ncf"}}, "batch__max_events": 9},
+            ["batch.max_events", *(f"model.wide.{key}" for key in NCF_KEYS), "rank.k"],
         ),
+        ({}, {"model__tables": {"attention": {"dim": 64}}}, []),  # the default
+        ({"model__tables": {"ncf": {}}}, {"model__tables": {"ncf": {"dim": 8}}}, ["model.ncf.dim"]),
+        ({}, {"model__shadows": ["ncf"]}, ["model.shadows"]),
     ],
     ids=str,
 )
@@ -103,13 +108,35 @@ def test_a_change_is_a_different_value_in_effect(
 
 def test_one_line_is_logged_for_each_rule_with_changes() -> None:
     saved = json.loads(msgspec.json.encode(Settings()))
-    new = changed(Settings(), model__dim=32, model__memories="none", rank__k=20, batch__max_events=9)
-    (level, restart), (_, longer) = lines(changes(saved, new))
+    tables = {"attention": {"dim": 32, "count_features": False}}
+    new = changed(Settings(), model__tables=tables, rank__k=20, batch__max_events=9, model__shadows=["ncf"])
+    (_, longer), (level, restart) = lines(changes(saved, new))
+    assert longer.startswith("rank.k was 10, is 20: ")
     assert level == logging.WARNING
     assert restart.startswith(
-        "model.memories was 'default', is 'none', model.dim was 64, is 32: the model restarts"
+        "model.attention.count_features was True, is False, model.attention.dim was 64, is 32: the model"
     )
-    assert longer.startswith("rank.k was 10, is 20: ")
+    assert rule_of("model.shadows") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({"model__tables": {"attention": {"dim": 8}}}, {"model.ncf.x", "items.x"}),
+        ({"model__tables": {"attention": {"history": 8}}}, {"model.attention.x", "model.ncf.x", "items.x"}),
+        ({"model__tables": {"sasrec": {"dim": 8}}}, {"model.attention.x", "model.ncf.x", "items.x"}),
+        ({"model__shadows": ["sasrec"]}, {"model.attention.x", "model.ncf.x", "items.x"}),
+        ({"model__features": "none"}, {"items.x"}),
+    ],
+    ids=str,
+)
+def test_only_the_changed_model_restarts(change: dict[str, Any], kept: set[str]) -> None:
+    arrays = dict.fromkeys(("model.attention.x", "model.ncf.x", "items.x"), np.ones(1))
+    saved = json.loads(msgspec.json.encode(Settings()))
+    found = changes(saved, changed(Settings(), **change))
+    valid, relevant = reconciled(Snapshot(arrays, {}, Shard({}, {})), found)
+    assert valid.arrays.keys() == kept
+    assert bool(relevant) == ("sasrec" not in change.get("model__tables", {}))
 
 
 @pytest.mark.parametrize("fields", [{}, {"item_id": "sku"}], ids=str)
@@ -165,16 +192,17 @@ def test_a_newer_shard_of_another_worker_is_rejected_at_the_takeover(tmp_path: P
 def test_added_and_dropped_columns_are_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     snapshot = learned().snapshot()
     arrays = {**snapshot.arrays, "future.weights": np.ones(3)}
-    del arrays["successors.followed"]
+    del arrays["features.transitions.followed"]
     del snapshot.shard.arrays["user.histories.repeats"]
     snapshot.shard.arrays["user.future.mood"] = np.ones(1)
     caplog.set_level(logging.INFO)
     second = restored(snapshot, arrays)
     (line,) = logged(caplog, "checkpoint of another version: ")
-    assert "histories.repeats, successors.followed: not in it" in line
+    assert "features.transitions.followed, histories.repeats: not in it" in line
     assert "future.mood, future.weights: not known to this version; left out" in line
-    assert not second.state.successors.followed.data.any()
-    assert second.state.successors.followed.data.shape[0] == second.state.items.capacity
+    followed = second.bank.transitions.columns()["followed"].data
+    assert not followed.any()
+    assert followed.shape[0] == second.state.items.capacity
     second.step(shoppers(np.random.default_rng(1), Batches(seq=second.seq), 1)[0])
 
 
@@ -182,15 +210,17 @@ def test_a_model_of_other_shapes_restarts(caplog: pytest.LogCaptureFixture) -> N
     snapshot = learned().snapshot()
     wrong = {"model.attention.gate_slope": np.zeros((2, 2), np.float32)}
     second = restored(snapshot, snapshot.arrays | wrong)
-    (line,) = logged(caplog, "model attention starts anew")
+    (line,) = logged(caplog, "model attention restarts")
     assert "gate_slope: it holds float32[2, 2], this version expects float32[" in line
     assert second.quality.cumulative()["attention"]["tests"] == 0
 
 
 def test_a_state_column_that_cannot_fit_is_rejected() -> None:
     snapshot = learned().snapshot()
-    with pytest.raises(CheckpointError, match=r"popularity\.gain: it holds float64\[3\], .* expects"):
-        restored(snapshot, {**snapshot.arrays, "popularity.gain": np.ones(3)})
+    with pytest.raises(
+        CheckpointError, match=r"features\.popularity\.gain: it holds float64\[3\], .* expects"
+    ):
+        restored(snapshot, {**snapshot.arrays, "features.popularity.gain": np.ones(3)})
 
 
 # ---- the model's settings
@@ -199,8 +229,8 @@ def test_a_state_column_that_cannot_fit_is_rejected() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model__dim": 8}, "model.dim was 4, is 8: the model restarts"),
-        ({"model__memories": "none"}, "model.memories was 'default', is 'none': the model restarts"),
+        ({"model__tables": DIM_8}, "model.attention.dim was 4, is 8: the model restarts"),
+        ({"model__features": "none"}, "model.features was 'default', is 'none': all models restart"),
         ({"model__name": "popularity"}, "model.name was 'attention', is 'popularity': another model"),
         ({"model__name": "item_knn"}, "model.name was 'attention', is 'item_knn': another model"),
     ],
@@ -236,7 +266,7 @@ def test_another_model_keeps_all_state_but_its_own(
 @pytest.mark.parametrize(
     "change",
     [
-        {"model__dim": 8, "model__history": 12, "rank__k": 5},
+        {"model__tables": {"attention": {"dim": 8, "history": 12}}, "rank__k": 5},
         {"rank__exclude_event_types": [], "events__roles": {"view": "neutral"}},
     ],
     ids=str,
@@ -272,10 +302,10 @@ def test_a_restarted_model_initialises_the_known_items() -> None:
     second = restored(snapshot, others)
     fresh, model = Recommender(small_settings()).models[0], second.models[0]
     for name, column in fresh.columns().items():
-        if column.axis == "none" and not name.startswith("typical"):
+        if column.axis == "none":
             np.testing.assert_array_equal(model.columns()[name].data, column.data, err_msg=name)
     rows = second.state.items.rows(list(second.state.items.row_of))
-    assert (np.abs(model.columns()["table"].data[rows, :8]).sum(1) > 0).all()
+    assert (np.abs(model.columns()["items_values"].data[rows]).sum(1) > 0).all()
     assert len(second.rank(second.state.users.rows(["u1"])).rows_BK) == 1
 
 
@@ -298,24 +328,26 @@ def test_a_resized_ring_equals_one_that_got_the_newest_pushes(old: int, new: int
 
 def window(recommender: Recommender, user: str) -> list[str]:
     state = recommender.state
-    rows = state.histories.window(state.users.row_of[user], state.items.status.data)[0]
-    return names_of(state, rows)
+    row = np.array([state.users.row_of[user]], np.int32)
+    return names_of(state, state.histories.latest(row, state.items.status.data)[0][0])
 
 
-@pytest.mark.parametrize("length", [12, 30])
-def test_resized_histories_keep_the_newest_events_and_the_model(length: int) -> None:
-    first = learned(small_settings(history=20))
-    second = restored(first.snapshot(), history=length)
+@pytest.mark.parametrize(("old", "new"), [(20, 12), (20, 30), (12, 18)])
+def test_resized_histories_keep_the_newest_events_and_the_model(old: int, new: int) -> None:
+    first = learned(small_settings(history=old))
+    second = restored(first.snapshot(), history=new)
     for user in ("u1", "u7"):
-        assert len(window(first, user)) == 20
-        assert window(second, user) == window(first, user)[:length]
-    one, two = (each.models[0].columns() for each in (first, second))
-    for name, column in one.items():
-        if "place" not in name and column.axis == "none":
-            np.testing.assert_array_equal(two[name].data, column.data, err_msg=name)
-    place, resized = one["module_place"].data, two["module_place"].data
+        assert len(window(first, user)) == old
+        assert window(second, user) == window(first, user)[:new]
+    one, two = ({name: column.data for name, column in each.models[0].columns().items()
+                 if column.axis == "none"} for each in (first, second))  # fmt: skip
+    assert_equal(
+        {name: array for name, array in two.items() if "place" not in name},
+        {name: array for name, array in one.items() if "place" not in name},
+    )
+    place, resized = one["parameters_values_place"], two["parameters_values_place"]
     assert place.any()
-    shared = min(length, 20)
+    shared = min(len(place), len(resized))
     np.testing.assert_array_equal(resized[:shared], place[:shared])
     assert not resized[shared:].any()
     assert second.quality.cumulative() == first.quality.cumulative()
@@ -323,7 +355,7 @@ def test_resized_histories_keep_the_newest_events_and_the_model(length: int) -> 
     for number in range(15):
         second.step(batches([Event("u1", f"later-{number}")]))
     assert window(second, "u1")[:12] == [f"later-{14 - number}" for number in range(12)]
-    assert len(window(second, "u1")) == length
+    assert len(window(second, "u1")) == new
 
 
 @pytest.mark.parametrize("k", [3, 9])
@@ -332,7 +364,7 @@ def test_resized_published_lists_keep_their_best_places(k: int) -> None:
     second = restored(first.snapshot(), k=k)
     for user in ("u1", "u2"):
         before, now = (
-            names_of(each.state, each.state.served.items.data[each.state.users.row_of[user]])
+            names_of(each.state, each.state.published.items.data[each.state.users.row_of[user]])
             for each in (first, second)
         )
         assert len(before) == 5

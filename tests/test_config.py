@@ -10,7 +10,7 @@ from kafka import KafkaProducer
 from consumers.kafka.options import DEFAULTS, OURS, for_client, wrong_options
 from pipeline.app.cli import main
 from pipeline.app.config import describe, load_settings
-from pipeline.app.config_rules import uneven
+from pipeline.app.wiring import partition_counts_warning
 from pipeline.errors import UsageError
 from pipeline.events.batch import TopicPartition
 from pipeline.settings import Settings
@@ -30,20 +30,18 @@ def error_of(config: Path | None = None, sets: tuple[str, ...] = (), **environ: 
     return message
 
 
-def test_without_sources_every_setting_has_its_default() -> None:
-    assert load_settings(None, [], {}) == Settings()
-
-
 def test_flags_win_over_the_environment_that_over_the_file_that_over_the_default(tmp_path: Path) -> None:
     config = write(tmp_path, "[batch]\nmax_events = 1\nmax_wait_ms = 1\n[rank]\nk = 1")
     environ = {"AFRESH_BATCH__MAX_EVENTS": "2", "AFRESH_RANK__K": "2"}
     settings = load_settings(config, ["rank.k=3"], environ)
     assert (settings.batch.max_wait_ms, settings.batch.max_events, settings.rank.k) == (1, 2, 3)
-    assert settings.model.dim == Settings().model.dim
-
-
-def test_a_later_flag_wins_over_an_earlier_one() -> None:
+    assert settings.model == Settings().model
     assert load_settings(None, ["rank.k=3", "rank.k=4"], {}).rank.k == 4
+
+
+def test_without_sources_every_setting_has_its_default_whatever_variables_others_have() -> None:
+    environ = {"AFRESH_DATA": "x", "AFRESH_PORT_9464_TCP": "x", "OTHER__KEY": "x", "HOME": "x"}
+    assert load_settings(None, [], environ) == Settings()
 
 
 @pytest.mark.parametrize(
@@ -77,31 +75,29 @@ def test_typed_text_is_a_toml_value_where_that_fits_and_itself_otherwise(
         ("batch_size=1.5", "1.5 (--set): expected a whole number"),
         ("request_timeout_ms=x", "'x' (--set): expected a whole number, at least 1"),
         ("request_timeout_ms=0", "0 (--set): expected a whole number, at least 1"),
-        ("request_timeout_ms=50", "50 (--set): expected more than kafka.options.fetch_max_wait_ms = 100"),
+        ("request_timeout_ms=50", "expected more than kafka.options.fetch_max_wait_ms = 100"),
         ("session_timeout_ms=500", "expected more than kafka.options.heartbeat_interval_ms = 1000"),
         ("connections_max_idle_ms=9", "expected more than kafka.options.request_timeout_ms = 30000"),
-        ("fetch_max_bytes=3000000000", "expected a whole number, at least 1 and at most 2147483647"),
-        ("max_in_flight_requests_per_connection=6", "expected a whole number, at least 1 and at most 5"),
-        ("check_crcs=1", "1 (--set): expected true or false"),
-        ("retries=many", "'many' (--set): expected a whole number"),
-        ("send_buffer_bytes=true", "True (--set): expected a whole number"),
-        ("compression_type=zip", "'zip' (--set): expected one of none, gzip, snappy, lz4, zstd"),
-        ("client_id=7", "7 (--set): expected text"),
-        ("ssl_keyfile=/nowhere", "'/nowhere' (--set): expected a file that exists"),
-        ("api_version=3.9", '3.9 (--set): expected a version in quotes, such as "3.9"'),
-        ("ssl_context=x", "expected nothing: only a Python program can set this option; remove it"),
-        ("selector=x", "expected nothing: only a Python program can set this option; remove it"),
-        ("lingerms=5", "5 (--set): expected an option of kafka-python; did you mean linger_ms?"),
-        ("acks=1", "1 (--set): expected no such option: afresh sets this option itself; remove it"),
-        ("bootstrap_timeout_ms=9", "afresh sets this option itself; set kafka.start_timeout_s"),
+        ("fetch_max_bytes=3000000000", "at least 1 and at most 2147483647"),
+        ("max_in_flight_requests_per_connection=6", "at least 1 and at most 5"),
+        ("check_crcs=1", "expected true or false"),
+        ("retries=many", "expected a whole number"),
+        ("send_buffer_bytes=true", "expected a whole number"),
+        ("compression_type=zip", "expected one of none, gzip, snappy, lz4, zstd"),
+        ("client_id=7", "expected text"),
+        ("ssl_keyfile=/nowhere", "expected a file that exists"),
+        ("api_version=3.9", 'such as "3.9"'),
+        ("ssl_context=x", "only a Python program can set this option"),
+        ("selector=x", "only a Python program can set this option"),
+        ("lingerms=5", "did you mean linger_ms?"),
+        ("acks=1", "afresh sets this option itself"),
+        ("bootstrap_timeout_ms=9", "set kafka.start_timeout_s"),
     ],
-)  # fmt: skip
-def test_a_wrong_option_of_the_client_is_told_with_what_was_expected(text: str, words: str) -> None:
-    with pytest.raises(UsageError) as told:
-        load_settings(None, [f"kafka.options.{text}"], {})
-    assert str(told.value).startswith(f"kafka.options.{text.partition('=')[0]} = ")
-    assert words in str(told.value)
-    assert "\n" not in str(told.value)
+)
+def test_a_wrong_option_of_the_client_is_one_line(text: str, words: str) -> None:
+    message = error_of(sets=(f"kafka.options.{text}",))
+    assert message.startswith(f"kafka.options.{text.partition('=')[0]} = ")
+    assert words in message
 
 
 def test_the_defaults_of_the_client_and_usual_values_are_right_options() -> None:
@@ -143,38 +139,27 @@ def test_entries_are_merged_over_the_layers_and_may_hold_dots(tmp_path: Path) ->
 
 
 def test_events_topics_are_an_array_or_a_table_with_default_types() -> None:
-    assert load_settings(None, ['topics.events=["a", "b"]'], {}).topics.event_topics() == {
-        "a": "click",
-        "b": "click",
-    }
+    array = load_settings(None, ['topics.events=["a", "b"]'], {}).topics
+    assert array.event_topics() == {"a": "click", "b": "click"}
     table = load_settings(None, ["topics.events.shop.orders=purchase"], {}).topics
     assert table.event_topics() == {"shop.orders": "purchase"}
 
 
-def test_variables_of_others_and_of_the_benchmarks_are_left_alone() -> None:
-    environ = {"AFRESH_DATA": "x", "AFRESH_PORT_9464_TCP": "x", "OTHER__KEY": "x", "HOME": "x"}
-    assert load_settings(None, [], environ) == Settings()
-
-
 def test_an_unknown_key_names_the_nearest_one_and_its_origin(tmp_path: Path) -> None:
-    assert error_of(sets=("batch.max_event=3",)) == (
-        "batch.max_event = 3 (--set): expected a known setting; did you mean batch.max_events?"
+    message = error_of(AFRESH_MODEL__ATTENTION__DIMS="8")
+    assert (
+        "(environment AFRESH_MODEL__ATTENTION__DIMS): expected a known setting; did you mean model.attention.dim?"
+        in message
     )
-    assert "(environment AFRESH_MODEL__DIMS): expected a known setting; did you mean model.dim?" in error_of(
-        AFRESH_MODEL__DIMS="8"
-    )
-    assert "did you mean kafka.worker_id?" in error_of(sets=("worker_id=w",))
     config = write(tmp_path, "[rank]\nzzzzzz = 1")
-    assert error_of(config) == (
-        f"rank.zzzzzz = 1 (file {config}): "
-        "expected a known setting, one of rank.k, rank.exclude_event_types, rank.explain, "
-        "rank.blocked_items, rank.backlog_after_s, rank.max_inactive_days"
-    )
+    expected = f"rank.zzzzzz = 1 (file {config}): expected a known setting, one of rank.k, rank.exclude_event"
+    assert error_of(config).startswith(expected)
 
 
 def test_an_unknown_table_lists_the_tables(tmp_path: Path) -> None:
-    assert "[zzzz] (file " in error_of(write(tmp_path, "[zzzz]"))
-    assert "expected a known table, one of [kafka], [topics]" in error_of(write(tmp_path, "[zzzz]"))
+    message = error_of(write(tmp_path, "[zzzz]"))
+    assert "[zzzz] (file " in message
+    assert "expected a known table, one of [kafka], [topics]" in message
     assert "expected a known setting" in error_of(write(tmp_path, "kafka = 1"))
 
 
@@ -183,40 +168,79 @@ def test_a_misspelt_table_names_the_nearest_one_and_shows_nothing_of_what_it_hol
     assert error_of(config) == f"[kafkas] (file {config}): expected a known table; did you mean [kafka]?"
 
 
-def test_an_unknown_entry_names_the_nearest_field() -> None:
-    assert "did you mean events.fields.user_id?" in error_of(sets=("events.fields.user=uid",))
-    assert "did you mean events.fields.item_id?" in error_of(sets=('events.fields={items = "i"}',))
-    assert "rank.k has no entries, it is a whole number" in error_of(sets=("rank.k.x=1",))
+SASL = ("kafka.security_protocol=SASL_SSL", "kafka.sasl_mechanism=PLAIN", "kafka.sasl_username=me")
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("sets", "words"),
     [
-        ("batch.max_events=0", "batch.max_events = 0 (--set): expected a whole number, at least 1"),
-        ("batch.max_events=many", "batch.max_events = 'many' (--set): expected a whole number, at least 1"),
-        ("model.dim=2000", "model.dim = 2000 (--set): expected a whole number, at least 4 and at most 1024"),
+        (["batch.max_events=0"], "batch.max_events = 0 (--set): expected a whole number, at least 1"),
+        (["batch.max_events=many"], "batch.max_events = 'many' (--set): expected a whole number, at least 1"),
+        (["model.attention.dim=2000"], "expected a whole number, at least 4 and at most 1024"),
+        (["model.name=atention"], "expected one of attention, sasrec, ncf, popularity"),
+        (["kafka.transactions=yes"], "kafka.transactions = 'yes' (--set): expected true or false"),
+        (["rank.exclude_event_types=purchase"], "'purchase' (--set): expected an array of text"),
+        (["checkpoint.interval_s=nan"], "expected a finite number, above 0"),
         (
-            "model.name=atention",
-            "expected one of attention, biased_mf, isgd, item_knn, markov, popularity, recent_",
+            ["events.weights.buy=inf"],
+            "weights.buy = inf (--set): expected a finite number, at least 0",
         ),
-        ("kafka.transactions=yes", "kafka.transactions = 'yes' (--set): expected true or false"),
-        (
-            "rank.exclude_event_types=purchase",
-            "rank.exclude_event_types = 'purchase' (--set): expected an array of text",
-        ),
-        ("checkpoint.interval_s=nan", "expected a finite number, above 0"),
-        ("events.weights.buy=inf", "events.weights.buy = inf (--set): expected a finite number, at least 0"),
-        (
-            "events.positive_from.rating=good",
-            "events.positive_from.rating = 'good' (--set): expected a finite",
-        ),
-        ("events.time_unit=us", "events.time_unit = 'us' (--set): expected one of auto, iso, ms, s"),
-        ("events.roles.buy=good", "events.roles.buy = 'good' (--set): expected one of exposure, ignore"),
-        ("batch.max_events", "--set batch.max_events: expected table.key=value"),
+        (["events.positive_from.rating=good"], "positive_from.rating = 'good' (--set): expected a finite"),
+        (["events.time_unit=us"], "events.time_unit = 'us' (--set): expected one of auto, iso, ms, s"),
+        (["events.roles.buy=good"], "events.roles.buy = 'good' (--set): expected one of exposure, ignore"),
+        (["batch.max_events"], "--set batch.max_events: expected table.key=value"),
+        (["checkpoint.path=s3://b/c"], "expected a local folder, as checkpoint.path is remote (s3)"),
+        (["checkpoint.path=/c", "checkpoint.journal=s3://b/j"], "expected a local folder, as it is written"),
+        (["checkpoint.journal=/j"], "'/j' (--set): expected nothing while checkpoint.path"),
+        (["kafka.worker_id=a/b"], "kafka.worker_id = 'a/b' (--set): expected a folder name"),
+        (["kafka.worker_id=.."], "expected a folder name"),
+        (["kafka.bootstrap_servers=kafka:9092,"], "expected host:port, several with commas"),
+        (["kafka.bootstrap_servers=http://kafka:9092"], "expected host:port"),
+        (["kafka.group_id="], "kafka.group_id = '' (--set): expected a name"),
+        (["kafka.ssl_cafile=/no/such/file"], "expected a file that exists"),
+        (["kafka.sasl_username=me"], "kafka.security_protocol = 'PLAINTEXT' (default): expected SASL_SSL or"),
+        (SASL[:1], "kafka.sasl_mechanism = '' (default): expected one of PLAIN, SCRAM-SHA-256"),
+        (SASL[:2], "kafka.sasl_username = '' (default): expected a name"),
+        (SASL, "expected a password in the variable AFRESH_KAFKA__SASL_PASSWORD"),
+        (["topics.events=[]"], "expected at least one topic"),
+        (["topics.items=a b"], "topics.items = 'a b' (--set): expected a topic name"),
+        (["topics.recommendations=events"], "a topic of its own; topics.events has this name too"),
+        (["rank.exclude_event_types=['']"], "expected event types, none of them empty"),
+        (["items.fields.item_id="], "expected the name that this field has in the records, or several"),
+        (["items.fields.item_id=[]"], "expected the name that this field has in the records, or several"),
+        (["items.fields.available=$key"], "expected a field of the records: only item_id is read from"),
+        (["items.fields.available=item_id"], "a name of its own; item_id is read from 'item_id' too"),
+        (["items.fields.item_id=items[].id"], "expected a path without an array: a record of the items"),
+        (["items.fields.sku=id"], "did you mean items.fields.item_id?"),
+        (["events.fields.user_id="], "expected the name that this field has in the records"),
+        (["events.fields.item_id=$key"], "'$key' (--set): expected a field of the records"),
+        (["events.positive_from.returned=3"], "expected a type of the role positive, not negative"),
+        (["events.positive_from.stars=3", "events.roles.stars=neutral"], "role positive, not neutral"),
+        (["metrics.address=9464"], "expected host:port, such as 127.0.0.1:9464"),
+        (["metrics.address=::1:9464"], "expected host:port"),
+        (["metrics.address=localhost:99999"], "expected host:port with a port from 0"),
+        (["events.fields.user=uid"], "did you mean events.fields.user_id?"),
+        (['events.fields={items = "i"}'], "did you mean events.fields.item_id?"),
+        (["rank.k.x=1"], "rank.k has no entries, it is a whole number"),
+        (["worker_id=w"], "did you mean kafka.worker_id?"),
+        (["batch.max_event=3"], "max_event = 3 (--set): expected a known setting; did you mean batch.max_ev"),
     ],
 )
-def test_a_wrong_value_is_one_line_with_what_was_expected(text: str, message: str) -> None:
-    assert message in error_of(sets=(text,))
+def test_a_wrong_configuration_is_one_line_with_what_was_expected(sets: tuple[str, ...], words: str) -> None:
+    assert words in error_of(sets=sets)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"metrics.address={address}" for address in ("", "127.0.0.1:0", "[::1]:9464", "localhost:9464")),
+        "kafka.bootstrap_servers=kafka-1.example:9092, 10.0.0.1:9092,[::1]:9092,kafka",
+    ],
+)
+def test_addresses_of_every_kind_are_accepted(text: str) -> None:
+    name, _, address = text.partition("=")
+    table, key = name.split(".")
+    assert getattr(getattr(load_settings(None, [text], {}), table), key) == address
 
 
 def test_a_file_has_typed_values(tmp_path: Path) -> None:
@@ -229,9 +253,6 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     latin = tmp_path / "latin.toml"
     latin.write_bytes(b'[kafka]\ngroup_id = "\xe9"')
     assert "expected TOML in UTF-8" in error_of(latin)
-
-
-SASL = ("kafka.security_protocol=SASL_SSL", "kafka.sasl_mechanism=PLAIN", "kafka.sasl_username=me")
 
 
 def test_a_password_comes_from_the_environment_as_it_was_typed() -> None:
@@ -271,15 +292,13 @@ def test_an_item_s_field_has_one_name_or_several() -> None:
 
 
 def test_describe_read_back_gives_the_same_settings(tmp_path: Path) -> None:
-    settings = load_settings(
-        None,
-        [
-            'kafka.group_id=a"b\\c\té\x7f☃😀',
-            "rank.exclude_event_types=['buy']",
-            "topics.events={'a.b' = 'buy'}",
-        ],
-        {"AFRESH_EVENTS__WEIGHTS": "{buy = 2.5, see = 1e-7}", "AFRESH_CHECKPOINT__PATH": "/data"},
-    )
+    sets = [
+        'kafka.group_id=a"b\\c\té\x7f☃😀',
+        "rank.exclude_event_types=['buy']",
+        "topics.events={'a.b' = 'buy'}",
+    ]
+    environ = {"AFRESH_EVENTS__WEIGHTS": "{buy = 2.5, see = 1e-7}", "AFRESH_CHECKPOINT__PATH": "/data"}
+    settings = load_settings(None, sets, environ)
     text = describe(settings)
     assert load_settings(write(tmp_path, text), [], {}) == settings
     assert set(tomllib.loads(text)) == {field.name for field in msgspec.structs.fields(Settings)}
@@ -292,69 +311,8 @@ def test_the_journal_lies_beside_a_local_checkpoint() -> None:
     assert both.checkpoint.journal == "/data/j"
 
 
-@pytest.mark.parametrize(
-    ("sets", "message"),
-    [
-        (("checkpoint.path=s3://b/c",), "expected a local folder, as checkpoint.path is remote (s3)"),
-        (("checkpoint.path=/c", "checkpoint.journal=s3://b/j"), "expected a local folder, as it is written"),
-        (
-            ("checkpoint.journal=/j",),
-            "checkpoint.journal = '/j' (--set): expected nothing while checkpoint.path",
-        ),
-        (("kafka.worker_id=a/b",), "kafka.worker_id = 'a/b' (--set): expected a folder name"),
-        (("kafka.worker_id=..",), "expected a folder name"),
-        (("kafka.bootstrap_servers=kafka:9092,",), "expected host:port, several with commas"),
-        (("kafka.bootstrap_servers=http://kafka:9092",), "expected host:port"),
-        (("kafka.group_id=",), "kafka.group_id = '' (--set): expected a name"),
-        (("kafka.ssl_cafile=/no/such/file",), "expected a file that exists"),
-        (
-            ("kafka.sasl_username=me",),
-            "kafka.security_protocol = 'PLAINTEXT' (default): expected SASL_SSL or",
-        ),
-        (SASL[:1], "kafka.sasl_mechanism = '' (default): expected one of PLAIN, SCRAM-SHA-256"),
-        (SASL[:2], "kafka.sasl_username = '' (default): expected a name"),
-        (SASL, "expected a password in the variable AFRESH_KAFKA__SASL_PASSWORD"),
-        (("topics.events=[]",), "expected at least one topic"),
-        (("topics.items=a b",), "topics.items = 'a b' (--set): expected a topic name"),
-        (("topics.recommendations=events",), "expected a topic of its own; topics.events has this name too"),
-        (("rank.exclude_event_types=['']",), "expected event types, none of them empty"),
-        (("items.fields.item_id=",), "expected the name that this field has in the records, or several"),
-        (("items.fields.item_id=[]",), "expected the name that this field has in the records, or several"),
-        (("items.fields.available=$key",), "expected a field of the records: only item_id is read from"),
-        (("items.fields.available=item_id",), "a name of its own; item_id is read from 'item_id' too"),
-        (("items.fields.item_id=items[].id",), "expected a path without an array: a record of the items"),
-        (("items.fields.sku=id",), "did you mean items.fields.item_id?"),
-        (("events.fields.user_id=",), "expected the name that this field has in the records"),
-        (
-            ("events.fields.item_id=$key",),
-            "events.fields.item_id = '$key' (--set): expected a field of the records",
-        ),
-        (("events.positive_from.returned=3",), "expected a type whose role is positive, not negative"),
-        (
-            ("events.positive_from.stars=3", "events.roles.stars=neutral"),
-            "events.positive_from.stars = 'stars' (--set): expected a type whose role is positive, not neu",
-        ),
-        (("metrics.address=9464",), "expected host:port, such as 127.0.0.1:9464"),
-        (("metrics.address=::1:9464",), "expected host:port"),
-        (("metrics.address=localhost:99999",), "expected host:port with a port from 0"),
-    ],
-)
-def test_settings_that_do_not_go_together_are_one_line(sets: tuple[str, ...], message: str) -> None:
-    assert message in error_of(sets=sets)
-
-
-def test_events_topics_of_unequal_size_are_told() -> None:
+def test_events_topics_of_unequal_size_are_a_warning() -> None:
     sources = [TopicPartition("clicks", number) for number in range(3)]
-    assert not uneven(sources)
-    assert not uneven([*sources, *(source._replace(topic="orders") for source in sources)])
-    assert "(clicks 3, orders 1)" in uneven([*sources, TopicPartition("orders", 0)])
-
-
-@pytest.mark.parametrize("address", ["", "127.0.0.1:0", "[::1]:9464", "localhost:9464"])
-def test_addresses_of_every_kind_are_taken(address: str) -> None:
-    assert load_settings(None, [f"metrics.address={address}"], {}).metrics.address == address
-
-
-def test_brokers_of_every_kind_are_taken() -> None:
-    servers = "kafka-1.example:9092, 10.0.0.1:9092,[::1]:9092,kafka"
-    assert load_settings(None, [f"kafka.bootstrap_servers={servers}"], {}).kafka.bootstrap_servers == servers
+    assert not partition_counts_warning(sources)
+    assert not partition_counts_warning([*sources, *(source._replace(topic="orders") for source in sources)])
+    assert "(clicks 3, orders 1)" in partition_counts_warning([*sources, TopicPartition("orders", 0)])

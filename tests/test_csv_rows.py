@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from recordings import read_recording
 
 from consumers.files.csv_rows import MAX_LINES
-from consumers.files.format import by_name
-from consumers.files.recording import Recording
-from consumers.files.source import Columns, Tally, read_events
+from consumers.files.rows import Tally
+from pipeline.settings import EventsConfig
 
 NOW = 1_700_000_000_000
 HEADER = "user,item,timestamp,event,value\n"
 
 
-def learned(path: Path | Recording, **options: Any) -> tuple[list[str], Tally]:
+def learned(path: Path, **options: Any) -> tuple[list[str], Tally]:
     """Return the items learned and the tally, of which the parts are held against the rows."""
     tally = Tally()
-    chunks = read_events(path, 50, now_ms=NOW, tally=tally, **options)
+    chunks = read_recording(path, 50, now_ms=NOW, tally=tally, **options)
     items = [item for events in chunks for item in events.item_ids]
     assert tally.rows == len(items) + tally.rejected.total() + tally.ignored + tally.left_out
     return items, tally
@@ -134,9 +134,7 @@ def test_rows_of_an_ignored_type_are_counted_and_need_no_item(tmp_path: Path) ->
     ]
     jsonl = written(tmp_path, "\n".join(map(json.dumps, json_rows)), "events.jsonl")
     for path in (written(tmp_path, text), jsonl):
-        plain = by_name(path, Columns(), None, "click")
-        ignoring = Recording(plain.path, plain.name, plain.kind, ignored=frozenset({"page_view"}))
-        items, tally = learned(ignoring)
+        items, tally = learned(path, settings=EventsConfig(roles={"page_view": "ignore"}))
         assert (items, tally.rows, tally.ignored) == (["a"], 3, 2)
 
 

@@ -21,7 +21,8 @@ from learners import CountingLearner
 from consumers.memory import MemoryLog, MemorySource
 from pipeline.app import cli
 from pipeline.app.commands import demo as command
-from pipeline.app.demo.show import Demo, closing_words
+from pipeline.app.demo.show import Demo
+from pipeline.app.demo.text import summary_lines
 from pipeline.app.demo.view import View
 from pipeline.app.demo.watch import DemoWatch, Latency, Speed
 from pipeline.errors import AfreshError
@@ -33,7 +34,7 @@ from pipeline.service.clock import ManualClock
 from pipeline.service.health import Health
 from pipeline.service.loop import Adapters, Loop
 from pipeline.service.metrics import Metrics
-from pipeline.service.observe import Delivered, Observer
+from pipeline.service.observe import Delivered
 from pipeline.settings import CheckpointConfig, EventsConfig, KafkaConfig, ModelConfig, Settings
 from producers.child import SenderProcess
 from producers.memory import MemorySink
@@ -53,11 +54,11 @@ class Clock(ManualClock):
 
 
 class ListSender:
-    """Put shoppers' events and one bad record into the log at the start."""
+    """Put simulated events and one bad record into the log at the start."""
 
     def __init__(self, log, events):
         self.log, self.events, self.started, self.stopped, self.error = log, events, 0, 0, None
-        self.told = self.told_last = None
+        self.so_far = self.last = None
 
     def start(self):
         self.started += 1
@@ -72,10 +73,10 @@ class ListSender:
         return self.events + 1 if self.started else None
 
     def progress(self):
-        return self.told
+        return self.so_far
 
     def figures(self):
-        return self.told_last if self.stopped else None
+        return self.last if self.stopped else None
 
     def stop(self):
         self.stopped += 1
@@ -92,17 +93,16 @@ class AlarmingLearner(CountingLearner):
 
 
 class Stage:
-    """A demo, its loop and what they say, without a broker."""
+    """A demo, its loop and what they print, without a broker."""
 
     def __init__(self, events=2_000, change_at=600):
-        self.clock, self.log, self.said = Clock(NOW_MS), MemoryLog(), io.StringIO()
+        self.clock, self.log, self.printed = Clock(NOW_MS), MemoryLog(), io.StringIO()
         self.sender, self.sink, settings = ListSender(self.log, events), MemorySink(), Settings()
-        self.demo = Demo(View(self.said), self.clock, self.sender, events, change_at)
-        self.watch = self.demo.observe(Observer())
+        self.demo = Demo(View(self.printed), self.clock, self.sender, events, change_at)
         decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
         self.source = MemorySource(self.log)
-        edges = Adapters(self.source, decoder, self.sink, self.clock, self.watch)
-        self.loop = Loop(AlarmingLearner(settings), edges, settings)
+        adapters = Adapters(self.source, decoder, self.sink, self.clock, self.demo.watch)
+        self.loop = Loop(AlarmingLearner(settings), adapters, settings)
         self.quality = RankMetrics(["attention", "popularity"])
 
     def play(self):
@@ -144,20 +144,21 @@ def arms(clicks):
     }
 
 
-def test_what_comes_of_the_lists_is_shown_meanwhile_and_summed_up_at_the_end():
+def test_the_uplift_is_shown_while_it_runs_and_summed_up_at_the_end():
     stage = Stage(events=40_000)
-    stage.sender.told = {"sent": 9, **arms(5)}
+    stage.sender.so_far = {"sent": 9, **arms(5)}
     last = {
         **arms(6),
         "lists_up_to_date": 0.754,
         "recommended_minus_random": {"click_rate": [0.0, -0.1, 0.1], "purchase_rate": None},
     }
-    stage.sender.told_last = {"sent": 40_001, "seconds": 1.0, "uplift": {**last, "windows": [last] * 10}}
+    stage.sender.last = {"sent": 40_001, "seconds": 1.0, "uplift": {**last, "windows": [last] * 10}}
     summary = stage.play()
-    assert "clicks on 100 shown: recommended 10.0, random 10.0\n" in stage.said.getvalue()
+    assert "clicks on 100 shown: recommended 10.0, random 10.0\n" in stage.printed.getvalue()
     assert summary["uplift"] == last
-    assert "75% of the recommended lists knew all that their shopper had done" in closing_words(summary)
-    assert "of 100 random items 12.0 and 2.00: recommended +0.0 ±10.0 and -" in closing_words(summary)
+    lines = list(summary_lines(summary))
+    assert "75% of the recommended lists covered all events of their user" in lines
+    assert "of 100 random items 12.0 and 2.00: recommended +0.0 ±10.0 and -" in lines
 
 
 @pytest.mark.parametrize("change_at", [None, 900, 1_500])
@@ -166,19 +167,20 @@ def test_an_alarm_that_no_planted_change_explains_has_no_delay(change_at):
     assert alarm["delay_events"] is None
 
 
-@pytest.mark.parametrize(("known", "told"), [(0.5, False), (0.49, True)])
-def test_a_machine_that_is_too_slow_for_the_rate_is_told(known, told):
-    summary = {**Stage().play(), "uplift": {**arms(5), "lists_up_to_date": known}}
-    assert ("try a lower --rate" in "\n".join(closing_words(summary))) is told
+@pytest.mark.parametrize(("current", "reported"), [(0.5, False), (0.49, True)])
+def test_a_machine_that_is_too_slow_for_the_rate_is_reported(current, reported):
+    summary = {**Stage().play(), "uplift": {**arms(5), "lists_up_to_date": current}}
+    assert ("try a lower --rate" in "\n".join(summary_lines(summary))) is reported
 
 
-def test_where_no_terminal_is_progress_and_alarms_come_as_plain_lines():
+def test_without_a_terminal_progress_and_alarms_are_plain_lines():
     stage = Stage(events=40_000)
     stage.play()
-    lines = stage.said.getvalue().splitlines()
-    assert lines.count("drift: hit_rate .374 -> .061 at event 900, 300 after the change of taste") == 1
+    lines = stage.printed.getvalue().splitlines()
+    alarm = "drift: hit_rate .374 -> .061 at event 900, 300 after the change of preferences"
+    assert lines.count(alarm) == 1
     assert sum(text.startswith("40,001 of 40,000 events | ") for text in lines) == 1
-    assert "\x1b" not in stage.said.getvalue()
+    assert "\x1b" not in stage.printed.getvalue()
 
 
 def test_a_first_signal_ends_the_demo_in_good_order():
@@ -218,44 +220,32 @@ def test_a_sender_that_failed_ends_the_demo_with_its_error():
         stage.play()
 
 
-def test_a_loop_that_does_not_report_is_refused():
-    stage = Stage()
-    demo = Demo(View(stage.said), stage.clock, stage.sender, 1, None)
-    with pytest.raises(RuntimeError, match=r"build it with the observer of observe\(\)"):
-        demo.play(stage.loop, stage.quality)
-
-
-def test_closing_words_name_latency_models_and_alarms():
-    words = closing_words(Stage().play())
-    assert words[0].startswith("2,000 events learned and ")
-    assert words[1].startswith("from the event's record to the acknowledged ranking: p50 ")
-    assert words[2:] == [
+def test_the_summary_names_latency_models_and_alarms():
+    first, latency, *rest = summary_lines(Stage().play())
+    assert first.startswith("2,000 events learned and ")
+    assert latency.startswith("from the event's record to the acknowledged ranking: p50 ")
+    assert rest == [
         "attention: hit rate@10 .000, NDCG@10 .000, whole stream",
         "popularity: hit rate@10 .000, NDCG@10 .000, whole stream",
-        "drift alarm: hit_rate at event 900, 300 after the change of taste",
+        "drift alarm: hit_rate at event 900, 300 after the change of preferences",
     ]
 
 
-def test_latency_percentiles_are_those_of_all_times():
+def test_latency_percentiles_are_those_of_all_times_and_at_most_a_minute():
     times = np.random.default_rng(0).integers(-5, 900, 5_001)
     latency = Latency()
+    assert latency.percentile(0.5) is None
     for part in np.array_split(times, 7):
         latency.add(part)
     for share in (0.5, 0.99, 1.0):
-        assert latency.percentile(share) == np.percentile(
-            np.maximum(times, 0), share * 100, method="inverted_cdf"
-        )
-    assert Latency().percentile(0.5) is None
-
-
-def test_times_beyond_a_minute_count_as_one():
-    latency = Latency()
+        expected = np.percentile(np.maximum(times, 0), share * 100, method="inverted_cdf")
+        assert latency.percentile(share) == expected
     latency.add(np.array([10**9]))
-    assert latency.percentile(0.5) == 60_000
+    assert latency.percentile(1.0) == 60_000
 
 
 def test_records_without_a_plausible_time_are_in_no_latency():
-    watch = DemoWatch(Observer(), Clock(NOW_MS), lambda: None, lambda: None)
+    watch = DemoWatch(Clock(NOW_MS), lambda: None, lambda: None)
     watch.delivered(Delivered(1, {}, np.array([0, NOW_MS - 30])), NOW_MS)
     assert watch.latency.percentile(1.0) == 30
 
@@ -284,39 +274,30 @@ def test_the_demo_keeps_its_own_broker_topics_and_records_and_the_users_model():
     assert settings.metrics == mine.metrics
 
 
-class Served:
-    """What the server shows of a service."""
-
-    def __init__(self):
-        self.metrics, self.health = Metrics(), Health(ManualClock(NOW_MS))
+def served(address):
+    """Return the lines printed while metrics are served, and the answer of the server."""
+    lines, service = [], argparse.Namespace(metrics=Metrics(), health=Health(ManualClock(NOW_MS)))
+    with command.metrics_served(address, service, lines.append):
+        for url in (line.removeprefix("metrics at ") for line in lines if line.startswith("metrics at ")):
+            with urllib.request.urlopen(url) as answer:
+                lines.append(answer.read().decode())
+    return lines
 
 
 def test_metrics_are_served_while_the_demo_runs_and_no_longer():
-    said = []
-    with command.metrics_served("127.0.0.1:0", Served(), said.append):
-        (where,) = said
-        url = where.removeprefix("metrics at ")
-        with urllib.request.urlopen(url) as answer:
-            assert b"afresh_events_learned 0.0" in answer.read()
+    line, answer = served("127.0.0.1:0")
+    assert "afresh_events_learned 0.0" in answer
     with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(url)
+        urllib.request.urlopen(line.removeprefix("metrics at "))
+    assert served("") == []
 
 
-def test_an_address_that_is_taken_is_told_and_the_demo_goes_on_without_metrics():
-    said = []
+def test_an_address_in_use_is_reported_and_the_demo_continues_without_metrics():
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with command.metrics_served(f"127.0.0.1:{port}", Served(), said.append):
-            (told,) = said
-    assert told.startswith(
-        f"going on without /metrics: metrics.address = '127.0.0.1:{port}': Address already"
-    )
-
-
-def test_without_an_address_nothing_is_served_or_said():
-    said = []
-    with command.metrics_served("", Served(), said.append):
-        assert said == []
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        (line,) = served(address)
+    assert line.startswith("continuing without /metrics: ")
+    assert address in line
 
 
 def options(*arguments):
@@ -330,12 +311,12 @@ def sender_command(*arguments):
     return " ".join(command.sender_command(args, "127.0.0.1:1", command.planned(args)[1]))
 
 
-def test_by_default_60_000_events_come_at_2_000_a_second_and_taste_changes_halfway():
+def test_by_default_60_000_events_are_sent_at_2_000_a_second_and_preferences_change_halfway():
     assert command.planned(options()) == (60_000, 30_000)
     assert " --events 60000 --rate 2000.0 --seed 0 --change sudden@30000 --closed-loop " in sender_command()
 
 
-def test_shoppers_see_no_lists_where_that_is_asked_for_and_a_files_people_never_do():
+def test_an_open_loop_and_a_file_have_no_closed_loop():
     assert "--closed-loop" not in sender_command("--open-loop")
     assert "--closed-loop" not in sender_command("--file", "events.csv")
 
@@ -360,7 +341,7 @@ def test_a_files_columns_go_by_the_options_and_the_configuration(tmp_path):
 @pytest.mark.parametrize(
     "arguments", [("--events", "many"), ("--events", "0"), ("--rate", "-1"), ("--rate", "nan")]
 )
-def test_a_wrong_number_is_told_in_one_line(arguments, capsys):
+def test_a_wrong_number_is_reported(arguments, capsys):
     with pytest.raises(SystemExit):
         options(*arguments)
     assert f"argument {arguments[0]}: {arguments[1]}: expected " in capsys.readouterr().err
@@ -372,18 +353,18 @@ def python(code):
 
 def finish(sender):
     """Wait for the process without a poll, then ask."""
-    sender.wait(timeout_s=30)
+    sender._process.wait(timeout=30)
     return sender.sent()
 
 
-def test_a_sender_process_says_how_many_events_it_sent():
+def test_a_sender_process_reports_how_many_events_it_sent():
     with SenderProcess(python("print('hello'); print('{\"sent\": 12, \"seconds\": 1}')")) as sender:
         assert sender.sent() is None
         sender.start()
         assert finish(sender) == 12
 
 
-def test_a_sender_process_tells_its_progress_and_in_the_end_its_figures():
+def test_a_sender_process_reports_its_progress_and_in_the_end_its_figures():
     code = (
         'import sys; print(\'{"progress": {"sent": 3}}\', flush=True); sys.stdin.read(1); '
         'print(\'{"sent": 7, "uplift": {}}\')'
@@ -397,7 +378,7 @@ def test_a_sender_process_tells_its_progress_and_in_the_end_its_figures():
         assert sender.figures() == {"sent": 7, "uplift": {}}
 
 
-def test_a_sender_process_that_fails_is_told_with_its_last_line_and_its_code():
+def test_a_sender_process_that_fails_is_reported_with_its_last_line_and_its_code():
     fails = "import sys; print('x' * 100_000); print('no disk', file=sys.stderr); sys.exit({})"
     for code, shown in ((3, 3), (77, 1)):
         with SenderProcess(python(fails.format(code))) as sender:
@@ -407,18 +388,12 @@ def test_a_sender_process_that_fails_is_told_with_its_last_line_and_its_code():
         assert caught.value.exit_code == shown
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import sys; sys.stdin.read()",
-        "import time; time.sleep(600)",
-    ],
-)
+@pytest.mark.parametrize("code", ["import sys; sys.stdin.read()", "import time; time.sleep(600)"])
 def test_no_sender_process_outlives_its_block_even_one_that_ignores_its_input(code, monkeypatch):
     monkeypatch.setattr("producers.child.STOP_WAIT_S", 0.2)
     with SenderProcess(python(code)) as sender:
         sender.start()
-        pid = sender.pid
+        pid = sender._process.pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
@@ -434,7 +409,7 @@ def test_a_sender_ends_when_the_process_that_started_it_is_killed(tmp_path):
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process, (tmp_path / "fifo").open() as fifo:
         assert fifo.readline() == "up\n"
         process.kill()
-        assert fifo.read() == ""  # the end of the file: the only writer is gone
+        assert fifo.read() == ""  # the end of the file: the only writer has ended
 
 
 DEMO = [sys.executable, "-m", "pipeline.app.cli", "demo"]
@@ -457,7 +432,7 @@ def read_until(stream, text):
 
 
 @pytest.mark.kafka
-def test_the_command_plays_shoppers_through_a_broker_of_its_own_and_ends_with_one_json_line():
+def test_the_command_runs_with_a_broker_of_its_own_and_ends_with_one_json_line():
     done = subprocess.run(
         [*DEMO, "--events", "1500", "--rate", "0"], capture_output=True, text=True, timeout=120, check=True
     )
@@ -480,11 +455,10 @@ def test_the_command_plays_a_file(tmp_path):
     assert json.loads(done.stdout)["uplift"] is None
 
 
-def test_a_file_that_is_not_there_is_told_in_one_line(tmp_path, capsys):
+def test_a_missing_file_is_reported_in_one_line(tmp_path, capsys):
     assert cli.main(["demo", "--file", str(tmp_path / "none.csv")]) == 2
     out, err = capsys.readouterr()
-    assert out == ""
-    assert len(err.splitlines()) == 1
+    assert (out, err.count("\n")) == ("", 1)
     assert "none.csv: no such file" in err
 
 

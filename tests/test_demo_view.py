@@ -9,19 +9,18 @@ import pytest
 from rich.cells import cell_len
 
 from pipeline.app.demo.plot import BITS_YX, PATTERNS, draw, sample
-from pipeline.app.demo.quality import POINTS, STEP, WINDOW, Course, ModelLine, QualityCourse
+from pipeline.app.demo.progress import Course, ModelMetrics, Progress, arms_of
+from pipeline.app.demo.quality import MAX_POINTS, STEP_EVENTS, WINDOW_TESTS, QualityCourse
 from pipeline.app.demo.screen import screen
 from pipeline.app.demo.text import line, uplift_lines
-from pipeline.app.demo.uplift import arms_of
-from pipeline.app.demo.view import MOST_SHARE, REFRESH_S, View
-from pipeline.app.demo.watch import Progress
+from pipeline.app.demo.view import MAX_TIME_SHARE, REFRESH_S, View
 from pipeline.evaluation.rank_metrics import RankMetrics
 from pipeline.events.records import DriftAlarm, RankedItem, Ranking
 from pipeline.models.model import RankResult
 
 ALARM = DriftAlarm("adwin", "hit_rate", 900, 0.374, 0.061, 0)
 RANKING = Ranking("[bold]ann[/]", "r", [RankedItem("[red]tea", 1.5, ["milk", "cup"])] * 10, 0, 0, "m", 1)
-MODELS = (ModelLine("attention", 0.3, 0.2), ModelLine("popularity", None, None))
+MODELS = (ModelMetrics("attention", 0.3, 0.2), ModelMetrics("popularity", None, None))
 COURSE = Course(np.array([0.0, 500.0, 1_000.0]), np.array([[np.nan, 0.1, 0.3], [np.nan, 0.05, 0.05]]))
 UPLIFT = {
     "arms": {
@@ -127,13 +126,13 @@ def test_the_change_of_taste_and_alarms_stand_at_their_events_on_the_axis():
     across = axis.rstrip()[5:]
     assert across.index("┴") / len(across) == pytest.approx(0.25, abs=0.01)
     assert across.index("▲") / len(across) == pytest.approx(0.75, abs=0.01)
-    assert "taste changes at 500" in rows[rows.index(axis) + 1]
+    assert "preferences change at 500" in rows[rows.index(axis) + 1]
     assert any(row[5 + across.index("┴")] == "╎" for row in rows)
 
 
 def test_without_a_planned_change_none_is_shown():
     text = "\n".join(rows_of(80, 24, total=None, change_at=None))
-    assert "taste" not in text
+    assert "change" not in text
     assert "╎" not in text
     assert "1,000" in text  # the axis ends with the newest event
 
@@ -229,7 +228,7 @@ def test_what_cannot_draw_gets_plain_lines(variable, value, isatty, encoding, te
     with View(terminal) as view:
         view.show(progress(), now_s=0.0)
     assert terminal.getvalue().splitlines() == [
-        "drift: hit_rate .374 -> .061 at event 900, 300 after the change of taste",
+        "drift: hit_rate .374 -> .061 at event 900, 300 after the change of preferences",
         line(progress()),
     ]
 
@@ -242,8 +241,8 @@ def test_the_view_takes_no_more_than_its_share_of_the_time(terminal, monkeypatch
         assert not view.due(REFRESH_S - 0.01)
         assert view.due(REFRESH_S)
         view.show(progress(), now_s=1.0)  # took 0.1 s
-        assert not view.due(1.0 + 0.1 / MOST_SHARE - 0.01)
-        assert view.due(1.0 + 0.1 / MOST_SHARE)
+        assert not view.due(1.0 + 0.1 / MAX_TIME_SHARE - 0.01)
+        assert view.due(1.0 + 0.1 / MAX_TIME_SHARE)
 
 
 def test_what_is_logged_while_the_screen_is_taken_comes_at_the_end(terminal):
@@ -265,12 +264,12 @@ def test_a_plain_line_has_every_model_and_what_was_clicked():
 
 
 def test_the_uplift_in_words_has_both_rates_and_the_interval_of_their_difference():
-    assert uplift_lines(arms_of(UPLIFT)) == [
+    assert list(uplift_lines(arms_of(UPLIFT))) == [
         "of 100 recommended items 12.3 were clicked and 0.40 bought",
         "of 100 popular items 4.1 and 0.10: recommended +8.2 ±1.0 and +0.30 ±0.40",
         "of 100 random items - and -: recommended - and -",
     ]
-    assert uplift_lines(()) == []
+    assert list(uplift_lines(())) == []
 
 
 def results(greater):
@@ -284,30 +283,29 @@ def test_quality_of_late_is_the_mean_of_the_last_tests():
     course, places = QualityCourse(quality), {model: [] for model in quality.models}
     for batch in range(60):
         for model in quality.models:
-            greater = rng.integers(0, 30, STEP)
-            quality.update(model, results(greater), np.zeros(STEP, bool), np.zeros(STEP))
+            greater = rng.integers(0, 30, STEP_EVENTS)
+            quality.update(model, results(greater), np.zeros(STEP_EVENTS, bool), np.zeros(STEP_EVENTS))
             places[model] += (greater + 1).tolist()
-        course.look((batch + 1) * STEP)
+        course.look((batch + 1) * STEP_EVENTS)
     for found in course.models():
-        of_late = np.array(places[found.name][-WINDOW:])
+        of_late = np.array(places[found.name][-WINDOW_TESTS:])
         assert found.hr == pytest.approx((of_late <= 10).mean())
         assert found.ndcg == pytest.approx(np.where(of_late <= 10, 1 / np.log2(of_late + 1), 0).mean())
 
 
 def test_before_the_first_test_there_is_no_quality():
-    assert QualityCourse(RankMetrics(["attention"])).models() == (ModelLine("attention", None, None),)
+    assert QualityCourse(RankMetrics(["attention"])).models() == (ModelMetrics("attention", None, None),)
 
 
 def test_the_course_of_a_long_run_stays_small_and_spans_it_evenly():
     quality = RankMetrics(["attention"])
     course = QualityCourse(quality)
-    for events in range(0, 3_000_000, 5 * STEP):
-        quality.update(
-            "attention", results([0 if events < 1_500_000 else 50] * 10), np.zeros(10, bool), np.zeros(10)
-        )
+    for events in range(0, 3_000_000, 5 * STEP_EVENTS):
+        found = results([0 if events < 1_500_000 else 50] * 10)
+        quality.update("attention", found, np.zeros(10, bool), np.zeros(10))
         course.look(events)
     events_P, hr_MP = course.course()
-    assert POINTS // 2 <= len(events_P) <= POINTS
+    assert MAX_POINTS // 2 <= len(events_P) <= MAX_POINTS
     steps = np.diff(events_P[:-1])
     assert steps.min() == steps.max()
     assert hr_MP[0, 1 : len(events_P) // 2 - 1].tolist() == [1.0] * (len(events_P) // 2 - 2)

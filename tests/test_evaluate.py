@@ -8,11 +8,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from recordings import read_recording
 
-from consumers.files.source import read_events
 from consumers.memory import MemoryLog, MemorySource
 from pipeline.app.cli import main
-from pipeline.app.cpu_count import use_threads
 from pipeline.events.batch import TopicPartition
 from pipeline.events.decode import Decoder
 from pipeline.persistence.checkpoint import TRAINED, Checkpoints
@@ -39,7 +38,7 @@ from producers.simulator.users import simulate_users
 START_S = 1_700_000_000
 NOW_MS = START_S * 1000 + 10**9
 EVENTS = 1500
-SMALL = ("--set", "model.dim=8", "--set", "model.history=6")
+SMALL = ("--set", "model.attention.dim=8", "--set", "model.attention.history=6")
 LIVE = TopicPartition("events", 0)
 
 
@@ -71,26 +70,13 @@ class Ticks(ManualClock):
 
 def judged(file: Path, settings: Settings, names: list[str], batch: int = 64) -> Evaluation:
     evaluation = Evaluation(settings, compared(settings, names), Ticks(NOW_MS))
-    evaluation.learn(read_events(file, batch, now_ms=NOW_MS), NOW_MS)
+    evaluation.learn(read_recording(file, batch, now_ms=NOW_MS), NOW_MS)
     return evaluation
-
-
-@pytest.mark.parametrize("repeats", [False, True])
-def test_two_threads_learn_the_same_bits_as_one(file: Path, repeats: bool) -> None:
-    settings = settings_for(rank=RankConfig(exclude_event_types=[] if repeats else None))
-    alone = judged(file, settings, ["attention", "isgd"], batch=100)
-    use_threads(2)
-    try:
-        shared = judged(file, settings, ["attention", "isgd"], batch=100)
-    finally:
-        use_threads(1)
-    assert shared.recommender.digests() == alone.recommender.digests()
-    assert [line.figures for line in shared.result().lines] == [line.figures for line in alone.result().lines]
 
 
 def replayed(file: Path, log: MemoryLog) -> None:
     """Append the file's events to the live topic, as `replay` sends them."""
-    for events in read_events(file, 100, now_ms=NOW_MS):
+    for events in read_recording(file, 100, now_ms=NOW_MS):
         for user, item, kind, time_ms in zip(
             events.user_ids, events.item_ids, events.types, events.time_ms_B.tolist(), strict=True
         ):
@@ -271,7 +257,7 @@ def test_rows_that_cannot_be_read_are_counted_and_take_no_place(
     ("options", "message"),
     [
         (("--models", "magic"), r"'magic': no such model; expected attention, popularity"),
-        (("--batch", "0"), r"0: expected 1 or more"),
+        (("--batch", "0"), r"0: expected a whole number, 1 or more"),
         (
             ("--start", "9999"),
             r"no event to learn: nothing after the first 9999 events; expected one row or more",
@@ -316,7 +302,7 @@ def test_a_trained_checkpoint_holds_what_evaluate_has_learned(file: Path, traine
     restored = Recommender(settings)
     restored.restore(found[1])
     offline = Evaluation(settings, as_served(settings), ManualClock(NOW_MS))
-    offline.learn(read_events(file, 64, now_ms=NOW_MS), NOW_MS)
+    offline.learn(read_recording(file, 64, now_ms=NOW_MS), NOW_MS)
     assert restored.digests() == offline.recommender.digests()
     assert restored.quality.cumulative() == offline.recommender.quality.cumulative()
 
@@ -400,7 +386,7 @@ def test_a_grid_begins_with_the_services_own_setting(file: Path, name: str) -> N
     settings = settings_for()
     variants = [Variant(name, {}), Variant(name, GRIDS[name][0])]
     evaluation = Evaluation(settings, variants, ManualClock(NOW_MS))
-    evaluation.learn(read_events(file, 64, now_ms=NOW_MS, limit=600), NOW_MS)
+    evaluation.learn(read_recording(file, 64, now_ms=NOW_MS, limit=600), NOW_MS)
     own, first = evaluation.result().lines
     assert own.figures == first.figures
     assert own.figures["hr@10"] > 0

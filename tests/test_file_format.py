@@ -9,7 +9,7 @@ import pytest
 from consumers.files.recording import STDIN
 from pipeline.app.cli import main
 
-SMALL = ("--models", "popularity", "--json", "--set", "model.dim=8")
+SMALL = ("--models", "popularity", "--json", "--set", "model.attention.dim=8")
 ROWS = [(f"{k % 7}", f"{k % 5}", k % 5 + 1, 881_250_949 + k) for k in range(30)]
 TIMED = [("user", "item", "value", "timestamp"), *ROWS]
 

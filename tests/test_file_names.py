@@ -6,8 +6,9 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
+from recordings import read_recording
 
-from consumers.files.source import Columns, read_events
+from consumers.files.rows import Columns
 from pipeline.app.file_options import add_file_options, recording_of
 from pipeline.errors import UsageError
 from pipeline.settings import EventsConfig, Settings
@@ -45,7 +46,7 @@ def test_an_export_is_read_by_the_names_of_the_topic(tmp_path: Path) -> None:
     row = {"who": {"id": 7}, "sku": "tea", "at": "2020-09-13T12:26:40Z", "kind": "buy", "price": 2.5}
     found = columns(jsonl(tmp_path, row), **NESTED)
     assert found == Columns("who.id", "sku", "at", "kind", "price")
-    (events,) = read_events(tmp_path / "events.jsonl", 10, now_ms=NOW, columns=found)
+    (events,) = read_recording(tmp_path / "events.jsonl", 10, now_ms=NOW, columns=found)
     assert (events.user_ids, events.item_ids, events.types) == (["7"], ["tea"], ["buy"])
     assert (events.time_ms_B.tolist(), events.value_B.tolist()) == ([1_600_000_000_000], [2.5])
 
@@ -68,7 +69,7 @@ def test_the_mapped_name_comes_before_the_plain_and_that_before_the_topics(
 ) -> None:
     path = table(tmp_path, header)
     assert columns(path, **NESTED) == expected
-    (events,) = read_events(path, 10, now_ms=NOW, columns=expected)
+    (events,) = read_recording(path, 10, now_ms=NOW, columns=expected)
     assert len(events.user_ids) == 1
 
 
@@ -77,7 +78,7 @@ def test_a_given_name_is_the_last_word(tmp_path: Path) -> None:
     found = columns(path, "--user-column", "user", "--value-column", "gone", **NESTED)
     assert found == Columns("user", "sku", "at", "kind", "gone")
     with pytest.raises(UsageError, match=r"no column 'gone'; .*--value-column"):
-        list(read_events(path, 10, now_ms=NOW, columns=found))
+        list(read_recording(path, 10, now_ms=NOW, columns=found))
 
 
 def test_the_key_is_no_column_so_the_user_is_found_under_a_plain_name(tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_a_field_that_comes_late_in_jsonl_is_looked_for_under_its_mapped_name(tm
 def test_a_name_that_nothing_has_is_told_as_mapped(tmp_path: Path) -> None:
     path = table(tmp_path, "client,sku,at")
     with pytest.raises(UsageError, match=r"no column 'who\.id'; found 'client', 'sku', 'at'"):
-        list(read_events(path, 10, now_ms=NOW, columns=columns(path, **NESTED)))
+        list(read_recording(path, 10, now_ms=NOW, columns=columns(path, **NESTED)))
 
 
 def test_names_that_were_found_are_logged_and_given_ones_not(
@@ -120,4 +121,4 @@ def test_a_parquet_file_is_asked_for_its_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["gone.csv", "gone.jsonl", "gone.parquet", "gone.xml"])
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=r"can't be read|unknown kind"):
-        list(read_events(tmp_path / name, 10, now_ms=NOW, columns=columns(tmp_path / name)))
+        list(read_recording(tmp_path / name, 10, now_ms=NOW, columns=columns(tmp_path / name)))

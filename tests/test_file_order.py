@@ -7,16 +7,24 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from recordings import recording_of
 
 from consumers.files import order as file_order
-from consumers.files.format import by_name
 from consumers.files.order import in_order
-from consumers.files.source import Columns, Tally
+from consumers.files.rows import Tally
 from pipeline.app.cli import main
 
 NOW = 1_700_000_000_000
 START_S = 1_600_000_000
-SMALL = ("--models", "attention", "--json", "--set", "model.dim=8", "--set", "model.history=6")
+SMALL = (
+    "--models",
+    "attention",
+    "--json",
+    "--set",
+    "model.attention.dim=8",
+    "--set",
+    "model.attention.history=6",
+)
 
 
 def recorded(path: Path, rows: list[tuple[str, str, int]]) -> Path:
@@ -28,7 +36,7 @@ def recorded(path: Path, rows: list[tuple[str, str, int]]) -> Path:
 
 def read(path: Path, start: int = 0, limit: int | None = None, batch: int = 3) -> tuple[list[str], Tally]:
     tally = Tally()
-    recording = by_name(path, Columns(), None, "click")
+    recording = recording_of(path)
     chunks = list(in_order(recording, batch, now_ms=NOW, start=start, limit=limit, tally=tally))
     assert all(len(events) == batch for events in chunks[:-1])
     items = [item for events in chunks for item in events.item_ids]

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from recordings import read_recording
 
-from consumers.files.source import Columns, Tally, read_events
+from consumers.files.rows import Columns, Tally
 from consumers.memory import MemoryRecord
 from pipeline.errors import UsageError
 from pipeline.events.batch import Events, Polled, Span
@@ -32,7 +33,7 @@ def written(folder: Path, text: str | bytes, name: str = "events.csv") -> Path:
 
 
 def chunks(path: Path, batch: int = 100, **options: Any) -> list[Events]:
-    return list(read_events(path, batch, now_ms=NOW, **options))
+    return list(read_recording(path, batch, now_ms=NOW, **options))
 
 
 def only(path: Path, **options: Any) -> Events:
@@ -344,11 +345,9 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
     written(tmp_path, "plain", "plain.csv").rename(tmp_path / "plain.csv.gz")
     written(tmp_path, "", "nothing.csv")
-    written(tmp_path, "x", "events.txt")
     for name, message in [
         ("none.csv", "none.csv: can't be read: No such file"),
         ("nothing.csv", "nothing.csv: empty; expected a header line such as user,item,"),
-        ("events.txt", r"events.txt: unknown kind of file; expected .*\.parquet"),
         ("cut.csv.gz", "cut.csv.gz: not a whole gzip file"),
         ("plain.csv.gz", "plain.csv.gz: not a whole gzip"),
     ]:
@@ -381,7 +380,7 @@ def test_parquet_without_its_package_says_what_to_install(
 def test_the_share_read_grows_to_the_whole(tmp_path: Path) -> None:
     path = written(tmp_path, HEADER + "ann,tea,1600000000,,\n" * 50_000)
     tally = Tally()
-    shares = [tally.share for _ in read_events(path, 10_000, now_ms=NOW, tally=tally)]
+    shares = [tally.share for _ in read_recording(path, 10_000, now_ms=NOW, tally=tally)]
     assert shares == sorted(shares)
     assert 0 < shares[0] < 0.5
     assert tally.share == 1.0

@@ -8,7 +8,7 @@ from pipeline.errors import SafetyLimit
 from pipeline.service.guard import MAX_NON_FINITE_STEPS, Guard
 
 
-def test_steps_that_are_not_finite_are_told_and_too_many_in_a_row_end_the_run(
+def test_non_finite_steps_are_logged_and_too_many_in_a_row_end_the_run(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     guard = Guard(0.5, 100)
@@ -22,7 +22,7 @@ def test_steps_that_are_not_finite_are_told_and_too_many_in_a_row_end_the_run(
         guard.check_step(MAX_NON_FINITE_STEPS, "non_finite")
 
 
-def test_a_good_step_or_one_without_a_target_starts_the_count_anew() -> None:
+def test_a_finite_step_or_one_without_a_target_resets_the_count() -> None:
     guard = Guard(0.5, 100)
     for seq in range(5 * MAX_NON_FINITE_STEPS):
         guard.check_step(seq, "non_finite" if seq % MAX_NON_FINITE_STEPS else ("", "no_target")[seq % 2])

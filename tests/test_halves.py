@@ -4,9 +4,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from pipeline.features.halves import LEAST, in_halves
-
 from pipeline.app.cpu_count import use_threads
+from pipeline.features.halves import LEAST, in_halves
 
 
 @pytest.fixture(params=[1, 2])

@@ -1,4 +1,4 @@
-"""The HTTP server: alive as long as the loop ticks, ready in one state only."""
+"""The HTTP server: live as long as the loop ticks, ready in one state only."""
 
 import http.client
 import json
@@ -11,26 +11,17 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.registry import Collector
 
 from pipeline.errors import UsageError
+from pipeline.service.clock import ManualClock
 from pipeline.service.health import Health, HealthServer, State, serve, split_address
 
 
-class HandClock:
-    """A clock that is moved by hand."""
-
-    def __init__(self) -> None:
-        self.s = 100.0
-
-    def monotonic_s(self) -> float:
-        return self.s
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(0)
 
 
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def health(clock: HandClock) -> Health:
+def health(clock: ManualClock) -> Health:
     return Health(clock, stall_s=10.0)
 
 
@@ -54,59 +45,55 @@ def get(server: HealthServer, path: str, method: str = "GET", **headers: str) ->
         return response.status, response.headers["Content-Type"], response.read().decode()
 
 
-def test_live_while_the_loop_ticks_and_not_when_it_stands_still(
-    server: HealthServer, clock: HandClock, health: Health
-) -> None:
-    clock.s += 9.0
+def test_live_until_no_tick_comes_in_time(server: HealthServer, clock: ManualClock, health: Health) -> None:
     assert get(server, "/live")[0] == 200
-    clock.s += 2.5
+    clock.advance(9.0)
+    assert get(server, "/live")[0] == 200
+    clock.advance(2.5)
     status, _, body = get(server, "/live")
     assert (status, body) == (503, "no tick for 11.5 s, at most 10 s expected\n")
     health.tick()
     assert get(server, "/live")[::2] == (200, "live\n")
 
 
-def test_a_long_step_that_was_announced_is_no_stall_until_its_own_limit(
-    clock: HandClock, health: Health
+def test_an_announced_step_has_its_own_deadline_until_the_next_tick(
+    clock: ManualClock, health: Health
 ) -> None:
     health.busy("checkpoint", 300.0)
-    clock.s += 299.0
+    clock.advance(299.0)
     assert health.stalled() == ""
-    clock.s += 2.0
+    clock.advance(2.0)
     assert health.stalled() == "no tick for 301.0 s, at most 300 s expected while busy: checkpoint"
-
-
-def test_a_tick_ends_what_was_announced(clock: HandClock, health: Health) -> None:
-    health.busy("checkpoint", 300.0)
     health.tick()
-    clock.s += 11.0
+    clock.advance(11.0)
     assert health.stalled() == "no tick for 11.0 s, at most 10 s expected"
 
 
-@pytest.mark.parametrize(
-    ("state", "status"),
-    [("starting", 503), ("resuming", 503), ("rebalancing", 503), ("ready", 200), ("stopping", 503)],
-)
+@pytest.mark.parametrize("state", [None, "starting", "resuming", "rebalancing", "ready", "stopping"])
 def test_ready_in_one_state_only_and_the_body_names_it(
-    server: HealthServer, health: Health, state: State, status: int
+    server: HealthServer, health: Health, state: State | None
 ) -> None:
-    health.become(state)
-    got, content_type, body = get(server, "/ready")
-    assert (got, content_type, json.loads(body)) == (status, "application/json", {"state": state})
+    if state is not None:
+        health.become(state)
+    status, content_type, body = get(server, "/ready")
+    assert (status, content_type) == (200 if state == "ready" else 503, "application/json")
+    assert json.loads(body) == {"state": state or "starting"}
 
 
-def test_a_new_worker_is_live_and_not_ready(server: HealthServer) -> None:
-    assert get(server, "/live")[0] == 200
-    assert json.loads(get(server, "/ready")[2]) == {"state": "starting"}
-
-
-def test_metrics_come_in_the_format_that_was_asked_for(server: HealthServer) -> None:
-    status, content_type, body = get(server, "/metrics")
-    assert (status, content_type.split(";")[0]) == (200, "text/plain")
+@pytest.mark.parametrize(
+    ("accept", "content_type", "end"),
+    [
+        ("*/*", "text/plain", ""),
+        ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text", "# EOF\n"),
+    ],
+)
+def test_metrics_have_the_requested_format(
+    server: HealthServer, accept: str, content_type: str, end: str
+) -> None:
+    status, found, body = get(server, "/metrics", Accept=accept)
+    assert (status, found.split(";")[0]) == (200, content_type)
     assert "things_total 3.0" in body
-    status, content_type, body = get(server, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
-    assert (status, content_type.split(";")[0]) == (200, "application/openmetrics-text")
-    assert body.endswith("# EOF\n")
+    assert body.endswith(end)
 
 
 def test_head_has_no_body_and_other_paths_are_not_found(server: HealthServer) -> None:
@@ -132,24 +119,18 @@ def test_a_metric_that_fails_is_logged_and_the_next_request_is_answered(
     assert "broken metric" in caplog.text
 
 
-def test_a_port_in_use_is_one_line_that_says_what_to_do(registry: CollectorRegistry, health: Health) -> None:
+def test_an_unavailable_address_is_an_error_with_advice(registry: CollectorRegistry, health: Health) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        expected = rf"^metrics\.address = '{address}': Address already in use; expected .* use port 0"
-        with pytest.raises(UsageError, match=expected):
-            HealthServer(address, registry, health)
+        for wrong, why in ((address, "Address already in use"), ("192.0.2.1:0", "Cannot assign")):
+            with pytest.raises(UsageError, match=rf"^metrics\.address = '{wrong}': {why}.*use port 0"):
+                HealthServer(wrong, registry, health)
 
 
-def test_a_host_that_is_not_here_is_one_line(registry: CollectorRegistry, health: Health) -> None:
-    with pytest.raises(UsageError, match=r"^metrics\.address = '192\.0\.2\.1:0': Cannot assign"):
-        HealthServer("192.0.2.1:0", registry, health)
-
-
-def test_an_empty_address_means_no_server(registry: CollectorRegistry, health: Health) -> None:
+def test_closing_frees_the_port_and_an_empty_address_means_no_server(
+    registry: CollectorRegistry, health: Health
+) -> None:
     assert serve("", registry, health) is None
-
-
-def test_closing_frees_the_port(registry: CollectorRegistry, health: Health) -> None:
     first = serve("127.0.0.1:0", registry, health)
     assert first is not None
     first.close()

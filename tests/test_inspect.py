@@ -1,4 +1,4 @@
-"""What `afresh inspect` tells of a user and of an item, and how it is laid out."""
+"""What `afresh inspect` describes of a user and of an item, and how it is printed."""
 
 import io
 from typing import Any
@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from streams import START_MS, Batches, Event, small_settings
 
-from pipeline.app.inspection_view import MOST, show
+from pipeline.app.inspection_view import MAX_ROWS, show
 from pipeline.describe import changes
 from pipeline.events.batch import CatalogUpdate, ItemChange
 from pipeline.recommender import Recommender
@@ -20,7 +20,7 @@ MINUTE_MS = 60_000
 
 
 def learned(settings: Settings, rounds: int = 6) -> tuple[Recommender, Batches]:
-    """A recommender that knows twelve users; ann viewed i1, clicked i2 and bought i3, in this order."""
+    """A recommender with twelve users; ann viewed i1, clicked i2 and bought i3, in this order."""
     recommender, batches = Recommender(settings), Batches()
     for number in range(rounds):
         at_ms = START_MS + number * MINUTE_MS
@@ -40,24 +40,24 @@ def known() -> Recommender:
 
 
 def user(recommender: Recommender, user_id: str) -> dict[str, Any]:
-    told = recommender.describe_user(user_id)
-    assert told is not None
-    msgspec.json.encode(told)  # nothing of numpy's
-    return told
+    described = recommender.describe_user(user_id)
+    assert described is not None
+    msgspec.json.encode(described)  # nothing of numpy's
+    return described
 
 
 def test_a_history_names_items_times_and_types_newest_first(known: Recommender) -> None:
-    told = user(known, "ann")
+    described = user(known, "ann")
     at_ms = START_MS + 6 * MINUTE_MS
-    assert told["history"] == [
+    assert described["history"] == [
         {"item_id": "i3", "timestamp_ms": at_ms + 2, "event_type": "buy"},
         {"item_id": "i2", "timestamp_ms": at_ms + 1, "event_type": "click"},
         {"item_id": "i1", "timestamp_ms": at_ms, "event_type": "view"},
     ]
-    assert (told["events"], told["partition"]) == (3, ["events", 0])
+    assert (described["events"], described["partition"]) == (3, ["events", 0])
 
 
-def test_a_type_that_nobody_has_named_is_not_guessed() -> None:
+def test_an_unknown_event_type_is_none() -> None:
     recommender, batches = learned(SETTINGS, rounds=1)
     recommender.step(batches([Event("ann", "i4", "zz-glance", START_MS + 9 * MINUTE_MS)]))
     assert user(recommender, "ann")["history"][0] == {
@@ -68,23 +68,23 @@ def test_a_type_that_nobody_has_named_is_not_guessed() -> None:
     }  # fmt: skip
 
 
-def test_what_is_left_out_is_told_with_the_event_that_did_it(known: Recommender) -> None:
-    told = user(known, "ann")
-    assert told["consumed"] == ["i2", "i3"]  # a view is neutral
-    assert [(each["item_id"], each["why"], each["event_type"]) for each in told["excluded"]] == [
+def test_excluded_items_are_described_with_the_event_that_excludes_them(known: Recommender) -> None:
+    described = user(known, "ann")
+    assert described["consumed"] == ["i2", "i3"]  # a view is neutral
+    assert [(each["item_id"], each["why"], each["event_type"]) for each in described["excluded"]] == [
         ("i3", "consumed", "buy"),
         ("i2", "consumed", "click"),
     ]
-    assert not {"i2", "i3"} & {each["item_id"] for each in told["ranking"]}
+    assert not {"i2", "i3"} & {each["item_id"] for each in described["ranking"]}
 
 
 def test_with_an_exclusion_of_its_own_only_that_type_leaves_an_item_out() -> None:
-    told = user(learned(small_settings(exclude=["buy"]), rounds=1)[0], "ann")
-    assert [each["item_id"] for each in told["excluded"]] == ["i3"]
+    described = user(learned(small_settings(exclude=["buy"]), rounds=1)[0], "ann")
+    assert [each["item_id"] for each in described["excluded"]] == ["i3"]
     assert user(learned(small_settings(exclude=[]), rounds=1)[0], "ann")["excluded"] == []
 
 
-def test_withdrawn_and_blocked_items_that_the_user_met_are_told() -> None:
+def test_withdrawn_and_blocked_items_of_the_user_are_described() -> None:
     settings = msgspec.structs.replace(SETTINGS, rank=RankConfig(k=5, blocked_items=["i3", "elsewhere"]))
     recommender, _ = learned(settings)
     before = user(recommender, "ann")
@@ -93,10 +93,10 @@ def test_withdrawn_and_blocked_items_that_the_user_met_are_told() -> None:
     recommender.state.apply_catalog(
         CatalogUpdate(changes=(ItemChange(first, False), ItemChange("i0-new", False)))
     )
-    told = user(recommender, "ann")
-    why = {each["item_id"]: each["why"] for each in told["excluded"]}
+    described = user(recommender, "ann")
+    why = {each["item_id"]: each["why"] for each in described["excluded"]}
     assert why == {"i2": "consumed", "i3": "blocked", first: "withdrawn"}
-    assert {"item_id": first, "from": 1, "why": "excluded"} in told["changes"]["dropped"]
+    assert {"item_id": first, "from": 1, "why": "excluded"} in described["changes"]["dropped"]
     assert recommender.describe_item("i0-new") == {
         "item_id": "i0-new", "events": 0.0, "available": False, "hidden": "withdrawn",
     }  # fmt: skip
@@ -105,11 +105,11 @@ def test_withdrawn_and_blocked_items_that_the_user_met_are_told() -> None:
     assert (item["available"], item["hidden"]) == (False, "withdrawn")
 
 
-def test_the_list_last_published_is_told_beside_that_of_now() -> None:
+def test_the_last_published_list_is_described_beside_that_of_now() -> None:
     recommender, batches = learned(SETTINGS)
-    told = user(recommender, "ann")
-    assert told["published"] == [each["item_id"] for each in told["ranking"]]
-    assert not any(told["changes"].values())
+    described = user(recommender, "ann")
+    assert described["published"] == [each["item_id"] for each in described["ranking"]]
+    assert not any(described["changes"].values())
     # others go on, ann's published list stays
     for number in range(6):
         events = [
@@ -117,7 +117,7 @@ def test_the_list_last_published_is_told_beside_that_of_now() -> None:
         ]
         recommender.step(batches(events))
     after = user(recommender, "ann")
-    assert after["published"] == told["published"]
+    assert after["published"] == described["published"]
     assert "fresh" in [each["item_id"] for each in after["changes"]["new"]]
     assert [each["why"] for each in after["changes"]["dropped"]] == ["outranked"]
 
@@ -130,57 +130,60 @@ def test_changes_are_new_dropped_and_moved_items() -> None:
     }
 
 
-def test_people_without_events_can_be_asked_for_and_strangers_can_not(known: Recommender) -> None:
-    told = user(known, "__default__")
-    assert (told["partition"], told["history"], told["excluded"]) == (None, [], [])
-    assert told["ranking"]
-    assert known.describe_user("nobody") is None
+def test_users_without_events_are_described_and_unknown_ones_are_not(known: Recommender) -> None:
+    described = user(known, "__default__")
+    assert (described["partition"], described["history"], described["excluded"]) == (None, [], [])
+    assert described["ranking"]
+    assert known.describe_user("unknown") is None
     assert known.describe_item("nothing") is None
 
 
-def test_an_item_is_told_with_its_place_and_the_lists_that_hold_it(known: Recommender) -> None:
+def test_an_item_is_described_with_its_rank_and_the_lists_that_hold_it(known: Recommender) -> None:
     counts = known.state.successors.count.data
-    told = known.describe_item("i2")
-    assert told is not None
-    msgspec.json.encode(told)
+    described = known.describe_item("i2")
+    assert described is not None
+    msgspec.json.encode(described)
     row = known.state.items.row_of["i2"]
-    assert told["events"] == counts[row]
+    assert described["events"] == counts[row]
     served = known.state.served.items.data
     holders = [text for text, at in known.state.users.row_of.items() if row in served[at] and at > 0]
-    assert told["on_lists"] == len(holders) > 0
-    assert told["on_default_list"] == bool(np.isin(row, served[0]))
-    everything = {each["over"]: each for each in told["popularities"]}["all time"]
+    assert described["on_lists"] == len(holders) > 0
+    assert described["on_default_list"] == bool(np.isin(row, served[0]))
+    everything = {each["over"]: each for each in described["popularities"]}["all time"]
     assert everything["weight"] == pytest.approx(counts[row])
     live = known.state.items.row_of.values()
     assert everything["place"] == 1 + sum(counts[other] > counts[row] for other in live)
     assert everything["of"] == len(known.state.items.row_of)
-    weights = [each["weight"] for each in told["followed_by"]]
+    weights = [each["weight"] for each in described["followed_by"]]
     assert weights == sorted(weights, reverse=True)
     assert weights
 
 
 def laid_out(report: dict[str, Any]) -> str:
     stream = io.StringIO()
-    show(report, Console(file=stream, width=110))
-    return stream.getvalue()
+    saved = {"seq": 92, "saved_at_ms": START_MS, "events_learned": 15_600}
+    show(saved | report, Console(file=stream, width=110))
+    heading, _, rest = stream.getvalue().partition("\n")
+    assert heading.endswith("Z: 15,600 events learned")
+    return rest
 
 
 def test_the_tables_show_why_an_item_is_left_out_and_what_has_changed(known: Recommender) -> None:
-    told = user(known, "ann")
-    shown = laid_out({"user": told})
+    described = user(known, "ann")
+    shown = laid_out({"user": described})
     assert "user ann: partition 0 of events, 3 events in all" in shown
     assert "consumed: buy at 2023-11-14 22:19:20Z" in shown
     assert "the list last published is the same" in shown
-    moved = told | {"published": ["gone"], "changes": changes(["gone"], ["i0"], ["gone"])}
+    moved = described | {"published": ["old"], "changes": changes(["old"], ["i0"], ["old"])}
     shown = laid_out({"user": moved})
-    assert "no longer listed: gone (was 1, excluded)" in shown
+    assert "no longer listed: old (was 1, excluded)" in shown
     assert "new" in shown
-    shown = laid_out({"user": told | {"published": []}, "item": known.describe_item("i2")})
+    shown = laid_out({"user": described | {"published": []}, "item": known.describe_item("i2")})
     assert "no list was published yet" in shown
-    assert "item i2: may be shown" in shown
+    assert "item i2: available" in shown
     assert "half-life one day" in shown
     hidden = {"item_id": "i9", "events": 0.0, "available": False, "hidden": "blocked"}
-    assert laid_out({"item": hidden}) == "item i9: may not be shown: blocked; no event has named it yet\n"
+    assert laid_out({"item": hidden}) == "item i9: not available: blocked; it has no event yet\n"
 
 
 def test_the_default_list_is_not_called_unpublished(known: Recommender) -> None:
@@ -189,7 +192,7 @@ def test_the_default_list_is_not_called_unpublished(known: Recommender) -> None:
 
 def test_a_long_history_is_cut_and_markup_in_an_id_is_text(known: Recommender) -> None:
     one = user(known, "ann")["history"][0]
-    long = user(known, "ann") | {"history": [one | {"item_id": "[red]x[/]"}] * (MOST + 2)}
+    long = user(known, "ann") | {"history": [one | {"item_id": "[red]x[/]"}] * (MAX_ROWS + 2)}
     shown = laid_out({"user": long})
-    assert shown.count("[red]x[/]") == MOST
+    assert shown.count("[red]x[/]") == MAX_ROWS
     assert "and 2 more: see --json" in shown

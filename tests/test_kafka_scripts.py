@@ -1,4 +1,4 @@
-"""The scripts that make topics and give rights: they name what the service uses, with what it needs."""
+"""The scripts that create topics and grant rights: they name what the service uses, with what it needs."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ DEPLOY = Path(__file__).parents[1] / "deploy"
 
 
 def recorded(script: str, folder: Path, **variables: str) -> list[list[str]]:
-    """Run a script of deploy/kafka with tools that only say what they get; return that, call by call."""
+    """Run a script of deploy/kafka with tools that print their arguments; return them, call by call."""
     for name in NAMES:
         (folder / name).write_text('#!/bin/sh\necho "$*"\n', "utf-8")
         (folder / name).chmod(0o755)
@@ -32,7 +32,7 @@ def topics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TopicAsked]:
     return {topic.name: topic for topic in map(topic_of, calls)}
 
 
-def test_every_topic_is_made_with_what_the_service_itself_would_ask_for(
+def test_every_topic_is_created_as_the_service_would_create_it(
     topics: dict[str, TopicAsked],
 ) -> None:
     wanted = {topic.name: topic for topic in wanted_topics(TopicsConfig(), 6)}
@@ -49,7 +49,7 @@ def test_a_lost_broker_stops_no_topic(topics: dict[str, TopicAsked], tmp_path: P
     assert {topic.configs["min.insync.replicas"] for topic in alone} == {"1"}
 
 
-def test_compose_makes_the_same_topics_smaller(topics: dict[str, TopicAsked]) -> None:
+def test_compose_creates_the_same_topics_smaller(topics: dict[str, TopicAsked]) -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))
     lines = compose["services"]["topics"]["command"][0].splitlines()
     made = {words[2]: words for words in map(str.split, lines) if words[:2] == ["create", "--topic"]}
@@ -61,7 +61,7 @@ def test_compose_makes_the_same_topics_smaller(topics: dict[str, TopicAsked]) ->
             assert here == topics[name].configs.get(key, "delete"), name
 
 
-def test_rights_are_those_of_what_is_read_and_written(tmp_path: Path) -> None:
+def test_rights_are_those_of_the_topics_that_are_read_and_written(tmp_path: Path) -> None:
     rights = {right_of(call) for call in recorded("acls.sh", tmp_path, PRINCIPAL="User:shop", GROUP="shop-1")}
     names, who = TopicsConfig(), "User:shop"
     read = {*names.event_topics(), names.items}
@@ -77,7 +77,7 @@ def test_rights_are_those_of_what_is_read_and_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("include", "operation"), [("create", "Create"), ("check", "DescribeConfigs")])
-def test_more_rights_are_given_to_who_asks_for_them(include: str, operation: str, tmp_path: Path) -> None:
+def test_more_rights_are_granted_on_request(include: str, operation: str, tmp_path: Path) -> None:
     few = {right_of(call) for call in recorded("acls.sh", tmp_path)}
     more = {right_of(call) for call in recorded("acls.sh", tmp_path, INCLUDE=include)} - few
     assert {right.operation for right in more} == {operation}

@@ -100,7 +100,7 @@ def test_a_receipt_has_the_time_of_the_last_acknowledgement_however_late_it_is_a
 ) -> None:
     clock = ManualClock(1_000)
     sink = world.sink(clock.now_ms)
-    receipt = sink.publish([ranking(f"u{n}") for n in range(50)], [reject(b"{", None)], [], ["gone"])
+    receipt = sink.publish([ranking(f"u{n}") for n in range(50)], [reject(b"{", None)], [], ["cy"])
     until = time.monotonic() + 10
     while receipt.acknowledged_ms() is None:
         assert time.monotonic() < until

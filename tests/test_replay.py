@@ -4,20 +4,18 @@ import itertools
 import json
 import math
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from brokers.clients import lying_on, make_topic
+from brokers.clients import lying_on
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
-from services import until
+from recordings import read_recording
+from services import Site
 
-from consumers.files.source import read_events
 from consumers.memory import MemoryRecord
 from pipeline.app.cli import main
 from pipeline.errors import BrokerLost, PublishFailed
@@ -231,7 +229,7 @@ def test_a_missing_broker_is_an_error_of_one_line(tmp_path: Path, capsys: pytest
     ("text", "message"),
     [
         ("user,item\na,b\n", "no column 'timestamp'; found 'user', 'item'"),
-        ("user,item,timestamp\n,b,1\n", "not one row could be read: 1 rows rejected: empty_id"),
+        ("user,item,timestamp\n,b,1\n", "no row can be read: 1 rows rejected: empty_id"),
     ],
 )
 def test_a_file_without_events_is_an_error_before_any_broker_is_asked(
@@ -256,24 +254,18 @@ def test_impossible_options_are_an_error_of_one_line(
 
 
 @pytest.fixture
-def settings(embedded_broker: str, topic_name: Callable[[str], str]) -> list[str]:
-    names = {name: topic_name(name) for name in ("items", "recommendations", "dead_letters", "drift")}
-    pairs = [f"topics.{name}={topic}" for name, topic in names.items()]
-    pairs += [f"kafka.bootstrap_servers={embedded_broker}", f'topics.events=["{topic_name("events")}"]']
-    return [option for pair in pairs for option in ("--set", pair)]
-
-
-def events_topic(settings: list[str]) -> str:
-    topic: str = json.loads(settings[-1].partition("=")[2])[0]
-    return topic
+def site(embedded_broker: str, topic_name: Callable[[str], str], tmp_path: Path) -> Iterator[Site]:
+    """The topics of a test, not created."""
+    with Site(embedded_broker, topic_name("replay"), tmp_path) as made:
+        yield made
 
 
 @pytest.mark.kafka
 def test_the_topic_holds_the_events_of_the_file(
-    tmp_path: Path, embedded_broker: str, settings: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = recording(tmp_path)
-    assert main(["replay", str(path), "--json", "--start", "10", "--events", "250", *settings]) == 0
+    assert main(["replay", str(path), "--json", "--start", "10", "--events", "250", *site.options()]) == 0
     out, err = capsys.readouterr()
     figures = json.loads(out.splitlines()[-1])
     assert (figures["sent"], figures["rejected"]) == (250, 1)
@@ -284,9 +276,9 @@ def test_the_topic_holds_the_events_of_the_file(
     assert figures["events_per_s"] > 0
     assert "sent 250 events" in err
     assert "1 rows rejected: empty_id. The first: line 2: user is empty" in err
-    records = lying_on(embedded_broker, events_topic(settings))
+    records = lying_on(site.broker, site.events)
     assert len(records) == 250
-    (recorded,) = read_events(path, 250, now_ms=NOW, start=10, limit=250)
+    (recorded,) = read_recording(path, 250, now_ms=NOW, start=10, limit=250)
     by_item = {json.loads(record.value or b"")["item_id"]: record for record in records}
     wire = [WireEvent(0, b"", by_item[item].value or b"") for item in recorded.item_ids]
     got = decoded(wire, EventsConfig())
@@ -297,22 +289,11 @@ def test_the_topic_holds_the_events_of_the_file(
 
 
 @pytest.mark.kafka
-def test_ctrl_c_flushes_and_reports(tmp_path: Path, embedded_broker: str, settings: list[str]) -> None:
-    topic = events_topic(settings)
-    make_topic(embedded_broker, topic)
-    command = [sys.executable, "-m", "pipeline.app.cli", "replay", str(recording(tmp_path))]
-    process = subprocess.Popen(
-        [*command, "--json", "--speed", "10", *settings],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        # the whole file would take 30 s
-        until(lambda: lying_on(embedded_broker, topic), "the first event")
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
-    finally:
-        process.kill()
-    assert process.returncode == 0, err
-    sent = json.loads(out.splitlines()[-1])["sent"]
+def test_ctrl_c_flushes_and_reports(tmp_path: Path, site: Site) -> None:
+    site.create_topics()
+    process = site.start("replay", str(recording(tmp_path)), "--json", "--speed", "10")  # would take 30 s
+    process.until(lambda: lying_on(site.broker, site.events), "the first event")
+    process.end(signal.SIGINT)
+    sent = json.loads(process.printed().splitlines()[-1])["sent"]
     assert 0 < sent < 300
-    assert len(lying_on(embedded_broker, topic)) == sent
+    assert len(lying_on(site.broker, site.events)) == sent

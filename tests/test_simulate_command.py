@@ -11,13 +11,13 @@ import msgspec
 import pytest
 from brokers.clients import lying_on
 from kafka import KafkaProducer
+from recordings import read_recording
+from services import Site, until
 
-from consumers.files.source import read_events
 from pipeline.app import cli
-from pipeline.settings import EventsConfig, KafkaConfig, TopicsConfig
+from pipeline.settings import EventsConfig, KafkaConfig
 from producers.child import SenderProcess
-from producers.kafka.topics import create_topics
-from producers.rate_limiter import pause
+from producers.rate_limiter import Pace, pause
 from producers.simulator import newest_lists, simulation
 from producers.simulator.events import BUSY_CONFIG, DEFAULT_CONFIG, SimulatedEvent, item_name, user_name
 from producers.simulator.file import START_MS
@@ -37,7 +37,7 @@ def test_a_file_holds_the_events_as_evaluate_reads_them(name, tmp_path, capsys):
     path = tmp_path / name
     assert simulated("--events", 1_000, "--seed", 3, "--out", path, "--json") == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["written"] == 1_000
-    (events,) = read_events(path, 2_000, now_ms=NOW_MS)
+    (events,) = read_recording(path, 2_000, now_ms=NOW_MS)
     (expected,) = Simulation(Order(1_000, 3), NOW_MS).columns()
     assert events.user_ids == [user_name(user) for user in expected.user_B]
     assert events.item_ids == [item_name(item) for item in expected.item_B]
@@ -56,7 +56,7 @@ def test_the_same_seed_writes_the_same_file_and_the_same_truth(tmp_path):
     assert written[0] == written[1]
     truth = json.loads(written[0][1])
     (change,) = truth["changes"]
-    (events,) = read_events(tmp_path / "0" / "a.csv.gz", 4_000, now_ms=NOW_MS)
+    (events,) = read_recording(tmp_path / "0" / "a.csv.gz", 4_000, now_ms=NOW_MS)
     assert change["at_event"] == 500
     assert events.time_ms_B[499] <= change["at_ms"] <= events.time_ms_B[500]
     assert {"events", "sent", "seed", "bursts", "retired_items", "new_items", "noise_users"} <= truth.keys()
@@ -117,11 +117,11 @@ def test_a_season_starts_at_midnight_and_ends_about_now():
 
 
 def test_a_burst_of_rate_is_sent_as_a_burst():
-    assert Order(1_000, 0, rate=500.0).pace() == {"rate": 500.0}
+    assert Order(1_000, 0, rate=500.0).pace() == Pace(500.0)
     burst = Plan(bursts=(Burst("rate", 10, 20),))
-    speed = Order(1_000, 0, rate=500.0, plan=burst).pace()["speed"]
+    speed = Order(1_000, 0, rate=500.0, plan=burst).pace().speed
     assert speed * 1_000 == pytest.approx(500 * DEFAULT_CONFIG.pause_s * 1_000 / DEFAULT_CONFIG.sessions)
-    assert Order(1_000, 0, rate=0.0, plan=burst).pace() == {"rate": 0.0}
+    assert Order(1_000, 0, rate=0.0, plan=burst).pace() == Pace()
 
 
 PRINTS_IN_STEPS = """
@@ -146,40 +146,28 @@ def test_a_parent_reads_progress_while_the_process_continues_to_write(tmp_path):
             assert sender.progress() == {"sent": 1}  # the incomplete line does not count
         with second.open("w"):
             assert sender.progress() == {"sent": 2}
-        sender.wait(30)
+        until(sender.sent, "the end of the process")
         assert sender.progress() == {"sent": 2}
         assert sender.sent() == 3
 
 
-class Topics:
-    """The topics of a test on the embedded broker, one partition each."""
-
-    def __init__(self, address, topic_name):
-        self.address = address
-        self.kafka = KafkaConfig(bootstrap_servers=address)
-        names = {name: topic_name(name) for name in ("recommendations", "items", "dead_letters", "drift")}
-        self.config = TopicsConfig(events=[topic_name("events")], **names)
-        (self.events,) = self.config.event_topics()
-        self.recommendations, self.items = self.config.recommendations, self.config.items
-        pairs = [f"kafka.bootstrap_servers={address}", f'topics.events=["{self.events}"]']
-        pairs += [f"topics.{name}={topic}" for name, topic in names.items()]
-        self.options = [part for pair in pairs for part in ("--set", pair)]
-
-    def create(self):
-        create_topics(self.kafka, self.config, partitions=1)
-        return self
-
-    def publish(self, *records):
-        """Publish rankings: (user, value)."""
-        producer = KafkaProducer(bootstrap_servers=self.address)
-        for key, value in records:
-            producer.send(self.recommendations, key=key.encode(), value=value)
-        producer.close()
-
-
 @pytest.fixture
-def topics(embedded_broker, topic_name):
-    return Topics(embedded_broker, topic_name)
+def site(embedded_broker, topic_name, tmp_path):
+    """The topics of a test, one partition each, not created."""
+    with Site(embedded_broker, topic_name("simulate"), tmp_path, partitions=1) as made:
+        yield made
+
+
+def records_of(site, topic):
+    return lying_on(site.broker, f"{site.stem}-{topic}")
+
+
+def publish(site, *records):
+    """Publish rankings: (user, value)."""
+    producer = KafkaProducer(bootstrap_servers=site.broker)
+    for key, value in records:
+        producer.send(site.configured().topics.recommendations, key=key.encode(), value=value)
+    producer.close()
 
 
 def listed(*items, event_ms=0):
@@ -189,16 +177,17 @@ def listed(*items, event_ms=0):
 
 
 @pytest.mark.kafka
-def test_a_user_sees_the_newest_ranking_or_else_the_default_one(topics):
-    topics.create().publish(
-        ("ann", listed("a")), ("ann", listed("b", "c", event_ms=7)), ("bob", listed("d")), ("bob", None)
-    )
-    with NewestLists(topics.kafka, topics.recommendations) as lists:
+def test_a_user_sees_the_newest_ranking_or_else_the_default_one(site):
+    site.create_topics()
+    newest = listed("b", "c", event_ms=7)
+    publish(site, ("ann", listed("a")), ("ann", newest), ("bob", listed("d")), ("bob", None))
+    settings = site.configured()
+    with NewestLists(settings.kafka, settings.topics.recommendations) as lists:
         while lists.of("ann") is None or lists.of("bob") is not None:
             lists.refresh()
         assert lists.of("ann") == (["b", "c"], 7)
         assert lists.of("eve") is None
-        topics.publish(("__default__", listed("e")))
+        publish(site, ("__default__", listed("e")))
         while lists.of("eve") is None:
             lists.refresh()
         assert lists.of("bob") == lists.of("eve") == (["e"], 0)
@@ -225,10 +214,10 @@ def test_an_error_of_the_reading_thread_is_raised(monkeypatch):
 
 
 @pytest.mark.kafka
-def test_a_missing_recommendations_topic_is_an_error_of_one_line(topics, capsys):
-    topics.create()
+def test_a_missing_recommendations_topic_is_an_error_of_one_line(site, capsys):
+    site.create_topics()
     missing = ["--set", "topics.recommendations=no-such-topic"]
-    assert simulated("--events", 10, "--closed-loop", *topics.options, *missing) == 2
+    assert simulated("--events", 10, "--closed-loop", *site.options(), *missing) == 2
     err = capsys.readouterr().err
     assert "topic 'no-such-topic' does not exist" in err
     assert len(err.splitlines()) == 1
@@ -242,17 +231,18 @@ def test_a_missing_broker_is_an_error_of_one_line(capsys):
 
 
 @pytest.mark.kafka
-def test_the_closed_loop_reports_its_progress_and_the_uplift(topics, capsys, tmp_path, monkeypatch):
-    topics.create().publish(("__default__", listed("tea-0", "art-0", "books-0")))
+def test_the_closed_loop_reports_its_progress_and_the_uplift(site, capsys, tmp_path, monkeypatch):
+    site.create_topics()
+    publish(site, ("__default__", listed("tea-0", "art-0", "books-0")))
     monkeypatch.setattr("pipeline.app.commands.simulate.PROGRESS_INTERVAL_S", 0.05)
     monkeypatch.setattr(simulation, "until_stdin_closes", pause)
     options = ["--events", 1_500, "--rate", 3_000, "--retire", 0.2, "--withdraw", "--closed-loop", "--json"]
     truth_path = tmp_path / "truth.json"
-    assert simulated(*options, "--truth", truth_path, "--until-stdin-closes", *topics.options) == 0
+    assert simulated(*options, "--truth", truth_path, "--until-stdin-closes", *site.options()) == 0
     out = capsys.readouterr().out.splitlines()
     progress = [json.loads(line)["progress"] for line in out if line.startswith('{"progress"')]
     last = json.loads(out[-1])
-    assert last["sent"] == len(lying_on(topics.address, topics.events)) == 1_500
+    assert last["sent"] == len(records_of(site, "events")) == 1_500
     assert len(progress) > 2
     assert [line["sent"] for line in progress] == sorted(line["sent"] for line in progress)
     assert progress[-1]["arms"].keys() == {"recommended", "popular", "random"}
@@ -261,7 +251,7 @@ def test_the_closed_loop_reports_its_progress_and_the_uplift(topics, capsys, tmp
     shown = last["uplift"]["arms"]["recommended"]
     assert shown["shown"] == 3 * shown["slates"]
     retired = {item["item_id"] for item in json.loads(truth_path.read_text())["retired_items"]}
-    withdrawn = [json.loads(record.value) for record in lying_on(topics.address, topics.items)]
+    withdrawn = [json.loads(record.value) for record in records_of(site, "items")]
     assert all(record["available"] is False for record in withdrawn)
     assert 0 < len(withdrawn) <= len(retired)
     assert {record["item_id"] for record in withdrawn} <= retired
@@ -269,12 +259,12 @@ def test_the_closed_loop_reports_its_progress_and_the_uplift(topics, capsys, tmp
 
 
 @pytest.mark.kafka
-def test_the_command_creates_the_configured_topic_and_sends_the_simulated_events(topics, capsys):
-    assert simulated("--events", 500, "--rate", 5_000, "--json", *topics.options) == 0
+def test_the_command_creates_the_configured_topic_and_sends_the_simulated_events(site, capsys):
+    assert simulated("--events", 500, "--rate", 5_000, "--json", *site.options()) == 0
     out, err = capsys.readouterr()
     assert json.loads(out.splitlines()[-1])["sent"] == 500
-    assert f"created topic {topics.events}" in err
-    records = lying_on(topics.address, topics.events)
+    assert f"created topic {site.events}" in err
+    records = records_of(site, "events")
     own = Simulation(Order(500, 0), NOW_MS)
     without_time = [
         sorted(json.dumps(msgspec.json.decode(value) | {"timestamp_ms": 0}) for value in values)
@@ -285,17 +275,17 @@ def test_the_command_creates_the_configured_topic_and_sends_the_simulated_events
 
 
 @pytest.mark.kafka
-def test_a_closed_loop_without_rankings_reports_that(topics, capsys):
-    assert simulated("--events", 300, "--rate", 0, "--closed-loop", "--json", *topics.options) == 0
-    assert f"no ranking was read from topic {topics.recommendations}" in capsys.readouterr().err
+def test_a_closed_loop_without_rankings_reports_that(site, capsys):
+    assert simulated("--events", 300, "--rate", 0, "--closed-loop", "--json", *site.options()) == 0
+    assert f"no ranking was read from topic {site.stem}-recommendations" in capsys.readouterr().err
 
 
 @pytest.mark.kafka
-def test_the_process_ends_when_its_standard_input_is_closed(topics):
-    topics.create()
+def test_the_process_ends_when_its_standard_input_is_closed(site):
+    site.create_topics()
     command = [sys.executable, "-m", "pipeline.app.cli", "simulate", "--until-stdin-closes", "--json"]
     with subprocess.Popen(
-        [*command, "--rate", "10", *topics.options], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [*command, "--rate", "10", *site.options()], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         out, _ = process.communicate(timeout=60)  # closes its input
     assert process.returncode == 0
@@ -303,15 +293,16 @@ def test_the_process_ends_when_its_standard_input_is_closed(topics):
 
 
 @pytest.mark.kafka
-def test_an_interrupted_sender_waits_for_events_that_were_sent(topics):
-    topics.create()
+def test_an_interrupted_sender_waits_for_events_that_were_sent(site):
+    site.create_topics()
     stop = threading.Event()
 
     def wait(seconds):
         return sender.sending.sent >= 100 or stop.wait(seconds)
 
     order = Order(10**9, 0, 5_000.0, config=BUSY_CONFIG)
-    sender = Sender(order, topics.kafka, topics.config, EventsConfig())
+    settings = site.configured()
+    sender = Sender(order, settings.kafka, settings.topics, EventsConfig())
     sender.send(wait)
     assert 100 <= sender.sending.sent < 10_000
-    assert len(lying_on(topics.address, sender.topic)) == sender.figures()["sent"]
+    assert len(records_of(site, "events")) == sender.figures()["sent"]

@@ -37,7 +37,7 @@ SEED = int(os.environ.get("AFRESH_KILL_SEED", "1"))
 
 
 class AtomicSink(SlowSink):
-    """A sink whose broker takes a batch and its offsets together and late, or, after a crash, not at all."""
+    """A sink to a broker that takes a batch and its offsets together and late, or, after a crash, not."""
 
     commits_offsets = True
 
@@ -67,7 +67,7 @@ class AtomicSink(SlowSink):
 
 
 class AtomicWorld(World):
-    """A world whose broker has transactions."""
+    """A world with a broker that has transactions."""
 
     def sink(self) -> SlowSink:
         """Make the sink of one process."""

@@ -1,4 +1,4 @@
-"""From a trained checkpoint into a live service: each worker gets the model, users meet their first event."""
+"""Warm start: every worker starts from a trained checkpoint and takes a user over at the first event."""
 
 import logging
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from lives import NOW_MS, START_MS, Life, append, changed
 from streams import small_settings, source
 
 from consumers.memory import MemoryLog
+from pipeline.app.config_rules import TOPIC
 from pipeline.errors import CheckpointError
 from pipeline.events.batch import Events
 from pipeline.persistence.checkpoint import TRAINED, Checkpoints
@@ -17,7 +18,7 @@ from pipeline.persistence.files import UrlFolder
 from pipeline.recommender import Recommender
 from pipeline.service.clock import ManualClock
 from pipeline.service.prequential import FILE_SOURCE, Evaluation, as_served
-from pipeline.settings import Settings
+from pipeline.state.state import FILED
 from producers.memory import Outbox
 
 P0, P1 = source(0), source(1)
@@ -39,7 +40,7 @@ def export() -> Events:
 
 @pytest.fixture
 def trained(tmp_path: Path) -> tuple[Path, Recommender]:
-    """A folder that holds a trained checkpoint, as `afresh train` saves it, and what was trained."""
+    """A folder with a checkpoint as `afresh train` saves it, and the trained recommender."""
     evaluation = Evaluation(SETTINGS, as_served(SETTINGS), ManualClock(NOW_MS))
     evaluation.learn([export()], NOW_MS)
     settings = changed(SETTINGS, kafka__worker_id=TRAINED)
@@ -48,16 +49,12 @@ def trained(tmp_path: Path) -> tuple[Path, Recommender]:
 
 
 def history_of(learner: Recommender, user: str) -> list[str]:
-    told = learner.describe_user(user)
-    assert told is not None
-    return [each["item_id"] for each in told["history"]]  # type: ignore[attr-defined]
+    found = learner.describe_user(user)
+    assert found is not None
+    return [each["item_id"] for each in found["history"]]  # type: ignore[attr-defined]
 
 
-def named(worker: str, settings: Settings = SETTINGS) -> Settings:
-    return changed(settings, kafka__worker_id=worker)
-
-
-def test_users_of_the_file_meet_their_first_live_event_in_whatever_partition_it_comes(
+def test_users_of_the_file_move_to_the_partition_of_their_first_live_event(
     trained: tuple[Path, Recommender], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, before = trained
@@ -65,7 +62,7 @@ def test_users_of_the_file_meet_their_first_live_event_in_whatever_partition_it_
     append(log, "u1", "new", 0)
     append(log, "u2", "new", 1)
     append(log, "u1", "newer", 0)
-    append(log, "stranger", "new", 1)
+    append(log, "newcomer", "new", 1)
     caplog.set_level(logging.INFO)
     life = Life(folder, SETTINGS, log).read()
     assert f"worker worker-0 starts from the trained checkpoint {folder}/@trained/manifest-" in caplog.text
@@ -80,13 +77,13 @@ def test_users_of_the_file_meet_their_first_live_event_in_whatever_partition_it_
     tests = [each.quality.cumulative()["attention"]["tests"] for each in (before, life.learner)]
     assert 0 < tests[0] < tests[1]
     published = {ranking.user_id for ranking in life.outbox.rankings}
-    assert published == {"u1", "u2", "stranger", "__default__"}  # and nothing of the export
-    assert life.learner.quality.list_hits() == before.quality.list_hits()  # no list of training was looked at
+    assert published == {"u1", "u2", "newcomer", "__default__"}  # and no list of the export
+    assert life.learner.quality.list_hits() == before.quality.list_hits()
     life.end()
     assert log.committed == {P0: 2, P1: 2}
 
 
-def test_a_worker_killed_before_its_first_checkpoint_goes_on_bit_for_bit(
+def test_a_worker_killed_before_its_first_checkpoint_resumes_bit_for_bit(
     trained: tuple[Path, Recommender],
 ) -> None:
     folder, _ = trained
@@ -95,12 +92,10 @@ def test_a_worker_killed_before_its_first_checkpoint_goes_on_bit_for_bit(
         append(log, f"u{number}", "new", number % 2)
     life = Life(folder, SETTINGS, log).read()
     life.kill()
-    again = Life(folder, SETTINGS, log)
-    assert again.learner.digests() == life.learner.digests()
-    again.end()
-    third = Life(folder, SETTINGS, log)
-    assert third.learner.digests() == life.learner.digests()
-    third.kill()
+    for end in (Life.end, Life.kill):
+        again = Life(folder, SETTINGS, log)
+        assert again.learner.digests() == life.learner.digests()
+        end(again)
 
 
 def test_several_workers_start_from_one_trained_checkpoint(trained: tuple[Path, Recommender]) -> None:
@@ -109,7 +104,8 @@ def test_several_workers_start_from_one_trained_checkpoint(trained: tuple[Path, 
     append(log, "u1", "new", 0)
     append(log, "u2", "new", 1)
     lives = [
-        Life(folder, named(f"shop-{number}"), log, outbox, [place]) for number, place in enumerate((P0, P1))
+        Life(folder, changed(SETTINGS, kafka__worker_id=f"shop-{number}"), log, outbox, [place])
+        for number, place in enumerate((P0, P1))
     ]
     held = before.state.items.row_of.keys()
     for life in lives:
@@ -127,7 +123,7 @@ def test_several_workers_start_from_one_trained_checkpoint(trained: tuple[Path, 
     assert (folder / TRAINED).is_dir()  # a third worker could start from it
 
 
-def test_users_of_the_file_who_never_came_are_forgotten_without_a_word(
+def test_users_of_the_file_without_a_live_event_are_evicted_without_a_tombstone(
     trained: tuple[Path, Recommender],
 ) -> None:
     folder, _ = trained
@@ -141,21 +137,22 @@ def test_users_of_the_file_who_never_came_are_forgotten_without_a_word(
     life.read()
     assert life.learner.describe_user("u2") is None
     assert life.learner.describe_user("later") is not None
-    assert life.outbox.removed_users == ["u1", "late"]  # not one of those whose list nobody has seen
+    assert life.outbox.removed_users == ["u1", "late"]  # only users with a published list
     life.kill()
 
 
-def test_training_with_other_settings_says_what_becomes_of_it(
+def test_a_trained_checkpoint_of_another_configuration_is_reconciled(
     trained: tuple[Path, Recommender], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, before = trained
-    life = Life(folder, changed(SETTINGS, model__dim=16), MemoryLog({"events": 2}))
-    assert "model.dim was 8, is 16: the model restarts" in caplog.text
+    wider = changed(SETTINGS, model__tables={"attention": {"dim": 16, "history": 8}})
+    life = Life(folder, wider, MemoryLog({"events": 2}))
+    assert "model.attention.dim was 8, is 16: the model restarts" in caplog.text
     assert history_of(life.learner, "u1") == history_of(before, "u1")
     life.kill()
 
 
-def test_a_trained_checkpoint_that_is_not_whole_is_refused(trained: tuple[Path, Recommender]) -> None:
+def test_a_damaged_trained_checkpoint_is_rejected(trained: tuple[Path, Recommender]) -> None:
     folder, _ = trained
     next((folder / TRAINED).glob("model-*")).write_bytes(b"")
     with pytest.raises(
@@ -164,7 +161,7 @@ def test_a_trained_checkpoint_that_is_not_whole_is_refused(trained: tuple[Path, 
         Life(folder, SETTINGS, MemoryLog())
 
 
-def test_a_worker_with_a_checkpoint_or_a_journal_of_its_own_goes_on_from_that(
+def test_a_worker_with_its_own_checkpoint_or_journal_resumes_from_that(
     trained: tuple[Path, Recommender], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder, _ = trained
@@ -173,28 +170,23 @@ def test_a_worker_with_a_checkpoint_or_a_journal_of_its_own_goes_on_from_that(
     elsewhere = tmp_path_factory.mktemp("own")
     Life(elsewhere, SETTINGS, log).read().kill()  # a journal, and no checkpoint yet
     (elsewhere / TRAINED).symlink_to(folder / TRAINED)
-    again = Life(elsewhere, SETTINGS, log)
-    assert again.learner.events_learned == 1
-    again.end()
-    third = Life(elsewhere, SETTINGS, log)
-    assert third.learner.events_learned == 1
-    third.kill()
+    for end in (Life.end, Life.kill):
+        again = Life(elsewhere, SETTINGS, log)
+        assert again.learner.events_learned == 1
+        end(again)
 
 
-def test_the_folders_only_workers_are_those_that_run(trained: tuple[Path, Recommender]) -> None:
+def test_the_trained_checkpoint_is_listed_only_without_workers(trained: tuple[Path, Recommender]) -> None:
     folder, _ = trained
 
     def workers() -> Sequence[str]:
         return Checkpoints(UrlFolder(str(folder)), SETTINGS).workers()
 
     assert workers() == [TRAINED]
-    Life(folder, named("shop-7"), MemoryLog()).kill()
+    Life(folder, changed(SETTINGS, kafka__worker_id="shop-7"), MemoryLog()).kill()
     assert workers() == ["shop-7"]
 
 
-def test_what_is_no_topic_has_a_name_that_no_topic_can_have() -> None:
-    from pipeline.app.config_rules import TOPIC
-    from pipeline.state.state import FILED
-
+def test_the_source_of_a_file_has_a_name_that_no_topic_can_have() -> None:
     assert FILE_SOURCE.topic.startswith(FILED)
     assert not TOPIC.fullmatch(FILE_SOURCE.topic)

@@ -1,4 +1,4 @@
-"""`afresh watch`: rankings as they come, whose and from when."""
+"""`afresh watch`: rankings as they are published, of which users and from where on the topic."""
 
 import itertools
 import json
@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 from brokers.clients import config
 from brokers.embedded import embedded_broker as run_embedded
@@ -13,7 +14,7 @@ from kafka import KafkaProducer
 
 from consumers.memory import MemoryRecord
 from pipeline.app import cli
-from pipeline.app.watching import Wanted, alarm_line, in_full, in_short, json_line, watch
+from pipeline.app.watching import Wanted, alarm_line, json_line, long_text, short_text, watch
 from pipeline.errors import BrokerLost, UsageError
 from pipeline.events.records import DriftAlarm, RankedItem, Ranking
 from pipeline.service.clock import SystemClock
@@ -41,42 +42,39 @@ ANN = b"""{"user_id":"ann","ranking_id":"r","items":[{"item_id":"i1","score":1.5
 
 
 def test_a_list_is_one_line_or_one_for_each_place() -> None:
-    assert in_short(record(b"ann", ANN)) == "2023-11-14 22:13:20Z ann: i1 1.50"
-    assert in_full(record(b"ann", ANN)).splitlines() == [
+    assert short_text(record(b"ann", ANN)) == "2023-11-14 22:13:20Z ann: i1 1.50"
+    assert long_text(record(b"ann", ANN)).splitlines() == [
         "2023-11-14 22:13:20Z ann: 1 items, attention 7",
         "    1 i1     1.50  because of h",
     ]
+    default = short_text(record(b"__default__", ANN))
+    assert default.startswith("2023-11-14 22:13:20Z __default__ (users without events): i1")
 
 
-def test_the_list_of_people_without_events_and_who_is_forgotten_are_told() -> None:
-    assert in_short(record(b"__default__", ANN)).startswith(
-        "2023-11-14 22:13:20Z __default__ (people without events): i1"
-    )
-    gone = record(b"ann", None)
-    assert in_short(gone) == in_full(gone) == "2023-11-14 22:13:20Z ann is forgotten"
-    assert json.loads(json_line(gone)) == {"user_id": "ann", "forgotten": True, "forgotten_at_ms": AT_MS}
+def test_a_tombstone_is_a_user_who_is_forgotten() -> None:
+    tombstone = record(b"ann", None)
+    assert short_text(tombstone) == long_text(tombstone) == "2023-11-14 22:13:20Z ann is forgotten"
+    expected = {"user_id": "ann", "forgotten": True, "forgotten_at_ms": AT_MS}
+    assert json.loads(json_line(tombstone)) == expected
 
 
-def test_json_is_the_record_as_it_lies_there_on_one_line() -> None:
+def test_json_is_the_record_on_one_line() -> None:
     line = json_line(record(b"ann", ANN))
     assert "\n" not in line
     assert json.loads(line) == json.loads(ANN)
 
 
 def test_an_id_can_not_command_the_terminal() -> None:
-    hostile = ANN.replace(b'"i1"', b'"\\u001b[2J"')
-    for line in (in_short(record(b"\x1b[2J", hostile)), in_full(record(b"\x1b[2J", hostile))):
+    hostile = record(b"\x1b[2J", ANN.replace(b'"i1"', b'"\\u001b[2J"'))
+    for line in (short_text(hostile), long_text(hostile)):
         assert "\x1b" not in line
         assert line.count(r"'\x1b[2J'") == 2
 
 
 def test_an_alarm_is_one_line() -> None:
-    value = (
-        b'{"detector":"adwin","signal":"loss","at_event":1200,"before":0.5,"after":0.75,"detected_at_ms":0}'
-    )
-    assert alarm_line(record(b"loss", value)) == (
-        "1970-01-01 00:00:00Z drift: loss .500 -> .750 at event 1,200"
-    )
+    alarm = DriftAlarm("adwin", "loss", 1200, 0.5, 0.75, 0)
+    line = alarm_line(record(b"loss", msgspec.json.encode(alarm)))
+    assert line == "1970-01-01 00:00:00Z drift: loss .500 -> .750 at event 1,200"
 
 
 @pytest.fixture
@@ -107,9 +105,8 @@ def taken(
 
 @pytest.mark.kafka
 def test_a_user_s_newest_list_comes_first_then_what_is_published(site: Settings, sink: KafkaSink) -> None:
-    sink.publish(
-        [ranking(user, number) for number in (1, 2) for user in ("ann", "bob", "eve")], [], [], []
-    ).wait(10)
+    lists = [ranking(user, number) for number in (1, 2) for user in ("ann", "bob", "eve")]
+    sink.publish(lists, [], [], []).wait(10)
     sink.publish([], [], [], ["eve"]).wait(10)
     lines = watch(site, Wanted(["ann", "new", "eve"], as_json=True), lambda: None)
     ann, eve = json.loads(next(lines)), json.loads(next(lines))
@@ -121,12 +118,11 @@ def test_a_user_s_newest_list_comes_first_then_what_is_published(site: Settings,
 
 
 @pytest.mark.kafka
-def test_everybody_s_lists_come_from_now_on_or_from_the_beginning_with_alarms(
-    site: Settings, sink: KafkaSink, caplog: pytest.LogCaptureFixture
+def test_lists_of_all_users_come_from_now_on_or_from_the_beginning_with_alarms(
+    site: Settings, sink: KafkaSink
 ) -> None:
-    sink.publish(
-        [ranking("ann"), ranking("ann", 2)], [], [DriftAlarm("adwin", "loss", 9, 0.1, 0.2, AT_MS)], []
-    ).wait(10)
+    alarm = DriftAlarm("adwin", "loss", 9, 0.1, 0.2, AT_MS)
+    sink.publish([ranking("ann"), ranking("ann", 2)], [], [alarm], []).wait(10)
     everything = taken(site, Wanted(everything=True, drift=True), 3)
     assert sum("ann: i0 5.00, " in line and line.endswith(", +2") for line in everything) == 2
     assert sum("drift: loss .100 -> .200" in line for line in everything) == 1
@@ -136,7 +132,7 @@ def test_everybody_s_lists_come_from_now_on_or_from_the_beginning_with_alarms(
 
 
 @pytest.mark.kafka
-def test_what_afresh_has_not_written_is_left_out_with_a_warning(
+def test_records_of_other_writers_are_skipped_with_a_warning(
     site: Settings, sink: KafkaSink, caplog: pytest.LogCaptureFixture
 ) -> None:
     producer = KafkaProducer(bootstrap_servers=site.kafka.bootstrap_servers)
@@ -146,35 +142,32 @@ def test_what_afresh_has_not_written_is_left_out_with_a_warning(
     with caplog.at_level(logging.WARNING):
         (line,) = taken(site, Wanted(["ann"], everything=True), 1)
     assert " ann: 7 items, attention 1" in line
-    assert "offset 0 is not of afresh, and left out: Object missing required field" in caplog.text
+    assert "offset 0 was not written by afresh, and is skipped: Object missing" in caplog.text
 
 
 @pytest.mark.kafka
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_zero(
-    site: Settings,
-    sink: KafkaSink,
-    number: int,
-    capsys: pytest.CaptureFixture[str],
+    site: Settings, sink: KafkaSink, number: int, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> None:  # fmt: skip
     sink.publish([ranking("ann"), ranking("ann", 2)], [], [], []).wait(10)
-    shown: list[str] = []
+    printed: list[str] = []
 
     def stop_at_the_second(record: MemoryRecord) -> str:
-        if shown:
+        if printed:
             signal.raise_signal(number)
-        shown.append(in_short(record))
-        return shown[-1]
+        printed.append(short_text(record))
+        return printed[-1]
 
-    monkeypatch.setattr("pipeline.app.watching.in_short", stop_at_the_second)
-    sets = [f"kafka.bootstrap_servers={site.kafka.bootstrap_servers}"]
-    sets += [f"topics.recommendations={site.topics.recommendations}"]
-    before = signal.getsignal(signal.SIGTERM)
-    assert cli.main(["watch", "--from-beginning", *(word for text in sets for word in ("--set", text))]) == 0
+    monkeypatch.setattr("pipeline.app.watching.short_text", stop_at_the_second)
+    topic, before = site.topics.recommendations, signal.getsignal(signal.SIGTERM)
+    sets = ["--set", f"kafka.bootstrap_servers={site.kafka.bootstrap_servers}"]
+    sets += ["--set", f"topics.recommendations={topic}"]
+    assert cli.main(["watch", "--from-beginning", *sets]) == 0
     out, err = capsys.readouterr()
     assert (out.count("\n"), " ann: i0 5.00" in out) == (1, True)
-    assert err == f"watching {site.topics.recommendations}; Ctrl-C ends it\n"
+    assert err == f"watching {topic}; Ctrl-C ends it\n"
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -188,17 +181,14 @@ def test_no_broker_is_one_line_and_exit_code_two(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.kafka
-def test_a_topic_that_is_not_there_is_told(embedded_broker: str, topic_name: Name) -> None:
-    settings = Settings(
-        kafka=KafkaConfig(bootstrap_servers=embedded_broker),
-        topics=TopicsConfig(recommendations=topic_name("absent")),
-    )
-    with pytest.raises(UsageError, match=r"topic 'absent-.*' does not exist .*see what `afresh check` says"):
-        taken(settings, Wanted(), 1)
+def test_a_missing_topic_is_an_error(embedded_broker: str, topic_name: Name) -> None:
+    topics = TopicsConfig(recommendations=topic_name("absent"))
+    with pytest.raises(UsageError, match=r"topic 'absent-.*' does not exist "):
+        taken(Settings(kafka=KafkaConfig(bootstrap_servers=embedded_broker), topics=topics), Wanted(), 1)
 
 
 @pytest.mark.kafka
-def test_a_broker_that_goes_for_longer_than_the_limit_is_an_error() -> None:
+def test_a_broker_that_is_lost_for_longer_than_the_limit_is_an_error() -> None:
     with run_embedded() as broker:
         kafka = KafkaConfig(bootstrap_servers=broker.bootstrap_servers, broker_timeout_s=0.5)
         settings = Settings(kafka=kafka)

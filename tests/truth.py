@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from services import Sent
 
-from pipeline.app.inspection import Inspected
 from pipeline.events.records import DEFAULT_USER
+from pipeline.recommender import Recommender
 from producers.replay import WireEvent
 from producers.simulator.events import SimulatorConfig
 from producers.simulator.simulation import Order, Simulation
@@ -58,7 +58,7 @@ class Truth:
                 faults.append(f"{user}: items {items}")
         return faults
 
-    def otherwise_held(self, learner: Inspected, history: int) -> list[str]:
+    def otherwise_held(self, learner: Recommender, history: int) -> list[str]:
         """Return where a learner holds of a user what has not happened, of the newest `history` events."""
         faults = []
         for user, items in self.items.items():

@@ -1,13 +1,12 @@
 """The rows of a file of delimited text.
 
-A line without a quote is split at the delimiter; one with quotes is read by Python's csv module. A quoted
-field may run over several lines, but a stray quote must not swallow the rows behind it. So a record is read
-over its line's end only where its quotes are whole (RFC 4180) within `MAX_LINES` lines, it then has the
-header's number of fields, and no line within it is a row by itself: the header's number of fields, with a
-time in its place. Otherwise its first line alone is a row that can't be read, and reading goes on with the
-next one.
+A line without a quote is split at the delimiter; one with quotes is parsed by Python's csv module. A quoted
+field may span several lines, but a stray quote must not hide the rows after it. So a record spans several
+lines only if its quotes are balanced (RFC 4180) within `MAX_LINES` lines, it then has the header's number of
+fields, and no line within it is a row by itself: the header's number of fields, with a time in its column.
+Otherwise its first line alone is rejected, and reading continues with the next one.
 
-A delimiter of several characters knows no quotes.
+With a delimiter of several characters, quotes have no meaning.
 """
 
 import csv
@@ -45,8 +44,8 @@ class CsvRows:
 
     def __iter__(self) -> Iterator[Row]:
         delimiter, tally = self._recording.delimiter, self._tally
-        mark = '"' if len(delimiter) == 1 else "\n\n"  # no line holds the other
-        csv.field_size_limit(sys.maxsize)  # long texts in columns that are not read do no harm
+        mark = '"' if len(delimiter) == 1 else "\n\n"  # which is in no line
+        csv.field_size_limit(sys.maxsize)  # of a column that is not read
         with self._bytes.open() as binary:
             lines = _Lines(binary)
             header, number = self._header(lines)
@@ -90,13 +89,13 @@ class CsvRows:
 
 
 class _Lines:
-    """The lines of a file; some are looked at before their turn. Bytes that are not UTF-8 become surrogates,
-    so that they spoil their own row only.
+    """The lines of a file, with a look ahead. Bytes that are not UTF-8 become surrogates, which affect their
+    own row only.
     """
 
     def __init__(self, binary: io.BufferedReader) -> None:
         start = binary.peek(1)
-        end = "\r" if b"\r" in start and b"\n" not in start else "\n"  # of a Mac of old, or any other file
+        end = "\r" if b"\r" in start and b"\n" not in start else "\n"  # of an old Mac, or of any other file
         self._text = io.TextIOWrapper(binary, "utf-8-sig", errors="surrogateescape", newline=end)
         self._ahead: deque[str] = deque()
 
@@ -112,7 +111,7 @@ class _Lines:
                 return
 
     def peek(self, place: int) -> str | None:
-        """Return the line that is so many behind the next one; None where the file has ended."""
+        """Return the line `place` lines after the next one; None after the file's end."""
         while len(self._ahead) <= place:
             line = self._text.readline()
             if not line:
@@ -121,22 +120,21 @@ class _Lines:
         return self._ahead[place]
 
     def skip(self, count: int) -> None:
-        """Leave out the next lines, which were looked at."""
+        """Skip lines that were looked at."""
         for _ in range(count):
             self._ahead.popleft()
 
 
 def line_splitter(delimiter: str) -> Callable[[str], list[str] | None]:
-    """Return a function that splits one line into its fields; None: a quote is open at the line's end.
+    """Return a function that splits a line into its fields; None: a quote is open at the line's end.
 
     >>> split = line_splitter(",")
     >>> split('u1,"a, b",7'), split('u1,"a, b'), line_splitter("::")('1::"x')
     (['u1', 'a, b', '7'], None, ['1', '"x'])
     """
     taken: list[str] = []
-    reader = csv.reader(
-        iter(taken.pop, None), delimiter=delimiter[0]
-    )  # one for all lines: making one is slow
+    # one reader for all lines: making one is slow
+    reader = csv.reader(iter(taken.pop, None), delimiter=delimiter[0])
 
     def split(line: str) -> list[str] | None:
         if len(delimiter) > 1 or '"' not in line:
@@ -153,17 +151,14 @@ def line_splitter(delimiter: str) -> Callable[[str], list[str] | None]:
 
 
 class _Fit(NamedTuple):
-    """What a row of the file has: so many fields, with a time in the place for it."""
+    """The form of the file's rows: their number of fields, and the index of the time."""
 
     width: int
     time: int
     split: Callable[[str], list[str] | None]
 
     def is_row(self, line: str) -> bool:
-        """Return whether a line is a row by itself.
-
-        One with an odd number of quotes may be the end of a field that began on a line before.
-        """
+        """Return whether a line is a row by itself; with an odd number of quotes it may end a field."""
         row = self.split(line) if line.count('"') % 2 == 0 else None
         if row is None or len(row) != self.width:
             return False
@@ -174,9 +169,9 @@ class _Fit(NamedTuple):
 
 
 def _over_lines(first: str, lines: _Lines, delimiter: str, fits: _Fit | None = None) -> tuple[list[str], int]:
-    """Return the fields of a record that runs over several lines, and how many those are but the first.
+    """Return the fields of a record that spans several lines, and the number of lines after the first.
 
-    No fields: it has no end, or it does not fit, or holds a row of its own.
+    No fields: it has no end, does not fit, or contains another row.
     """
 
     def more() -> Iterator[str]:

@@ -1,47 +1,34 @@
-"""How a file is read: its kind, what separates its fields, and whether its first line names them.
+"""Find how a file is read: its kind, what separates its fields, and the names of its columns.
 
-What is not said is found only where it is certain: by the name's ending, by a header line that holds the
-names looked for, or by the form of MovieLens ratings (`u.data`, `ratings.dat`): user, item, rating and Unix
-time, without a header, separated by a tab or `::`.
+What no option states is derived only where it is certain: from the file name's suffix, from a header line
+that holds the expected names, or from the form of MovieLens ratings (`u.data`, `ratings.dat`): user, item,
+rating and Unix time, without a header, separated by a tab or `::`.
 """
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from consumers.files.csv_rows import line_splitter
+import msgspec
+
+from consumers.files.csv_rows import CsvRows, line_splitter
+from consumers.files.parquet_rows import names_in
 from consumers.files.recording import GZIP, FileBytes, Kind, Recording
-from consumers.files.rows import NEEDED, Columns
+from consumers.files.rows import NEEDED, Columns, Tally
 from pipeline.errors import UsageError
-from pipeline.events.checks import EARLIEST_MS, TimeUnit, any_ms, shown
+from pipeline.events.checks import EARLIEST_MS, any_ms, shown
+from pipeline.events.fields import value_at
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet")
 DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "pipe", "::": "double colon"}
 HEAD_BYTES = 1 << 16  # of a file that are looked at
 HEAD_LINES = 100
+OBJECTS = 1_000  # of a .jsonl that are looked at: nothing else tells which fields it has
 MOVIELENS = ("user", "item", "value", "timestamp")
 _RATING = re.compile(r"\d{1,9}\t\d{1,9}\t(\d|10)(\.\d)?\t\d{9,10}", re.ASCII)
 Choices = Mapping[str, Sequence[str]]  # for each of our columns the names that it may have; none: not read
-
-
-def by_name(path: Path, columns: Columns, time_unit: TimeUnit | None, default_type: str) -> Recording:
-    """Return how a file is read by its name alone. Raise `UsageError` for an ending that is not known."""
-    name = path.name.lower()
-    packed = name.endswith(".gz")
-    kind = _kind(name.removesuffix(".gz"))
-    if kind is None:
-        raise UsageError(f"{path}: {_unknown()}")
-    delimiter = "\t" if name.removesuffix(".gz").endswith(".tsv") else ","
-    return Recording(
-        path,
-        str(path),
-        kind,
-        packed,
-        delimiter,
-        columns=columns,
-        time_unit=time_unit,
-        default_type=default_type,
-    )
 
 
 def recognised(
@@ -51,14 +38,13 @@ def recognised(
     delimiter: str | None = None,
     header: tuple[str, ...] | None = None,
 ) -> Recording:
-    """Return how a file is read: as given, else as its name or its first lines say.
+    """Return how a file is read: as given, else by its name or its first lines; without its columns.
 
-    `name` is what messages call it; its columns are not looked for. Raise `UsageError` for a file that can't
-    be read, for what can't be found with certainty, and for options that don't fit the file.
+    `name` is for messages. Raise `UsageError` for a file that can't be read, for a format that is not
+    certain, and for options that do not fit the file.
     """
     head, packed = _head(path, name)
-    lower = name.lower().removesuffix(".gz")
-    kind = _kind(lower)
+    kind = _kind(name.lower().removesuffix(".gz"))
     if kind is None and not (delimiter or header):
         kind = _kind_of(head)
     if kind in ("jsonl", "parquet"):
@@ -71,25 +57,61 @@ def recognised(
         raise UsageError(f"{name}: is UTF-16; expected UTF-8: convert it with iconv -f UTF-16 -t UTF-8")
     lines = _lines(head)
     if not lines:
-        return Recording(path, name, "csv", packed, delimiter or ",", header)
-    if header:
-        return Recording(path, name, "csv", packed, _splitting(name, lines, delimiter, header), header)
-    tried = [delimiter] if delimiter else ["\t"] if lower.endswith(".tsv") else list(DELIMITERS)
-    found = next((each for each in tried if _names_all(lines[0], each, choices)), None)
-    if found is None and any(_is_movielens(lines, each) for each in tried):
-        return Recording(
-            path, name, "csv", packed, next(each for each in tried if _is_movielens(lines, each)), MOVIELENS
-        )
-    if found is None:
-        found = max(tried, key=lambda each: len(_fields(lines[0], each)))
-        if _holds_time(_fields(lines[0], found)):
+        delimiter = delimiter or ","
+    elif header:
+        delimiter = _splitting(name, lines, delimiter, header)
+    else:
+        tab = name.lower().removesuffix(".gz").endswith(".tsv")
+        tried = [delimiter] if delimiter else ["\t"] if tab else list(DELIMITERS)
+        is_known = kind is not None or delimiter is not None
+        delimiter, header = _delimited(name, lines, tried, choices)
+        if not is_known and header is None and not _names_all(lines[0], delimiter, choices):
             raise UsageError(
-                f"{name}: no header line; the first line is {shown(lines[0])}: name its columns, "
-                "such as --columns user,item,timestamp"
+                f"{name}: unknown kind of file; expected a name that ends in {', '.join(SUFFIXES)}, a header "
+                "line with the names of its columns, or --columns"
             )
-        if kind is None and not delimiter:
-            raise UsageError(f"{name}: {_unknown()}")
-    return Recording(path, name, "csv", packed, found)
+    return Recording(path, name, "csv", packed, delimiter, header)
+
+
+def _delimited(
+    name: str, lines: list[str], tried: list[str], choices: Choices
+) -> tuple[str, tuple[str, ...] | None]:
+    """Return the delimiter, and the names of the columns where the file has no header line."""
+    for each in tried:
+        if _names_all(lines[0], each, choices):
+            return each, None
+    for each in tried:
+        if _is_movielens(lines, each):
+            return each, MOVIELENS
+    found = max(tried, key=lambda each: len(_fields(lines[0], each)))
+    if _holds_time(_fields(lines[0], found)):
+        raise UsageError(
+            f"{name}: no header line; the first line is {shown(lines[0])}: name its columns, "
+            "such as --columns user,item,timestamp"
+        )
+    return found, None
+
+
+def find_columns(recording: Recording, choices: Choices) -> Columns:
+    """Return for each column the first of its possible names that the file has.
+
+    Without any: the first one, but in a file with a header the plain name of an optional column. A column
+    without possible names is not read. A .jsonl is looked at by its first 1,000 rows. Raise `UsageError` when
+    it can't be read; a missing package for its format is left to `open_rows`.
+    """
+    by_header = recording.kind != "jsonl"
+    rows: list[dict[str, Any]] | None = None
+    found: dict[str, str | None] = {}
+    for column, names in choices.items():
+        if len(names) < 2:  # given by the user: one that the file lacks is an error
+            found[column] = names[0] if names else None
+            continue
+        if rows is None:
+            rows = [dict.fromkeys(_header(recording), "")] if by_header else _first_objects(recording)
+        held = (each for each in names if any(value_at(row, each) is not None for row in rows))
+        absent = names[0] if column in NEEDED or not by_header else column
+        found[column] = next(held, absent)
+    return Columns(**found)  # type: ignore[arg-type]
 
 
 def read_delimiter(text: str) -> str:
@@ -113,17 +135,10 @@ def _kind(name: str) -> Kind | None:
 
 
 def _kind_of(head: bytes) -> Kind | None:
-    """Return the kind that a file's first bytes tell; None for text that may be delimited."""
+    """Return a file's kind by its first bytes; None for text that may be delimited."""
     if head.startswith(b"PAR1"):
         return "parquet"
     return "jsonl" if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") else None
-
-
-def _unknown() -> str:
-    return (
-        f"unknown kind of file; expected a name that ends in {', '.join(SUFFIXES)}, a header line with "
-        "the names of its columns, or --columns"
-    )
 
 
 def _head(path: Path, name: str) -> tuple[bytes, bool]:
@@ -139,7 +154,7 @@ def _head(path: Path, name: str) -> tuple[bytes, bool]:
 
 
 def _lines(head: bytes) -> list[str]:
-    """Return the first lines of a text, those without anything left out; the last one may be cut."""
+    """Return the first lines of a text that are not empty, without a last one that is cut."""
     text = head.decode("utf-8-sig", "replace").replace("\r\n", "\n").replace("\r", "\n")
     lines = text.split("\n")
     whole = lines[:-1] if len(head) == HEAD_BYTES and len(lines) > 1 else lines
@@ -185,3 +200,23 @@ def _holds_time(fields: Sequence[str]) -> bool:
         except ValueError:
             continue
     return False
+
+
+def _header(recording: Recording) -> list[str]:
+    """Return the names in a file's header; none where reading its rows raises the error."""
+    if recording.kind == "parquet":
+        return names_in(recording.path)
+    return CsvRows(recording, Tally()).header()
+
+
+def _first_objects(recording: Recording) -> list[dict[str, Any]]:
+    """Return the first rows of a .jsonl that can be parsed."""
+    objects = []
+    with FileBytes(recording.path, recording.name, recording.packed).open() as binary:
+        for line in islice(binary, OBJECTS):
+            try:
+                text = line.decode("utf-8-sig").strip()
+                objects.append(msgspec.json.decode(text, type=dict[str, Any]))
+            except (msgspec.MsgspecError, ValueError, RecursionError):
+                continue
+    return objects

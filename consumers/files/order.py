@@ -1,8 +1,8 @@
-"""The order of a file's rows in time: learning needs it, and not every file has it.
+"""Read a file's events in order of time, which learning needs and not every file has.
 
-A first pass over the times decides. A file that is in order is then read as it comes, a batch at a time; one
-that is not is held in memory and sorted, equal times in the order of the file, where it has at most
-`MAX_SORTED` events. A longer one is read as it stands, and the rows out of order are counted.
+A first pass over the times decides. A file in order is then read a batch at a time. Another one is held in
+memory and sorted, equal times in the order of the file, if it has at most `MAX_SORTED` events. A longer one
+is read in its own order, and the events out of order are counted.
 """
 
 import logging
@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from consumers.files.file_rows import open_rows
 from consumers.files.recording import Recording
 from consumers.files.rows import Tally
 from consumers.files.source import (
@@ -20,6 +19,7 @@ from consumers.files.source import (
     as_columns,
     checked_rows,
     first_times,
+    open_rows,
     read_events,
     readable_times,
     unit_fitting,
@@ -29,13 +29,13 @@ from pipeline.events.batch import Events
 from pipeline.events.checks import shown
 
 MAX_SORTED = 10_000_000  # events: 40 bytes each, and each id once
-UNIT_SAMPLE = 10_000  # rows that a better unit is looked for in
+UNIT_SAMPLE = 10_000  # rows in which a better unit is looked for
 
 logger = logging.getLogger(__name__)
 
 
 class Survey(NamedTuple):
-    """What a first pass over a file has found. Out of order: an event with a time before an earlier one's."""
+    """What a first pass over a file has found; an event before an earlier one's time is out of order."""
 
     events: int
     out_of_order: int
@@ -43,10 +43,9 @@ class Survey(NamedTuple):
 
 
 def survey(recording: Recording, now_ms: int, at_most: int) -> Survey:
-    """Read a file's times, up to so many events.
+    """Read a file's times, of up to `at_most` events.
 
-    Raise `UsageError` when most rows have no plausible time: then the unit is wrong, and the message proposes
-    one that fits.
+    Raise `UsageError` when most rows have no plausible time; the message proposes a unit that fits.
     """
     tally = Tally()
     events = out_of_order = newest_ms = 0
@@ -68,13 +67,12 @@ def survey(recording: Recording, now_ms: int, at_most: int) -> Survey:
 def in_order(
     recording: Recording, batch: int, *, now_ms: int, start: int, limit: int | None, tally: Tally
 ) -> Iterator[Events]:
-    """Yield a file's good events in order of time, `batch` at a time, and log where it was not in order.
+    """Yield a file's good events in order of time, `batch` at a time, and log if it was not in order.
 
-    A file that is sorted is sorted as a whole: `start` and `limit` count the sorted events. Raise as `survey`
-    and `read_events` do.
+    `start` and `limit` count the sorted events. Raise as `survey` and `read_events`.
     """
     found = survey(recording, now_ms, MAX_SORTED)
-    name, late = recording.name, f"{found.out_of_order:,} of {found.events:,} events come behind a later one"
+    name, late = recording.name, f"{found.out_of_order:,} of {found.events:,} events come after a later one"
     if found.whole and found.out_of_order:
         tally.sorted, tally.out_of_order = True, found.out_of_order
         logger.warning("%s: not in order of time: %s; sorted by time, then cut", name, late)
@@ -87,11 +85,13 @@ def in_order(
     chunks = read_events(recording, batch, now_ms=now_ms, start=start, limit=limit, tally=tally)
     yield from chunks if found.whole else counted(chunks, tally)
     if tally.out_of_order:
-        logger.warning("%s: %d events came behind a later one and were learned so", name, tally.out_of_order)
+        logger.warning(
+            "%s: %d events came after a later one and were learned in that order", name, tally.out_of_order
+        )
 
 
 def counted(chunks: Iterable[Events], tally: Tally) -> Iterator[Events]:
-    """Yield the chunks as they are, and count the events out of order."""
+    """Yield the chunks unchanged, and count the events out of order."""
     newest_ms = 0
     for events in chunks:
         newest_B = np.maximum.accumulate(np.concatenate(([newest_ms], events.time_ms_B)))
@@ -123,7 +123,7 @@ def _sorted(recording: Recording, batch: int, now_ms: int, cut: slice, tally: Ta
 
 
 def _check_unit(recording: Recording, now_ms: int, tally: Tally) -> None:
-    """Raise `UsageError` when the times are those of another unit, or of none."""
+    """Raise `UsageError` when the times fit another unit, or none."""
     times, _ = first_times(recording, UNIT_SAMPLE)
     bad = f"{tally.rejected['bad_time']:,} of {tally.rows:,} rows have no plausible time"
     given, fits = recording.time_unit, unit_fitting(times, now_ms)

@@ -1,4 +1,4 @@
-"""The rows of a parquet file. Columns must be of a type that needs no guessing: text, numbers, times."""
+"""The rows of a parquet file. Columns must have an unambiguous type: text, numbers, times."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ PARQUET_ROWS = 8192  # read at a time
 
 
 def names_in(path: Path) -> list[str]:
-    """Return the names of a file's columns; none where it can't be read, as reading its rows will say."""
+    """Return the names of a file's columns; none where reading its rows raises the error."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -37,7 +37,7 @@ class ParquetRows:
         self.time_unit: TimeUnit | None = None
 
     def share(self) -> float:
-        """Share of the rows that have been read."""
+        """Return the share of the rows that has been read."""
         return self._done / self._total if self._total else 0.0
 
     def __iter__(self) -> Iterator[Row]:
@@ -58,11 +58,11 @@ class ParquetRows:
                 for batch in file.iter_batches(PARQUET_ROWS, columns=names):
                     yield from self._rows(pa, batch)
         except (OSError, pa.ArrowException) as error:
-            said = str(error).splitlines()[0]
-            raise UsageError(f"{self._name}: can't be read as parquet: {said}") from error
+            text = str(error).splitlines()[0]
+            raise UsageError(f"{self._name}: can't be read as parquet: {text}") from error
 
     def _check_types(self, types: Any, schema: Any) -> None:
-        """Raise `UsageError` for a column of a type that would have to be guessed at."""
+        """Raise `UsageError` for a column of an ambiguous type."""
         text = (types.is_string, types.is_large_string, types.is_string_view)
         number = (types.is_integer, types.is_floating, types.is_null)
         allowed = {

@@ -1,8 +1,7 @@
-"""A recorded file: where its bytes lie, and how they become rows."""
+"""A recorded file: where its bytes are, and how they become rows."""
 
 import gzip
 import io
-import os
 import shutil
 import stat
 import tempfile
@@ -27,10 +26,10 @@ NO_MAPPING = EventsConfig()
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """How a file is read. `name` is what messages call it: standard input is read from a temporary file.
+    """How a file is read. `name` is for messages: standard input is read from a temporary file.
 
-    `header` names the columns of a file without a header line. `time_unit` None: found from the file.
-    Rows of an event type in `ignored` are counted and left out.
+    `header` names the columns of a file without a header line. `time_unit` None: derived from the file. Rows
+    of an event type in `ignored` are counted and left out.
     """
 
     path: Path
@@ -47,7 +46,7 @@ class Recording:
 
 
 class FileBytes:
-    """The bytes of a file, unpacked, and how far they have been read."""
+    """The unpacked bytes of a file, and how far they have been read."""
 
     def __init__(self, path: Path, name: str, packed: bool) -> None:
         self._path, self._name, self._packed = path, name, packed
@@ -72,7 +71,7 @@ class FileBytes:
             raise UsageError(f"{self._name}: can't be read: {error.strerror or error}") from error
 
     def share(self) -> float:
-        """Share of the packed bytes that have been read."""
+        """Return the share of the packed bytes that has been read."""
         if self._raw is None or not self._size:
             return 0.0
         return 1.0 if self._raw.closed else self._raw.tell() / self._size
@@ -80,10 +79,9 @@ class FileBytes:
 
 @contextmanager
 def readable_twice(file: str) -> Iterator[Path]:
-    """Yield a path under which a file's bytes can be read more than once.
+    """Yield a path from which a file's bytes can be read more than once.
 
-    Standard input (`-`) and pipes are copied into a temporary file, which is removed at the end. Raise
-    `UsageError` when there is no room for it.
+    Standard input (`-`) and pipes are copied into a temporary file. Raise `UsageError` when it does not fit.
     """
     if file != STDIN and not _is_stream(Path(file)):
         yield Path(file)
@@ -91,7 +89,10 @@ def readable_twice(file: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="afresh-") as folder:
         path = Path(folder) / "stdin"
         try:
-            with _opened(file) as source, path.open("wb") as copy:
+            with (
+                open(0 if file == STDIN else file, "rb", closefd=file != STDIN) as source,
+                path.open("wb") as copy,
+            ):
                 shutil.copyfileobj(source, copy, 1 << 20)
         except OSError as error:
             raise UsageError(
@@ -104,10 +105,6 @@ def readable_twice(file: str) -> Iterator[Path]:
 def _is_stream(path: Path) -> bool:
     try:
         mode = path.stat().st_mode
-    except OSError:  # said when it is read
+    except OSError:  # raised again when it is read
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-
-
-def _opened(file: str) -> BinaryIO:
-    return os.fdopen(0, "rb", closefd=False) if file == STDIN else Path(file).open("rb")

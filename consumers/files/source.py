@@ -1,32 +1,31 @@
-"""Recorded events out of a file, as the very columns that a topic's records become.
+"""Recorded events from a file, as the same columns that the records of a topic become.
 
-Files: delimited text, .jsonl (an object a line) and .parquet; the first two may be packed with gzip. How a
-file is read is a `Recording`; `consumers.files.format` finds it.
+Files: delimited text, .jsonl (an object a line) and .parquet; the first two may be packed with gzip.
+`consumers.files.format` finds out how a file is read.
 
-Ids are text, byte for byte: `0444778`, `nan`, `1e5` and ` a ` stay what they are; whole numbers in .jsonl
-and .parquet become their digits. A row is held to `pipeline.events.checks`, the rules of a topic's records;
-one that breaks them is counted and shown, never dropped in silence. An empty event is the default type, an
-empty value is none.
+Ids are text, byte for byte: `0444778`, `nan`, `1e5` and ` a ` stay as they are; whole numbers in .jsonl and
+.parquet become their digits. Rows follow `pipeline.events.checks`, the rules of a topic's records; one that
+breaks them is counted and shown, never dropped silently. An empty event is the default type.
 
 Times are Unix seconds, milliseconds, microseconds or nanoseconds (with or without a fraction), or ISO 8601
-(UTC where no offset is given). Unless the unit is given it is found from the first 100 rows, by the middle
-one of the numbers; a time that is implausible in that unit is read in the one that its own size tells: no
-plausible time can be taken for another, see `any_ms`. A column of times in .parquet says itself what it is.
+(UTC without an offset). Unless given, the unit is derived from the median of the numbers in the first 100
+rows; a time that is implausible in that unit is read in the unit of its own size, see `any_ms`. A column of
+times in .parquet defines its unit itself.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from contextlib import suppress
 from itertools import islice
-from pathlib import Path
 from statistics import median_low
 
 import numpy as np
 
-from consumers.files.file_rows import open_rows
-from consumers.files.format import by_name
-from consumers.files.recording import NO_MAPPING, Recording
-from consumers.files.rows import DEFAULT_COLUMNS, Columns, Row, Rows, Tally
+from consumers.files.csv_rows import CsvRows
+from consumers.files.json_rows import JsonRows
+from consumers.files.parquet_rows import ParquetRows
+from consumers.files.recording import Recording
+from consumers.files.rows import Columns, Row, Rows, Tally
 from pipeline.events.batch import Events
 from pipeline.events.checks import (
     AHEAD_MS,
@@ -46,11 +45,8 @@ from pipeline.events.checks import (
     value_problem,
 )
 from pipeline.events.records import DEFAULT_USER
-from pipeline.settings import EventsConfig
 
-__all__ = ["Columns", "Tally", "read_events"]
-
-SAMPLE = 100  # rows that the unit of time is found from
+SAMPLE = 100  # rows that the unit of time is derived from
 UNITS: dict[TimeUnit, str] = {
     "s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds", "iso": "ISO 8601",
 }  # fmt: skip
@@ -59,55 +55,53 @@ UNITS: dict[TimeUnit, str] = {
 Checked = tuple[str, str, str, int, float]  # user, item, event type, time in ms, value
 
 
+def open_rows(recording: Recording, tally: Tally) -> Rows:
+    """Return the reader for the kind of file; rows that it can't parse go to `tally`."""
+    readers: dict[str, type[CsvRows] | type[JsonRows] | type[ParquetRows]] = {
+        "csv": CsvRows, "jsonl": JsonRows, "parquet": ParquetRows,
+    }  # fmt: skip
+    return readers[recording.kind](recording, tally)
+
+
 def read_events(
-    file: Recording | Path | str,
+    recording: Recording,
     batch: int,
     *,
     now_ms: int,
-    columns: Columns = DEFAULT_COLUMNS,
-    time_unit: TimeUnit | None = None,
-    default_type: str = "click",
     start: int = 0,
     limit: int | None = None,
     tally: Tally | None = None,
-    settings: EventsConfig = NO_MAPPING,
 ) -> Iterator[Events]:
-    """Yield a file's good events in its order, `batch` at a time (the last: what is left).
+    """Yield a file's good events in its order, `batch` at a time.
 
-    `columns`, `time_unit`, `default_type` and `settings` are for a file that is given by its path. `start`
-    and `limit` count good events. `source_B` and `append_ms_B` are 0: no broker has seen them. Rows that
-    can't be read go to `tally`. Raise `UsageError`, at the first `next`, when the file can't be read or lacks
-    a column.
+    `start` and `limit` count good events. `source_B` and `append_ms_B` are 0: no broker has appended them.
+    Rows that can't be read go to `tally`. Raise `UsageError`, at the first `next`, when the file can't be
+    read or lacks a column.
     """
     tally = Tally() if tally is None else tally
-    if not isinstance(file, Recording):
-        found = by_name(Path(file), columns, time_unit, default_type)
-        file = replace(found, ignored=settings.ignored(), events=settings)
-    rows = open_rows(file, tally)
-    good = checked_rows(file, rows, now_ms, tally)
+    rows = open_rows(recording, tally)
+    good = checked_rows(recording, rows, now_ms, tally)
     for _ in islice(good, start):
         tally.left_out += 1
     chosen = islice(good, limit)
     while chunk := list(islice(chosen, batch)):
         tally.share = rows.share()
-        events = as_columns(chunk, file.default_type)
+        events = as_columns(chunk, recording.default_type)
         tally.types.update(events.types)
         yield events
     tally.share = rows.share()
 
 
 def found_unit(times: Sequence[str | float]) -> TimeUnit:
-    """Find the unit of a file's times from some of them, by the rule at the head of this module.
+    """Return the unit of a file's times, given some of them.
 
     >>> found_unit(["1362062307", "oops"]), found_unit([1_362_062_307_000]), found_unit(["2013-02-28"])
     ('s', 'ms', 'iso')
     """
     numbers = []
     for time in times:
-        try:
+        with suppress(ValueError):
             numbers.append(_number(time))
-        except ValueError:
-            continue
     if not numbers:
         return "iso" if times else "s"
     return unit_of(median_low(numbers))
@@ -124,7 +118,7 @@ def checked_rows(recording: Recording, rows: Rows, now_ms: int, tally: Tally) ->
         if ignored and (event or recording.default_type) in ignored:
             tally.ignored += 1
             continue
-        # Nearly every row passes here; only one that doesn't is looked at field by field.
+        # nearly every row passes here; only the others are checked field by field
         try:
             time_ms = to_ms(time)
             amount = math.nan if value is None or value == "" else _number(value)
@@ -142,16 +136,16 @@ def checked_rows(recording: Recording, rows: Rows, now_ms: int, tally: Tally) ->
                 continue
         except (ValueError, TypeError, OverflowError):
             pass
-        judged = _judged(row, recording.columns, unit, given is None, now_ms)
-        if isinstance(judged, Problem):
-            tally.reject(number, judged)
+        checked = _checked(row, recording.columns, unit, given is None, now_ms)
+        if isinstance(checked, Problem):
+            tally.reject(number, checked)
         else:
             tally.accept(number)
-            yield judged
+            yield checked
 
 
 def first_times(recording: Recording, count: int) -> tuple[list[str | float], TimeUnit | None]:
-    """Return the times of the first rows as they stand in the file, and their unit if the file says it."""
+    """Return the times of the first rows as they are in the file, and their unit if the file defines it."""
     rows = open_rows(recording, Tally())
     times = [row.time for row in islice(rows, count)]
     return times, rows.time_unit
@@ -173,14 +167,14 @@ def readable_times(times: Sequence[str | float]) -> int:
     return sum(not math.isnan(_in(None, time)) for time in times)
 
 
-def _judged(row: Row, columns: Columns, unit: TimeUnit, found: bool, now_ms: int) -> Checked | Problem:
-    """Look at one row field by field. `found`: the unit was not given, so that another may be right."""
+def _checked(row: Row, columns: Columns, unit: TimeUnit, derived: bool, now_ms: int) -> Checked | Problem:
+    """Check one row field by field; where the unit was `derived`, its time may have another one."""
     time_ms = _in(unit, row.time)
-    if found and not plausible(time_ms, now_ms):
+    if derived and not plausible(time_ms, now_ms):
         again = _in(None, row.time)
         time_ms = again if plausible(again, now_ms) else time_ms
     if math.isnan(time_ms):
-        expected = "a Unix time or ISO 8601" if found else UNITS[unit]
+        expected = "a Unix time or ISO 8601" if derived else UNITS[unit]
         return Problem("bad_time", f"{columns.timestamp} = {shown(str(row.time))}: expected {expected}")
     empty = row.value is None or row.value == ""
     try:
@@ -198,16 +192,14 @@ def _judged(row: Row, columns: Columns, unit: TimeUnit, found: bool, now_ms: int
 
 
 def _in(unit: TimeUnit | None, time: str | float) -> float:
-    """Return the milliseconds of a time in a unit (None: that which its size tells); NaN where it is none."""
-    try:
+    """Return the milliseconds of a time in a unit (None: the one of its size); NaN where it is not a time."""
+    with suppress(ValueError, TypeError, OverflowError):
         if unit is not None:
             return _TO_MS[unit](time)
-        try:
+        with suppress(ValueError):
             return any_ms(_number(time))
-        except ValueError:
-            return any_ms(time)
-    except (ValueError, TypeError, OverflowError):
-        return math.nan
+        return any_ms(time)
+    return math.nan
 
 
 def as_columns(chunk: Sequence[Checked], default_type: str) -> Events:
@@ -226,30 +218,19 @@ def as_columns(chunk: Sequence[Checked], default_type: str) -> Events:
 
 
 def _number(value: str | float) -> float:
-    """Read a number; Python's own `1_000` is none."""
+    """Read a number; Python's own `1_000` is not one."""
     if value.__class__ is str and "_" in value:
         raise ValueError(value)
     return float(value)
 
 
-def _in_unit(unit: TimeUnit) -> Callable[[str | float], int]:
+def _reader_of(unit: TimeUnit) -> Callable[[str | float], int]:
     """Return the function that reads a number of a unit as milliseconds."""
     per_ms = PER_MS[unit]
-
-    def to_ms(value: str | float) -> int:
-        return round(_number(value) / per_ms)
-
-    return to_ms
+    if unit == "s":
+        return lambda value: round(_number(value) * 1000)
+    return lambda value: round(_number(value) / per_ms)
 
 
-def _ms(value: str | float) -> int:
-    return round(_number(value))
-
-
-def _s(value: str | float) -> int:
-    return round(_number(value) * 1000)
-
-
-_TO_MS: dict[TimeUnit, Callable[..., int]] = {
-    "s": _s, "ms": _ms, "us": _in_unit("us"), "ns": _in_unit("ns"), "iso": iso_ms,
-}  # fmt: skip
+_UNITS: tuple[TimeUnit, ...] = ("s", "ms", "us", "ns")
+_TO_MS: dict[TimeUnit, Callable[..., int]] = {"iso": iso_ms, **{unit: _reader_of(unit) for unit in _UNITS}}

@@ -1,8 +1,8 @@
-"""Record batches that can't be read: broken compression, a wrong checksum, records of another form.
+"""Record batches that can't be read: broken compression, a wrong checksum, another format of records.
 
-kafka-python 3.0.12 raises at such a batch and, polled again, never returns. Here the batch becomes one
-record without key and value at its last offset, with what is wrong with it in `unreadable`, and the batches
-behind it are read. It is the same record at every read, as a replay needs it.
+kafka-python 3.0.12 raises at such a batch and, polled again, never returns. Here the batch becomes one record
+without key and value at its last offset, with the problem in `unreadable`, and the next batches are read. It
+is the same record at every read, as a replay needs.
 """
 
 import logging
@@ -17,30 +17,30 @@ logger = logging.getLogger(__name__)
 
 
 class UnreadableBatch(ConsumerRecord):  # type: ignore[misc]  # the client has no types
-    """A record in place of a batch's records."""
+    """A record that stands for those of a batch."""
 
-    unreadable = ""  # a sentence: its offsets, and why
+    unreadable = ""  # a sentence: the offsets and the problem
     stands_for = 1  # offsets
 
 
 class _Watched:
-    """The batches of a fetch, and the one that was taken last."""
+    """The batches of a fetch, and the current one."""
 
     def __init__(self, records: Any) -> None:
         self._records = records
         self.batch: Any = None
 
     def next_batch(self) -> Any:
-        self.batch = None  # a batch that can't even be delimited is not skipped
+        self.batch = None  # a batch without a readable header is not skipped
         self.batch = self._records.next_batch()
         return self.batch
 
 
 def read_on(consumer: KafkaConsumer) -> None:
-    """Let a consumer read on behind batches that can't be read."""
+    """Let a consumer continue after batches that can't be read."""
     warned: set[tuple[str, int]] = set()
 
-    class Records(Fetcher.PartitionRecords):  # type: ignore[misc]  # as above
+    class Records(Fetcher.PartitionRecords):  # type: ignore[misc]
         next_fetch_offset: int
 
         def _unpack_records(self, tp: Any, records: Any, *deserializers: Any) -> Iterator[ConsumerRecord]:
@@ -53,21 +53,22 @@ def read_on(consumer: KafkaConsumer) -> None:
                     where = f"{tp.topic}-{tp.partition} offset {self.next_fetch_offset}"
                     raise UnsupportedCodecError(f"{where}: {error.args[0]}") from error
                 except Exception as error:
-                    stand_in = _stand_in(self, tp, watched.batch, error)
-                    is_missing = self.next_fetch_offset <= stand_in.offset  # else all its records were read
-                    self.next_fetch_offset = stand_in.offset + 1
+                    replacement = _replacement(self, tp, watched.batch, error)
+                    is_missing = (
+                        self.next_fetch_offset <= replacement.offset
+                    )  # else all its records were read
+                    self.next_fetch_offset = replacement.offset + 1
                     if is_missing:
                         level = logging.DEBUG if tp in warned else logging.WARNING
                         warned.add(tp)
-                        logger.log(level, "%s-%d: %s", tp.topic, tp.partition, stand_in.unreadable)
-                        yield stand_in
+                        logger.log(level, "%s-%d: %s", tp.topic, tp.partition, replacement.unreadable)
+                        yield replacement
 
-    consumer._fetcher.PartitionRecords = Records  # there is no public way around a batch
+    consumer._fetcher.PartitionRecords = Records  # there is no public way
 
 
-def _stand_in(records: Any, tp: Any, batch: Any, error: Exception) -> UnreadableBatch:
-    """Return the record in place of what is left of a batch. Raise the error where the batch's own offsets
-    can't be right."""
+def _replacement(records: Any, tp: Any, batch: Any, error: Exception) -> UnreadableBatch:
+    """Return the record that stands for a batch's rest. Raise the error for implausible offsets."""
     if batch is None or batch.magic < 2 or batch.last_offset < max(records.next_fetch_offset - 1, 0):
         raise CorruptRecordError(
             f"{tp.topic}-{tp.partition} offset {records.next_fetch_offset}: {error}"

@@ -14,7 +14,7 @@ from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import KafkaError
 
 from consumers.kafka.batches import read_on
-from consumers.kafka.co_partitions import strategies
+from consumers.kafka.co_partitions import CoPartitionAssignor
 from consumers.kafka.options import Complaints, for_client, wrong_options
 from pipeline.errors import AfreshError, BrokerLost, UsageError
 from pipeline.settings import KafkaConfig
@@ -98,7 +98,7 @@ def consumer_options(kafka: KafkaConfig, *, in_group: bool) -> dict[str, Any]:
         "auto_offset_reset": "none",  # a lost position is an error, never a silent jump
         "isolation_level": "read_committed",
         "allow_auto_create_topics": False,
-        "partition_assignment_strategy": strategies(),
+        "partition_assignment_strategy": [CoPartitionAssignor()],
     }
     return options | TUNED | extra_options(kafka, KafkaConsumer)
 

@@ -1,10 +1,10 @@
-"""Who of a group reads what: equal partition numbers of all topics go to one member, as does their user.
+"""Assign partitions so that equal partition numbers of all topics go to one member, as does their user.
 
-A key lies in the same partition number of every topic that has as many partitions. kafka-python's
-cooperative-sticky deals partitions out one by one, so that views-3 and buys-3 may go to two workers, each of
-which then knows half of a user. Here the numbers are dealt out, and a number brings its partition of each
-topic. The rest is as there: what stays is not taken away first, and what moves is taken from its old owner in
-one generation and given to the new one in the next.
+A key is in the same partition number of every topic with as many partitions. kafka-python's
+cooperative-sticky assigns partitions one by one, so that views-3 and buys-3 may go to two workers, each of
+which then knows half of a user. Here partition numbers are assigned, each with its partition of every topic.
+As there, partitions that stay are not revoked, and those that move are revoked in one generation and assigned
+in the next.
 """
 
 import logging
@@ -13,54 +13,20 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from kafka.cluster import ClusterMetadata
-from kafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, ConsumerProtocolSubscription
 from kafka.structs import TopicPartition
 
 logger = logging.getLogger(__name__)
 
-Owners = Mapping[TopicPartition, Collection[str]]  # the members that say to own a partition
+Owners = Mapping[TopicPartition, Collection[str]]  # the members that claim a partition
 
 
-def strategies() -> list[AbstractPartitionAssignor]:
-    """Make the assignors of one consumer, the preferred one first.
-
-    A group agrees on what all of its members offer: beside workers of a version that deals out one by one it
-    goes on doing so, and changes once with the last of them.
-    """
-    shared: list[_Sharing] = []
-    return [CoPartitionAssignor(shared), OneByOneAssignor(shared)]
-
-
-class _Sharing(CooperativeStickyAssignor):  # type: ignore[misc]  # the client has no types
-    """Know what this member was given under another strategy too.
-
-    kafka-python tells only the strategy that was agreed on. When the group changes to another, that one would
-    say that nothing is owned, and partitions would go to new owners while the old ones still hold them.
-    """
-
-    def __init__(self, shared: "list[_Sharing]") -> None:
-        super().__init__()
-        self._shared = shared
-        shared.append(self)
-
-    def on_assignment(self, assignment: ConsumerProtocolAssignment, generation: int) -> None:
-        for each in self._shared:
-            each.member_assignment, each.generation = assignment.partitions(), generation
-
-
-class OneByOneAssignor(_Sharing):
-    """kafka-python's own, for groups with members that know no other."""
-
-
-class CoPartitionAssignor(_Sharing):
-    """Deal partition numbers out, each with its partition of every topic: sticky, cooperative, even to one
-    number.
-    """
+class CoPartitionAssignor(CooperativeStickyAssignor):  # type: ignore[misc]  # the client has no types
+    """Assign partition numbers: sticky, cooperative, and even to one number."""
 
     name = "co-partitioned"
-    version = 2  # the first that says since which generation the partitions are owned
+    version = 2  # the first with the generation in which the partitions were assigned
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolSubscription:
         subscription = super().metadata(topics)
@@ -72,32 +38,35 @@ class CoPartitionAssignor(_Sharing):
     ) -> dict[str, ConsumerProtocolAssignment]:
         """Return each member's partitions for this generation.
 
-        A topic that not all members read, as while workers are restarted with one more, is read by those that
-        do, in their numbers; the rest of it waits. Members that share no topic are served one by one.
+        A topic that not all members read, as while workers are restarted with one more topic, is assigned to
+        those that do, in their numbers; the rest of it waits. Members without a common topic are assigned
+        partitions one by one.
         """
-        said = {each.member_id: self.parse_member_metadata(each.metadata) for each in members}
-        topics_of = {member: set(each.subscription) for member, each in said.items()}
+        subscriptions = {each.member_id: self.parse_member_metadata(each.metadata) for each in members}
+        topics_of = {member: set(each.subscription) for member, each in subscriptions.items()}
         if not set.intersection(*topics_of.values()):
             return dict(super().assign(cluster, members))
         topics = sorted(set.union(*topics_of.values()))
         partitions = {topic: cluster.partitions_for_topic(topic) or set() for topic in topics}
-        owners = claims(said)
+        owners = claims(subscriptions)
         by_worker = sorted(members, key=lambda each: (each.group_instance_id or "", each.member_id))
         numbers = set.union(*partitions.values())
-        dealt = deal(numbers, homes(owners), [each.member_id for each in by_worker])
-        given: dict[str, dict[str, list[int]]] = {member: {} for member in said}
+        members_of = spread(numbers, homes(owners), [each.member_id for each in by_worker])
+        given: dict[str, dict[str, list[int]]] = {member: {} for member in subscriptions}
         waiting: dict[str, list[int]] = {}
-        for number, member in sorted(dealt.items()):
+        for number, member in sorted(members_of.items()):
             for topic in topics:
                 if number not in partitions[topic]:
                     continue
                 if topic not in topics_of[member]:
                     waiting.setdefault(topic, []).append(number)
-                elif set(owners.get(TopicPartition(topic, number), ())) <= {member}:  # else the next time
+                elif set(owners.get(TopicPartition(topic, number), ())) <= {
+                    member
+                }:  # else in the next generation
                     given[member].setdefault(topic, []).append(number)
         for topic, unread in waiting.items():
             logger.warning(
-                "topic %s: partitions %s wait for a worker that reads it, as its number's worker does not; "
+                "topic %s: partitions %s are not read: the workers of their numbers do not read this topic; "
                 "expected the same topics.events in all workers of the group", topic, unread,
             )  # fmt: skip
         return {
@@ -106,13 +75,13 @@ class CoPartitionAssignor(_Sharing):
         }
 
 
-def claims(said: Mapping[str, Any]) -> Owners:
-    """Return who says to own each partition of a topic that it reads; of several the newest generation's.
+def claims(subscriptions: Mapping[str, Any]) -> Owners:
+    """Return the members that claim each partition of a topic that they read, by its newest generation.
 
-    A member that was thrown out still names what it had, which another may have been given since.
+    A member that was removed from the group still claims its old partitions, which another may have by now.
     """
     found: dict[TopicPartition, list[tuple[int, str]]] = defaultdict(list)
-    for member, each in said.items():
+    for member, each in subscriptions.items():
         for partition in each.partitions:
             if partition.topic in each.subscription:
                 found[partition].append((each.generation, member))
@@ -123,8 +92,7 @@ def claims(said: Mapping[str, Any]) -> Owners:
 
 
 def homes(owners: Owners) -> dict[int, str]:
-    """Return where each number is at home: with the member that owns most of its partitions, then the first
-    topic's.
+    """Return each number's member so far: the one with most of its partitions, then the first topic's.
 
     >>> homes({TopicPartition("a", 0): ["x"], TopicPartition("b", 0): ["y"], TopicPartition("c", 0): ["y"]})
     {0: 'y'}
@@ -135,20 +103,20 @@ def homes(owners: Owners) -> dict[int, str]:
     return {number: counter.most_common(1)[0][0] for number, counter in votes.items()}
 
 
-def deal(numbers: Collection[int], homes: Mapping[int, str], members: Sequence[str]) -> dict[int, str]:
-    """Give each number to a member: as evenly as can be, and as few as can be away from home.
+def spread(numbers: Collection[int], homes: Mapping[int, str], members: Sequence[str]) -> dict[int, str]:
+    """Return each number's member: an even share each, with as few moves as possible.
 
-    >>> deal(range(5), {0: "a", 1: "a", 2: "a", 3: "a"}, ["a", "b"])
+    >>> spread(range(5), {0: "a", 1: "a", 2: "a", 3: "a"}, ["a", "b"])
     {0: 'a', 1: 'a', 2: 'a', 3: 'b', 4: 'b'}
     """
-    kept = {member: [n for n in sorted(numbers) if homes.get(n) == member] for member in members}
-    least, over = divmod(len(numbers), len(members))
-    fullest = sorted(members, key=lambda member: -len(kept[member]))
-    room = {member: least + (place < over) for place, member in enumerate(fullest)}
-    dealt = {number: member for member in members for number in kept[member][: room[member]]}
-    has = Counter(dealt.values())
-    for number in sorted(set(numbers) - dealt.keys()):
-        member = min((each for each in members if has[each] < room[each]), key=has.__getitem__)
-        dealt[number] = member
-        has[member] += 1
-    return dealt
+    owned = {member: [n for n in sorted(numbers) if homes.get(n) == member] for member in members}
+    share, rest = divmod(len(numbers), len(members))
+    by_size = sorted(members, key=lambda member: -len(owned[member]))
+    room = {member: share + (place < rest) for place, member in enumerate(by_size)}
+    given = {number: member for member in members for number in owned[member][: room[member]]}
+    sizes = Counter(given.values())
+    for number in sorted(set(numbers) - given.keys()):
+        member = min((each for each in members if sizes[each] < room[each]), key=sizes.__getitem__)
+        given[number] = member
+        sizes[member] += 1
+    return given

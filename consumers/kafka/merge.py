@@ -1,10 +1,9 @@
-"""Merge partitions into one stream by record timestamp, out of buffers of bounded size. No client, clock or
-thread here.
+"""Merge partitions into one stream by record timestamp, from bounded buffers. No client, clock or thread.
 
-A backlog that is read partition by partition would destroy the order of time, on which the memories live.
-So each partition has a lane, a bounded buffer, and the oldest record at the head of any lane goes next
-(equal timestamps: lower topic, then lower partition). Inside a partition the order of offsets always
-stands, whatever the timestamps.
+A backlog that is read partition by partition would destroy the order of time, on which the count features
+depend. So each partition has a lane, a bounded buffer, and the oldest record at the head of any lane is next
+(equal timestamps: lower topic, then lower partition). Inside a partition the order is that of the offsets,
+whatever the timestamps.
 
 The caller fetches, decides how long to wait, and closes the batch:
 
@@ -25,8 +24,8 @@ from pipeline.events.batch import IntArray, Polled, Record, Span, TopicPartition
 
 
 class Lane:
-    """One partition's buffer. `position` is the offset after the last record that left in a batch,
-    `fetched` the one after the last record that came in."""
+    """One partition's buffer; `position` is the offset after the last record that left in a batch, `fetched`
+    after the last one that was added."""
 
     __slots__ = ("buffer", "fetched", "index", "position", "source")
 
@@ -35,14 +34,13 @@ class Lane:
         self.position = position
         self.fetched = position
         self.buffer: deque[Record] = deque()
-        self.index = 0  # in the spans of the batch that is being closed
+        self.index = 0  # of its span in the batch that is closed
 
 
 class Merge:
     """Merge records of several partitions by timestamp.
 
-    Holds at most `capacity` records a partition beyond the batch in the making; `full` says when to stop
-    fetching.
+    Holds at most `capacity` records a partition beside the open batch; `full` names those to stop fetching.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -50,19 +48,17 @@ class Merge:
             raise ValueError(f"capacity = {capacity}: expected at least 1 record a partition")
         self.capacity = capacity
         self._lanes: dict[TopicPartition, Lane] = {}
-        self._heads: list[
-            tuple[int, TopicPartition, Lane]
-        ] = []  # a heap: one entry for each lane that holds records
-        self._batch: list[Record] = []  # merged, not yet handed out
+        self._heads: list[tuple[int, TopicPartition, Lane]] = []  # a heap of the lanes that hold records
+        self._batch: list[Record] = []  # the open one
         self._batch_lanes: list[Lane] = []
 
     def assign(self, partition: TopicPartition, position: int) -> None:
-        """Begin a partition at `position`, or go on from there: whatever was buffered of it is dropped."""
+        """Start or continue a partition at `position`; what was buffered of it is dropped."""
         self.release(partition)
         self._lanes[partition] = Lane(partition, position)
 
     def release(self, partition: TopicPartition) -> None:
-        """Forget a partition, its records in the batch in the making included. Unknown ones are ignored."""
+        """Drop a partition and its records, also those in the open batch. Unknown ones are ignored."""
         lane = self._lanes.pop(partition, None)
         if lane is None:
             return
@@ -74,20 +70,19 @@ class Merge:
             self._batch_lanes = [owner for _, owner in kept]
 
     def __len__(self) -> int:
-        """Count the records that are held, those of the batch in the making included."""
+        """Return the number of records that are held, those of the open batch included."""
         return len(self._batch) + sum(len(lane.buffer) for _, _, lane in self._heads)
 
     def partitions(self) -> list[TopicPartition]:
-        """Every assigned partition, in order."""
+        """Return every assigned partition, in order."""
         return sorted(self._lanes)
 
     def position(self, partition: TopicPartition) -> int:
-        """Offset after the last record that left in a batch. Raise KeyError when the partition isn't
-        assigned."""
+        """Return the offset after the last record that left in a batch. Raise KeyError if not assigned."""
         return self._lanes[partition].position
 
     def wanted(self, partition: TopicPartition) -> int:
-        """How many more records the partition's buffer takes; 0 when full or not assigned."""
+        """Return the free places of the partition's buffer; 0 if not assigned."""
         lane = self._lanes.get(partition)
         return 0 if lane is None else max(0, self.capacity - len(lane.buffer))
 
@@ -96,11 +91,10 @@ class Merge:
         return sorted(partition for _, partition, lane in self._heads if len(lane.buffer) >= self.capacity)
 
     def is_missing(self, partition: TopicPartition) -> bool:
-        """Say whether nothing of an assigned partition is buffered: the merge is blind for it.
+        """Return whether an assigned partition has an empty buffer.
 
-        One that is known to have more to fetch is worth a short wait. Judge that by the client's own
-        position, not by this class's: after the last record of a transaction offsets remain, but no record
-        may follow.
+        If it is known to have more to fetch, by the client's position, it is worth a short wait. The position
+        here does not tell: offsets remain after the last record of a transaction.
         """
         lane = self._lanes.get(partition)
         return lane is not None and not lane.buffer
@@ -108,8 +102,8 @@ class Merge:
     def add(self, partition: TopicPartition, records: Sequence[Record]) -> None:
         """Buffer records that were fetched, in the order of their offsets.
 
-        Records of a partition that isn't assigned (any more) are dropped, as are those that were added
-        before. A fetch may overshoot the capacity: nothing that was fetched is lost.
+        Those of a partition that is not assigned are dropped, as are those that were added before. A fetch
+        may exceed the capacity.
         """
         lane = self._lanes.get(partition)
         if lane is None or not records:
@@ -124,11 +118,10 @@ class Merge:
         lane.buffer.extend(records)
 
     def fill(self, limit: int, behind: Collection[TopicPartition] = ()) -> int:
-        """Merge into the batch in the making and return its size.
+        """Merge into the open batch and return its size.
 
-        Stops at `limit` records, when all buffers are empty, or when a partition of `behind` (those that
-        are known to have more to fetch) has an empty buffer, since its next record may be the oldest. With
-        an empty `behind` it waits for none.
+        Stops at `limit` records, when all buffers are empty, or when a partition of `behind` (those that are
+        known to have more to fetch) has an empty buffer, since its next record may be the oldest.
         """
         if any(lane is not None and not lane.buffer for lane in map(self._lanes.get, behind)):
             return len(self._batch)
@@ -147,10 +140,10 @@ class Merge:
         return len(batch)
 
     def take(self) -> Polled:
-        """Close the batch in the making and hand it out; empty when nothing was merged.
+        """Close the open batch and return it; it may be empty.
 
-        A span starts where the partition's last one stopped, so offsets that hold no record (markers of
-        transactions, aborted records) lie inside a span and are never taken for a loss.
+        A span starts where the partition's last one stopped, so that offsets without a record (markers of
+        transactions, aborted records) are inside a span and not taken for a loss.
         """
         records, lanes = self._batch, self._batch_lanes
         self._batch, self._batch_lanes = [], []
@@ -164,9 +157,9 @@ class Merge:
         return Polled(tuple(spans), records, order_R)
 
     def put_back(self, polled: Polled) -> None:
-        """Take the last records of the batch handed out last back: they go first again.
+        """Return the last records of the last batch to the buffers, as the first ones.
 
-        Those of partitions that aren't assigned any more are dropped.
+        Those of partitions that are not assigned any more are dropped.
         """
         for index, span in enumerate(polled.spans):
             lane = self._lanes.get(span.source)
@@ -184,10 +177,10 @@ class Merge:
 def arrange(
     spans: tuple[Span, ...], records: Sequence[Iterable[Record]], order_R: Sequence[int] | IntArray | None
 ) -> Polled:
-    """Bring records that were read again, one iterable a span, into the order that `order_R` kept.
+    """Return records that were read again, one iterable a span, in the order of `order_R`.
 
-    Without an order: one span after the other. Raise `OffsetsGone` when a span has not as many records as the
-    order names: then they are not the same ones.
+    Without an order: span by span. Raise `OffsetsGone` when a span's number of records is not that of the
+    order: then they are not the same ones.
     """
     lanes = [list(lane) for lane in records]
     sizes = np.array([len(lane) for lane in lanes], np.int64)

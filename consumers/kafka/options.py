@@ -1,7 +1,7 @@
-"""What `[kafka] options` may hold: the options of kafka-python that text, a number or true and false can set.
+"""Check `[kafka] options`: the options of kafka-python that take a text, a number, or true and false.
 
-The types are those of the client's own defaults. The clients themselves look at few of their options, so a
-wrong one would be a traceback somewhere, or a client that waits without end.
+Their types are those of the client's defaults. The clients check few options: a wrong one would be a
+traceback somewhere, or a client that never returns.
 """
 
 import difflib
@@ -20,15 +20,13 @@ OURS = frozenset(
         "sasl_plain_username", "sasl_plain_password", "ssl_cafile",
     }
 )  # fmt: skip
-INSTEAD = {"bootstrap_timeout_ms": "set kafka.start_timeout_s"}  # else: remove it
+INSTEAD = {"bootstrap_timeout_ms": "set kafka.start_timeout_s"}
 DEFAULTS = {
     **KafkaAdminClient.DEFAULT_CONFIG,
     **KafkaProducer.DEFAULT_CONFIG,
     **KafkaConsumer.DEFAULT_CONFIG,
 }
-OBJECTS = frozenset(
-    {"sasl_oauth_token_provider", "ssl_context"}
-)  # None by default, set by an object of Python
+OBJECTS = frozenset({"sasl_oauth_token_provider", "ssl_context"})  # None by default, else Python objects
 WHOLE = frozenset({"consumer_timeout_ms", "receive_buffer_bytes", "retries", "send_buffer_bytes"})
 FILES = frozenset({"ssl_certfile", "ssl_crlfile", "ssl_keyfile"})
 MAY_BE_ZERO = frozenset(
@@ -37,8 +35,8 @@ MAY_BE_ZERO = frozenset(
         "reconnect_backoff_ms", "retry_backoff_ms",
     }
 )  # fmt: skip
-MOST = {"max_in_flight_requests_per_connection": 5}  # more would double or reorder rankings
-LARGEST = 2_147_483_647  # most go into requests as 32 bits
+MAX = {"max_in_flight_requests_per_connection": 5}  # more would duplicate or reorder rankings
+MAX_INT32 = 2_147_483_647  # most go into requests as 32 bits
 CHOICES = {
     "client_dns_lookup": ("use_all_dns_ips", "resolve_canonical_bootstrap_servers_only"),
     "compression_type": ("none", "gzip", "snappy", "lz4", "zstd"),
@@ -54,20 +52,20 @@ Complaints = Iterator[tuple[str, object, str]]  # option, value, what was expect
 
 
 def wrong_options(options: Mapping[str, object], effective: Mapping[str, object]) -> Complaints:
-    """Yield each wrong option: its name, its value (a password hidden), and what was expected.
+    """Yield each wrong option: its name, its value (passwords hidden), and what was expected.
 
-    `effective` are the options that clients get, ours included: some must be smaller than others.
+    `effective` are all options of the clients: some must be smaller than others.
 
     >>> list(wrong_options({"linger_ms": -1}, {}))
     [('linger_ms', -1, 'a whole number, at least 0 and at most 2147483647')]
     """
-    faults = 0
+    is_right = True
     for option, value in options.items():
         if expected := _expected(option, value):
-            faults += 1
+            is_right = False
             yield option, "********" if "password" in option else value, expected
     known = DEFAULTS | dict(effective) | dict(options)
-    for small, large in BELOW if not faults else ():
+    for small, large in BELOW if is_right else ():
         if {small, large} & options.keys() and not known[small] < known[large]:
             if small in options:
                 yield small, known[small], f"less than kafka.options.{large} = {known[large]}"
@@ -76,7 +74,7 @@ def wrong_options(options: Mapping[str, object], effective: Mapping[str, object]
 
 
 def _expected(option: str, value: object) -> str:
-    """Return what an option should have been; "" where it is right."""
+    """Return what was expected of an option; "" if it is right."""
     if option in OURS:
         return f"no such option: afresh sets this option itself; {INSTEAD.get(option, 'remove it')}"
     if option not in DEFAULTS:
@@ -100,17 +98,17 @@ def _expected(option: str, value: object) -> str:
 
 
 def _expected_number(option: str, value: object) -> str:
-    least, most = int(option not in MAY_BE_ZERO), MOST.get(option, LARGEST)
+    least, most = int(option not in MAY_BE_ZERO), MAX.get(option, MAX_INT32)
     if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
         return ""
     return f"a whole number, at least {least} and at most {most}"
 
 
 def for_client(options: Mapping[str, object], make: Callable[..., object]) -> dict[str, object]:
-    """Return those options that a client knows, as it wants them."""
+    """Return the options that a client knows, in its own form."""
     known: Mapping[str, object] = make.DEFAULT_CONFIG  # type: ignore[attr-defined]
     taken = {option: value for option, value in options.items() if option in known}
-    if taken.get("compression_type") == "none":  # Kafka's own word for what the client has as None
+    if taken.get("compression_type") == "none":  # Kafka's name for the client's None
         del taken["compression_type"]
     if "api_version" in taken:
         taken["api_version"] = tuple(map(int, str(taken["api_version"]).split(".")))

@@ -1,9 +1,9 @@
-"""What a broker tells of itself, of topics, of a group and of our rights; nothing is changed or joined.
+"""Describe a cluster, its topics, a group and our rights; nothing is changed or joined.
 
-kafka-python 3.0.12 asks for the authorised operations with every description of topics and groups. None
-means that the broker does not tell them (it has no authorizer, or is older than 2.3); operations that are
-missing from a list are refused. A topic that may not even be described comes with an error, and the broker
-does not say whether it exists. Configurations that may not be read come back empty.
+kafka-python 3.0.12 asks for the authorized operations with every description of topics and groups. None
+means that the broker does not report them (it has no authorizer, or is older than 2.3); operations missing
+from a list are denied. A topic that may not be described comes with an error and without whether it exists.
+Configurations that may not be read are empty.
 """
 
 import socket
@@ -22,8 +22,8 @@ from kafka.errors import KafkaError
 from consumers.kafka.client import open_admin, translated
 from pipeline.settings import KafkaConfig
 
-PINGS = 5  # small requests, of which the median latency is told
-COORDINATOR_WAIT_S = 5.0  # a new cluster makes the topic of its groups' offsets at the first question
+PINGS = 5  # small requests, for the median latency
+COORDINATOR_WAIT_S = 5.0  # a new cluster creates its offsets topic at the first request
 CONFIGS = (
     "cleanup.policy", "max.message.bytes", "message.timestamp.type", "min.insync.replicas",
     "retention.bytes", "retention.ms",
@@ -32,18 +32,15 @@ UNKNOWN_TOPIC = kafka.errors.UnknownTopicOrPartitionError.errno
 REFUSED_TOPIC = kafka.errors.TopicAuthorizationFailedError.errno
 
 Answer = TypeVar("Answer")
-Rights = frozenset[str] | None  # names of operations, such as READ; None: the broker does not tell
+Rights = frozenset[str] | None  # names of operations, such as READ; None: not reported
 
 
 @dataclass(frozen=True, slots=True)
 class TopicSeen:
-    """A topic as the broker tells it. `error` names why it can't be described; "" when it can.
-
-    `configs` is empty where they may not be read.
-    """
+    """A topic's description. `error` is why it can't be described; `configs` is empty if it can't be read."""
 
     name: str
-    exists: bool | None  # None: the broker does not say
+    exists: bool | None  # None: not reported
     rights: Rights
     error: str = ""
     partitions: int = 0
@@ -53,14 +50,14 @@ class TopicSeen:
     configs: dict[str, str] = field(default_factory=dict)
 
     def whole(self, config: str) -> int | None:
-        """Return a configuration that is a number; None when it was not told."""
+        """Return a configuration that is a number; None if it was not reported."""
         text = self.configs.get(config, "")
         return int(text) if text.lstrip("-").isdigit() else None
 
 
 @dataclass(frozen=True, slots=True)
 class GroupSeen:
-    """A consumer group: its state ("Dead", "Empty": nobody is in it), its members, our rights."""
+    """A consumer group: its state ("Dead" and "Empty": no members), its members, our rights."""
 
     state: str
     members: int
@@ -70,33 +67,35 @@ class GroupSeen:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What one look at a cluster found."""
+    """The description of a cluster."""
 
     version: str  # the newest Kafka whose protocol the broker speaks
-    brokers: int | None  # None: not told
+    brokers: int | None  # None: not reported
     latency_ms: float  # of a small request
     names: tuple[str, ...]  # of every topic that we may see
     topics: dict[str, TopicSeen]
     group: GroupSeen
-    transactional_id: str = ""  # the error of asking for it; "" where it is not used, or may be described
+    transactional_id: str = ""  # the error of describing it; "" for none, and where it is not used
 
 
 def survey(kafka: KafkaConfig, topics: Sequence[str], transactional_id: str = "") -> Survey:
-    """Look at a cluster. `transactional_id` "" is not asked for.
+    """Describe a cluster.
 
-    Raise `UsageError` when no broker answers or it refuses the login, `AfreshError` when it fails midway.
+    Raise `UsageError` when no broker answers or it denies the login, `AfreshError` when it fails later.
     """
     admin = open_admin(kafka)
     try:
         names = admin.list_topics()
         found = _topics(admin, topics)
         return Survey(
-            version=_version(admin),
+            version=".".join(map(str, admin._manager.broker_version)),  # there is no public name
             brokers=_brokers(admin),
             latency_ms=_latency_ms(admin),
             names=tuple(sorted(names)),
             topics=found,
-            group=_group(admin, kafka.group_id, told=any(seen.rights is not None for seen in found.values())),
+            group=_group(
+                admin, kafka.group_id, reported=any(seen.rights is not None for seen in found.values())
+            ),
             transactional_id=_transactional_id(admin, transactional_id) if transactional_id else "",
         )
     except KafkaError as error:
@@ -106,9 +105,9 @@ def survey(kafka: KafkaConfig, topics: Sequence[str], transactional_id: str = ""
 
 
 def listening(kafka: KafkaConfig) -> list[str]:
-    """Return those of the addresses at which something takes a connection, Kafka or not.
+    """Return the addresses that accept a connection, Kafka or not.
 
-    The client does not tell a login that was refused, or the wrong security protocol, from silence.
+    The client can't distinguish a denied login, or the wrong security protocol, from silence.
     """
     found = []
     for server in kafka.bootstrap_servers.split(","):
@@ -121,15 +120,10 @@ def listening(kafka: KafkaConfig) -> list[str]:
     return found
 
 
-def _version(admin: KafkaAdminClient) -> str:
-    version = admin._manager.broker_version  # known since the connection began; there is no public name
-    return ".".join(map(str, version))
-
-
 def _brokers(admin: KafkaAdminClient) -> int | None:
     try:
         return len(admin.describe_cluster()["brokers"])
-    except (KafkaError, KeyError):  # kafka-python 3.0.12 stumbles over the first version of this answer
+    except (KafkaError, KeyError):  # kafka-python 3.0.12 can't read the first version of the answer
         return None
 
 
@@ -150,12 +144,12 @@ def _topics(admin: KafkaAdminClient, names: Sequence[str]) -> dict[str, TopicSee
     return {name: _topic(name, described.get(name, {}), configs.get(name, {})) for name in names}
 
 
-def _topic(name: str, told: dict[str, Any], configs: dict[str, dict[str, Any]]) -> TopicSeen:
-    code, rights = told.get("error_code", UNKNOWN_TOPIC), _rights(told)
+def _topic(name: str, described: dict[str, Any], configs: dict[str, dict[str, Any]]) -> TopicSeen:
+    code, rights = described.get("error_code", UNKNOWN_TOPIC), _rights(described)
     if code:
         exists = {UNKNOWN_TOPIC: False, REFUSED_TOPIC: None}.get(code, True)
         return TopicSeen(name, exists, rights, kafka.errors.for_code(code).__name__)
-    partitions = told["partitions"]
+    partitions = described["partitions"]
     return TopicSeen(
         name,
         True,
@@ -168,39 +162,37 @@ def _topic(name: str, told: dict[str, Any], configs: dict[str, dict[str, Any]]) 
     )
 
 
-def _group(admin: KafkaAdminClient, group_id: str, told: bool) -> GroupSeen:
-    """Describe a group; where the broker has told other rights (`told`), but not those of a group that nobody
-    has joined yet, try the one that is needed.
-    """
+def _group(admin: KafkaAdminClient, group_id: str, reported: bool) -> GroupSeen:
+    """Describe a group. If rights are `reported`, but not those of a new group, try the needed one."""
     try:
-        group = _insist(lambda: admin.describe_groups([group_id])[group_id])
+        group = _retried(lambda: admin.describe_groups([group_id])[group_id])
     except KafkaError as error:
         return GroupSeen("", 0, None, type(error).__name__)
-    # since Kafka 4 a group that nobody has joined is an error of the description, and no fault
+    # since Kafka 4 a group without members is described with an error
     problem = group["error"] or ""
     known = not problem or "GroupIdNotFound" in problem
     rights = _rights(group)
-    if told and rights is None and known:
+    if reported and rights is None and known:
         rights = _tried(admin, group_id)
     return GroupSeen(group["group_state"], len(group["members"]), rights, "" if known else problem)
 
 
 def _tried(admin: KafkaAdminClient, group_id: str) -> Rights:
-    """Take a member that does not exist out of the group: the broker looks at our right to READ first."""
-    stranger = MemberToRemove(member_id=f"afresh-check-{uuid.uuid4()}", reason="a question of rights")
+    """Remove a member that does not exist: the broker checks our right to READ first."""
+    member = MemberToRemove(member_id=f"afresh-check-{uuid.uuid4()}", reason="a check of rights")
     try:
-        admin.remove_group_members(group_id, [stranger])
+        admin.remove_group_members(group_id, [member])
     except kafka.errors.GroupAuthorizationFailedError:
         return frozenset({"DESCRIBE"})
-    except KafkaError:  # no such member, as it must be
+    except KafkaError:  # no such member, as expected
         pass
     return frozenset({"DESCRIBE", "READ"})
 
 
 def _transactional_id(admin: KafkaAdminClient, transactional_id: str) -> str:
-    """Return why we may not ask for a transactional id; "" when we may, whether it was used before or not."""
+    """Return the error of missing rights to a transactional id; "" if we have them."""
     try:
-        _insist(lambda: admin.describe_transactions([transactional_id]))
+        _retried(lambda: admin.describe_transactions([transactional_id]))
     except kafka.errors.AuthorizationError as error:
         return type(error).__name__
     except KafkaError:  # not found: nothing to describe yet
@@ -208,8 +200,8 @@ def _transactional_id(admin: KafkaAdminClient, transactional_id: str) -> str:
     return ""
 
 
-def _insist(ask: Callable[[], Answer]) -> Answer:
-    """Ask again for a while where the broker says that it is not ready."""
+def _retried(ask: Callable[[], Answer]) -> Answer:
+    """Ask until the broker is ready, for a limited time."""
     until = time.monotonic() + COORDINATOR_WAIT_S
     while True:
         try:
@@ -220,6 +212,6 @@ def _insist(ask: Callable[[], Answer]) -> Answer:
             time.sleep(0.1)
 
 
-def _rights(told: dict[str, Any]) -> Rights:
-    operations = told.get("authorized_operations")
+def _rights(described: dict[str, Any]) -> Rights:
+    operations = described.get("authorized_operations")
     return None if operations is None else frozenset(operations)

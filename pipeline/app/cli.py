@@ -1,6 +1,6 @@
-"""The script `afresh`: find the command, read the configuration, set up logging, make errors exit codes.
+"""The script `afresh`: find the command, read the configuration, set up logging, turn errors into exit codes.
 
-A command's module is imported when it is asked for, and imports what is heavy only when it runs.
+Only the module of the command is imported, and it imports heavy modules only when it runs.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, Protocol, cast
 
-from pipeline.app.output import guard_streams, stdout_error
+from pipeline.app.console import guard_streams, stdout_error
 from pipeline.errors import AfreshError
 from pipeline.settings import Settings
 
@@ -25,20 +25,19 @@ COMMANDS = (
 )  # fmt: skip
 LOG_LEVELS = ("debug", "info", "warning", "error")
 INTERRUPTED = 130
-READER_GONE = 141  # as a shell shows it for a process that died of SIGPIPE
+READER_CLOSED = 141  # a shell's code of a process that SIGPIPE ended
 
-# What a library has to say less than this is left out. The Kafka client reports each attempt to connect, many
-# a second, as an error; what is worth knowing of it we say ourselves, in one line. numba tells byte code,
-# matplotlib that it looks for fonts.
-QUIET = {"kafka": logging.CRITICAL, "matplotlib": logging.ERROR, "numba": logging.WARNING}
+# The least level of a library's log. The Kafka client logs every attempt to connect, many a second, as an
+# error, of which our own log has one line; numba logs byte code, matplotlib its search for fonts.
+LIBRARY_LEVELS = {"kafka": logging.CRITICAL, "matplotlib": logging.ERROR, "numba": logging.WARNING}
 
 logger = logging.getLogger(__name__)
 
 
 class Command(Protocol):
-    """What a module in commands/ offers."""
+    """The interface of a module in commands/."""
 
-    HELP: str  # what the command does; the first line stands in the list of commands
+    HELP: str  # the first line is shown in the list of commands
     EXAMPLE: str
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
@@ -46,7 +45,7 @@ class Command(Protocol):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser with errors of one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -55,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `afresh` and return its exit code. Unexpected errors pass through, with their traceback.
 
-    A command ends with its work done even where stdout takes nothing: the code says so then.
+    A command completes its work even where stdout can't be written; the exit code reports that.
     """
     guard_streams()
     code = _run(list(sys.argv[1:] if argv is None else argv))
@@ -64,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if error is None:
         return code
     if isinstance(error, BrokenPipeError):
-        return code or READER_GONE
-    print(f"afresh: stdout can't be written: {error.strerror}; all else is done", file=sys.stderr)
+        return code or READER_CLOSED
+    print(f"afresh: stdout can't be written: {error.strerror}; everything else is done", file=sys.stderr)
     return code or 1
 
 
@@ -169,7 +168,7 @@ def _set_up_logging(level: str) -> None:
     handler = logging.StreamHandler()  # stderr: stdout is for products
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for library, least in QUIET.items():
+    for library, least in LIBRARY_LEVELS.items():
         logging.getLogger(library).setLevel(least if level != "debug" else logging.WARNING)
 
 

@@ -1,7 +1,7 @@
 """Read the configuration: --set flags over the environment over a TOML file over the defaults of settings.py.
 
-Each value is checked on its own as it is read, so that an error can name key, value, origin and what was
-expected. What several values must agree on is checked at the end, in rules.py.
+Each value is checked as it is read, so that an error can name key, value, origin and what was expected. Rules
+over several values are checked at the end, in config_rules.py.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,23 +22,29 @@ from pipeline.errors import UsageError
 from pipeline.settings import EVENT_FIELDS, ITEM_FIELDS, Settings
 
 PREFIX = "AFRESH_"
+MODEL = "model."  # begins the name of a model's table
 HIDDEN = "********"
 SECRET = re.compile(r"pass|pw|secret|token|credential", re.IGNORECASE)  # in the table kafka and its options
 URL_LOGIN = re.compile(r"//[^/@\s]*@")
-ENTRY_NAMES: dict[str, tuple[str, ...]] = {  # entries with fixed names
-    "events.fields": EVENT_FIELDS,
-    "items.fields": ITEM_FIELDS,
+TABLES: dict[str, Any] = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+TYPES: dict[str, Any] = {  # of each setting
+    f"{name}.{field.name}": field.type
+    for name, table in TABLES.items()
+    for field in msgspec.structs.fields(table)
+    if f"{name}.{field.name}" != "model.tables"  # [model.NAME]: see `_model_types`
 }
+TABLE_NAMES = ", ".join(f"[{table}]" for table in TABLES)
+ENTRY_NAMES = {"events.fields": EVENT_FIELDS, "items.fields": ITEM_FIELDS}  # tables with fixed entries
 
 
 class Given(NamedTuple):
-    """One value as somebody wrote it; `entry` is the name inside a setting that is a table, or ""."""
+    """One value as written by the user; `entry` is the name inside a setting that is a table, or ""."""
 
     table: str
     key: str
     entry: str
     value: object
-    raw: str | None  # as typed; None from a file, where a value's type is explicit
+    raw: str | None  # as typed; None from a file, where values have types
     origin: str  # "--set", "environment AFRESH_...", "file ..."
 
     @property
@@ -48,12 +54,12 @@ class Given(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name as it stands in messages."""
+        """The name in messages."""
         return f"{self.setting}.{self.entry}" if self.entry else self.setting
 
 
 def load_settings(config: Path | None, sets: Sequence[str], environ: Mapping[str, str]) -> Settings:
-    """Layer the sources and return the checked settings.
+    """Return the checked settings of all sources.
 
     `sets` are texts `table.key=value`; behind a second dot is an entry: `events.roles.cart.add=positive`.
     Names from the environment are lower-cased: `AFRESH_EVENTS__ROLES__BUY` sets `events.roles.buy`.
@@ -63,19 +69,67 @@ def load_settings(config: Path | None, sets: Sequence[str], environ: Mapping[str
 
 
 def resolve(config: Path | None, sets: Sequence[str], environ: Mapping[str, str]) -> tuple[Settings, Origins]:
-    """Return the settings as `load_settings` does, and where each that is not a default came from."""
-    tables = _tables()
-    values: dict[str, dict[str, Any]] = {name: {} for name in tables}
+    """Return the settings as `load_settings` does, and the origin of each that is not a default."""
+    givens = _by_model((*_from_file(config), *_from_environment(environ), *_from_flags(sets)))
+    types = TYPES | _model_types(givens)
+    values: dict[str, dict[str, Any]] = {given.table: {} for given in givens}
     origins: Origins = {}
-    for given in (*_from_file(config), *_from_environment(environ), *_from_flags(sets)):
-        converted = _convert(given, _find(given))
-        if given.entry:
-            before = values[given.table].get(given.key)
-            converted = {**(before if isinstance(before, dict) else {}), **converted}
+    for given in givens:
+        converted = _convert(given, _find(given, types))
+        before = values[given.table].get(given.key)
+        if given.entry and isinstance(before, dict):
+            converted = {**before, **converted}
         values[given.table][given.key] = converted
         origins[given.setting] = given.origin
-    settings = Settings(**{name: table(**values[name]) for name, table in tables.items()})
+    models = {name.removeprefix(MODEL): values[name] for name in values if name.startswith(MODEL)}
+    if models:
+        values.setdefault("model", {})["tables"] = models
+    settings = Settings(**{name: table(**values.get(name, {})) for name, table in TABLES.items()})
+    _check_models(settings)
     return check(settings, origins), origins
+
+
+def _by_model(givens: Iterable[Given]) -> list[Given]:
+    """Return the values, those of a [model.NAME] table one by one, as of a table of that name."""
+    out = []
+    for given in givens:
+        options = {given.entry: given.value} if given.entry else given.value
+        if given.table != "model" or f"{MODEL}{given.key}" in TYPES or not isinstance(options, dict):
+            out.append(given)
+            continue
+        table = f"{MODEL}{given.key}"
+        out += [Given(table, key, "", value, given.raw, given.origin) for key, value in options.items()]
+    return out
+
+
+def _model_types(givens: Sequence[Given]) -> dict[str, Any]:
+    """Return the type of each setting of the models that [model.NAME] tables are for."""
+    tables = {given.table: given.origin for given in givens if given.table.startswith(MODEL)}
+    if not tables:
+        return {}
+    from pipeline.models.registry import MODELS  # needs torch
+
+    named = {given.table: given.value for given in givens if given.key == "type"}
+    types: dict[str, Any] = {}
+    for table, origin in tables.items():
+        kind = named.get(table, table.removeprefix(MODEL))
+        if kind not in MODELS:
+            raise wrong(f"{table}.type", kind, origin, f"one of {', '.join(MODELS)}")
+        fields = msgspec.structs.fields(MODELS[kind].config)
+        types |= {f"{table}.type": str} | {f"{table}.{field.name}": field.type for field in fields}
+    return types
+
+
+def _check_models(settings: Settings) -> None:
+    """Raise `UsageError` for a model that does not exist, or whose settings contradict each other."""
+    if (settings.model.name, settings.model.shadows, settings.model.tables) == ("attention", [], {}):
+        return  # without the import of torch
+    from pipeline.models.registry import configured
+
+    try:
+        configured(settings.model)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def describe(settings: Settings) -> str:
@@ -89,28 +143,15 @@ def describe(settings: Settings) -> str:
 
 def shown_values(settings: Settings) -> dict[str, str]:
     """Return every key with its value as TOML, secrets hidden."""
-    return {
+    shown = {
         f"{table}.{key}": _as_toml(value, table, key)
-        for table in _tables()
+        for table in TABLES
         for key, value in msgspec.structs.asdict(getattr(settings, table)).items()
-        if value is not None  # TOML has no null; left out, the key has its default again
+        if value is not None and key != "tables"  # TOML has no null; a missing key has its default
     }
-
-
-def _tables() -> dict[str, Any]:
-    return {field.name: field.type for field in msgspec.structs.fields(Settings)}
-
-
-def _table_names() -> str:
-    return ", ".join(f"[{table}]" for table in _tables())
-
-
-def _types() -> dict[str, Any]:
-    return {
-        f"{name}.{field.name}": field.type
-        for name, table in _tables().items()
-        for field in msgspec.structs.fields(table)
-    }
+    for name, options in settings.model.tables.items():
+        shown |= {f"{MODEL}{name}.{key}": _as_toml(value, "model", key) for key, value in options.items()}
+    return shown
 
 
 def _from_file(config: Path | None) -> Iterator[Given]:
@@ -124,7 +165,7 @@ def _from_file(config: Path | None) -> Iterator[Given]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {config}: expected TOML in UTF-8; {error}") from None
     for table, content in document.items():
-        if table not in _tables() or not isinstance(content, dict):
+        if table not in TABLES or not isinstance(content, dict):
             raise _unknown(table, content, origin)
         for key, value in content.items():
             yield Given(table, key, "", value, None, origin)
@@ -148,17 +189,17 @@ def _from_flags(sets: Sequence[str]) -> Iterator[Given]:
 def _typed(path: list[str], raw: str, origin: str) -> Given:
     table, key, entry = (*path, "", "")[:3]
     value: object = raw
-    if "\n" not in raw and not _is_secret(table, entry or key):  # a password is as typed, quotes and all
+    if "\n" not in raw and not _is_secret(table, entry or key):  # a password is never parsed
         with contextlib.suppress(tomllib.TOMLDecodeError):  # plain text
             value = tomllib.loads(f"value = {raw}")["value"]
     return Given(table, key, entry, value, raw, origin)
 
 
-def _find(given: Given) -> Any:
-    """Return the type of the setting that a value is for, once its name is known to be right."""
-    kind = _types().get(given.setting)
+def _find(given: Given, types: Mapping[str, Any]) -> Any:
+    """Return the type of a value's setting. Raise `UsageError` for an unknown name."""
+    kind = types.get(given.setting)
     if kind is None:
-        raise _unknown(given.name, given.value, given.origin)
+        raise _unknown(given.name, given.value, given.origin, list(types))
     words = inspect.type_info(kind)
     if given.entry and _entry_type(words) is None:
         expected = f"a known setting; {given.setting} has no entries, it is {_words(words)}"
@@ -172,7 +213,7 @@ def _find(given: Given) -> Any:
 
 
 def _check_name(given: Given, entry: str, value: object) -> None:
-    """Raise for an entry that has no such name, and for a secret outside the environment."""
+    """Raise for an unknown entry, and for a secret outside the environment."""
     name = f"{given.setting}.{entry}" if entry else given.setting
     fixed = ENTRY_NAMES.get(given.setting)
     if entry and fixed and entry not in fixed:
@@ -183,7 +224,7 @@ def _check_name(given: Given, entry: str, value: object) -> None:
 
 
 def _convert(given: Given, kind: Any) -> Any:
-    """Return the value as the setting's type. Typed text may mean itself where its TOML value doesn't fit."""
+    """Return the value as the setting's type; typed text is itself where its TOML value has another type."""
     for value, strict in ((given.value, True), (given.raw, False)):
         if value is None:
             continue
@@ -202,30 +243,34 @@ def _convert(given: Given, kind: Any) -> Any:
 
 
 def _unknown(name: str, value: object, origin: str, known: Sequence[str] = ()) -> UsageError:
-    """Say that there is no such setting, and which one may be meant."""
-    known = known or list(_types())
-    if isinstance(value, dict) and "." not in name:  # what the table holds is not shown: it may be a secret
-        tables = difflib.get_close_matches(name, _tables(), 1, 0.6)
-        meant = f"; did you mean [{tables[0]}]?" if tables else f", one of {_table_names()}"
+    """Return the error of an unknown setting, with similar ones."""
+    known = known or list(TYPES)
+    if isinstance(value, dict) and "." not in name:  # its content may be a secret, and is not shown
+        tables = difflib.get_close_matches(name, TABLES, 1, 0.6)
+        meant = f"; did you mean [{tables[0]}]?" if tables else f", one of {TABLE_NAMES}"
         return UsageError(f"[{name}] ({origin}): expected a known table{meant}")
+    if name.startswith(MODEL):
+        known = [*known, *_model_types([Given(f"{MODEL}attention", "", "", None, None, origin)])]
+        option = name.rpartition(".")[2]  # of which model was not said
+        known = [key for key in known if key.endswith(f".{option}") and key.count(".") == 2] or known
     close = difflib.get_close_matches(name, known, 1, 0.6)
-    close = close or [key for key in known if key.endswith(f".{name}")]  # the table was left out
-    shown = HIDDEN if SECRET.search(" ".join([name, *close])) else value  # a misspelt password is one
+    close = close or [key for key in known if key.endswith(f".{name}")]  # without its table
+    shown = HIDDEN if SECRET.search(" ".join([name, *close])) else value  # a misspelt password is a secret
     if close:
         return wrong(name, shown, origin, f"a known setting; did you mean {close[0]}?")
     siblings = [key for key in known if key.startswith(f"{name.partition('.')[0]}.")]
-    expected = ", ".join(siblings) or _table_names()
+    expected = ", ".join(siblings) or TABLE_NAMES
     return wrong(name, shown, origin, f"a known setting, one of {expected}")
 
 
 def _entry_type(kind: inspect.Type) -> inspect.Type | None:
-    """Return the type of a table's values; None for what is no table."""
+    """Return the type of a table's values; None for another type."""
     members = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
     return next((member.value_type for member in members if isinstance(member, inspect.DictType)), None)
 
 
 def _words(kind: inspect.Type) -> str:
-    """Put a type into words.
+    """Return a type in words.
 
     >>> _words(inspect.type_info(list[str] | dict[str, str]))
     'an array of text or a table of text'

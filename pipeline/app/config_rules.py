@@ -1,33 +1,32 @@
-"""What settings must agree on with each other and with the world: names, addresses, folders, logins.
+"""Rules over several settings, and over names, addresses, folders and logins.
 
-The type and range of each single value are checked in config.py, as it is read.
+Type and range of a single value are checked in config.py, as it is read.
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from pipeline.errors import UsageError
-from pipeline.events.batch import TopicPartition
 from pipeline.events.items import item_names
 from pipeline.roles import built_in_role
 from pipeline.service.health import split_address
 from pipeline.settings import KEY_FIELD, POSITIVE, KafkaConfig, Settings, names_of
 
-Origins = dict[str, str]  # "table.key" -> where its value came from; a key that is missing has its default
+Origins = dict[str, str]  # "table.key" -> the origin of its value; a missing key has its default
 
 TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 FOLDER = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 BROKER = re.compile(r"(\[[0-9A-Fa-f:]+\]|[^\s:/\[\]]+)(:\d{1,5})?")
+Errors = Iterator[tuple[str, object, str]]  # key, value, what was expected
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "OAUTHBEARER", "AWS_MSK_IAM")
 
 
 def wrong(name: str, value: object, origin: str, expected: str) -> UsageError:
-    """Return the error of a value: its key, the value got, where it came from, what was expected."""
+    """Return the error of a value: its key, the value, its origin, what was expected."""
     shown = repr(value)
     shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
     return UsageError(f"{name} = {shown} ({origin}): expected {expected}")
@@ -35,8 +34,8 @@ def wrong(name: str, value: object, origin: str, expected: str) -> UsageError:
 
 def check(settings: Settings, origins: Origins) -> Settings:
     """Return the settings with `checkpoint.journal` resolved. Raise `UsageError` at the first wrong one."""
-    for complaints in (_kafka, _topics, _items, _events, _checkpoint, _metrics):
-        for key, value, expected in complaints(settings):
+    for errors in (_kafka, _topics, _items, _events, _checkpoint, _metrics):
+        for key, value, expected in errors(settings):
             raise wrong(key, value, origins.get(".".join(key.split(".")[:2]), "default"), expected)
     checkpoint = settings.checkpoint
     journal = checkpoint.journal or checkpoint.path
@@ -45,60 +44,35 @@ def check(settings: Settings, origins: Origins) -> Settings:
     )
 
 
-def uneven(topics: Iterable[TopicPartition]) -> str:
-    """Say that events topics have different numbers of partitions; "" where all have as many.
-
-    >>> uneven([TopicPartition("clicks", 0), TopicPartition("clicks", 1), TopicPartition("orders", 0)])[:50]
-    'events topics have different numbers of partitions'
-    """
-    counts = Counter(source.topic for source in topics)
-    if len(set(counts.values())) < 2:
-        return ""
-    shown = ", ".join(f"{topic} {count}" for topic, count in sorted(counts.items()))
-    return (
-        f"events topics have different numbers of partitions ({shown}): with several workers a user's events "
-        "may go to two, and each knows a part. Give all topics as many partitions, or run one worker"
-    )
-
-
-Complaints = Iterator[tuple[str, object, str]]  # key, value, what was expected
-
-
-def _kafka(settings: Settings) -> Complaints:
+def _kafka(settings: Settings) -> Errors:
     kafka = settings.kafka
     for server in kafka.bootstrap_servers.split(","):
         if not BROKER.fullmatch(server.strip()):
-            yield (
-                "kafka.bootstrap_servers",
-                kafka.bootstrap_servers,
-                "host:port, several with commas between them",
-            )
+            expected = "host:port, several with commas between them"
+            yield "kafka.bootstrap_servers", kafka.bootstrap_servers, expected
     if not kafka.group_id:
         yield "kafka.group_id", "", "a name for the consumer group"
     if not FOLDER.fullmatch(kafka.worker_id):
-        yield (
-            "kafka.worker_id",
-            kafka.worker_id,
-            "a folder name of letters, digits, '.', '_' and '-', at most 100",
-        )
+        expected = "a folder name of letters, digits, '.', '_' and '-', at most 100"
+        yield "kafka.worker_id", kafka.worker_id, expected
     if kafka.ssl_cafile and not Path(kafka.ssl_cafile).is_file():
         yield "kafka.ssl_cafile", kafka.ssl_cafile, "a file that exists"
     yield from _login(kafka)
     if kafka.options:
-        from consumers.kafka.client import unfit_options  # the client takes a while to import
+        from consumers.kafka.client import unfit_options  # the import is slow
 
         for option, value, expected in unfit_options(kafka):
             yield f"kafka.options.{option}", value, expected
 
 
-def _login(kafka: KafkaConfig) -> Complaints:
+def _login(kafka: KafkaConfig) -> Errors:
     if not kafka.security_protocol.startswith("SASL"):
         if kafka.sasl_mechanism or kafka.sasl_username or kafka.sasl_password:
-            needs = "SASL_SSL or SASL_PLAINTEXT, as kafka.sasl_* is set"
-            yield "kafka.security_protocol", kafka.security_protocol, needs
+            expected = "SASL_SSL or SASL_PLAINTEXT, as kafka.sasl_* is set"
+            yield "kafka.security_protocol", kafka.security_protocol, expected
     elif kafka.sasl_mechanism not in MECHANISMS:
-        needs = f"one of {', '.join(MECHANISMS)}, as kafka.security_protocol is {kafka.security_protocol}"
-        yield "kafka.sasl_mechanism", kafka.sasl_mechanism, needs
+        expected = f"one of {', '.join(MECHANISMS)}, as kafka.security_protocol is {kafka.security_protocol}"
+        yield "kafka.sasl_mechanism", kafka.sasl_mechanism, expected
     elif kafka.sasl_mechanism.startswith(("PLAIN", "SCRAM")):
         if not kafka.sasl_username:
             yield "kafka.sasl_username", "", f"a name, as kafka.sasl_mechanism is {kafka.sasl_mechanism}"
@@ -106,7 +80,7 @@ def _login(kafka: KafkaConfig) -> Complaints:
             yield "kafka.sasl_password", "", "a password in the variable AFRESH_KAFKA__SASL_PASSWORD"
 
 
-def _topics(settings: Settings) -> Complaints:
+def _topics(settings: Settings) -> Errors:
     topics = settings.topics
     if not topics.events:
         yield "topics.events", topics.events, "at least one topic"
@@ -116,12 +90,12 @@ def _topics(settings: Settings) -> Complaints:
     for role, name in named:
         if not TOPIC.fullmatch(name) or name in (".", ".."):
             yield f"topics.{role}", name, "a topic name of letters, digits, '.', '_' and '-', at most 249"
-        if name in roles:  # a worker that reads what it writes would never end
+        if name in roles:  # a worker that reads its own output never ends
             yield f"topics.{role}", name, f"a topic of its own; topics.{roles[name]} has this name too"
         roles[name] = role
 
 
-def _items(settings: Settings) -> Complaints:
+def _items(settings: Settings) -> Errors:
     owners: dict[str, str] = {}
     for field, names in item_names(settings.items).items():
         key, given = f"items.fields.{field}", settings.items.fields.get(field, field)
@@ -136,7 +110,7 @@ def _items(settings: Settings) -> Complaints:
                 yield key, given, f"a name of its own; {owners[name]} is read from {name!r} too"
 
 
-def _events(settings: Settings) -> Complaints:
+def _events(settings: Settings) -> Errors:
     for name, theirs in settings.events.fields.items():
         if not theirs or not all(names_of(theirs)):
             yield f"events.fields.{name}", theirs, "the name that this field has in the records, or several"
@@ -145,34 +119,29 @@ def _events(settings: Settings) -> Complaints:
     for name in settings.events.positive_from:
         if settings.events.role(name) != POSITIVE:
             role = settings.events.roles.get(name) or built_in_role(name)
-            yield f"events.positive_from.{name}", name, f"a type whose role is positive, not {role}"
-    types = {
-        "rank.exclude_event_types": settings.rank.exclude_event_types or [],
-        "topics.events": list(settings.topics.event_topics().values()),
-        "events.roles": list(settings.events.roles),
-        "events.weights": list(settings.events.weights),
-        "events.positive_from": list(settings.events.positive_from),
+            yield f"events.positive_from.{name}", name, f"a type of the role positive, not {role}"
+    types: dict[str, list[str]] = {
+        f"events.{key}": list(getattr(settings.events, key)) for key in ("roles", "weights", "positive_from")
     }
+    types["rank.exclude_event_types"] = settings.rank.exclude_event_types or []
+    types["topics.events"] = list(settings.topics.event_topics().values())
     for key, names in types.items():
         if "" in names:
             yield key, names, "event types, none of them empty"
 
 
-def _checkpoint(settings: Settings) -> Complaints:
+def _checkpoint(settings: Settings) -> Errors:
     path, journal = settings.checkpoint.path, settings.checkpoint.journal
     if _is_remote(journal):
         yield "checkpoint.journal", journal, "a local folder, as it is written with every batch"
     if journal and not path:
         yield "checkpoint.journal", journal, 'nothing while checkpoint.path is "": set that too'
     if _is_remote(path) and not journal:
-        yield (
-            "checkpoint.journal",
-            journal,
-            f"a local folder, as checkpoint.path is remote ({urlsplit(path).scheme})",
-        )
+        expected = f"a local folder, as checkpoint.path is remote ({urlsplit(path).scheme})"
+        yield "checkpoint.journal", journal, expected
 
 
-def _metrics(settings: Settings) -> Complaints:
+def _metrics(settings: Settings) -> Errors:
     address = settings.metrics.address
     try:
         if address:
@@ -186,7 +155,7 @@ def _is_remote(path: str) -> bool:
 
 
 def _local_folder(path: str) -> str:
-    """Return a folder's plain path; a URL that is remote has none."""
+    """Return the path of a local folder; "" for a remote URL."""
     if path.startswith("file://"):
         return unquote(urlsplit(path).path)
     return "" if _is_remote(path) else path

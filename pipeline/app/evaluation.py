@@ -1,16 +1,15 @@
-"""What `evaluate` and `train` share: a file through the judge, and its figures as a table and as JSON."""
+"""Prequential evaluation of a file for `evaluate` and `train`, and its metrics as tables and as JSON."""
 
 import argparse
 import math
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipeline.app.console import progress_bar
 from pipeline.app.file_options import add_file_options, recording_of
-from pipeline.app.progress_bar import progress_bar
 from pipeline.settings import Settings
+from producers.simulator.options import whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,35 +19,27 @@ if TYPE_CHECKING:
     from pipeline.service.prequential import Evaluation, Line, Result, Variant
 
 BATCH = 128
-WHOLE = ("tests", "hr@10", "ndcg@10", "mrr@10")  # the figures of a quarter
-WIDTH = 120  # of a table that no terminal shows
+QUARTER_METRICS = ("tests", "hr@10", "ndcg@10", "mrr@10")
+WIDTH = 120  # of tables where there is no terminal
 
 
 def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the file, what of it is learned, and how."""
+    """Declare the file, which of its events are learned, and how."""
     add_file_options(parser)
-    parser.add_argument("--events", type=positive, metavar="N", help="how many (default: all)")
+    parser.add_argument("--events", type=whole(1), metavar="N", help="how many (default: all)")
     parser.add_argument(
-        "--batch", type=positive, default=BATCH, metavar="B",
-        help=f"events that are predicted before they are learned together (default: {BATCH})",
+        "--batch", type=whole(1), default=BATCH, metavar="B",
+        help=f"events that are predicted, then learned, together (default: {BATCH})",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
 
 
-def positive(text: str) -> int:
-    """Read a whole number of 1 or more."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
-    return number
-
-
-def judge_file(
+def evaluate_file(
     args: argparse.Namespace, settings: Settings, variants: Sequence["Variant"]
 ) -> tuple["Evaluation", "Tally"]:
-    """Test and learn the file; show a bar on stderr, where that is a terminal.
+    """Predict and learn the file; show a bar on stderr, where that is a terminal.
 
-    Raise `UsageError` when the file can't be read or holds no good event.
+    Raise `UsageError` when the file can't be read or has no valid event.
     """
     from consumers.files.order import in_order
     from consumers.files.recording import readable_twice
@@ -60,12 +51,15 @@ def judge_file(
     clock, tally = SystemClock(), Tally()
     now_ms = clock.now_ms()
     evaluation = Evaluation(settings, variants, clock, getattr(args, "ranks", "") == "all")
-    with readable_twice(args.file) as path, _progress(tally, args.events) as watch:
+    with readable_twice(args.file) as path, progress_bar() as move:
         chunks = in_order(
             recording_of(args, settings, path), args.batch,
             now_ms=now_ms, start=args.start, limit=args.events, tally=tally,
         )  # fmt: skip
-        evaluation.learn(chunks, now_ms, watch)
+        evaluation.learn(
+            chunks, now_ms,
+            lambda events: move(events / args.events if args.events else tally.share, events),
+        )  # fmt: skip
     if not evaluation.recommender.events_learned:
         why = tally.lines()[0] if tally.rejected else f"nothing after the first {args.start} events"
         raise UsageError(f"{args.file}: no event to learn: {why}; expected one row or more that can be read")
@@ -73,7 +67,7 @@ def judge_file(
 
 
 def document(args: argparse.Namespace, result: "Result", tally: "Tally") -> dict[str, Any]:
-    """Return the figures as they stand in the JSON document."""
+    """Return the metrics as a JSON document."""
     return {
         "file": str(args.file),
         "events": result.events,
@@ -100,7 +94,7 @@ def show(args: argparse.Namespace, settings: Settings, result: "Result", tally: 
     """Print the tables: on stdout, or on stderr where stdout is for the JSON document."""
     from rich.console import Console
 
-    from pipeline.app.event_types import told_types
+    from pipeline.app.text import event_types_text
 
     stream = sys.stderr if args.json else sys.stdout
     console = Console(file=stream, width=None if stream.isatty() else WIDTH, highlight=False)
@@ -110,10 +104,14 @@ def show(args: argparse.Namespace, settings: Settings, result: "Result", tally: 
         f"({_rate(result.events, result.seconds):,.0f} events/s, lists included)",
         markup=False, soft_wrap=True,
     )  # fmt: skip
-    for line in [*tally.lines(), *tally.order(), f"Event types: {told_types(tally.types, settings.events)}"]:
+    for line in [
+        *tally.lines(),
+        *tally.order(),
+        f"Event types: {event_types_text(tally.types, settings.events)}",
+    ]:
         console.print(line, markup=False, soft_wrap=True)
     if result.skipped_steps:
-        console.print(f"{result.skipped_steps:,} steps skipped: their figures were not finite")
+        console.print(f"{result.skipped_steps:,} steps skipped: their loss or gradient was not finite")
     _print_models(console, result)
     _print_more(console, result)
     _print_grids(console, result)
@@ -151,7 +149,7 @@ def _as_json(line: "Line", result: "Result") -> dict[str, Any]:
         "old": line.old,
         "auc": _or_none(line.curve.auc),
         "average_precision": _or_none(line.curve.average_precision),
-        "quarters": [{key: part[key] for key in WHOLE} for part in line.quarters],  # type: ignore[literal-required]
+        "quarters": [{key: part[key] for key in QUARTER_METRICS} for part in line.quarters],  # type: ignore[literal-required]
         "events_per_s": _rate(result.events, line.seconds),
         "settings": line.settings,
     }  # fmt: skip
@@ -162,9 +160,7 @@ def _as_json(line: "Line", result: "Result") -> dict[str, Any]:
 
 def _print_models(console: "Console", result: "Result") -> None:
     best = best_baseline(result)
-    title = (
-        "Predicted, then learned. Ratio: NDCG@10 to the best baseline's; events/s: of the model's own lesson"
-    )
+    title = "Predicted, then learned. Ratio: NDCG@10 to the best baseline's; events/s: of training alone"
     headings = ("NDCG@10", "ratio", "HR@10", "MRR@10", "cold", "warm", "NDCG@10 by quarter", "events/s")
     table = _table(title, ["model"], headings)
     for name, line in result.best().items():
@@ -204,7 +200,7 @@ def _print_more(console: "Console", result: "Result") -> None:
 
 
 def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> "Table":
-    """Make a table whose lines never break."""
+    """Return a table without line breaks in its cells."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -217,33 +213,19 @@ def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> "Table":
 
 
 def _print_grids(console: "Console", result: "Result") -> None:
-    title = "Settings of the baselines: the best on this very stream is taken"
+    title = "Settings of the baselines: the best on this very stream is chosen"
     table = _table(title, ["baseline", "setting"], ["NDCG@10", "HR@10", ""])
     for name, chosen in result.best().items():
         grid = result.grid(name)
         for line in grid if len(grid) > 1 else []:
             figures = (f"{line.figures['ndcg@10']:.4f}", f"{line.figures['hr@10']:.4f}")
-            table.add_row(name, as_words(line.settings), *figures, "taken" if line is chosen else "")
+            table.add_row(name, as_words(line.settings), *figures, "chosen" if line is chosen else "")
     if table.row_count:
         console.print(table)
 
 
-@contextmanager
-def _progress(tally: "Tally", limit: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a bar on stderr, where that is a terminal; the function given moves it."""
-    began_s = time.monotonic()
-    with progress_bar() as move:
-
-        def watch(events: int) -> None:
-            share = events / limit if limit else tally.share
-            rate = _rate(events, time.monotonic() - began_s)
-            move(share, f"{events:,} events, {rate:,.0f}/s")
-
-        yield watch
-
-
 def _or_none(value: float) -> float | None:
-    """Return the number, None where there was nothing to count: JSON knows no NaN."""
+    """Return the number; None for NaN, which JSON does not have."""
     return None if math.isnan(value) else value
 
 

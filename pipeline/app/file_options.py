@@ -1,4 +1,4 @@
-"""The options by which commands are told how to read a recorded file."""
+"""The options that describe a recorded file, shared by several commands."""
 
 import argparse
 import dataclasses
@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.settings import FIELD_OF, Settings, names_of
+from producers.simulator.options import whole
 
 if TYPE_CHECKING:
     from consumers.files.recording import Recording
 
 
-NONE = "none"  # as the name of a column: it is not read
+NONE = "none"  # the name of a column that is not read
 OPTIONAL = ("event", "value")
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=".csv, .tsv, .jsonl (each also .gz), .parquet, other text, or - for stdin",
     )
-    parser.add_argument("--start", type=count, default=0, metavar="N", help="leave out the first N events")
+    parser.add_argument("--start", type=whole(0), default=0, metavar="N", help="leave out the first N events")
     add_column_options(parser)
 
 
@@ -58,13 +59,12 @@ def add_column_options(parser: argparse.ArgumentParser) -> None:
 
 
 def recording_of(args: argparse.Namespace, settings: Settings, path: Path) -> "Recording":
-    """Return how the file is read: as given, else by the names of the topic's records that the file has.
+    """Return how the file is read: as given, else by the field names of the configuration that the file has.
 
-    So an export of a topic is read by the very configuration that its records are read by. `path` is where
-    its bytes lie. What was found is logged. Raise `UsageError` when the file can't be read so.
+    So an export of a topic is read by the configuration of the topic. `path` is where the bytes are. What
+    was recognised is logged. Raise `UsageError` when the file can't be read so.
     """
-    from consumers.files.format import DELIMITERS, recognised  # numpy is not needed for help
-    from consumers.files.names import find_columns
+    from consumers.files.format import DELIMITERS, find_columns, recognised  # numpy is not needed for help
 
     name, choices = str(args.file), _choices(args, settings)
     recording = recognised(path, name, choices, args.delimiter, args.columns)
@@ -94,7 +94,7 @@ def recording_of(args: argparse.Namespace, settings: Settings, path: Path) -> "R
 
 
 def _choices(args: argparse.Namespace, settings: Settings) -> dict[str, list[str]]:
-    """Return for each of our columns the names that it may have in the file."""
+    """Return the names that each of our columns may have in the file."""
     choices: dict[str, list[str]] = {}
     for column, field in FIELD_OF.items():
         given = getattr(args, f"{column}_column")
@@ -109,7 +109,7 @@ def _names(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     twice = [name for name in names if name and names.count(name) > 1]
     if twice or not any(names):
-        problem = f"{twice[0]!r} stands twice" if twice else "no name"
+        problem = f"{twice[0]!r} is given twice" if twice else "no name"
         raise argparse.ArgumentTypeError(
             f"{text!r}: {problem}; expected a name for each column, such as a,b,c"
         )
@@ -123,16 +123,8 @@ def _delimiter(text: str) -> str:
         return read_delimiter(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: expected what stands between two fields, without quotes and line ends"
+            f"{text!r}: expected the text between two fields, without quotes and line ends"
         ) from None
-
-
-def count(text: str) -> int:
-    """Read a whole number of 0 or more."""
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text}: expected 0 or more")
-    return number
 
 
 def not_negative(text: str) -> float:

@@ -1,159 +1,138 @@
-"""Lay out for a human what `afresh inspect` tells of a user or an item."""
+"""Print what `afresh inspect` describes: a checkpoint, a user, an item."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.events.checks import shown
+from pipeline.app.text import moment, plain
 
-MOST = 20  # rows of a table; the JSON document has all
+MAX_ROWS = 20  # of a table; the JSON document has all
 WIDTH = 110  # where there is no terminal
+HEADING = ("seq", "saved_at_ms", "events_learned")  # the first line has them
+EXCLUDED = {"withdrawn": "withdrawn in the items topic", "blocked": "blocked by rank.blocked_items"}
 
 
-def heading(report: Mapping[str, Any]) -> str:
-    """Return which checkpoint it is, and up to when it knows what happened.
+def show(report: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print a report: the checkpoint with its metrics, or of a user or an item the tables."""
+    console = console or Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH)
+    saved = f"saved {moment(report['saved_at_ms'])}: {report['events_learned']:,} events learned"
+    console.print(Text(f"checkpoint {report['seq']}, {saved}"))
+    for kind, parts in (("user", user_parts), ("item", item_parts)):
+        for part in parts(report[kind]) if kind in report else ():
+            console.print(part)
+    if not {"user", "item"} & report.keys():
+        for line in lines({name: value for name, value in report.items() if name not in HEADING}):
+            console.print(Text(line), soft_wrap=True)
 
-    >>> heading({"seq": 92, "saved_at_ms": 1_700_000_000_000, "events_learned": 15_600})
-    'checkpoint 92, saved 2023-11-14 22:13:20Z: 15,600 events learned'
+
+def lines(report: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """Yield a line for each value, nested ones indented.
+
+    >>> print(*lines({"seq": 3, "offsets": {"events": {"0": 7}}}), sep="\\n")
+    seq: 3
+    offsets:
+      events:
+        0: 7
     """
-    saved = moment(report["saved_at_ms"])
-    return f"checkpoint {report['seq']}, saved {saved}: {report['events_learned']:,} events learned"
+    for name, value in report.items():
+        if isinstance(value, dict) and value:
+            yield f"{indent}{name}:"
+            yield from lines(value, indent + "  ")
+        else:
+            yield f"{indent}{name}: {value}"
 
 
-def show(report: Mapping[str, Any], console: Console) -> None:
-    """Print the tables of the user and of the item that a report holds, if any."""
-    for kind, lay_out in (("user", user), ("item", item)):
-        if isinstance(report.get(kind), Mapping):
-            for part in lay_out(report[kind]):
-                console.print(part)
-
-
-def make_console() -> Console:
-    """Return a console on stdout that is wide enough where there is no terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
-
-
-def user(told: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """Yield what is held of a user: history, what is left out and why, the list of now and the last one."""
-    where = told["partition"]
-    place = "stands for people without events" if where is None else f"partition {where[1]} of {where[0]}"
-    yield _line(f"user {plain(told['user_id'])}: {place}, {told['events']:,} events in all")
-    history = _table("history, newest first", "item", "event type", "time")
-    for each in told["history"][:MOST]:
-        history.add_row(
-            _text(each["item_id"]), _text(each["event_type"] or "?"), moment(each["timestamp_ms"])
-        )
-    if told["history"]:
-        yield history
-    yield from _more(told["history"])
-    if told["excluded"]:
-        excluded = _table("left out, and why", "item", "why")
-        for each in told["excluded"][:MOST]:
-            excluded.add_row(_text(each["item_id"]), _text(why(each)))
-        yield excluded
-        yield from _more(told["excluded"])
-    yield _ranking(told)
-    dropped = told["changes"]["dropped"]
+def user_parts(user: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Yield a user's history, the excluded items with reasons, the list of now and the published one."""
+    partition, dropped = user["partition"], user["changes"]["dropped"]
+    place = "the list of users without events"
+    if partition is not None:
+        place = f"partition {partition[1]} of {partition[0]}"
+    yield Text(f"user {plain(user['user_id'])}: {place}, {user['events']:,} events in all")
+    history = [
+        (each["item_id"], each["event_type"] or "?", moment(each["timestamp_ms"])) for each in user["history"]
+    ]
+    yield from _table("history, newest first", ["item", "event type", "time"], history)
+    excluded = [(each["item_id"], why(each)) for each in user["excluded"]]
+    yield from _table("excluded items, and why", ["item", "why"], excluded)
+    yield from _ranking(user)
     if dropped:
-        left = ", ".join(f"{plain(each['item_id'])} (was {each['from']}, {each['why']})" for each in dropped)
-        yield _line(f"no longer listed: {left}")
-    if not told["published"] and where is not None:  # the default list's last places are not kept
-        yield _line("no list was published yet")
-    elif not any(told["changes"].values()):
-        yield _line("the list last published is the same")
+        left = (f"{plain(each['item_id'])} (was {each['from']}, {each['why']})" for each in dropped)
+        yield Text(f"no longer listed: {', '.join(left)}")
+    if not user["published"] and partition is not None:  # places of the default list are not kept
+        yield Text("no list was published yet")
+    elif not any(user["changes"].values()):
+        yield Text("the list last published is the same")
 
 
-def item(told: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """Yield what is held of an item: how popular it is, what follows it, who is shown it."""
-    name = plain(told["item_id"])
-    state = "may be shown" if told["available"] else f"may not be shown: {told['hidden']}"
-    if "followed_by" not in told:
-        yield _line(f"item {name}: {state}; no event has named it yet")
+def item_parts(item: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Yield an item's popularity, the items that follow it, and the number of lists that hold it."""
+    name = plain(item["item_id"])
+    state = "available" if item["available"] else f"not available: {item['hidden']}"
+    if "followed_by" not in item:
+        yield Text(f"item {name}: {state}; it has no event yet")
         return
-    lists = f"on {told['on_lists']:,} users' lists" + (", and the default list" * told["on_default_list"])
-    yield _line(
-        f"item {name}: {state}; weight of its events {told['events']:g}, the last at "
-        f"{moment(told['last_timestamp_ms'])}; {lists}"
-    )
-    popularity = _table("popularity", "over", "weight", "place")
-    for each in told["popularities"]:
-        popularity.add_row(each["over"], f"{each['weight']:.2f}", f"{each['place']:,} of {each['of']:,}")
-    yield popularity
-    if told["followed_by"]:
-        followers = _table("what people turn to after it", "item", "weight")
-        for each in told["followed_by"]:
-            followers.add_row(_text(each["item_id"]), f"{each['weight']:.2f}")
-        yield followers
+    lists = f"on {item['on_lists']:,} users' lists" + (", and the default list" * item["on_default_list"])
+    last = f"the last at {moment(item['last_timestamp_ms'])}"
+    yield Text(f"item {name}: {state}; weight of its events {item['events']:g}, {last}; {lists}")
+    places = [
+        (each["over"], f"{each['weight']:.2f}", f"{each['place']:,} of {each['of']:,}")
+        for each in item["popularities"]
+    ]
+    yield from _table("popularity", ["over", "weight", "place"], places)
+    followers = [(each["item_id"], f"{each['weight']:.2f}") for each in item["followed_by"]]
+    yield from _table("what users take after it", ["item", "weight"], followers)
 
 
 def why(excluded: Mapping[str, Any]) -> str:
-    """Return in words why an item is left out.
+    """Return in words why an item is excluded.
 
     >>> why({"why": "consumed", "event_type": "buy", "timestamp_ms": 1_700_000_000_000})
     'consumed: buy at 2023-11-14 22:13:20Z'
     >>> why({"why": "withdrawn"})
     'withdrawn in the items topic'
     """
-    if excluded["why"] == "consumed":
-        if excluded["event_type"] is None:
-            return "consumed, by an event that the history no longer holds or that has an unusual type"
-        return f"consumed: {plain(excluded['event_type'])} at {moment(excluded['timestamp_ms'])}"
-    return {"withdrawn": "withdrawn in the items topic", "blocked": "blocked by rank.blocked_items"}.get(
-        excluded["why"], str(excluded["why"])
-    )
+    if excluded["why"] != "consumed":
+        return EXCLUDED.get(excluded["why"], str(excluded["why"]))
+    if excluded["event_type"] is None:
+        return "consumed, by an event that is no longer in the history or of an unusual type"
+    return f"consumed: {plain(excluded['event_type'])} at {moment(excluded['timestamp_ms'])}"
 
 
-def moment(ms: int) -> str:
-    """Return a time in UTC, to the second.
-
-    >>> moment(1_700_000_000_000)
-    '2023-11-14 22:13:20Z'
-    """
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-
-
-def plain(text: str) -> str:
-    """Return text that comes from a stream so that a terminal can't take it for a command.
-
-    >>> plain("Zürich-7"), plain("a\\x1b[2J")
-    ('Zürich-7', "'a\\\\x1b[2J'")
-    """
-    return text if text.isprintable() else shown(text, 256)
-
-
-def _ranking(told: Mapping[str, Any]) -> Table:
-    before = {item: place for place, item in enumerate(told["published"], 1)}
-    table = _table("the list that would be served now", "", "item", "score", "because of", "published as")
-    for place, each in enumerate(told["ranking"], 1):
-        was = before.get(each["item_id"])
-        table.add_row(
-            str(place), _text(each["item_id"]), f"{each['score']:.2f}", _text(", ".join(each["because"])),
-            str(was) if was else "new" if before else "",
-        )  # fmt: skip
-    return table
+def _ranking(user: Mapping[str, Any]) -> Iterator[RenderableType]:
+    before = {item: place for place, item in enumerate(user["published"], 1)}
+    rows = [
+        (
+            str(place),
+            each["item_id"],
+            f"{each['score']:.2f}",
+            ", ".join(each["because"]),
+            str(before.get(each["item_id"], "new" if before else "")),
+        )
+        for place, each in enumerate(user["ranking"], 1)
+    ]
+    if not rows:
+        yield Text("no item can be listed now")
+    columns = ["", "item", "score", "because of", "published as"]
+    yield from _table("the list that would be published now", columns, rows, len(rows))
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], most: int = MAX_ROWS
+) -> Iterator[RenderableType]:
+    """Yield a table and the number of rows left out; nothing without rows."""
+    if not rows:
+        return
     table = Table(title=title, title_justify="left", title_style="bold")
     for name in columns:
         table.add_column(name, overflow="fold")
-    return table
-
-
-def _more(rows: Sequence[object]) -> Iterator[Text]:
-    if len(rows) > MOST:
-        yield _line(f"and {len(rows) - MOST:,} more: see --json")
-
-
-def _line(text: str) -> Text:
-    return Text(text)
-
-
-def _text(text: str) -> Text:
-    """Return text that is not read as rich's markup."""
-    return Text(plain(text))
+    for row in rows[:most]:
+        table.add_row(*(Text(plain(cell)) for cell in row))  # not rich's markup
+    yield table
+    if len(rows) > most:
+        yield Text(f"and {len(rows) - most:,} more: see --json")

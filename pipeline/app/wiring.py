@@ -1,21 +1,23 @@
-"""Put a worker together out of its settings: the service's only importer of consumers/ and producers/."""
+"""Build a worker from its settings: the only place where the service meets consumers/ and producers/."""
 
 import gc
 import logging
 import platform
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 
 from consumers.kafka.items import KafkaItems
 from consumers.kafka.source import KafkaSource
-from pipeline.app.config_rules import uneven
 from pipeline.errors import AfreshError
+from pipeline.events.batch import TopicPartition
 from pipeline.events.decode import Decoder
 from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.files import UrlFolder
@@ -40,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A worker, ready to run, and what can be seen of it."""
+    """A worker, ready to run, with its metrics and health."""
 
     loop: Loop
     recommender: Recommender
@@ -48,45 +50,63 @@ class Service:
     health: Health
 
 
-def build_service(settings: Settings, watch: Callable[[Observer], Observer] = lambda inner: inner) -> Service:
+def build_service(settings: Settings, watch: Observer | None = None) -> Service:
     """Connect to the broker and build everything; nothing is read and no group is joined yet.
 
-    Topics that are missing are created. `watch` may put an observer around the one that keeps the metrics.
-    Raise `UsageError` when no broker answers, it refuses us or a topic, or a setting is wrong.
+    Missing topics are created. `watch` observes the loop too, after the metrics. Raise `UsageError` when no
+    broker answers, it denies access to a topic, or a setting is wrong.
     """
     decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
     clock, metrics = SystemClock(), Metrics()
     for name in ensure_topics(settings.kafka, settings.topics):
         logger.info("created the topic %s", name)
     source = KafkaSource(settings.kafka, list(settings.topics.event_topics()), settings.batch)
-    if warning := uneven(source.partitions()):
+    if warning := partition_counts_warning(source.partitions()):
         logger.warning(warning)
-    survival = build_survival(settings)
+    durability = build_durability(settings)
     try:
-        if survival is not None:
-            survival.journal.lock()  # first: a second process of our name would end the first's transactions
+        if durability is not None:
+            durability.journal.lock()  # first: a second worker of this name would end our transactions
         sink = build_sink(settings, source, clock, metrics)
         items = KafkaItems(settings.kafka, settings.topics.items, settings.items)
     except AfreshError:
         with suppress(AfreshError):
             source.close()
-        if survival is not None:
-            survival.journal.close()
+        if durability is not None:
+            durability.journal.close()
         raise
     warm_up(settings)
     recommender = Recommender(settings)
-    # what is loaded by now stays: the collector need not walk over it, a quarter of a second each time
+    # a collection of everything that is loaded now would take a quarter of a second each time
     gc.collect()
     gc.freeze()
-    # a batch makes thousands of short-lived lists and no cycles: look for those seldom
+    # a batch makes thousands of short-lived lists and no cycles
     gc.set_threshold(50_000, 20, 100)
     health = Health(clock)
     metrics.set(Metric.BUILD_INFO, 1, version("afresh"), platform.python_version(), torch.__version__)
     metrics.set_live(lambda: not health.stalled())
-    observer = watch(MetricsObserver(metrics, health, clock, lambda: standing(recommender)))
-    edges = Adapters(source, decoder, sink, clock, observer, items)
-    loop = Loop(recommender, edges, settings, survival)
+    observer: Observer = MetricsObserver(metrics, health, clock, lambda: model_status(recommender))
+    if watch is not None:
+        observer = cast(Observer, _Both(observer, watch))
+    adapters = Adapters(source, decoder, sink, clock, observer, items)
+    loop = Loop(recommender, adapters, settings, durability)
     return Service(loop, recommender, metrics, health)
+
+
+class _Both:
+    """An observer that forwards every call to two others."""
+
+    def __init__(self, first: Observer, second: Observer) -> None:
+        self._observers = first, second
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        first, second = (getattr(observer, name) for observer in self._observers)
+
+        def forward(*args: object) -> None:
+            first(*args)
+            second(*args)
+
+        return forward
 
 
 def build_sink(settings: Settings, source: KafkaSource, clock: Clock, metrics: Metrics) -> Sink:
@@ -104,8 +124,8 @@ def build_sink(settings: Settings, source: KafkaSource, clock: Clock, metrics: M
     return KafkaSink(settings.kafka, settings.topics, clock.now_ms, reduced)
 
 
-def build_survival(settings: Settings) -> Durability | None:
-    """Return what outlives the process; None when `checkpoint.path` is empty."""
+def build_durability(settings: Settings) -> Durability | None:
+    """Return checkpoints and journal; None when `checkpoint.path` is empty."""
     path = settings.checkpoint.path
     if not path:
         return None
@@ -113,8 +133,20 @@ def build_survival(settings: Settings) -> Durability | None:
     return Durability(Checkpoints(UrlFolder(path), settings), Journal(folder))
 
 
-def standing(recommender: Recommender) -> ModelStatus:
-    """Return how well the models do of late, and how far they have come."""
+def model_status(recommender: Recommender) -> ModelStatus:
+    """Return the quality of the models over the last tests, and how many events they have learned."""
     live_rows = np.flatnonzero(recommender.state.items.status.data == LIVE)
     coverage = recommender.exposure.coverage(live_rows)
     return ModelStatus(recommender.quality.ratios(), coverage, recommender.events_learned, recommender.seq)
+
+
+def partition_counts_warning(topics: Iterable[TopicPartition]) -> str:
+    """Return a warning where the events topics have different numbers of partitions; else ""."""
+    counts = Counter(source.topic for source in topics)
+    if len(set(counts.values())) < 2:
+        return ""
+    shown = ", ".join(f"{topic} {count}" for topic, count in sorted(counts.items()))
+    return (
+        f"events topics have different numbers of partitions ({shown}): with several workers a user's events "
+        "may go to two, and each knows a part. Give all topics as many partitions, or run one worker"
+    )

@@ -16,7 +16,7 @@ from pipeline.events.records import DriftAlarm
 
 DURATION_EVENTS = 5_000
 MIN_SHARE_LEFT = 0.05  # a smaller share of quality is reacted to as this one
-HALVING_WEIGHT = 24.0  # the weight of a transition row that a fall to a half halves
+HALVING_WEIGHT = 24.0  # the weight of a transition row that is divided by two after a fall to a half
 MAX_EXTRA_STEP = 1.0  # additional step length, as a share of the usual one, where no quality is left
 SIGNALS = ("hit_rate", "loss")  # that are reacted to
 

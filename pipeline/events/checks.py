@@ -1,14 +1,12 @@
-"""What makes an event good, wherever it comes from: one set of rules for records of a topic and rows of a
-file.
+"""The checks of an event, the same for records of a topic and rows of a file.
 
-Each check returns None, or a `Problem` that names the field, the value got and what was expected, in one
-line.
+Each returns None, or a `Problem` that names the field, the value got and what was expected, in one line.
 """
 
 import math
 import re
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,7 +22,7 @@ REASONS = (
     "too_deep",  # JSON nested deeper than MAX_DEPTH
     "not_object",  # JSON, but no object
     "schema_framed",  # written by a schema registry's serializer, and not as JSON: Avro or Protobuf
-    "bad_row",  # a row of a file that has not the header's number of fields, or that its format forbids
+    "bad_row",  # a row of a file with another number of fields than the header, or against its format
     "missing_field",
     "wrong_type",
     "too_many",  # more than MAX_ELEMENTS in a record's array: each would be an event
@@ -36,21 +34,27 @@ REASONS = (
 )
 
 MAX_ID_BYTES = 256
-SHORT = MAX_ID_BYTES // 4  # so many characters are never too long: UTF-8 has at most 4 bytes for each
-EARLIEST_MS = 315_532_800_000  # 1980-01-01T00:00:00Z: what is before is zero, or of another unit
+SHORT = MAX_ID_BYTES // 4  # characters that are never too long: UTF-8 has at most 4 bytes for each
+EARLIEST_MS = 315_532_800_000  # 1980-01-01T00:00:00Z: earlier times are zero or of another unit
 AHEAD_MS = 86_400_000  # clocks of producers may be a day fast
 MS_FROM = 1e11  # as milliseconds that is 1973, as seconds the year 5138
 MAX_ELEMENTS = 1_000  # of a record's array: each is an event, and all are learned in one batch
-MAX_DEPTH = (
-    128  # far below what any caller's stack allows: how deep a record may be must not depend on who reads it
-)
+MAX_DEPTH = 128  # far below the limit of any caller's stack, on which it must not depend
 
 
 class Problem(NamedTuple):
-    """Why an event is refused: one of `REASONS`, and a sentence."""
+    """Why an event is rejected: one of `REASONS`, and a sentence."""
 
     reason: str
     detail: str
+
+
+class RecordError(ValueError):
+    """A record that parses but holds no event; carries the `Problem`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.problem = Problem(reason, detail)
 
 
 def unreadable(record: object) -> Problem | None:
@@ -60,7 +64,7 @@ def unreadable(record: object) -> Problem | None:
 
 
 def id_problem(field: str, text: str) -> Problem | None:
-    """Say what is wrong with an id (or an event type): expected are 1 to 256 bytes of UTF-8.
+    """Check an id or an event type: 1 to 256 bytes of UTF-8.
 
     >>> id_problem("user_id", "0444778") is None
     True
@@ -83,7 +87,7 @@ def id_problem(field: str, text: str) -> Problem | None:
 
 
 def user_problem(field: str, text: str) -> Problem | None:
-    """Say what is wrong with a user's id: as any id, and not the key of the list for people without events.
+    """Check a user's id: as any id, and not the key of the default list.
 
     >>> user_problem("user_id", "__default__").reason
     'reserved_id'
@@ -96,15 +100,25 @@ def user_problem(field: str, text: str) -> Problem | None:
 
 
 def value_problem(field: str, value: float) -> Problem | None:
-    """Say what is wrong with an event's value: it must be finite.
+    """Check an event's value: finite.
 
     >>> value_problem("value", float("inf"))
     Problem(reason='not_finite', detail='value = inf: expected a finite number')
     """
+    if math.isfinite(value):
+        return None
+    return Problem("not_finite", f"{field} = {value}: expected a finite number")
+
+
+def passes(event: Any, time_ms: int, latest_ms: int) -> bool:
+    """Return whether an event is good at first sight. Raise TypeError for ids that are missing or no text."""
     return (
-        None
-        if math.isfinite(value)
-        else Problem("not_finite", f"{field} = {value}: expected a finite number")
+        0 < len(event.user_id) <= SHORT
+        and event.user_id != DEFAULT_USER
+        and 0 < len(event.item_id) <= SHORT
+        and EARLIEST_MS <= time_ms <= latest_ms
+        and (event.event_id is None or len(event.event_id) <= SHORT)
+        and (event.event_type is None or len(event.event_type) <= SHORT)
     )
 
 
@@ -114,7 +128,7 @@ def plausible(time_ms: float, now_ms: int) -> bool:
 
 
 def time_problem(field: str, time_ms: float, now_ms: int) -> Problem | None:
-    """Say what is wrong with an event's time, in milliseconds.
+    """Check an event's time in milliseconds: see `plausible`.
 
     >>> time_problem("timestamp_ms", 12, now_ms=1_700_000_000_000).detail
     'timestamp_ms is 12 in ms: expected 1980-01-01 to 2023-11-15T22:13:20Z (a day ahead)'
@@ -127,7 +141,7 @@ def time_problem(field: str, time_ms: float, now_ms: int) -> Problem | None:
 
 
 def too_many(elements: int) -> Problem:
-    """Say that a record's array has too many elements."""
+    """Return the problem of an array with too many elements."""
     return Problem("too_many", f"{elements} elements in the array; expected at most {MAX_ELEMENTS}")
 
 
@@ -153,11 +167,10 @@ def iso_ms(text: str) -> int:
 
 
 def any_ms(time: float | str) -> int:
-    """Return the milliseconds of a time in seconds, milliseconds, microseconds or nanoseconds, told apart by
-    their size, or in ISO 8601; text of 9 to 19 digits is a number. Raise ValueError for anything else.
+    """Return the milliseconds of a time in seconds, milliseconds, microseconds or nanoseconds, by its size,
+    or in ISO 8601; text of 9 to 19 digits is a number. Raise ValueError for anything else.
 
-    A time since 1980 in one unit is before March 1970 or after 11000 in every other, so none is taken for
-    another.
+    A time since 1980 in one unit is before March 1970 or after 11000 in every other: no unit is mistaken.
 
     >>> any_ms(1_700_000_000.5), any_ms(1_700_000_000_500), any_ms("2023-11-14T22:13:20.5Z")
     (1700000000500, 1700000000500, 1700000000500)
@@ -185,10 +198,9 @@ def unit_of(time: float) -> Literal["s", "ms", "us", "ns"]:
 
 
 def too_deep(document: bytes) -> bool:
-    """Say whether JSON is nested deeper than `MAX_DEPTH`, in time linear in its length.
+    """Return whether JSON is nested deeper than `MAX_DEPTH`, in time linear in its length.
 
-    A parser's own limit is what is left of the caller's stack, so it would refuse a record in one place and
-    take it in another.
+    A parser's own limit is the rest of the caller's stack, so it depends on the caller.
 
     >>> too_deep(b"[" * 500), too_deep(b'"' + b"[" * 500 + b'"')
     (True, False)

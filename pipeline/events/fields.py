@@ -1,11 +1,11 @@
-"""Our fields in the user's records: under which names they lie.
+"""The names of our fields in the user's records.
 
 A name with dots is a path into nested objects: `payload.user.id` is the `id` of the `user` of the `payload`.
-A top-level field that is literally so called wins. A step that ends in `[]` is an array: `items[].sku` is the
+A top-level field of the very name comes first. A step that ends in `[]` is an array: `items[].sku` is the
 `sku` of each element of `items`, and the record is an event for each of them. `$key` as a name of `user_id`
 stands for the record's key.
 
-A field may have several names: the first that a record holds is taken, null and empty text apart.
+Of several names of a field, the first with a value in the record is used; null and empty text are none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,33 +14,27 @@ from typing import Any
 import msgspec
 
 from pipeline.errors import UsageError
-from pipeline.events.checks import Problem
-from pipeline.events.framing import ADVICE, unframed
-from pipeline.settings import EVENT_FIELDS, KEY_FIELD, EventsConfig, names_of
+from pipeline.events.checks import RecordError
+from pipeline.events.problems import ADVICE, unframed
+from pipeline.settings import KEY_FIELD, EventsConfig, names_of
 
-NEEDED = ("user_id", "item_id")
-TEXTS = ("user_id", "item_id", "event_type", "event_id", "session_id", "ranking_id")
+# the only fields of `EVENT_FIELDS` that are read; the others may have any form
+READ_FIELDS = ("user_id", "item_id", "event_type", "event_id", "timestamp_ms", "value")
+TEXT_FIELDS = READ_FIELDS[:4]
+REQUIRED_FIELDS = READ_FIELDS[:2]
 ARRAY = "[]"  # ends the step of a path that leads through an array
 Names = tuple[str, ...]  # of one field, the first choice first
 
 
-class Refused(ValueError):
-    """A record that parses but lacks what an event needs; carries the `Problem`."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.problem = Problem(reason, detail)
-
-
 def field_choices(settings: EventsConfig) -> dict[str, Names]:
-    """Return the names of each of our fields in the user's records, the first choice first.
+    """Return the names of each field that is read in the user's records, the first choice first.
 
     Raise `UsageError` when two fields share a name, one lies inside of another, or arrays don't agree.
 
     >>> field_choices(EventsConfig(fields={"user_id": ["uid", "$key"]}))["user_id"]
     ('uid', '$key')
     """
-    choices = {field: names_of(settings.fields.get(field, field)) for field in EVENT_FIELDS}
+    choices = {field: names_of(settings.fields.get(field, field)) for field in READ_FIELDS}
     pairs = [(field, name) for field, names in choices.items() for name in names]
     owners: dict[str, str] = {}
     for field, name in pairs:
@@ -54,7 +48,7 @@ def field_choices(settings: EventsConfig) -> dict[str, Names]:
     for field, name in pairs:
         for other, path in pairs:
             if path.startswith((f"{name}.", f"{name}{ARRAY}")) and (
-                field in settings.fields or field in NEEDED
+                field in settings.fields or field in REQUIRED_FIELDS
             ):
                 raise UsageError(
                     f"events.fields: {field} is read from {name!r}, and {other} from {path!r}, inside of it; "
@@ -64,8 +58,7 @@ def field_choices(settings: EventsConfig) -> dict[str, Names]:
 
 
 def field_names(settings: EventsConfig) -> dict[str, str]:
-    """Return the first name of each of our fields in the user's records. Raise `UsageError` as
-    `field_choices` does.
+    """Return the first name of each field that is read. Raise `UsageError` as `field_choices` does.
 
     >>> field_names(EventsConfig(fields={"item_id": "sku"}))["item_id"]
     'sku'
@@ -150,13 +143,13 @@ def put_at(record: dict[str, Any], name: str, value: object) -> None:
 def key_text(key: bytes | None) -> str:
     """Return the id that a record's key holds: its text, or the JSON behind a schema registry's frame.
 
-    Raise `Refused` without a key, UnicodeDecodeError when it isn't UTF-8.
+    Raise `RecordError` without a key, UnicodeDecodeError when it isn't UTF-8.
 
     >>> key_text(b"ann"), key_text(bytes(5) + b'"ann"'), key_text(bytes(5) + b"42")
     ('ann', 'ann', '42')
     """
     if key is None:
-        raise Refused("missing_field", f"the record has no key; expected user_id there, see {KEY_FIELD}")
+        raise RecordError("missing_field", f"the record has no key; expected user_id there, see {KEY_FIELD}")
     framed = unframed(key)
     if framed is None:
         return key.decode()
@@ -164,7 +157,7 @@ def key_text(key: bytes | None) -> str:
         return str(msgspec.json.decode(framed.payload, type=str | int))
     except msgspec.MsgspecError:
         detail = f"the key is framed ({framed.schema}) and holds no JSON text or whole number; {ADVICE}"
-        raise Refused("schema_framed", detail) from None
+        raise RecordError("schema_framed", detail) from None
 
 
 def _first(record: Mapping[str, Any], element: Any, names: Names) -> Any:

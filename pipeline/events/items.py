@@ -2,7 +2,7 @@
 
 Two fields are read, under the names of `items.fields`: the item's id, from the value or else from the key,
 and whether the item is available. A record without a value withdraws the item under its key; so does a change
-record (Debezium's) of a deleted row. What states neither field is a dead letter, never an available item.
+record (Debezium's) of a deleted row. A record with neither field is a dead letter, never an available item.
 """
 
 import re
@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from pipeline.events.batch import BadItem, CatalogUpdate, ItemChange, Record, TopicPartition
-from pipeline.events.checks import MAX_DEPTH, Problem, id_problem, shown, too_deep, unreadable
-from pipeline.events.fields import Refused, is_path, value_at
-from pipeline.events.framing import is_object, schema_of, unframed
-from pipeline.events.problems import framed_problem, json_problem
-from pipeline.settings import ITEM_FIELDS, KEY_FIELD, ItemsConfig
+from pipeline.events.checks import MAX_DEPTH, Problem, RecordError, id_problem, shown, too_deep, unreadable
+from pipeline.events.fields import is_path, value_at
+from pipeline.events.problems import framed_problem, is_object, malformed_problem, unframed
+from pipeline.settings import ITEM_FIELDS, KEY_FIELD, ItemsConfig, names_of
 
 Names = Mapping[str, tuple[str, ...]]  # our field -> its names in records, the first choice first
 Object = dict[str, Any]
@@ -33,7 +32,7 @@ _parse_key = msgspec.json.Decoder(Any).decode
 
 
 class Row(NamedTuple):
-    """What a record's value says of an item: the objects that may hold our fields, the innermost last."""
+    """The objects of a record's value that may hold our fields, the innermost last."""
 
     places: tuple[Object, ...]
     deleted: bool
@@ -45,12 +44,11 @@ def item_names(settings: ItemsConfig) -> dict[str, tuple[str, ...]]:
     >>> item_names(ItemsConfig(fields={"item_id": ["sku", "id"]}))
     {'item_id': ('sku', 'id'), 'available': ('available',)}
     """
-    named = {field: settings.fields.get(field, field) for field in ITEM_FIELDS}
-    return {field: (name,) if isinstance(name, str) else tuple(name) for field, name in named.items()}
+    return {field: names_of(settings.fields.get(field, field)) for field in ITEM_FIELDS}
 
 
 def item_news(records: Iterable[Record], settings: ItemsConfig = OUR_NAMES) -> CatalogUpdate:
-    """Decode records in their order; the last record of an item counts.
+    """Decode records in order; the last record of an item counts.
 
     >>> from pipeline.events.batch import TopicPartition
     >>> class Row(msgspec.Struct):
@@ -59,7 +57,7 @@ def item_news(records: Iterable[Record], settings: ItemsConfig = OUR_NAMES) -> C
     (ItemChange(item_id='lamp', available=False),)
     """
     names = item_names(settings)
-    # with the key as the only field, a value that states nothing of ours still announces its item
+    # with the key as the only field, a value without our fields still announces its item
     key_announces = KEY_FIELD in names["item_id"] and "available" not in settings.fields
     changes: dict[str, ItemChange] = {}
     bad: list[BadItem] = []
@@ -79,7 +77,7 @@ def item_news(records: Iterable[Record], settings: ItemsConfig = OUR_NAMES) -> C
 
 
 def item_row(record: Record) -> Row:
-    """Return where a record holds an item's fields. Raise `Refused` for what is no JSON object.
+    """Return where a record holds an item's fields. Raise `RecordError` for what is no JSON object.
 
     An envelope of `schema` and `payload` is opened, and so is a change record: the row `after` the change,
     of a deletion the one `before` it.
@@ -101,7 +99,7 @@ def item_row(record: Record) -> Row:
 
 
 def _read(record: Record, names: Names, key_announces: bool) -> ItemChange | Problem:
-    """Return what a record says of an item, or what is wrong with it."""
+    """Return the change of an item that a record states, or what is wrong with it."""
     try:
         row = item_row(record)
         in_value, item_id = _item_id(record, row, names["item_id"])
@@ -110,12 +108,12 @@ def _read(record: Record, names: Names, key_announces: bool) -> ItemChange | Pro
             return problem or ItemChange(item_id, False)
         found, stated = _lookup(row.places, names["available"])
         if not (found or in_value or key_announces):
-            wanted = " or ".join(f"`{name}`" for names_of in names.values() for name in names_of)
-            have = ", ".join(shown(name) for name in list(row.places[-1])[:12]) or "nothing"
-            said = f"no {wanted} in the record, which has {have}; expected one of them: see items.fields"
-            return Problem("missing_field", said)
+            wanted = " or ".join(f"`{name}`" for each in names.values() for name in each)
+            has = _keys_of(row.places[-1])
+            detail = f"no {wanted} in the record, which has {has}; expected one of them: see items.fields"
+            return Problem("missing_field", detail)
         return ItemChange(item_id, _availability(stated, names["available"]) if found else True)
-    except Refused as refused:
+    except RecordError as refused:
         return refused.problem
     except UnicodeDecodeError as error:
         return Problem("not_utf8", f"byte {error.start} is not UTF-8; expected an id and JSON in UTF-8")
@@ -129,18 +127,17 @@ def _parsed(record: Record) -> Object | None:
     framed = unframed(value)
     if framed:
         if not is_object(framed.payload):
-            raise Refused(*framed_problem(framed.schema))
+            raise RecordError(*framed_problem(framed.schema))
         value = framed.payload
     if too_deep(value):
-        raise Refused("too_deep", f"nested deeper than {MAX_DEPTH} levels; {EXAMPLE}")
+        raise RecordError("too_deep", f"nested deeper than {MAX_DEPTH} levels; {EXAMPLE}")
     try:
         return _parse(value)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        reason, detail = json_problem(value, error, time_field="")
-        schema = schema_of(record) if reason in ("not_json", "not_utf8") else None
-        if schema:
-            raise Refused(*framed_problem(schema)) from None
-        raise Refused(reason, f"{shown(detail, 200)}; {EXAMPLE}") from None
+        reason, detail = malformed_problem(record, value, error)
+        if reason != "schema_framed":
+            detail = f"{shown(detail, 200)}; {EXAMPLE}"
+        raise RecordError(reason, detail) from None
 
 
 def _changed_row(record: Object) -> tuple[bool, Object | None]:
@@ -156,7 +153,7 @@ def _changed_row(record: Object) -> tuple[bool, Object | None]:
     if not isinstance(after, dict | None):
         return False, None
     if op not in (None, "c", "u", "r", "d"):
-        raise Refused("wrong_type", f"op = {shown(str(op))}: expected c, u, r or d in a change record")
+        raise RecordError("wrong_type", f"op = {shown(str(op))}: expected c, u, r or d in a change record")
     deleted = op == "d" or (op is None and after is None)
     return deleted, before if deleted else after
 
@@ -173,7 +170,7 @@ def _item_id(record: Record, row: Row, names: tuple[str, ...]) -> tuple[bool, st
 
 
 def _lookup(places: tuple[Object, ...], names: tuple[str, ...]) -> tuple[bool, Any]:
-    """Return whether a field is there under any of its names, and the first value that is not null."""
+    """Return whether a field exists under any of its names, and the first value that is not null."""
     found = False
     for name in names:
         for place in places:
@@ -185,7 +182,7 @@ def _lookup(places: tuple[Object, ...], names: tuple[str, ...]) -> tuple[bool, A
 
 
 def _holds(place: Object, name: str) -> bool:
-    """Return whether a field is there, be it null."""
+    """Return whether a field exists, be it null."""
     if name in place or not is_path(name):
         return name in place
     above, _, last = name.rpartition(".")
@@ -194,7 +191,7 @@ def _holds(place: Object, name: str) -> bool:
 
 
 def _availability(value: Any, names: tuple[str, ...]) -> bool:
-    """Return whether a value says "available": true, a yes or a number above 0; null says no.
+    """Return whether a value means available: true, a yes or a number above 0; null means no.
 
     >>> [_availability(value, ("stock",)) for value in (True, 3, "0", "Yes", None)]
     [True, True, False, True, False]
@@ -211,29 +208,29 @@ def _availability(value: Any, names: tuple[str, ...]) -> bool:
             if _NUMBER.fullmatch(word):
                 return float(word) > 0
     expected = "expected true or false, yes or no, or a number in stock"
-    raise Refused("wrong_type", f"{' or '.join(names)} is {shown(str(value))}; {expected}")
+    raise RecordError("wrong_type", f"{' or '.join(names)} is {shown(str(value))}; {expected}")
 
 
 def _key_id(key: bytes | None, names: tuple[str, ...]) -> str:
     """Return the item's id out of a record's key: its text, JSON text, or the field of a JSON object.
 
     A JSON object may hold the id under one of its names, the last step of a path alone included, or as its
-    only field. Raise `Refused` where there is none.
+    only field. Raise `RecordError` where there is none.
     """
     if key is None:
-        raise Refused("missing_field", f"no item_id in the value, and no key; {EXAMPLE}")
+        raise RecordError("missing_field", f"no item_id in the value, and no key; {EXAMPLE}")
     framed = unframed(key)
     try:
         text = (framed.payload if framed else key).decode()
         if not framed and text.lstrip()[:1] not in ('"', "{", "["):  # plain text is an id as it is
             if "\0" in text:
-                raise Refused("wrong_type", f"the key is binary: {shown(text)}; expected text or JSON")
+                raise RecordError("wrong_type", f"the key is binary: {shown(text)}; expected text or JSON")
             return text
         found = _parse_key(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         if framed:
-            raise Refused(*framed_problem(f"the key, {framed.schema}")) from None
-        return key.decode()  # no JSON after all, such as "[new] lamp"
+            raise RecordError(*framed_problem(f"the key, {framed.schema}")) from None
+        return key.decode()  # not JSON, such as "[new] lamp"
     if isinstance(found, dict):
         found = _id_in(found, names)
     return _id_text(found, "the key")
@@ -252,9 +249,15 @@ def _id_in(key: Object, names: tuple[str, ...]) -> Any:
     while isinstance(found, dict) and len(found) == 1:
         (found,) = found.values()
     if isinstance(found, dict):
-        have = ", ".join(shown(name) for name in list(found)[:12]) or "nothing"
-        raise Refused("missing_field", f"no item_id in the key, which has {have}; map it with items.fields")
+        has = _keys_of(found)
+        raise RecordError(
+            "missing_field", f"no item_id in the key, which has {has}; map it with items.fields"
+        )
     return found
+
+
+def _keys_of(found: Object) -> str:
+    return ", ".join(shown(name) for name in list(found)[:12]) or "nothing"
 
 
 def _id_text(value: Any, where: str) -> str:
@@ -262,4 +265,4 @@ def _id_text(value: Any, where: str) -> str:
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
         return str(value)
     got = shown(str(value))
-    raise Refused("wrong_type", f"item_id in {where} is {got}; expected text or a whole number")
+    raise RecordError("wrong_type", f"item_id in {where} is {got}; expected text or a whole number")

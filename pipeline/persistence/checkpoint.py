@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 # The folder of `afresh train`: workers without a checkpoint start from it. No worker can have this name.
 TRAINED = "@trained"
 # Lists made during training were never published: these values replace them in the arrays of a shard.
-UNPUBLISHED = {"user.served.items": -1, "user.served.length": -1, "user.refresh.due": 0}
+UNPUBLISHED = {"user.published.items": -1, "user.published.length": -1, "user.refresh.due": 0}
 
 
 class Checkpoints:

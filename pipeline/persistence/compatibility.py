@@ -7,13 +7,16 @@ makes the table in deploy/guides/changing-configuration.md.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from logging import INFO, WARNING, getLogger
 from typing import Any, NamedTuple
 
 import msgspec
 
 from pipeline.errors import CheckpointError
-from pipeline.settings import Settings, TopicsConfig
+from pipeline.models.registry import variant_of
+from pipeline.settings import ModelConfig, Settings, TopicsConfig
+from pipeline.state.packing import model_of
 from pipeline.state.shards import Snapshot
 
 logger = getLogger(__name__)
@@ -22,44 +25,48 @@ FORMAT = 1  # of checkpoints and shards
 
 
 class Rule(NamedTuple):
-    """The effect of changing any of `keys`, logged at `level`."""
+    """The effect of changing a setting that matches one of `keys`, logged at `level`."""
 
-    keys: tuple[str, ...]
+    keys: tuple[str, ...]  # `*` stands for any name
     effect: str
     level: int
 
 
-RESTART = Rule(
-    ("model.memories", "model.dim"),
-    "the model restarts from its initial parameters, with its quality and drift metrics; histories, consumed "
-    "items, published lists, count features, duplicates, offsets and the other models' metrics are kept",
+_KEPT = "histories, consumed items, published lists, count features, duplicates and offsets are kept"
+RESIZE = Rule(
+    ("model.*.history", "rank.k"),
+    "stored rows are cut to the new length or padded; the newest events, the best places and the model are "
+    "kept",
     WARNING,
 )
-RULES = (
-    RESTART,
-    Rule(
-        ("model.name",),
-        "another model is served: it restarts unless the checkpoint holds its parameters; drift detection "
-        "restarts, everything else is kept",
-        WARNING,
+RESTART_ALL = Rule(
+    ("model.features",),
+    f"all models restart from their initial parameters, with their quality and drift metrics; {_KEPT}",
+    WARNING,
+)
+RESTART = Rule(
+    ("model.*.*",),
+    "the model restarts from its initial parameters, with its quality and drift metrics; the other models, "
+    f"{_KEPT}",
+    WARNING,
+)
+SERVE_ANOTHER = Rule(
+    ("model.name",),
+    "another model is served: it restarts unless the checkpoint holds its parameters; drift detection "
+    "restarts, everything else is kept",
+    WARNING,
+)
+READ_NEW = Rule(
+    (
+        "kafka.group_id", "topics.events", "topics.items", "items.fields", "events.fields",
+        "events.time_unit", "events.roles", "events.weights", "events.positive_from", "model.seed",
+        "rank.exclude_event_types", "checkpoint.journal",
     ),
-    Rule(
-        ("model.history", "rank.k"),
-        "stored rows are cut to the new length or padded; the newest events, the best places and the model "
-        "are kept",
-        WARNING,
-    ),
-    Rule(
-        (
-            "kafka.group_id", "topics.events", "topics.items", "items.fields", "events.fields",
-            "events.time_unit", "events.roles", "events.weights", "events.positive_from", "model.seed",
-            "rank.exclude_event_types", "checkpoint.journal",
-        ),
-        "applies to records read from now on, after a kill to those since the newest checkpoint; the stored "
-        "state and the checkpoint's offsets are kept",
-        INFO,
-    ),
+    "applies to records read from now on, after a kill to those since the newest checkpoint; the stored "
+    "state and the checkpoint's offsets are kept",
+    INFO,
 )  # fmt: skip
+RULES = (RESTART_ALL, SERVE_ANOTHER, RESIZE, RESTART, READ_NEW)  # the first that matches
 DEFAULT_EFFECT = "applies at once; the checkpoint does not depend on it"
 
 
@@ -80,36 +87,56 @@ def changes(saved: Mapping[str, Any], settings: Settings) -> list[Change]:
     found = []
     for table, key in ((table, key) for table, keys in default.items() for key in keys):
         name = f"{table}.{key}"
+        before, current = saved.get(table, {}).get(key, default[table][key]), now[table][key]
+        if name == "model.tables":
+            found += _model_changes(before, current)
+            continue
         if name == "kafka.sasl_password":
             continue
-        before = saved.get(table, {}).get(key, default[table][key])
         if name == "topics.events":
             topics = msgspec.convert({"events": before}, TopicsConfig).event_topics()
             same = topics == settings.topics.event_topics()
         elif name == "checkpoint.journal":  # defaults to checkpoint.path
             path = saved.get(table, {}).get("path", "")
-            before, current = before or path, now[table]["journal"] or now[table]["path"]
+            before, current = before or path, current or now[table]["path"]
             same = before == current or (before == path and current == now[table]["path"])
         else:
-            same = bool(before == now[table][key])
+            same = bool(before == current)
         if not same:
-            found.append(Change(name, before, now[table][key]))
+            found.append(Change(name, before, current))
     return found
+
+
+def rule_of(key: str) -> Rule | None:
+    """Return the rule of a setting, None for one that the checkpoint does not depend on.
+
+    >>> rule_of("model.attention.dim") is RESTART, rule_of("model.shadows")
+    (True, None)
+    """
+    return next((rule for rule in RULES if any(fnmatchcase(key, each) for each in rule.keys)), None)
 
 
 def reconciled(snapshot: Snapshot, changed: list[Change]) -> tuple[Snapshot, list[Change]]:
     """Return the part of a snapshot that is valid under the current settings, and the relevant changes.
 
-    The arrays of a model that restarts are left out.
+    The arrays of models that restart are left out. A change of a model that is not in the snapshot is not
+    relevant.
     """
-    keys = {change.key for change in changed}
-    model = {name for name in snapshot.arrays if name.startswith("model.")}
-    removed = model if keys & set(RESTART.keys) else set()
-    arrays = {name: array for name, array in snapshot.arrays.items() if name not in removed}
+    models = {model_of(name) for name in snapshot.arrays} - {""}
+    removed: set[str] = set()
+    relevant = []
+    for change in changed:
+        rule = rule_of(change.key)
+        if rule is RESTART or rule is RESTART_ALL:
+            affected = models if rule is RESTART_ALL else models & {change.key.split(".")[1]}
+            if not affected:
+                continue
+            removed |= affected
+        relevant.append(change)
+    arrays = {name: array for name, array in snapshot.arrays.items() if model_of(name) not in removed}
     meta = dict(snapshot.meta)
-    if "items.fields" in keys:
+    if any(change.key == "items.fields" for change in changed):
         meta["item_offsets"] = []  # records rejected before may be readable under the new names
-    relevant = [change for change in changed if model or change.key not in RESTART.keys]
     return replace(snapshot, arrays=arrays, meta=meta), relevant
 
 
@@ -121,9 +148,8 @@ def lines(changed: list[Change]) -> list[tuple[int, str]]:
     """
     found = []
     for rule in RULES:
-        pairs = [
-            f"{key} was {_short(old)}, is {_short(new)}" for key, old, new in changed if key in rule.keys
-        ]
+        some = [change for change in changed if rule_of(change.key) is rule]
+        pairs = [f"{key} was {_short(before)}, is {_short(now)}" for key, before, now in some]
         if pairs:
             found.append((rule.level, f"{', '.join(pairs)}: {rule.effect}"))
     return found
@@ -150,6 +176,29 @@ def table() -> str:
     rows = [f"| {', '.join(f'`{key}`' for key in rule.keys)} | {rule.effect} |" for rule in RULES]
     rows.append(f"| all others | {DEFAULT_EFFECT} |")
     return "\n".join(["| setting | effect on the checkpoint |", "|---|---|", *rows])
+
+
+def _model_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
+    """Compare the tables `[model.NAME]`, with the defaults of each model's type."""
+    found = []
+    for name in sorted(before.keys() | now.keys()):
+        old, new = (_options(name, tables.get(name, {})) for tables in (before, now))
+        found += [
+            Change(f"model.{name}.{key}", old.get(key), new.get(key))
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key)
+        ]
+    return found
+
+
+def _options(name: str, table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return all options of a model; the table as it is if this version doesn't know it."""
+    try:
+        variant = variant_of(ModelConfig(tables={name: dict(table)}), name)
+    except ValueError:
+        return table
+    options: dict[str, Any] = msgspec.to_builtins(variant.config)
+    return {"type": variant.type, **options}
 
 
 def _plain(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,6 @@ a segment states the format.
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
@@ -40,18 +39,7 @@ class Header(msgspec.Struct, frozen=True):
     format: int
 
 
-class Line(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One batch as stored."""
-
-    seq: int
-    now_ms: int
-    spans: list[Span]
-    order: list[tuple[int, int]]  # index in spans, run length
-    catalog: CatalogUpdate = NO_UPDATE
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One batch: its number, its time, its records in order, and the catalogue update.
 
     A batch without records brings a catalogue update, or makes pending lists.
@@ -60,8 +48,13 @@ class Entry:
     seq: int
     now_ms: int
     spans: tuple[Span, ...]
-    order_R: IntArray
+    order: list[tuple[int, int]]  # index in spans, run length
     catalog: CatalogUpdate = NO_UPDATE
+
+    @property
+    def order_R(self) -> IntArray:
+        """The index in `spans` of each record."""
+        return unroll(self.order)
 
 
 def run_lengths(order_R: IntArray) -> list[tuple[int, int]]:
@@ -162,8 +155,7 @@ class Journal:
             raise CheckpointError(
                 f"journal {self.folder}: batch {entry.seq}, expected {self._next}; {ADVICE}"
             )
-        order = run_lengths(entry.order_R)
-        self._put(Line(entry.seq, entry.now_ms, list(entry.spans), order, entry.catalog))
+        self._put(entry)
         self._next += 1
 
     def entries(self, seq: int) -> Iterator[Entry]:
@@ -231,7 +223,7 @@ class Journal:
         self._first = self._next = seq
         self._put(Header(FORMAT))
 
-    def _put(self, value: Header | Line) -> None:
+    def _put(self, value: Header | Entry) -> None:
         line = msgspec.json.encode(value) + b"\n"
         try:
             written = self._write(self._file, line)
@@ -257,14 +249,13 @@ class Journal:
             )
         entries = []
         for number, line in enumerate(lines[1:], 2):
-            found = _decode(line, Line, path, number)
+            found = _decode(line, Entry, path, number)
             expected = first_seq(path) + number - 2
             if found.seq != expected:
                 raise CheckpointError(
                     f"{path}, line {number}: batch {found.seq}, expected {expected}; {ADVICE}"
                 )
-            order_R = unroll(found.order)
-            entries.append(Entry(found.seq, found.now_ms, tuple(found.spans), order_R, found.catalog))
+            entries.append(found)
         return entries, len(whole)
 
 

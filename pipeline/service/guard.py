@@ -65,8 +65,8 @@ class Guard:
         if self._non_finite >= MAX_NON_FINITE_STEPS:
             raise SafetyLimit(
                 f"{self._non_finite} training steps in a row with a loss or gradient not finite; expected "
-                "none. Go back to an older checkpoint (delete the newest of checkpoint.path and its journal) "
-                "or start from an empty folder"
+                "none. Go back to an older checkpoint: delete the newest in checkpoint.path and its journal. "
+                "Or start from an empty folder"
             )
 
     def _longest_run(self, bad_R: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> int:

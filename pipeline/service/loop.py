@@ -24,7 +24,7 @@ from pipeline.events.batch import (
 from pipeline.events.decode import Decoder
 from pipeline.outcome import Learner, Outcome
 from pipeline.persistence.checkpoint import Checkpoints
-from pipeline.persistence.journal import Entry, Journal
+from pipeline.persistence.journal import Entry, Journal, run_lengths
 from pipeline.service.delivery import count_published, delivery_for, drop_committed
 from pipeline.service.guard import Guard
 from pipeline.service.observe import Observer
@@ -179,7 +179,8 @@ class Loop:
         update = self.catalog.poll()
         # before the catalogue is complete a list might show a withdrawn item
         if polled or update or (self.catalog.complete and self.learner.pending_rankings):
-            entry = Entry(self.learner.seq, self._clock.now_ms(), polled.spans, polled.order_R, update)
+            order = run_lengths(polled.order_R)
+            entry = Entry(self.learner.seq, self._clock.now_ms(), polled.spans, order, update)
             if self._durability is not None:
                 self._durability.journal.append(entry)  # 1
             raw, outcome = self._learn(entry, polled)  # 2

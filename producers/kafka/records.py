@@ -27,7 +27,7 @@ from pipeline.settings import TopicsConfig
 logger = logging.getLogger(__name__)
 
 MAX_DETAIL_BYTES = 1_000  # of the header `exception`
-# A truncated dead letter keeps so many bytes of its key and of its value: the first size that fits.
+# First bytes of key and value that a truncated dead letter keeps: the first size that fits.
 TRUNCATED_BYTES = (65_536, 4_096, 256, 0)
 TOO_LARGE = (kafka.errors.MessageSizeTooLargeError, kafka.errors.RecordListTooLargeError)
 
@@ -119,7 +119,7 @@ class RecordWriter:
         return out
 
     def send(self, producer: KafkaProducer, records: Sequence[Outbound], singly_s: float = 0.0) -> Sent:
-        """Send records without waiting; with `singly_s`, wait up to so many seconds for each one.
+        """Send records without waiting; with `singly_s`, wait up to that many seconds for each one.
 
         Sending one record at a time shows which one is too large: `Sent.not_sent` then starts with it, and
         the next call sends it in a smaller form or drops it. Raise `PublishFailed` when the client fails.

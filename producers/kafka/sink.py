@@ -35,7 +35,7 @@ class KafkaReceipt:
         self._sent, self._futures = sent, sent.futures
         self._send_again = send_again
         self._now_ms = now_ms
-        self._acknowledged = 0  # the first so many are; each future is looked at once
+        self._acknowledged = 0  # leading futures; each is checked once
         self._times_ms: list[int] = []
         pairs = zip(sent.records, sent.futures, strict=True)
         last = {(record.topic, record.partition): future for record, future in pairs}

@@ -118,20 +118,12 @@ class TransactionSink:
                 raise reason from error
             raise error if isinstance(error, PublishFailed) else publish_failed(error, 1, 1) from error
         committed_ms: Future[int] = Future()
-
-        def finish() -> None:
-            try:
-                self._commit(records, sent, offsets, member)
-            except BaseException as error:  # the receipt raises it in the caller's thread
-                self._abandon()
-                reason = self._translated(error, member, len(records))
-                if not isinstance(reason, CommitRefused):  # a new transaction would abort another process's
-                    self._failure = reason
-                committed_ms.set_exception(reason)
-            else:
-                committed_ms.set_result(self._now_ms())
-
-        threading.Thread(target=finish, name="afresh-commit", daemon=True).start()
+        threading.Thread(
+            target=self._finish,
+            args=(committed_ms, records, sent, offsets, member),
+            name="afresh-commit",
+            daemon=True,
+        ).start()
         return TransactionReceipt(committed_ms, len(records))
 
     def close(self) -> None:
@@ -157,6 +149,26 @@ class TransactionSink:
         self._producer.begin_transaction()
         return self._producer
 
+    def _finish(
+        self,
+        committed_ms: "Future[int]",
+        records: Sequence[Outbound],
+        sent: Sent,
+        offsets: Mapping[TopicPartition, int],
+        member: ConsumerGroupMetadata,
+    ) -> None:
+        """Commit in a thread of its own, because the client waits for the broker three times."""
+        try:
+            self._commit(records, sent, offsets, member)
+        except BaseException as error:  # the receipt raises it in the caller's thread
+            self._abandon()
+            reason = self._translated(error, member, len(records))
+            if not isinstance(reason, CommitRefused):  # a new transaction would abort another process's
+                self._failure = reason
+            committed_ms.set_exception(reason)
+        else:
+            committed_ms.set_result(self._now_ms())
+
     def _commit(
         self,
         records: Sequence[Outbound],
@@ -164,7 +176,7 @@ class TransactionSink:
         offsets: Mapping[TopicPartition, int],
         member: ConsumerGroupMetadata,
     ) -> None:
-        """Wait for the acknowledgements and commit, in a thread: the client waits for the broker three times.
+        """Wait for the acknowledgements and commit.
 
         When a record is too large, the transaction is aborted and sent again one record at a time: that shows
         which one it is, and the next attempt truncates or drops it.

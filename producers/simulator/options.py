@@ -35,6 +35,10 @@ def add_simulation_options(parser: argparse.ArgumentParser) -> None:
         "--withdraw", action="store_true",
         help="publish items that --retire withdraws to the items topic as unavailable",
     )  # fmt: skip
+    _add_plan_options(parser)
+
+
+def _add_plan_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what happens; event numbers count from 0")
     group.add_argument(
         "--change", action="append", default=[], type=_parsed(parse_change), metavar="KIND@EVENT[..EVENT]",
@@ -46,9 +50,7 @@ def add_simulation_options(parser: argparse.ArgumentParser) -> None:
         help="more events or interest for a while: rate@1000..2000[,factor=5], item@...[,share=0.3], "
         "category@...[,share=0.3]; may be repeated",
     )  # fmt: skip
-    group.add_argument(
-        "--season", type=float, metavar="DAYS", help="the stream lasts so many days, with quiet nights"
-    )
+    group.add_argument("--season", type=float, metavar="DAYS", help="length of the stream; nights are quiet")
     group.add_argument(
         "--noise-users", type=float, default=0.0, metavar="SHARE", help="of the users, click at random"
     )

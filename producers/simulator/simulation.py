@@ -24,6 +24,7 @@ from pipeline.events.fields import field_names
 from pipeline.events.items import OUR_NAMES, item_names
 from pipeline.settings import KEY_FIELD, EventsConfig, ItemsConfig, KafkaConfig, TopicsConfig
 from producers.kafka.client import producer_options
+from producers.rate_limiter import Pace
 from producers.replay import IN_UNIT, Sending, WireEvent, nested, send_events
 from producers.simulator.closed_loop import ClosedLoop, Lists
 from producers.simulator.events import DEFAULT_CONFIG, Columns, SimulatedEvent, SimulatorConfig, item_name
@@ -52,12 +53,12 @@ class Order:
     """Publish retired items to the items topic as unavailable."""
     config: SimulatorConfig = DEFAULT_CONFIG
 
-    def pace(self) -> dict[str, float]:
-        """Return the `rate`, or the `speed` of that mean rate when the plan varies it."""
+    def pace(self) -> Pace:
+        """Return the rate, or the speed of that mean rate when the plan varies it."""
         uneven = self.plan.season is not None or any(burst.kind == "rate" for burst in self.plan.bursts)
         if not (uneven and self.rate):
-            return {"rate": self.rate}
-        return {"speed": self.rate * span_ms(self.events, self.config, self.plan) / self.events / 1000}
+            return Pace(self.rate)
+        return Pace(speed=self.rate * span_ms(self.events, self.config, self.plan) / self.events / 1000)
 
 
 class Simulation:
@@ -152,10 +153,8 @@ class Sender:
                 producer.send(self._topics.items, key=item_id.encode(), value=value)
 
             events = simulation.wire(chunks, withdraw if order.withdraw else None)
-            send_events(
-                producer, self.topic, events, self.sending, **order.pace(), wait=wait,
-                flush_s=self._kafka.broker_timeout_s,
-            )  # fmt: skip
+            flush_s = self._kafka.broker_timeout_s
+            send_events(producer, self.topic, events, self.sending, order.pace(), wait, flush_s)
 
     def progress(self) -> dict[str, Any]:
         """Return how many events are sent, and the counts and rates of each arm so far."""

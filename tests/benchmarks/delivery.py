@@ -29,10 +29,10 @@ from brokers.apache import apache_kafka
 from brokers.embedded import embedded_broker
 from kills import SETTINGS, checkpoints, kill_and_compare
 from recorded import STREAMS, path_of
+from recordings import read_recording
 from services import STOP_S, Site
 from truth import Sent, Truth, sent, spoiled
 
-from consumers.files.source import read_events
 from pipeline.events.fields import field_names
 from pipeline.settings import EventsConfig
 from producers.replay import wire_events
@@ -59,7 +59,7 @@ def recorded_file(data: Path, name: str) -> Path:
 
 def recorded_events(file: Path, count: int) -> list[Sent]:
     """Return the first events of a file as `replay` sends them."""
-    chunks = read_events(file, 1_000, now_ms=time.time_ns() // 1_000_000, limit=count)
+    chunks = read_recording(file, 1_000, now_ms=time.time_ns() // 1_000_000, limit=count)
     return sent(wire_events(chunks, field_names(EventsConfig()), "ms"))
 
 

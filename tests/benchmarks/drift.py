@@ -37,7 +37,7 @@ class Row:
     signal: str
     false_alarms: int  # all streams without a change together
     false_alarms_most: int  # in one stream
-    found: int  # streams with a change whose alarm came within 3,000 events
+    found: int  # streams with a change and an alarm within 3,000 events
     delay_median: float
     delay_most: float
     alarms_a_change: float

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/drift_detectors.py [--seeds 6]
 
-Feeds each detector with the hits of the small learner of drift.py over simulated users, whose taste
-changes at event 20,000 of 60,000, or never does: ADWIN, Page-Hinkley and KSWIN with means of ten tests, as
-the service's own watch is, DDM with single tests. All pass over the first 5,000 tests and are made anew
+Feeds each detector with the hits of the small learner of drift.py over simulated users, with a change
+of taste at event 20,000 of 60,000, or without: ADWIN, Page-Hinkley and KSWIN with means of ten tests, as
+the service's own watch is, DDM with single tests. All skip the first 5,000 tests and start again
 after an alarm; only a fall is counted. Prints a table, and one JSON line at the end. An alarm is found when
 it comes in time: within 10,000 events of the change.
 """

@@ -3,16 +3,16 @@
     python tests/benchmarks/drift_reaction.py [--seeds 5] [--data FOLDER]
 
 Runs the service's own `Recommender` (default configuration, but that no lists are made) in batches of 128
-over simulated shoppers, whose taste changes at event 20,000 of 60,000, once with `drift.reaction` and once
+over simulated users, with a change of taste at event 20,000 of 60,000, once with `drift.reaction` and once
 without it; with --data (or AFRESH_DATA) over the first 40,000 events of recorded streams too. Prints one
 table, and one JSON line at the end. The streams are those of drift_streams.py.
 
-- told: the first alarm after the change, by signal, and its delay in events, median (most).
+- signal: the first alarm after the change, by signal, and its delay in events, median (most).
 - false alarms: on streams without a change, and before the change on the others, per 100,000 events. Of
-  recorded streams nobody knows which alarms are false: all are counted.
+  recorded streams it is unknown which alarms are false: all are counted.
 - events until quality is back: m(t) is the mean NDCG@10 of 2,000 tests from event t on, and the level that of
   the last 5,000 events before the change. Quality is back at the first t after the lowest m(t) for which m(t)
-  is at least nine tenths of the level; counted from the change. 0: it was never gone, no m(t) lies below
+  is at least nine tenths of the level; counted from the change. 0: it never fell, no m(t) lies below
   that. "> ": in some stream it was not back at the end, which then counts. Where the taste turns time and
   again, each turn is a change of its own, up to the next one.
 - NDCG@10 after: of all tests from event 20,000 on; of the whole of a recorded stream. The gain is the mean of
@@ -67,7 +67,7 @@ def fades(weights: bool, contexts: bool) -> Callable[..., None]:
 
 
 def of_old_items(alarm: DriftAlarm) -> float:
-    """Take the share of events on items that are not young for what is left, where new items are told of."""
+    """Return the share of events on old items for an alarm of new items, else `share_left`."""
     if alarm.signal == "young_items":
         return (1 - alarm.after) / (1 - alarm.before)
     return share_left(alarm)
@@ -198,7 +198,7 @@ class Row:
     kind: str
     part: str
     seeds: int
-    told: dict[str, int]  # streams by the signal of the first alarm
+    signals: dict[str, int]  # streams by the signal of the first alarm
     delays: list[int]
     false_alarms_per_100k: float
     back: tuple[list[float], list[float]]  # by seed
@@ -228,7 +228,7 @@ def row(kind: str, part: str, without: list[Figures], reacted: list[Figures]) ->
 
 
 HEAD = (
-    "| change | reaction | told by, of streams | delay, median (most) | false alarms per 100,000 "
+    "| change | reaction | signal, of streams | delay, median (most) | false alarms per 100,000 "
     "| back without it (least to most) | back with it (least to most) | ratio "
     "| NDCG@10 after, without | with | gain |"
 )
@@ -237,7 +237,7 @@ HEAD = (
 def line(of: Row) -> str:
     """Return a row of the table."""
     steady = KINDS[of.kind].steady
-    told = ", ".join(f"{signal} {count}" for signal, count in of.told.items()) or "none"
+    first = ", ".join(f"{signal} {count}" for signal, count in of.signals.items()) or "none"
     delay = f"{median(of.delays):,.0f} ({of.delays[-1]:,})" if of.delays else ""
     back = [
         f"{'' if whole else '> '}{mean(by_seed):,.0f} ({min(by_seed):,.0f} to {max(by_seed):,.0f})"
@@ -246,7 +246,7 @@ def line(of: Row) -> str:
     ratio = f"{of.ratio:.2f}" if of.ratio else ""
     middle = ["", "", f"{of.false_alarms_per_100k:.1f}", "", "", ""]
     if not steady:
-        middle = [f"{told} of {of.seeds}", delay, middle[2], *back, ratio]
+        middle = [f"{first} of {of.seeds}", delay, middle[2], *back, ratio]
     least, most = f"{100 * min(of.gains):+.1f}", f"{100 * max(of.gains):+.1f}"
     spread = f" ({least} to {most})" if len(of.gains) > 1 else ""
     gain = f"{100 * mean(of.gains):+.1f}%{spread}"
@@ -285,7 +285,7 @@ def main() -> None:
     with ProcessPoolExecutor(options.jobs) as pool:
 
         def started(kind: str, seed: int, part: str, on: bool) -> Future[Run]:
-            if not on and KINDS[kind].fall:  # nobody answers the alarm
+            if not on and KINDS[kind].fall:  # no reaction to the alarm
                 kind = KINDS[kind].recorded or "none"
             key = kind, seed, part, on
             if key not in runs:

@@ -54,9 +54,9 @@ def main() -> None:
         early += len(changed) - len(after)
         delays.append(min(after, default=EVENTS))
         steady.append(len(alarms_of(seed, None, args.batch)))
-        told = ", ".join(f"{alarm.signal} at {alarm.at_event:,}" for alarm in changed) or "none"
+        alarms = ", ".join(f"{alarm.signal} at {alarm.at_event:,}" for alarm in changed) or "none"
         print(
-            f"seed {seed}: without a change {steady[-1]} alarms; with one at {CHANGE_AT:,}: {told}",
+            f"seed {seed}: without a change {steady[-1]} alarms; with one at {CHANGE_AT:,}: {alarms}",
             flush=True,
         )
     found = sum(delay <= WITHIN for delay in delays)

@@ -16,11 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' helpers
+
 import msgspec
 import numpy as np
 import pytrec_eval
+from recordings import read_recording
 
-from consumers.files.source import read_events
 from pipeline.evaluation.rank_metrics import gains_of
 from pipeline.models.baselines.isgd import IsgdModel
 from pipeline.models.model import Pool, Targets, TrainResult
@@ -96,7 +98,7 @@ def main() -> int:
     evaluation = Evaluation(settings, [Variant("isgd", {})], SystemClock())
     model: Any = evaluation.recommender.models[0]
     heard = Overheard(evaluation.recommender, model.timed)
-    evaluation.learn(read_events(options.file, options.batch, now_ms=NOW_MS, limit=options.events), NOW_MS)
+    evaluation.learn(read_recording(options.file, options.batch, now_ms=NOW_MS, limit=options.events), NOW_MS)
     whole = evaluation.recommender.quality.cumulative()["isgd"]
     theirs = figures_of_trec(heard.run, heard.taken)
     ours = dict(zip(MEASURES, np.mean(heard.gains, axis=0).tolist(), strict=True))

@@ -6,13 +6,16 @@ that holds them all is named by --data or AFRESH_DATA. One process, one thread.
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' helpers
 
-from consumers.files.source import read_events
+import msgspec
+from recordings import read_recording
+
 from pipeline.events.batch import Events
 from pipeline.settings import RankConfig, Settings
 
@@ -94,4 +97,4 @@ def settings_for(stream: Stream, settings: Settings) -> Settings:
 
 def events_of(data: Path, stream: Stream, events: int, batch: int) -> Iterator[Events]:
     """Yield the first events of a stream in batches; 0 events: the whole."""
-    return read_events(path_of(data, stream), batch, now_ms=NOW_MS, limit=events or stream.whole or None)
+    return read_recording(path_of(data, stream), batch, now_ms=NOW_MS, limit=events or stream.whole or None)

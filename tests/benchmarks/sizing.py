@@ -86,7 +86,7 @@ def fill(users: int, items: int) -> dict[str, Any]:
             if number == filling:
                 began = time.perf_counter()
             raw = batches(events)
-            journal.append(Entry(raw.seq, raw.now_ms, raw.spans, np.zeros(len(events), np.int32)))
+            journal.append(Entry(raw.seq, raw.now_ms, raw.spans, [(0, len(events))]))
             outcome = recommender.step(raw)
             if number >= filling:
                 rankings += sum(len(encode(ranking)) for ranking in outcome.rankings) / len(outcome.rankings)

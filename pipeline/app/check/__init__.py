@@ -1,1 +1,1 @@
-"""`afresh check`: what is wrong before the first start, and how to mend it."""
+"""`afresh check`: find what keeps the service from working before the first start, and how to fix it."""

@@ -1,131 +1,96 @@
-"""Judge a sample of the items topic's newest records: which items they withdraw, and which can't be read."""
+"""Check a sample of the items topic's newest records: which items they withdraw, and which can't be read."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from pipeline.app.check.advice import (
-    FIELDS_SHOWN,
-    UNCHANGED,
-    Changes,
-    Flat,
-    best,
-    flat,
-    in_words,
-    options,
-    tried,
-    with_changes,
-)
+from pipeline.app.check import advice, findings
+from pipeline.app.check.advice import Changes, Paths, all_paths
 from pipeline.app.check.findings import Finding, numbered, ok, warn
-from pipeline.events.batch import BadItem, CatalogUpdate, Record
-from pipeline.events.checks import shown
-from pipeline.events.fields import Refused
+from pipeline.events.batch import CatalogUpdate, Record
+from pipeline.events.checks import RecordError
 from pipeline.events.items import item_names, item_news, item_row
 from pipeline.settings import KEY_FIELD, Settings
 
 
-def judge_items(topic: str, records: Sequence[Record], settings: Settings) -> list[Finding]:
+def check_items(topic: str, records: Sequence[Record], settings: Settings) -> list[Finding]:
     """Return the findings about the newest records of the items topic."""
     about = f"records of {topic}"
     if not records:
         return [ok(about, "no record yet: every item is available")]
-    news = item_news(records, settings.items)
-    flats = [dict(flat(place)) for record in records if (place := _row(record))]
-    changes = advice(records, flats, settings)
-    return [
-        *_reading(about, records, news, changes, settings),
-        *_fields(topic, records, flats, changes, settings),
-    ]
+    update = item_news(records, settings.items)
+    sample = [each for record in records if (each := _paths(record))]
+    changes = _advice(records, sample, settings)
+    proposal = _proposal(records, changes, settings) if changes else ""
+    found = list(_reading(about, records, update, proposal))
+    if paths := all_paths(sample):
+        names = item_names(settings.items)
+        from_key = {field for field, several in names.items() if KEY_FIELD in several}
+        found.append(findings.fields_finding(topic, "items", names, paths, from_key))
+        if "items.fields.available" in changes and not update.bad:
+            text = "no record states availability: every record with a value counts as available"
+            found.append(warn(f"fields of {topic}", text, proposal))
+    return found
 
 
-def advice(records: Sequence[Record], flats: Sequence[Flat], settings: Settings) -> Changes:
-    """Return the mapping under which most of the records can be read, tried on them; {} for the one there is.
+def _advice(records: Sequence[Record], sample: Sequence[Paths], settings: Settings) -> Changes:
+    """Return the field names under which most of the records can be read, tried on them; {} for the present.
 
-    Of mappings that read as many, the one that finds more of our fields is taken.
+    Of names that read as many, those that find more of our fields are taken.
     """
-
-    def read(changed: Settings) -> int:
-        return len(records) - len(item_news(records, changed.items).bad)
-
-    found = {
-        f"items.fields.{field}": options(f"items.fields.{field}", names, flats)
-        for field, names in item_names(settings.items).items()
+    fields = item_names(settings.items)
+    per_setting = {
+        f"items.fields.{field}": advice.options(f"items.fields.{field}", names, sample)
+        for field, names in fields.items()
     }
-    reads = tried(settings, read)
-    changes = best(found, reads, len(records))
-    for field, names in reversed(item_names(settings.items).items()):
+    reads = advice.counter(
+        settings, lambda changed: len(records) - len(item_news(records, changed.items).bad)
+    )
+    changes = advice.best(per_setting, reads, len(records))
+    for field, names in reversed(fields.items()):
         setting, least = f"items.fields.{field}", reads(changes)
-        if setting in changes or _held(flats, names) or (field == "item_id" and not changes):
+        found = any(name in each for each in sample for name in names)
+        if setting in changes or found or (field == "item_id" and not changes):
             continue  # records that are read without it have the id as their key
-        wider = ({**changes, setting: option.value} for option in found[setting] if option is not UNCHANGED)
+        wider = ({**changes, setting: value} for _, value in per_setting[setting] if value is not None)
         changes = next((each for each in wider if reads(each) >= least), changes)
     return changes
 
 
 def _reading(
-    about: str, records: Sequence[Record], news: CatalogUpdate, changes: Changes, settings: Settings
+    about: str, records: Sequence[Record], update: CatalogUpdate, proposal: str
 ) -> Iterator[Finding]:
-    """Yield how many records can be read and what they say of items, then the reasons of the others."""
-    bad, total = len(news.bad), numbered(len(records), "record")
-    withdrawn = sum(not change.available for change in news.changes)
-    says = f"{numbered(len(news.changes), 'item')}, {withdrawn:,} withdrawn"
+    """Yield how many records can be read and how many items they withdraw, then why others can't be read."""
+    bad, total = len(update.bad), numbered(len(records), "record")
+    items = f"{numbered(len(update.changes), 'item')}, {_withdrawn(update):,} withdrawn"
     if not bad:
-        yield ok(about, f"the newest {total} are read: {says}")
+        yield ok(about, f"the newest {total} are read: {items}")
         return
-    below = "mend what is named below, in the producer or in [items]"
-    yield warn(about, f"{bad:,} of the newest {total} can't be read and change nothing; {says}", below)
-    to_do = "mend the producer: see deploy/guides/troubleshooting.md"
-    mapping = _set(records, changes, settings) if changes else ""
-    by_reason: dict[str, BadItem] = {}
-    counts: Counter[str] = Counter()
-    for item in news.bad:
-        by_reason.setdefault(item.reason, item)
-        counts[item.reason] += 1
-    for reason, number in counts.most_common():
-        first = by_reason[reason]
-        where = f"{first.topic}-{first.partition} offset {first.offset}"
-        mended = mapping if reason in ("missing_field", "wrong_type") else ""
-        yield warn(about, f"{reason}: {number}, such as {where}: {first.detail}", mended or to_do)
+    found = f"{bad:,} of the newest {total} can't be read and change nothing; {items}"
+    yield warn(about, found, "fix what is named below, in the producer or in [items]")
+    problems = [
+        findings.Problem(each.reason, f"{each.topic}-{each.partition} offset {each.offset}", each.detail)
+        for each in update.bad
+    ]
+    default_fix = "fix the producer: see deploy/guides/troubleshooting.md"
+    fixes = dict.fromkeys(("missing_field", "wrong_type"), proposal or default_fix)
+    yield from findings.problem_findings(warn, about, problems, fixes, default_fix)
 
 
-def _fields(
-    topic: str, records: Sequence[Record], flats: Sequence[Flat], changes: Changes, settings: Settings
-) -> Iterator[Finding]:
-    """Yield which fields are read, and whether any record says that an item is available or not."""
-    names = item_names(settings.items)
-    there = dict.fromkeys(path for each in flats for path in each)
-    if not there:
-        return
-    read = [name for several in names.values() for name in several if name in there]
-    absent = [field for field, several in names.items() if not {*several} & {*there, KEY_FIELD}]
-    unread = [shown(name)[1:-1] for name in there if name not in read]
-    parts = [f"read: {', '.join(shown(name)[1:-1] for name in read) or 'none'}"]
-    parts += [f"not there: {', '.join(absent)}"] * bool(absent)
-    parts += [f"not read: {', '.join(unread[:FIELDS_SHOWN])} (items.fields can name them)"] * bool(unread)
-    yield ok(f"fields of {topic}", "; ".join(parts))
-    if "items.fields.available" in changes and not item_news(records, settings.items).bad:
-        yield warn(
-            f"fields of {topic}",
-            "no record says whether its item is available, so every record with a value counts as available",
-            _set(records, changes, settings),
-        )
+def _proposal(records: Sequence[Record], changes: Changes, settings: Settings) -> str:
+    """Return changes in words, with the number of records that can be read under them."""
+    update = item_news(records, advice.with_changes(settings, changes).items)
+    read = f"{len(records) - len(update.bad):,} of the newest {numbered(len(records), 'record')}"
+    withdrawn = numbered(_withdrawn(update), "item")
+    return f"set {advice.as_toml(changes)}: then {read} can be read, {withdrawn} withdrawn"
 
 
-def _set(records: Sequence[Record], changes: Changes, settings: Settings) -> str:
-    """Return changes in words, and what can be read under them."""
-    news = item_news(records, (with_changes(settings, changes) or settings).items)
-    withdrawn = sum(not change.available for change in news.changes)
-    read = f"{len(records) - len(news.bad):,} of the newest {numbered(len(records), 'record')}"
-    return f"set {in_words(changes)}: then {read} can be read, {numbered(withdrawn, 'item')} withdrawn"
+def _withdrawn(update: CatalogUpdate) -> int:
+    return sum(not change.available for change in update.changes)
 
 
-def _row(record: Record) -> Flat:
-    """Return the object of a record that holds an item's fields; {} for none."""
+def _paths(record: Record) -> Paths:
+    """Return the paths of the object that holds an item's fields; {} for none."""
     try:
         places = item_row(record).places
-    except Refused:
+    except RecordError:
         return {}
-    return dict(places[-1]) if places else {}
-
-
-def _held(flats: Sequence[Flat], names: Sequence[str]) -> bool:
-    return any(name in each for each in flats for name in names)
+    return dict(advice.flatten(places[-1])) if places else {}

@@ -1,158 +1,224 @@
-"""Judge a sample of an events topic's newest records: do they decode, do their keys lie where they should."""
+"""Check the newest records of an events topic: how they decode, and the partitions of their keys."""
 
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from pipeline.app.check.advice import (
-    FIELDS_SHOWN,
-    as_object,
-    choices,
-    flat,
-)
-from pipeline.app.check.event_advice import advice, decoded, decoder_of, key_said, polled, rejected
+import numpy as np
+
+from pipeline.app.check import advice, findings
+from pipeline.app.check.advice import Changes, Option, Paths, all_paths, paths_of
 from pipeline.app.check.findings import Finding, fault, numbered, ok, warn
-from pipeline.app.event_types import told_types
-from pipeline.events.batch import RawBatch, Record, Reject, TopicPartition
+from pipeline.app.text import event_types_text
+from pipeline.events.batch import Polled, RawBatch, Record, Span, TopicPartition
 from pipeline.events.checks import shown
-from pipeline.settings import EVENT_FIELDS, KEY_FIELD, Settings
+from pipeline.events.decode import Decoder
+from pipeline.events.fields import key_text
+from pipeline.settings import EVENT_FIELDS, KEY_FIELD, Settings, names_of
 from producers.kafka.records import key_hash
 
-LOOKED_AT = 100  # records whose fields are listed
 DAY_MS = 86_400_000
+LISTED_RECORDS = 100  # of which the fields are listed
+TRIED_RECORDS = 60  # of each kind, those that decode and those that don't
+MAX_EVENT_TYPES = 50  # of a field that names event types; ids and texts have more values
+FIXABLE = ("missing_field", "wrong_type", "empty_id", "bad_time")  # reasons that settings may fix
 
 
-def judge_places(
+def check_offsets(
     topic: str, ends: Mapping[int, int], learned: Mapping[TopicPartition, int]
 ) -> Iterator[Finding]:
-    """Yield a fault where the checkpoint has `learned` more of the topic than there is: its partitions end
-    at `ends`. A start would end with it."""
+    """Yield a fault where the checkpoint has `learned` beyond the ends of the topic: a start would fail."""
     for source, offset in learned.items():
-        if source.topic == topic and offset > ends.get(source.partition, offset):
-            yield fault(
-                f"offsets of {topic}",
-                f"the checkpoint goes on from offset {offset} of partition {source.partition}, which ends at "
-                f"{ends[source.partition]}: the topic was made anew",
-                "restore the topic, or set another checkpoint.path and kafka.group_id to start anew",
+        end = ends.get(source.partition, offset)
+        if source.topic == topic and offset > end:
+            found = (
+                f"the checkpoint resumes from offset {offset} of partition {source.partition}, which ends at "
+                f"{end}: the topic was created again"
             )
+            fix = "restore the topic, or start over with another checkpoint.path and kafka.group_id"
+            yield fault(f"offsets of {topic}", found, fix)
             return
 
 
-def judge_records(
+def check_records(
     topic: str, partitions: int, records: Sequence[Record], settings: Settings, now_ms: int
 ) -> list[Finding]:
-    """Return the findings about a topic's newest records. `now_ms` is the wall clock that times are held
-    against. Raise `UsageError` where the field names contradict each other."""
+    """Return the findings about a topic's newest records; `now_ms` is the wall clock.
+
+    Raise `UsageError` where two fields are read under one name.
+    """
     if not records:
-        text = "no record yet, so nothing could be looked at"
-        return [warn(f"records of {topic}", text, "publish some (afresh replay FILE), and check again")]
-    raw = decoded(records, settings, now_ms)
+        fix = "publish some (afresh replay FILE), and check again"
+        return [warn(f"records of {topic}", "no record yet: nothing to check", fix)]
+    raw = _decode(records, settings, now_ms)
+    paths = all_paths(paths_of(record.value) for record in records[-LISTED_RECORDS:])
+    names = {field: names_of(settings.events.fields.get(field, field)) for field in EVENT_FIELDS}
+    from_key = {field for field, several in names.items() if KEY_FIELD in several}
+    paths = [path for path in paths if not path.startswith("context.")]
+    types = Counter(raw.events.types)
+    # all events of a record belong to one user
+    users = {
+        id(record): (record, ids[0])
+        for record in records
+        if (ids := _decode([record], settings, now_ms).events.user_ids)
+    }
     return [
         *_decoding(topic, records, raw, settings),
-        *_fields(topic, records, settings),
-        *_types(topic, raw, settings),
+        *([findings.fields_finding(topic, "events", names, paths, from_key)] if paths else []),
+        *([ok(f"event types of {topic}", event_types_text(types, settings.events))] if types else []),
         *_ages(topic, raw, settings),
-        *_keys(topic, partitions, _users(records, settings, now_ms)),
+        *_keys(f"keys of {topic}", partitions, list(users.values())),
     ]
 
 
+def _decode(records: Sequence[Record], settings: Settings, now_ms: int) -> RawBatch:
+    """Decode records of one topic as the service does."""
+    decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
+    spans = (Span(records[0].topic, 0, 0, 0),) if records else ()
+    return decoder.decode(0, now_ms, Polled(spans, list(records), np.zeros(len(records), np.int32)))
+
+
+def _rejected(raw: RawBatch) -> set[int]:
+    """Return the identities of the records that are rejected, in whole or in part."""
+    return {id(reject.record) for reject in raw.rejects}
+
+
 def _decoding(topic: str, records: Sequence[Record], raw: RawBatch, settings: Settings) -> Iterator[Finding]:
-    """Yield how many records would be dead letters, by reason with an example."""
-    about, total = f"records of {topic}", len(records)
-    by_reason: dict[str, list[Reject]] = defaultdict(list)
-    for reject in raw.rejects:
-        by_reason[reject.reason].append(reject)
-    bad = len(rejected(raw))
+    """Yield how many records would be dead letters, then each reason with an example."""
+    about, total, bad = f"records of {topic}", numbered(len(records), "record"), len(_rejected(raw))
     if not bad:
         ignored = sum(raw.ignored.values())
-        aside = f", {ignored} of them to be ignored" if ignored else ""
-        yield ok(about, f"the newest {numbered(total, 'record')} decode{aside}")
+        aside = f", {ignored} of them are ignored" if ignored else ""
+        yield ok(about, f"the newest {total} decode{aside}")
         return
-    stops = bad / total > settings.limits.max_dead_letter_ratio
+    limit = settings.limits.max_dead_letter_ratio
+    stops = bad / len(records) > limit
     make = fault if stops else warn
-    limit = (
-        f", more than limits.max_dead_letter_ratio = {settings.limits.max_dead_letter_ratio:g}"
-        if stops
-        else ""
-    )
-    yield make(
-        about,
-        f"{bad} of the newest {numbered(total, 'record')} would be dead letters{limit}",
-        "mend what is named below, in the producer or in [events]",
-    )
-    mend = advice(records, raw, settings)
-    to_do = "mend the producer, or let them pass: see deploy/guides/troubleshooting.md"
-    for reason, rejects in sorted(by_reason.items(), key=lambda pair: -len(pair[1])):
-        first = rejects[0]
-        where = f"{first.record.topic}-{first.record.partition} offset {first.record.offset}"
-        yield make(
-            about,
-            f"{reason}: {len(rejects)}, such as {where}: {first.detail}",
-            mend.text if reason in mend.reasons else to_do,
+    found = f"{bad} of the newest {total} would be dead letters"
+    found += f", more than limits.max_dead_letter_ratio = {limit:g}" if stops else ""
+    yield make(about, found, "fix what is named below, in the producer or in [events]")
+    problems = [
+        findings.Problem(each.reason, f"{topic}-{at.partition} offset {at.offset}", each.detail)
+        for each in raw.rejects
+        for at in [each.record]
+    ]
+    proposal = _proposal(records, raw, settings)
+    fixes = dict.fromkeys(proposal.reasons, proposal.text)
+    default_fix = "fix the producer, or accept the loss: see deploy/guides/troubleshooting.md"
+    yield from findings.problem_findings(make, about, problems, fixes, default_fix)
+
+
+class Proposal(NamedTuple):
+    """Settings under which more records decode, in words, and the reasons that they fix."""
+
+    text: str
+    reasons: frozenset[str]
+
+
+def _proposal(records: Sequence[Record], raw: RawBatch, settings: Settings) -> Proposal:
+    """Return settings under which more of the records decode; `raw` is their decoding under `settings`."""
+    fixable = [reject for reject in raw.rejects if reject.reason in FIXABLE]
+    bad = _sample([reject.record for reject in fixable])
+    paths = [paths_of(record.value) for record in bad]
+    if not any(paths):
+        return Proposal("", frozenset())
+    rejected = _rejected(raw)
+    sample = [*bad, *_sample([record for record in records if id(record) not in rejected])]
+
+    def reads(some: Sequence[Record], changed: Settings) -> int:
+        return len(some) - len(_rejected(_decode(some, changed, raw.now_ms)))
+
+    tried = advice.counter(settings, lambda changed: reads(sample, changed))
+    changes = advice.best(_options(bad, paths, settings), tried, len(sample))
+    ignoring = [changes | more for more in _ignored(records, changes, settings, raw.now_ms)]
+    wider = advice.counter(settings, lambda changed: reads(records, changed))
+    changes = max([changes, *ignoring], key=wider)  # the first of equals
+    names = ", ".join(shown(path)[1:-1] for path in all_paths(paths)[: findings.FIELDS_SHOWN])
+    if not changes:
+        reasons = frozenset(FIXABLE) - {"bad_time"}
+        return Proposal(f"no events.fields were found under which more decode: they have {names}", reasons)
+    still = _rejected(_decode(records, advice.with_changes(settings, changes), raw.now_ms))
+    decoded = f"{len(records) - len(still):,} of the newest {numbered(len(records), 'record')} decode"
+    reasons = frozenset(reject.reason for reject in fixable if id(reject.record) not in still)
+    return Proposal(f"set {advice.as_toml(changes)}: then {decoded}; they have {names}", reasons)
+
+
+def _options(
+    bad: Sequence[Record], paths: Sequence[Paths], settings: Settings
+) -> dict[str, Sequence[Option]]:
+    """Return what is tried: names of the two ids, and units of time."""
+    keys = [_key_text(record.key) for record in bad if record.key is not None]
+    found: dict[str, Sequence[Option]] = {
+        f"events.fields.{field}": advice.options(
+            f"events.fields.{field}", settings.events.fields.get(field, field), paths, usable
         )
+        for field, usable in (("user_id", keys if len(keys) == len(bad) else []), ("item_id", []))
+    }
+    units = [(1.0, unit) for unit in ("s", "ms", "auto") if unit != settings.events.time_unit]
+    return {**found, "events.time_unit": [advice.UNCHANGED, *units]}
 
 
-def _fields(topic: str, records: Sequence[Record], settings: Settings) -> Iterator[Finding]:
-    """Yield which fields are read, and which of the records' and of ours go without the other."""
-    there: dict[str, None] = {}
-    for record in records[-LOOKED_AT:]:
-        there |= dict.fromkeys(name for name, _ in flat(as_object(record.value)))
-    names = {ours: choices(settings.events.fields.get(ours, ours)) for ours in EVENT_FIELDS}
-    read = [name for several in names.values() for name in several if name in there]
-    absent = [ours for ours, several in names.items() if not {*several} & {*there, KEY_FIELD}]
-    unread = [shown(name)[1:-1] for name in there if name not in read and not name.startswith("context.")]
-    if there:
-        parts = [f"read: {', '.join(shown(name)[1:-1] for name in read) or 'none'}"]
-        parts += [f"not there: {', '.join(absent)}"] * bool(absent)
-        parts += [f"not read: {', '.join(unread[:FIELDS_SHOWN])} (events.fields can name them)"] * bool(
-            unread
-        )
-        yield ok(f"fields of {topic}", "; ".join(parts))
+def _ignored(
+    records: Sequence[Record], changes: Changes, settings: Settings, now_ms: int
+) -> Iterator[Changes]:
+    """Yield roles "ignore" for event types of which most records lack an item id, where others have one.
+
+    The type is read under its present name, or under others that may hold it.
+    """
+    changed = advice.with_changes(settings, changes)
+    rejected = _rejected(_decode(records, changed, now_ms))
+    paths = [paths_of(record.value) for record in records]
+    items, types = (names_of(changed.events.fields.get(name, name)) for name in ("item_id", "event_type"))
+    lacking = [
+        id(record) in rejected and not advice.holds(each, *items)
+        for record, each in zip(records, paths, strict=True)
+    ]
+    setting = "events.fields.event_type"
+    for _, value in advice.options(setting, types, paths):
+        of_record = [_first_text(each, names_of(value or types)) for each in paths]
+        counts = Counter(of_record)
+        without = Counter(kind for kind, lacks in zip(of_record, lacking, strict=True) if lacks)
+        most = [kind for kind, count in without.items() if kind and 2 * count > counts[kind]]
+        if 0 < len(most) < len(counts) <= MAX_EVENT_TYPES:
+            renamed = {} if value is None else {setting: value}
+            yield renamed | {f"events.roles.{kind}": "ignore" for kind in most}
 
 
-def _types(topic: str, raw: RawBatch, settings: Settings) -> Iterator[Finding]:
-    """Yield which types of events there are, and what each is taken for."""
-    types = Counter(raw.events.types)
-    if not types:
-        return
-    yield ok(f"event types of {topic}", told_types(types, settings.events))
+def _first_text(record: Paths, names: Sequence[str]) -> str:
+    values = (record.get(name) for name in names)
+    return next((value for value in values if isinstance(value, str) and value), "")
+
+
+def _sample(records: Sequence[Record]) -> Sequence[Record]:
+    return records[:: -(-len(records) // TRIED_RECORDS) or 1]
 
 
 def _ages(topic: str, raw: RawBatch, settings: Settings) -> Iterator[Finding]:
-    """Yield whether most events are so old that what they tell of is forgotten as soon as it is learned."""
+    """Yield a warning where most events are so old that their users or items expire at once."""
     for what, days in (("user", settings.limits.user_ttl_days), ("item", settings.limits.item_ttl_days)):
         old = int((raw.events.time_ms_B < raw.now_ms - days * DAY_MS).sum()) if days else 0
         if 2 * old > len(raw.events):
             yield warn(
                 f"times of {topic}",
                 f"{old} of the newest {numbered(len(raw.events), 'event')} are older than "
-                f"limits.{what}_ttl_days = {days:g}: their {what}s are forgotten as soon as they are learned",
+                f"limits.{what}_ttl_days = {days:g}: their {what}s expire as soon as they are learned",
                 f"for a trial with an old recording, --set limits.{what}_ttl_days=0",
             )
 
 
-def _users(records: Sequence[Record], settings: Settings, now_ms: int) -> list[tuple[Record, str]]:
-    """Return the records that hold an event, each with its user: of one record all events are of one user."""
-    decoder = decoder_of(settings)
-    alone = ((record, decoder.decode(0, now_ms, polled([record])).events.user_ids) for record in records)
-    return [(record, users[0]) for record, users in alone if users]
-
-
-def _keys(topic: str, partitions: int, pairs: Sequence[tuple[Record, str]]) -> Iterator[Finding]:
-    """Yield whether a user's events stay together."""
-    about = f"keys of {topic}"
-    if not pairs:
-        return
-    if partitions < 2:
+def _keys(about: str, partitions: int, pairs: Sequence[tuple[Record, str]]) -> Iterator[Finding]:
+    """Yield whether all events of a user are in one partition; `pairs` are records with their users."""
+    if pairs and partitions < 2:
         yield ok(about, "one partition: every user's events are together")
-        return
-    trouble = [*_scattered(about, pairs), *_keyless(about, pairs), *_foreign(about, pairs)]
-    trouble += _partitioner(about, partitions, [record for record, _ in pairs if record.key is not None])
-    yield from trouble
-    if not trouble:
-        yield ok(
-            about, f"the keys of the newest {numbered(len(pairs), 'event')} are user ids, placed by murmur2"
-        )
+    elif pairs:
+        problems = [
+            *_scattered(about, pairs),
+            *_unkeyed(about, pairs),
+            *_partitioner(about, partitions, pairs),
+        ]
+        fine = f"the keys of the newest {numbered(len(pairs), 'event')} are user ids, partitioned by murmur2"
+        yield from problems or [ok(about, fine)]
 
 
 def _scattered(about: str, pairs: Sequence[tuple[Record, str]]) -> Iterator[Finding]:
@@ -170,48 +236,46 @@ def _scattered(about: str, pairs: Sequence[tuple[Record, str]]) -> Iterator[Find
         )
 
 
-def _keyless(about: str, pairs: Sequence[tuple[Record, str]]) -> Iterator[Finding]:
+def _unkeyed(about: str, pairs: Sequence[tuple[Record, str]]) -> Iterator[Finding]:
+    """Yield warnings about keys that are missing, or that are not the user id."""
+    total = numbered(len(pairs), "event")
     missing = [record for record, _ in pairs if record.key is None]
     if missing:
-        where = f"partition {missing[0].partition} offset {missing[0].offset}"
-        yield warn(
-            about,
-            f"{len(missing)} of {numbered(len(pairs), 'event')} without a key, such as {where}: "
-            "a user's events come in any partition",
-            "let the producers set the user id as key",
-        )
-
-
-def _foreign(about: str, pairs: Sequence[tuple[Record, str]]) -> Iterator[Finding]:
-    other = [(said, user) for r, user in pairs if r.key is not None and (said := key_said(r.key)) != user]
+        place = f"partition {missing[0].partition} offset {missing[0].offset}"
+        found = f"{len(missing)} of {total} without a key, such as {place}: they may be in any partition"
+        yield warn(about, found, "let the producers set the user id as key")
+    keyed = [(_key_text(record.key), user) for record, user in pairs if record.key is not None]
+    other = [(key, user) for key, user in keyed if key != user]
     if other:
-        said, user = other[0]
+        example = f"key {shown(other[0][0])} of user {shown(other[0][1])}"
+        found = f"{len(other)} of {total} with a key that is not the user id, such as {example}"
+        fix = "key events by user id; another key works only where it keeps each user in one partition"
+        yield warn(about, found, fix)
+
+
+def _partitioner(about: str, partitions: int, pairs: Sequence[tuple[Record, str]]) -> Iterator[Finding]:
+    """Compare each key's partition with murmur2, the default of Java's client, and crc32, librdkafka's."""
+    keys = [(record.key, record.partition) for record, _ in pairs if record.key is not None]
+    misplaced = [(key, partition) for key, partition in keys if key_hash(key) % partitions != partition]
+    if misplaced and all(zlib.crc32(key) % partitions == partition for key, partition in keys):
+        found = "partitioned by crc32 (librdkafka's default), not by murmur2 (Java's default)"
+        fix = "use one in all producers: partitioner=murmur2_random in librdkafka, where others are Java"
+        yield warn(about, found, fix)
+    elif misplaced:
+        key, partition = misplaced[0]
         yield warn(
             about,
-            f"{len(other)} of {numbered(len(pairs), 'event')} with a key that is not the user id, such as "
-            f"key {shown(said)} of user {shown(user)}",
-            "key events by user id; another key will do only where it keeps each user in one partition",
+            f"{len(misplaced)} of {numbered(len(keys), 'key')} are not in the partition of murmur2, such as "
+            f"{shown(key.decode(errors='replace'))} in partition {partition}, expected "
+            f"{key_hash(key) % partitions}",
+            "use one partitioner (murmur2) in all producers; records from before a change of the number of "
+            "partitions are in others too",
         )
 
 
-def _partitioner(about: str, partitions: int, keyed: Sequence[Record]) -> Iterator[Finding]:
-    """Hold each key's partition against murmur2, the default of Java's client, and crc32, librdkafka's."""
-    keys = [(record.key, record.partition) for record in keyed if record.key is not None]
-    elsewhere = [(key, found) for key, found in keys if key_hash(key) % partitions != found]
-    if not elsewhere:
-        return
-    if all(zlib.crc32(key) % partitions == found for key, found in keys):
-        yield warn(
-            about,
-            "placed by crc32 (librdkafka's default), not by murmur2 (Java's default)",
-            "let all producers do the same: partitioner=murmur2_random in librdkafka, where others are Java",
-        )
-        return
-    key, found = elsewhere[0]
-    yield warn(
-        about,
-        f"{len(elsewhere)} of {numbered(len(keys), 'key')} lie where murmur2 doesn't put them, such as "
-        f"{shown(key.decode(errors='replace'))} in partition {found}, expected {key_hash(key) % partitions}",
-        "give all producers one partitioner (murmur2); records from before a change of the number of "
-        "partitions lie elsewhere too",
-    )
+def _key_text(key: bytes) -> str:
+    """Return a key's text as the service would read a user id from it."""
+    try:
+        return key_text(key)
+    except ValueError:  # not UTF-8, or another value in a frame
+        return key.decode(errors="replace")

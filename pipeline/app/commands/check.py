@@ -1,4 +1,4 @@
-"""`afresh check`: is everything there, and what is to be done where it isn't."""
+"""`afresh check`: check everything before the first start, and name the fix of each problem."""
 
 import argparse
 import logging
@@ -7,11 +7,11 @@ import time
 
 from pipeline.settings import Settings
 
-HELP = """Look at configuration, broker, rights, topics and records, and say what to mend and how.
+HELP = """Check configuration, broker, rights, topics and records, and name the fix of each problem.
 
-Each line is ok, warn or fault. Exit code 0 when there is no fault, else 2. The newest 1,000 records of each
-events topic are decoded as the service would, and their keys are held against their partitions. Nothing is
-changed and no group is joined; --create-topics alone makes the topics that are missing."""
+Each line is ok, warn or fault. Exit code 0 without a fault, else 2. The newest 1,000 records of each events
+topic are decoded as the service does, and their keys are compared with their partitions. Nothing is changed
+and no group is joined; only --create-topics creates the topics that are missing."""
 EXAMPLE = "afresh check --config afresh.toml\nafresh check --create-topics --json"
 FAULTY = 2
 
@@ -23,13 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Print the findings; 0 when none is a fault, else 2."""
-    from pipeline.app.check.everything import all_findings
-    from pipeline.app.check.findings import Level, count  # the clients and numpy are not needed for help
-    from pipeline.app.check.view import as_json, show
+    """Print the findings; return 2 when one is a fault, else 0."""
+    from pipeline.app.check.checks import all_findings
+    from pipeline.app.check.findings import Level, as_json, count, show  # help needs no client and no numpy
     from pipeline.app.config import resolve
 
-    if args.log_level == "info":  # what reading a checkpoint logs stands in the findings
+    if args.log_level == "info":  # the findings report what reading a checkpoint logs
         logging.getLogger().setLevel(logging.WARNING)
     _, origins = resolve(args.config, args.sets, os.environ)
     findings = all_findings(settings, origins, args.create_topics, lambda: time.time_ns() // 1_000_000)

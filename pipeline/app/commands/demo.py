@@ -1,11 +1,11 @@
-"""`afresh demo`: broker, shoppers, pipeline and a live view on one machine, with nothing set up before."""
+"""`afresh demo`: broker, simulated users, pipeline and a live view on one machine, without any setup."""
 
 import argparse
 import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +25,12 @@ from producers.simulator.options import EVENTS, RATE, events_a_second, whole
 if TYPE_CHECKING:
     from pipeline.app.wiring import Service
 
-HELP = """See afresh at work: made-up shoppers, an embedded broker and the pipeline, live, on this machine.
+HELP = """Run everything live on this machine: simulated users, an embedded broker and the pipeline.
 
-Starts a broker of its own on loopback, publishes shoppers' events from a separate process, learns them as
-they arrive and publishes rankings. Shoppers look at lists, the product's, popular items or random ones as
-chance has it, and click by their taste; halfway that changes. Ends by itself or on Ctrl-C, with a summary on
-stderr and one JSON line on stdout. Nothing is left behind. --file plays a recorded stream instead."""
+Starts a broker on loopback, publishes the users' events from a separate process, learns them as they arrive
+and publishes rankings. Users see lists, published, popular or random ones at random, and click by their
+preferences, which change halfway. Ends by itself or on Ctrl-C, with a summary on stderr and one JSON line on
+stdout. Nothing is kept. --file plays a recorded stream instead."""
 EXAMPLE = "afresh demo --events 60000 --rate 2000\nafresh demo --file events.csv.gz --user-column buyer"
 PARTITIONS = 4
 
@@ -41,33 +41,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--events", type=whole(1), metavar="N", help=f"how many (default: {EVENTS}; of a file: all)"
     )
     parser.add_argument(
-        "--rate",
-        type=events_a_second,
-        default=RATE,
-        metavar="R",
+        "--rate", type=events_a_second, default=RATE, metavar="R",
         help=f"events a second (default: {RATE:.0f}; 0: as fast as possible)",
-    )
+    )  # fmt: skip
+    parser.add_argument("--file", type=Path, metavar="PATH", help="play a recorded stream instead")
     parser.add_argument(
-        "--file", type=Path, metavar="PATH", help="play a recorded stream instead of shoppers"
+        "--open-loop", action="store_true", help="users see no lists, and the uplift is not measured"
     )
-    parser.add_argument(
-        "--open-loop",
-        action="store_true",
-        help="shoppers see no lists, and so can't say what recommending is worth",
-    )
-    parser.add_argument("--seed", type=whole(0), default=0, metavar="S", help="of the shoppers (default: 0)")
+    parser.add_argument("--seed", type=whole(0), default=0, metavar="S", help="of the users (default: 0)")
     add_column_options(parser)
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Play the demo; 0 when it ended by itself or by a first Ctrl-C.
+    """Run the demo; return 0 when it ended by itself or by a first Ctrl-C.
 
-    Raises UsageError without the file, or when the broker can't be started, other AfreshErrors as the loop
+    Raise `UsageError` without the file, or when the broker can't be started, other `AfreshError`s as the loop
     and the sender do, and KeyboardInterrupt before the loop runs or on a second Ctrl-C.
     """
-    from pipeline.app.demo.show import Demo, closing_words
+    from pipeline.app.demo.show import Demo
+    from pipeline.app.demo.text import summary_lines
     from pipeline.app.demo.view import View
-    from pipeline.app.wiring import build_service  # torch and the Kafka client, not needed for help
+    from pipeline.app.wiring import build_service  # help needs no torch and no Kafka client
     from pipeline.service.clock import SystemClock
     from producers.child import SenderProcess
     from producers.embedded_broker import EmbeddedBroker
@@ -77,53 +71,51 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         raise UsageError(
             f"--file {args.file}: no such file; expected a recorded stream, .csv, .jsonl or .parquet"
         )
-    if args.log_level == "info":  # lines of a log would tear the view apart
+    if args.log_level == "info":  # the live view shows what is logged
         logging.getLogger().setLevel(logging.WARNING)
-        logging.getLogger("pipeline.service.loop").setLevel(
-            logging.ERROR
-        )  # that nothing is saved is meant here
+        logging.getLogger("pipeline.service.loop").setLevel(logging.ERROR)  # nothing is saved, as intended
     total, change_at = planned(args)
     columns = file_columns(args, settings)
     with View() as view:
-        view.say("starting the embedded broker")
+        view.print("starting the embedded broker")
         with EmbeddedBroker() as broker:
             own = demo_settings(settings, broker.bootstrap_servers)
             create_topics(own.kafka, own.topics, PARTITIONS)
-            view.say("compiling: some seconds, the first time more")
+            view.print("compiling: some seconds, more the first time")
             with SenderProcess(sender_command(args, broker.bootstrap_servers, change_at, columns)) as sender:
                 demo = Demo(view, SystemClock(), sender, total, change_at)
-                service = build_service(own, demo.observe)
-                with metrics_served(own.metrics.address, service, view.say):
-                    view.say("the shoppers come" if args.file is None else f"playing {args.file}")
+                service = build_service(own, demo.watch)
+                with metrics_served(own.metrics.address, service, view.print):
+                    view.print(
+                        "sending events of simulated users" if args.file is None else f"playing {args.file}"
+                    )
                     summary = demo.play(service.loop, service.recommender.quality)
-        for words in closing_words(summary):
-            view.say(words)
+        for line in summary_lines(summary):
+            view.print(line)
     print(json.dumps(summary))
     return 0
 
 
 @contextmanager
-def metrics_served(address: str, service: "Service", say: Callable[[str], None]) -> Iterator[None]:
-    """Serve /metrics for a while, and say where, or why not: an address that is taken ends no demo."""
+def metrics_served(address: str, service: "Service", show: Callable[[str], None]) -> Iterator[None]:
+    """Serve /metrics, and print where; an address that is in use is reported and does not end the demo."""
     from pipeline.service.health import serve
 
     server = None
     try:
         server = serve(address, service.metrics.registry, service.health)
     except UsageError as error:  # the default address may be a running service's
-        say(f"going on without /metrics: {error}")
-    if server is None:
-        yield
-        return
-    say(f"metrics at http://{server.address}/metrics")
-    with server:
+        show(f"continuing without /metrics: {error}")
+    with server or nullcontext():
+        if server is not None:
+            show(f"metrics at http://{server.address}/metrics")
         yield
 
 
 def demo_settings(settings: Settings, bootstrap_servers: str) -> Settings:
-    """Return the settings with the demo's own broker, topics and fields, and nothing that outlives it.
+    """Return the settings with the demo's own broker, topics and fields, and without a checkpoint.
 
-    Event types, batches, model, ranking, limits and the metrics' address stay as the user has them.
+    Event types, batches, model, ranking, limits and the metrics' address stay as configured.
     """
     return msgspec.structs.replace(
         settings,
@@ -135,7 +127,7 @@ def demo_settings(settings: Settings, bootstrap_servers: str) -> Settings:
 
 
 def planned(args: argparse.Namespace) -> tuple[int | None, int | None]:
-    """Return how many events are to come, and the one at which taste changes; None: not known, never."""
+    """Return the number of events, and the one at which preferences change; None: not known, never."""
     if args.file is not None:
         return args.events, None
     events = args.events or EVENTS

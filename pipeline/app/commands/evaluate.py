@@ -1,4 +1,4 @@
-"""`afresh evaluate`: how good the rankings would have been, on a recorded file."""
+"""`afresh evaluate`: ranking quality on a recorded file."""
 
 import argparse
 import json
@@ -7,17 +7,16 @@ from pathlib import Path
 
 import msgspec
 
-from pipeline.app.evaluation import add_evaluation_options, document, judge_file, show
+from pipeline.app.evaluation import add_evaluation_options, document, evaluate_file, show
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
 
 HELP = """Measure ranking quality on a recorded file: each event is predicted, then learned. No broker.
 
-Runs what the service runs, batch by batch, beside baselines on the same events. An event is a test when its
-type is positive and its item is not excluded for the user; ranks are exact, over all items known before the
-batch. Baselines get the best setting of a printed grid, in hindsight. --repeats lets consumed items come
-again, as in music (rank.exclude_event_types = []). Rows that can't be read are counted, and take no place in
-a batch.
+Runs the service's code, batch by batch, beside baselines on the same events. An event is a test when its type
+is positive and its item is not excluded for the user; ranks are exact, over all items known before the batch.
+Each baseline has the best setting of a printed grid, chosen afterwards. --repeats recommends consumed items
+again, as in music (rank.exclude_event_types = []). Rows that can't be read are counted and are in no batch.
 A file that is not in order of time is sorted first, as a whole, where it has at most 10,000,000 events."""
 EXAMPLE = (
     "afresh evaluate events.csv.gz --events 40000\n"
@@ -36,14 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--ranks", choices=("candidates", "all"), default="candidates",
-        help="rank within each query's candidates, as served, or over all items (slow)",
+        help="rank within each query's candidates, as published, or over all items (slow)",
     )  # fmt: skip
     parser.add_argument("--report", type=Path, metavar="OUT.html", help="write one offline page with plots")
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Test and learn the file and show the figures; 0 then. Raise `UsageError` for a file without events."""
-    from pipeline.app.report.evaluated import write_report  # the models need torch, not needed for help
+    """Evaluate the file and print the metrics; return 0. Raise `UsageError` for a file without events."""
+    from pipeline.app.report.evaluated import write_report  # help needs no torch
     from pipeline.app.report.gather import check_writable
     from pipeline.service.prequential import compared
 
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             settings, rank=msgspec.structs.replace(settings.rank, exclude_event_types=[])
         )
     try:
-        evaluation, tally = judge_file(args, settings, compared(settings, args.models))
+        evaluation, tally = evaluate_file(args, settings, compared(settings, args.models))
     except ValueError as error:
         raise UsageError(f"--models or [model]: {error}") from None
     result = evaluation.result()

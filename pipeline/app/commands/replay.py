@@ -3,16 +3,14 @@
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.app.file_options import add_file_options, count, not_negative, recording_of
-from pipeline.app.interruption import interruption
-from pipeline.app.progress_bar import progress_bar
+from pipeline.app.console import interruption, progress_bar
+from pipeline.app.file_options import add_file_options, not_negative, recording_of
 from pipeline.settings import Settings
+from producers.simulator.options import whole
 
 if TYPE_CHECKING:
     from consumers.files.rows import Tally
@@ -22,26 +20,26 @@ if TYPE_CHECKING:
 HELP = """Send a recorded file into the events topic, in its order.
 
 Each row becomes one JSON event: key = user, the row's time in the field for timestamp_ms, the record itself
-stamped when it is sent. Without --speed and --rate events go as fast as the broker takes them. The first
-Ctrl-C ends the sending: what is out is waited for and counted. Events out of order of time are counted too,
-and not sorted. Topics that don't exist are created with the broker's defaults."""
+stamped when it is sent. Without --speed and --rate events are sent as fast as the broker accepts them. The
+first Ctrl-C stops the sending; events in flight are acknowledged and counted. Events out of the order of time
+are counted and not sorted. Missing topics are created with the broker's defaults."""
 EXAMPLE = "afresh replay events.csv.gz --rate 500 --limit 30000\nafresh replay events.parquet --speed 60"
-CHUNK = 1_000  # events that are read at a time
-SURVEYED = 100_000  # events that tell whether the unit of time is right
-CLOSE_S = 1.0  # all is flushed by then, or lost
+CHUNK_EVENTS = 1_000  # read at a time
+SURVEYED_EVENTS = 100_000  # of which the times are checked before the first one is sent
+CLOSE_S = 1.0  # everything is flushed by then, or lost
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's own options."""
-    pace = parser.add_mutually_exclusive_group()
-    pace.add_argument(
+    speed = parser.add_mutually_exclusive_group()
+    speed.add_argument(
         "--speed", type=not_negative, default=0.0, metavar="X", help="keep the recorded gaps, divided by X"
     )
-    pace.add_argument(
+    speed.add_argument(
         "--rate", type=not_negative, default=0.0, metavar="R", help="events a second; 0: no limit (default)"
     )
     parser.add_argument(
-        "--events", "--limit", dest="limit", type=count, metavar="N", help="how many (default: all)"
+        "--events", "--limit", dest="limit", type=whole(0), metavar="N", help="how many (default: all)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON line at the end")
     parser.add_argument(
@@ -51,12 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Send the file; 0 when its end or the first Ctrl-C was reached.
+    """Send the file; return 0 at its end or after the first Ctrl-C.
 
-    Raise `UsageError` when the file can't be read, holds no good event, or no broker answers; `BrokerLost`
-    and `PublishFailed` when the broker goes away or refuses an event on the way.
+    Raise `UsageError` when the file can't be read, has no valid event, or no broker answers; `BrokerLost`
+    and `PublishFailed` when the broker is lost or rejects an event.
     """
-    from consumers.files.recording import readable_twice  # the client, numpy and rich are not needed for help
+    from consumers.files.recording import readable_twice  # help needs no client, numpy, rich
     from consumers.files.rows import Tally
     from producers.replay import Sending
 
@@ -70,13 +68,13 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 def _send(
     args: argparse.Namespace, settings: Settings, path: Path, tally: "Tally", sending: "Sending"
 ) -> str:
-    """Send the file, of which the bytes lie at `path`; return the topic."""
+    """Send the file, stored at `path`; return the topic."""
     from kafka import KafkaProducer
 
     from consumers.kafka.client import connect
     from pipeline.events.fields import field_names
     from producers.kafka.client import producer_options
-    from producers.rate_limiter import pause
+    from producers.rate_limiter import Pace, pause
     from producers.replay import ensure_topic, send_events, wire_events
     from producers.simulator.simulation import until_stdin_closes
 
@@ -88,23 +86,22 @@ def _send(
     producer = connect(KafkaProducer, producer_options(settings.kafka))
     sleep = until_stdin_closes if args.until_stdin_closes else pause
     try:
-        with interruption() as interrupted, _progress(sending, tally, args.limit) as show:
+        with interruption() as interrupted, progress_bar() as move:
 
             def wait(seconds: float) -> bool:
-                show()
+                share = sending.sent / args.limit if args.limit else tally.share
+                move(share, sending.sent)
                 return sleep(seconds) or interrupted()
 
-            send_events(
-                producer, topic, events, sending, rate=args.rate, speed=args.speed, wait=wait,
-                flush_s=settings.kafka.broker_timeout_s,
-            )  # fmt: skip
+            pace = Pace(args.rate, args.speed)
+            send_events(producer, topic, events, sending, pace, wait, settings.kafka.broker_timeout_s)
     finally:
         producer.close(timeout=CLOSE_S)
     return topic
 
 
 def _read(args: argparse.Namespace, settings: Settings, path: Path, tally: "Tally") -> Iterator["Events"]:
-    """Return the file's events in its order; the first are read at once, so that its errors come first."""
+    """Return the file's events in its order; errors of the first events are raised at once."""
     from itertools import chain
 
     from consumers.files.order import counted, survey
@@ -113,28 +110,15 @@ def _read(args: argparse.Namespace, settings: Settings, path: Path, tally: "Tall
     from pipeline.service.clock import SystemClock
 
     now_ms, recording = SystemClock().now_ms(), recording_of(args, settings, path)
-    survey(recording, now_ms, SURVEYED)
+    survey(recording, now_ms, SURVEYED_EVENTS)
     chunks = counted(
-        read_events(recording, CHUNK, now_ms=now_ms, start=args.start, limit=args.limit, tally=tally), tally
+        read_events(recording, CHUNK_EVENTS, now_ms=now_ms, start=args.start, limit=args.limit, tally=tally),
+        tally,
     )
     first = next(chunks, None)
     if first is None and tally.rejected:
-        raise UsageError(f"{args.file}: not one row could be read: {tally.lines()[0]}")
+        raise UsageError(f"{args.file}: no row can be read: {tally.lines()[0]}")
     return chain([] if first is None else [first], chunks)
-
-
-@contextmanager
-def _progress(sending: "Sending", tally: "Tally", limit: int | None) -> Iterator[Callable[[], None]]:
-    """Show a bar on stderr, where that is a terminal; the function given moves it."""
-    began_s = time.monotonic()
-    with progress_bar() as move:
-
-        def show() -> None:
-            share = sending.sent / limit if limit else tally.share
-            rate = sending.sent / max(time.monotonic() - began_s, 1e-3)
-            move(share, f"{sending.sent:,} events, {rate:,.0f}/s")
-
-        yield show
 
 
 def _report(args: argparse.Namespace, topic: str, sending: "Sending", tally: "Tally") -> None:
@@ -151,8 +135,8 @@ def _report(args: argparse.Namespace, topic: str, sending: "Sending", tally: "Ta
             "rows": tally.rows,
             "rejected": rejected,
             "ignored": tally.ignored,
-            "duplicates": 0,  # only who learns them can tell
-            # events that were read ahead of an interruption are left out too
+            "duplicates": 0,  # the sender can't detect them
+            # events that were read before an interruption are left out too
             "left_out": tally.left_out + tally.types.total() - sending.sent,
             "out_of_order": tally.out_of_order,
             "seconds": sending.seconds,

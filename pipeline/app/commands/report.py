@@ -1,15 +1,14 @@
-"""`afresh report`: the figures that a checkpoint keeps, as a page."""
+"""`afresh report`: the metrics that a checkpoint keeps, as a page."""
 
 import argparse
 from pathlib import Path
 
-from pipeline.errors import UsageError
 from pipeline.settings import Settings
 
-HELP = """Write one offline page with plots of the figures that a checkpoint keeps; no broker is needed.
+HELP = """Write one offline page with plots of the metrics that a checkpoint keeps; no broker is needed.
 
 Quality of every model over time with drift alarms, precision-recall and ROC curves, coverage, exposure, and
-the figures since the first event. They are those of one worker, kafka.worker_id; where a folder holds the
+the metrics since the first event. They are of one worker, kafka.worker_id; where a folder holds the
 checkpoints of several, each has a page of its own."""
 EXAMPLE = "afresh report --checkpoint /var/lib/afresh --out report.html"
 OUT = Path("afresh-report.html")
@@ -21,42 +20,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", metavar="PATH", help="folder or URL of the checkpoints (default: checkpoint.path)"
     )
     parser.add_argument(
-        "--out", type=Path, default=OUT, metavar="FILE", help=f"where the page goes (default: {OUT})"
+        "--out", type=Path, default=OUT, metavar="FILE", help=f"where the page is written (default: {OUT})"
     )
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Write the page; 0 then. Raise `UsageError` when there is no checkpoint, or no writing there."""
-    from pipeline.app.inspection import open_newest  # all of this is not needed for help
+    """Write the page; return 0. Raise `UsageError` without a checkpoint, or where nothing can be written."""
+    from pipeline.app.inspection import open_newest  # help needs no torch and no matplotlib
     from pipeline.app.report.gather import Extra, Fact, check_writable, day, gather, write
     from pipeline.app.report.page import page
     from pipeline.persistence.checkpoint import TRAINED
-    from pipeline.recommender import Recommender
     from pipeline.service.clock import SystemClock
 
-    path = args.checkpoint or settings.checkpoint.path
-    if not path:
-        raise UsageError(
-            "no checkpoint named; expected --checkpoint PATH, or checkpoint.path in the configuration"
-        )
     check_writable(args.out, "--out")
-    opened = open_newest(path, settings, Recommender)
-    manifest, recommender = opened.manifest, opened.learner
-    trained = manifest.worker_id == TRAINED
-    whose = "trained from a file" if trained else f"worker {manifest.worker_id}"
+    manifest, recommender, workers = open_newest(args.checkpoint, settings)
+    worker = manifest.worker_id
+    origin = "trained from a file" if worker == TRAINED else f"worker {worker}"
     facts = [
-        Fact("worker", "none yet: trained from a file" if trained else manifest.worker_id),
+        Fact("worker", f"none yet: {origin}" if worker == TRAINED else worker),
         Fact("checkpoint", f"{manifest.seq:,} batches, saved {day(manifest.saved_at_ms)}"),
     ]
-    others = [worker for worker in opened.workers if worker != manifest.worker_id]
     notes = []
-    if others:
+    if others := ", ".join(each for each in workers if each != worker):
         notes.append(
-            f"These are the figures of worker {manifest.worker_id} alone, on the users of its partitions; "
-            f"checkpoints of {', '.join(others)} lie beside it."
+            f"These are the metrics of worker {worker} alone, on the users of its partitions; the folder "
+            f"also holds checkpoints of {others}."
         )
     models = {name: Extra(name) for name in recommender.quality.models}
-    report = gather(recommender, models, f"afresh report: {whose}", facts, recommender.settings, notes)
+    report = gather(recommender, models, f"afresh report: {origin}", facts, recommender.settings, notes)
     write(args.out, "--out", page(report, SystemClock().now_ms()))
-    print(f"report: {args.out}, {whose}, {manifest.events_learned:,} events")
+    print(f"report: {args.out}, {origin}, {manifest.events_learned:,} events")
     return 0

@@ -4,12 +4,10 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.app.progress_bar import progress_bar
+from pipeline.app.console import interruption, progress_bar
 from pipeline.settings import Settings
 from producers.simulator.options import add_simulation_options, order_of
 
@@ -44,10 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Send or write everything; 0 when the end or the first Ctrl-C was reached.
+    """Send or write everything; return 0 at the end or after the first Ctrl-C.
 
-    Raise `UsageError` for a plan or a file that can't be, or when no broker answers; `BrokerLost` and
-    `PublishFailed` when the broker goes away or refuses an event on the way.
+    Raise `UsageError` for an invalid plan or file, or when no broker answers; `BrokerLost` and
+    `PublishFailed` when the broker is lost or rejects an event.
     """
     from pipeline.errors import UsageError
     from producers.simulator.file import check_file, check_folder
@@ -83,7 +81,6 @@ def _write(args: argparse.Namespace, order: "Order") -> int:
 
 def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
     """Send into the topic."""
-    from pipeline.app.interruption import interruption
     from producers.rate_limiter import pause
     from producers.replay import ensure_topic
     from producers.simulator.simulation import Sender, until_stdin_closes
@@ -93,11 +90,17 @@ def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
     for created in ensure_topic(settings.kafka, settings.topics, sender.topic):
         print(f"created topic {created}", file=sys.stderr)
     sleep = until_stdin_closes if args.until_stdin_closes else pause
-    progress = _printed_progress if args.until_stdin_closes else _progress
-    with interruption() as interrupted, progress(sender) as show:
+    with interruption() as interrupted, progress_bar() as move:
+        due_s = time.monotonic() + PROGRESS_INTERVAL_S
 
         def wait(seconds: float) -> bool:
-            show()
+            nonlocal due_s
+            if not args.until_stdin_closes:
+                sent = sender.sending.sent
+                move(sent / order.events, sent, _click_rates(sender))
+            elif args.closed_loop and time.monotonic() >= due_s:  # for the parent process
+                due_s = time.monotonic() + PROGRESS_INTERVAL_S
+                print(json.dumps({"progress": sender.progress()}), flush=True)
             return sleep(seconds) or interrupted()
 
         sender.send(wait)
@@ -118,34 +121,10 @@ def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
     return 0
 
 
-@contextmanager
-def _progress(sender: "Sender") -> Iterator[Callable[[], None]]:
-    """Show a bar on stderr, where that is a terminal; the function yielded moves it."""
-    with progress_bar(sender.simulation.order.events) as move:
-
-        def show() -> None:
-            arms = sender.simulation.uplift.counts()
-            clicks = ", ".join(
-                f"{name} {100 * counts['clicks'] / counts['shown']:.1f}%"
-                for name, counts in arms.items()
-                if counts["shown"]
-            )
-            said = f"{sender.sending.sent:,} events" + (f", clicks: {clicks}" if clicks else "")
-            move(sender.sending.sent, said)
-
-        yield show
-
-
-@contextmanager
-def _printed_progress(sender: "Sender") -> Iterator[Callable[[], None]]:
-    """Print a JSON line {"progress": ...} on stdout twice a second while a closed loop runs, for a parent
-    process."""
-    due_s = time.monotonic() + PROGRESS_INTERVAL_S
-
-    def show() -> None:
-        nonlocal due_s
-        if sender.simulation.order.closed_loop and time.monotonic() >= due_s:
-            due_s = time.monotonic() + PROGRESS_INTERVAL_S
-            print(json.dumps({"progress": sender.progress()}), flush=True)
-
-    yield show
+def _click_rates(sender: "Sender") -> str:
+    rates = ", ".join(
+        f"{name} {100 * counts['clicks'] / counts['shown']:.1f}%"
+        for name, counts in sender.simulation.uplift.counts().items()
+        if counts["shown"]
+    )
+    return f", clicks: {rates}" if rates else ""

@@ -1,4 +1,4 @@
-"""`afresh train`: a warm start for the service, from a recorded file."""
+"""`afresh train`: train on a recorded file, for a warm start of the service."""
 
 import argparse
 import json
@@ -6,19 +6,18 @@ import sys
 
 import msgspec
 
-from pipeline.app.evaluation import add_evaluation_options, document, judge_file, show
+from pipeline.app.evaluation import add_evaluation_options, document, evaluate_file, show
 from pipeline.settings import Settings
 
 HELP = """Learn a recorded file and save a checkpoint that the service starts from; nothing is published.
 
-A worker whose checkpoint.path is PATH and that has no checkpoint of its own starts with the items,
-parameters, counts, figures and users of the file, and so does each of several workers. Configure events,
-model and rank alike: the rules of a changed configuration hold here too, and with another model.dim the
-model starts anew. A worker reads the topic from where its group has committed, at first from its earliest
-record: it should not hold the file's events again. A file that is not in order of time is sorted first, where
-it has at most 10,000,000 events."""
+A worker with checkpoint.path = PATH and no checkpoint of its own starts with the items, parameters, counts,
+metrics and users of the file; so does each of several workers. Use the same [events], [model] and [rank]: the
+rules of a changed configuration apply, and another model.dim resets the model. A worker reads the topic from
+the group's commit, at first from the earliest record: it should not hold the file's events again. A file that
+is not in order of time is sorted first, where it has at most 10,000,000 events."""
 EXAMPLE = "afresh train history.csv.gz --checkpoint ./state\nafresh run --set checkpoint.path=./state"
-PROBE = "writable"  # a file that is there for a moment
+PROBE = "writable"  # a file that is written and deleted to test access
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,43 +29,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """Learn and save; 0 then. Raise `UsageError` for a file without events, or a folder that holds files."""
-    from pipeline.errors import UsageError  # the models need torch, not needed for help
+    """Train and save; return 0. Raise `UsageError` for a file without events, or a folder with files."""
+    from pipeline.errors import UsageError  # help needs no torch
     from pipeline.persistence.checkpoint import TRAINED, Checkpoints
     from pipeline.persistence.files import UrlFolder
     from pipeline.service.clock import SystemClock
     from pipeline.service.prequential import as_served
 
     before = settings.checkpoint
-    journal = before.journal if before.journal != before.path else ""  # one that follows the path still does
+    journal = before.journal if before.journal != before.path else ""  # it follows a new path
     settings = msgspec.structs.replace(
         settings, checkpoint=msgspec.structs.replace(before, path=args.checkpoint, journal=journal)
     )
     folder = UrlFolder(args.checkpoint)
     held = folder.names("")
-    if held:  # a worker with a checkpoint goes on from that: it would never look at this one
+    if held:  # a worker with a checkpoint resumes from that, and would ignore this one
         raise UsageError(
             f"--checkpoint {args.checkpoint}: holds {len(held)} files, such as {held[0]}; expected a new or "
-            "empty folder. Choose another one, or move the files away to start anew"
+            "empty folder. Choose another one, or move the files away"
         )
-    try:  # before the file is learned, which may take hours
+    try:  # before training, which may take hours
         folder.write(PROBE, b"")
         folder.delete(PROBE)
     except OSError as error:
         raise UsageError(
             f"--checkpoint {args.checkpoint}: can't be written ({error.strerror or error}); expected a "
-            "folder of our own: give access, or name another"
+            "folder with write access"
         ) from None
-    evaluation, tally = judge_file(args, settings, as_served(settings))
+    evaluation, tally = evaluate_file(args, settings, as_served(settings))
     kafka = msgspec.structs.replace(settings.kafka, worker_id=TRAINED)
     checkpoints = Checkpoints(folder, msgspec.structs.replace(settings, kafka=kafka))
     manifest = checkpoints.save(evaluation.recommender, 0, SystemClock().now_ms())
     result = evaluation.result()
-    show(args, settings, result, tally)  # after the saving: nothing is lost where stdout takes nothing
+    show(args, settings, result, tally)  # after saving: an error of stdout loses nothing
     config = f" --config {args.config}" if args.config else ""
     path = f" --set checkpoint.path={args.checkpoint}" if before.path != args.checkpoint else ""
     print(
-        f"checkpoint of {manifest.events_learned:,} events in {args.checkpoint}; go on with: "
+        f"checkpoint of {manifest.events_learned:,} events in {args.checkpoint}; continue with: "
         f"afresh run{config}{path}",
         file=sys.stderr,
     )

@@ -1,1 +1,1 @@
-"""`afresh demo`: one showing, what it sees and how it looks."""
+"""`afresh demo`: the run, what it observes, and how it is shown."""

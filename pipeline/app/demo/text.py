@@ -1,24 +1,31 @@
-"""The demo in words: the pieces that the live view and the plain lines share."""
+"""The demo's progress and summary as text, shared by the live view and the plain lines."""
 
-from pipeline.app.demo.uplift import SERVED, Arm, Gap
-from pipeline.app.demo.watch import Progress
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.app.demo.progress import SERVED, Arm, Gap, Progress, arms_of
 from pipeline.events.records import DriftAlarm
+
+SLOW_SHARE = 0.5  # of the lists that are up to date; below it they come too late to measure their worth
 
 
 def alarm_text(alarm: DriftAlarm, change_at: int | None) -> str:
-    """Return one line about an alarm, and how long after the planted change it came.
+    """Return one line about an alarm, with its delay after the planned change.
 
     >>> alarm_text(DriftAlarm("adwin", "hit_rate", 30420, 0.374, 0.061, 0), 30000)
-    'drift: hit_rate .374 -> .061 at event 30,420, 420 after the change of taste'
+    'drift: hit_rate .374 -> .061 at event 30,420, 420 after the change of preferences'
     """
-    text = f"drift: {alarm.signal} {ratio(alarm.before)} -> {ratio(alarm.after)} at event {alarm.at_event:,}"
-    if change_at is not None and alarm.at_event > change_at:
-        text += f", {alarm.at_event - change_at:,} after the change of taste"
-    return text
+    values = f"{ratio(alarm.before)} -> {ratio(alarm.after)}"
+    delay = None if change_at is None or alarm.at_event <= change_at else alarm.at_event - change_at
+    return f"drift: {alarm.signal} {values} at event {alarm.at_event:,}{_delay_text(delay)}"
+
+
+def _delay_text(delay: int | None) -> str:
+    return "" if delay is None else f", {delay:,} after the change of preferences"
 
 
 def ratio(value: float | None) -> str:
-    """Return a share with three digits and no leading zero; "-" for None.
+    """Return a ratio with three digits and no leading zero; "-" for None.
 
     >>> ratio(0.25), ratio(1.0), ratio(None)
     ('.250', '1.000', '-')
@@ -30,7 +37,7 @@ def ratio(value: float | None) -> str:
 
 
 def counts(progress: Progress, width: int | None = None) -> str:
-    """Return events, speed, lag and latency in one line, with fewer words where `width` cells are few."""
+    """Return events, speed, lag and latency in one line, shorter where it is wider than `width` cells."""
     of = "" if progress.total is None else f" of {progress.total:,}"
     parts = [f"{progress.events:,}{of} events", f"{progress.events_per_s:,.0f}/s", f"lag {progress.lag:,}"]
     if progress.p50_ms is not None and progress.p99_ms is not None:
@@ -44,39 +51,33 @@ def line(progress: Progress) -> str:
     models = [f"{model.name} {ratio(model.hr)}/{ratio(model.ndcg)}" for model in progress.models]
     parts = [counts(progress), "HR/NDCG@10: " + ", ".join(models)]
     if progress.arms:
-        clicks = ", ".join(f"{arm.name} {hundred(arm.click_rate, 1)}" for arm in progress.arms)
+        clicks = ", ".join(f"{arm.name} {percent(arm.click_rate, 1)}" for arm in progress.arms)
         parts.append(f"clicks on 100 shown: {clicks}")
     return " | ".join(parts)
 
 
-def uplift_lines(arms: tuple[Arm, ...]) -> list[str]:
-    """Return how the served lists do beside every other kind, in words; nothing without a closed loop."""
-    served = next((arm for arm in arms if arm.name == SERVED), None)
-    if served is None:
-        return []
-    first = (
-        f"of 100 {SERVED} items {hundred(served.click_rate, 1)} were clicked "
-        f"and {hundred(served.purchase_rate, 2)} bought"
-    )
-    return [first] + [
-        f"of 100 {arm.name} items {hundred(arm.click_rate, 1)} and {hundred(arm.purchase_rate, 2)}: "
-        f"{SERVED} {points(arm.click_gap, 1)} and {points(arm.purchase_gap, 2)}"
-        for arm in arms
-        if arm is not served
-    ]
+def uplift_lines(arms: tuple[Arm, ...]) -> Iterator[str]:
+    """Yield the rates of the published lists and of every other arm; nothing without a closed loop."""
+    for arm in arms:
+        rates = percent(arm.click_rate, 1), percent(arm.purchase_rate, 2)
+        if arm.name == SERVED:
+            yield "of 100 {} items {} were clicked and {} bought".format(SERVED, *rates)
+        else:
+            gaps = points(arm.click_gap, 1), points(arm.purchase_gap, 2)
+            yield "of 100 {} items {} and {}: {} {} and {}".format(arm.name, *rates, SERVED, *gaps)
 
 
-def hundred(rate: float | None, digits: int) -> str:
-    """Return a rate as so many of a hundred; "-" for None.
+def percent(rate: float | None, digits: int) -> str:
+    """Return a rate as a percentage; "-" for None.
 
-    >>> hundred(0.1234, 1), hundred(None, 1)
+    >>> percent(0.1234, 1), percent(None, 1)
     ('12.3', '-')
     """
     return "-" if rate is None else f"{100 * rate:.{digits}f}"
 
 
 def points(gap: Gap | None, digits: int) -> str:
-    """Return by how many of a hundred one rate lies above another, with half its interval; "-" for None.
+    """Return a difference of two rates in percentage points, with half its interval; "-" for None.
 
     >>> points(Gap(0.0823, 0.0783, 0.0863), 1)
     '+8.2 ±0.4'
@@ -84,3 +85,30 @@ def points(gap: Gap | None, digits: int) -> str:
     if gap is None:
         return "-"
     return f"{100 * gap.value:+.{digits}f} ±{50 * (gap.high - gap.low):.{digits}f}"
+
+
+def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
+    """Yield the summary of `afresh demo` for a human, line by line."""
+    yield (
+        f"{summary['events']:,} events learned and {summary['rankings']:,} rankings acknowledged "
+        f"in {summary['seconds']:.0f} s, {summary['events_per_s']:,.0f} events/s"
+    )
+    if summary["latency_p50_ms"] is not None:
+        yield (
+            "from the event's record to the acknowledged ranking: "
+            f"p50 {summary['latency_p50_ms']:.0f} ms, p99 {summary['latency_p99_ms']:.0f} ms"
+        )
+    for name, model in summary["models"].items():
+        metrics = f"hit rate@10 {ratio(model['hr@10'])}, NDCG@10 {ratio(model['ndcg@10'])}"
+        yield f"{name}: {metrics}, whole stream"
+    yield from uplift_lines(arms_of(summary["uplift"]))
+    current = (summary["uplift"] or {}).get("lists_up_to_date")
+    if current is not None:
+        slow = "; this machine is too slow or too busy for the rate: try a lower --rate"
+        more = slow if current < SLOW_SHARE else ""
+        yield f"{current:.0%} of the recommended lists covered all events of their user{more}"
+    if not summary["drift_alarms"]:
+        yield "no drift alarm"
+    for alarm in summary["drift_alarms"]:
+        delay = _delay_text(alarm["delay_events"])
+        yield f"drift alarm: {alarm['signal']} at event {alarm['at_event']:,}{delay}"

@@ -1,1 +1,1 @@
-"""The report: figures gathered, plotted and put on one page."""
+"""The report: metrics, plots and one HTML page."""

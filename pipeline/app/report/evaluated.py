@@ -13,7 +13,7 @@ from pipeline.service.prequential import Evaluation, Result
 def write_report(
     path: Path, figures: dict[str, Any], evaluation: Evaluation, result: Result, notes: list[str]
 ) -> None:
-    """Write the page. `figures` is the command's JSON document, `notes` tells of rows that were rejected.
+    """Write the page. `figures` is the command's JSON document, `notes` are shown at the top.
 
     Raise `UsageError` when it can't be written.
     """
@@ -22,10 +22,10 @@ def write_report(
         for label, line in result.best().items()
     }
     name = Path(figures["file"]).name
-    again = "may come again" if figures["repeats"] else "are left out of a user's lists"
+    again = "may be recommended again" if figures["repeats"] else "are excluded from a user's lists"
     facts = [
         Fact("file", f"{name}, {sum(figures['rejected'].values()):,} rows rejected"),
-        Fact("batches", f"of {figures['batch']} events, predicted before they are learned together"),
+        Fact("batches", f"of {figures['batch']} events, predicted, then learned, together"),
         Fact("consumed items", again),
         Fact("time taken", f"{figures['seconds']:,.1f} s"),
     ]

@@ -1,4 +1,4 @@
-"""What a report shows: figures read off a recommender that judged a file or came out of a checkpoint."""
+"""Read the metrics of a report from a recommender that evaluated a file or was restored from a checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from pipeline.errors import UsageError
 from pipeline.evaluation.curves import Curve
-from pipeline.evaluation.exposure import gini, share_of_most
 from pipeline.evaluation.rank_metrics import ListHits, ModelMetrics
 from pipeline.evaluation.timeline import Track
 from pipeline.events.records import DriftAlarm
@@ -21,7 +20,9 @@ from pipeline.recommender import Recommender
 from pipeline.settings import Settings
 from pipeline.state.tables import LIVE
 
-TABLES = ("model", "rank", "events", "limits")  # what figures hang on; no address and no name of a machine
+Floats = npt.NDArray[np.float64]
+
+TABLES = ("model", "rank", "events", "limits")  # that influence quality; no addresses
 
 
 class Fact(NamedTuple):
@@ -33,7 +34,7 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One model: `label` is what the page calls it, `name` what the measures do."""
+    """One model: `label` is its name on the page, `name` in the metrics."""
 
     label: str
     name: str
@@ -43,29 +44,8 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
-    """How the known items share in something: I = known items."""
-
-    counts_I: npt.NDArray[np.float64]
-
-    @property
-    def used(self) -> int:
-        """Items that have any."""
-        return int(np.count_nonzero(self.counts_I))
-
-    @property
-    def gini(self) -> float:
-        """0: all items alike; 1: one item has all."""
-        return gini(self.counts_I)
-
-    def top(self, share: float) -> float:
-        """Return what this share of the items, those with the most, has of all."""
-        return share_of_most(self.counts_I, share)
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
-    """All that the page shows. `lines[0]` is the served model, the only one that makes lists."""
+    """The content of the page; `lines[0]` is the served model, which makes the lists. I = known items."""
 
     title: str
     facts: list[Fact]
@@ -76,19 +56,24 @@ class Report:
     served: ListHits
     coverage: float  # of the known items, on the newest lists
     lists: int  # published since counting began
-    shown: Spread  # places on lists
-    taken: Spread  # positive events, by weight
+    shown_I: Floats  # places on lists
+    taken_I: Floats  # positive events, by weight
     k: int
     notes: list[str] = field(default_factory=list)
 
     @property
     def best_baseline(self) -> Line | None:
-        """The best model beside the served one by NDCG@10; None where it stands alone."""
+        """The best other model by NDCG@10; None without another."""
         return max(self.lines[1:], key=lambda line: line.figures["ndcg@10"], default=None)
+
+    def ratio(self, line: Line) -> float | None:
+        """Return a model's NDCG@10 over that of the best other model; None where that is 0."""
+        best = self.best_baseline.figures["ndcg@10"] if self.best_baseline is not None else 0.0
+        return line.figures["ndcg@10"] / best if best else None
 
 
 class Extra(NamedTuple):
-    """What the page calls a model, and what a run knows of it beyond the measures."""
+    """A model's label on the page, and its speed where it was measured."""
 
     label: str
     events_per_s: float | None = None
@@ -102,7 +87,7 @@ def gather(
     settings: Settings,
     notes: list[str],
 ) -> Report:
-    """Read the figures of these models, keyed by the names that the measures know; the served one first."""
+    """Read the metrics of these models, keyed by their names in the metrics; the served one first."""
     cumulative = recommender.quality.cumulative()
     live = np.flatnonzero(recommender.state.items.status.data == LIVE)
     lines = [
@@ -120,15 +105,15 @@ def gather(
         served=recommender.quality.list_hits(),
         coverage=recommender.exposure.coverage(live),
         lists=recommender.exposure.lists,
-        shown=Spread(recommender.exposure.of(live).astype(np.float64)),
-        taken=Spread(recommender.bank.popularity.values(ALL)[live].astype(np.float64)),
+        shown_I=recommender.exposure.of(live).astype(np.float64),
+        taken_I=recommender.bank.popularity.values(ALL)[live].astype(np.float64),
         k=settings.rank.k,
         notes=notes,
     )
 
 
 def check_writable(path: Path, option: str) -> None:
-    """Raise `UsageError` when no file can be written there: better before an hour's work than after it."""
+    """Raise `UsageError` when no file can be written there, before hours of work."""
     there = path.is_file()
     try:
         path.open("ab").close()
@@ -139,7 +124,7 @@ def check_writable(path: Path, option: str) -> None:
 
 
 def write(path: Path, option: str, text: str) -> None:
-    """Write a page. Raise `UsageError` when that can't be done."""
+    """Write a page. Raise `UsageError` when that fails."""
     try:
         path.write_text(text, "utf-8")
     except OSError as error:
@@ -156,7 +141,7 @@ def day(ms: int) -> str:
 
 
 def _unwritable(path: Path, option: str, error: OSError) -> str:
-    return f"{option} {path}: can't be written: {error.strerror}; name a file in a folder that is there"
+    return f"{option} {path}: can't be written: {error.strerror}; name a file in an existing folder"
 
 
 def _facts_of(recommender: Recommender, track: Track, items: int) -> list[Fact]:

@@ -1,16 +1,19 @@
-"""The page of a report: one HTML file that needs nothing from the network."""
+"""The page of a report: one HTML file that loads nothing from the network."""
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import NamedTuple
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.app.report.gather import Report, day
+from pipeline.app.report.gather import Floats, Report, day
 from pipeline.app.report.plots import PARTS, plots
 from pipeline.evaluation.curves import NEGATIVES
+from pipeline.evaluation.exposure import gini, share_of_most
 from pipeline.evaluation.rank_metrics import COLD_EVENTS
 
-ALARMS = 20  # told in the table; the plots mark all that are kept
+MAX_ALARM_ROWS = 20  # of the table; the plots mark all that are kept
 
 
 class GridRow(NamedTuple):
@@ -19,26 +22,11 @@ class GridRow(NamedTuple):
     model: str
     setting: str
     ndcg: float
-    taken: bool
-
-
-class Tile(NamedTuple):
-    """A figure that stands out, and what it says."""
-
-    value: str
-    words: str
-
-
-class SpreadRow(NamedTuple):
-    """A figure of what lists show beside that of what users take."""
-
-    words: str
-    shown: str
-    taken: str
+    chosen: bool
 
 
 def page(report: Report, now_ms: int, grids: list[GridRow] | None = None) -> str:
-    """Return the page; all text that comes from outside is escaped."""
+    """Return the page, with all text from outside escaped."""
     environment = Environment(
         loader=PackageLoader("pipeline.app.report", "."), autoescape=True, undefined=StrictUndefined
     )
@@ -48,12 +36,11 @@ def page(report: Report, now_ms: int, grids: list[GridRow] | None = None) -> str
         report=report,
         verdict=verdict(report),
         tiles=_tiles(report),
-        ratios=_ratios(report),
+        ratios=["-" if (ratio := report.ratio(line)) is None else f"{ratio:.3f}" for line in report.lines],
         timed=any(line.events_per_s is not None for line in report.lines),
-        tuned=bool(grids),
         grids=grids or [],
         plots=plots(report),
-        alarms=report.alarms[-ALARMS:],
+        alarms=report.alarms[-MAX_ALARM_ROWS:],
         parts=PARTS,
         cold=COLD_EVENTS,
         negatives=NEGATIVES,
@@ -66,7 +53,7 @@ def page(report: Report, now_ms: int, grids: list[GridRow] | None = None) -> str
 
 
 def figure(value: float) -> str:
-    """Return a figure between 0 and 1 as it stands in tables.
+    """Return a number between 0 and 1 for a table.
 
     >>> figure(0.12345), figure(float("nan"))
     ('0.1235', '-')
@@ -75,42 +62,36 @@ def figure(value: float) -> str:
 
 
 def verdict(report: Report) -> str:
-    """Say in a sentence or two how good the served model is, and beside what."""
+    """Return a sentence or two about the quality of the served model, compared with the best baseline."""
     first, best = report.lines[0], report.best_baseline
     if not first.figures["tests"]:
-        return "No event was a test yet: there is nothing to judge."
-    said = (
+        return "No event was a test yet: there is nothing to evaluate."
+    hits = (
         f"{first.label} had the item that the user took next among its first ten in "
         f"{first.figures['hr@10']:.1%} of {first.figures['tests']:,} tests."
     )
-    if best is None or not best.figures["ndcg@10"]:
-        return said
-    gain = first.figures["ndcg@10"] / best.figures["ndcg@10"] - 1
+    ratio = report.ratio(first)
+    if best is None or ratio is None:
+        return hits
+    gain = ratio - 1
     if gain >= 1:
-        return f"{said} Its NDCG@10 is {1 + gain:.1f} times that of the best baseline, {best.label}."
+        return f"{hits} Its NDCG@10 is {1 + gain:.1f} times that of the best baseline, {best.label}."
     if abs(gain) < 0.0005:
-        return f"{said} By NDCG@10 it is level with the best baseline, {best.label}."
+        return f"{hits} By NDCG@10 it equals the best baseline, {best.label}."
     side = "ahead of" if gain > 0 else "behind"
-    return f"{said} By NDCG@10 it is {abs(gain):.1%} {side} the best baseline, {best.label}."
+    return f"{hits} By NDCG@10 it is {abs(gain):.1%} {side} the best baseline, {best.label}."
 
 
-def _tiles(report: Report) -> list[Tile]:
-    first, best = report.lines[0], report.best_baseline
-    tiles = [Tile(f"{first.figures['hr@10']:.1%}", "hit rate@10")]
-    if best is not None and best.figures["ndcg@10"]:
-        ratio = first.figures["ndcg@10"] / best.figures["ndcg@10"]
-        tiles.append(Tile(f"{ratio:.2f} x", "the best baseline's NDCG@10"))
+def _tiles(report: Report) -> list[tuple[str, str]]:
+    """Return highlighted numbers with their captions."""
+    first, ratio = report.lines[0], report.ratio(report.lines[0])
+    tiles = [(f"{first.figures['hr@10']:.1%}", "hit rate@10")]
+    if ratio is not None:
+        tiles.append((f"{ratio:.2f} x", "the best baseline's NDCG@10"))
     if first.curve.tests:
-        tiles.append(Tile(f"{first.curve.auc:.3f}", "area under ROC; chance 0.5"))
-    tiles.append(Tile(f"{report.coverage:.0%}", "of the known items on the last 10,000 lists"))
-    words = "drift alarm" if len(report.alarms) == 1 else "drift alarms"
-    return [*tiles, Tile(f"{len(report.alarms):,}", words)]
-
-
-def _ratios(report: Report) -> list[str]:
-    best = report.best_baseline
-    most = best.figures["ndcg@10"] if best is not None else 0.0
-    return [f"{line.figures['ndcg@10'] / most:.3f}" if most else "-" for line in report.lines]
+        tiles.append((f"{first.curve.auc:.3f}", "area under ROC; chance 0.5"))
+    tiles.append((f"{report.coverage:.0%}", "of the known items on the last 10,000 lists"))
+    return [*tiles, (f"{len(report.alarms):,}", "drift alarm" + "s" * (len(report.alarms) != 1))]
 
 
 def _unknown(unknown: int, tests: int) -> str:
@@ -118,16 +99,16 @@ def _unknown(unknown: int, tests: int) -> str:
         return ""
     return (
         f"{unknown:,} of {tests:,} tests ({unknown / tests:.1%}) were of items not known before their batch, "
-        "which no model can rank: they are misses in the table above and left out here."
+        "which no model can rank: they are misses in the table above and not counted here."
     )
 
 
-def _spread(report: Report) -> list[SpreadRow]:
-    shown, taken = report.shown, report.taken
-    items = max(len(shown.counts_I), 1)
-    return [
-        SpreadRow("items with any", f"{shown.used / items:.1%}", f"{taken.used / items:.1%}"),
-        SpreadRow("held by the top 1%", f"{shown.top(0.01):.1%}", f"{taken.top(0.01):.1%}"),
-        SpreadRow("held by the top 10%", f"{shown.top(0.1):.1%}", f"{taken.top(0.1):.1%}"),
-        SpreadRow("Gini", f"{shown.gini:.3f}", f"{taken.gini:.3f}"),
-    ]
+def _spread(report: Report) -> list[tuple[str, str, str]]:
+    """Return statistics of the counts of items: name, on lists, taken by users."""
+    statistics: dict[str, Callable[[Floats], str]] = {
+        "items with any": lambda counts_I: f"{np.count_nonzero(counts_I) / max(counts_I.size, 1):.1%}",
+        "held by the top 1%": lambda counts_I: f"{share_of_most(counts_I, 0.01):.1%}",
+        "held by the top 10%": lambda counts_I: f"{share_of_most(counts_I, 0.1):.1%}",
+        "Gini": lambda counts_I: f"{gini(counts_I):.3f}",
+    }
+    return [(name, text(report.shown_I), text(report.taken_I)) for name, text in statistics.items()]

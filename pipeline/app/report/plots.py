@@ -1,8 +1,7 @@
 """The plots of a report, each as inline SVG: text stays text, nothing is loaded, no script runs.
 
-matplotlib draws them; it is imported here alone. Lines differ in colour and in dash, so that they can be told
-apart in print and by the colour-blind (colours: Okabe and Ito, "Color universal design", 2008, with a dark
-brown in the place of yellow).
+Only this module imports matplotlib. Lines differ in colour and in dash, for print and colour-blind readers
+(colours: Okabe and Ito, "Color universal design", 2008, with a dark brown instead of yellow).
 """
 
 import io
@@ -21,22 +20,22 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipeline.app.report.gather import Line, Report
 from pipeline.evaluation.curves import NEGATIVES
-from pipeline.evaluation.exposure import lorenz
+from pipeline.evaluation.exposure import gini, lorenz
 from pipeline.evaluation.rank_metrics import MEASURES
 from pipeline.evaluation.timeline import Track
 from pipeline.events.records import DriftAlarm
 
-SIZE = (5.6, 3.5)  # inches: at the width of a phone letters are still of 9 pixels
+SIZE = (5.6, 3.5)  # inches: letters have 9 pixels on a phone
 PARTS = 60  # of the stream in a plot over time
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#6B5000", "#000000", "#E69F00")
 DASHES: tuple[Any, ...] = (
     "-", (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1.2, 1.2)),
     (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2.5, 2.5)), (0, (10, 2, 2, 2)),
 )  # fmt: skip
-MARKERS = ("", "o", "s", "^", "D", "v")  # of the lines of each further round of the colours
+MARKERS = ("", "o", "s", "^", "D", "v")  # of each further round of the colours
 MARK_EVERY = 0.12  # of the plot's diagonal, between two markers
 INK, GRID = "#222222", "#DDDDDD"
-SHORT_MS = 3 * 86_400_000  # of a stream no longer than this the hour is told, not only the day
+SHORT_MS = 3 * 86_400_000  # a shorter stream has hours on its axis, not only days
 STYLE: Any = {  # matplotlib types the keys in its newer versions alone
     "svg.fonttype": "none", "font.size": 10.5, "axes.edgecolor": "#888888", "axes.labelcolor": INK,
     "text.color": INK, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
@@ -62,7 +61,7 @@ def plots(report: Report) -> dict[str, str]:
 
 
 def quality_plot(report: Report, measure: str, name: str) -> str:
-    """Draw a figure of every model over the stream, with the drift alarms."""
+    """Draw a metric of every model over the stream, with the drift alarms."""
     track, place = report.track, MEASURES.index(measure)
     borders = track.borders(PARTS)
     figure, axes = _new()
@@ -74,7 +73,7 @@ def quality_plot(report: Report, measure: str, name: str) -> str:
 
 
 def served_plot(report: Report) -> str:
-    """Draw how many of the events of users with a list took an item out of it."""
+    """Draw the hit rate of the published lists."""
     track = report.track
     borders = track.borders(PARTS)
     events, hits = np.diff(track.list_hits_N2[borders], axis=0).T.astype(np.float64)
@@ -128,12 +127,13 @@ def precision_plot(report: Report) -> str:
 
 
 def lorenz_plot(report: Report) -> str:
-    """Draw how the items share in places on lists, and in what users took."""
+    """Draw the Lorenz curves of places on lists and of positive events over the items."""
     figure, axes = _new()
     axes.plot([0, 100], [0, 100], color="#777777", linewidth=1, label="all items alike")
-    for spread, label, place in ((report.shown, "shown on lists", 0), (report.taken, "taken by users", 1)):
-        items, share = lorenz(spread.counts_I) if spread.counts_I.size else (np.zeros(0), np.zeros(0))
-        label = f"{label} (Gini {spread.gini:.2f})"
+    counts = (("shown on lists", report.shown_I), ("taken by users", report.taken_I))
+    for place, (name, counts_I) in enumerate(counts):
+        items, share = lorenz(counts_I) if counts_I.size else (np.zeros(0), np.zeros(0))
+        label = f"{name} (Gini {gini(counts_I):.2f})"
         axes.plot(100 * items, 100 * share, color=COLOURS[place], linestyle=DASHES[place], label=label)
     axes.set(xlim=(0, 100), ylim=(0, 101), xlabel="% of known items, least first", ylabel="% of the total")
     axes.legend(loc="upper left")
@@ -181,7 +181,7 @@ def _mark(axes: Axes, alarms: Sequence[DriftAlarm], track: Track) -> None:
 
 
 def _time_axis(axes: Axes, track: Track, name: str) -> None:
-    """Number the events, with the date that belongs to them below, and put the legend above the plot."""
+    """Label the axis with event numbers and dates, and put the legend above the plot."""
     first, last = int(track.events_N[0]), int(track.events_N[-1])
     axes.set_xlim(first, max(last, first + 1))
     axes.set_ylim(bottom=0)
@@ -207,7 +207,7 @@ def _time_axis(axes: Axes, track: Track, name: str) -> None:
 
 
 def _svg(figure: Figure, name: str, label: str) -> str:
-    """Return the figure as an element for a page; ids begin with `name`, so that two plots share none."""
+    """Return the figure as an HTML element; its ids begin with `name`, to be unique on the page."""
     out = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(out, format="svg", metadata=nothing)

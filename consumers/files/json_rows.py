@@ -1,32 +1,21 @@
-"""The rows of a recorded file, whatever its format: text, numbers and where they stand; nothing is judged
-here."""
+"""The rows of a .jsonl: nested fields, several names of a field, arrays that make several events a row."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from consumers.files.csv_rows import CsvRows
-from consumers.files.parquet_rows import ParquetRows
 from consumers.files.recording import FileBytes, Recording
-from consumers.files.rows import Row, Rows, Tally, places_of, wrong_type
+from consumers.files.rows import Row, Tally, places_of, wrong_type
 from pipeline.events.checks import MAX_DEPTH, MAX_ELEMENTS, Problem, TimeUnit, too_deep, too_many
 from pipeline.events.fields import ARRAY, Names, spread, value_at
 from pipeline.events.problems import json_problem
 from pipeline.settings import FIELD_OF, names_of
 
 
-def open_rows(recording: Recording, tally: Tally) -> Rows:
-    """Return the reader for the kind of file; rows that it can't make out go to `tally`."""
-    readers: dict[str, type[CsvRows] | type[_JsonRows] | type[ParquetRows]] = {
-        "csv": CsvRows,
-        "jsonl": _JsonRows,
-        "parquet": ParquetRows,
-    }
-    return readers[recording.kind](recording, tally)
+class JsonRows:
+    """The rows of a .jsonl, an object a line: see `consumers.files.rows.Rows`."""
 
-
-class _JsonRows:
     time_unit: TimeUnit | None = None
 
     def __init__(self, recording: Recording, tally: Tally) -> None:
@@ -38,9 +27,8 @@ class _JsonRows:
         for column, name in self._columns._asdict().items():
             if name is not None:
                 names = names_of(fields.get(FIELD_OF[column]) or name)
-                self._choices[name] = (
-                    names if name in names else (name,)
-                )  # else an option's, or the plain name
+                # the name of an option, or the plain one, is not among those of the configuration
+                self._choices[name] = names if name in names else (name,)
         self._spreads = any(len(names) > 1 or ARRAY in names[0] for names in self._choices.values())
 
     def __iter__(self) -> Iterator[Row]:
@@ -106,6 +94,6 @@ class _JsonRows:
         return Row(number, user, item, time, event, value)
 
     def _value(self, row: dict[str, Any], column: str) -> Any:
-        """Return what a row holds in one of our columns; None for nothing, or for a column not read."""
+        """Return a row's value in a column; None for nothing, or for a column that is not read."""
         name = getattr(self._columns, column)
         return None if name is None else value_at(row, name)
