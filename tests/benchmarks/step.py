@@ -8,7 +8,7 @@ Made-up streams: every item has had an event and every user 32 before the clock 
 Zipf law, users evenly. Recorded streams: the clock starts after --warm events. `--against`: a commit, or the
 folder of a checkout; both run in turns, a process a stream and round, with one BLAS thread, and ratios are of
 the lowest processor times. `--profile BATCH`: the functions of this checkout by their own time. Prints tables
-of microseconds an event, in all and by stage, and one last JSON line.
+of microseconds an event with the stages' shares, and one last JSON line.
 """
 
 import argparse
@@ -87,9 +87,8 @@ class Steps:
         chosen = settings.Settings(rank=settings.RankConfig(**{rank.pop(): [] if repeats else None}))
         self.recommender = import_module("pipeline.recommender").Recommender(chosen)
         self.columns, self.at = columns, 0
-        self.stage_s: Counter[str] = Counter()
 
-    def step(self, size: int) -> None:
+    def step(self, size: int, *marks: Any) -> None:
         """Learn the next events."""
         chunk = slice(self.at, self.at + size)
         users, items, types, times_ms = (column[chunk] for column in self.columns)
@@ -101,33 +100,34 @@ class Steps:
         span = self._batch.Span("events", 0, self.at, self.at + size)
         raw = self._batch.RawBatch(self.recommender.seq, now_ms, (span,), events, [])
         self.at += size
-        last_s = time.process_time()
+        self.recommender.step(raw, *marks)
+
+    def run(self, size: int, *marks: Any) -> tuple[float, float]:
+        """Return the processor time and the wall time of TIMED batches, in microseconds an event."""
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        for _ in range(TIMED[size]):
+            self.step(size, *marks)
+        scale = 1e6 / (TIMED[size] * size)
+        return (time.process_time() - cpu_s) * scale, (time.perf_counter() - wall_s) * scale
+
+    def timed(self, size: int) -> dict[str, Any]:
+        """Return microseconds an event in batches of this size: the lowest of some repeats, and the stages'
+        shares of one more (a look at the clock is not free).
+        """
+        for _ in range(4):
+            self.step(size)
+        cpu, wall = (min(times) for times in zip(*(self.run(size) for _ in range(REPEATS)), strict=True))
+        stage_s, last_s = Counter[str](), time.perf_counter()
 
         def mark(stage: str) -> None:
             nonlocal last_s
-            now_s = time.process_time()
-            self.stage_s[stage] += now_s - last_s
+            now_s = time.perf_counter()
+            stage_s[stage] += now_s - last_s
             last_s = now_s
 
-        self.recommender.step(raw, mark)
-
-    def timed(self, size: int) -> dict[str, Any]:
-        """Return microseconds an event in batches of this size: the lowest of some repeats."""
-        for _ in range(4):
-            self.step(size)
-        best: dict[str, Any] = {"cpu": np.inf, "wall": np.inf}
-        for _ in range(REPEATS):
-            self.stage_s.clear()
-            wall_s, cpu_s = time.perf_counter(), time.process_time()
-            for _ in range(TIMED[size]):
-                self.step(size)
-            scale = 1e6 / (TIMED[size] * size)
-            wall, cpu = (time.perf_counter() - wall_s) * scale, (time.process_time() - cpu_s) * scale
-            if cpu < best["cpu"]:
-                stages = {stage: seconds * scale for stage, seconds in self.stage_s.items()}
-                best |= {"cpu": cpu, "stages": stages}
-            best["wall"] = min(best["wall"], wall)
-        return best
+        self.run(size, mark)
+        shares = {stage: seconds / stage_s.total() for stage, seconds in stage_s.items()}
+        return {"cpu": cpu, "wall": wall, "shares": shares}
 
 
 def measure(task: dict[str, Any]) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     sizes = task["batches"]
-    timed = sum(size * (4 + TIMED[size] * REPEATS) for size in sizes)
+    timed = sum(size * (4 + TIMED[size] * (REPEATS + 1)) for size in sizes)
     columns = made_up(task["items"], timed) if task["items"] else recorded(task["path"], task["warm"] + timed)
     steps = Steps(columns, task["repeats"])
     while steps.at < len(columns.users) - timed:
@@ -174,7 +174,7 @@ def best_of(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 def show(new: dict[str, Any], old: dict[str, Any]) -> None:
     """Print the tables."""
-    stages = sorted({stage for sizes in new.values() for one in sizes.values() for stage in one["stages"]})
+    stages = sorted({stage for sizes in new.values() for one in sizes.values() for stage in one["shares"]})
     head = ("stream", "batch", "us an event", "wall", "before", "wall", "times as fast", *stages)
     print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|")
     for name, sizes in new.items():
@@ -183,7 +183,7 @@ def show(new: dict[str, Any], old: dict[str, Any]) -> None:
             if before := old.get(name, {}).get(size):
                 ratio = before["cpu"] / one["cpu"]
                 cells[4:] = [f"{before['cpu']:.1f}", f"{before['wall']:.1f}", f"{ratio:.2f}"]
-            cells += [f"{one['stages'].get(stage, 0.0):.1f}" for stage in stages]
+            cells += [f"{one['shares'].get(stage, 0.0):.0%}" for stage in stages]
             print(f"| {' | '.join(cells)} |")
 
 
