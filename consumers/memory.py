@@ -71,16 +71,6 @@ class MemoryLog:
         self._records[source].append(added)
         return added
 
-    def extend(self, records: Iterable[Record]) -> None:
-        """Append records at their own offsets. Raise ValueError when a partition's offsets do not rise."""
-        for new in records:
-            source = TopicPartition(new.topic, new.partition)
-            if new.offset < self.end(source):
-                raise ValueError(
-                    f"offset {new.offset} of {_name(source)}: expected {self.end(source)} or more"
-                )
-            self._records[source].append(new)
-
     def trim(self, source: TopicPartition, offset: int) -> None:
         """Delete the records before `offset`, as retention does."""
         records = self._records[source]

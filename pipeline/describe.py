@@ -14,7 +14,7 @@ from pipeline.state.event_types import type_code
 from pipeline.state.state import State
 from pipeline.state.tables import LIVE
 
-FOLLOWERS = 10  # successors of an item that are told
+FOLLOWERS = 10  # transitions of an item that are shown
 SPANS = {
     ALL: "all time",
     P1000: "half-life 1,000 events",
@@ -77,8 +77,7 @@ def exclusions(
 ) -> dict[str, dict[str, Any]]:
     """Return why items are kept from a user's list, by id, the newest consumed first.
 
-    Of those that nobody may be shown the ones are named that the user has met or was shown. A new reason to
-    leave items out is told here.
+    Of hidden items only those are named that are in the user's history or published list.
     """
     name, found = state.items.id_of, {}
     by_item: dict[int, Interaction] = {}
@@ -100,7 +99,7 @@ def exclusions(
 
 
 def hidden_because(state: State, item_id: str) -> str:
-    """Return why nobody may be shown an item; "" when all may."""
+    """Return why an item is hidden from all users; "" when it is not."""
     if item_id in state.availability.blocked:
         return "blocked"
     return "withdrawn" if item_id in state.availability.withdrawn else ""
@@ -114,11 +113,11 @@ def changes(published: Sequence[str], now: Sequence[str], excluded: Iterable[str
     """
     before = {item: place for place, item in enumerate(published, 1)}
     after = {item: place for place, item in enumerate(now, 1)}
-    barred = set(excluded)
+    not_shown = set(excluded)
     return {
         "new": [{"item_id": item, "to": place} for item, place in after.items() if item not in before],
         "dropped": [
-            {"item_id": item, "from": place, "why": "excluded" if item in barred else "outranked"}
+            {"item_id": item, "from": place, "why": "excluded" if item in not_shown else "outranked"}
             for item, place in before.items()
             if item not in after
         ],

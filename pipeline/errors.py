@@ -30,7 +30,7 @@ class CheckpointError(UsageError):
 
 
 class OffsetsGone(CheckpointError):
-    """Records that are needed are no longer in the topic, or the topic was made anew."""
+    """Records that are needed are no longer in the topic, or the topic was recreated."""
 
 
 class PublishFailed(AfreshError):

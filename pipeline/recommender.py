@@ -230,7 +230,7 @@ class Recommender:
             model.init_rows("item", items, item_ids)
 
     def _targets(self, batch: Batch, queries: Queries) -> Targets:
-        """Return what is learned and what is tested: positive events whose item the rules let through."""
+        """Return what is learned and what is tested: positive events with items that may be shown."""
         hidden_B = (self.state.items.status.data[batch.item_B] == HIDDEN) & (batch.item_B >= 0)
         positive_B = batch.role_B == POSITIVE
         tested_B = positive_B & ~excluded_targets(queries, batch.item_B) & ~hidden_B
@@ -337,7 +337,7 @@ class Recommender:
         return Snapshot(arrays, meta, self.take(self.state.offsets))
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Become what the snapshot was, users included; a model that can't go on starts anew.
+        """Restore the state from a snapshot, users included; a model that does not fit restarts.
 
         Raises ValueError where something is learned, `CheckpointError` where a column can't be made to fit.
         """
@@ -365,7 +365,7 @@ class Recommender:
         return packing.digests(self.state)
 
     def describe_user(self, user_id: str) -> dict[str, object] | None:
-        """Return what is held of a user, as JSON values; None when nobody of that id is held."""
+        """Return what is held of a user, as JSON values; None for an unknown id."""
         row = self.state.users.row_of.get(user_id)
         if row is None:
             return None

@@ -133,11 +133,11 @@ class ModelConfig(Table, frozen=True):
 class RankConfig(Table, frozen=True):
     k: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
     exclude_event_types: list[str] | None = (
-        None  # None: every positive and negative type; []: repeats are welcome
+        None  # None: every positive and negative type; []: repeats are allowed
     )
     explain: bool = True
-    blocked_items: list[str] = []  # items that nobody is shown
-    # an event whose record is older is of a backlog: it is learned at once, its user's list waits for the end
+    blocked_items: list[str] = []  # items that no user is shown
+    # an event with an older record is of a backlog: it is learned at once, its user's list waits for the end
     backlog_after_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     max_inactive_days: Annotated[float, msgspec.Meta(gt=0)] = (
         7.0  # and beyond this, for the user's next event

@@ -17,7 +17,9 @@ def tables_of(state: State) -> dict[str, TableMetrics]:
     """Return each table's live rows, and how many ever came and went."""
     users, items, availability = state.users, state.items, state.availability
     return {
-        "users": TableMetrics(len(users) - 1, users.admitted, users.evicted),  # row 0 is nobody's
+        "users": TableMetrics(
+            len(users) - 1, users.admitted, users.evicted
+        ),  # row 0 is the user without events
         "items": TableMetrics(len(items), items.admitted, items.evicted),
         "withdrawn": TableMetrics(len(availability.withdrawn), availability.came, availability.went),
     }
@@ -28,7 +30,7 @@ def step_metrics_of(
     batch: Batch,
     served: TrainResult,
     before: dict[str, TableMetrics],
-    whose: Recipients,
+    to: Recipients,
     reacting: bool,
 ) -> StepMetrics:
     """Return the metrics of a batch; `served` is the result of the served model, `before` are the tables
@@ -49,7 +51,7 @@ def step_metrics_of(
         skipped=served.skipped,
         newest_event_ms=int(batch.time_ms_B.max(initial=0)),
         tables=tables,
-        late=int(np.count_nonzero(whose.late_B)),
+        late=int(np.count_nonzero(to.late_B)),
         moved=batch.moved,
         due=state.refresh.waiting(NOW) + state.refresh.waiting(LATER),
         reacting=reacting,

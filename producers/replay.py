@@ -19,9 +19,8 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 from pipeline.errors import BrokerLost, PublishFailed
 from pipeline.events.batch import Events
 from pipeline.events.fields import is_path, put_at
-from pipeline.settings import KEY_FIELD, KafkaConfig, TopicsConfig
+from pipeline.settings import KEY_FIELD
 from producers.kafka.records import key_hash
-from producers.kafka.topics import create_topics, missing_topics
 from producers.rate_limiter import NO_LIMIT, Pace, as_recorded, at_rate, pause
 
 CACHED_KEYS = 1 << 17  # hashing a key costs as much as sending its record
@@ -110,14 +109,6 @@ def send_events(
     sending.seconds = time.monotonic() - start_s
     if failed:
         raise _failure(sending, topic)
-
-
-def ensure_topic(kafka: KafkaConfig, topics: TopicsConfig, topic: str) -> list[str]:
-    """Create the configured topics if `topic` doesn't exist; return the names of those that were created.
-
-    Raise `UsageError` when no broker answers or it rejects the request.
-    """
-    return create_topics(kafka, topics) if missing_topics(kafka, [topic]) else []
 
 
 def _failure(sending: Sending, topic: str) -> BrokerLost | PublishFailed:

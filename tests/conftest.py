@@ -1,24 +1,29 @@
-"""Fixtures that several test files share: brokers, and topics of a test's own."""
+"""Fixtures of several test files: brokers, and topic names that are unique to a test."""
 
 import os
 
 from pipeline.thread_limits import limit_threads
 
-limit_threads(1)  # as the commands do, before numpy is there: on busy cores a small batch waits for threads
+limit_threads(1)  # as the commands do, before numpy is imported: a small batch would wait for busy threads
 
+import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from brokers.apache import apache_kafka
-from brokers.embedded import embedded_broker as run_embedded
+from harness.apache_kafka import apache_kafka
+from harness.service import Process, Site
 from hypothesis import settings
+
+from producers.embedded_broker import EmbeddedBroker
 
 # the first example may compile a kernel, and other programs share the machine
 settings.register_profile("afresh", deadline=None)
 settings.load_profile("afresh")
+
+Process.forks = True
 
 LONGEST = (("test_kill.py", "test_crash_points.py"), ("test_transactions.py", "test_service.py"))
 
@@ -26,9 +31,9 @@ _numbers = itertools.count()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest tests at the beginning of either half, where each of two processes starts.
+    """Move the longest tests to the start of each half, where each of two processes begins.
 
-    At the end one process would wait while the other is still at them.
+    At the end, one process would be idle while the other runs them.
     """
     early = [[item for item in items if item.path.name in files] for files in LONGEST]
     rest = [item for item in items if not any(item.path.name in files for files in LONGEST)]
@@ -38,14 +43,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def embedded_broker() -> Iterator[str]:
-    """Address of an embedded broker that the whole session shares."""
-    with run_embedded() as broker:
+    """Address of an embedded broker of the whole session."""
+    with EmbeddedBroker() as broker:
         yield broker.bootstrap_servers
 
 
 @pytest.fixture(scope="session")
 def apache_broker() -> Iterator[str]:
-    """Address of an Apache Kafka broker that the whole session shares."""
+    """Address of an Apache Kafka broker of the whole session."""
     home = os.environ.get("KAFKA_HOME")
     if not home:
         pytest.skip("KAFKA_HOME is not set: it names a folder with Apache Kafka's libs/")
@@ -67,7 +72,7 @@ def broker(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def logging_as_before() -> Iterator[None]:
-    """Let a test run commands, which set logging up, and put it back."""
+    """Restore the root logger after a test of commands, which configure it."""
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
     yield
@@ -77,9 +82,21 @@ def logging_as_before() -> Iterator[None]:
 
 @pytest.fixture
 def topic_name() -> Callable[[str], str]:
-    """Make names that no other test uses, for topics and groups."""
+    """Return a function that makes unique names of topics and groups."""
+    return lambda stem: f"{stem}-{os.getpid()}-{next(_numbers)}"
 
-    def make(stem: str) -> str:
-        return f"{stem}-{os.getpid()}-{next(_numbers)}"
 
-    return make
+@pytest.fixture
+def make_site(topic_name: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """Return a function that makes a `Site` with topics of its own; its processes end with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def make(broker: str, partitions: int = 4, settings: Mapping[str, object] | None = None) -> Site:
+            stem = topic_name("site")
+            folder = tmp_path / stem
+            folder.mkdir()
+            site = stack.enter_context(Site(broker, stem, folder, partitions, settings or {}))
+            site.create_topics()
+            return site
+
+        yield make

@@ -141,7 +141,7 @@ class SlowSink:
         rankings: Sequence[Ranking],
         rejects: Sequence[Reject],
         alarms: Sequence[DriftAlarm],
-        gone: Sequence[str],
+        removed_users: Sequence[str],
         offsets: Mapping[TopicPartition, int],
     ) -> SlowReceipt:
         """Send a batch."""

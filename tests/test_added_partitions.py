@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from brokers.clients import Recorder, Row, config, make_topic, open_source, write
+from harness.clients import Recorder, Row, config, make_topic, open_source, write
+from harness.service import until
 from kafka import KafkaAdminClient, KafkaProducer
-from services import until
 from test_kafka_source import DOOMED
 
 from consumers.kafka import items as kafka_items
@@ -45,7 +45,7 @@ def rows(partition: int, count: int) -> list[Row]:
 
 def assert_shown_then_read(source: KafkaSource, recorder: Recorder, added: list[TopicPartition]) -> None:
     """The records of added partitions are lag before they are assigned, and come from the first one on."""
-    until(lambda: [source.lag().get(each) for each in added] == [5] * len(added), "lag of what nobody reads")
+    until(lambda: [source.lag().get(each) for each in added] == [5] * len(added), "lag of unread partitions")
     assert not recorder.held & set(added)
     spans: dict[TopicPartition, int] = {}
     while set(spans) < set(added):
@@ -93,7 +93,7 @@ def test_a_worker_that_took_its_old_place_back_is_given_partitions_added_meanwhi
         assert_shown_then_read(source, recorder, [TopicPartition(topic, 2)])
 
 
-def test_what_stays_unread_is_told_and_asked_for_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_stays_unread_is_logged_and_asked_for_once(caplog: pytest.LogCaptureFixture) -> None:
     log = MemoryLog({"events": 4})
     first, *others = log.partitions()
     for source in others:
@@ -141,10 +141,10 @@ def test_a_tail_reads_added_partitions_from_their_first_record(
     assert sorted(found) == [0, 1]
 
 
-def test_clients_look_for_partitions_often_unless_they_are_told_otherwise() -> None:
+def test_clients_look_for_partitions_often_unless_configured_otherwise() -> None:
     kafka = KafkaConfig()
-    told = KafkaConfig(options={"metadata_max_age_ms": 7_000})
+    changed = KafkaConfig(options={"metadata_max_age_ms": 7_000})
     assert METADATA_MAX_AGE_MS <= 10_000
     assert consumer_options(kafka, in_group=True)["metadata_max_age_ms"] == METADATA_MAX_AGE_MS
-    for options in (consumer_options(told, in_group=True), producer_options(told)):
+    for options in (consumer_options(changed, in_group=True), producer_options(changed)):
         assert options["metadata_max_age_ms"] == 7_000

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from streams import START_MS
+from harness.streams import START_MS
 
 from pipeline.models.attention_net import GAPS, TYPES, Attention, side_buckets
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from streams import START_MS, Batches, Event, small_settings
+from harness.streams import START_MS, Batches, Event, small_settings
 
 from pipeline.events.batch import RawBatch
 from pipeline.events.records import DEFAULT_USER
@@ -17,7 +17,7 @@ DAY_MS = 24 * HOUR_MS
 
 
 class Service:
-    """A recommender whose batches hold records of a given age."""
+    """A recommender with batches of records of a given age."""
 
     def __init__(self) -> None:
         self.recommender = Recommender(small_settings())

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from harness.streams import Batches, move_on, new_state, shoppers, small_settings
 from pipeline.models.baselines.counts import HALF_LIFE_COLUMNS, PopularityModel
 from pipeline.ranking.pools import Pools
 from pipeline.state.popularity import P1000
 from pipeline.state.successors import REACH
-from streams import Batches, move_on, new_state, shoppers, small_settings
 
 from pipeline.events.batch import Batch
 from pipeline.models.baselines.neighbours import KNN_FADE, ItemKnnModel, Neighbours

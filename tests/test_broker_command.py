@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from brokers.clients import Row, make_topic, write
+from harness.clients import Row, make_topic, write
+from harness.service import Process, until
 from kafka import KafkaConsumer, TopicPartition
-from services import Process, until
 
 from pipeline.errors import UsageError
 from producers.embedded_broker import EmbeddedBroker

@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from brokers.clients import config, make_topic
+from harness.clients import config, make_topic
+from harness.workers import Worker, publish, settings_for
 from kafka import KafkaAdminClient, KafkaProducer
 from rich.console import Console
 from rich.text import Text
-from workers import Worker, publish, settings_for
 
 from consumers.kafka.survey import GroupSeen, Rights, Survey, TopicSeen, survey
 from consumers.memory import MemoryLog, MemoryRecord

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from harness.learners import CountingLearner
+from harness.workers import P0, P1, Worker, publish, settings_for
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from learners import CountingLearner
-from workers import P0, P1, Worker, publish, settings_for
 
 from consumers.memory import MemoryLog
 from pipeline.app.inspection import describe, open_newest

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
-from brokers.clients import config, make_topic, open_source
+from harness.clients import config, make_topic, open_source
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, ConsumerProtocolSubscription
@@ -64,7 +64,7 @@ class Group:
         del self.members[name], self.topics[name], self.held[name]
 
     def rebalance(self) -> bool:
-        """Go through one generation; say whether there is another to come, as something was revoked."""
+        """Go through one generation; return whether partitions were revoked, so that another one follows."""
         self.generation += 1
         joined = [
             Joined(f"{name}-id", name, self._metadata(assignor, self.topics[name]))

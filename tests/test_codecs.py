@@ -11,11 +11,11 @@ import kafka.codec as client_codec
 import kafka.record.default_records as record_format
 import msgspec
 import pytest
-from brokers.clients import config, lying_on, make_topic, open_source, poll_until
+from harness.clients import config, lying_on, make_topic, open_source, poll_until
+from harness.service import Process, Site
 from kafka import KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as KafkaPartition
 from kafka.record import MemoryRecords
-from services import Process, Site
 
 from consumers.kafka.items import KafkaItems
 from pipeline.app.check.checks import all_findings
@@ -143,10 +143,10 @@ def test_a_service_reads_every_codec_on_every_topic_and_writes_one(
         assert shown
         assert shown.isdisjoint({f"{codec}-{number}" for codec in CODECS for number in range(5)})
         (letter,) = lying_on(broker, settings.topics.dead_letters)
-        told = dict(letter.headers)
-        assert (letter.value, told["truncated"]) == (POISON[:65_536], b"true")
-        assert told["value_bytes"] == str(len(POISON)).encode()
-        assert (told["topic"], told["offset"]) == (f"{stem}-plain".encode(), b"0")
+        headers = dict(letter.headers)
+        assert (letter.value, headers["truncated"]) == (POISON[:65_536], b"true")
+        assert headers["value_bytes"] == str(len(POISON)).encode()
+        assert (headers["topic"], headers["offset"]) == (f"{stem}-plain".encode(), b"0")
         labels = f'{{outcome="truncated",topic="{settings.topics.dead_letters}"}}'
         assert reduced == {f"afresh_records_too_large_total{labels}": 1}
         assert CODECS["zstd"] in {number for number, _ in batches_of(broker, settings.topics.recommendations)}
@@ -256,24 +256,19 @@ def test_check_tells_what_can_not_be_read(
     make_topic(kafka.bootstrap_servers, empty)
     as_events = Settings(kafka=kafka, topics=TopicsConfig(events=[topic], items=empty))
     as_items = Settings(kafka=kafka, topics=TopicsConfig(events=[empty], items=topic))
-    told = [
-        each for each in all_findings(as_events, {}, False, now_ms) if each.about == f"records of {topic}"
-    ]
-    assert any(each.found.startswith("unreadable_batch: 4, such as") for each in told)
-    told = [each for each in all_findings(as_items, {}, False, now_ms) if each.about == f"records of {topic}"]
-    assert [(each.level, each.found[:41]) for each in told if each.level is not Level.OK] == [
-        (Level.WARN, "4 batches of the newest can't be read: th")
-    ]
+
+    def found(settings: Settings) -> list[Finding]:
+        findings = all_findings(settings, {}, False, now_ms)
+        return [each for each in findings if each.about == f"records of {topic}"]
+
+    assert any(each.found.startswith("unreadable_batch: 4, such as") for each in found(as_events))
+    (warning,) = [each for each in found(as_items) if each.level is not Level.OK]
+    assert (warning.level, warning.found[:34]) == (Level.WARN, "4 batches of the newest can't be r")
     monkeypatch.setattr(client_codec, "has_lz4", lambda: False)
     for settings in (as_events, as_items):
-        found = [
-            each for each in all_findings(settings, {}, False, now_ms) if each.about == f"records of {topic}"
-        ]
-        assert [each.level for each in found] == [Level.FAULT]
-        assert (
-            f"{topic}-0 offset 109: Libraries for lz4 compression codec not found; expected gzip"
-            in found[0].found
-        )
+        (fault,) = found(settings)
+        assert fault.level is Level.FAULT
+        assert f"{topic}-0 offset 109: Libraries for lz4 compression codec not found; expected" in fault.found
     source, _ = open_source(kafka, topic)
     with pytest.raises(UsageError, match="lz4 compression codec not found; expected gzip, snappy, lz4"):
         poll_until(source, 100)

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from lives import PAST, Life, append, changed, past
-from streams import Batches, Event, names_of, shoppers, small_settings, source
+from harness.streams import Batches, Event, names_of, shoppers, small_settings, source
+from harness.workers import PAST, Life, append, changed, past
 
 from consumers.memory import MemoryLog
 from pipeline.errors import CheckpointError
@@ -128,7 +128,7 @@ def test_one_line_is_logged_for_each_rule_with_changes() -> None:
         ({"model__shadows": ["sasrec"]}, {"model.attention.x", "model.ncf.x", "items.x"}),
         ({"model__features": "none"}, {"items.x"}),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
 def test_only_the_changed_model_restarts(change: dict[str, Any], kept: set[str]) -> None:
     arrays = dict.fromkeys(("model.attention.x", "model.ncf.x", "items.x"), np.ones(1))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.state.consumed import LIMIT, SMALLEST, Consumed
-from pipeline.state.tables import GONE, LIVE, NEW, SWEPT
+from pipeline.state.tables import LIVE, NEW, RETIRED, SWEPT
 
 USERS, ITEMS = 4, 30
 Events = list[tuple[int, int, bool]]  # user, item, whether it is to be added
@@ -71,9 +71,9 @@ def test_blocks_hold_what_lists_hold(steps: list[tuple[str, object]]) -> None:
                 column.data[given_] = column.fill
             held.pop(given_, None)  # type: ignore[call-overload]
         elif kind == "die":
-            status[given_] = GONE
+            status[given_] = RETIRED
         else:
-            dead = status == GONE
+            dead = status == RETIRED
             for user in range(USERS):
                 consumed.scrub(user, user + 1, dead)
             status[dead] = LIVE  # reused for other items: nobody has consumed those

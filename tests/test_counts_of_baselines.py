@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from harness.streams import MINUTE_MS, Batches, Event, move_on, new_state, shoppers, small_settings
 from pipeline.models.baselines.counts import FadingModel
 from pipeline.state.popularity import GAP_MS, P300
 from pipeline.state.sessions import PLACES, Sessions
-from streams import MINUTE_MS, Batches, Event, move_on, new_state, shoppers, small_settings
 from test_baselines import pools_of, targets_of
 
 from pipeline.events.batch import Batch

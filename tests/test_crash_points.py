@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 from crashes import ITEMS, TOPICS, World, events_in, fill, is_spoiled, settings_for
-from learners import CountingLearner
+from harness.learners import CountingLearner
 
 from consumers.memory import MemoryLog, MemorySource
 from pipeline.events.batch import Record
@@ -23,25 +23,10 @@ from pipeline.service.loop import with_catalog
 from pipeline.settings import ModelConfig, Settings
 
 
-class Case(NamedTuple):
-    """A learner to kill, and how often: bounded by the time it takes."""
-
-    make: Any
-    singles: int  # streams of 110 events, with one crash at each operation of a run
-    stride: int  # of these operations, every n-th
-    rows: int  # streams of 300 events, with a row of crashes each
-
-
 def small_recommender(settings: Settings) -> Recommender:
     return Recommender(
         msgspec.structs.replace(settings, model=ModelConfig(tables={"attention": {"dim": 8, "history": 8}}))
     )
-
-
-CASES = [
-    pytest.param(Case(CountingLearner, singles=2, stride=1, rows=50), id="counting"),
-    pytest.param(Case(small_recommender, singles=1, stride=17, rows=2), id="recommender"),
-]
 
 
 @pytest.fixture(autouse=True)
@@ -120,27 +105,43 @@ def of_users(newest: dict[str, Ranking]) -> dict[str, Ranking]:
     return {user: ranking for user, ranking in newest.items() if user != DEFAULT_USER}
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_one_crash_at_any_operation_changes_nothing(tmp_path: Path, case: Case) -> None:
-    for seed in range(case.singles):
-        whole = make_world(tmp_path / f"{seed}-whole", case.make, 110, seed)
-        assert whole.live() is not None
-        operations = whole.fate.done
-        assert operations > 150
-        for last in range(1, operations + 1, case.stride):
-            world = make_world(tmp_path / f"{seed}-{last}", case.make, 110, seed)
-            assert world.live(last) is None, f"operation {last} of {operations} did not happen"
-            assert_as_if_never_killed(world)
+@pytest.mark.parametrize(
+    ("make", "stride", "seed"),
+    [
+        pytest.param(CountingLearner, 1, 0, id="counting-0"),
+        pytest.param(CountingLearner, 1, 1, id="counting-1"),
+        pytest.param(small_recommender, 17, 0, id="recommender"),
+    ],
+)
+def test_one_crash_at_any_operation_changes_nothing(
+    tmp_path: Path, make: Any, stride: int, seed: int
+) -> None:
+    """Crash a run over 110 records at every `stride`-th operation."""
+    whole = make_world(tmp_path / "whole", make, 110, seed)
+    assert whole.live() is not None
+    operations = whole.fate.done
+    assert operations > 150
+    for last in range(1, operations + 1, stride):
+        world = make_world(tmp_path / str(last), make, 110, seed)
+        assert world.live(last) is None, f"operation {last} of {operations} did not happen"
+        assert_as_if_never_killed(world)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_crashes_in_a_row_change_nothing(tmp_path: Path, case: Case) -> None:
+@pytest.mark.parametrize(
+    ("make", "rows"),
+    [
+        pytest.param(CountingLearner, 50, id="counting"),
+        pytest.param(small_recommender, 2, id="recommender"),
+    ],
+)
+def test_crashes_in_a_row_change_nothing(tmp_path: Path, make: Any, rows: int) -> None:
+    """Crash runs over 300 records again and again."""
     crashes = 0
-    for seed in range(case.rows):
-        world = make_world(tmp_path / str(seed), case.make, 300, seed)
+    for seed in range(rows):
+        world = make_world(tmp_path / str(seed), make, 300, seed)
         mean = world.fate.random.choice([20, 45, 100])
         while world.crashes < 100 and world.live(1 + int(world.fate.random.expovariate(1 / mean))) is None:
             pass
         crashes += world.crashes
         assert_as_if_never_killed(world)
-    assert crashes > 20 * case.rows
+    assert crashes > 20 * rows

@@ -1,7 +1,6 @@
 """Delimited text: no row is lost behind a stray quote, and rows = events + rejected + ignored, always."""
 
 import gzip
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from recordings import read_recording
 
 from consumers.files.csv_rows import MAX_LINES
 from consumers.files.rows import Tally
-from pipeline.settings import EventsConfig
 
 NOW = 1_700_000_000_000
 HEADER = "user,item,timestamp,event,value\n"
@@ -123,19 +121,6 @@ def test_whole_rows_are_learned_whatever_stands_between(
     # two lines with stray quotes may make one record by the rules of quotes, no other line is missing
     missing = sum(kind != "blank" for kind in lines) - tally.rows
     assert 0 <= missing <= strays // 2 if strays else missing == 0
-
-
-def test_rows_of_an_ignored_type_are_counted_and_need_no_item(tmp_path: Path) -> None:
-    text = HEADER + "u,a,1600000000,buy,\nu,,1600000001,page_view,\nu,b,1600000002,page_view,\n"
-    json_rows = [
-        {"user": "u", "item": "a", "timestamp": 1_600_000_000, "event": "buy"},
-        {"user": "u", "timestamp": 1_600_000_000, "event": "page_view"},
-        {"user": "u", "event": "page_view"},
-    ]
-    jsonl = written(tmp_path, "\n".join(map(json.dumps, json_rows)), "events.jsonl")
-    for path in (written(tmp_path, text), jsonl):
-        items, tally = learned(path, settings=EventsConfig(roles={"page_view": "ignore"}))
-        assert (items, tally.rows, tally.ignored) == (["a"], 3, 2)
 
 
 def test_a_packed_file_gives_the_same_rows(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from learners import CountingLearner
+from harness.learners import CountingLearner
 
 from consumers.memory import MemoryLog, MemorySource
 from pipeline.app import cli
@@ -36,8 +36,8 @@ from pipeline.service.loop import Adapters, Loop
 from pipeline.service.metrics import Metrics
 from pipeline.service.observe import Delivered
 from pipeline.settings import CheckpointConfig, EventsConfig, KafkaConfig, ModelConfig, Settings
-from producers.child import SenderProcess
 from producers.memory import MemorySink
+from producers.sender_process import SenderProcess
 from producers.simulator.events import wire_events
 from producers.simulator.users import simulate_users
 
@@ -125,7 +125,7 @@ def test_the_demo_ends_by_itself_when_all_that_was_sent_is_learned_and_acknowled
 
 def test_the_summary_has_the_keys_of_the_last_json_line():
     stage = Stage()
-    hits = RankResult(*(np.array([value]) for value in (4, 0, 100)), *(np.array([True]),) * 2)
+    hits = RankResult(*(np.array([value]) for value in (4, 0, 100, True, True, 0.9)))
     stage.quality.update("attention", hits, np.array([False]), np.zeros(1))
     summary = json.loads(json.dumps(stage.play()))
     assert list(summary) == [
@@ -263,13 +263,13 @@ def test_the_demo_keeps_its_own_broker_topics_and_records_and_the_users_model():
     mine = Settings(
         kafka=KafkaConfig(bootstrap_servers="prod:9092", group_id="live"),
         checkpoint=CheckpointConfig(path="/var/lib/afresh"),
-        model=ModelConfig(dim=32),
+        model=ModelConfig(tables={"attention": {"dim": 32}}),
         events=EventsConfig(fields={"user_id": "uid"}, time_unit="s", weights={"buy": 3.0}),
     )
     settings = command.demo_settings(mine, "127.0.0.1:1234")
     assert settings.kafka == KafkaConfig(bootstrap_servers="127.0.0.1:1234")
     assert settings.checkpoint.path == ""
-    assert settings.model.dim == 32
+    assert settings.model == mine.model
     assert settings.events == EventsConfig(weights={"buy": 3.0})
     assert settings.metrics == mine.metrics
 
@@ -390,7 +390,7 @@ def test_a_sender_process_that_fails_is_reported_with_its_last_line_and_its_code
 
 @pytest.mark.parametrize("code", ["import sys; sys.stdin.read()", "import time; time.sleep(600)"])
 def test_no_sender_process_outlives_its_block_even_one_that_ignores_its_input(code, monkeypatch):
-    monkeypatch.setattr("producers.child.STOP_WAIT_S", 0.2)
+    monkeypatch.setattr("producers.sender_process.STOP_WAIT_S", 0.2)
     with SenderProcess(python(code)) as sender:
         sender.start()
         pid = sender._process.pid
@@ -402,7 +402,7 @@ def test_a_sender_ends_when_the_process_that_started_it_is_killed(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     child = "import sys; out = open(sys.argv[1], 'w'); print('up', file=out, flush=True); sys.stdin.read()"
     parent = (
-        "import sys; from producers.child import SenderProcess; "
+        "import sys; from producers.sender_process import SenderProcess; "
         "SenderProcess([sys.executable, '-c', *sys.argv[1:]]).start(); sys.stdin.read()"
     )
     command = [*python(parent), child, str(tmp_path / "fifo")]

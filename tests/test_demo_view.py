@@ -275,7 +275,7 @@ def test_the_uplift_in_words_has_both_rates_and_the_interval_of_their_difference
 def results(greater):
     n = len(greater)
     yes, zeros = np.ones(n, bool), np.zeros(n, np.int64)
-    return RankResult(np.asarray(greater), zeros, np.full(n, 100), yes, yes)
+    return RankResult(np.asarray(greater), zeros, np.full(n, 100), yes, yes, np.full(n, 0.5))
 
 
 def test_quality_of_late_is_the_mean_of_the_last_tests():

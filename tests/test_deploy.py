@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pytest
 import yaml
 
 from consumers.memory import MemoryRecord
@@ -26,24 +25,17 @@ DEPLOY = ROOT / "deploy"
 REFERENCE = "#/components/schemas/{name}"
 
 
-def read_yaml(name: str) -> dict[str, Any]:
-    content = yaml.safe_load((DEPLOY / name).read_text("utf-8"))
-    assert isinstance(content, dict)
-    return content
+def read_yaml(name: str) -> Any:
+    return yaml.safe_load((DEPLOY / name).read_text("utf-8"))
 
 
 def read_config() -> Settings:
     return load_settings(DEPLOY / "config/afresh.toml", [], {})
 
 
-@pytest.fixture(scope="module")
-def compose() -> dict[str, Any]:
-    return read_yaml("compose.yaml")
-
-
-@pytest.fixture(scope="module")
-def asyncapi() -> dict[str, Any]:
-    return read_yaml("asyncapi.yaml")
+COMPOSE, ASYNCAPI = read_yaml("compose.yaml"), read_yaml("asyncapi.yaml")
+SERVICES, SCHEMAS = COMPOSE["services"], ASYNCAPI["components"]["schemas"]
+MESSAGES = ASYNCAPI["components"]["messages"]
 
 
 # The Dockerfile
@@ -61,22 +53,17 @@ def last(word: str) -> str:
 
 
 def test_every_dockerfile_instruction_is_known() -> None:
-    known = {"FROM", "WORKDIR", "RUN", "COPY", "ARG", "ENV", "USER", "VOLUME", "EXPOSE", "HEALTHCHECK"}
-    known |= {"STOPSIGNAL", "ENTRYPOINT", "CMD"}
-    assert {word for word, _ in instructions()} <= known
+    known = "FROM WORKDIR RUN COPY ARG ENV USER VOLUME EXPOSE HEALTHCHECK STOPSIGNAL ENTRYPOINT CMD"
+    assert {word for word, _ in instructions()} <= set(known.split())
     assert instructions()[0] == ("FROM", "python:3.11-slim AS build")
 
 
 def test_the_image_copies_existing_paths_and_all_that_the_build_needs() -> None:
     stages = [rest.partition(" AS ")[2] for word, rest in instructions() if word == "FROM"]
-    copied = []
-    for word, rest in instructions():
-        if word == "COPY":
-            *sources, _ = shlex.split(rest)
-            if sources[0].startswith("--from="):
-                assert sources[0].removeprefix("--from=") in stages
-                continue
-            copied += sources
+    copies = [shlex.split(rest)[:-1] for word, rest in instructions() if word == "COPY"]
+    from_stages = [sources[0] for sources in copies if sources[0].startswith("--from=")]
+    assert {source.removeprefix("--from=") for source in from_stages} <= set(stages)
+    copied = [source for sources in copies if sources[0] not in from_stages for source in sources]
     for source in copied:
         assert (ROOT / source).exists(), source
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -89,10 +76,8 @@ def test_the_image_runs_the_service_as_an_unprivileged_user() -> None:
     words = [word for word, _ in instructions()]
     assert last("USER") not in ("root", "0")
     assert words.index("USER") > max(n for n, word in enumerate(words) if word in ("RUN", "COPY"))
-    assert (last("ENTRYPOINT"), last("CMD")) == (
-        '["afresh"]',
-        '["run", "--config", "/etc/afresh/afresh.toml"]',
-    )
+    assert last("ENTRYPOINT") == '["afresh"]'
+    assert last("CMD") == '["run", "--config", "/etc/afresh/afresh.toml"]'
 
 
 def test_the_torch_index_is_an_argument_and_no_host_is_named() -> None:
@@ -137,65 +122,57 @@ def test_a_key_that_is_commented_out_shows_its_default(tmp_path: Path) -> None:
 # compose.yaml
 
 
-def test_compose_services_depend_on_services_and_mount_existing_paths(compose: dict[str, Any]) -> None:
-    services = compose["services"]
-    assert set(services) == {"kafka", "topics", "afresh", "prometheus", "grafana"}
-    for name, service in services.items():
-        assert set(service.get("depends_on", ())) <= set(services), name
+def test_compose_services_depend_on_services_and_mount_existing_paths() -> None:
+    assert set(SERVICES) == {"kafka", "topics", "afresh", "prometheus", "grafana"}
+    for name, service in SERVICES.items():
+        assert set(service.get("depends_on", ())) <= SERVICES.keys(), name
         for volume in service.get("volumes", ()):
             source = volume.split(":")[0]
-            assert (DEPLOY / source).exists() if source.startswith(".") else source in compose["volumes"], (
+            assert (DEPLOY / source).exists() if source.startswith(".") else source in COMPOSE["volumes"], (
                 source
             )
-    build = services["afresh"]["build"]
+    build = SERVICES["afresh"]["build"]
     assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()
 
 
-def test_afresh_connects_to_the_advertised_listener(compose: dict[str, Any]) -> None:
-    kafka = compose["services"]["kafka"]
+def test_afresh_connects_to_the_advertised_listener() -> None:
+    kafka = SERVICES["kafka"]
     advertised = kafka["environment"]["KAFKA_ADVERTISED_LISTENERS"]
     inside = re.search(r"INSIDE://([^,]+)", advertised)
     assert inside is not None
     assert read_config().kafka.bootstrap_servers == inside[1]
-    assert inside[1] in compose["services"]["topics"]["command"][0]
+    assert inside[1] in SERVICES["topics"]["command"][0]
     listeners = dict(re.findall(r"(\w+)://[\w.]*:(\d+)", kafka["environment"]["KAFKA_LISTENERS"]))
     security = dict(re.findall(r"(\w+):(\w+)", kafka["environment"]["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"]))
     assert set(listeners) == set(security) == {"INSIDE", "OUTSIDE", "CONTROLLER"}
     assert dict(re.findall(r"(\w+)://[\w.]*:(\d+)", advertised)).items() <= listeners.items()
 
 
-def test_ports_are_published_on_loopback_only(compose: dict[str, Any]) -> None:
-    ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
+def test_ports_are_published_on_loopback_only() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_topics_are_created_under_their_configured_names_and_compacted_if_keyed(
-    compose: dict[str, Any],
-) -> None:
-    script = compose["services"]["topics"]["command"][0]
+def test_topics_are_created_under_their_configured_names_and_compacted_if_keyed() -> None:
+    script = SERVICES["topics"]["command"][0]
     made = dict(re.findall(r"create --topic (\S+)(.*)", script))
     topics = read_config().topics
-    assert set(made) == {
-        *topics.event_topics(),
-        topics.items,
-        topics.recommendations,
-        topics.dead_letters,
-        topics.drift,
-    }
+    others = {topics.items, topics.recommendations, topics.dead_letters, topics.drift}
+    assert set(made) == {*topics.event_topics()} | others
     compacted = {name for name, options in made.items() if "cleanup.policy=compact" in options}
     assert compacted == {topics.items, topics.recommendations}
 
 
-def test_prometheus_scrapes_the_metrics_address(compose: dict[str, Any]) -> None:
+def test_prometheus_scrapes_the_metrics_address() -> None:
     scrape = read_yaml("prometheus/prometheus.yml")["scrape_configs"][0]
     targets = scrape["static_configs"][0]["targets"]
     assert targets == [f"afresh:{read_config().metrics.address.rpartition(':')[2]}"]
     assert scrape.get("metrics_path", "/metrics") == "/metrics"
 
 
-def test_the_state_is_on_a_volume(compose: dict[str, Any]) -> None:
-    mounts = [volume.split(":")[1] for volume in compose["services"]["afresh"]["volumes"]]
+def test_the_state_is_on_a_volume() -> None:
+    mounts = [volume.split(":")[1] for volume in SERVICES["afresh"]["volumes"]]
     assert any(read_config().checkpoint.path.startswith(f"{mount}/") for mount in mounts)
     assert last("VOLUME") in mounts
 
@@ -211,26 +188,26 @@ def references(node: object) -> list[str]:
     return [each for value in node for each in references(value)] if isinstance(node, list) else []
 
 
-def test_every_reference_of_asyncapi_resolves(asyncapi: dict[str, Any]) -> None:
-    assert asyncapi["asyncapi"] == "3.0.0"
-    for reference in references(asyncapi):
-        node = asyncapi
+def test_every_reference_of_asyncapi_resolves() -> None:
+    assert ASYNCAPI["asyncapi"] == "3.0.0"
+    for reference in references(ASYNCAPI):
+        node = ASYNCAPI
         for part in reference.removeprefix("#/").split("/"):
             node = node[part]
 
 
-def test_the_channels_are_the_default_topics(asyncapi: dict[str, Any]) -> None:
+def test_the_channels_are_the_default_topics() -> None:
     topics = Settings().topics
-    assert {name: channel["address"] for name, channel in asyncapi["channels"].items()} == {
+    assert {name: channel["address"] for name, channel in ASYNCAPI["channels"].items()} == {
         "events": next(iter(topics.event_topics())),
         "items": topics.items,
         "recommendations": topics.recommendations,
         "deadLetters": topics.dead_letters,
         "drift": topics.drift,
     }
-    used = {operation["channel"]["$ref"].rpartition("/")[2] for operation in asyncapi["operations"].values()}
-    assert used == set(asyncapi["channels"])
-    assert DEFAULT_USER in asyncapi["channels"]["recommendations"]["description"]
+    used = {operation["channel"]["$ref"].rpartition("/")[2] for operation in ASYNCAPI["operations"].values()}
+    assert used == set(ASYNCAPI["channels"])
+    assert DEFAULT_USER in ASYNCAPI["channels"]["recommendations"]["description"]
 
 
 def bare(schema: object) -> object:
@@ -241,23 +218,23 @@ def bare(schema: object) -> object:
     return [bare(each) for each in schema] if isinstance(schema, list) else schema
 
 
-def test_the_schemas_of_written_records_are_those_of_the_code(asyncapi: dict[str, Any]) -> None:
+def test_the_schemas_of_written_records_are_those_of_the_code() -> None:
     _, written = msgspec.json.schema_components([Ranking, DriftAlarm], ref_template=REFERENCE)
-    described = asyncapi["components"]["schemas"]
+    described = SCHEMAS
     assert set(written) == {"Ranking", "RankedItem", "DriftAlarm"}
     for name, schema in written.items():
         assert bare(described[name]) == bare(schema), name
 
 
-def test_the_examples_of_written_records_are_valid(asyncapi: dict[str, Any]) -> None:
-    messages = asyncapi["components"]["messages"]
+def test_the_examples_of_written_records_are_valid() -> None:
+    messages = MESSAGES
     for name, struct in (("ranking", Ranking), ("driftAlarm", DriftAlarm)):
         for example in messages[name]["examples"]:
             msgspec.convert(example["payload"], struct)
 
 
-def test_the_event_fields_are_those_that_are_read(asyncapi: dict[str, Any]) -> None:
-    assert tuple(asyncapi["components"]["schemas"]["Event"]["properties"]) == EVENT_FIELDS
+def test_the_event_fields_are_those_that_are_read() -> None:
+    assert tuple(SCHEMAS["Event"]["properties"]) == EVENT_FIELDS
 
 
 def decode(payload: dict[str, Any]) -> str:
@@ -271,20 +248,20 @@ def decode(payload: dict[str, Any]) -> str:
     return raw.rejects[0].reason if raw.rejects else ""
 
 
-def test_the_example_event_is_read_and_required_fields_are_required(asyncapi: dict[str, Any]) -> None:
-    schema = asyncapi["components"]["schemas"]["Event"]
-    payload = asyncapi["components"]["messages"]["event"]["examples"][0]["payload"]
+def test_the_example_event_is_read_and_required_fields_are_required() -> None:
+    schema = SCHEMAS["Event"]
+    payload = MESSAGES["event"]["examples"][0]["payload"]
     assert decode(payload) == ""
     for field in EVENT_FIELDS:
         rest = {name: value for name, value in payload.items() if name != field}
         assert decode(rest) == ("missing_field" if field in schema["required"] else ""), field
 
 
-def test_types_and_sizes_of_event_fields_are_those_that_are_read(asyncapi: dict[str, Any]) -> None:
-    schema = asyncapi["components"]["schemas"]["Event"]
-    payload = asyncapi["components"]["messages"]["event"]["examples"][0]["payload"]
+def test_types_and_sizes_of_event_fields_are_those_that_are_read() -> None:
+    schema = SCHEMAS["Event"]
+    payload = MESSAGES["event"]["examples"][0]["payload"]
     good = {"string": "x", "integer": 1_760_000_000_000, "number": 0.5, "object": {"page": "home"}}
-    limits = asyncapi["components"]["schemas"]["EventId"]
+    limits = SCHEMAS["EventId"]
     for field, kind in schema["properties"].items():
         named = limits["type"] if "$ref" in kind else kind["type"]
         for each in named if isinstance(named, list) else [named]:
@@ -306,9 +283,9 @@ def item_change(key: str, payload: object) -> ItemChange | str:
     return found if isinstance(found, ItemChange) else found.reason
 
 
-def test_an_item_is_read_as_described(asyncapi: dict[str, Any]) -> None:
-    messages = asyncapi["components"]["messages"]
-    properties = asyncapi["components"]["schemas"]["Item"]["properties"]
+def test_an_item_is_read_as_described() -> None:
+    messages = MESSAGES
+    properties = SCHEMAS["Item"]["properties"]
     assert set(properties) == {"item_id", "available"}
     (example,) = messages["item"]["examples"]
     assert item_change("film-7", example["payload"]) == ItemChange("film-7", False)
@@ -325,6 +302,6 @@ def test_an_item_is_read_as_described(asyncapi: dict[str, Any]) -> None:
         assert item_change("film-7", {field: wrong}) == "wrong_type"
 
 
-def test_an_items_tombstone_withdraws_it(asyncapi: dict[str, Any]) -> None:
-    assert asyncapi["components"]["messages"]["itemTombstone"]["payload"] == {"type": "null"}
+def test_an_items_tombstone_withdraws_it() -> None:
+    assert MESSAGES["itemTombstone"]["payload"] == {"type": "null"}
     assert item_change("film-7", None) == ItemChange("film-7", False)

@@ -125,6 +125,7 @@ def test_loss_is_a_share_of_that_of_chance_and_missing_where_there_is_no_test():
         candidates_B=np.array([100, 100, 100, 100, 1]),
         tested_B=np.array([True, True, False, True, True]),
         known_B=np.array([True, True, True, False, True]),
+        below_B=np.full(5, np.nan, np.float32),
         loss_B=np.array([np.log(10), 50.0, 1.0, 1.0, 0.0], np.float32),
     )
     assert scaled_loss(result) == pytest.approx([0.5, 1.0, np.nan, np.nan, 0.0], nan_ok=True)

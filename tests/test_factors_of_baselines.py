@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from harness.streams import Batches, Event, move_on, new_state, shoppers, small_settings
 from river import optim, reco
-from streams import Batches, Event, move_on, new_state, shoppers, small_settings
 from test_baselines import pools_of, targets_of
 
 from pipeline.events.batch import Batch

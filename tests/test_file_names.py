@@ -61,7 +61,7 @@ def test_an_export_is_read_by_the_names_of_the_topic(tmp_path: Path) -> None:
             Columns("user_id", "item_id", "timestamp_ms", "event_type"),
         ),
         ("price,kind,event,sku,item,at,user,who.id", Columns("who.id", "sku", "at", "kind", "price")),
-        ("user,sku,at", Columns("user", "sku", "at")),  # a type and a value are nobody's duty
+        ("user,sku,at", Columns("user", "sku", "at")),  # a type and a value are optional
     ],
 )
 def test_the_mapped_name_comes_before_the_plain_and_that_before_the_topics(
@@ -75,9 +75,9 @@ def test_the_mapped_name_comes_before_the_plain_and_that_before_the_topics(
 
 def test_a_given_name_is_the_last_word(tmp_path: Path) -> None:
     path = table(tmp_path, "who.id,sku,at,kind,price,user,other")
-    found = columns(path, "--user-column", "user", "--value-column", "gone", **NESTED)
-    assert found == Columns("user", "sku", "at", "kind", "gone")
-    with pytest.raises(UsageError, match=r"no column 'gone'; .*--value-column"):
+    found = columns(path, "--user-column", "user", "--value-column", "absent", **NESTED)
+    assert found == Columns("user", "sku", "at", "kind", "absent")
+    with pytest.raises(UsageError, match=r"no column 'absent'; .*--value-column"):
         list(read_recording(path, 10, now_ms=NOW, columns=found))
 
 
@@ -118,7 +118,7 @@ def test_a_parquet_file_is_asked_for_its_names(tmp_path: Path) -> None:
     assert columns(path, user_id="cid") == Columns(user="cid", item="item_id")
 
 
-@pytest.mark.parametrize("name", ["gone.csv", "gone.jsonl", "gone.parquet", "gone.xml"])
+@pytest.mark.parametrize("name", ["absent.csv", "absent.jsonl", "absent.parquet", "absent.xml"])
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=r"can't be read|unknown kind"):
         list(read_recording(tmp_path / name, 10, now_ms=NOW, columns=columns(tmp_path / name)))

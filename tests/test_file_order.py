@@ -76,8 +76,8 @@ def test_a_file_too_long_to_sort_is_read_as_it_stands_with_a_warning(
     items, tally = read(path)
     assert items == [f"i{k}" for k in range(10)]
     assert (tally.sorted, tally.out_of_order) == (False, 6)
-    assert "not in order of time: 3 of 6 events come behind a later one; too long to sort" in caplog.text
-    assert tally.order() == ["6 events come behind a later one: they were read as they stand"]
+    assert "not in order of time: 3 of 6 events come after a later one; too long to sort" in caplog.text
+    assert tally.order() == ["6 events come after a later one: they were read in the file's order"]
 
 
 def test_a_file_sorted_by_user_has_the_figures_of_the_same_file_sorted_by_time(

@@ -3,15 +3,15 @@
 from typing import NamedTuple
 
 import numpy as np
+from harness.streams import START_MS, Batches, Event, move_on, names_of, new_state, small_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import START_MS, Batches, Event, move_on, names_of, new_state, small_settings
 
 from pipeline.settings import LimitsConfig
 from pipeline.state.histories import Histories
 from pipeline.state.queries import barred_targets, serving_queries
 from pipeline.state.state import previous_of
-from pipeline.state.tables import GONE, LIVE, NEW
+from pipeline.state.tables import LIVE, NEW, RETIRED
 
 USERS, ITEMS, LENGTH = 3, 8, 4
 
@@ -81,7 +81,7 @@ def test_windows_are_the_newest_places_of_the_users_whole_past(
             assert histories.pushed.data[u] == len(past[u])
             assert histories.repeats.data[u] == repeats[u]
             assert histories.newest_ms.data[u] == newest[u]
-        status[dying] = GONE
+        status[dying] = RETIRED
         time_ms += 100_000
 
 

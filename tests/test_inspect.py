@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from harness.streams import START_MS, Batches, Event, small_settings
 from rich.console import Console
-from streams import START_MS, Batches, Event, small_settings
 
 from pipeline.app.inspection_view import MAX_ROWS, show
 from pipeline.describe import changes
@@ -139,13 +139,13 @@ def test_users_without_events_are_described_and_unknown_ones_are_not(known: Reco
 
 
 def test_an_item_is_described_with_its_rank_and_the_lists_that_hold_it(known: Recommender) -> None:
-    counts = known.state.successors.count.data
+    counts = known.bank.transitions.count.data
     described = known.describe_item("i2")
     assert described is not None
     msgspec.json.encode(described)
     row = known.state.items.row_of["i2"]
     assert described["events"] == counts[row]
-    served = known.state.served.items.data
+    served = known.state.published.items.data
     holders = [text for text, at in known.state.users.row_of.items() if row in served[at] and at > 0]
     assert described["on_lists"] == len(holders) > 0
     assert described["on_default_list"] == bool(np.isin(row, served[0]))

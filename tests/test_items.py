@@ -5,11 +5,11 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import msgspec
 import pytest
-from brokers.clients import config, make_topic
+from harness.clients import config, make_topic
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka import KafkaProducer
@@ -218,66 +218,38 @@ def test_the_journal_gives_news_back_byte_for_byte() -> None:
 # Sources
 
 
-class ListShelf:
-    """An items topic in memory."""
+class Topic(NamedTuple):
+    """An items topic of two partitions: how to append a record, and to make a source."""
 
-    topic = "items"
-
-    def __init__(self, request: pytest.FixtureRequest, name: str) -> None:
-        self._log = MemoryLog({self.topic: 2})
-
-    def put(self, partition: int, key: str, value: bytes | None) -> None:
-        self._log.append(value, topic=self.topic, partition=partition, key=key.encode())
-
-    def source(self) -> ItemSource:
-        return MemoryItems(self._log, config=NAMES)
-
-    def close(self) -> None:
-        pass
-
-
-class KafkaShelf:
-    """An items topic of its own on a broker."""
-
-    broker = ""
-
-    def __init__(self, request: pytest.FixtureRequest, name: str) -> None:
-        self._address = request.getfixturevalue(self.broker)
-        self.topic = name
-        make_topic(self._address, name, 2, {"cleanup.policy": "compact"})
-        self._producer = KafkaProducer(bootstrap_servers=self._address)
-
-    def put(self, partition: int, key: str, value: bytes | None) -> None:
-        self._producer.send(self.topic, value=value, key=key.encode(), partition=partition).get(timeout=20)
-
-    def source(self) -> ItemSource:
-        return KafkaItems(config(self._address), self.topic, NAMES)
-
-    def close(self) -> None:
-        self._producer.close(timeout=5)
-
-
-class EmbeddedShelf(KafkaShelf):
-    broker = "embedded_broker"
-
-
-class ApacheShelf(KafkaShelf):
-    broker = "apache_broker"
+    name: str
+    put: Callable[[int, str, bytes | None], object]
+    source: Callable[[], ItemSource]
 
 
 @pytest.fixture(
     params=[
-        ListShelf,
-        pytest.param(EmbeddedShelf, marks=pytest.mark.kafka),
-        pytest.param(ApacheShelf, marks=pytest.mark.kafka),
+        "memory",
+        pytest.param("embedded_broker", marks=pytest.mark.kafka),
+        pytest.param("apache_broker", marks=pytest.mark.kafka),
     ]
 )
-def shelf(
-    request: pytest.FixtureRequest, topic_name: Callable[[str], str]
-) -> Iterator[ListShelf | KafkaShelf]:
-    made: ListShelf | KafkaShelf = request.param(request, topic_name("items"))
-    yield made
-    made.close()
+def topic(request: pytest.FixtureRequest, topic_name: Callable[[str], str]) -> Iterator[Topic]:
+    if request.param == "memory":
+        log = MemoryLog({"items": 2})
+        yield Topic(
+            "items",
+            lambda at, key, value: log.append(value, topic="items", partition=at, key=key.encode()),
+            lambda: MemoryItems(log, config=NAMES),
+        )
+        return
+    address, name = request.getfixturevalue(request.param), topic_name("items")
+    make_topic(address, name, 2, {"cleanup.policy": "compact"})
+    with closing(KafkaProducer(bootstrap_servers=address)) as producer:
+        yield Topic(
+            name,
+            lambda at, key, value: producer.send(name, value, key.encode(), partition=at).get(timeout=20),
+            lambda: KafkaItems(config(address), name, NAMES),
+        )
 
 
 def read_to_the_end(source: ItemSource) -> tuple[dict[str, bool], dict[TopicPartition, int]]:
@@ -292,30 +264,26 @@ def read_to_the_end(source: ItemSource) -> tuple[dict[str, bool], dict[TopicPart
     return said, offsets
 
 
-def test_a_source_reads_all_partitions_to_their_end_and_goes_on_from_there(
-    shelf: ListShelf | KafkaShelf,
-) -> None:
+def test_a_source_reads_all_partitions_to_their_end_and_goes_on_from_there(topic: Topic) -> None:
     for number in range(6):
-        shelf.put(number % 2, f"i{number}", None if number < 3 else HERE)
-    first = shelf.source()
+        topic.put(number % 2, f"i{number}", None if number < 3 else HERE)
+    first = topic.source()
     first.start({})
     said, offsets = read_to_the_end(first)
     first.close()
     assert said == {"i0": GONE, "i1": GONE, "i2": GONE, "i3": AVAILABLE, "i4": AVAILABLE, "i5": AVAILABLE}
-    assert offsets == {TopicPartition(shelf.topic, 0): 3, TopicPartition(shelf.topic, 1): 3}
-    shelf.put(1, "i9", None)
-    second = shelf.source()
+    assert offsets == {TopicPartition(topic.name, 0): 3, TopicPartition(topic.name, 1): 3}
+    topic.put(1, "i9", None)
+    second = topic.source()
     second.start(offsets)
     assert read_to_the_end(second)[0] == {"i9": GONE}
     second.close()
 
 
-def test_offsets_that_the_topic_does_not_hold_send_a_source_to_the_earliest_record(
-    shelf: ListShelf | KafkaShelf,
-) -> None:
-    shelf.put(0, "lamp", None)
-    source = shelf.source()
-    source.start({TopicPartition(shelf.topic, 0): 70})
+def test_offsets_that_the_topic_does_not_hold_send_a_source_to_the_earliest_record(topic: Topic) -> None:
+    topic.put(0, "lamp", None)
+    source = topic.source()
+    source.start({TopicPartition(topic.name, 0): 70})
     said, _ = read_to_the_end(source)
     source.close()
     assert said == {"lamp": GONE}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from brokers.admin_tools import NAMES, Right, TopicAsked, right_of, topic_of
+from harness.admin_tools import NAMES, Right, TopicAsked, right_of, topic_of
 
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.kafka.client import transaction_options

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 import pytest
+from harness.streams import ndcg_between
 from pipeline.features.memories import D_LONG, DENSE, FEATURES, S_BACKOFF
-from streams import ndcg_between
 
 from pipeline.events.batch import Events, RawBatch, Span, TopicPartition
 from pipeline.models.attention import StreamingAttention

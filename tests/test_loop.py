@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from workers import P0, P1, P2, START_MS, Worker, publish, settings_for
+from harness.workers import P0, P1, P2, START_MS, Worker, publish, settings_for
 
 from consumers.memory import MemoryLog, MemorySource
 from pipeline.errors import AfreshError, CheckpointError, OffsetsGone, PublishFailed, SafetyLimit

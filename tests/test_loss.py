@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from harness.streams import Batches, move_on, new_state, shoppers, small_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipeline.features.memories import COLUMNS, D_CELL, D_DAY, DENSE, FEATURES, KINDS, SPARSE
 from pipeline.models.success import KEEP, KIND_FEATURES, success_of
 from pipeline.ranking.pools import Pools
-from streams import Batches, move_on, new_state, shoppers, small_settings
 
 from pipeline.events.batch import Batch
 from pipeline.models import gate as gates
@@ -29,7 +29,7 @@ from pipeline.models.optimizer import AGREE, EPSILON
 from pipeline.settings import POSITIVE, LimitsConfig
 from pipeline.state.queries import Queries, barred_targets
 from pipeline.state.state import State
-from pipeline.state.tables import FREE, GONE, LIVE, NEW
+from pipeline.state.tables import FREE, LIVE, NEW, RETIRED
 
 Array = np.ndarray[Any, Any]
 ITEMS, DIM, QUERIES, WIDTH = 40, 4, 8, 14
@@ -55,7 +55,7 @@ class Case(NamedTuple):
 def case(seed: int) -> Case:
     rng = np.random.default_rng(seed)
     status = np.full(ITEMS, LIVE, np.uint8)
-    status[[3, 17, 29]] = GONE, NEW, FREE
+    status[[3, 17, 29]] = RETIRED, NEW, FREE
     live = np.flatnonzero(status == LIVE)
     rows = np.full((QUERIES, WIDTH), -1, np.int32)
     count, targets, barred, border = np.zeros(QUERIES, np.int32), np.full(QUERIES, -1, np.int32), [], [0]

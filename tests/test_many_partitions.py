@@ -1,4 +1,4 @@
-"""A thousand partitions cost no more calls, files and syncs than ten: what is counted here must not grow."""
+"""Many partitions cost as many calls, files and syncs as few: the counts here must not grow."""
 
 import os
 from collections import Counter
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers.clients import config, make_topic, open_source
-from workers import Worker, publish, settings_for
+from harness.clients import config, make_topic, open_source
+from harness.workers import Worker, publish, settings_for
 
 from consumers.memory import MemoryLog
 from pipeline.events.batch import TopicPartition
@@ -21,7 +21,7 @@ COUNTED = {
 
 
 class Calls:
-    """Counts the calls of a worker's parts, of its folder, and of fsync."""
+    """Count the calls of a worker's parts, of its folder, and of fsync."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.counts: Counter[str] = Counter()

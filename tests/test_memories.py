@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from harness.streams import MINUTE_MS, START_MS, Batches, Event, move_on, new_state, shoppers, small_settings
 from pipeline.features.memories import (
     COLUMNS,
     D_CELL,
@@ -37,7 +38,6 @@ from pipeline.models.explain import explain
 from pipeline.ranking.pools import NEGATIVES, Pools
 from pipeline.state.popularity import CELL, CELLS, DAY, P300, P1000
 from pipeline.state.successors import BEFORE
-from streams import MINUTE_MS, START_MS, Batches, Event, move_on, new_state, shoppers, small_settings
 
 from pipeline.features import memories
 from pipeline.features.popularity import dense_columns, priors

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import generate_latest
-from prometheus_queries import (
+from harness.prometheus import (
     DEPLOY,
     PROMETHEUS,
     dashboard,
@@ -20,6 +19,7 @@ from prometheus_queries import (
     tool,
     without_thresholds,
 )
+from prometheus_client import generate_latest
 from test_metrics import NAMES, fill
 
 from pipeline.service.metrics import Metrics

@@ -1,13 +1,12 @@
-"""Users whose events come from more than one partition: noticed, counted, and as exact after a restart."""
+"""Users with events in several partitions: detected, counted, and exact after a restart."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from msgspec import structs
-from streams import Batches, Event, new_state, shoppers, small_settings
-from workers import P0, P1, Worker, publish, settings_for
+from harness.streams import Batches, Event, new_state, shoppers, small_settings
+from harness.workers import P0, P1, Worker, changed, publish, settings_for
 
 from consumers.memory import MemoryLog
 from pipeline.events.batch import Events, RawBatch, Span
@@ -34,16 +33,8 @@ def test_each_event_from_another_partition_is_a_move(state: State) -> None:
     batches = Batches()
     assert moves(state, batches, Event("u", "a", partition=1), Event("v", "a")) == 0
     assert moves(state, batches, Event("u", "b"), Event("v", "b")) == 1
-    assert (
-        moves(
-            state,
-            batches,
-            Event("v", "a", partition=2),
-            Event("v", "b", partition=1),
-            Event("v", "c", partition=1),
-        )
-        == 2
-    )
+    thrice = [Event("v", item, partition=number) for item, number in (("a", 2), ("b", 1), ("c", 1))]
+    assert moves(state, batches, *thrice) == 2
     assert moves(state, batches, Event("u", "c"), Event("v", "d", partition=1)) == 0
 
 
@@ -61,23 +52,23 @@ def two_topics(seq: int, places: list[tuple[str, int]]) -> RawBatch:
 
 
 def test_two_topics_are_no_move_but_two_partitions_of_one_of_them_are(state: State) -> None:
-    """Only the event just before is compared: a move hidden behind another topic's event is not seen."""
+    """Only consecutive events are compared: a move behind another topic's event is not detected."""
     assert state.admit(two_topics(0, [("clicks", 3), ("orders", 5), ("clicks", 3)])).moved == 0
     assert state.admit(two_topics(1, [("orders", 5), ("orders", 4)])).moved == 1
 
 
-def test_a_move_is_told_once_with_what_to_check(state: State, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_move_is_logged_once_with_the_partitioner_to_check(
+    state: State, caplog: pytest.LogCaptureFixture
+) -> None:
     batches = Batches()
     for turn in range(4):
         moves(state, batches, Event("u", "a", partition=turn % 2), Event("v", "a", partition=turn % 2))
-    (told,) = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert (
-        "an event of user 'u' lies in partition 1 of topic events, the one before in 0" in told.getMessage()
-    )
-    assert "same partitioner (murmur2" in told.getMessage()
+    (message,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    for words in ("user 'u'", "partition 1 of topic events", "in 0", "same partitioner (murmur2"):
+        assert words in message
 
 
-def test_moves_are_among_the_figures_of_a_batch() -> None:
+def test_moves_are_in_the_metrics_of_a_batch() -> None:
     recommender, batches = Recommender(small_settings()), Batches()
     recommender.step(batches([Event("u", "a"), Event("v", "a")]))
     outcome = recommender.step(batches([Event("u", "b", partition=1), Event("v", "b")]))
@@ -85,7 +76,7 @@ def test_moves_are_among_the_figures_of_a_batch() -> None:
 
 
 class Scattered(Batches):
-    """Batches of a producer that takes any of three partitions for each event."""
+    """Batches of a producer that chooses a random partition for each event."""
 
     def __call__(self, events: Sequence[Event], now_ms: int | None = None) -> RawBatch:
         chance = np.random.default_rng(self.seq)
@@ -111,10 +102,9 @@ def test_a_restart_is_exact_for_users_that_move() -> None:
 
 
 def test_a_takeover_loses_no_event_of_a_user_that_moves(tmp_path: Path) -> None:
-    """Both partitions' shards are brought in before either is caught up from the topic."""
+    """Both partitions' shards are loaded before either catches up from the topic."""
     log = MemoryLog({"events": 2})
-    dead, _ = recommending(log, tmp_path, "dead")
-    dead.loop.start()
+    dead = recommending(log, tmp_path, "dead")
     for start, source in enumerate((P0, P1)):
         publish(log, ["ann"], source, start)
         dead.finish()
@@ -124,24 +114,22 @@ def test_a_takeover_loses_no_event_of_a_user_that_moves(tmp_path: Path) -> None:
         dead.finish()
     dead.settle()
     dead.kill()
-    heir, learner = recommending(log, tmp_path, "heir")
-    heir.loop.start()
+    heir = recommending(log, tmp_path, "heir")
     heir.finish()
-    held = learner.describe_user("ann")
-    assert held is not None
-    items = [entry["item_id"] for entry in held["history"]]  # type: ignore[attr-defined]
+    items = [entry["item_id"] for entry in heir.learner.describe_user("ann")["history"]]
     assert sorted(items) == [f"item-{number}" for number in range(5)]
 
 
-def recommending(log: MemoryLog, folder: Path, name: str) -> tuple[Worker, Recommender]:
-    """A worker that learns with a recommender, and this."""
-    settings = structs.replace(settings_for(folder, name), model=small_settings().model)
-    learner = Recommender(settings)
-    return Worker(log, settings, wrap=lambda part, it: learner if part == "learner" else it), learner
+def recommending(log: MemoryLog, folder: Path, name: str) -> Worker:
+    """Start a worker with a recommender."""
+    settings = changed(settings_for(folder, name), model__tables={"attention": {"dim": 8, "history": 8}})
+    worker = Worker(log, settings, learner=Recommender(settings))
+    worker.loop.start()
+    return worker
 
 
 def users_of(recommender: Recommender, source: object) -> list[str]:
     state = recommender.state
     number = state.partitions.index(source)  # type: ignore[arg-type]
-    rows = np.flatnonzero(state.origin.partition.data == number)
+    rows = np.flatnonzero(state.partition_of.partition.data == number)
     return [state.users.id_of[row] for row in rows.tolist()]

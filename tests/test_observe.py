@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workers import P0, START_MS, Worker, publish, settings_for
+from harness.workers import P0, START_MS, Worker, publish, settings_for
 
 from consumers.memory import MemoryLog
 from pipeline.events.batch import RawBatch
@@ -135,7 +135,7 @@ class PunctualReceipt(MemoryReceipt):
 
 
 class PunctualSink(MemorySink):
-    """A sink whose receipts know the time."""
+    """A sink with receipts that know the time."""
 
     def publish(self, *batch: Any) -> PunctualReceipt:
         """Take a batch."""

@@ -4,8 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from pipeline.state.popularity import DAY_MS
-from streams import (
+from harness.streams import (
     START_MS,
     Batches,
     Event,
@@ -16,6 +15,7 @@ from streams import (
     small_settings,
     source,
 )
+from pipeline.state.popularity import DAY_MS
 
 from pipeline.events.batch import RawBatch
 from pipeline.events.records import DEFAULT_USER, Ranking

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from harness.streams import START_MS, Batches, Event, move_on, new_state, small_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipeline.ranking.pools import PopularLists
@@ -22,7 +23,6 @@ from pipeline.state.popularity import (
     Popularity,
     cells,
 )
-from streams import START_MS, Batches, Event, move_on, new_state, small_settings
 
 from pipeline.features import memories
 from pipeline.settings import LimitsConfig

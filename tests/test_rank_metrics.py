@@ -23,6 +23,7 @@ def batch_of(greater, equal=None, tests=None, known=None):
         candidates_B=np.full(n, 100, np.int64),
         tested_B=np.array([True] * n if tests is None else tests, bool),
         known_B=np.array([True] * n if known is None else known, bool),
+        below_B=np.full(n, 0.5, np.float32),
     )
 
 
@@ -30,7 +31,9 @@ def random_batch(seed: int = 0, size: int = 400) -> tuple[RankResult, Array, Arr
     """Return tests with ties, unknown items and events that are none; which users are cold, items new."""
     rng = np.random.default_rng(seed)
     greater, equal = rng.geometric(0.06, size) - 1, rng.integers(0, 4, size) * rng.integers(0, 2, size)
-    result = RankResult(greater, equal, greater + equal + 30, rng.random(size) < 0.8, rng.random(size) < 0.7)
+    tested, known = rng.random(size) < 0.8, rng.random(size) < 0.7
+    below = rng.random(size).astype(np.float32)
+    result = RankResult(greater, equal, greater + equal + 30, tested, known, below)
     return result, rng.random(size) < 0.4, rng.integers(0, 2, size).astype(np.float64)
 
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from pipeline.state.successors import BEFORE, CONTEXTS, Successors
-from streams import START_MS, Batches, Event
+from harness.streams import START_MS, Batches, Event
 
 from pipeline.evaluation import reaction
 from pipeline.evaluation.drift import DriftWatch
@@ -19,9 +18,11 @@ from pipeline.evaluation.reaction import (
     share_left,
 )
 from pipeline.events.records import DriftAlarm
-from pipeline.models.attention import StreamingAttention
+from pipeline.features.bank import FeatureBank
+from pipeline.features.context_matches import BEFORE, OCCURRENCES, ContextMatches
+from pipeline.features.lessons import Lessons
 from pipeline.models.gate import BOUND
-from pipeline.models.registry import build_model
+from pipeline.models.registry import variant_of
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.service.clock import ManualClock
@@ -30,87 +31,99 @@ from pipeline.service.metrics import Metrics
 from pipeline.service.observe import MetricsObserver
 from pipeline.settings import DriftConfig, ModelConfig, RankConfig, Settings
 from pipeline.state.item_age import ItemAge
-from pipeline.state.tables import LIVE
+from pipeline.state.tables import IdTable
 from producers.simulator.events import SimulatorConfig
 from producers.simulator.plan import Change, Plan
 from producers.simulator.users import simulate_users
 
-ITEMS, SLOTS = 12, 4
+ITEMS = 12
+Array = np.ndarray
 
 
 def alarm(before: float, after: float, signal: str = "hit_rate", at_event: int = 10) -> DriftAlarm:
     return DriftAlarm("adwin", signal, at_event, before, after, START_MS)
 
 
-def learned(events: int = 400, seed: int = 0) -> Successors:
-    """Return tables that have learned a random walk over a few items."""
-    rng, successors = np.random.default_rng(seed), Successors(ITEMS, SLOTS)
-    walk = rng.integers(ITEMS - 1, size=events + 10).astype(np.int32)  # one item is never met
-    windows = np.stack([walk[at - 10 : at][::-1] for at in range(10, len(walk))])
-    successors.add(
-        walk[10:], np.ones(events, np.float32), windows, np.full(events, 10, np.int32),
-        np.full(ITEMS, LIVE, np.uint8), seed,
-    )  # fmt: skip
-    return successors
+def lessons(walk: Array, width: int = 10) -> Lessons:
+    """Return the lessons of one user's events, past the first `width`."""
+    count = len(walk) - width
+    return Lessons(
+        item_B=walk[width:].astype(np.int32),
+        weight_B=np.ones(count, np.float32),
+        type_B=np.zeros(count, np.uint16),
+        time_ms_B=np.full(count, START_MS),
+        session_B=np.ones(count, np.uint64),
+        position_B=np.zeros(count, np.int8),
+        items_BL=np.stack([walk[at - width : at][::-1] for at in range(width, len(walk))]).astype(np.int32),
+        length_B=np.full(count, width, np.int32),
+        seq=0,
+    )
 
 
-def faded(alarms: Sequence[DriftAlarm], events: int = 400) -> Successors:
-    """Return tables after the reaction to these alarms."""
-    successors, fade = learned(events), Reaction().respond(alarms, events).fade
+def learned(events: int = 400) -> FeatureBank:
+    """Return a bank that has learned a random walk over a few items, of which one is never met."""
+    items = IdTable("item")
+    items.settle(items.admit([f"i{number}" for number in range(ITEMS)]))
+    bank = FeatureBank(items, 8, 5, repeats=True, seed=0)
+    bank.update(lessons(np.random.default_rng(0).integers(ITEMS - 1, size=events + 10)))
+    return bank
+
+
+def faded(alarms: Sequence[DriftAlarm], events: int = 400) -> FeatureBank:
+    """Return a bank after the reaction to these alarms."""
+    bank, fade = learned(events), Reaction().respond(alarms, events).fade
     if fade is not None:
-        successors.fade(fade.weakening, round(CONTEXTS * fade.share_left))
-    return successors
+        bank.fade(fade.weakening, fade.share_left)
+    return bank
 
 
-def newest_contexts(successors: Successors, item: int) -> list[list[int]]:
-    """Return what is kept of an item's contexts, newest first."""
-    ever = int(successors.contexts.data[item])
-    ring = successors.context.data[item]
-    return [ring[number % CONTEXTS].tolist() for number in range(ever - 1, max(ever - CONTEXTS, 0) - 1, -1)]
+def newest_occurrences(bank: FeatureBank, item: int) -> list[list[int]]:
+    """Return the kept occurrences of an item, newest first."""
+    family = bank.families["context_matches"]
+    assert isinstance(family, ContextMatches)
+    ever, ring = int(family.seen.data[item]), family.occurrence.data[item]
+    kept = range(ever - 1, max(ever - OCCURRENCES, 0) - 1, -1)
+    return [ring[number % OCCURRENCES].tolist() for number in kept]
 
 
-@pytest.mark.parametrize("kept", [0, 5, CONTEXTS])
-def test_fading_weakens_rows_by_what_they_have_learned_and_keeps_the_newest_contexts(kept: int) -> None:
+@pytest.mark.parametrize("share", [0, 5 / OCCURRENCES, 1])
+def test_fading_weakens_rows_by_what_they_have_learned_and_keeps_the_newest_occurrences(share: float) -> None:
     before, after = learned(), learned()
-    after.fade(0.05, kept)
+    after.fade(0.05, share)
+    old, new = before.transitions, after.transitions
+    factor_M1 = 1 / (1 + 0.05 * old.followed.data[:, None])
+    assert new.followed.data == pytest.approx(factor_M1[:, 0] * old.followed.data)
+    assert (new.followed.data < 1 / 0.05).all()
+    assert new.forward.data == pytest.approx(factor_M1 * old.forward.data)
+    assert new.backward.data == pytest.approx(factor_M1 * old.backward.data)
+    assert (new.partner.data == old.partner.data).all()
+    assert (new.count.data == old.count.data).all()
     for m in range(ITEMS):
-        share = 1 / (1 + 0.05 * float(before.followed.data[m]))
-        assert after.followed.data[m] == pytest.approx(share * before.followed.data[m])
-        assert after.followed.data[m] < 1 / 0.05
-        assert after.forward.data[m] == pytest.approx(share * before.forward.data[m])
-        assert after.backward.data[m] == pytest.approx(share * before.backward.data[m])
-        assert newest_contexts(after, m) == newest_contexts(before, m)[:kept]
-        assert np.count_nonzero(after.context.data[m, :, 0] >= 0) <= kept
-    assert (after.partner.data == before.partner.data).all()
-    assert (after.count.data == before.count.data).all()
+        assert newest_occurrences(after, m) == newest_occurrences(before, m)[: round(OCCURRENCES * share)]
 
 
-def test_contexts_that_come_after_a_fading_take_their_places() -> None:
-    successors = learned()
-    successors.fade(0.0, 3)
-    window = np.array([[2, 7, 8, 9, 1]], np.int32)
-    successors.add(
-        np.array([5], np.int32), np.ones(1, np.float32), window, np.array([5], np.int32),
-        np.full(ITEMS, LIVE, np.uint8), 0,
-    )  # fmt: skip
-    assert newest_contexts(successors, 2)[0] == [5, 7, 8, 9, 1][: 1 + BEFORE]
-    assert len(newest_contexts(successors, 2)) == 4
+def test_occurrences_that_come_after_a_fading_take_their_places() -> None:
+    bank = learned()
+    bank.fade(0.0, 3 / OCCURRENCES)
+    bank.update(lessons(np.array([1, 9, 8, 7, 2, 5]), 5))
+    assert newest_occurrences(bank, 2)[0] == [5, 7, 8, 9, 1][: 1 + BEFORE]
+    assert len(newest_occurrences(bank, 2)) == 4
 
 
 @pytest.mark.parametrize(("first", "second"), [(0.0, 0.3), (0.02, 0.05), (5.0, 0.1)])
 def test_fading_twice_is_fading_by_the_sum(first: float, second: float) -> None:
     twice, once = learned(100), learned(100)
-    twice.fade(first, CONTEXTS)
-    twice.fade(second, CONTEXTS)
-    once.fade(first + second, CONTEXTS)
-    assert twice.forward.data == pytest.approx(once.forward.data, rel=1e-4)
-    assert twice.followed.data == pytest.approx(once.followed.data, rel=1e-4)
+    twice.fade(first, 1)
+    twice.fade(second, 1)
+    once.fade(first + second, 1)
+    assert twice.transitions.forward.data == pytest.approx(once.transitions.forward.data, rel=1e-4)
+    assert twice.transitions.followed.data == pytest.approx(once.transitions.followed.data, rel=1e-4)
 
 
-@pytest.mark.parametrize(("weakening", "kept"), [(-0.1, 3), (0.1, -1)])
-def test_a_fading_that_would_strengthen_is_refused(weakening: float, kept: int) -> None:
-    with pytest.raises(ValueError, match="expected 0 or more of both"):
-        learned().fade(weakening, kept)
+@pytest.mark.parametrize(("weakening", "share"), [(-0.1, 0.5), (0.1, -0.1), (0.1, 1.1)])
+def test_a_fading_that_would_strengthen_is_refused(weakening: float, share: float) -> None:
+    with pytest.raises(ValueError, match="expected 0 or more, and a share from 0 to 1"):
+        learned().fade(weakening, share)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +147,8 @@ def test_what_is_left_of_quality_is_never_nothing_and_never_more_than_all(
 
 def test_a_mild_fall_removes_little_and_a_deep_one_most() -> None:
     masses = [
-        float(faded([alarm(0.4, after)], 60).followed.data.sum()) for after in (0.4, 0.36, 0.2, 0.04, 0.0)
+        float(faded([alarm(0.4, after)], 60).transitions.followed.data.sum())
+        for after in (0.4, 0.36, 0.2, 0.04, 0.0)
     ]
     assert masses == sorted(set(masses), reverse=True)
     assert masses[-1] > 0
@@ -179,12 +193,13 @@ def test_switched_off_it_asks_for_nothing_and_a_running_one_ends_with_a_restart(
 # The recommender
 
 
-SETTINGS = Settings(model=ModelConfig(dim=16, history=10), rank=RankConfig(k=5, explain=False))
+MODEL = ModelConfig(tables={"attention": {"dim": 16, "history": 10}})
 
 
 def learner(on: bool = True) -> Recommender:
-    settings = Settings(model=SETTINGS.model, rank=SETTINGS.rank, drift=DriftConfig(reaction=on))
-    return Recommender(settings, lambda state, each: [build_model("attention", state, each)])
+    rank = RankConfig(k=5, explain=False)
+    settings = Settings(model=MODEL, rank=rank, drift=DriftConfig(reaction=on))
+    return Recommender(settings, [variant_of(MODEL, "attention")])
 
 
 def feed(into: Recommender, batches: Batches, count: int, seed: int = 0, size: int = 32) -> list[Outcome]:
@@ -266,10 +281,9 @@ def test_alarms_without_end_cannot_drive_the_model_away(monkeypatch: pytest.Monk
     feed(calm, others, 90)
     assert all(outcome.alarms[0].reaction == pytest.approx(1 - MIN_SHARE_LEFT) for outcome in outcomes[10:])
     model = each.models[0]
-    assert isinstance(model, StreamingAttention)
     for name, column in model.columns().items():
         assert np.isfinite(column.data).all(), name
-    assert np.abs(model.gate.weight.data).max() <= BOUND
+    assert np.abs(model.columns()["gate_weight"].data).max() <= BOUND
     figures, without = each.quality.cumulative()["attention"], calm.quality.cumulative()["attention"]
     assert figures["ndcg@10"] > 0.5 * without["ndcg@10"]  # it learns on with hardly a past
 

@@ -1,9 +1,9 @@
 """Reasons, against a plain sum by item."""
 
 import numpy as np
+from harness.streams import Batches, Event, small_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import Batches, Event, small_settings
 
 from pipeline.events.records import DEFAULT_USER
 from pipeline.ranking.explanations import LEAST_SHARE, REASONS, reasons

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from brokers.clients import lying_on
+from harness.clients import lying_on
+from harness.service import Site
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 from recordings import read_recording
-from services import Site
 
 from consumers.memory import MemoryRecord
 from pipeline.app.cli import main

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from streams import Batches, small_settings
-from streams import shoppers as stream
+from harness.streams import Batches, small_settings
+from harness.streams import shoppers as stream
 
 from pipeline.app.cli import main
 from pipeline.app.report.gather import Extra, Report, gather

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pytest
-from streams import ndcg_between
+from harness.streams import ndcg_between
 
 from pipeline.events.batch import Events, RawBatch, Span, TopicPartition
 from pipeline.models import gate

@@ -1,10 +1,10 @@
-"""Event types: what their names mean, and that what a user turns down is never a lesson to show it more."""
+"""Event types: the roles of their names, and that a negative event never raises its item."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from streams import Batches, Event, new_state, small_settings
+from harness.streams import Batches, Event, new_state, small_settings
 
 from pipeline.events.batch import RawBatch
 from pipeline.recommender import Recommender
@@ -71,7 +71,7 @@ def test_a_type_taken_by_a_name_like_its_own_is_told_once(caplog: pytest.LogCapt
     ]
 
 
-# What is turned down is no lesson
+# A negative event teaches nothing
 
 
 def settings(exclude: list[str] | None = None, **events: object) -> Settings:
@@ -91,11 +91,11 @@ def taught(config: Settings) -> tuple[Recommender, Batches]:
     return recommender, batches
 
 
-def lessons_of(recommender: Recommender) -> dict[str, Array]:
-    """Everything that a lesson would raise: counts, successors, parameters, histories."""
+def learned_of(recommender: Recommender) -> dict[str, Array]:
+    """Return everything that learning would raise: counts, transitions, parameters, histories."""
     columns: dict[str, Array] = {}
     for name, store in recommender.state.stores.items():
-        if name not in ("consumed", "served", "origin", "refresh"):
+        if name not in ("consumed", "published", "partition_of", "refresh"):
             columns |= {f"{name}.{key}": column.data.copy() for key, column in store.columns().items()}
     return columns
 
@@ -104,32 +104,35 @@ NEGATIVES = ["dislike", "Order Cancelled", "returned", "remove_from_cart", "skip
 
 
 @pytest.mark.parametrize("kind", NEGATIVES)
-def test_what_is_turned_down_raises_nothing(kind: str) -> None:
-    """Of known and of new items alike: no count, no successor, no history entry, no step, no test."""
+def test_a_negative_event_raises_nothing(kind: str) -> None:
+    """Of known and of new items alike: no count, no transition, no history entry, no step, no test."""
     recommender, batches = taught(settings())
-    before, tests = lessons_of(recommender), recommender.quality.cumulative()
+    before, tests = learned_of(recommender), recommender.quality.cumulative()
     outcome = recommender.step(batches([Event(f"u{user}", f"i{user % 6}", kind) for user in range(12)]))
-    after = lessons_of(recommender)
+    after = learned_of(recommender)
     assert outcome.metrics.skipped == "no_target"
     assert recommender.quality.cumulative() == tests
     for name, column in after.items():
         np.testing.assert_array_equal(column, before[name], err_msg=name)
     outcome = recommender.step(batches([Event("u0", "new", kind), Event("u1", "new", kind)]))
     row = recommender.state.items.row_of["new"]
-    assert recommender.state.popularity.stored.data[row].sum() == 0
-    assert recommender.state.successors.count.data[row] == 0
+    assert recommender.bank.popularity.stored.data[row].sum() == 0
+    assert recommender.bank.transitions.count.data[row] == 0
     assert not (recommender.state.histories.items.data == row).any()
 
 
-def test_the_same_events_as_praise_raise_all_of_it() -> None:
+def test_the_same_events_with_a_positive_type_raise_all_of_it() -> None:
     """The test above could not fail if nothing moved these columns."""
     recommender, batches = taught(settings())
-    before = lessons_of(recommender)
+    before = learned_of(recommender)
     recommender.step(batches([Event(f"u{user}", f"i{user % 6}", "buy") for user in range(12)]))
     moved = {
-        name for name, column in lessons_of(recommender).items() if not np.array_equal(column, before[name])
+        name for name, column in learned_of(recommender).items() if not np.array_equal(column, before[name])
     }
-    assert {"popularity.stored", "successors.count", "successors.forward", "histories.items"} <= moved
+    assert {
+        f"features.{name}" for name in ("popularity.stored", "transitions.count", "transitions.forward")
+    } <= moved
+    assert "histories.items" in moved
 
 
 def shown_to(recommender: Recommender, user: str) -> set[str]:
@@ -149,7 +152,7 @@ def shown_to(recommender: Recommender, user: str) -> set[str]:
         (["dislike"], "dislike", False),
     ],
 )
-def test_what_a_user_turned_down_is_not_shown_to_that_user_unless_exclude_says_otherwise(
+def test_a_disliked_item_is_not_shown_to_its_user_unless_the_configuration_allows_it(
     exclude: list[str] | None, kind: str, shown: bool
 ) -> None:
     recommender, batches = taught(settings(exclude))
@@ -169,14 +172,14 @@ def rated(batches: Batches, values: Sequence[float]) -> RawBatch:
     return raw
 
 
-def test_a_value_below_the_least_makes_an_event_negative() -> None:
+def test_a_value_below_the_limit_makes_an_event_negative() -> None:
     state = new_state(settings(positive_from={"rating": 6}))
     batch = state.admit(rated(Batches(), [6, 5.9, 10, 0, np.nan, -1]))
     assert batch.role_B.tolist() == [0, 2, 0, 2, 0, 2]
     assert batch.consumes_B.all()
 
 
-def test_low_ratings_teach_like_dislikes() -> None:
+def test_low_ratings_count_as_dislikes() -> None:
     values = [1.0, 2.0, 5.0]
     learned = []
     for kind, config in (("rating", settings(positive_from={"rating": 6})), ("dislike", settings())):
@@ -188,6 +191,6 @@ def test_low_ratings_teach_like_dislikes() -> None:
     assert learned[0] == learned[1]
 
 
-def test_without_a_least_every_rating_is_praise() -> None:
+def test_without_a_limit_every_rating_is_positive() -> None:
     batch = new_state(settings()).admit(rated(Batches(), [0, 10]))
     assert batch.role_B.tolist() == [0, 0]

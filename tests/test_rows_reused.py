@@ -1,21 +1,19 @@
-"""Waves of new items through a bounded catalogue: rows are reused, and nothing of their last items shows."""
-
-from collections.abc import Sequence
+"""Waves of new items through a bounded catalogue: rows are reused without a trace of their last items."""
 
 import numpy as np
 import pytest
-from pipeline.state.published import Served
-from streams import MINUTE_MS, START_MS, Batches, Event, small_settings
+from harness.streams import MINUTE_MS, START_MS, Batches, Event, history_items, small_settings
 
 from pipeline.events.records import DEFAULT_USER, Ranking
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig
+from pipeline.state.published_lists import PublishedLists
 from pipeline.state.store import nbytes
-from pipeline.state.tables import GONE, LIVE
+from pipeline.state.tables import LIVE, RETIRED
 
 WAVES, WAVE, LIMIT, USERS, BATCH = 20, 1000, 1000, 16, 250
-QUIET = 4  # users who do something in one wave alone: what they did lies in rows that others get later
+QUIET = 4  # users with events in one wave only: their items' rows are reused later
 
 
 def wave_of(item: str) -> int:
@@ -29,7 +27,7 @@ def memory(recommender: Recommender) -> int:
 
 
 class Waves:
-    """Sends the waves, and keeps what every user truly did."""
+    """Send the waves, and record every user's events."""
 
     def __init__(self, exclude: list[str] | None) -> None:
         limits = LimitsConfig(items=LIMIT)
@@ -47,22 +45,19 @@ class Waves:
             self.time_ms += MINUTE_MS // 10
             self.past[user].add(item)
             events.append(Event(user, item, time_ms=self.time_ms))
-        # who only looks gets a new list, and nothing enters the history
+        # an impression refreshes the list and does not enter the history
         events += [Event(user, pairs[-1][1], "impression", self.time_ms) for user in self.quiet]
         outcome = self.recommender.step(self.batches(events))
         for ranking in outcome.rankings:
-            self.check_reasons(ranking)
-            self.shown |= {item.item_id for item in ranking.items}
+            past = self.past.get(ranking.user_id, set())
+            for item in ranking.items:
+                assert set(item.because) <= past, (ranking.user_id, item)
+                assert self.recommender.settings.rank.exclude_event_types == [] or item.item_id not in past
+                self.shown.add(item.item_id)
         return outcome
 
-    def check_reasons(self, ranking: Ranking) -> None:
-        for item in ranking.items:
-            true = self.past.get(ranking.user_id, set())
-            assert set(item.because) <= true, (ranking.user_id, item)
-            assert self.recommender.settings.rank.exclude_event_types == [] or item.item_id not in true
-
     def send(self, wave: int) -> list[Ranking]:
-        """Send a wave, every item once, then a batch in which every busy user does something more."""
+        """Send a wave, every item once, then a batch with one more event of every busy user."""
         order = self.rng.permutation(WAVE).tolist()
         for first in range(0, WAVE, BATCH):
             self.step(
@@ -73,7 +68,7 @@ class Waves:
         return self.step([(user, f"{wave}-{self.rng.integers(WAVE)}") for user in self.busy]).rankings
 
 
-@pytest.mark.parametrize("exclude", [None, []], ids=["all bar", "repeats"])
+@pytest.mark.parametrize("exclude", [None, []], ids=["excluded", "repeats"])
 def test_no_list_shows_an_item_of_two_waves_ago_and_memory_stays(exclude: list[str] | None) -> None:
     waves = Waves(exclude)
     recommender, items = waves.recommender, waves.recommender.state.items
@@ -93,7 +88,7 @@ def test_no_list_shows_an_item_of_two_waves_ago_and_memory_stays(exclude: list[s
     assert bytes_after[WAVES] <= 1.1 * bytes_after[8]
 
 
-def test_what_is_remembered_of_users_is_of_their_own_past_alone() -> None:
+def test_histories_and_consumed_items_hold_only_the_users_own_events() -> None:
     waves = Waves(None)
     state = waves.recommender.state
     for wave in range(1, 9):
@@ -101,38 +96,36 @@ def test_what_is_remembered_of_users_is_of_their_own_past_alone() -> None:
         known = state.items.status.data
         for user, past in waves.past.items():
             row = state.users.row_of[user]
-            window = state.histories.window(row, known)[0]
-            assert {state.items.id_of[m] for m in window.tolist()} <= past
+            assert set(history_items(state, user)) <= past
             consumed = state.consumed.of(row, known)
             assert {state.items.id_of[m] for m in consumed.tolist()} <= past
 
 
-def test_a_row_that_is_given_out_is_empty_and_named_nowhere() -> None:
+def test_a_reused_row_is_empty_and_not_referenced() -> None:
     waves = Waves(None)
-    state, welcome, seen = waves.recommender.state, waves.recommender.state.welcome, []
+    recommender, state, seen = waves.recommender, waves.recommender.state, []
+    init_rows = recommender._init_rows
 
-    def check(rows: np.ndarray, ids: Sequence[str]) -> None:  # type: ignore[type-arg]
+    def check(users: np.ndarray, rows: np.ndarray) -> None:  # type: ignore[type-arg]
         for name, store in state.stores.items():
             for key, column in store.columns().items():
                 if column.of_items:
                     assert not np.isin(column.data, rows).any(), f"{name}.{key}"
-                if (
-                    column.axis == "item" and key != "table"
-                ):  # its derived columns show every row as uncounted
+                if column.axis == "item" and key != "table":  # derived columns count every row as unused
                     assert (column.data[rows] == column.fill).all(), f"{name}.{key}"
         values, _ = state.consumed.ragged(np.arange(state.users.capacity, dtype=np.int32))
         assert not np.isin(values, rows).any()
         seen.extend(rows.tolist())
-        welcome(rows, ids)
+        init_rows(users, rows)
 
-    state.welcome = check
+    recommender._init_rows = check  # type: ignore[method-assign]
     for wave in range(1, 9):
         waves.send(wave)
     assert len(seen) == 8 * WAVE
     assert len(set(seen)) < 3 * WAVE
 
 
-def test_coverage_counts_an_item_for_its_own_lists_alone() -> None:
+def test_coverage_counts_an_item_only_in_its_own_lists() -> None:
     waves = Waves(None)
     items = waves.recommender.state.items
     for wave in range(1, 6):
@@ -142,10 +135,10 @@ def test_coverage_counts_an_item_for_its_own_lists_alone() -> None:
         assert waves.recommender.exposure.coverage(live) == shown / live.size
 
 
-def test_a_list_whose_items_are_all_gone_is_none_whether_scrubbed_or_not() -> None:
-    served, status = Served(3, 2), np.full(6, LIVE, np.uint8)
+def test_a_list_of_removed_items_is_no_list_before_and_after_their_references_are_removed() -> None:
+    served, status = PublishedLists(3, 2), np.full(6, LIVE, np.uint8)
     served.put(np.array([0, 1], np.int32), np.array([[0, 1], [2, 3]], np.int32))
-    status[[0, 1, 3]] = GONE
+    status[[0, 1, 3]] = RETIRED
     users, items = np.array([0, 1, 1, 2], np.int32), np.array([4, 2, -1, 2], np.int32)
     before = served.hits(users, items, status)
     served.items.data[np.isin(served.items.data, [0, 1, 3])] = -1

@@ -1,4 +1,4 @@
-"""The commands together, as a user has them, on real brokers: rankings, figures, health and exit codes."""
+"""The commands together, as a user runs them, on real brokers: rankings, metrics, health and exit codes."""
 
 import contextlib
 import json
@@ -13,32 +13,33 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from brokers.embedded import embedded_broker as run_embedded
+from harness.service import STOP_S, Process, Sent, Site
+from harness.truth import Truth, chain, event_of, shopping, write_csv
 from kafka import KafkaProducer
-from services import STOP_S, Process, Site
 from test_metrics import NAMES
-from truth import Sent, Truth, chain, event_of, shopping, write_csv
 
 from pipeline.evaluation.rank_metrics import MEASURES, USER_SEGMENTS
 from pipeline.outcome import STAGES
 from producers.embedded_broker import EmbeddedBroker
 
 pytestmark = pytest.mark.kafka
-Name = Callable[[str], str]
+MakeSite = Callable[..., Site]
 MODELS = ("attention", "popularity", "recent_popularity")
-LIVE = {"batch.max_events": 128}  # as `evaluate` has it
+LIVE = {"batch.max_events": 128}  # as in `evaluate`
 
 
 @pytest.fixture(params=["embedded", "apache"])
-def served(request: pytest.FixtureRequest, topic_name: Name, tmp_path: Path) -> Iterator[Site]:
-    """A site on `afresh broker`, the command, where `run` makes the topics; and one on Apache Kafka."""
+def served(
+    request: pytest.FixtureRequest, topic_name: Callable[[str], str], tmp_path: Path
+) -> Iterator[Site]:
+    """A site on `afresh broker`, the command, where `run` creates the topics; and one on Apache Kafka."""
     with Site("", topic_name("replay"), tmp_path) as site:
         if request.param == "apache":
             site.broker = request.getfixturevalue("apache_broker")
             site.create_topics()
             yield site
             return
-        with Process("broker", "--port", "0", folder=tmp_path, name="broker") as process:
+        with Process("broker", "--port", "0", folder=tmp_path, name="broker", program="-m") as process:
             process.until(lambda: "bootstrap_servers=" in process.printed(), "its address")
             site.broker = process.printed().strip().removeprefix("bootstrap_servers=")
             yield site
@@ -48,7 +49,7 @@ def served(request: pytest.FixtureRequest, topic_name: Name, tmp_path: Path) -> 
 @pytest.fixture
 def own_broker() -> Iterator[EmbeddedBroker]:
     """A broker that a test may stop or freeze."""
-    with run_embedded() as broker:
+    with EmbeddedBroker() as broker:
         yield broker
 
 
@@ -61,23 +62,31 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def assert_ended(process: Process, code: int, message: str) -> None:
+    """Wait for the end of a process, and assert its exit code and the one line for its user."""
+    assert process.wait() == code
+    (line,) = [line for line in process.said().splitlines() if line.startswith("afresh: ")]
+    assert message in line
+    assert "Traceback" not in process.said()
+
+
 def test_replayed_events_become_right_rankings_and_figures(served: Site, tmp_path: Path) -> None:
     events = shopping(6_000, seed=1, now_ms=now_ms())
     truth = Truth(events[:5_000])
     file = write_csv(tmp_path / "events.csv", events)
     site = served
-    service = site.run()
+    service = site.start("run", program="-m")
     service.wait_state("ready")
     site.partitions = site.partitions_there()
-    told = json.loads(site.call("replay", str(file), "--limit", "5000", "--json").splitlines()[-1])
-    assert told["sent"] == truth.events
+    report = json.loads(site.call("replay", str(file), "--limit", "5000", "--json").splitlines()[-1])
+    assert report["sent"] == truth.events
     service.until(site.all_committed, "all is committed")
     assert service.ask("/live") == (200, "live\n")
-    service.until(lambda: lag(service) == 0, "figures of the last commit")
-    look_at_metrics(service, truth, site.partitions)
+    service.until(lambda: lag(service) == 0, "the lag after the last commit")
+    assert_metrics(service, truth, site.partitions)
     assert service.end() < STOP_S
     assert truth.wrong(site.newest()) == []
-    assert truth.otherwise_held(site.newest_state(), history=50) == []
+    assert truth.otherwise_held(site.opened().learner, history=50) == []
     assert site.commits() == site.ends()
 
 
@@ -85,8 +94,8 @@ def lag(service: Process) -> float:
     return sum(value for name, value in service.metrics().items() if name.startswith("afresh_consumer_lag"))
 
 
-def look_at_metrics(service: Process, truth: Truth, partitions: int) -> None:
-    """Hold every figure of a service that has learned exactly these events against them."""
+def assert_metrics(service: Process, truth: Truth, partitions: int) -> None:
+    """Compare every metric of a service that has learned exactly these events with them."""
     text, found = service.ask("/metrics")[1], service.metrics()
     for name in NAMES:
         family = name.removesuffix("_total") if f"# TYPE afresh_{name} " not in text else name
@@ -116,7 +125,7 @@ def look_at_metrics(service: Process, truth: Truth, partitions: int) -> None:
         assert total("stage_seconds_count", stage=stage) >= batches, stage
         assert total("stage_seconds_sum", stage=stage) > 0, stage
     assert 0 < total("end_to_end_latency_seconds_sum") < 60 * truth.events
-    assert users <= total("rankings_published_total") <= truth.events + batches  # and the default's
+    assert users <= total("rankings_published_total") <= truth.events + batches  # and the default list
     assert total("rebalances_total") >= 1
     assert abs(total("last_commit_timestamp_seconds") - time.time()) < 60
     assert total("loss") > 0
@@ -134,247 +143,196 @@ def look_at_metrics(service: Process, truth: Truth, partitions: int) -> None:
 
 
 def test_a_new_user_of_a_planted_chain_gets_the_successor_first(
-    embedded_broker: str, topic_name: Name, tmp_path: Path
+    embedded_broker: str, make_site: MakeSite
 ) -> None:
-    successor = np.random.default_rng(7).permutation(1_000).tolist()
-    walks = chain(successor, users=500, events=30_000, seed=8, start_ms=now_ms() - 40_000_000)
-    starts = np.random.default_rng(9).permutation(1_000)[:100].tolist()
+    successor = np.random.default_rng(7).permutation(400).tolist()
+    walks = chain(successor, users=200, events=12_000, seed=8, start_ms=now_ms() - 40_000_000)
+    starts = np.random.default_rng(9).permutation(400)[:100].tolist()
     withdrawn = f"item-{successor[starts[0]]}"
     names = {"items.fields": '{item_id = "sku", available = "in_stock"}'}
-    with Site(embedded_broker, topic_name("chain"), tmp_path, settings=names) as site:
-        site.create_topics()
-        publish(embedded_broker, f"{site.stem}-items", {"sku": withdrawn, "in_stock": 0})
-        site.send(walks)
-        service = site.run()
-        service.wait_learned(len(walks))
-        site.send(event_of(f"new-{item}", f"item-{item}", now_ms()) for item in starts)
-        service.until(site.all_committed, "all is committed")
-        service.end()
-        newest = site.newest()
+    site = make_site(embedded_broker, settings=names)
+    publish(embedded_broker, f"{site.stem}-items", {"sku": withdrawn, "in_stock": 0})
+    site.send(walks)
+    service = site.run()
+    service.wait_learned(len(walks))
+    site.send(event_of(f"new-{item}", f"item-{item}", now_ms()) for item in starts)
+    service.until(site.all_committed, "all is committed")
+    service.end()
+    newest = site.newest()
     first = {item: newest[f"new-{item}"]["items"][0]["item_id"] for item in starts}
     assert sum(first[item] == f"item-{successor[item]}" for item in starts) >= 90
-    shown = {place["item_id"] for ranking in newest.values() for place in ranking["items"]}
-    assert withdrawn not in shown
+    assert withdrawn not in {place["item_id"] for ranking in newest.values() for place in ranking["items"]}
 
 
-class Judged(NamedTuple):
-    """Events, and each model's figures on them as `evaluate` has them."""
+class Evaluated(NamedTuple):
+    """Events, and the metrics of each model on them according to `evaluate`."""
 
     events: list[Sent]
-    figures: dict[str, dict[str, float]]
+    metrics: dict[str, dict[str, float]]
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
-    """Let `afresh evaluate` judge the variants that the service runs."""
-    folder = tmp_path_factory.mktemp("judged")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+    """Run `afresh evaluate` with the models that the service runs."""
+    folder = tmp_path_factory.mktemp("evaluated")
     events = shopping(6_000, seed=2, now_ms=now_ms())
-    file = write_csv(folder / "events.csv", events)
-    with Process(
-        "evaluate", str(file), "--batch", "128", "--json", folder=folder, name="evaluate"
-    ) as process:
+    file = str(write_csv(folder / "events.csv", events))
+    options = ("--batch", "128", "--models", ",".join(MODELS), "--json")
+    with Process("evaluate", file, *options, folder=folder, name="evaluate") as process:
         assert process.wait() == 0
         models = json.loads(process.printed().splitlines()[-1])["models"]
-    assert models["recent_popularity"]["settings"] == {"half_life": "1000"}, (
-        "another than the service's is best"
-    )
-    return Judged(events, {model: flat(models[model]) for model in MODELS})
+    assert models["recent_popularity"]["settings"] == {"half_life": "1000"}  # the service's
+    return Evaluated(events, {model: flat(models[model]) for model in MODELS})
 
 
-def test_live_quality_is_that_of_evaluate(
-    broker: str, topic_name: Name, tmp_path: Path, judged: Judged
-) -> None:
-    with Site(broker, topic_name("live1"), tmp_path, 1, LIVE) as site:
-        live = live_quality(site, judged.events)
-    assert live.keys() == judged.figures.keys()
-    for model, figures in judged.figures.items():
-        assert live[model] == pytest.approx(figures, abs=1e-6), model
+def test_live_quality_is_that_of_evaluate(broker: str, make_site: MakeSite, evaluated: Evaluated) -> None:
+    site = make_site(broker, 1, LIVE)
+    live = live_quality(site, evaluated.events)
+    assert live.keys() == evaluated.metrics.keys()
+    for model, metrics in evaluated.metrics.items():
+        assert live[model] == pytest.approx(metrics, abs=1e-6), model
+    inspected = json.loads(site.call("inspect", "--json").splitlines()[-1])
+    assert {model: flat(inspected["quality"][model]) for model in MODELS} == live
 
 
 def test_live_quality_of_four_partitions_comes_near_that_of_evaluate(
-    embedded_broker: str, topic_name: Name, tmp_path: Path, judged: Judged
+    embedded_broker: str, make_site: MakeSite, evaluated: Evaluated
 ) -> None:
-    with Site(embedded_broker, topic_name("live4"), tmp_path, 4, LIVE) as site:
-        live = live_quality(site, judged.events)
-    for model, figures in judged.figures.items():
-        assert live[model]["ndcg@10"] >= 0.95 * figures["ndcg@10"] > 0, model
+    live = live_quality(make_site(embedded_broker, 4, LIVE), evaluated.events)
+    for model, metrics in evaluated.metrics.items():
+        assert live[model]["ndcg@10"] >= 0.95 * metrics["ndcg@10"] > 0, model
 
 
 def live_quality(site: Site, events: list[Sent]) -> dict[str, dict[str, float]]:
-    """Return each model's figures over events that lay ready, as the checkpoint of SIGINT has them."""
-    site.create_topics()
+    """Return each model's metrics over events that lie ready, from the checkpoint after SIGINT."""
     site.send(events)
     service = site.run()
     service.until(site.all_committed, "all is committed")
     service.end(signal.SIGINT)
     found = site.inspect()
     assert found["events_learned"] == len(events)
-    return {model: flat(figures) for model, figures in found["quality"].items()}
+    return {model: flat(metrics) for model, metrics in found["quality"].items()}
 
 
-def flat(figures: dict[str, Any]) -> dict[str, float]:
-    """Return a model's figures in full precision, by segment."""
+def flat(metrics: dict[str, Any]) -> dict[str, float]:
+    """Return a model's metrics in full precision, by segment."""
     names = ("tests", "hr@10", "ndcg@10", "mrr@10")
-    whole = {name: figures[name] for name in names}
-    return whole | {f"{part} {name}": figures[part][name] for part in ("cold", "warm") for name in names}
+    whole = {name: metrics[name] for name in names}
+    return whole | {f"{part} {name}": metrics[part][name] for part in ("cold", "warm") for name in names}
 
 
-def test_live_and_ready_tell_each_phase(embedded_broker: str, topic_name: Name, tmp_path: Path) -> None:
+def test_live_and_ready_report_each_phase(embedded_broker: str, make_site: MakeSite) -> None:
     events = shopping(6_000, seed=3, now_ms=now_ms())
-    with Site(embedded_broker, topic_name("phases"), tmp_path) as site:
-        site.create_topics()
-        site.send(events)
-        service = site.run()
-        service.wait_learned(4_000)  # and no checkpoint: the next life has to learn them again
-        service.kill()
-        service, seen = site.run(), []
+    site = make_site(embedded_broker)
+    site.send(events)
+    service = site.run()
+    service.wait_learned(4_000)  # before the first checkpoint: the next process replays the journal
+    service.kill()
+    service, seen = site.run(), []
 
-        def note() -> bool:
-            live, state = service.ask("/live")[0], service.state()
-            if state and state not in seen:
-                seen.append(state)
-                assert live == 200
-            return state == "ready" and service.learned() == len(events)
+    def observe() -> bool:
+        live, state = service.ask("/live")[0], service.state()
+        if state and state not in seen:
+            seen.append(state)
+            assert live == 200
+        return state == "ready" and service.learned() == len(events)
 
-        service.until(note, "all is learned")
-        assert [state for state in seen if state != "starting"] in (
-            ["resuming", "rebalancing", "ready"],
-            ["resuming", "ready"],  # a rebalance may be over between two looks
-        )
-        service.end()
-        assert "ready -> stopping" in service.said()
-        service = site.run()  # with nothing left to learn
-        service.until(lambda: service.learned() == len(events), "what was restored on /metrics")
-        assert service.end() < STOP_S
+    service.until(observe, "all is learned")
+    # a rebalance may be over between two requests
+    later = [state for state in seen if state != "starting"]
+    assert later in (["resuming", "rebalancing", "ready"], ["resuming", "ready"])
+    service.end()
+    assert "ready -> stopping" in service.said()
+    service = site.run()  # with nothing left to learn
+    service.until(lambda: service.learned() == len(events), "the restored number on /metrics")
+    assert service.end() < STOP_S
 
 
-def test_the_second_interrupt_ends_it_at_once(
-    own_broker: EmbeddedBroker, topic_name: Name, tmp_path: Path
+def test_the_second_interrupt_ends_it_at_once(own_broker: EmbeddedBroker, make_site: MakeSite) -> None:
+    site = make_site(own_broker.bootstrap_servers)
+    site.send(shopping(500, seed=4, now_ms=now_ms()))
+    service = site.run()
+    service.wait_learned(500)
+    os.killpg(own_broker.pid, signal.SIGSTOP)  # now leaving the group takes its time
+    try:
+        service.tell(signal.SIGINT)
+        service.wait_said("-> stopping")
+        assert service.state() == "stopping"
+        assert service.ask("/live")[0] == 200
+        service.tell(signal.SIGINT)
+        assert service.wait(STOP_S) == 130
+    finally:
+        os.killpg(own_broker.pid, signal.SIGCONT)
+
+
+def test_a_broker_that_is_lost_for_too_long_ends_it_with_3(
+    own_broker: EmbeddedBroker, make_site: MakeSite
 ) -> None:
-    with Site(own_broker.bootstrap_servers, topic_name("twice"), tmp_path) as site:
-        site.create_topics()
-        site.send(shopping(500, seed=4, now_ms=now_ms()))
-        service = site.run()
-        service.wait_learned(500)
-        os.killpg(own_broker.pid, signal.SIGSTOP)  # now leaving takes its time
-        try:
-            service.tell(signal.SIGINT)
-            service.wait_said("-> stopping")
-            assert service.state() == "stopping"
-            assert service.ask("/live")[0] == 200
-            service.tell(signal.SIGINT)
-            assert service.wait(STOP_S) == 130
-        finally:
-            os.killpg(own_broker.pid, signal.SIGCONT)
+    site = make_site(own_broker.bootstrap_servers, settings={"kafka.broker_timeout_s": 3})
+    service = site.run()
+    service.until(lambda: service.metrics().get("afresh_rankings_published_total"), "the default list")
+    own_broker.stop()
+    began = time.monotonic()
+    assert_ended(service, 3, "has not answered")
+    assert time.monotonic() - began > 2
 
 
-def test_a_broker_that_is_gone_for_too_long_ends_it_with_3(
-    own_broker: EmbeddedBroker, topic_name: Name, tmp_path: Path
-) -> None:
-    patience = {"kafka.broker_timeout_s": 3}
-    with Site(own_broker.bootstrap_servers, topic_name("gone"), tmp_path, settings=patience) as site:
-        site.create_topics()
-        service = site.run()
-        service.wait_state("ready")
-        own_broker.stop()
-        began = time.monotonic()
-        assert service.wait() == 3
-        assert time.monotonic() - began > 2
-        assert error_lines(service) == 1
-        assert "has not answered" in service.said()
-
-
-def test_too_many_bad_records_end_it_with_4_and_none_is_drained(
-    embedded_broker: str, topic_name: Name, tmp_path: Path
+def test_too_many_bad_records_end_it_with_4_and_all_stay_uncommitted(
+    embedded_broker: str, make_site: MakeSite
 ) -> None:
     events = shopping(50, seed=5, now_ms=now_ms())
     bad = [event._replace(value=b"{") for event in shopping(60, seed=6, now_ms=now_ms())]
-    (tmp_path / "after").mkdir()
-    stem = topic_name("limit")
-    with Site(embedded_broker, stem, tmp_path, 1, {"limits.max_consecutive_dead_letters": 40}) as site:
-        site.create_topics()
-        site.send([*events, *bad])
-        service = site.run()
-        assert service.wait() == 4
-        assert error_lines(service) == 1
-        assert "limits.max_consecutive_dead_letters = 40" in service.said()
-        assert list(site.read(f"{stem}-dead_letters")) == []
-    with Site(embedded_broker, stem, tmp_path, 1, {"limits.max_consecutive_dead_letters": 1_000}) as site:
-        service = site.run()
-        service.until(site.all_committed, "all is committed")
-        service.end()
-        assert [(letter.key, letter.value) for letter in site.read(f"{stem}-dead_letters")] == [
-            (record.key, b"{") for record in bad
-        ]
-        assert site.inspect()["events_learned"] == len(events)
+    site = make_site(embedded_broker, 1, {"limits.max_consecutive_dead_letters": 40})
+    letters = f"{site.stem}-dead_letters"
+    site.send([*events, *bad])
+    assert_ended(site.run(), 4, "limits.max_consecutive_dead_letters = 40")
+    assert site.read(letters) == []
+    site.settings = {"limits.max_consecutive_dead_letters": 1_000}
+    service = site.run()
+    service.until(site.all_committed, "all is committed")
+    service.end()
+    assert [(each.key, each.value) for each in site.read(letters)] == [(each.key, b"{") for each in bad]
+    assert site.inspect()["events_learned"] == len(events)
 
 
-def error_lines(process: Process) -> int:
-    """Count the lines of stderr that are for the user who typed the command."""
-    return sum(line.startswith("afresh: ") for line in process.said().splitlines())
-
-
-def test_of_two_processes_of_one_name_the_older_ends_and_in_one_folder_the_second(
-    embedded_broker: str, topic_name: Name, tmp_path: Path
+def test_of_two_processes_with_one_name_the_older_ends_and_with_one_folder_the_second(
+    embedded_broker: str, make_site: MakeSite, tmp_path: Path
 ) -> None:
-    """As README, Guarantees, says; with transactions, where a process can end another before it joins."""
-    settings = {"kafka.transactions": "true"}
-    elsewhere = settings | {"checkpoint.path": str(tmp_path / "elsewhere")}
-    stem, broker = topic_name("two"), embedded_broker
-    (tmp_path / "second").mkdir()
+    """With transactions, where a process can fence another before it joins the group."""
+    site = make_site(embedded_broker, settings={"kafka.transactions": "true"})
+    elsewhere = ("--set", f"checkpoint.path={tmp_path / 'elsewhere'}")
     events = shopping(400, seed=3, now_ms=now_ms())
-    with (
-        Site(broker, stem, tmp_path, settings=settings) as site,
-        Site(broker, stem, tmp_path / "second", settings=elsewhere) as other,
-    ):
-        site.create_topics()
-        older = site.run()
-        site.send(events[:200])
-        older.wait_learned(200)
-        newer = other.run()
+    older = site.run()
+    site.send(events[:200])
+    older.wait_learned(200)
+    newer = site.start("run", *elsewhere)
 
-        def ended() -> bool:
-            site.send(events[:5])  # an idle worker asks about its place every 10 s only
-            return older.code is not None
+    def ended() -> bool:
+        site.send(events[:5])  # an idle worker checks its membership every 10 s only
+        return older.code is not None
 
-        newer.until(ended, "the older one has ended")
-        assert older.code == 2
-        assert error_lines(older) == 1
-        assert "kafka.worker_id = 'worker-0': another process has joined group" in older.said()
-        newer.wait_state("ready")
-        third = other.run()
-        assert third.wait() == 2
-        assert error_lines(third) == 1
-        assert "another process is writing this journal" in third.said()
-        site.send(events[200:])
-        newer.wait_learned(200)
-        newer.until(other.all_committed, "all is committed")
-        newer.end()
+    newer.until(ended, "the end of the older one")
+    assert_ended(older, 2, "kafka.worker_id = 'worker-0': another process has joined group")
+    newer.wait_state("ready")
+    assert_ended(site.start("run", *elsewhere), 2, "another process is writing this journal")
+    site.send(events[200:])
+    newer.wait_learned(200)
+    newer.until(site.all_committed, "all is committed")
+    newer.end()
 
 
-def test_no_broker_at_the_start_is_told_in_one_line(topic_name: Name, tmp_path: Path) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # and doesn't listen
-        address = f"127.0.0.1:{nobody.getsockname()[1]}"
-        with Site(address, topic_name("nobody"), tmp_path, settings={"kafka.start_timeout_s": 0.3}) as site:
-            service = site.run()
-            assert service.wait() == 2
-    assert error_lines(service) == 1
-    assert f"no broker answered at kafka.bootstrap_servers = '{address}'" in service.said()
-    assert "Traceback" not in service.said()
-
-
-def test_a_metrics_address_that_is_taken_is_told_in_one_line(
-    embedded_broker: str, topic_name: Name, tmp_path: Path
+@pytest.mark.parametrize("listens", [False, True], ids=["no broker", "metrics address in use"])
+def test_a_start_that_fails_is_reported_in_one_line(
+    embedded_broker: str, make_site: MakeSite, listens: bool
 ) -> None:
+    site = make_site(embedded_broker, 1)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with Site(embedded_broker, topic_name("taken"), tmp_path, 1, {"metrics.address": address}) as site:
-            site.create_topics()
-            service = site.run()
-            assert service.wait() == 2
-    assert error_lines(service) == 1
-    assert f"metrics.address = '{address}'" in service.said()
-    assert "Traceback" not in service.said()
+        if listens:
+            taken.listen()
+            site.settings, message = {"metrics.address": address}, f"metrics.address = '{address}'"
+        else:
+            site.broker, site.settings = address, {"kafka.start_timeout_s": 0.3}
+            message = f"no broker answered at kafka.bootstrap_servers = '{address}'"
+        assert_ended(site.run(), 2, message)

@@ -9,15 +9,15 @@ import time
 
 import msgspec
 import pytest
-from brokers.clients import lying_on
+from harness.clients import lying_on
+from harness.service import Site, until
 from kafka import KafkaProducer
 from recordings import read_recording
-from services import Site, until
 
 from pipeline.app import cli
 from pipeline.settings import EventsConfig, KafkaConfig
-from producers.child import SenderProcess
 from producers.rate_limiter import Pace, pause
+from producers.sender_process import SenderProcess
 from producers.simulator import newest_lists, simulation
 from producers.simulator.events import BUSY_CONFIG, DEFAULT_CONFIG, SimulatedEvent, item_name, user_name
 from producers.simulator.file import START_MS
@@ -151,6 +151,17 @@ def test_a_parent_reads_progress_while_the_process_continues_to_write(tmp_path):
         assert sender.sent() == 3
 
 
+def test_a_sender_process_has_the_default_configuration_whatever_the_environment(monkeypatch):
+    monkeypatch.setenv("AFRESH_TOPICS__EVENTS", "other")
+    print_names = "import json, os; print(json.dumps({'sent': 0, 'names': list(os.environ)}))"
+    with SenderProcess([sys.executable, "-c", print_names]) as sender:
+        sender.start()
+        until(sender.figures, "the end of the process")
+        names = sender.figures()["names"]
+    assert "PATH" in names
+    assert not any(name.startswith("AFRESH_") for name in names)
+
+
 @pytest.fixture
 def site(embedded_broker, topic_name, tmp_path):
     """The topics of a test, one partition each, not created."""
@@ -258,8 +269,10 @@ def test_the_closed_loop_reports_its_progress_and_the_uplift(site, capsys, tmp_p
     assert len(retired) - len(withdrawn) <= 5  # of the last round
 
 
-@pytest.mark.kafka
-def test_the_command_creates_the_configured_topic_and_sends_the_simulated_events(site, capsys):
+def test_the_command_creates_the_configured_topic_and_sends_the_simulated_events(
+    broker, topic_name, tmp_path, capsys
+):
+    site = Site(broker, topic_name("simulate"), tmp_path)
     assert simulated("--events", 500, "--rate", 5_000, "--json", *site.options()) == 0
     out, err = capsys.readouterr()
     assert json.loads(out.splitlines()[-1])["sent"] == 500

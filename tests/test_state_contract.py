@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from streams import Batches, Event, names_of, shoppers, small_settings
+from harness.streams import Batches, Event, names_of, shoppers, small_settings
 
 from pipeline.events.batch import Batch
 from pipeline.models.model import Model, Pool, Targets

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pipeline.state.successors import BEFORE, FADE, REACH, Successors
 
 from pipeline.state.splitmix import next_uniform
-from pipeline.state.tables import GONE, LIVE, NEW
+from pipeline.state.tables import LIVE, NEW, RETIRED
 
 ITEMS, LENGTH = 7, 12
 Step = tuple[int, float, list[int]]  # item, weight, the window before it, newest first
@@ -131,7 +131,7 @@ def test_a_light_newcomer_of_the_backward_side_enters_backward() -> None:
 def test_a_dead_partners_slot_is_taken_first_whether_scrubbed_or_not(scrubbed: bool) -> None:
     status = np.full(20, LIVE, np.uint8)
     successors = full_row(5.0)
-    status[3] = GONE
+    status[3] = RETIRED
     if scrubbed:
         successors.partner.data[successors.partner.data == 3] = -1
     add(successors, [(9, 0.01, [0])], status)

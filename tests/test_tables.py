@@ -4,10 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pipeline.state.popularity import DAY_MS
-from streams import (
+from harness.streams import (
     MINUTE_MS,
     ROLES,
     START_MS,
@@ -19,6 +16,9 @@ from streams import (
     new_state,
     small_settings,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pipeline.state.popularity import DAY_MS
 
 from pipeline.events.batch import RawBatch
 from pipeline.settings import LimitsConfig
@@ -26,7 +26,7 @@ from pipeline.state import reclaiming as sweep
 from pipeline.state.reclaiming import STEPS
 from pipeline.state.state import State
 from pipeline.state.store import nbytes
-from pipeline.state.tables import FREE, GONE, LIVE, NEW, SWEPT, IdTable
+from pipeline.state.tables import FREE, LIVE, NEW, RETIRED, SWEPT, IdTable
 
 HISTORY = 10  # a ring is never shorter than the reach of the successors
 Life = tuple[str, int]  # an id, and which of its admissions
@@ -187,7 +187,7 @@ def test_rows_in_use_end_with_the_last_that_is_not_free() -> None:
     assert table.used == 8  # of an empty table nothing is spared
     table.settle(table.admit(["a", "b", "c"]))
     assert table.used == 3
-    table.forget(2, GONE)
+    table.forget(2, RETIRED)
     assert table.used == 3  # histories may still name it
     table.reuse(np.array([2], np.int32))
     assert table.used == 2
@@ -248,7 +248,7 @@ def test_the_oldest_row_is_exact_however_old_the_queue_is() -> None:
         oldest = table.oldest()
         assert table.last_event.data[oldest] == table.last_event.data[live].min()
         if number % 3 == 0:
-            table.forget(oldest, GONE)
+            table.forget(oldest, RETIRED)
         else:
             table.touch(
                 live[rng.integers(live.size, size=1)].astype(np.int32),
@@ -262,7 +262,7 @@ def test_a_gone_row_is_not_given_out_before_a_sweep_has_scrubbed_it() -> None:
     move_on(state, batches([Event("u", "a")]))
     row = state.items.row_of["a"]
     move_on(state, batches([Event("u", "b")]))
-    assert state.items.status.data[row] == GONE
+    assert state.items.status.data[row] == RETIRED
     for n in range(30):
         move_on(state, batches([Event("u", f"c{n}")]))
         assert state.items.row_of[f"c{n}"] != row

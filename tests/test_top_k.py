@@ -4,15 +4,15 @@ import math
 
 import numpy as np
 import pytest
+from harness.streams import Batches, Event, move_on, new_state, small_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipeline.features.memories import Candidates
 from pipeline.ranking.rules import RULES, apply_rules
-from streams import Batches, Event, move_on, new_state, small_settings
 
 from pipeline.ranking.top_k import top_k
 from pipeline.state.queries import serving_queries
-from pipeline.state.tables import GONE
+from pipeline.state.tables import RETIRED
 
 score = st.sampled_from([0.0, -0.0, 1.0, 1.0, 2.5, -3.0, math.inf, -math.inf, math.nan])
 
@@ -58,7 +58,7 @@ def test_candidates_of_any_number_are_sorted(size: int) -> None:
 def test_rules_let_only_live_items_through() -> None:
     state, batches = new_state(small_settings()), Batches()
     move_on(state, batches([Event("u", name) for name in "abc"]))
-    state.items.status.data[1] = GONE
+    state.items.status.data[1] = RETIRED
     candidates = Candidates(
         np.array([[0, 1, 2, -1]], np.int32), np.array([3], np.int32), np.zeros((1, 4, 6), np.float32)
     )

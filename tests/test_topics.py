@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from brokers.clients import config, lying_on, make_topic
+from harness.clients import config, lying_on, make_topic
+from harness.service import Site
+from harness.truth import Truth, event_of
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import TopicAuthorizationFailedError
-from services import Site
-from truth import Truth, event_of
 
 from pipeline.errors import UsageError
 from pipeline.settings import TopicsConfig
@@ -56,12 +56,12 @@ def test_topics_that_may_not_be_created_are_named_in_one_line(
         raise TopicAuthorizationFailedError
 
     monkeypatch.setattr(KafkaAdminClient, "create_topics", refuse)  # needs a broker with users otherwise
-    with pytest.raises(UsageError, match="TopicAuthorizationFailed") as told:
+    with pytest.raises(UsageError, match="TopicAuthorizationFailed") as caught:
         ensure_topics(config(broker), topics)
     for name in (*topics.event_topics(), topics.recommendations, topics.dead_letters, topics.drift):
-        assert repr(name) in str(told.value)
-    assert f"Create them ({topics.recommendations!r} with cleanup.policy=compact)" in str(told.value)
-    assert "\n" not in str(told.value)
+        assert repr(name) in str(caught.value)
+    assert f"Create them ({topics.recommendations!r} with cleanup.policy=compact)" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_service_starts_before_any_topic_exists(broker: str, topic_name: Name, tmp_path: Path) -> None:

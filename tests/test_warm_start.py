@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lives import NOW_MS, START_MS, Life, append, changed
-from streams import small_settings, source
+from harness.streams import small_settings, source
+from harness.workers import NOW_MS, START_MS, Life, append, changed
 
 from consumers.memory import MemoryLog
 from pipeline.app.config_rules import TOPIC

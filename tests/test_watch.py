@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
-from brokers.clients import config
-from brokers.embedded import embedded_broker as run_embedded
+from harness.clients import config
 from kafka import KafkaProducer
 
 from consumers.memory import MemoryRecord
@@ -19,6 +18,7 @@ from pipeline.errors import BrokerLost, UsageError
 from pipeline.events.records import DriftAlarm, RankedItem, Ranking
 from pipeline.service.clock import SystemClock
 from pipeline.settings import KafkaConfig, Settings, TopicsConfig
+from producers.embedded_broker import EmbeddedBroker
 from producers.kafka.sink import KafkaSink
 from producers.kafka.topics import create_topics
 
@@ -189,7 +189,7 @@ def test_a_missing_topic_is_an_error(embedded_broker: str, topic_name: Name) -> 
 
 @pytest.mark.kafka
 def test_a_broker_that_is_lost_for_longer_than_the_limit_is_an_error() -> None:
-    with run_embedded() as broker:
+    with EmbeddedBroker() as broker:
         kafka = KafkaConfig(bootstrap_servers=broker.bootstrap_servers, broker_timeout_s=0.5)
         settings = Settings(kafka=kafka)
         create_topics(kafka, settings.topics, partitions=1, replication=1)

@@ -1,14 +1,14 @@
-"""Items that may not be shown: withdrawn by the items topic, or blocked by the configuration."""
+"""Items that must not be listed: withdrawn by the items topic, or blocked by the configuration."""
 
 import numpy as np
 import pytest
-from shops import K, Shop, in_batches, settings_of
-from streams import START_MS, Event, source
+from harness.streams import START_MS, Event, Shop, small_settings, source
 
 from pipeline.events.batch import ItemChange
 from pipeline.events.records import DEFAULT_USER
 from pipeline.ranking.recipients import URGENT_A_BATCH
-from pipeline.recommender import Recommender
+
+K = 5
 
 
 def crowd(users: int, seed: int = 0) -> list[Event]:
@@ -25,9 +25,8 @@ def crowd(users: int, seed: int = 0) -> list[Event]:
     "name", ["attention", "popularity", "recent_popularity", "item_knn", "session_knn", "isgd"]
 )
 def test_a_withdrawn_item_leaves_all_lists_without_any_event(name: str) -> None:
-    shop = Shop(settings_of(name=name))
-    for events in in_batches(crowd(3 * URGENT_A_BATCH)):
-        shop.step(events)
+    shop = Shop(small_settings(name=name))
+    shop.steps(crowd(3 * URGENT_A_BATCH))
     victim = max((f"i{n}" for n in range(12)), key=lambda item: len(shop.holders(item)))
     assert len(shop.holders(victim)) > 2 * URGENT_A_BATCH
     outcome = shop.step([], (victim, False))
@@ -35,7 +34,7 @@ def test_a_withdrawn_item_leaves_all_lists_without_any_event(name: str) -> None:
     assert outcome.metrics.due == len(shop.holders(victim) - {DEFAULT_USER})
     assert shop.settle() <= 3
     assert shop.holders(victim) == set()
-    assert all(len(items) >= K - 1 for items in shop.newest.values())  # others have taken its place
+    assert all(len(items) >= K - 1 for items in shop.newest.values())  # other items replace it
 
 
 def test_an_item_that_comes_back_is_shown_again() -> None:
@@ -49,16 +48,16 @@ def test_an_item_that_comes_back_is_shown_again() -> None:
     assert shop.holders("i1") - {DEFAULT_USER}
 
 
-def test_an_item_that_was_withdrawn_before_anybody_met_it_is_never_shown() -> None:
+def test_an_item_that_was_withdrawn_before_its_first_event_is_never_shown() -> None:
     shop = Shop()
     shop.step(crowd(20), ("lamp", False))
     shop.step([Event(f"u{user}", "lamp") for user in range(10)])
     shop.step(crowd(20, seed=1))
     assert not shop.holders("lamp")
-    assert shop.recommender.describe_item("lamp") is not None  # its events count all the same
+    assert shop.recommender.describe_item("lamp") is not None  # its events count
 
 
-def test_events_on_a_withdrawn_item_are_no_test() -> None:
+def test_events_on_a_withdrawn_item_are_not_tested() -> None:
     shop = Shop()
     shop.step(crowd(20))
     shop.step([], ("i1", False))
@@ -71,9 +70,8 @@ def test_events_on_a_withdrawn_item_are_no_test() -> None:
 
 
 def test_a_blocked_item_is_never_shown() -> None:
-    shop = Shop(settings_of(block=["i0", "i1"]))
-    for events in in_batches(crowd(60), 30):
-        shop.step(events)
+    shop = Shop(small_settings(blocked=["i0", "i1"]))
+    shop.steps(crowd(60), 30)
     assert not shop.holders("i0") | shop.holders("i1")
     assert shop.holders("i2")
     shop.step([], ("i0", True))  # the items topic does not lift a block
@@ -81,19 +79,17 @@ def test_a_blocked_item_is_never_shown() -> None:
     assert not shop.holders("i0")
 
 
-def test_a_restart_keeps_what_is_withdrawn_and_takes_a_new_block_to_old_lists() -> None:
+def test_a_restart_keeps_what_is_withdrawn_and_applies_a_new_block_to_old_lists() -> None:
     shop = Shop()
     shop.step(crowd(30))
     shop.step([], ("i2", False))
     shop.settle()
-    later = Shop(settings_of(block=["i1"]))
-    later.recommender.restore(shop.recommender.snapshot())
-    later.batches, later.newest = shop.batches, dict(shop.newest)
-    assert later.holders("i1")
-    assert later.settle() >= 1
-    assert not later.holders("i1") | later.holders("i2")
-    later.step(crowd(30, seed=1))
-    assert not later.holders("i1") | later.holders("i2")
+    shop.restart(small_settings(blocked=["i1"]))
+    assert shop.holders("i1")
+    assert shop.settle() >= 1
+    assert not shop.holders("i1") | shop.holders("i2")
+    shop.step(crowd(30, seed=1))
+    assert not shop.holders("i1") | shop.holders("i2")
 
 
 def test_users_that_another_worker_brings_get_lists_without_what_is_withdrawn_here() -> None:
@@ -118,7 +114,7 @@ def test_the_default_list_has_no_withdrawn_item() -> None:
     assert len(shop.newest[DEFAULT_USER]) == K
 
 
-def test_an_empty_shop_shows_what_its_items_topic_announces() -> None:
+def test_without_events_the_default_list_holds_announced_items() -> None:
     shop = Shop()
     shop.recommender.held = {source(0)}
     assert shop.recommender.pending_rankings
@@ -130,10 +126,10 @@ def test_an_empty_shop_shows_what_its_items_topic_announces() -> None:
     shop.step([], ("lamp", False))
     assert shop.newest == {DEFAULT_USER: ["desk"]}
     shop.step([Event("ann", "rug")])
-    assert shop.newest[DEFAULT_USER] == ["rug", "desk"]  # what people take comes first
+    assert shop.newest[DEFAULT_USER] == ["rug", "desk"]  # items with events come first
 
 
-def test_a_catalogue_of_which_all_may_be_shown_is_news_once() -> None:
+def test_updates_that_do_not_change_availability_are_dropped() -> None:
     shop = Shop()
     shop.step([Event("ann", f"i{number}") for number in range(100)])
     known = [ItemChange(f"i{number}", True) for number in range(100)]
@@ -146,15 +142,12 @@ def test_a_catalogue_of_which_all_may_be_shown_is_news_once() -> None:
     assert shop.recommender.catalog_changes([*known, *new]) == ()
 
 
-def test_which_holders_come_first_depends_on_no_row_number() -> None:
+def test_the_order_of_urgent_lists_does_not_depend_on_row_numbers() -> None:
     def order(restored: bool) -> list[str]:
         shop = Shop()
-        for events in in_batches(crowd(2 * URGENT_A_BATCH)):
-            shop.step(events)
+        shop.steps(crowd(2 * URGENT_A_BATCH))
         if restored:
-            other = Recommender(settings_of())
-            other.restore(shop.recommender.snapshot())
-            shop.recommender = other
+            shop.restart()
         outcome = shop.step([], ("i1", False), ("i2", False))
         return [ranking.user_id for ranking in outcome.rankings]
 

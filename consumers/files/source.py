@@ -24,7 +24,7 @@ import numpy as np
 from consumers.files.csv_rows import CsvRows
 from consumers.files.json_rows import JsonRows
 from consumers.files.parquet_rows import ParquetRows
-from consumers.files.recording import Recording
+from consumers.files.recording import Kind, Recording
 from consumers.files.rows import Columns, Row, Rows, Tally
 from pipeline.events.batch import Events
 from pipeline.events.checks import (
@@ -55,12 +55,16 @@ UNITS: dict[TimeUnit, str] = {
 Checked = tuple[str, str, str, int, float]  # user, item, event type, time in ms, value
 
 
+READERS: dict[Kind, Callable[[Recording, Tally], Rows]] = {
+    "csv": CsvRows,
+    "jsonl": JsonRows,
+    "parquet": ParquetRows,
+}
+
+
 def open_rows(recording: Recording, tally: Tally) -> Rows:
     """Return the reader for the kind of file; rows that it can't parse go to `tally`."""
-    readers: dict[str, type[CsvRows] | type[JsonRows] | type[ParquetRows]] = {
-        "csv": CsvRows, "jsonl": JsonRows, "parquet": ParquetRows,
-    }  # fmt: skip
-    return readers[recording.kind](recording, tally)
+    return READERS[recording.kind](recording, tally)
 
 
 def read_events(

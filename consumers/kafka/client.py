@@ -57,7 +57,8 @@ def connection_options(kafka: KafkaConfig) -> dict[str, Any]:
         "client_id": f"afresh-{kafka.worker_id}",
         "security_protocol": kafka.security_protocol,
         "bootstrap_timeout_ms": int(kafka.start_timeout_s * 1000),
-        "request_timeout_ms": request_timeout_ms(kafka),
+        # well inside the broker's time limit, at most the client's own 30 s
+        "request_timeout_ms": min(30_000, max(1_000, int(kafka.broker_timeout_s * 500))),
         "reconnect_backoff_max_ms": 1_000,  # the default of 30 s would outlast the broker by as much
         "metadata_max_age_ms": METADATA_MAX_AGE_MS,
     }
@@ -70,11 +71,6 @@ def connection_options(kafka: KafkaConfig) -> dict[str, Any]:
     if kafka.ssl_cafile:
         options["ssl_cafile"] = kafka.ssl_cafile
     return options
-
-
-def request_timeout_ms(kafka: KafkaConfig) -> int:
-    """Return the time limit of one request: well inside `broker_timeout_s`, at most the client's 30 s."""
-    return min(30_000, max(1_000, int(kafka.broker_timeout_s * 500)))
 
 
 def extra_options(kafka: KafkaConfig, make: Callable[..., object]) -> dict[str, Any]:

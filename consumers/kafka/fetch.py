@@ -157,7 +157,7 @@ class Fetcher:
                 mark.next = records[-1].offset + 1
 
     def _pause_full(self) -> None:
-        """Stop fetching partitions with a full buffer; continue with those whose buffer is half empty."""
+        """Stop fetching partitions with a full buffer, until it is half empty."""
         full = set(self.merge.full()) - self._paused
         ready = {source for source in self._paused if self.merge.wanted(source) * 2 >= self.merge.capacity}
         if full or ready:

@@ -7,9 +7,9 @@ two live processes with one `kafka.worker_id` the older one is fenced.
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from contextlib import closing
-from typing import Any, Protocol
+from typing import Any
 
 from kafka import KafkaAdminClient
 from kafka.admin import MemberToRemove
@@ -19,6 +19,7 @@ from kafka.structs import ConsumerGroupMetadata
 from consumers.kafka.client import connection_options, extra_options
 from pipeline.errors import UsageError
 from pipeline.events.batch import TopicPartition
+from pipeline.service.ports import Source
 from pipeline.settings import KafkaConfig
 
 logger = logging.getLogger(__name__)
@@ -52,8 +53,8 @@ def leave_group(kafka: KafkaConfig, member: ConsumerGroupMetadata) -> None:
 def is_replaced(kafka: KafkaConfig, member: Callable[[], ConsumerGroupMetadata]) -> bool:
     """Return whether another process holds this member's place in the group; False without an answer.
 
-    A client whose heartbeat is rejected reports that with its next commit only, and an idle one never
-    commits. `member` is asked before and after, as it may join again during the request.
+    A client with a rejected heartbeat reports that with its next commit only, and an idle one never commits.
+    `member` is asked before and after, as it may join again during the request.
     """
     before = member()
     if before.member_id in NO_MEMBER_IDS:
@@ -82,15 +83,6 @@ def _admin(kafka: KafkaConfig) -> KafkaAdminClient:
     )
 
 
-class Group(Protocol):
-    """What `UnreadPartitions` asks of the group's source."""
-
-    def partitions(self) -> list[TopicPartition]: ...
-    def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]: ...
-    def start_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]: ...
-    def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]: ...
-
-
 class UnreadPartitions:
     """Partitions that hold records and that no worker of the group reads; `records` counts them.
 
@@ -111,7 +103,7 @@ class UnreadPartitions:
         """Return whether the last look is `every_s` ago."""
         return time.monotonic() - self._looked_s >= self._every_s
 
-    def look(self, group: Group, held: Collection[TopicPartition]) -> bool:
+    def look(self, group: Source, held: Collection[TopicPartition]) -> bool:
         """Look for unread partitions beside those `held` here; return whether the group has to join again.
 
         It has to for partitions that were unread at the last look too: before, a worker may be about to

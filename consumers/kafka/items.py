@@ -29,8 +29,7 @@ class KafkaItems:
     """The item source of the service: see `pipeline.service.ports.ItemSource`.
 
     A topic that does not exist withdraws nothing, and is looked for from time to time. One that was created
-    again is read from its earliest record: what it says is true whatever was read before. Raises `UsageError`
-    where the broker denies access.
+    again is read from its earliest record. Raises `UsageError` where the broker denies access.
     """
 
     def __init__(self, kafka: KafkaConfig, topic: str, config: ItemsConfig = OUR_NAMES) -> None:

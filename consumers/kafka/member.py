@@ -22,7 +22,7 @@ from pipeline.service.ports import Listener
 
 JOIN_WAIT_S = 1.0
 KEEP_ALIVE_WAIT_S = 0.05
-# The embedded broker forgets a member that has not heard of a join when the next one begins.
+# The embedded broker forgets a member that does not know of a join when the next one begins.
 REVOKED_PAUSE_S = 0.1
 ENDINGS = ("revoked", "lost")  # the calls that still matter to a member that closes
 
@@ -101,7 +101,7 @@ class Member:
     def _joined(self, timeout_ms: float | None = None) -> bool:
         """Join the group as often as it is needed; return whether that was done in time.
 
-        The client calls this in place of its own method, whose time limit (`timeout_ms`) makes it forget a
+        The client calls this in place of its own method, as the time limit (`timeout_ms`) makes that forget a
         join that outlasts one poll: kafka-python 3.0.12 then drops the answer and joins again, or sends no
         heartbeats. Here a join goes on between polls.
         """

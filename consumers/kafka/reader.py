@@ -48,7 +48,7 @@ class PartitionReader:
         self.patience = Patience(kafka) if patience is None else patience
         self._kafka, self._reading = kafka, reading
         self._probe_every_s = min(PROBE_EVERY_S, kafka.broker_timeout_s / 5)
-        self._heard_at = time.monotonic()
+        self._answered_at = time.monotonic()
         self._probed: deque[KafkaPartition] = deque()
 
     def count(self, topic: str) -> int:
@@ -101,19 +101,19 @@ class PartitionReader:
         try:
             fetched = poll()
             if fetched or not probe:
-                self.heard()
-            elif began - self._heard_at >= self._probe_every_s and self._probed:
+                self.answered()
+            elif began - self._answered_at >= self._probe_every_s and self._probed:
                 self._probed.rotate(-1)  # another partition, perhaps of another broker, each time
                 self.consumer.end_offsets([self._probed[0]], timeout_ms=self._probe_every_s * 500)
-                self.heard()
+                self.answered()
         except KafkaError as error:
             self.check(error, began)
             return {}
         return fetched
 
-    def heard(self) -> None:
+    def answered(self) -> None:
         """Record that the broker has answered."""
-        self._heard_at = time.monotonic()
+        self._answered_at = time.monotonic()
         self.patience.answered()
 
     def check(self, error: KafkaError, began: float) -> None:

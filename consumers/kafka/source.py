@@ -136,7 +136,7 @@ class KafkaSource:
             raise replaced(self._kafka) from error
         except KafkaError as error:
             raise translated(error, "committing offsets") from error
-        self._reader.heard()
+        self._reader.answered()
 
     def keep_alive(self) -> None:
         """Stay in the group during a long step. The listener is not called: a rebalance waits for `poll`."""
@@ -187,7 +187,7 @@ class KafkaSource:
         return self._consumer.group_metadata()
 
     def close(self) -> None:
-        """Leave the group; the listener is told that everything is revoked. Closing again does nothing."""
+        """Leave the group; the listener is called for what that revokes. Closing again does nothing."""
         if self._closed:
             return
         self._closed = True

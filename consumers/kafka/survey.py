@@ -69,7 +69,7 @@ class GroupSeen:
 class Survey:
     """The description of a cluster."""
 
-    version: str  # the newest Kafka whose protocol the broker speaks
+    version: str  # the newest Kafka version with a protocol that the broker supports
     brokers: int | None  # None: not reported
     latency_ms: float  # of a small request
     names: tuple[str, ...]  # of every topic that we may see

@@ -81,9 +81,8 @@ def resolve(config: Path | None, sets: Sequence[str], environ: Mapping[str, str]
             converted = {**before, **converted}
         values[given.table][given.key] = converted
         origins[given.setting] = given.origin
-    models = {name.removeprefix(MODEL): values[name] for name in values if name.startswith(MODEL)}
-    if models:
-        values.setdefault("model", {})["tables"] = models
+    if models := {name: values[name] for name in values if name.startswith(MODEL)}:
+        values.setdefault("model", {})["tables"] = _not_default(models)
     settings = Settings(**{name: table(**values.get(name, {})) for name, table in TABLES.items()})
     _check_models(settings)
     return check(settings, origins), origins
@@ -120,8 +119,22 @@ def _model_types(givens: Sequence[Given]) -> dict[str, Any]:
     return types
 
 
+def _not_default(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the options of each model, without those that have their defaults."""
+    from pipeline.models.registry import MODELS
+
+    out = {}
+    for table, options in tables.items():
+        name = table.removeprefix(MODEL)
+        default = msgspec.to_builtins(MODELS[options.get("type", name)].config())
+        changed = {key: value for key, value in options.items() if value != default.get(key)}
+        if changed:
+            out[name] = changed
+    return out
+
+
 def _check_models(settings: Settings) -> None:
-    """Raise `UsageError` for a model that does not exist, or whose settings contradict each other."""
+    """Raise `UsageError` for an unknown model, and for settings of a model that contradict each other."""
     if (settings.model.name, settings.model.shadows, settings.model.tables) == ("attention", [], {}):
         return  # without the import of torch
     from pipeline.models.registry import configured

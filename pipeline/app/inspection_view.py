@@ -86,7 +86,7 @@ def item_parts(item: Mapping[str, Any]) -> Iterator[RenderableType]:
     ]
     yield from _table("popularity", ["over", "weight", "place"], places)
     followers = [(each["item_id"], f"{each['weight']:.2f}") for each in item["followed_by"]]
-    yield from _table("what users take after it", ["item", "weight"], followers)
+    yield from _table("what follows it", ["item", "weight"], followers)
 
 
 def why(excluded: Mapping[str, Any]) -> str:

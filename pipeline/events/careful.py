@@ -69,6 +69,9 @@ class Parsed(NamedTuple):
     element: Any = None
 
 
+Values = dict[str, tuple[Any, FieldPath | None]]  # by field, each with the path that led to it
+
+
 class CarefulParser:
     """Parse one record after the other, wherever the fields lie."""
 
@@ -83,7 +86,7 @@ class CarefulParser:
         self._decode = {
             field: msgspec.json.Decoder(kind_of(field, settings.time_unit)).decode for field in READ_FIELDS
         }
-        self._types_inside = plan.inside("event_type")
+        self._inside = {field for field in READ_FIELDS if plan.inside(field)}
         self._ignored = settings.ignored()
         self._to_ms = TO_MS[settings.time_unit]
 
@@ -98,28 +101,40 @@ class CarefulParser:
             elements = self._elements(Parsed(self._parse(payload), record.key), default_type)
         except MALFORMED as error:
             return Found([], malformed_problem(record, payload, error), [])
+        shared: Values = {}
         for parsed in elements:
-            try:
-                kind = self._take("event_type", parsed)[0] or default_type
-                if kind in self._ignored:
-                    ignored.append(kind)
-                    continue
-                event = self._event(parsed)
-                time_ms = self._time_ms(event, record, parsed)
-                problem = (
-                    None
-                    if passes(event, time_ms, now_ms + AHEAD_MS)
-                    else event_problem(event, time_ms, now_ms, partial(self._shown, parsed))
-                )
-            except MALFORMED as error:
-                problem = malformed_problem(record, payload, error)
-            if problem:
-                problems.append(problem)
-                continue
-            if parsed.number is not None and event.event_id and not event.own_id:
-                event.event_id += f"#{parsed.number}"
-            events.append((event, time_ms))
+            found = self._read_element(parsed, shared, record, default_type, now_ms)
+            if isinstance(found, Problem):
+                problems.append(found)
+            elif isinstance(found, str):
+                ignored.append(found)
+            else:
+                events.append(found)
         return Found(events, _as_one(problems, len(elements)), ignored)
+
+    def _read_element(
+        self, parsed: Parsed, shared: Values, record: Record, default_type: str, now_ms: int
+    ) -> tuple[Event, int] | Problem | str:
+        """Return an event and its time in ms, or why it is none, or its type if that is to be ignored.
+
+        `shared` collects the values that all elements of a record have in common.
+        """
+        try:
+            if self._ignored:
+                kind: str = self._take("event_type", parsed)[0] or default_type
+                if kind in self._ignored:
+                    return kind
+            event = self._event(parsed, shared)
+            time_ms = self._time_ms(event, record, parsed)
+        except MALFORMED as error:
+            return malformed_problem(record, payload_of(record.value or b""), error)
+        if not passes(event, time_ms, now_ms + AHEAD_MS):
+            problem = event_problem(event, time_ms, now_ms, partial(self._shown, parsed))
+            if problem:
+                return problem
+        if parsed.number is not None and event.event_id and not event.own_id:
+            event.event_id += f"#{parsed.number}"
+        return event, time_ms
 
     def count(self, record: Record, default_type: str) -> int:
         """Return how many events a record is at most."""
@@ -149,7 +164,7 @@ class CarefulParser:
 
     def _is_ignored(self, parsed: Parsed, default_type: str) -> bool:
         """Return whether a record is to be ignored as a whole, by its own type."""
-        if self._types_inside or not self._ignored:
+        if "event_type" in self._inside or not self._ignored:
             return False
         return (self._take("event_type", parsed)[0] or default_type) in self._ignored
 
@@ -162,9 +177,14 @@ class CarefulParser:
                 return False
         return False
 
-    def _event(self, parsed: Parsed) -> Event:
+    def _event(self, parsed: Parsed, shared: Values) -> Event:
         """Return an event of a record. Raise `RecordError` for what is missing or of the wrong type."""
-        values = {field: self._take(field, parsed) for field in READ_FIELDS}
+        values = dict(shared)
+        for field in READ_FIELDS:
+            if field not in values:
+                values[field] = self._take(field, parsed)
+                if field not in self._inside:
+                    shared[field] = values[field]
         id_path = values["event_id"][1]
         own_id = id_path is not None and id_path.inside
         return Event(**{field: value for field, (value, _) in values.items()}, own_id=own_id)

@@ -23,6 +23,7 @@ from pipeline.features.context_matches import ContextMatches
 from pipeline.features.family import Family, FloatArray, Shown
 from pipeline.features.gate_inputs import KINDS, Success, gate_inputs
 from pipeline.features.lessons import Lessons
+from pipeline.features.newest import Newest
 from pipeline.features.popularity import LISTS_SHOWN, P1000, POPULAR, Popularity
 from pipeline.features.recent_transitions import RecentTransitions
 from pipeline.features.repeats import Repeats
@@ -44,6 +45,7 @@ def families_of(items: IdTable, repeats: bool, lists: tuple[int, ...]) -> dict[s
         "context_matches": ContextMatches(items.capacity),
         "repeats": Repeats(repeats),
         "sessions": Sessions(items.capacity),
+        "newest": Newest(items.capacity),
         "popularity": popularity,  # last: its room is what the history leaves
     }
 
@@ -146,7 +148,7 @@ class FeatureBank:
         history items is shared as it was summed, whatever logarithm was taken of it; the last place gets what
         rests on no history item.
         """
-        rows_BK = np.where(places_BK >= 0, candidates.rows[np.maximum(places_BK, 0)], -1).astype(np.int32)
+        rows_BK = candidates.at(places_BK)
         value_BKF = np.where((rows_BK >= 0)[:, :, None], value_BKF, np.float32(0))
         shown = Shown(queries.items_BL, queries.length_B, queries.session_B, rows_BK, value_BKF)
         out = np.zeros((*rows_BK.shape, queries.items_BL.shape[1] + 1), np.float32)

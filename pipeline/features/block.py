@@ -1,4 +1,4 @@
-"""A block of queries whose candidates are being collected, and the candidates of a batch in CSR layout.
+"""A block of queries with their growing lists of candidates, and the candidates of a batch in CSR layout.
 
 Axes: B = queries of the block (at most MAX_QUERIES), C = slots of a query, F = features, H = places of a
 query's hash table, M = item rows, N = candidates of all queries.
@@ -32,6 +32,12 @@ class Candidates(NamedTuple):
     def query_N(self) -> npt.NDArray[np.int64]:
         """Return the query of each candidate."""
         return np.repeat(np.arange(self.indptr.size - 1), np.diff(self.indptr))
+
+    def at(self, places_BK: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        """Return the item rows at places among all candidates, -1 for none."""
+        rows_BK = np.full(places_BK.shape, -1, np.int32)
+        rows_BK[places_BK >= 0] = self.rows[places_BK[places_BK >= 0]]
+        return rows_BK
 
     def pick(self, places: npt.NDArray[np.integer]) -> "Candidates":
         """Return the candidates of the queries at these places, in this order."""

@@ -13,7 +13,7 @@ FloatArray = npt.NDArray[np.float32]
 
 
 class Shown(NamedTuple):
-    """Items of lists whose scores are explained. `value_BKF` is what each feature adds to an item's score.
+    """Items of lists to be explained. `value_BKF` is what each feature adds to an item's score.
 
     Rows below 0 hold nothing. `session_B` is the key of the user's newest session.
     """

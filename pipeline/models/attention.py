@@ -137,8 +137,7 @@ class AttentionModel(Store):
         if detail.coef_BF is not None:
             value_BKF = candidates.features[held_BK] * detail.coef_BF[:, None, :]
             out = self._bank.attribute(queries, candidates, places_BK, value_BKF)
-        rows_BK = np.where(places_BK >= 0, candidates.rows[held_BK], -1)
-        held = torch.from_numpy(self.items.gather(rows_BK))
+        held = torch.from_numpy(self.items.gather(candidates.at(places_BK)))
         parts, rest = self.net.contributions(detail.items_BLD, detail.alpha_BHL, detail.z_BD, held)
         out[:, :, : parts.shape[2]] += parts.numpy()
         out[:, :, -1] += rest.numpy()

@@ -35,8 +35,9 @@ class Logits(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """Losses -ln p [B], the objective's slopes with respect to `Logits`, and the share of drawn negatives
-    below the target [B], ties counted half, NaN where none was drawn. 0 where an event has no target.
+    """Losses -ln p [B], the objective's slopes with respect to `Logits`, and the share of all other items
+    below the target [B], ties counted half: counted among the candidates, estimated by the drawn others.
+    Losses are 0 and shares NaN where an event has no target.
     """
 
     loss_B: FloatArray
@@ -55,15 +56,17 @@ def softmax_loss(
     slopes = Logits(*(np.zeros_like(part) for part in logits))
     loss_B = np.zeros_like(logits.target_B)
     below_B = np.full_like(logits.target_B, np.nan)
+    counts = (training.used_BS, training.stands_for_B, training.shown_B)
     _softmax_loss(
-        logits, training.candidates.indptr, training.place_B, training.used_BS, training.stands_for_B,
-        weight_B, (background, floor), slopes, loss_B, below_B,
+        logits, training.candidates.indptr, training.place_B, counts, weight_B, (background, floor), slopes,
+        loss_B, below_B,
     )  # fmt: skip
     return Loss(loss_B, slopes, below_B)
 
 
 @kernel()
-def _softmax_loss(logits, indptr, place_B, used_BS, stands_for_B, weight_B, form, slopes, loss_B, below_B):  # type: ignore[no-untyped-def]
+def _softmax_loss(logits, indptr, place_B, counts, weight_B, form, slopes, loss_B, below_B):  # type: ignore[no-untyped-def]
+    used_BS, stands_for_B, shown_B = counts
     background, floor = form
     logit_N, own_B, logit_BS = logits
     slope_N, slope_B, slope_BS = slopes
@@ -73,9 +76,10 @@ def _softmax_loss(logits, indptr, place_B, used_BS, stands_for_B, weight_B, form
             continue
         own = logit_N[at] if at >= 0 else own_B[b]
         top = own
+        above, drawn, below = np.float32(0), 0, np.float32(0)  # `above` among the candidates
         for n in range(indptr[b], indptr[b + 1]):
             top = max(top, logit_N[n])
-        drawn, below = 0, np.float32(0)
+            above += np.float32(logit_N[n] > own) + np.float32(0.5) * np.float32(logit_N[n] == own)
         for s in range(used_BS.shape[1]):
             if used_BS[b, s]:
                 drawn += 1
@@ -94,8 +98,14 @@ def _softmax_loss(logits, indptr, place_B, used_BS, stands_for_B, weight_B, form
             if used_BS[b, s]:
                 slope_BS[b, s] = stands_for_B[b] * np.exp(logit_BS[b, s] - top)
                 total += slope_BS[b, s]
+        listed = indptr[b + 1] - indptr[b]
+        if at >= 0:
+            above, listed = above - np.float32(0.5), listed - 1  # the target itself
+        others = shown_B[b] - 1
         if drawn > 0:
-            below_B[b] = below / np.float32(drawn)
+            above += (others - listed) * (np.float32(1) - below / np.float32(drawn))
+        if others > 0:
+            below_B[b] = np.float32(1) - above / np.float32(others)
         loss_B[b] = np.log(total) + top - own
         p = np.exp(-loss_B[b])
         weight = weight_B[b] * (floor + (np.float32(1) - floor) * p / (p + background))

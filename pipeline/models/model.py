@@ -34,7 +34,7 @@ class Targets(NamedTuple):
     type_B: npt.NDArray[np.uint16]  # a stable hash of the event type's name
     role_B: npt.NDArray[np.int8]
     value_B: npt.NDArray[np.float64]  # NaN where the event had none
-    tested_B: npt.NDArray[np.bool_]  # a positive event whose item the rules let through
+    tested_B: npt.NDArray[np.bool_]  # a positive event, its item neither excluded nor hidden
     known_B: npt.NDArray[np.bool_]  # its item was known when the batch began
     counted_B: IntArray  # the item rows of all positive events, new and excluded ones too (-1: not admitted)
     seq: int
@@ -45,8 +45,9 @@ class TrainingCandidates(NamedTuple):
     """What a batch is scored on: candidates, and a uniform draw of all items that stands for the others.
 
     The draw is one for all models. `used_BS` is False where a negative is a candidate, the target or excluded
-    of that query; `stands_for_B` is how many items each used negative of a query stands for. `place_B`: where
-    the target stands among the candidates; -1: none of them, -2: the event has no target.
+    of that query, `other_BS` only where it is the target or excluded. `stands_for_B` is how many items each
+    used negative of a query stands for. `place_B`: where the target stands among the candidates; -1: none of
+    them, -2: the event has no target.
     """
 
     candidates: Candidates
@@ -55,6 +56,7 @@ class TrainingCandidates(NamedTuple):
     negatives_S: IntArray
     negative_features: FloatArray  # [positions, S, F]: by the query's session position
     used_BS: npt.NDArray[np.bool_]
+    other_BS: npt.NDArray[np.bool_]
     stands_for_B: FloatArray
     shown_B: npt.NDArray[np.int64]  # items that may be shown, the target included
 
@@ -136,7 +138,7 @@ def ranks_within(
 ) -> RankResult:
     """Return where each target stands among its query's candidates; one that is none of them is a miss.
 
-    A target whose score is no finite number stands below all.
+    A target without a finite score stands below all.
     """
     indptr, place_B = training.candidates.indptr, training.place_B
     greater_B = np.full(place_B.shape[0], MISS, np.int64)

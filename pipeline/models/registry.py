@@ -215,7 +215,7 @@ def build_model(context: ModelContext, variant: Variant) -> Model:
 
 
 def restart_models(models: Sequence[Model], restarted: Mapping[str, str], items: IdTable) -> None:
-    """Initialise the rows of models whose parameters a checkpoint does not give.
+    """Initialise the rows of models without parameters in the checkpoint.
 
     `restarted` names them, each with the reason; "": the settings are the reason, and that is logged already.
     """

@@ -56,6 +56,7 @@ class Trainer:
         batch = item_B.shape[0]
         place_B = np.full(batch, -2, np.int64)
         used_BS = np.zeros((batch, negatives.size), np.bool_)
+        other_BS = np.zeros_like(used_BS)
         stands_for_B = np.zeros(batch, np.float32)
         shown_B = np.zeros(batch, np.int64)
         if self._stamp.size < items.capacity:
@@ -63,7 +64,7 @@ class Trainer:
         _count(
             item_B, candidates.rows, candidates.indptr, queries.excluded, queries.excluded_indptr,
             negatives, items.live, items.status.data, self._tag, self._stamp,
-            (place_B, used_BS, stands_for_B, shown_B),
+            (place_B, used_BS, other_BS, stands_for_B, shown_B),
         )  # fmt: skip
         self._tag += batch
         outside = np.flatnonzero(place_B == -1)
@@ -72,13 +73,13 @@ class Trainer:
         shape = (POSITIONS, negatives.size, len(self.bank.names))
         return TrainingCandidates(
             candidates, place_B, target_features, negatives, negative_features.reshape(shape), used_BS,
-            stands_for_B, shown_B,
+            other_BS, stands_for_B, shown_B,
         )  # fmt: skip
 
 
 @kernel()
 def _count(target_B, rows, indptr, excluded, excluded_indptr, negatives, live, status_M, tag, stamp, out):  # type: ignore[no-untyped-def]
-    place_B, used_BS, stands_for_B, shown_B = out
+    place_B, used_BS, other_BS, stands_for_B, shown_B = out
     for b in range(target_B.shape[0]):
         t = target_B[b]
         if t < 0:
@@ -92,6 +93,8 @@ def _count(target_B, rows, indptr, excluded, excluded_indptr, negatives, live, s
                 stamp[m] = mark
                 rest -= 1
         place_B[b], shown_B[b] = -1, rest
+        for s in range(negatives.shape[0]):
+            other_BS[b, s] = stamp[negatives[s]] != mark and negatives[s] != t
         for n in range(indptr[b], indptr[b + 1]):
             stamp[rows[n]] = mark
             rest -= 1

@@ -32,8 +32,7 @@ def rank(
     candidates = bank.candidates(queries)
     scores = model.score(queries, candidates)
     places_BK, scores_BK = top_k(scores.values, candidates, config.k)
-    rows_BK = np.full(places_BK.shape, -1, np.int32)
-    rows_BK[places_BK >= 0] = candidates.rows[places_BK[places_BK >= 0]]
+    rows_BK = candidates.at(places_BK)
     parts = None
     if explained and config.explain:
         parts = model.explain(queries, candidates, scores, places_BK)

@@ -1,10 +1,10 @@
-"""Whose lists go out with a batch: those of its users, and some that are due without an event.
+"""The recipients of lists with a batch: its users, and users with a pending ranking.
 
-An event is late when its record has waited for long: the worker is reading a backlog. Late events are learned
-like all others, but their users' lists wait until most of a batch is no longer late, and then go out once
-each, those seen last first. (Single records may always come late, as those of a phone that was offline.)
-Users who were last heard of long ago wait for their next event: nobody looks at their lists, and a list made
-now would not be theirs by then. Axis B = events of a batch.
+An event is late when its record is old: the worker reads a backlog. Late events are learned like all others,
+but their users' lists wait until most of a batch is not late, and are then published once each, the most
+recently active users first. (Single records may always be late, as those of a phone that was offline.) Users
+without an event for long wait for their next one: a list made now would be outdated by then. Axis B = events
+of a batch.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from pipeline.state.refresh import LATER, NOW
 from pipeline.state.state import State
 
 IntArray = npt.NDArray[np.int32]
-URGENT_A_BATCH = 1024  # of 20,000 holders of a withdrawn item the last is told after 20 batches
+URGENT_A_BATCH = 1024  # 20,000 holders of a withdrawn item have new lists after 20 batches
 LATER_A_BATCH = 512
 
 
@@ -43,7 +43,7 @@ def no_recipients(batch: Batch) -> Recipients:
 
 
 def recipients(state: State, batch: Batch, now_ms: int, rank: RankConfig) -> Recipients:
-    """Return whose lists are to be made; they count as made from now on."""
+    """Return the users whose lists are made with this batch; they are no longer pending."""
     held_B = state.partition_of.partition.data[batch.user_B] >= 0  # else evicted with this very batch
     age_ms_B = np.where(batch.append_ms_B > 0, now_ms - batch.append_ms_B, 0)
     late_B = age_ms_B > rank.backlog_after_s * 1000

@@ -160,7 +160,7 @@ class MetricsObserver(Observer):
         metrics.set(Metric.LAST_EVENT_TIMESTAMP_SECONDS, self._newest_event_ms / 1000)
 
     def delivered(self, batch: Delivered, at_ms: int) -> None:
-        """Count what was published; observe the latency of events whose record has a plausible time."""
+        """Count what was published; observe the latency of events with a plausible record time."""
         self._metrics.add(Metric.RANKINGS_PUBLISHED, batch.rankings)
         for reason, count in batch.dead_letters.items():
             self._metrics.add(Metric.DEAD_LETTERS, count, reason)

@@ -92,7 +92,7 @@ class Partitions:
     def revoked(self, partitions: Sequence[TopicPartition]) -> None:
         """Finish what is in flight, commit, write the partitions' users, and release them.
 
-        The commit comes first, so that a shard is never ahead of the commit.
+        The commit comes first: if the shard is not completed, the next owner catches up to the commit.
         """
         if self.leaving:
             return

@@ -157,7 +157,7 @@ class Result:
     events: int
     seconds: float
     duplicates: int  # events that were left out, as another with their event_id was learned before
-    skipped_steps: int  # batches whose figures were not finite: nothing was learned from them
+    skipped_steps: int  # batches with a loss or gradient that was not finite: nothing was learned from them
     lines: list[Line]
     served: ListHits
     shown: Shown

@@ -26,11 +26,11 @@ class Availability:
         self.came = self.went = 0  # withdrawals and returns so far
 
     def hides(self, item_id: str) -> bool:
-        """Say whether an item may not be shown."""
+        """Return whether an item may not be shown."""
         return item_id in self.withdrawn or item_id in self.blocked
 
     def hidden(self, ids: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Say which of these ids may not be shown, [len(ids)]."""
+        """Return which of these ids may not be shown, [len(ids)]."""
         if not self.withdrawn and not self.blocked:
             return np.zeros(len(ids), np.bool_)
         return np.fromiter(map(self.hides, ids), np.bool_, len(ids))
@@ -86,7 +86,7 @@ class Availability:
         return arrays
 
     def load(self, arrays: Arrays) -> None:
-        """Become what `arrays` was taken from."""
+        """Restore the state from `arrays`."""
         if not arrays:
             return
         self.came, self.went = np.asarray(arrays["counts"]).tolist()

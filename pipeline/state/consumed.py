@@ -1,8 +1,8 @@
 """Which items each user has consumed: packed item rows, at most `LIMIT` a user, the oldest given up first.
 
-All users share one flat array of blocks whose sizes are powers of two; a block that is full moves to a larger
-one. Which rows are still known decides alone what a block drops, so content never depends on when a sweep
-came by.
+All users share one flat array of blocks with sizes that are powers of two; a block that is full moves to a
+larger one. Which rows are still known decides alone what a block drops, so content never depends on when a
+sweep came by.
 """
 
 from typing import Any

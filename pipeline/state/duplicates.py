@@ -17,7 +17,7 @@ class Duplicates:
         self._seen = set(self._ring)
 
     def seen(self, event_id: str) -> bool:
-        """Say whether the id came before, and remember it."""
+        """Return whether the id came before, and remember it."""
         number = int.from_bytes(hashlib.blake2b(event_id.encode(), digest_size=8).digest(), "little")
         if number in self._seen:
             return True

@@ -17,7 +17,7 @@ from pipeline.settings import NEGATIVE, POSITIVE, ROLE_CODES, EventsConfig
 
 logger = logging.getLogger(__name__)
 
-TYPES_KEPT = 10_000  # names come from outside: so many are remembered, and told once
+TYPES_KEPT = 10_000  # names come from outside: so many are remembered, and logged once
 ROLES = {code: role for role, code in ROLE_CODES.items()}
 
 
@@ -44,7 +44,7 @@ class EventTypes:
         self._held: dict[str, EventType] = {}
 
     def of(self, name: str) -> EventType:
-        """Return what is to be made of a type. One that nobody has named is logged the first time."""
+        """Return what is to be made of a type. An unknown one is logged the first time."""
         kind = self._held.get(name)
         if kind is None:
             events, role = self.events, self.events.role(name)

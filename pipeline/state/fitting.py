@@ -31,14 +31,14 @@ class Differences(NamedTuple):
         >>> Differences(frozenset(["a.b"])).words()
         'a.b: not in it, an older version saved it; starts empty'
         """
-        told = []
+        parts = []
         if self.lacking:
             names = ", ".join(sorted(self.lacking))
-            told.append(f"{names}: not in it, an older version saved it; starts empty")
+            parts.append(f"{names}: not in it, an older version saved it; starts empty")
         if self.unknown:
             names = ", ".join(sorted(self.unknown))
-            told.append(f"{names}: not known to this version; left out")
-        return "; ".join(told)
+            parts.append(f"{names}: not known to this version; left out")
+        return "; ".join(parts)
 
     def tell(self) -> None:
         """Log what becomes of these columns, in one line."""

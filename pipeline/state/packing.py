@@ -21,14 +21,14 @@ from pipeline.state.tables import ANNOUNCED
 
 IntArray = npt.NDArray[np.int32]
 _OWN = {"consumed.start", "partition_of.partition"}  # mean something in this process alone
-ADVICE = "go back to the version of afresh that saved it, or choose another checkpoint.path to start anew"
+ADVICE = "go back to the version of afresh that saved it, or choose another checkpoint.path to start empty"
 _TABLE = ("ids", "id_borders", "free", "pending_ids", "pending_borders", "pending_counts")  # no columns
 
 
 class Loaded(NamedTuple):
     """What differed in the item side of a checkpoint.
 
-    `restarted`: each model that starts anew, and the column that forbids to go on; "": none of it was saved.
+    `restarted`: each model that restarts, and the column that does not fit; "": none of it was saved.
     """
 
     differences: Differences
@@ -36,7 +36,7 @@ class Loaded(NamedTuple):
 
 
 def save_items(state: State) -> tuple[Arrays, dict[str, object]]:
-    """Copy the item side out: columns that belong to items or to nobody, the table, and plain values."""
+    """Copy the item side out: all columns but the users', the table, and plain values."""
     items = state.items
     arrays: Arrays = {name: column.data.copy() for name, column in shared_columns(state).items()}
     arrays |= {f"items.{name}": column.data.copy() for name, column in items.columns().items()}
@@ -61,7 +61,7 @@ def save_items(state: State) -> tuple[Arrays, dict[str, object]]:
 def load_items(state: State, arrays: Arrays, meta: Mapping[str, object]) -> Loaded:
     """Undo `save_items` on a fresh state; what an older version has not saved stays as it is there.
 
-    A model starts anew when `arrays` hold nothing of it, or when a shape is another. Raise `CheckpointError`
+    A model restarts when `arrays` hold nothing of it, or when a shape is another. Raise `CheckpointError`
     for any other column that can't be made to fit.
     """
     items = state.items
@@ -128,7 +128,7 @@ def digests(state: State) -> dict[str, str]:
 
 
 def shared_columns(state: State) -> dict[str, Column]:
-    """Return the columns that belong to items or to nobody, by full name."""
+    """Return all columns but the users', by full name."""
     return {
         f"{name}.{key}": column
         for name, store in state.stores.items()

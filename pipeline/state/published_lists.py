@@ -40,7 +40,7 @@ class PublishedLists(Store):
         self._may_be_short = True
 
     def holders(self, hidden_M: npt.NDArray[np.bool_]) -> IntArray:
-        """Return the rows of users whose list holds an item of these, in order."""
+        """Return the rows of users with one of these items on their list, in order."""
         items_UK = self.items.data
         return np.flatnonzero((hidden_M[items_UK] & (items_UK >= 0)).any(1)).astype(np.int32)
 
@@ -50,6 +50,6 @@ class PublishedLists(Store):
         """Return, for each event, whether its user had a list at all, and whether the item was on it."""
         lists_BK = self.items.data[user_B]
         on_list_BK = (lists_BK == item_B[:, None]) & (item_B >= 0)[:, None]
-        # a list whose items are all gone is none, whether a sweep has come by or not
+        # a list without any item that is still held is none, whether references were removed or not
         shown_BK = (lists_BK >= 0) & np.isin(status_M[lists_BK], HELD)
         return np.any(shown_BK, axis=1), np.any(on_list_BK, axis=1)

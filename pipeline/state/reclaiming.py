@@ -1,7 +1,7 @@
 """Reclaiming item rows: bounded work a batch removes all references to freed rows, then they are reused.
 
 A row that is reused while an old history still names it would show an old user a new item as their own. A
-cycle takes all rows that are GONE at its start, removes them from every store in STEPS batches, and frees
+cycle takes all rows that are RETIRED at its start, removes them from every store in STEPS batches, and frees
 them. Readers skip rows that are not live, so no result depends on how far a cycle has come.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.state.consumed import Consumed
 from pipeline.state.store import HasColumns, remove_references
-from pipeline.state.tables import GONE, SWEPT, IdTable
+from pipeline.state.tables import RETIRED, SWEPT, IdTable
 
 STEPS = 16  # batches a cycle takes
 ROWS_WORTH_A_CYCLE = 64
@@ -38,10 +38,10 @@ class Reclaimer:
         """Do one batch's share; all that is left at once when rows are wanted and none are free."""
         status = self.items.status.data
         if self.step == 0:
-            if self.items.gone < ROWS_WORTH_A_CYCLE and not wanted_rows:
+            if self.items.retired < ROWS_WORTH_A_CYCLE and not wanted_rows:
                 return
-            status[status == GONE] = SWEPT
-            self.items.gone = 0
+            status[status == RETIRED] = SWEPT
+            self.items.retired = 0
             self._extent = Extent(users, self.items.capacity)
         doomed = status == SWEPT
         last = STEPS if wanted_rows else self.step + 1
@@ -57,7 +57,7 @@ class Reclaimer:
     def resume(self, stores: Collection[HasColumns], step: int) -> None:
         """Go on after a restart; the rows are freed when they would have been.
 
-        Shards name no row that is not held, and the item side is gone through at once: how far the cycle had
+        Shards name no row that is not held, and the item side is done at once: how far the cycle had
         come depends on the tables' size at its start.
         """
         self.step = step

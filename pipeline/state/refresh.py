@@ -1,5 +1,5 @@
-"""Whose list is to be made anew without an event of theirs: an item of it was withdrawn, or their events were
-learned late, from a backlog. Axis U = user rows.
+"""Pending rankings: users who get a new list without an event of their own, because an item of their list was
+withdrawn, or because their events were learned late, from a backlog. Axis U = user rows.
 """
 
 from collections.abc import Sequence
@@ -28,11 +28,11 @@ class Refresh(Store):
             self._perhaps[level] = True
 
     def look_again(self) -> None:
-        """Take note that users have come with marks of their own."""
+        """Let the next calls look at all users: some were added with pending rankings."""
         self._perhaps = {LATER: True, NOW: True}
 
     def done(self, rows: IntArray) -> None:
-        """Take note that these users have their new list."""
+        """Remove the marks of users with a new list."""
         self.due.data[rows] = 0
 
     def waiting(self, level: int) -> int:

@@ -25,7 +25,7 @@ from pipeline.state.published_lists import PublishedLists
 from pipeline.state.reclaiming import Reclaimer
 from pipeline.state.refresh import LATER, NOW, Refresh
 from pipeline.state.store import HasColumns, clear, grow
-from pipeline.state.tables import FREE, GONE, HIDDEN, LIVE, NEVER, IdTable
+from pipeline.state.tables import FREE, HIDDEN, LIVE, NEVER, RETIRED, IdTable
 from pipeline.state.user_partition import UserPartition
 from pipeline.state.user_sessions import UserSessions
 
@@ -186,7 +186,7 @@ class State:
     def mark_holders(self, hidden_M: npt.NDArray[np.bool_]) -> None:
         """Let all users with one of these items on their list have a new one."""
         holders = self.published.holders(hidden_M)
-        self.refresh.mark(holders[holders > 0], NOW)  # row 0 is nobody's: its list is made anew by itself
+        self.refresh.mark(holders[holders > 0], NOW)  # not row 0: the default list has a rule of its own
 
     def mark_short(self) -> None:
         """Let users with fewer than K items on their list have a new one, if more can be shown than before.
@@ -232,7 +232,7 @@ class State:
         users, ids = self._evict(self.users, limits.users, limits.user_ttl_days, now_ms, FREE)
         numbers = self.partition_of.partition.data[users].tolist()
         removed = [text for text, number in zip(ids, numbers, strict=True) if number not in self._filed]
-        items, _ = self._evict(self.items, limits.items, limits.item_ttl_days, now_ms, GONE)
+        items, _ = self._evict(self.items, limits.items, limits.item_ttl_days, now_ms, RETIRED)
         return Expired(users, items, removed)
 
     def reclaim(self, expired: Expired) -> None:
@@ -270,7 +270,7 @@ class State:
     def _update_partitions(self, user_B: IntArray, source_B: IntArray, previous_B: IntArray) -> int:
         """Let users follow their newest event; return how often one came to another partition of its topic.
 
-        The first time ever is told: users without a fixed partition lose part of their history with every
+        The first time ever is logged: users without a fixed partition lose part of their history with every
         change of workers.
         """
         moved, before_B = self.partition_of.update(user_B, source_B, previous_B, self.partitions)
@@ -331,7 +331,7 @@ class State:
         rows: list[int] = []
         ids: list[str] = []
         too_old_ms = now_ms - math.floor(ttl_days * DAY_MS)
-        held = limit + (table is self.users)  # the user without events is nobody's row
+        held = limit + (table is self.users)  # and the row of the user without events
         while (limit and len(table) > held) or ttl_days:
             row = table.oldest()
             if row < 0 or not ((limit and len(table) > held) or table.last_ms.data[row] < too_old_ms):

@@ -20,12 +20,12 @@ Rows = npt.NDArray[np.integer]
 
 @dataclass(slots=True)
 class Column:
-    """One array; `data` is replaced when it grows, so always read it anew.
+    """One array; `data` is replaced when it grows, so read it at every use.
 
     `fill` is the value of a row that holds nothing. `of_items`: the values are item rows, -1 for none. `own`:
     user rows of it mean something to this process's model alone, as factors that belong to its item vectors:
-    they are not taken from another worker's shard. `stretch` is the axis whose length a setting or a version
-    chooses, -1 for none: what was saved in another length is cut there, or filled up.
+    they are not taken from another worker's shard. `stretch` is an axis with a length that a setting or a
+    version chooses, -1 for none: what was saved in another length is cut there, or filled up.
     """
 
     data: AnyArray

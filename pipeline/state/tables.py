@@ -1,9 +1,8 @@
-"""Ids and rows: admission, least-recently-used order, quarantine of freed item rows.
+"""Ids and rows: admission, least-recently-used order, statuses of rows.
 
-A row is FREE, NEW (admitted in this batch), LIVE, HIDDEN (known as ever, but not to be shown to anybody),
-ANNOUNCED (of an item that no event has named: it can stand on a list, and nothing is learned about it), or
-GONE (given back, but perhaps still named in histories and successor tables; reused only when a sweep has
-scrubbed it everywhere).
+A row is FREE, NEW (admitted in this batch), LIVE, HIDDEN (known, but shown to no user), ANNOUNCED (of an item
+that no event has named: it can be on a list, and nothing is learned about it), or RETIRED (without an id, but
+perhaps still referred to by histories and transitions; reused once all references are removed).
 """
 
 import hashlib
@@ -15,7 +14,14 @@ import numpy.typing as npt
 from pipeline.kernels import inlined
 from pipeline.state.store import Column, Store
 
-FREE, LIVE, NEW, GONE, SWEPT, HIDDEN = 0, 1, 2, 3, 4, 5  # SWEPT: gone, and the running sweep is scrubbing it
+FREE, LIVE, NEW, RETIRED, SWEPT, HIDDEN = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+)  # SWEPT: the running cycle removes all references to it
 ANNOUNCED = 6
 HELD = (LIVE, NEW, HIDDEN, ANNOUNCED)  # the row belongs to an id
 NEVER = np.iinfo(np.int64).max  # as `last_event`: this row is never the oldest
@@ -48,7 +54,7 @@ class IdTable(Store):
         self.last_ms = Column(np.zeros(capacity, np.int64), axis)  # type: ignore[arg-type]
         self.id_hash = np.zeros(capacity, np.uint64)  # of users' ids: the same in every process
         self.used = 0  # rows below it have been handed out once; saved with the checkpoint
-        self.live = self.gone = 0  # rows of status LIVE, and GONE: derived
+        self.live = self.retired = 0  # rows of status LIVE, and RETIRED: derived
         self.admitted = 0  # ever
         self.reshown = 0  # how often hidden rows were shown again; not saved
         self.evicted = 0
@@ -99,12 +105,12 @@ class IdTable(Store):
         return self._take(ids, self.announced, ANNOUNCED)
 
     def retract(self, ids: Sequence[str]) -> IntRows:
-        """Take the rows of announced ids away; return them, GONE."""
+        """Take the rows of announced ids away; return them, RETIRED."""
         rows = np.array([self.announced.pop(text) for text in ids], np.int32)
         for row in rows.tolist():
             self.id_of[row] = ""
-        self.status.data[rows] = GONE
-        self.gone += len(rows)
+        self.status.data[rows] = RETIRED
+        self.retired += len(rows)
         return rows
 
     def _take(self, ids: Sequence[str], held: dict[str, int], status: int) -> IntRows:
@@ -130,7 +136,7 @@ class IdTable(Store):
         return capacity
 
     def extend(self, capacity: int) -> None:
-        """Take note that the columns have grown to `capacity` rows."""
+        """Add the rows of columns that have grown to `capacity`."""
         self.free = list(range(capacity - 1, self.capacity - 1, -1)) + self.free
         self.id_hash = np.concatenate((self.id_hash, np.zeros(capacity - self.capacity, np.uint64)))
         self.id_of.extend([""] * (capacity - self.capacity))
@@ -170,7 +176,7 @@ class IdTable(Store):
 
     def doomed(self) -> int:
         """Return how many rows a sweep will free."""
-        return int(np.count_nonzero(np.isin(self.status.data, (GONE, SWEPT))))
+        return int(np.count_nonzero(np.isin(self.status.data, (RETIRED, SWEPT))))
 
     def oldest(self) -> int:
         """Return the live row that was touched longest ago; -1 when no row may go (`last_event` NEVER holds
@@ -197,7 +203,7 @@ class IdTable(Store):
         raise AssertionError("unreachable: the queue was just made from live rows")
 
     def reorder(self) -> None:
-        """Take note that rows have come with a `last_event` of long ago: the queue can't know them."""
+        """Forget the queue: rows with an old `last_event` were added."""
         self._oldest.clear()
 
     def forget(self, row: int, status: int) -> str:
@@ -210,7 +216,7 @@ class IdTable(Store):
         if status == FREE:
             self.free.append(row)
         else:
-            self.gone += 1
+            self.retired += 1
         self.evicted += 1
         return text
 
@@ -222,7 +228,7 @@ class IdTable(Store):
     def recount(self) -> None:
         """Count the rows by status, after the columns were restored."""
         self.live = int(np.count_nonzero(self.status.data == LIVE))
-        self.gone = int(np.count_nonzero(self.status.data == GONE))
+        self.retired = int(np.count_nonzero(self.status.data == RETIRED))
 
     def canonical(self) -> tuple[IntRows, IntRows]:
         """Return the held rows in order of their ids, and the table row -> place in that order (-1: not
@@ -241,5 +247,5 @@ def hash_of(text: str) -> int:
 
 @inlined
 def is_held(status):  # type: ignore[no-untyped-def]
-    """Say whether a row of this status belongs to an id."""
+    """Return whether a row of this status belongs to an id."""
     return status in (LIVE, NEW, HIDDEN, ANNOUNCED)

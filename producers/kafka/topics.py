@@ -1,6 +1,6 @@
 """The topics that afresh reads and writes, and how to create them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -64,14 +64,14 @@ def create_topics(
     return created
 
 
-def ensure_topics(kafka: KafkaConfig, topics: TopicsConfig) -> list[str]:
-    """Create the missing topics of the service with the broker's defaults and return the names of all that
-    were created.
+def ensure_topics(kafka: KafkaConfig, topics: TopicsConfig, needed: Sequence[str] = ()) -> list[str]:
+    """Create the configured topics with the broker's defaults if a needed one is missing; return their names.
 
-    Raise `UsageError` when no broker answers or it rejects the request; the message names what to create.
+    `needed`: by default all that the service reads or writes. Raise `UsageError` when no broker answers or it
+    rejects the request; the message names what to create.
     """
-    needed = (*topics.event_topics(), topics.recommendations, topics.dead_letters, topics.drift)
-    missing = missing_topics(kafka, needed)
+    service = (*topics.event_topics(), topics.recommendations, topics.dead_letters, topics.drift)
+    missing = missing_topics(kafka, needed or service)
     if not missing:
         return []
     try:

@@ -22,7 +22,7 @@ from consumers.kafka.client import connect
 from pipeline.errors import UsageError
 from pipeline.events.fields import field_names
 from pipeline.events.items import OUR_NAMES, item_names
-from pipeline.settings import KEY_FIELD, EventsConfig, ItemsConfig, KafkaConfig, TopicsConfig
+from pipeline.settings import KEY_FIELD, EventsConfig, ItemsConfig, KafkaConfig, TopicsConfig, names_of
 from producers.kafka.client import producer_options
 from producers.rate_limiter import Pace
 from producers.replay import IN_UNIT, Sending, WireEvent, nested, send_events
@@ -178,11 +178,13 @@ def encoder(settings: EventsConfig) -> Callable[[SimulatedEvent], bytes]:
     encode = msgspec.json.Encoder().encode
     if not settings.fields and settings.time_unit in ("ms", "auto"):
         return encode
-    in_unit, names = IN_UNIT[settings.time_unit], field_names(settings)
+    in_unit = IN_UNIT[settings.time_unit]
+    session_id = names_of(settings.fields.get("session_id", "session_id"))[0]
+    names = field_names(settings) | {"session_id": session_id}
 
     def encode_named(event: SimulatedEvent) -> bytes:
         values = msgspec.structs.asdict(event) | {"timestamp_ms": in_unit(event.timestamp_ms)}
-        return encode(nested({names[field]: value for field, value in values.items()}))
+        return encode(nested({names.get(field, field): value for field, value in values.items()}))
 
     return encode_named
 

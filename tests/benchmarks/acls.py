@@ -24,8 +24,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from brokers.admin_tools import Right, admin, right_of, write_tools
-from brokers.apache import apache_kafka
+from harness.admin_tools import Right, admin, right_of, write_tools
+from harness.apache_kafka import apache_kafka
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ACLFilter
 

@@ -25,16 +25,16 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' helpers
 
-from brokers.apache import apache_kafka
-from brokers.embedded import embedded_broker
-from kills import SETTINGS, checkpoints, kill_and_compare
+from harness.apache_kafka import apache_kafka
+from harness.kills import SETTINGS, checkpoints, kill_and_compare
+from harness.service import STOP_S, Site
+from harness.truth import Sent, Truth, sent, spoiled
 from recorded import STREAMS, path_of
 from recordings import read_recording
-from services import STOP_S, Site
-from truth import Sent, Truth, sent, spoiled
 
 from pipeline.events.fields import field_names
 from pipeline.settings import EventsConfig
+from producers.embedded_broker import EmbeddedBroker
 from producers.replay import wire_events
 
 CHECKS = ("rankings", "live", "kill")
@@ -143,7 +143,7 @@ def check_kill(broker: str, options: argparse.Namespace, folder: Path) -> Iterat
 def running(kind: str) -> Iterator[str]:
     """Run a broker; return its address."""
     if kind == "embedded":
-        with embedded_broker() as embedded:
+        with EmbeddedBroker() as embedded:
             yield embedded.bootstrap_servers
         return
     home = os.environ.get("KAFKA_HOME")

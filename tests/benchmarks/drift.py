@@ -88,7 +88,7 @@ def learn(user_B, item_B, users, items, batch):  # plain loops: this is a benchm
                 if tested[b] and before[b, k] >= 0:
                     follows[before[b, k], item_B[b]] += 0.7**k
                     totals[before[b, k]] += 0.7**k
-    return greater, equal, candidates, tested, known, loss
+    return greater, equal, candidates, tested, known, np.full(n, np.nan, np.float32), loss
 
 
 def figures(seed: int, change_at: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

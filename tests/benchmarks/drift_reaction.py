@@ -18,14 +18,14 @@ table, and one JSON line at the end. The streams are those of drift_streams.py.
 - NDCG@10 after: of all tests from event 20,000 on; of the whole of a recorded stream. The gain is the mean of
   the seeds' gains, and in brackets the least and the most.
 
---parts "steps alone|memories alone", or all, gives rows for parts of the reaction alone, or set otherwise.
+--parts "steps alone|count features alone", or all, gives rows for parts of the reaction alone.
 """
 
 import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -36,14 +36,16 @@ from unittest.mock import patch
 
 import numpy as np
 from drift_streams import CHANGE_AT, EVENTS, KINDS, PERIOD, batches, now_ms, settings_of
-from pipeline.state.successors import Successors
 
 from pipeline.evaluation import reaction
 from pipeline.evaluation.rank_metrics import gains_of
 from pipeline.evaluation.reaction import share_left
 from pipeline.events.batch import RawBatch, Span
 from pipeline.events.records import DriftAlarm
-from pipeline.models.registry import build_model
+from pipeline.features.bank import FeatureBank
+from pipeline.features.context_matches import ContextMatches
+from pipeline.features.transitions import Transitions
+from pipeline.models.registry import variant_of
 from pipeline.recommender import Recommender
 from pipeline.settings import DriftConfig, Settings
 from pipeline.thread_limits import limit_threads
@@ -53,17 +55,7 @@ WHOLE = "whole"
 
 
 def nothing(*args: Any) -> None:
-    """Weaken no memory."""
-
-
-def fades(weights: bool, contexts: bool) -> Callable[..., None]:
-    """Return what weakens one of the successors' two memories alone."""
-    fade = Successors.fade
-
-    def part(self: Successors, weakening: float, kept: int) -> None:
-        fade(self, weakening if weights else 0.0, kept if contexts else self.context.data.shape[1])
-
-    return part
+    """Weaken nothing."""
 
 
 def of_old_items(alarm: DriftAlarm) -> float:
@@ -77,13 +69,10 @@ def of_old_items(alarm: DriftAlarm) -> float:
 NO_STEPS = (reaction, "MAX_EXTRA_STEP", 0.0)
 PARTS: dict[str, tuple[Any, ...]] = {
     WHOLE: (),
-    "steps alone": ((Successors, "fade", nothing),),
-    "memories alone": (NO_STEPS,),
-    "successors' weights alone": (
-        (reaction, "MAX_EXTRA_STEP", 0.0),
-        (Successors, "fade", fades(True, False)),
-    ),
-    "contexts alone": (NO_STEPS, (Successors, "fade", fades(False, True))),
+    "steps alone": ((FeatureBank, "fade", nothing),),
+    "count features alone": (NO_STEPS,),
+    "transitions alone": (NO_STEPS, (ContextMatches, "fade", nothing)),
+    "context matches alone": (NO_STEPS, (Transitions, "fade", nothing)),
     "steps four times as long": ((reaction, "MAX_EXTRA_STEP", 3.0),),
     "half as much forgotten": ((reaction, "HALVING_WEIGHT", 48.0),),
     "four times as much forgotten": ((reaction, "HALVING_WEIGHT", 6.0),),
@@ -102,14 +91,14 @@ class Watched(Recommender):
     """The service's recommender, which keeps each event's gain and makes no lists."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, lambda state, each: [build_model("attention", state, each)], test_all=True)
+        super().__init__(settings, [variant_of(settings.model, "attention")])
         self.kept: list[np.ndarray] = []
 
     def _evaluate(self, batch: Any, queries: Any, results: Any) -> list[DriftAlarm]:
-        self.kept.append(gains_of(results[0].tested).ndcg_B)
+        self.kept.append(gains_of(results["attention"].ranks).ndcg_B)
         return super()._evaluate(batch, queries, results)
 
-    def _rank(self, *args: Any) -> list[Any]:
+    def _publish(self, *args: Any) -> list[Any]:
         return []
 
     def _default_ranking(self, *args: Any) -> list[Any]:

@@ -23,12 +23,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' helpers
 
-from brokers.clients import make_topic
 from delivery import LONG_S, Line, tell
+from harness.clients import make_topic
+from harness.service import Process, Sent, Site
+from harness.truth import DAY_MS, event_of
 from kafka import KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as KafkaPartition
-from services import Process, Sent, Site
-from truth import DAY_MS, event_of
 
 from producers.kafka.client import producer_options
 from producers.kafka.records import key_hash

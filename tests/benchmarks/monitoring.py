@@ -29,8 +29,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import yaml
+from harness.prometheus import PROMETHEUS, Query, panel_queries, rule_queries, rules, tool
 from kafka import KafkaProducer
-from prometheus_queries import PROMETHEUS, Query, panel_queries, rule_queries, rules, tool
 
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.embedded_broker import EmbeddedBroker

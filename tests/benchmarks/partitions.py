@@ -27,13 +27,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' helpers
 
-from brokers.clients import make_topic
 from delivery import LONG_S, running
+from harness.clients import make_topic
+from harness.service import Process, Site, until
+from harness.truth import event_of
 from kafka import KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as KafkaPartition
 from kafka.errors import KafkaTimeoutError
-from services import Process, Site, until
-from truth import event_of
 
 from producers.kafka.client import producer_options
 from producers.kafka.records import key_hash

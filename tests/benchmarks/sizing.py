@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import msgspec
 import numpy as np
-from streams import START_MS, Batches, Event
+from harness.streams import START_MS, Batches, Event
 
 from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.files import UrlFolder

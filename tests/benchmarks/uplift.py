@@ -14,31 +14,29 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from harness.service import Site
 from wired import as_columns
 
 from pipeline.events.batch import RawBatch, Span
 from pipeline.events.records import DEFAULT_USER
 from pipeline.recommender import Recommender
-from pipeline.settings import KafkaConfig, Settings, TopicsConfig
+from pipeline.settings import Settings
 from pipeline.thread_limits import limit_threads
 from producers.embedded_broker import EmbeddedBroker
-from producers.kafka.topics import create_topics
 from producers.simulator.closed_loop import Listed
 from producers.simulator.events import BUSY_CONFIG, Columns, wire_events
 from producers.simulator.plan import Change, Plan
 from producers.simulator.simulation import Order, Simulation
 from producers.simulator.uplift import lines
 
-ADDRESS, PARTITIONS = "127.0.0.1:19465", 4
 READY_WAIT_S = 120
 NOW_MS = 1_780_000_000_000
 
@@ -83,40 +81,21 @@ def offline(events: int, seed: int, change_at: int) -> dict[str, Any]:
 
 def live(args: argparse.Namespace, change_at: int) -> dict[str, Any]:
     """Return the uplift of the service, as `afresh simulate` measures it."""
-    with tempfile.TemporaryDirectory() as folder, EmbeddedBroker() as broker:
-        kafka = KafkaConfig(bootstrap_servers=broker.bootstrap_servers)
-        create_topics(kafka, TopicsConfig(), PARTITIONS, 1)
-        address = ["--set", f"kafka.bootstrap_servers={broker.bootstrap_servers}"]
-        afresh = [sys.executable, "-m", "pipeline.app.cli"]
-        sets = [f"metrics.address={ADDRESS}", f"checkpoint.path={folder}", *args.set]
-        options = [part for pair in sets for part in ("--set", pair)]
-        log = Path(folder) / "run.log"
-        with log.open("wb") as stderr:
-            service = subprocess.Popen([*afresh, "run", *address, *options], stderr=stderr)
-        try:
-            _wait_until_ready(service, log)
-            wanted = ["--events", args.events, "--rate", args.rate, "--seed", args.seed]
-            command = [*afresh, "simulate", "--closed-loop", "--json", *map(str, wanted), *address]
-            done = subprocess.run(
-                [*command, "--change", f"sudden@{change_at}"], stdout=subprocess.PIPE, check=True, text=True
-            )
-        finally:
-            service.terminate()
-            service.wait(30)
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    settings = dict(pair.split("=", 1) for pair in args.set)
+    users = ["--events", args.events, "--rate", args.rate, "--seed", args.seed]
+    users += ["--change", f"sudden@{change_at}", "--closed-loop", "--json"]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EmbeddedBroker() as broker,
+        Site(broker.bootstrap_servers, "uplift", Path(folder), settings=settings) as site,
+    ):
+        site.create_topics()
+        service = site.run()
+        service.until(lambda: service.state() == "ready", "ready", READY_WAIT_S)
+        printed = site.call("simulate", *map(str, users), wait_s=READY_WAIT_S + 2 * args.events / args.rate)
+        service.end()
+    figures: dict[str, Any] = json.loads(printed.splitlines()[-1])
     return figures["uplift"] | {"seconds": figures["seconds"]}
-
-
-def _wait_until_ready(service: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + READY_WAIT_S
-    while time.monotonic() < deadline:
-        if service.poll() is not None:
-            raise SystemExit(f"afresh run ended with {service.returncode}: {log.read_text()[-500:]}")
-        with suppress(OSError):
-            urllib.request.urlopen(f"http://{ADDRESS}/ready", timeout=5)
-            return
-        time.sleep(0.2)
-    raise SystemExit(f"afresh run was not ready after {READY_WAIT_S} s")
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 import pytest
-from brokers.clients import config, lying_on, make_topic
+from harness.clients import config, lying_on, make_topic
 from kafka import KafkaConsumer
 from kafka import TopicPartition as KafkaPartition
 from kafka.consumer.fetcher import ConsumerRecord

@@ -8,17 +8,19 @@ from collections.abc import Callable
 from typing import Protocol
 
 import pytest
-from brokers.worlds import apache_world, embedded_world
+from harness.clients import config, make_topic
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka import TopicPartition as KafkaPartition
 
+from consumers.kafka.source import KafkaSource
 from consumers.memory import MemoryLog, MemorySource
 from pipeline.events.batch import TopicPartition
 from pipeline.service.ports import Source
-
-TOPIC = "events"
+from pipeline.settings import BatchConfig
 
 
 class World(Protocol):
-    """What a kind of source must offer to be held to the contract."""
+    """What a kind of source needs to offer to run the contract."""
 
     topic: str
 
@@ -30,41 +32,75 @@ class World(Protocol):
         can."""
 
     def trim(self, partition: int, offset: int) -> None:
-        """Drop the partition's records before `offset`."""
+        """Delete the partition's records before `offset`."""
 
     def close(self) -> None:
         """Release what the world holds; sources are closed by the test."""
 
 
-class ListWorld:
+class MemoryWorld:
     """The world of `MemorySource`."""
 
-    topic = TOPIC
+    topic = "events"
 
-    def __init__(self, partitions: int) -> None:
-        self._log = MemoryLog({TOPIC: partitions})
+    def __init__(self, request: pytest.FixtureRequest, partitions: int) -> None:
+        self._log = MemoryLog({self.topic: partitions})
 
     def publish(self, partition: int, timestamp: int, value: bytes | None, key: bytes | None = None) -> None:
-        self._log.append(value, topic=TOPIC, partition=partition, timestamp=timestamp, key=key)
+        self._log.append(value, topic=self.topic, partition=partition, timestamp=timestamp, key=key)
 
     def source(self) -> Source:
         return MemorySource(self._log, capacity=8)
 
     def trim(self, partition: int, offset: int) -> None:
-        self._log.trim(TopicPartition(TOPIC, partition), offset)
+        self._log.trim(TopicPartition(self.topic, partition), offset)
 
     def close(self) -> None:
         pass
 
 
-def list_world(request: pytest.FixtureRequest, partitions: int) -> World:
-    """Make the world of `MemorySource`."""
-    return ListWorld(partitions)
+class KafkaWorld:
+    """A topic of its own, read by members of one group."""
+
+    def __init__(self, broker: str, topic: str, partitions: int) -> None:
+        self.topic, self._broker = topic, broker
+        make_topic(broker, topic, partitions)
+        self._producer = KafkaProducer(bootstrap_servers=broker)
+
+    def publish(self, partition: int, timestamp: int, value: bytes | None, key: bytes | None = None) -> None:
+        sent = self._producer.send(
+            self.topic, value=value, key=key, partition=partition, timestamp_ms=timestamp
+        )
+        sent.get(timeout=20)
+
+    def source(self) -> Source:
+        return KafkaSource(config(self._broker, self.topic), [self.topic], BatchConfig())
+
+    def trim(self, partition: int, offset: int) -> None:
+        admin = KafkaAdminClient(bootstrap_servers=self._broker)
+        admin.delete_records({KafkaPartition(self.topic, partition): offset})
+        admin.close()
+
+    def close(self) -> None:
+        self._producer.close(timeout=5)
 
 
 Factory = Callable[[pytest.FixtureRequest, int], World]
+
+
+def kafka_world(broker: str) -> Factory:
+    """Return the factory of worlds on one kind of broker."""
+
+    def make(request: pytest.FixtureRequest, partitions: int) -> World:
+        topic = request.getfixturevalue("topic_name")("contract")
+        return KafkaWorld(request.getfixturevalue(broker), topic, partitions)
+
+    return make
+
+
 FACTORIES: list[object] = [
-    pytest.param(list_world, id="list"),
-    pytest.param(embedded_world, id="embedded", marks=pytest.mark.kafka),
-    pytest.param(apache_world, id="apache", marks=pytest.mark.kafka),
+    pytest.param(MemoryWorld, id="memory"),
+    pytest.param(kafka_world("embedded_broker"), id="embedded", marks=pytest.mark.kafka),
+    pytest.param(kafka_world("apache_broker"), id="apache", marks=pytest.mark.kafka),
 ]
+SOURCES = {MemorySource, KafkaSource}

@@ -63,9 +63,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from pipeline.app.demo.view import View
     from pipeline.app.wiring import build_service  # help needs no torch and no Kafka client
     from pipeline.service.clock import SystemClock
-    from producers.child import SenderProcess
     from producers.embedded_broker import EmbeddedBroker
     from producers.kafka.topics import create_topics
+    from producers.sender_process import SenderProcess
 
     if args.file is not None and not args.file.is_file():
         raise UsageError(

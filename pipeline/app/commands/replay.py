@@ -74,13 +74,14 @@ def _send(
     from consumers.kafka.client import connect
     from pipeline.events.fields import field_names
     from producers.kafka.client import producer_options
+    from producers.kafka.topics import ensure_topics
     from producers.rate_limiter import Pace, pause
-    from producers.replay import ensure_topic, send_events, wire_events
+    from producers.replay import send_events, wire_events
     from producers.simulator.simulation import until_stdin_closes
 
     topic = next(iter(settings.topics.event_topics()))
     chunks = _read(args, settings, path, tally)
-    for created in ensure_topic(settings.kafka, settings.topics, topic):
+    for created in ensure_topics(settings.kafka, settings.topics, [topic]):
         print(f"created topic {created}", file=sys.stderr)
     events = wire_events(chunks, field_names(settings.events), settings.events.time_unit)
     producer = connect(KafkaProducer, producer_options(settings.kafka))

@@ -81,13 +81,13 @@ def _write(args: argparse.Namespace, order: "Order") -> int:
 
 def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
     """Send into the topic."""
+    from producers.kafka.topics import ensure_topics
     from producers.rate_limiter import pause
-    from producers.replay import ensure_topic
     from producers.simulator.simulation import Sender, until_stdin_closes
     from producers.simulator.uplift import lines
 
     sender = Sender(order, settings.kafka, settings.topics, settings.events, settings.items)
-    for created in ensure_topic(settings.kafka, settings.topics, sender.topic):
+    for created in ensure_topics(settings.kafka, settings.topics, [sender.topic]):
         print(f"created topic {created}", file=sys.stderr)
     sleep = until_stdin_closes if args.until_stdin_closes else pause
     with interruption() as interrupted, progress_bar() as move:

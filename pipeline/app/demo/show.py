@@ -11,7 +11,7 @@ from pipeline.app.demo.watch import DemoWatch
 from pipeline.evaluation.rank_metrics import RankMetrics
 from pipeline.service.loop import Loop
 from pipeline.service.ports import Clock
-from producers.child import SenderProcess
+from producers.sender_process import SenderProcess
 
 
 class Demo:

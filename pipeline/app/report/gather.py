@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.app.config import shown_values
 from pipeline.errors import UsageError
 from pipeline.evaluation.curves import Curve
 from pipeline.evaluation.rank_metrics import ListHits, ModelMetrics
@@ -156,9 +156,5 @@ def _facts_of(recommender: Recommender, track: Track, items: int) -> list[Fact]:
 
 
 def _settings_of(settings: Settings) -> list[Fact]:
-    plain = msgspec.to_builtins(settings)
-    return [
-        Fact(f"{table}.{key}", msgspec.json.encode(value).decode())
-        for table in TABLES
-        for key, value in plain[table].items()
-    ]
+    values = shown_values(settings).items()
+    return [Fact(key, value) for key, value in values if key.partition(".")[0] in TABLES]

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.features.block import Candidates
-from pipeline.models.model import FloatArray, IntArray, RankResult, Rows, Scores, TrainResult
+from pipeline.models.model import MISS, FloatArray, IntArray, RankResult, Rows, Scores, TrainResult
 from pipeline.state.queries import Queries
 from pipeline.state.store import Store
 
@@ -29,7 +29,15 @@ class Baseline(Store):
 
 def counted(ranks: RankResult) -> TrainResult:
     """Return the result of a model that takes no steps."""
-    return TrainResult(ranks, float("nan"), 0.0, "no_parameters")
+    return TrainResult(exact_below(ranks), float("nan"), 0.0, "no_parameters")
+
+
+def exact_below(ranks: RankResult) -> RankResult:
+    """Return ranks with the share of other items below each target counted where it was ranked."""
+    others_B = np.maximum(ranks.candidates_B - 1, 1)
+    exact_B = 1 - (ranks.greater_B + ranks.equal_B / 2) / others_B
+    below_B = np.where(ranks.greater_B < MISS, np.clip(exact_B, 0, 1), ranks.below_B)
+    return ranks._replace(below_B=below_B.astype(np.float32))
 
 
 def share_below(own_B: FloatArray, negative_BS: FloatArray, used_BS: npt.NDArray[np.bool_]) -> FloatArray:

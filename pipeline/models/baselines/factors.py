@@ -6,7 +6,7 @@ Axes: B = queries, D = factors, M = item rows, S = negatives.
 import numpy as np
 
 from pipeline.kernels import kernel
-from pipeline.models.baselines.baseline import share_below
+from pipeline.models.baselines.baseline import exact_below, share_below
 from pipeline.models.model import MISS, FloatArray, RankResult, Targets, TrainingCandidates
 from pipeline.state.queries import Queries
 from pipeline.state.tables import LIVE, IdTable
@@ -38,8 +38,10 @@ def factor_ranks(
     own_B = np.einsum("bd,bd->b", user_BD, item_MD[np.maximum(targets.item_B, 0)])
     own_B += bias_M[np.maximum(targets.item_B, 0)]
     negative_BS = user_BD @ item_MD[training.negatives_S].T + bias_M[training.negatives_S]
-    below_B = share_below(own_B.astype(np.float32), negative_BS, training.used_BS)
-    return RankResult(greater_B, equal_B, training.shown_B, targets.tested_B, targets.known_B, below_B)
+    below_B = share_below(own_B.astype(np.float32), negative_BS, training.other_BS)
+    return exact_below(
+        RankResult(greater_B, equal_B, training.shown_B, targets.tested_B, targets.known_B, below_B)
+    )
 
 
 @kernel()

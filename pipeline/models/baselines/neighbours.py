@@ -116,7 +116,7 @@ class Neighbours(Baseline):
         tag = self._tags(queries)
         _ranks(
             self.entries(queries), self._base(), self._items.status.data, targets.item_B,
-            (queries.excluded, queries.excluded_indptr), (training.negatives_S, training.used_BS),
+            (queries.excluded, queries.excluded_indptr), (training.negatives_S, training.other_BS),
             self._scratch, tag, (greater_B, equal_B, below_B),
         )  # fmt: skip
         self.count(queries, targets)
@@ -128,7 +128,7 @@ class Neighbours(Baseline):
         self, queries: Queries, candidates: Candidates, scores: Scores, places_BK: npt.NDArray[np.int64]
     ) -> FloatArray:
         """Return each history item's summand, popularity's in the last place: [B, K, L + 1]."""
-        rows_BK = np.where(places_BK >= 0, candidates.rows[np.maximum(places_BK, 0)], -1).astype(np.int32)
+        rows_BK = candidates.at(places_BK)
         base = self._base()
         out = np.zeros((*rows_BK.shape, queries.items_BL.shape[1] + 1), np.float32)
         out[:, :, -1] = np.where(rows_BK >= 0, base.stored_M[np.maximum(rows_BK, 0)] * base.scale, 0)
@@ -317,6 +317,8 @@ def _ranks(entries, base, status, target_B, excluded, negatives, scratch, tag, o
             equal += np.int64(scratch.sum_M[m] == own) - np.int64(listed and value == own)
             if m == t:
                 at_target = True
+        if own < base.floor:  # behind the list: only the estimate tells
+            continue
         if own <= 0:  # level with all items that nothing is known of
             equal, at_target = seen - greater, True
         greater_B[b], equal_B[b] = greater, max(equal - np.int64(at_target), 0)

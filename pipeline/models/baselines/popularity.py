@@ -86,7 +86,7 @@ class PopularityModel(Baseline):
             targets.item_B, queries.excluded, queries.excluded_indptr, greater_B, equal_B,
         )  # fmt: skip
         own_B = order.stored_M[np.maximum(targets.item_B, 0)]
-        below_B = share_below(own_B, order.stored_M[training.negatives_S][None, :], training.used_BS)
+        below_B = share_below(own_B, order.stored_M[training.negatives_S][None, :], training.other_BS)
         return counted(
             RankResult(greater_B, equal_B, training.shown_B, targets.tested_B, targets.known_B, below_B)
         )

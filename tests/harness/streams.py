@@ -1,20 +1,17 @@
-"""Streams for tests of the core: raw batches from plain events, and one step of the state without models."""
+"""Raw batches of plain events for tests of the core, one step of the state, and a whole recommender."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.evaluation.rank_metrics import ModelMetrics
-from pipeline.events.batch import Batch, Events, RawBatch, Span, TopicPartition
-from pipeline.settings import (
-    BatchConfig,
-    EventsConfig,
-    LimitsConfig,
-    ModelConfig,
-    RankConfig,
-    Settings,
-)
+from pipeline.events.batch import Batch, CatalogUpdate, Events, ItemChange, RawBatch, Span, TopicPartition
+from pipeline.models.registry import configured, history_of
+from pipeline.outcome import Outcome
+from pipeline.recommender import Recommender
+from pipeline.settings import BatchConfig, EventsConfig, LimitsConfig, ModelConfig, RankConfig, Settings
 from pipeline.state.queries import Queries, training_queries
 from pipeline.state.state import State
 
@@ -24,7 +21,7 @@ ROLES = EventsConfig(roles={"view": "neutral"})
 
 
 class Event(NamedTuple):
-    """One event of a test's stream."""
+    """One event of a test stream."""
 
     user: str
     item: str
@@ -35,7 +32,7 @@ class Event(NamedTuple):
 
 
 class Batches:
-    """Makes raw batches in order: offsets go on by the number of events, `seq` by one."""
+    """Make raw batches in order: offsets increase by the number of events, `seq` by one."""
 
     def __init__(self, topic: str = "events", seq: int = 0, ends: dict[int, int] | None = None) -> None:
         self.topic, self.seq = topic, seq
@@ -58,7 +55,7 @@ class Batches:
             [event.type for event in events],
             [event.event_id for event in events],
             times,
-            np.full(len(events), now),  # sent just now, whatever time it tells of
+            np.full(len(events), now),  # the record's time
             np.full(len(events), np.nan),
             np.array([partitions.index(event.partition) for event in events], np.int32),
         )
@@ -80,52 +77,55 @@ def small_settings(
     k: int = 5,
     history: int = 8,
     dim: int = 8,
+    blocked: Sequence[str] = (),
 ) -> Settings:
     """Return settings that make every table and tensor small."""
     return Settings(
         events=ROLES,
         batch=BatchConfig(max_events=64),
         model=ModelConfig(name=name, tables={"attention": {"dim": dim, "history": history}}),
-        rank=RankConfig(k=k, exclude_event_types=exclude),
+        rank=RankConfig(k=k, exclude_event_types=exclude, blocked_items=list(blocked)),
         limits=limits or LimitsConfig(),
     )
 
 
 def new_state(settings: Settings) -> State:
     """Return the state that a recommender of these settings starts with."""
-    return State(
-        settings.events,
-        settings.limits,
-        settings.rank.exclude_event_types,
-        settings.model.history,
-        settings.rank.k,
-        0,
-    )
+    return State(settings, history_of(configured(settings.model)))
 
 
-class Moved(NamedTuple):
-    """What one step of the state gave."""
+class StateStep(NamedTuple):
+    """The results of one step of the state."""
 
     batch: Batch
     queries: Queries
-    gone: list[str]
+    removed_users: list[str]
 
 
 def move_on(
     state: State, raw: RawBatch, before_update: Callable[[Batch, Queries], None] | None = None
-) -> Moved:
-    """Bring a state on by one batch, as `Recommender.step` does, without models."""
+) -> StateStep:
+    """Advance a state by one batch as `Recommender.step` does, without features and models."""
     batch = state.admit(raw)
     queries = training_queries(state, batch)
     if before_update:
         before_update(batch, queries)
-    state.update(batch, queries.windows)
-    return Moved(batch, queries, state.expire(raw.now_ms))
+    state.update(batch)
+    expired = state.expire(raw.now_ms)
+    state.reclaim(expired)
+    return StateStep(batch, queries, expired.removed_users)
 
 
 def names_of(state: State, rows: Sequence[int] | np.ndarray) -> list[str]:  # type: ignore[type-arg]
     """Return the ids of item rows, -1 left out."""
     return [state.items.id_of[row] for row in np.asarray(rows).tolist() if row >= 0]
+
+
+def history_items(state: State, user: str) -> list[str]:
+    """Return the ids of the items of a user's history, newest first."""
+    rows = np.array([state.users.row_of[user]], np.int32)
+    items_BL, _, _, length_B = state.histories.latest(rows, state.items.status.data)
+    return names_of(state, items_BL[0, : length_B[0]])
 
 
 def shoppers(
@@ -141,9 +141,9 @@ def shoppers(
     ids: bool = False,
     types: Sequence[str] = ("click",),
 ) -> list[RawBatch]:
-    """Return `count` batches of random events over items that move on: `pace` new ones come with each batch.
+    """Return `count` batches of random events over a moving window of items: `pace` new ones a batch.
 
-    With `ids` every event has an id and about a tenth come twice. A user keeps to one partition.
+    With `ids` every event has an id and about a tenth are duplicates. A user stays in one partition.
     """
     made = []
     time_ms = START_MS + MINUTE_MS * 1000 * batches.seq
@@ -167,3 +167,54 @@ def ndcg_between(before: ModelMetrics, after: ModelMetrics) -> float:
     """Return the NDCG@10 of the tests between two calls of `cumulative`."""
     early, late = before["ndcg@10"] * before["tests"], after["ndcg@10"] * after["tests"]
     return (late - early) / (after["tests"] - before["tests"])
+
+
+class Shop:
+    """A recommender, its batches, and the newest published list of every user."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.recommender = Recommender(settings or small_settings())
+        self.batches = Batches()
+        self.newest: dict[str, list[str]] = {}
+        self.learned: list[RawBatch] = []
+
+    def step(self, events: Sequence[Event], *changes: tuple[str, bool]) -> Outcome:
+        """Learn a batch of events and of changes of availability by item id.
+
+        Without events the batch has no partition, as in the service.
+        """
+        raw = self.batches(events)
+        catalog = CatalogUpdate(self.recommender.catalog_changes(ItemChange(*change) for change in changes))
+        raw = dataclasses.replace(raw, catalog=catalog, spans=raw.spans if events else ())
+        self.learned.append(raw)
+        return self.learn(raw)
+
+    def learn(self, raw: RawBatch) -> Outcome:
+        """Learn a batch and keep the published lists."""
+        outcome = self.recommender.step(raw)
+        for ranking in outcome.rankings:
+            self.newest[ranking.user_id] = [item.item_id for item in ranking.items]
+        return outcome
+
+    def steps(self, events: Sequence[Event], size: int = 600) -> None:
+        """Learn events in batches of `size`."""
+        for first in range(0, len(events), size):
+            self.step(events[first : first + size])
+
+    def settle(self) -> int:
+        """Publish all pending lists; return the number of batches."""
+        batches = 0
+        while self.recommender.pending_rankings:
+            self.step([])
+            batches += 1
+        return batches
+
+    def restart(self, settings: Settings | None = None) -> None:
+        """Restore a new recommender from a snapshot, as a new process does."""
+        again = Recommender(settings or self.recommender.settings)
+        again.restore(self.recommender.snapshot())
+        self.recommender = again
+
+    def holders(self, item: str) -> set[str]:
+        """Return the users with an item in their newest list."""
+        return {user for user, items in self.newest.items() if item in items}

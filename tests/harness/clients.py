@@ -1,4 +1,4 @@
-"""What the broker tests do with plain clients: make topics, write records, play the loop's listener."""
+"""Plain Kafka clients for broker tests: create topics, write and read records, record rebalance callbacks."""
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +12,7 @@ from consumers.kafka.source import KafkaSource
 from pipeline.events.batch import Polled, TopicPartition
 from pipeline.settings import BatchConfig, KafkaConfig
 
-# a member that stops polling or is thrown out notices soon
+# a member that stops polling or is removed notices within seconds
 QUICK = {"heartbeat_interval_ms": 100, "session_timeout_ms": 6_000, "retry_backoff_ms": 20}
 
 
@@ -25,19 +25,17 @@ class Row(NamedTuple):
 
 
 def config(address: str, group: str = "group", **more: object) -> KafkaConfig:
-    """The table [kafka] for a test."""
+    """Return the table [kafka] of a test."""
     return KafkaConfig(bootstrap_servers=address, group_id=group, options=QUICK, **more)  # type: ignore[arg-type]
 
 
 def make_topic(address: str, topic: str, partitions: int = 1, configs: dict[str, str] | None = None) -> None:
-    """Create a topic that keeps its records, however old, and wait until it can be used."""
+    """Create a topic that keeps records of any age, and wait until it can be used."""
     admin = KafkaAdminClient(bootstrap_servers=address)
-    spec = {
-        "num_partitions": partitions,
-        "replication_factor": 1,
-        "configs": {"retention.ms": "-1"} | (configs or {}),
-    }
-    admin.create_topics({topic: spec}, wait_for_metadata=True)
+    spec = {"num_partitions": partitions, "replication_factor": 1}
+    admin.create_topics(
+        {topic: spec | {"configs": {"retention.ms": "-1"} | (configs or {})}}, wait_for_metadata=True
+    )
     admin.close()
 
 
@@ -54,10 +52,11 @@ def write(address: str, topic: str, rows: Iterable[Row], **options: object) -> N
 
 
 def lying_on(address: str, topic: str) -> list[ConsumerRecord]:
-    """Return every record of a topic that a careful subscriber sees, by partition and offset."""
+    """Return every committed record of a topic, by partition and offset."""
     consumer = KafkaConsumer(
         bootstrap_servers=address,
         isolation_level="read_committed",
+        auto_offset_reset="earliest",
         enable_auto_commit=False,
         fetch_max_wait_ms=50,
     )
@@ -69,12 +68,12 @@ def lying_on(address: str, topic: str) -> list[ConsumerRecord]:
     while any(consumer.position(partition) < end for partition, end in ends.items()):
         for records in consumer.poll(timeout_ms=100).values():
             found += records
-    consumer.close()
+    consumer.close(autocommit=False)
     return sorted(found, key=lambda record: (record.partition, record.offset))
 
 
 class Recorder:
-    """A listener that seeks to the commit, else to the earliest record, and notes what it is told."""
+    """A rebalance listener that seeks to the commit, else to the earliest record, and records its calls."""
 
     def __init__(self, source: KafkaSource) -> None:
         self.source = source
@@ -85,32 +84,32 @@ class Recorder:
         source.start(self)
 
     def assigned(self, partitions: Sequence[TopicPartition]) -> None:
-        self._note("assigned", partitions)
+        self._record("assigned", partitions)
         self.held.update(partitions)
         committed = self.source.committed(partitions)
         for partition in partitions:
             self.source.seek(partition, committed.get(partition))
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        self._note("revoked", partitions)
+        self._record("revoked", partitions)
         self.on_revoked(partitions)
         self.held.difference_update(partitions)
 
     def lost(self, partitions: Sequence[TopicPartition]) -> None:
-        self._note("lost", partitions)
+        self._record("lost", partitions)
         self.held.difference_update(partitions)
 
-    def told(self, event: str) -> list[TopicPartition]:
-        """Every partition that came with this kind of call, in order."""
+    def partitions_of(self, event: str) -> list[TopicPartition]:
+        """Return the partitions of every call of this kind, in order."""
         return [partition for kind, partitions in self.calls if kind == event for partition in partitions]
 
-    def _note(self, event: str, partitions: Sequence[TopicPartition]) -> None:
+    def _record(self, event: str, partitions: Sequence[TopicPartition]) -> None:
         self.calls.append((event, list(partitions)))
         self.threads.add(threading.get_ident())
 
 
 def open_source(kafka: KafkaConfig, *topics: str) -> tuple[KafkaSource, Recorder]:
-    """Make a source and let a `Recorder` listen."""
+    """Open a source with a `Recorder` as its listener."""
     source = KafkaSource(kafka, topics, BatchConfig())
     return source, Recorder(source)
 
@@ -123,7 +122,7 @@ def poll_forever(source: KafkaSource, after: Callable[[], None] = lambda: None) 
 
 
 def poll_until(source: KafkaSource, enough: int, max_events: int = 128, wait_s: float = 0.05) -> list[Polled]:
-    """Poll until so many records came; the test's time limit ends it otherwise."""
+    """Poll until `enough` records have come; the test's time limit ends it otherwise."""
     batches: list[Polled] = []
     while sum(len(batch.records) for batch in batches) < enough:
         if batch := source.poll(max_events, wait_s):

@@ -1,6 +1,6 @@
-"""What deploy/prometheus and deploy/grafana ask of Prometheus, and the programs that can answer.
+"""The queries of deploy/prometheus and deploy/grafana, and the programs that check and run them.
 
-Tests look at the queries' text; `benchmarks/monitoring.py` asks a Prometheus that scrapes a service.
+Tests read the queries' text; `benchmarks/monitoring.py` sends them to a Prometheus that scrapes a service.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-DEPLOY = Path(__file__).parents[1] / "deploy"
+DEPLOY = Path(__file__).parents[2] / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
 DASHBOARD = DEPLOY / "grafana" / "afresh.json"
 RATE_INTERVAL = "1m"  # what Grafana makes of $__rate_interval at a scrape interval of 15 s
@@ -22,17 +22,14 @@ PACKAGE = "install Debian's package `prometheus` (apt-get install --no-install-r
 
 
 class Query(NamedTuple):
-    """A query with the name of whoever asks it."""
+    """A query with the name of its panel or rule."""
 
     name: str
     expr: str
 
 
 def tool(name: str) -> str:
-    """Return the path of `promtool` or `prometheus`.
-
-    Without it the test is skipped, but never in CI, where nobody would read that.
-    """
+    """Return the path of `promtool` or `prometheus`. Without it skip the test; in CI fail."""
     path = shutil.which(name)
     if path is not None:
         return path
@@ -76,7 +73,7 @@ def rules() -> Iterator[dict[str, Any]]:
 
 
 def rule_queries(job: str = "afresh") -> list[Query]:
-    """Return what each rule looks at: its expression without thresholds, which has data on a good day too."""
+    """Return each rule's expression without thresholds, which has data while no alert fires."""
     return [
         Query(rule["alert"], without_thresholds(rule["expr"].replace('"afresh"', f'"{job}"')))
         for rule in rules()
@@ -84,7 +81,7 @@ def rule_queries(job: str = "afresh") -> list[Query]:
 
 
 def without_thresholds(expr: str) -> str:
-    """Take comparisons with numbers out of an expression, and `absent`, which has data on a bad day alone.
+    """Remove comparisons with numbers from an expression, and `absent`, which has data only in an alert.
 
     >>> without_thresholds('rate(a[5m]) > 0.01 and on (job) b == 0')
     'rate(a[5m]) and on (job) b'

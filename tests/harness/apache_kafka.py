@@ -1,4 +1,4 @@
-"""One Apache Kafka broker (KRaft, no other service) from the jars under KAFKA_HOME/libs."""
+"""One Apache Kafka broker (KRaft) for tests, from the jars under KAFKA_HOME/libs."""
 
 import contextlib
 import os
@@ -11,7 +11,6 @@ import time
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from kafka import KafkaAdminClient
@@ -38,39 +37,39 @@ auto.create.topics.enable=false
 
 
 class ApacheKafka:
-    """A broker process in a process group of its own; `bootstrap_servers` is its address."""
+    """A broker process in its own process group, at `bootstrap_servers`."""
 
     def __init__(self, home: Path, folder: Path, more: str = "") -> None:
-        """Start it; `more`: further lines of server.properties, with `{port}` and `{controller}` for ours."""
-        self._folder = folder
-        self._java = ["java", "-cp", f"{home}/libs/*"]
+        """Start the broker; `more` holds further lines of server.properties ({port}, {controller})."""
+        self._log = folder / "log"
         self.port, controller = _free_ports(2)
         self.bootstrap_servers = f"127.0.0.1:{self.port}"
         properties = folder / "server.properties"
-        properties.write_text(
-            (PROPERTIES + more).format(port=self.port, controller=controller, folder=folder)
-        )
+        text = (PROPERTIES + more).format(port=self.port, controller=controller, folder=folder)
+        properties.write_text(text)
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        self._run("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(properties))
-        with (folder / "log").open("wb") as log:
+        java = ["java", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-cp", f"{home}/libs/*"]
+        formatting = [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", properties]
+        with self._log.open("wb") as log:
+            subprocess.run(formatting, stdout=log, stderr=log, cwd=folder, check=True)
             self._process = subprocess.Popen(
-                [*self._java[:1], "-Xmx512m", *self._java[1:], "kafka.Kafka", str(properties)],
+                [*java, "kafka.Kafka", str(properties)],
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=log,
                 cwd=folder,
                 start_new_session=True,
             )
 
     def wait_ready(self) -> None:
         """Wait until a metadata request is answered. Raise `RuntimeError` with the log's end otherwise."""
-        until = time.monotonic() + READY_WAIT_S
-        while time.monotonic() < until and self._process.poll() is None:
+        deadline = time.monotonic() + READY_WAIT_S
+        while time.monotonic() < deadline and self._process.poll() is None:
             with contextlib.suppress(KafkaError, OSError):
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
                 KafkaAdminClient(bootstrap_servers=self.bootstrap_servers, bootstrap_timeout_ms=5_000).close()
                 return
             time.sleep(0.1)
-        raise RuntimeError(f"Kafka did not start:\n{(self._folder / 'log').read_text()[-2_000:]}")
+        raise RuntimeError(f"Kafka did not start:\n{self._log.read_text()[-2_000:]}")
 
     def stop(self) -> None:
         """Kill the broker's process group."""
@@ -78,25 +77,17 @@ class ApacheKafka:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def _run(self, *command: str) -> None:
-        done = subprocess.run([*self._java, *command], capture_output=True, text=True, cwd=self._folder)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
 
-
-@contextmanager
+@contextlib.contextmanager
 def apache_kafka(home: Path, more: str = "") -> Iterator[ApacheKafka]:
-    """Run one broker on free ports, its data in a temporary folder; `more` as `ApacheKafka` takes it."""
+    """Run one broker on free ports with its data in a temporary folder; `more` as in `ApacheKafka`."""
     folder = Path(tempfile.mkdtemp(prefix="afresh-kafka-"))
-    broker = None
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
         broker = ApacheKafka(home.resolve(), folder, more)
+        stack.callback(broker.stop)
         broker.wait_ready()
         yield broker
-    finally:
-        if broker is not None:
-            broker.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _free_ports(count: int) -> list[int]:

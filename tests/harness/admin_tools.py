@@ -1,6 +1,6 @@
-"""Stand-ins for kafka-topics.sh and kafka-acls.sh: deploy's scripts can be run where Kafka's bin/ is not.
+"""Replacements of kafka-topics.sh and kafka-acls.sh, to run deploy's scripts without Kafka's bin/.
 
-They take the options that the scripts use, refuse any other, and do the same by a client.
+They accept only the options that the scripts use, and do the same with a client.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Run a module as a program, and print the threads of its numerical libraries as one JSON line at its end.
 
-python tests/pools.py pipeline.app.cli run --set key=value ...
+python tests/harness/thread_pools.py pipeline.app.cli run --set key=value ...
 """
 
 import atexit

@@ -1,4 +1,4 @@
-"""A small exact learner: it counts, so that every lost, repeated or reordered event shows in its digests."""
+"""A small exact learner: every lost, repeated or reordered event changes its digests."""
 
 import hashlib
 import json
@@ -20,9 +20,9 @@ Users = dict[str, list[object]]  # user -> [newest event time, digest of all eve
 class CountingLearner:
     """Counts items over all partitions, and keeps each user's recent items.
 
-    The model's digest hangs on the borders, times and order of all batches; a user's on the order of that
-    user's events. A ranking holds the recent items, scored by the counts at that moment. Records that were
-    skipped or come twice raise AssertionError at once.
+    The model's digest depends on the boundaries, times and order of all batches; a user's on the order of
+    that user's events. A ranking holds the recent items, scored by their counts. Skipped or repeated records
+    raise AssertionError.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -34,17 +34,17 @@ class CountingLearner:
         self.chain = ""
         self.users: dict[TopicPartition, Users] = {}
         self.held: Collection[TopicPartition] = ()
-        self.due: set[str] = set()  # users whose list is to go out again
+        self.due: set[str] = set()  # users with a pending ranking
         self.item_offsets: dict[TopicPartition, int] = {}
         self.withdrawn: set[str] = set()
 
     @property
     def pending_rankings(self) -> bool:
-        """Say whether lists are due."""
+        """Whether rankings are pending."""
         return bool(self.due)
 
     def catalog_changes(self, changes: Iterable[ItemChange]) -> tuple[ItemChange, ...]:
-        """Return the changes that change what is withdrawn."""
+        """Drop updates that do not change availability."""
         return tuple(each for each in changes if each.available == (each.item_id in self.withdrawn))
 
     def step(self, raw: RawBatch, mark: Mark = no_mark) -> Outcome:
@@ -72,29 +72,29 @@ class CountingLearner:
         return Outcome(rankings, [], [], metrics, events.append_ms_B, refreshed)
 
     def catch_up(self, raw: RawBatch) -> None:
-        """Learn the users alone."""
+        """Learn the users' state only."""
         self._learn_users(raw)
 
     def take(self, sources: Collection[TopicPartition]) -> Shard:
-        """Copy the partitions' users out."""
+        """Copy the partitions' users to a shard."""
         users = [[*source, self.users[source]] for source in sorted(sources)]
         data = np.frombuffer(json.dumps(users).encode(), np.uint8).copy()
         return Shard({source: self.offsets[source] for source in sorted(sources)}, {"users": data})
 
     def put(self, shard: Shard, sources: Collection[TopicPartition] | None = None) -> None:
-        """Take users in."""
+        """Add the users of a shard."""
         for topic, partition, users in json.loads(shard.arrays["users"].tobytes()):
             source = TopicPartition(topic, partition)
             if sources is None or source in sources:
                 self.users[source], self.offsets[source] = users, shard.offsets[source]
 
     def release(self, sources: Collection[TopicPartition]) -> None:
-        """Forget the partitions' users."""
+        """Remove the partitions' users."""
         for source in sources:
             del self.users[source], self.offsets[source]
 
     def snapshot(self) -> Snapshot:
-        """Copy everything out."""
+        """Copy the whole state."""
         names = sorted(self.counts)
         data, borders = pack_texts(names)
         arrays: Arrays = {
@@ -102,18 +102,18 @@ class CountingLearner:
             "borders": borders,
             "counts": np.array([self.counts[name] for name in names], np.int64),
         }
-        meta: dict[str, object] = {
+        meta = {
             "seq": self.seq,
             "events_learned": self.events_learned,
             "chain": self.chain,
+            "withdrawn": sorted(self.withdrawn),
+            "due": sorted(self.due),
+            "item_offsets": [[*at, offset] for at, offset in sorted(self.item_offsets.items())],
         }
-        meta["withdrawn"] = sorted(self.withdrawn)
-        meta["due"] = sorted(self.due)
-        meta["item_offsets"] = [[*at, offset] for at, offset in sorted(self.item_offsets.items())]
-        return Snapshot(arrays, dict(meta), self.take(self.offsets))
+        return Snapshot(arrays, meta, self.take(self.offsets))
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Become what the snapshot was."""
+        """Restore the state from a snapshot."""
         assert (self.seq, self.offsets) == (0, {}), "restore on a learner that has learned"
         names = unpack_texts(snapshot.arrays["items"], snapshot.arrays["borders"])
         self.counts = Counter(dict(zip(names, snapshot.arrays["counts"].tolist(), strict=True)))
@@ -131,22 +131,22 @@ class CountingLearner:
 
     @property
     def quality(self) -> "CountingLearner":
-        """Return what knows the cumulative figures."""
+        """Return the object with `cumulative`."""
         return self
 
     def cumulative(self) -> dict[str, object]:
-        """Return cumulative figures, as the recommender's quality does."""
+        """Return cumulative metrics, as the recommender's quality does."""
         return {"counting": {"tests": self.events_learned}}
 
     def describe_user(self, user_id: str) -> dict[str, object] | None:
-        """Tell what is known of a user; None for a stranger."""
+        """Describe a user; None for an unknown one."""
         for source, users in self.users.items():
             if user_id in users:
                 return {"partition": source.partition, "history": users[user_id][2]}
         return None
 
     def describe_item(self, item_id: str) -> dict[str, object] | None:
-        """Tell what is known of an item; None for a stranger."""
+        """Describe an item; None for an unknown one."""
         return {"count": self.counts[item_id]} if item_id in self.counts else None
 
     def _learn_users(self, raw: RawBatch) -> dict[str, TopicPartition]:
@@ -170,7 +170,7 @@ class CountingLearner:
         return [each for users in self.users.values() for each in users.items()]
 
     def _next_due(self, touched: Mapping[str, TopicPartition]) -> dict[str, TopicPartition]:
-        """Take two of the users whose list is due, without those who get one anyway."""
+        """Return two users with a pending ranking, without those ranked in this batch."""
         self.due -= touched.keys()
         homes = {user: source for source, users in self.users.items() for user in users}
         chosen = {user: homes[user] for user in sorted(self.due & homes.keys())[:2]}

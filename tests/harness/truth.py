@@ -1,4 +1,4 @@
-"""Streams of events with what must come of them, in plain dicts: the oracle of the tests from outside."""
+"""Event streams and their oracle in plain dicts: what each user's state and newest ranking must be."""
 
 import csv
 import json
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from services import Sent
 
+from harness.service import Sent
 from pipeline.events.records import DEFAULT_USER
 from pipeline.recommender import Recommender
 from producers.replay import WireEvent
@@ -17,11 +17,11 @@ from producers.simulator.simulation import Order, Simulation
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
-LATER = 2_000  # so many records behind its first does an event come for the second time
+DUPLICATE_AFTER = 2_000  # records between an event and its duplicate
 
 
 class Truth:
-    """Each user's last event time and the items in their order; every event of these streams is positive."""
+    """Each user's last event time and items in order; every event of these streams is positive."""
 
     def __init__(self, events: Iterable[Sent] = ()) -> None:
         self.events = 0
@@ -31,7 +31,7 @@ class Truth:
             self.add(event)
 
     def add(self, event: Sent) -> None:
-        """Take an event in."""
+        """Add an event."""
         assert event.value is not None
         fields = json.loads(event.value)
         user = fields["user_id"]
@@ -40,10 +40,10 @@ class Truth:
         self.items.setdefault(user, []).append(fields["item_id"])
 
     def wrong(self, newest: Mapping[str, Mapping[str, Any]]) -> list[str]:
-        """Return what is wrong with the users' newest rankings, a line each; empty when all are right."""
+        """Return a line for each fault in the users' newest rankings; empty when all are right."""
         faults = [f"{user}: no ranking" for user in self.last_ms if user not in newest]
-        strangers = newest.keys() - self.last_ms.keys() - {DEFAULT_USER}
-        faults += [f"{user}: a ranking, and no event" for user in sorted(strangers)]
+        unknown = newest.keys() - self.last_ms.keys() - {DEFAULT_USER}
+        faults += [f"{user}: a ranking, and no event" for user in sorted(unknown)]
         for user in self.last_ms.keys() & newest.keys():
             ranking = newest[user]
             items = [each["item_id"] for each in ranking["items"]]
@@ -59,7 +59,7 @@ class Truth:
         return faults
 
     def otherwise_held(self, learner: Recommender, history: int) -> list[str]:
-        """Return where a learner holds of a user what has not happened, of the newest `history` events."""
+        """Return a line for each user with another history (of `history` items) or other consumed items."""
         faults = []
         for user, items in self.items.items():
             held = learner.describe_user(user)
@@ -75,7 +75,7 @@ class Truth:
 
 
 class Stream(NamedTuple):
-    """Records in their order: `bad` maps the key of each bad one to its value and reason."""
+    """Records in order; `bad` maps the key of each bad one to its value and reason."""
 
     records: list[Sent]
     bad: dict[bytes, tuple[bytes | None, str]]
@@ -84,14 +84,14 @@ class Stream(NamedTuple):
 
 
 def shopping(events: int, seed: int, now_ms: int, users: int = 600, items: int = 800) -> list[Sent]:
-    """Return events of made-up shoppers, in time order; their own time ends about an hour before `now_ms`."""
+    """Return events of simulated users in time order; their event times end an hour before `now_ms`."""
     config = SimulatorConfig(users=users, items=items, sessions=64)
     simulation = Simulation(Order(events, seed, config=config), now_ms - HOUR_MS)
     return [Sent(event.key, event.value) for event in simulation.wire(simulation.columns())]
 
 
 def chain(successor: Sequence[int], users: int, events: int, seed: int, start_ms: int) -> list[Sent]:
-    """Return events of users who walk from item to item, each to the one successor, from random starts."""
+    """Return events of users who go from each item to its one successor, from random starts."""
     rng = np.random.default_rng(seed)
     at = rng.integers(len(successor), size=users)
     out = []
@@ -108,9 +108,9 @@ def event_of(user: str, item: str, time_ms: int, **more: object) -> Sent:
 
 
 def spoiled(events: Sequence[Sent], seed: int, now_ms: int, share: float = 0.01) -> Stream:
-    """Mix bad records of every kind into a stream, and let as many events come twice, with an `event_id`.
+    """Insert bad records of every kind into a stream, and as many duplicates with an `event_id`.
 
-    A bad record has a key of its own, by which its dead letter is known.
+    Each bad record has its own key, which identifies its dead letter.
     """
     rng = np.random.default_rng(seed)
     kinds = _bad_values(now_ms)
@@ -127,7 +127,7 @@ def spoiled(events: Sequence[Sent], seed: int, now_ms: int, share: float = 0.01)
         if rng.random() < share:
             assert event.value is not None
             event = Sent(event.key, json.dumps(json.loads(event.value) | {"event_id": f"e{number}"}).encode())
-            twice[number + LATER] = event
+            twice[number + DUPLICATE_AFTER] = event
         records.append(event)
         if number in twice:
             records.append(twice[number])
@@ -152,7 +152,7 @@ def sent(events: Iterable[WireEvent]) -> list[Sent]:
 
 
 def _bad_values(now_ms: int) -> list[tuple[bytes | None, str]]:
-    """Return bad values of many kinds, each with the reason that its dead letter must give."""
+    """Return bad values of many kinds, each with the reason of its dead letter."""
 
     def good_but(**fields: object) -> bytes:
         good = {"user_id": "somebody", "item_id": "something", "timestamp_ms": now_ms - HOUR_MS}
