@@ -1,4 +1,4 @@
-"""What the default model's quality owes to each of its parts: one thing is changed at a time.
+"""What each part of the default model adds to its quality: one thing is changed at a time.
 
     python tests/benchmarks/ablation.py --data FOLDER [--groups parts,size] [--seeds 0,1]
 

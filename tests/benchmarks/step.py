@@ -47,7 +47,7 @@ class Columns(NamedTuple):
 
 
 def made_up(items: int, timed: int) -> Columns:
-    """Return a stream whose first events, all but `timed`, give every item one and every user 32."""
+    """Return a stream in which all but the last `timed` events give every item one and every user 32."""
     rng = np.random.default_rng(0)
     users = max(1024, -(-items // EVENTS_A_USER))
     warm = users * EVENTS_A_USER
@@ -224,7 +224,7 @@ def main() -> None:
     new, old = found["new"], found.get("old", {})
     show(new, old)
     speedup = {
-        f"{size}@{name}": round(old[name][size]["cpu"] / one["cpu"], 3)
+        f"{size}@{name.removesuffix(' items')}": round(old[name][size]["cpu"] / one["cpu"], 3)
         for name, sizes in new.items() if name in old for size, one in sizes.items()
     }  # fmt: skip
     print(json.dumps({"speedup": speedup, "us_per_event": new, "before": old}))
