@@ -115,7 +115,8 @@ def test_contributions_sum_to_the_score(heads: int) -> None:
     module = random_attention(heads)
     inputs = random_windows(4, [5, 1, 0, 3])
     targets = torch.randn(4, 7, DIM, generator=torch.Generator().manual_seed(9))
-    parts, rest = module.contributions(*inputs, targets)
+    alpha = module.weights(*inputs)
+    parts, rest = module.contributions(inputs[0], alpha, module.pre_norm(inputs[0], alpha), targets)
     score = torch.einsum("bd,bkd->bk", module(*inputs), targets)
     np.testing.assert_allclose(parts.sum(2) + rest, score.detach(), rtol=1e-4, atol=1e-5)
     assert (parts.permute(0, 2, 1)[inputs[1]] == 0).all()  # an empty place adds nothing
@@ -126,7 +127,8 @@ def test_a_place_that_attention_passes_over_contributes_nothing_but_as_the_newes
     inputs = random_windows(1, [3])
     with torch.no_grad():
         module.value.zero_()
-    parts, _ = module.contributions(*inputs, torch.ones(1, 1, DIM) * torch.arange(DIM))
+    alpha, targets = module.weights(*inputs), torch.ones(1, 1, DIM) * torch.arange(DIM)
+    parts, _ = module.contributions(inputs[0], alpha, module.pre_norm(inputs[0], alpha), targets)
     assert parts[0, 0, 0].abs() > 1e-3
     np.testing.assert_allclose(parts[0, 0, 1:], 0, atol=1e-6)
 

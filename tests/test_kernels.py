@@ -11,7 +11,7 @@ from numba.core.dispatcher import Dispatcher
 
 import pipeline
 from pipeline import kernels
-from pipeline.kernels import NO_COUNTING, OPTIONS, accepted
+from pipeline.kernels import NO_COUNTING, OPTIONS, accepted, log_all
 from pipeline.models.registry import MODELS
 from pipeline.settings import BatchConfig, ModelConfig, Settings
 from pipeline.warm_up import warm_up
@@ -71,3 +71,14 @@ def test_no_kernel_counts_references_or_returns_an_array() -> None:
                 assert not isinstance(kind, types.Array), f"{name} returns an array: make it an argument"
     assert len(found) > 50
     assert compiled > 30
+
+
+def test_float32_logarithms_agree_with_those_of_double_precision() -> None:
+    near_one = np.linspace(0.5, 2, 100_000, dtype=np.float32)
+    values = np.concatenate(
+        [np.ones(1, np.float32), near_one, np.geomspace(1e-30, 1e30, 999, dtype=np.float32)]
+    )
+    exact = np.log(values.astype(np.float64))
+    log_all(values, values.size)
+    np.testing.assert_allclose(values, exact, rtol=2e-7, atol=1e-7)
+    assert values[0] == 0

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pipeline.features.block import (
     MAX_QUERIES,
     RETRIEVED,
+    Block,
     Candidates,
     Workspace,
     copy_out,
@@ -99,38 +100,33 @@ class FeatureBank:
         Where families and popular lists give fewer than `least`, the next most popular items follow.
         """
         queries, batch = self._within(queries), queries.user_B.shape[0]
-        counts_B = np.zeros(batch, np.int64)
-        rows, features = [], []
+        most = batch * self._workspace.slots  # pages that nothing is written to take no memory
+        rows, features = np.empty(most, np.int32), np.empty((most, len(self.names)), np.float32)
+        indptr = np.zeros(batch + 1, np.int64)
         for a in range(0, batch, MAX_QUERIES):
             b = min(a + MAX_QUERIES, batch)
             block = self._workspace.begin(
                 queries.items_BL[a:b], queries.length_B[a:b], queries.position_B[a:b],
                 queries.session_B[a:b], self.items.status.data,
             )  # fmt: skip
-            indptr_B = queries.excluded_indptr[a : b + 1]
-            mark_excluded(block, queries.excluded, indptr_B, True)
-            for name, family in self.families.items():
-                family.retrieve(block, self.at[name])
-            if (block.count_B < self.least).any():
-                excluded = int(np.diff(indptr_B)[block.count_B < self.least].max())
-                column = int(self.popularity.lists[0]) if self.popularity.lists.size else P1000
-                top_up(block, self.popularity.longer(column, self.least + excluded, self.items), self.least)
-            for name, family in self.families.items():
-                family.finish(block, self.at[name])
-            mark_excluded(block, queries.excluded, indptr_B, False)
-            counts_B[a:b] = block.count_B
-            rows.append(np.empty(int(block.count_B.sum()), np.int32))
-            features.append(np.empty((rows[-1].size, len(self.names)), np.float32))
-            copy_out(block, rows[-1], features[-1])
-        indptr = np.zeros(batch + 1, np.int64)
-        np.cumsum(counts_B, out=indptr[1:])
+            self._collect(block, queries.excluded, queries.excluded_indptr[a : b + 1])
+            copy_out(block, indptr[a], rows, features, indptr[a + 1 : b + 1])
         inputs = gate_inputs(queries, self.transitions, self.success.of(queries.user_B))
-        if len(rows) == 1:
-            return Candidates(rows[0], indptr, features[0], inputs)
-        no_rows, no_features = np.empty(0, np.int32), np.empty((0, len(self.names)), np.float32)
-        return Candidates(
-            np.concatenate([no_rows, *rows]), indptr, np.concatenate([no_features, *features]), inputs
-        )
+        return Candidates(rows[: indptr[-1]], indptr, features[: indptr[-1]], inputs)
+
+    def _collect(self, block: Block, excluded: IntArray, indptr_B: npt.NDArray[np.int64]) -> None:
+        """Retrieve the candidates of a block's queries, and compute all their features."""
+        mark_excluded(block, excluded, indptr_B, True)
+        for name, family in self.families.items():
+            family.retrieve(block, self.at[name])
+        short_B = block.count_B < self.least
+        if short_B.any():
+            most = int(np.diff(indptr_B)[short_B].max())
+            column = int(self.popularity.lists[0]) if self.popularity.lists.size else P1000
+            top_up(block, self.popularity.longer(column, self.least + most, self.items), self.least)
+        for name, family in self.families.items():
+            family.finish(block, self.at[name])
+        mark_excluded(block, excluded, indptr_B, False)
 
     def bare_features(self, rows_N: IntArray, position_N: npt.NDArray[np.integer]) -> FloatArray:
         """Return the features [N, F] of items at session positions, as of items that are no candidates.

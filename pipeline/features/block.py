@@ -13,7 +13,7 @@ from pipeline.kernels import inlined, kernel
 from pipeline.state.shards import pick
 from pipeline.state.tables import LIVE
 
-MAX_QUERIES = 64  # so that a block's candidates stay in the processor's cache; one bit each in `excluded_M`
+MAX_QUERIES = 16  # a block's candidates stay in the processor's L2 cache; one bit each in `excluded_M`
 RETRIEVED = 320  # slots for items that the history leads to; those behind are for popular items
 
 
@@ -49,7 +49,7 @@ class Block(NamedTuple):
     """Queries, and for each of them a growing list of candidates with their features.
 
     `key` and `slot` are a hash table a query, from item rows to slots. Bit b of `excluded_M[m]` says that
-    item m is excluded for query b.
+    item m is excluded for query b. `scratch` is for one family at a time.
     """
 
     items_BL: npt.NDArray[np.int32]
@@ -57,12 +57,13 @@ class Block(NamedTuple):
     position_B: npt.NDArray[np.int8]
     session_B: npt.NDArray[np.uint64]
     status_M: npt.NDArray[np.uint8]
-    excluded_M: npt.NDArray[np.uint64]
+    excluded_M: npt.NDArray[np.uint16]
     key_BH: npt.NDArray[np.int32]
     slot_BH: npt.NDArray[np.int32]
     count_B: npt.NDArray[np.int32]
     rows_BC: npt.NDArray[np.int32]
     features_BCF: npt.NDArray[np.float32]
+    scratch_C: npt.NDArray[np.float32]
 
 
 @inlined
@@ -80,7 +81,7 @@ def find_slot(block, b, m):  # type: ignore[no-untyped-def]
 @inlined
 def may_show(block, b, m):  # type: ignore[no-untyped-def]
     """Return whether item row `m` may be shown for query b."""
-    return block.status_M[m] == LIVE and not (block.excluded_M[m] >> np.uint64(b)) & np.uint64(1)
+    return block.status_M[m] == LIVE and not (block.excluded_M[m] >> np.uint16(b)) & np.uint16(1)
 
 
 @inlined
@@ -113,12 +114,14 @@ class Workspace:
 
     def __init__(self, slots: int, features: int) -> None:
         """Make room for `slots` candidates a query."""
+        self.slots = slots
         places = 1 << (2 * slots).bit_length()
-        self._excluded = np.zeros(0, np.uint64)
+        self._excluded = np.zeros(0, np.uint16)
         self._key = np.full((MAX_QUERIES, places), -1, np.int32)
         self._slot = np.zeros((MAX_QUERIES, places), np.int32)
         self._count = np.zeros(MAX_QUERIES, np.int32)
         self._rows = np.zeros((MAX_QUERIES, slots), np.int32)
+        self._scratch = np.zeros(slots, np.float32)
         self._features = np.zeros((MAX_QUERIES, slots, features), np.float32)
 
     def begin(
@@ -132,11 +135,11 @@ class Workspace:
         """Return an empty block for these queries."""
         size = items_BL.shape[0]
         if self._excluded.size < status_M.size:
-            self._excluded = np.zeros(status_M.size, np.uint64)
+            self._excluded = np.zeros(status_M.size, np.uint16)
         self._key[:size], self._count[:size] = -1, 0
         return Block(
             items_BL, length_B, position_B, session_B, status_M, self._excluded, self._key, self._slot,
-            self._count[:size], self._rows, self._features,
+            self._count[:size], self._rows, self._features, self._scratch,
         )  # fmt: skip
 
 
@@ -148,9 +151,9 @@ def mark_excluded(block, excluded, indptr_B, mark):  # type: ignore[no-untyped-d
             m = excluded[e]
             if m >= 0:
                 if mark:
-                    block.excluded_M[m] |= np.uint64(1) << np.uint64(b)
+                    block.excluded_M[m] |= np.uint16(1) << np.uint16(b)
                 else:
-                    block.excluded_M[m] = np.uint64(0)
+                    block.excluded_M[m] = np.uint16(0)
 
 
 @kernel()
@@ -164,12 +167,13 @@ def top_up(block, order, least):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def copy_out(block, rows_N, features_NF):  # type: ignore[no-untyped-def]
-    """Write the candidates of all queries one after the other."""
-    n = 0
+def copy_out(block, start, rows_N, features_NF, indptr_B):  # type: ignore[no-untyped-def]
+    """Write the candidates of all queries one after the other from place `start` on, and their ends."""
+    n = start
     for b in range(block.count_B.shape[0]):
         for c in range(block.count_B[b]):
             rows_N[n] = block.rows_BC[b, c]
             for f in range(features_NF.shape[1]):
                 features_NF[n, f] = block.features_BCF[b, c, f]
             n += 1
+        indptr_B[b] = n

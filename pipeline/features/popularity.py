@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pipeline.features.block import Block, may_show, slot_of
 from pipeline.features.family import CountFamily, Shown
 from pipeline.features.lessons import Lessons
-from pipeline.kernels import inlined, kernel
+from pipeline.kernels import inlined, kernel, log32, log_all
 from pipeline.state.positions import DAY_MS, POSITIONS
 from pipeline.state.store import Column, Store
 from pipeline.state.tables import LIVE, IdTable
@@ -175,18 +175,23 @@ def share_of(counts, m, column, known):  # type: ignore[no-untyped-def]
 @inlined
 def _features(counts, m, position, f):  # type: ignore[no-untyped-def]
     column = P1000 if f == 0 else (P300 if f == 1 else (DAY if f == 2 else POSITION + position))
-    value = counts.stored_MW[m, column] / np.float32(counts.gain_W[column])
-    return np.log(value + np.float32(SMALL)) * np.float32(SCALE)
+    value = counts.stored_MW[m, column] * np.float32(1.0 / counts.gain_W[column])
+    return log32(value + np.float32(SMALL)) * np.float32(SCALE)
 
 
 @kernel()
 def _finish(block, counts, at):  # type: ignore[no-untyped-def]
     for b in range(block.count_B.shape[0]):
-        for c in range(block.count_B[b]):
-            for f in range(4):
-                block.features_BCF[b, c, at + f] = _features(
-                    counts, block.rows_BC[b, c], np.int64(block.position_B[b]), f
-                )
+        n = block.count_B[b]
+        columns = (np.int64(P1000), np.int64(P300), np.int64(DAY), POSITION + np.int64(block.position_B[b]))
+        for f in range(4):
+            share = np.float32(1.0 / counts.gain_W[columns[f]])
+            values = block.scratch_C
+            for c in range(n):
+                values[c] = counts.stored_MW[block.rows_BC[b, c], columns[f]] * share + np.float32(SMALL)
+            log_all(values, n)
+            for c in range(n):
+                block.features_BCF[b, c, at + f] = values[c] * np.float32(SCALE)
 
 
 @kernel()

@@ -22,7 +22,7 @@ from pipeline.features.block import RETRIEVED, Block, find_slot, slot_of
 from pipeline.features.family import CountFamily, Shown
 from pipeline.features.lessons import Lessons
 from pipeline.features.popularity import P1000, SCALE, Popularity, share_of
-from pipeline.kernels import inlined, kernel
+from pipeline.kernels import inlined, kernel, log_all
 from pipeline.state.splitmix import next_uniform
 from pipeline.state.store import Column, Store
 from pipeline.state.tables import IdTable, is_held
@@ -146,13 +146,18 @@ def _finish(block, partners, counts, known, at):  # type: ignore[no-untyped-def]
                         both = partners.forward_MS[h, s] + partners.backward_MS[h, s]
                         features[b, c, at + 2] += norm * both / (one + partners.count_M[m])
             fade *= np.float32(LIFT_FADE)
-        for c in range(block.count_B[b]):
-            x = features[b, c]
-            if x[at] > 0:
-                x[at] = np.log(one + x[at] / _prior(counts, block.rows_BC[b, c], known)) * scale
-            x[at + 1] *= scale
-            if x[at + 2] > 0:
-                x[at + 2] = np.log(one + np.float32(LIFTED) * x[at + 2]) * scale
+        n, values = block.count_B[b], block.scratch_C
+        for c in range(n):
+            x = features[b, c, at]
+            values[c] = one + x / _prior(counts, block.rows_BC[b, c], known) if x > 0 else one
+        log_all(values, n)
+        for c in range(n):
+            features[b, c, at] = values[c] * scale
+            features[b, c, at + 1] *= scale
+            values[c] = one + np.float32(LIFTED) * features[b, c, at + 2]
+        log_all(values, n)
+        for c in range(n):
+            features[b, c, at + 2] = values[c] * scale
 
 
 @kernel()

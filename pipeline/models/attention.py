@@ -49,10 +49,14 @@ class AttentionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class Detail(NamedTuple):
-    """What an explanation needs of scores: coefficients [B, F] of the features, the net's inputs."""
+    """What an explanation needs of scores: coefficients [B, F] of the features, the window's embeddings, the
+    attention weights, and the user vectors before the layer norm.
+    """
 
     coef_BF: FloatArray | None
-    inputs: tuple[Any, Any, Any, Any]
+    items_BLD: Any
+    alpha_BHL: Any
+    z_BD: Any
 
 
 class AttentionModel(Store):
@@ -74,16 +78,18 @@ class AttentionModel(Store):
 
     def score(self, queries: Queries, candidates: Candidates) -> Scores:
         """Return scores [N]; see `Model`."""
-        inputs = self._inputs(queries)
+        items_BLD, *sides = self._inputs(queries)
         with torch.no_grad():
-            user_BD = self.net(*inputs).numpy()
+            alpha_BHL = self.net.weights(items_BLD, *sides)
+            z_BD = self.net.pre_norm(items_BLD, alpha_BHL)
+            user_BD = self.net.normed(z_BD).numpy()
         scores = np.zeros(candidates.rows.shape[0], np.float32)
         dot_candidates(user_BD, self.items.values.data, candidates.rows, candidates.indptr, scores)
         coef = None
         if self.gate is not None:
             coef = self.gate.coefficients(candidates.gate_inputs)
             add_features(coef, candidates.indptr, candidates.features, scores)
-        return Scores(scores, Detail(coef, inputs))
+        return Scores(scores, Detail(coef, items_BLD, alpha_BHL, z_BD))
 
     def learn(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> TrainResult:
         """Rank the targets, then update; see `Model`."""
@@ -132,7 +138,7 @@ class AttentionModel(Store):
             value_BKF = candidates.features[held_BK] * detail.coef_BF[:, None, :]
             out = self._bank.attribute(queries, candidates, places_BK, value_BKF)
         held = torch.from_numpy(self.items.gather(candidates.at(places_BK)))
-        parts, rest = self.net.contributions(*detail.inputs, held)
+        parts, rest = self.net.contributions(detail.items_BLD, detail.alpha_BHL, detail.z_BD, held)
         out[:, :, : parts.shape[2]] += parts.numpy()
         out[:, :, -1] += rest.numpy()
         return out

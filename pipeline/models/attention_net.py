@@ -80,19 +80,22 @@ class Attention(nn.Module):
 
     def forward(self, items_BLD: Tensor, empty_BL: Tensor, gaps_BL: Tensor, types_BL: Tensor) -> Tensor:
         """Return user vectors [B, D]; an empty window gives beta."""
-        alpha = self.weights(items_BLD, empty_BL, gaps_BL, types_BL)
-        return nn.functional.layer_norm(self.pre_norm(items_BLD, alpha), (self.dim,), self.gamma, self.beta)
+        alpha_BHL = self.weights(items_BLD, empty_BL, gaps_BL, types_BL)
+        return self.normed(self.pre_norm(items_BLD, alpha_BHL))
+
+    def normed(self, z_BD: Tensor) -> Tensor:
+        """Return the layer norm [B, D] of z."""
+        return nn.functional.layer_norm(z_BD, (self.dim,), self.gamma, self.beta)
 
     @torch.no_grad()
     def contributions(
-        self, items_BLD: Tensor, empty_BL: Tensor, gaps_BL: Tensor, types_BL: Tensor, targets_BKD: Tensor
+        self, items_BLD: Tensor, alpha: Tensor, z: Tensor, targets_BKD: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return what each place adds to user . target [B, K, L], and beta's part [B, K].
+        """Return what each place adds to user . target [B, K, L], and beta's part [B, K], from `weights` and
+        `pre_norm`.
 
         The layer norm is linear once its standard deviation is known, so the parts sum to the whole.
         """
-        alpha = self.weights(items_BLD, empty_BL, gaps_BL, types_BL)
-        z = self.pre_norm(items_BLD, alpha)
         deviation = torch.sqrt(z.var(1, unbiased=False, keepdim=True) + 1e-5)
         pull = targets_BKD * (self.gamma / deviation)[:, None, :]
         pull = pull - pull.mean(2, keepdim=True)

@@ -1,12 +1,12 @@
-"""The judge against trec_eval, the reference programme for ranking measures: the same figures to four digits.
+"""Rank metrics against trec_eval, the reference program for ranking measures: equal to four digits.
 
-    pip install pytrec-eval-terrier      # trec_eval behind Python, needed here alone
+    pip install pytrec-eval-terrier      # trec_eval for Python, needed by this benchmark only
     python tests/benchmarks/judge.py FILE [--events 10000] [--repeats]
 
-Judges the baseline `isgd` on a recorded file, as `afresh evaluate` does. Beside it, the ten best items of
-each test are sorted out of all scores by numpy and handed to trec_eval with the item that was taken. Scores
-hardly ever tie here, so the judge's expected gains over equal scores are plain gains; tests whose target does
-tie are left out on both sides, and counted. Last line: JSON; exit code 1 where figures differ by 0.00005.
+Evaluates the baseline `isgd` on a recorded file, as `afresh evaluate` does. The ten best items of each test
+are also sorted out of all scores by numpy and handed to trec_eval with the target. Scores hardly ever tie, so
+expected gains over equal scores are plain gains; tests with a tied target are left out on both sides, and
+counted. Last line: JSON; exit code 1 where metrics differ by 0.00005 or more.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from recordings import read_recording
 
 from pipeline.evaluation.rank_metrics import gains_of
 from pipeline.models.baselines.isgd import IsgdModel
-from pipeline.models.model import Pool, Targets, TrainResult
+from pipeline.models.model import Targets, TrainingCandidates, TrainResult
 from pipeline.recommender import Recommender
 from pipeline.service.clock import SystemClock
 from pipeline.service.prequential import Evaluation, Variant
@@ -39,45 +39,45 @@ NOW_MS = 1_780_000_000_000  # after every recorded event
 SLACK = 0.00005
 
 
-class Overheard:
-    """Puts itself before a model's lessons, and writes down what trec_eval needs of every test."""
+class Recorder:
+    """Stands in front of a model's `learn`, and records what trec_eval needs of every test."""
 
     def __init__(self, recommender: Recommender, model: IsgdModel) -> None:
         self.run: dict[str, dict[str, float]] = {}  # test -> item -> score, of the ten best
-        self.taken: dict[str, dict[str, int]] = {}  # test -> the item that was taken
-        self.gains: list[Sequence[float]] = []  # the judge's own figures of each
+        self.targets: dict[str, dict[str, int]] = {}  # test -> its target
+        self.gains: list[Sequence[float]] = []  # the product's gains of each
         self.ties = 0
         self._state, self._model, self._learn = recommender.state, model, model.learn
         model.learn = self.learn  # type: ignore[method-assign]
 
-    def learn(self, queries: Queries, pool: Pool, targets: Targets) -> TrainResult:
-        """Note the scores from before the lesson, then let the model have it."""
+    def learn(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> TrainResult:
+        """Record the scores from before the update, then let the model learn."""
         scores_BM = self._model.vectors(queries.user_B) @ self._model.items.data.T
         scores_BM[:, self._state.items.status.data != LIVE] = -np.inf
-        learned = self._learn(queries, pool, targets)
-        gains = np.stack(gains_of(learned.tested), axis=1)
+        result = self._learn(queries, training, targets)
+        gains = np.stack(gains_of(result.ranks), axis=1)
         for b in np.flatnonzero(targets.tested_B).tolist():
-            target, scores = int(targets.row_B[b]), scores_BM[b]
-            barred = queries.barred[queries.border_B[b] : queries.border_B[b + 1]]
-            scores[barred[barred >= 0]] = -np.inf
+            target, scores = int(targets.item_B[b]), scores_BM[b]
+            excluded = queries.excluded[queries.excluded_indptr[b] : queries.excluded_indptr[b + 1]]
+            scores[excluded[excluded >= 0]] = -np.inf
             if target >= 0 and np.count_nonzero(scores == scores[target]) > 1:
                 self.ties += 1
                 continue
             best = np.argsort(-scores)[:10]
             best = best[np.isfinite(scores[best])]
-            test = str(len(self.taken))
+            test = str(len(self.targets))
             self.run[test] = {str(row): float(scores[row]) for row in best.tolist()}
-            self.taken[test] = {str(target) if target >= 0 else "unknown": 1}
+            self.targets[test] = {str(target) if target >= 0 else "unknown": 1}
             self.gains.append(gains[b].tolist())
-        return learned
+        return result
 
 
-def figures_of_trec(run: dict[str, dict[str, float]], taken: dict[str, dict[str, int]]) -> dict[str, float]:
-    """Return what trec_eval says. It leaves tests without any list out: those count as misses here."""
-    judge = pytrec_eval.RelevanceEvaluator(taken, {"success", "ndcg_cut", "recip_rank"})
-    found = judge.evaluate({test: items for test, items in run.items() if items})
+def metrics_of_trec(run: dict[str, dict[str, float]], targets: dict[str, dict[str, int]]) -> dict[str, float]:
+    """Return the metrics of trec_eval. It leaves out tests without a list: these count as misses here."""
+    evaluator = pytrec_eval.RelevanceEvaluator(targets, {"success", "ndcg_cut", "recip_rank"})
+    found = evaluator.evaluate({test: items for test, items in run.items() if items})
     return {
-        name: sum(figures[measure] for figures in found.values()) / len(taken)
+        name: sum(metrics[measure] for metrics in found.values()) / len(targets)
         for name, measure in MEASURES.items()
     }
 
@@ -95,19 +95,20 @@ def main() -> int:
     limit_threads(1)
     rank = RankConfig(exclude_event_types=[] if options.repeats else None)
     settings = msgspec.structs.replace(Settings(model=ModelConfig(name="isgd")), rank=rank)
-    evaluation = Evaluation(settings, [Variant("isgd", {})], SystemClock())
+    evaluation = Evaluation(settings, [Variant("isgd", {}, "isgd")], SystemClock())
     model: Any = evaluation.recommender.models[0]
-    heard = Overheard(evaluation.recommender, model.timed)
+    recorded = Recorder(evaluation.recommender, model.timed)
     evaluation.learn(read_recording(options.file, options.batch, now_ms=NOW_MS, limit=options.events), NOW_MS)
     whole = evaluation.recommender.quality.cumulative()["isgd"]
-    theirs = figures_of_trec(heard.run, heard.taken)
-    ours = dict(zip(MEASURES, np.mean(heard.gains, axis=0).tolist(), strict=True))
-    print("| measure | judge | trec_eval | judge, tests that tie included |\n|---|---|---|---|")
+    theirs = metrics_of_trec(recorded.run, recorded.targets)
+    ours = dict(zip(MEASURES, np.mean(recorded.gains, axis=0).tolist(), strict=True))
+    print("| measure | afresh | trec_eval | afresh, tied tests included |\n|---|---|---|---|")
     for name in MEASURES:
         print(f"| {name} | {ours[name]:.6f} | {theirs[name]:.6f} | {whole[name]:.6f} |")  # type: ignore[literal-required]
     differ = [name for name in MEASURES if abs(ours[name] - theirs[name]) >= SLACK]
     print(json.dumps({
-        "tests": len(heard.taken), "ties": heard.ties, "judge": ours, "trec_eval": theirs, "differ": differ,
+        "tests": len(recorded.targets), "ties": recorded.ties, "afresh": ours, "trec_eval": theirs,
+        "differ": differ,
     }))  # fmt: skip
     return 1 if differ else 0
 

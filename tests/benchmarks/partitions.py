@@ -6,8 +6,8 @@ Fills an events topic of so many partitions with one event of each of `--users`,
 all is learned, sends events of these users at `--rate` for `--seconds`. A plain consumer reads the lists:
 latency is from the event's time, which is when it was sent, to when the list was read; a standstill is a time
 in which no list was made. Checkpoints are those of this time. At the end the service is stopped and started
-once more, for the seconds until it is ready and the seconds of the stop. `--code` names another checkout, on
-whose code the service then runs. Prints a table and one last JSON line.
+once more, for the seconds until it is ready and the seconds of the stop. `--code`: the service runs on
+the code of another checkout. Prints a table and one last JSON line.
 """
 
 import argparse

@@ -1,14 +1,17 @@
-"""The default model against the best baseline on recorded streams: the table of what it has to reach.
+"""Quality of the default model on recorded streams: beside the best baseline, or beside an older commit.
 
     python tests/benchmarks/quality.py --data FOLDER [--streams globo,FOLDER:repeats]
         [--events 40000] [--batch 128] [--models markov,item_knn] [--skip alone,batches]
+    python tests/benchmarks/quality.py --data FOLDER --against REV [--seeds 0,1,2] [--batches 1,16,128,512]
 
-Of each stream: (1) all models on the same events, each event predicted before it is learned; a baseline gets
-the best setting of its printed grid in hindsight, once for all users, once for cold and once for warm ones
-(five or more earlier events), whichever is best there; (2) the default model alone, for its speed, lists
-included, in two threads as `afresh evaluate` has it; (3) the default model in batches of 1, 16, 128 and 512
-on the first 20,000 events, NDCG@10 over popularity's in the same batches. Progress goes to stderr; the last
-line is JSON. Exit code 0 whatever the figures say: what is missed is told.
+The first form, of each stream: (1) all models on the same events, each event predicted before it is learned;
+a baseline gets the best setting of its printed grid in hindsight, once for all users, once for cold and once
+for warm ones (five or more earlier events); (2) the default model alone, for its speed, lists included; (3)
+the default model in batches of several sizes on the first 20,000 events, NDCG@10 over popularity's in the
+same batches. The second form runs `evaluate` on both commits in turns, each in a process with one BLAS
+thread, and prints NDCG@10 of the default model before and now and the ratio of each model; with --batches
+also those of the first 20,000 events in batches of these sizes. The last line is JSON. Exit code 0 whatever
+the ratios are: missed bars are printed.
 """
 
 import argparse
@@ -16,11 +19,12 @@ import json
 import math
 import sys
 import time
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pipeline.app.cpu_count import use_threads
-from recorded import NOW_MS, Stream, add_options, chosen, events_of, settings_for
+from recorded import NOW_MS, Stream, add_options, chosen, events_of, path_of, settings_for
+from versions import HERE, checkout, run_on
 
 from pipeline.service.clock import SystemClock
 from pipeline.service.prequential import BASELINES, Evaluation, Line, Result, compared
@@ -28,9 +32,27 @@ from pipeline.settings import Settings
 from pipeline.thread_limits import limit_threads
 
 SEGMENTS = ("all", "cold", "warm")
-BATCHES, BATCH_EVENTS = (1, 16, 128, 512), 20_000
+BATCHES, BATCH_EVENTS = "1,16,128,512", 20_000
 EACH, MEAN, COLD, WARM, EVENTS_PER_S, SPREAD = 1.05, 1.16, 0.98, 1.0, 5_000, 0.05  # the bars
 PROGRESS_S = 20
+
+
+class Run(NamedTuple):
+    """One run of `evaluate` in a comparison of commits. `events`: 0 for the whole stream."""
+
+    events: int
+    batch: int
+    seed: int
+    models: tuple[str, ...]
+
+
+def geometric_mean(values: list[float]) -> float:
+    """Return the geometric mean.
+
+    >>> geometric_mean([0.5, 2.0])
+    1.0
+    """
+    return math.exp(sum(math.log(max(value, 1e-9)) for value in values) / len(values))
 
 
 def ndcg(line: Line, segment: str = "all") -> float:
@@ -40,15 +62,15 @@ def ndcg(line: Line, segment: str = "all") -> float:
 
 
 def run(data: Path, stream: Stream, models: list[str], events: int, batch: int) -> Result:
-    """Judge these models on a stream."""
+    """Evaluate these models on a stream."""
     settings = settings_for(stream, Settings())
     evaluation = Evaluation(settings, compared(settings, models), SystemClock())
-    told_s, what = time.monotonic(), f"{stream.name}, batches of {batch}"
+    logged_s, what = time.monotonic(), f"{stream.name}, batches of {batch}"
 
     def watch(done: int) -> None:
-        nonlocal told_s
-        if time.monotonic() - told_s > PROGRESS_S:
-            told_s = time.monotonic()
+        nonlocal logged_s
+        if time.monotonic() - logged_s > PROGRESS_S:
+            logged_s = time.monotonic()
             print(f"{what}: {done:,} events", file=sys.stderr, flush=True)
 
     evaluation.learn(events_of(data, stream, events, batch), NOW_MS, watch)
@@ -56,9 +78,9 @@ def run(data: Path, stream: Stream, models: list[str], events: int, batch: int) 
 
 
 def table_row(stream: str, result: Result) -> dict[str, Any]:
-    """Return what a stream's run says of the default model and of what it is compared with."""
-    served, rivals = result.lines[0], result.lines[1:]
-    best = {segment: max(rivals, key=lambda line: ndcg(line, segment)) for segment in SEGMENTS}
+    """Return the metrics of the default model and of what it is compared with on a stream."""
+    served, baselines = result.lines[0], result.lines[1:]
+    best = {segment: max(baselines, key=lambda line: ndcg(line, segment)) for segment in SEGMENTS}
     return {
         "stream": stream,
         "events": result.events,
@@ -74,15 +96,15 @@ def table_row(stream: str, result: Result) -> dict[str, Any]:
             for name, line in result.best().items()
             if line is not served
         },
-        "grid": {line.variant.name: [round(ndcg(line, s), 5) for s in SEGMENTS] for line in rivals},
+        "grid": {line.variant.name: [round(ndcg(line, s), 5) for s in SEGMENTS] for line in baselines},
         "seconds": round(result.seconds, 1),
     }
 
 
-def by_batch(data: Path, stream: Stream, events: int) -> dict[str, float]:
+def by_batch(data: Path, stream: Stream, events: int, sizes: list[int]) -> dict[str, float]:
     """Return NDCG@10 over popularity's by the size of batches."""
     shares = {}
-    for batch in BATCHES:
+    for batch in sizes:
         lines = run(
             data, stream, ["attention", "popularity"], min(events or BATCH_EVENTS, BATCH_EVENTS), batch
         )
@@ -101,7 +123,7 @@ def spread(shares: dict[str, float]) -> float:
 
 
 def missed(rows: list[dict[str, Any]], mean: float) -> list[str]:
-    """Say which bars are missed, one line each."""
+    """Return which bars are missed, one line each."""
     out = []
     for row in rows:
         stream, ratio = row["stream"], row["ratio"]
@@ -133,7 +155,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     """Print the table."""
     print(
         "| stream | events | NDCG@10 | best baseline | its NDCG@10 | ratio | last quarter | cold | warm "
-        "| events/s alone | over popularity, batches of " + ", ".join(map(str, BATCHES)) + " |"
+        "| events/s alone | over popularity, batches of " + " " + ", ".join(rows[0].get("batches", {})) + " |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
@@ -147,6 +169,50 @@ def show(rows: list[dict[str, Any]]) -> None:
         )
 
 
+def evaluated(code: Path, path: Path, stream: Stream, run: Run) -> dict[str, Any]:
+    """Return the document of `evaluate` on the code of a checkout."""
+    command = [
+        "-m", "pipeline.app.cli", "evaluate", str(path), "--json", "--batch", str(run.batch),
+        "--set", f"model.seed={run.seed}", "--models", ",".join(run.models),
+    ]  # fmt: skip
+    command += ["--events", str(run.events)] if run.events else []
+    document: dict[str, Any] = run_on(code, command + ["--repeats"] * stream.repeats)
+    return document
+
+
+def against(options: argparse.Namespace, streams: list[Stream]) -> None:
+    """Compare with an older commit, in turns; print NDCG@10 by stream, seed and batch size."""
+    models = ("attention", *options.models.split(","))
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    sizes = [int(size) for size in filter(None, options.batches.split(","))]
+    few = min(options.events or BATCH_EVENTS, BATCH_EVENTS)
+    runs = [Run(options.events, options.batch, seed, models) for seed in seeds]
+    runs += [Run(few, size, seeds[0], ("attention", "popularity")) for size in sizes]
+    rows: list[dict[str, Any]] = []
+    print(
+        "| stream | seed | batch | NDCG@10 before | now | ratio | baselines |\n|---|---|---|---|---|---|---|"
+    )
+    with checkout(options.against) as old:
+        for stream, each in product(streams, runs):
+            run = each._replace(events=each.events or stream.whole)
+            path = path_of(options.data, stream).resolve()
+            before, now = (evaluated(code, path, stream, run)["models"] for code in (old, HERE))
+            ndcg = {name: (before[name]["ndcg@10"], now[name]["ndcg@10"]) for name in run.models}
+            ratio = {name: late / max(early, 1e-9) for name, (early, late) in ndcg.items()}
+            rows.append({"stream": stream.name, **run._asdict(), "ndcg@10": ndcg, "ratio": ratio})
+            early, late = ndcg["attention"]
+            others = ", ".join(f"{name} {value:.4f}" for name, value in ratio.items() if name != "attention")
+            print(
+                f"| {stream.name} | {run.seed} | {run.batch} | {early:.5f} | {late:.5f} "
+                f"| {ratio['attention']:.4f} | {others} |", flush=True,
+            )  # fmt: skip
+    whole = [row["ratio"] for row in rows if row["models"] == models]
+    means = {name: geometric_mean([ratio[name] for ratio in whole]) for name in whole[0]}
+    for name, value in means.items():
+        print(f"{name}: geometric mean of the ratios {value:.4f}")
+    print(json.dumps({"against": options.against, "geometric_mean": means, "rows": rows}))
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
@@ -156,10 +222,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--models", default=",".join(BASELINES), help="baselines (default: all)")
     parser.add_argument("--skip", default="", help="alone,batches: leave these parts out")
+    parser.add_argument("--against", help="a commit, or the folder of a checkout")
+    parser.add_argument("--seeds", default="0", help="of a comparison of commits, by comma")
+    parser.add_argument("--batches", nargs="?", const=BATCHES, default="", help=f"sizes (alone: {BATCHES})")
     options = parser.parse_args()
     skipped = set(filter(None, options.skip.split(",")))
     if skipped - {"alone", "batches"}:
         parser.error(f"--skip {options.skip}: expected alone, batches, or both")
+    if options.against:
+        against(options, chosen(options, parser))
+        return
     limit_threads(1)
     began_s, rows = time.perf_counter(), []
     for stream in chosen(options, parser):
@@ -169,14 +241,13 @@ def main() -> None:
         print(f"\n{stream.name}: {result.events:,} events, {result.seconds:.0f} s", end="")
         show_grid(result)
         if "alone" not in skipped:
-            use_threads(2)
             alone = run(options.data, stream, ["attention"], options.events, options.batch)
-            use_threads(1)
             row["alone"] = round(alone.events / alone.seconds, 1)
         if "batches" not in skipped:
-            row["batches"] = by_batch(options.data, stream, options.events)
+            sizes = [int(size) for size in (options.batches or BATCHES).split(",")]
+            row["batches"] = by_batch(options.data, stream, options.events, sizes)
         rows.append(row)
-    mean = math.exp(sum(math.log(max(row["ratio"]["all"], 1e-9)) for row in rows) / len(rows))
+    mean = geometric_mean([row["ratio"]["all"] for row in rows])
     show(rows)
     print(f"\ngeometric mean of the ratios: {mean:.3f}")
     for line in missed(rows, mean):

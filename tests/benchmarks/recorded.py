@@ -38,6 +38,7 @@ STREAMS = (
     Stream("movietweetings", "movietweetings"),
     Stream("30music", "30music-sample", repeats=True),
     Stream("taobao", "taobao-buy-cart-fav"),
+    Stream("online-retail", "online-retail", whole=200_000),
 )
 
 

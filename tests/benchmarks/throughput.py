@@ -160,8 +160,7 @@ def main() -> None:
         bare = bare_loop(kafka, topic, out, min(args.events, 100_000))
         figures = service(kafka, topic, args.warm_up, args.events, args.set)
     ratio = figures["events_per_s"] / bare
-    model = Settings().model
-    print(f"{platform.machine()}, {os.cpu_count()} cores, dim {model.dim}, history {model.history}")
+    print(f"{platform.machine()}, {os.cpu_count()} cores, model {Settings().model.name}")
     print(f"client loop doing nothing  {bare:10,.0f} events/s")
     print(f"afresh run                 {figures['events_per_s']:10,.0f} events/s  ({ratio:.2f} of it)")
     print(f"rankings per event {figures['rankings_per_event']:.3f}")
