@@ -57,7 +57,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings_for(**tables: msgspec.Struct) -> Settings:
-    return msgspec.structs.replace(Settings(model=ModelConfig(dim=8, history=6)), **tables)
+    return msgspec.structs.replace(
+        Settings(model=ModelConfig(tables={"attention": {"dim": 8, "history": 6}})), **tables
+    )
 
 
 class Ticks(ManualClock):
@@ -119,7 +121,7 @@ def test_live_figures_are_those_of_evaluate(file: Path) -> None:
     settings = settings_for(batch=BatchConfig(max_events=64))
     log = MemoryLog()
     replayed(file, log)
-    live = lived(settings, log, Outbox(), test_all=True).quality.cumulative()
+    live = lived(settings, log, Outbox()).quality.cumulative()
     offline = judged(file, settings, [])
     best = {line.variant.name: line.figures for line in offline.result().lines}
     assert live["attention"]["tests"] > 500
@@ -256,7 +258,7 @@ def test_rows_that_cannot_be_read_are_counted_and_take_no_place(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--models", "magic"), r"'magic': no such model; expected attention, popularity"),
+        (("--models", "magic"), r"'magic': expected one of attention, sasrec, ncf"),
         (("--batch", "0"), r"0: expected a whole number, 1 or more"),
         (
             ("--start", "9999"),
@@ -378,13 +380,13 @@ def test_training_into_a_folder_in_use_is_refused(
 def test_variant_names_tell_settings_apart() -> None:
     names = [variant.name for variant in compared(Settings())]
     assert len(set(names)) == len(names) == 2 + sum(map(len, GRIDS.values()))
-    assert Variant("recent_popularity", {"half_life": "24h"}).name in names
+    assert Variant("recent_popularity", {"half_life": "24h"}, "recent_popularity").name in names
 
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_a_grid_begins_with_the_services_own_setting(file: Path, name: str) -> None:
     settings = settings_for()
-    variants = [Variant(name, {}), Variant(name, GRIDS[name][0])]
+    variants = [Variant(name, {}, name), Variant(name, GRIDS[name][0], name)]
     evaluation = Evaluation(settings, variants, ManualClock(NOW_MS))
     evaluation.learn(read_recording(file, 64, now_ms=NOW_MS, limit=600), NOW_MS)
     own, first = evaluation.result().lines

@@ -259,6 +259,10 @@ class Site:
         }
         return [f"{key}={value}" for key, value in values.items()]
 
+    def options(self, worker: str = "worker-0") -> list[str]:
+        """Return a worker's configuration as arguments of any command."""
+        return [word for text in self.sets(worker) for word in ("--set", text)]
+
     def configured(self, worker: str = "worker-0") -> Settings:
         """Return a worker's settings."""
         return load_settings(None, self.sets(worker), {})
@@ -277,9 +281,10 @@ class Site:
     def start(self, command: str, *args: str, worker: str = "worker-0", program: str = "") -> Process:
         """Start a command with this site's configuration; `args` may set other values."""
         self._started += 1
-        options = (word for text in self.sets(worker) for word in ("--set", text))
         name = f"{self._started:02d}-{command}-{worker}"
-        process = Process(command, *options, *args, folder=self.folder, name=name, program=program)
+        process = Process(
+            command, *self.options(worker), *args, folder=self.folder, name=name, program=program
+        )
         return self._open.enter_context(process)
 
     def run(self, worker: str = "worker-0") -> Process:

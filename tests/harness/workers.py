@@ -96,7 +96,7 @@ class Worker:
             wrap("sink", self.sink),
             self.clock,
             observer or Observer(),
-            None if items is None else MemoryItems(items, at_a_time=2),
+            None if items is None else MemoryItems(items, max_records=2),
         )
         self.survival: Durability | None = None
         if path := folder or settings.checkpoint.path:
