@@ -90,11 +90,9 @@ def append(log: MemoryLog, user: str, item: str, kind: str = "click", time_ms: i
     log.append(msgspec.json.encode(value), key=user.encode(), timestamp=NOW_MS)
 
 
-def lived(
-    settings: Settings, log: MemoryLog, outbox: Outbox, folder: Path | None = None, test_all: bool = False
-) -> Recommender:
+def lived(settings: Settings, log: MemoryLog, outbox: Outbox, folder: Path | None = None) -> Recommender:
     """Let a service live until the log is read, and stop it."""
-    learner = Recommender(settings, test_all=test_all)
+    learner = Recommender(settings)
     source = MemorySource(log)
     decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
     clock = ManualClock(NOW_MS)

@@ -11,9 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from contracts.toy_model import TOY
 from harness.kills import SETTINGS, checkpoints, kill_and_compare
 from harness.service import STOP_S, Sent, Site
 from harness.truth import Truth, shopping, spoiled, write_csv
+
+from pipeline.models.registry import MODELS
 
 pytestmark = pytest.mark.kafka
 MakeSite = Callable[..., Site]
@@ -31,6 +34,17 @@ def test_five_kills_change_nothing(broker: str, make_site: MakeSite) -> None:
     assert outcome.faults == []
     assert checkpoints(site) > 5
     assert max(outcome.learned_at_kills) < EVENTS, "the kills came after all was learned"
+
+
+@pytest.mark.parametrize("model", ["sasrec", "ncf", "toy"])
+def test_five_kills_change_nothing_for_a_torch_model(
+    embedded_broker: str, make_site: MakeSite, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MODELS, "toy", TOY)
+    now_ms = time.time_ns() // 1_000_000
+    stream = spoiled(shopping(EVENTS // 4, SEED, now_ms), SEED, now_ms)
+    site = make_site(embedded_broker, settings={**SETTINGS, "model.name": model})
+    assert kill_and_compare(site, stream, SEED).faults == []
 
 
 def test_workers_that_come_and_go_lose_and_double_nothing(

@@ -24,6 +24,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
+from contracts.toy_model import TOY
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as KafkaPartition
 from kafka.admin import MemberToRemove
@@ -33,6 +34,7 @@ from harness.clients import QUICK, lying_on
 from pipeline.app import cli
 from pipeline.app.config import load_settings
 from pipeline.app.inspection import Opened, describe, open_newest
+from pipeline.models.registry import MODELS
 from pipeline.persistence.journal import Journal
 from pipeline.settings import Settings
 from producers.kafka.client import producer_options
@@ -83,6 +85,7 @@ def run_forked(args: Sequence[str], environment: Mapping[str, str], out: Path, e
         os.dup2(os.open(path, os.O_RDWR), descriptor)
     os.environ.clear()
     os.environ.update(environment)
+    MODELS["toy"] = TOY  # as a file of a newcomer's would be
     sys.exit(cli.main(args))
 
 
