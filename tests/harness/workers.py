@@ -100,7 +100,8 @@ class Worker:
         )
         self.survival: Durability | None = None
         if path := folder or settings.checkpoint.path:
-            journal = Journal(Path(path) / settings.kafka.worker_id, keep_all=self.keep_all)
+            journal_folder = Path(settings.checkpoint.journal or path) / settings.kafka.worker_id
+            journal = Journal(journal_folder, keep_all=self.keep_all)
             self.survival = Durability(Checkpoints(UrlFolder(path), settings), journal)
         self.loop = Loop(wrap("learner", self.learner), adapters, settings, self.survival)
 
