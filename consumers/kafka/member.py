@@ -45,6 +45,7 @@ class Member:
         self._parked: _Call | None = None  # came during `keep_alive`, waits for the next `poll`
         self._join: Future | None = None  # the join under way
         self._failure: Exception | None = None  # of the listener
+        self._lost = False  # whether partitions were lost since the last join
         self._wait_s, self._may_call, self._in_call, self._closing = JOIN_WAIT_S, True, False, False
         # The client's ways into a join, and from its answer to the new assignment. There are no public ones.
         self._joined_async = self._coordinator.ensure_active_group_async
@@ -70,6 +71,11 @@ class Member:
         if self._in_call or self._parked is not None:
             return {}
         return self._poll(KEEP_ALIVE_WAIT_S, may_call=False)
+
+    @property
+    def joining(self) -> bool:
+        """Whether a join is under way outside of a listener call: a commit would have an old generation."""
+        return self._join is not None and not self._in_call
 
     def rejoin(self) -> None:
         """Join the group again at the next `poll`, so that its leader assigns the partitions again."""
@@ -113,6 +119,11 @@ class Member:
             self._join = None
             if join.exception is not None:
                 raise join.exception
+            if (
+                self._lost
+            ):  # the leader may have withheld what this member told that it owned, before the loss
+                self._lost = False
+                self._coordinator.request_rejoin()
             if not self._coordinator.need_rejoin():
                 return True
 
@@ -167,6 +178,7 @@ class Member:
         except Exception as error:
             self._failure = self._failure or error
         finally:
+            self._lost = self._lost or call.event == "lost"
             if call.event == "revoked":  # the client now joins again, to have them given to others
                 time.sleep(REVOKED_PAUSE_S)
             self._in_call = False

@@ -122,6 +122,8 @@ class KafkaSource:
         Raise `CommitRefused` when the group is being rebalanced, this member is not in it any more, or the
         broker did not answer within `COMMIT_WAIT_S`: poll, and commit again what is still assigned.
         """
+        if self._fetcher.member.joining:  # the broker would take it for a member that was left behind
+            raise CommitRefused("offsets were not committed: a join is under way; poll, commit again")
         theirs = {KafkaPartition(*source): OffsetAndMetadata(offset) for source, offset in offsets.items()}
         began = time.monotonic()
         wait_s = min(COMMIT_WAIT_S, self._kafka.broker_timeout_s)

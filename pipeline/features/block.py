@@ -67,14 +67,21 @@ class Block(NamedTuple):
 
 
 @inlined
+def _first_place(m, mask):  # type: ignore[no-untyped-def]
+    """Return where a hash table is searched first for item row `m`; unsigned, so that no index is negative."""
+    return (np.uint64(m) * np.uint64(2654435761) >> np.uint64(7)) & mask
+
+
+@inlined
 def find_slot(block, b, m):  # type: ignore[no-untyped-def]
     """Return the slot of item row `m` in query b's list, -1 where it has none."""
-    mask = block.key_BH.shape[1] - 1
-    h = (m * np.int64(2654435761) >> 7) & mask
-    while block.key_BH[b, h] >= 0:
-        if block.key_BH[b, h] == m:
+    keys = block.key_BH[b]
+    mask = np.uint64(keys.shape[0] - 1)
+    h = _first_place(m, mask)
+    while keys[h] >= 0:
+        if keys[h] == m:
             return np.int64(block.slot_BH[b, h])
-        h = (h + 1) & mask
+        h = (h + np.uint64(1)) & mask
     return np.int64(-1)
 
 
@@ -92,16 +99,17 @@ def slot_of(block, b, m, limit):  # type: ignore[no-untyped-def]
     """
     if m < 0:
         return np.int64(-1)
-    mask = block.key_BH.shape[1] - 1
-    h = (m * np.int64(2654435761) >> 7) & mask
-    while block.key_BH[b, h] >= 0:
-        if block.key_BH[b, h] == m:
+    keys = block.key_BH[b]
+    mask = np.uint64(keys.shape[0] - 1)
+    h = _first_place(m, mask)
+    while keys[h] >= 0:
+        if keys[h] == m:
             return np.int64(block.slot_BH[b, h])
-        h = (h + 1) & mask
+        h = (h + np.uint64(1)) & mask
     n = np.int64(block.count_B[b])
     if n >= limit or not may_show(block, b, m):
         return np.int64(-1)
-    block.key_BH[b, h], block.slot_BH[b, h] = m, n
+    keys[h], block.slot_BH[b, h] = m, n
     block.rows_BC[b, n] = m
     for f in range(block.features_BCF.shape[2]):
         block.features_BCF[b, n, f] = np.float32(0)
