@@ -68,7 +68,7 @@ class Block(NamedTuple):
 
 @inlined
 def _first_place(m, mask):  # type: ignore[no-untyped-def]
-    """Return where a hash table is searched first for item row `m`; unsigned, so that no index is negative."""
+    """Return the first place of item row `m` in a hash table; unsigned, so that no index is negative."""
     return (np.uint64(m) * np.uint64(2654435761) >> np.uint64(7)) & mask
 
 
