@@ -67,22 +67,23 @@ class Block(NamedTuple):
 
 
 @inlined
-def _first_place(m, mask):  # type: ignore[no-untyped-def]
-    """Return the first place of item row `m` in a hash table; unsigned, so that no index is negative."""
-    return (np.uint64(m) * np.uint64(2654435761) >> np.uint64(7)) & mask
+def _place_of(keys_H, m):  # type: ignore[no-untyped-def]
+    """Return the place of item row `m` in a query's hash table, else the empty one where it belongs.
+
+    Unsigned, so that no index can be negative.
+    """
+    mask = np.uint64(keys_H.shape[0] - 1)
+    h = (np.uint64(m) * np.uint64(2654435761) >> np.uint64(7)) & mask
+    while keys_H[h] >= 0 and keys_H[h] != m:
+        h = (h + np.uint64(1)) & mask
+    return h
 
 
 @inlined
 def find_slot(block, b, m):  # type: ignore[no-untyped-def]
     """Return the slot of item row `m` in query b's list, -1 where it has none."""
-    keys = block.key_BH[b]
-    mask = np.uint64(keys.shape[0] - 1)
-    h = _first_place(m, mask)
-    while keys[h] >= 0:
-        if keys[h] == m:
-            return np.int64(block.slot_BH[b, h])
-        h = (h + np.uint64(1)) & mask
-    return np.int64(-1)
+    h = _place_of(block.key_BH[b], m)
+    return np.int64(block.slot_BH[b, h]) if block.key_BH[b, h] >= 0 else np.int64(-1)
 
 
 @inlined
@@ -99,17 +100,14 @@ def slot_of(block, b, m, limit):  # type: ignore[no-untyped-def]
     """
     if m < 0:
         return np.int64(-1)
-    keys = block.key_BH[b]
-    mask = np.uint64(keys.shape[0] - 1)
-    h = _first_place(m, mask)
-    while keys[h] >= 0:
-        if keys[h] == m:
-            return np.int64(block.slot_BH[b, h])
-        h = (h + np.uint64(1)) & mask
+    keys_H = block.key_BH[b]
+    h = _place_of(keys_H, m)
+    if keys_H[h] >= 0:
+        return np.int64(block.slot_BH[b, h])
     n = np.int64(block.count_B[b])
     if n >= limit or not may_show(block, b, m):
         return np.int64(-1)
-    keys[h], block.slot_BH[b, h] = m, n
+    keys_H[h], block.slot_BH[b, h] = m, n
     block.rows_BC[b, n] = m
     for f in range(block.features_BCF.shape[2]):
         block.features_BCF[b, n, f] = np.float32(0)

@@ -43,7 +43,7 @@ def no_recipients(batch: Batch) -> Recipients:
 
 
 def recipients(state: State, batch: Batch, now_ms: int, rank: RankConfig) -> Recipients:
-    """Return the users whose lists are made with this batch; they are no longer pending."""
+    """Return the users who get a list with this batch; their rankings are no longer pending."""
     held_B = state.partition_of.partition.data[batch.user_B] >= 0  # else evicted with this very batch
     age_ms_B = np.where(batch.append_ms_B > 0, now_ms - batch.append_ms_B, 0)
     late_B = age_ms_B > rank.backlog_after_s * 1000
