@@ -20,7 +20,7 @@ from pipeline.models import optimizer
 from pipeline.models.attention_net import Attention, side_buckets
 from pipeline.models.embeddings import Table, dot_candidates, dot_gradients
 from pipeline.models.gate import Gate, add_features, add_training_features, coefficient_gradient
-from pipeline.models.loss import Logits, Loss, softmax_loss
+from pipeline.models.loss import Logits, Loss, ranks_of, softmax_loss
 from pipeline.models.model import (
     FloatArray,
     IntArray,
@@ -30,7 +30,6 @@ from pipeline.models.model import (
     Targets,
     TrainingCandidates,
     TrainResult,
-    ranks_within,
 )
 from pipeline.models.torch_parameters import TorchParameters
 from pipeline.state.queries import Queries
@@ -104,9 +103,8 @@ class AttentionModel(Store):
             coef = self.gate.coefficients(candidates.gate_inputs)
             add_training_features(coef, queries, training, logits)
         loss = softmax_loss(logits, training, targets.weight_B)
-        ranks = ranks_within(logits.candidates_N, training, targets, loss.below_B)
+        ranks = ranks_of(loss, logits, training, targets)
         taught_B = training.place_B >= -1
-        ranks = ranks._replace(loss_B=np.where(taught_B, loss.loss_B, np.float32(np.nan)))
         if not taught_B.any():
             return TrainResult(ranks, float("nan"), 0.0, "no_target")
         mean = float(loss.loss_B[taught_B].mean())

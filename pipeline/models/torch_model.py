@@ -19,7 +19,7 @@ from pipeline.features.gate_inputs import GATE
 from pipeline.models.attention_net import side_buckets
 from pipeline.models.embeddings import Table
 from pipeline.models.gate import Gate, add_features, add_training_features, coefficient_gradient
-from pipeline.models.loss import Logits, softmax_loss
+from pipeline.models.loss import Logits, ranks_of, softmax_loss
 from pipeline.models.model import (
     FloatArray,
     IntArray,
@@ -196,8 +196,7 @@ class TorchModel(Store):
             coef = self.gate.coefficients(candidates.gate_inputs)
             add_training_features(coef, queries, training, logits)
         loss = softmax_loss(logits, training, targets.weight_B)
-        ranks = ranks_within(logits.candidates_N, training, targets, loss.below_B)
-        ranks = ranks._replace(loss_B=np.where(taught_B, loss.loss_B, np.float32(np.nan)))
+        ranks = ranks_of(loss, logits, training, targets)
         mean = float(loss.loss_B[taught_B].mean())
         slopes = np.concatenate([part.reshape(-1) for part in loss.slopes])
         outputs.backward(torch.from_numpy(slopes))  # type: ignore[no-untyped-call]
