@@ -233,8 +233,9 @@ def test_partitions_and_offsets_are_known_before_the_start(world: World, source:
     fill(world, 4)
     world.trim(0, 2)
     assert source.partitions() == both(world)
-    assert list(source.start_offsets(both(world)).values()) == [2, 0]
-    assert list(source.end_offsets(both(world)).values()) == [4, 0]
+    first, second = both(world)
+    assert source.start_offsets(both(world)) == {first: 2, second: 0}
+    assert source.end_offsets(both(world)) == {first: 4, second: 0}
     assert source.generation() == 0
 
 
