@@ -5,7 +5,8 @@
 
 Kang and McAuley, "Self-attentive sequential recommendation" (ICDM 2018). Trained at its newest position, as
 every model here: events come one after the other, so that each position of a window has been the newest once.
-No dropout: an event is seen once, so there is nothing to overfit in many passes. Axes as in torch_model.py.
+With `all_positions` each earlier position is trained again with every event, as in the paper, to predict the
+item after it, by a softmax over that item and the batch's uniform negatives. No dropout: an event is seen once, so there is nothing to overfit in many passes. Axes as in torch_model.py.
 """
 
 from typing import Annotated
@@ -25,6 +26,7 @@ class SasRecConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     history: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50  # newest interactions that it attends to
     blocks: Annotated[int, msgspec.Meta(ge=1, le=8)] = 2
     heads: Annotated[int, msgspec.Meta(ge=1, le=16)] = 2  # `dim` is a multiple of it
+    all_positions: bool = False
     count_features: bool = True
 
     def __post_init__(self) -> None:
@@ -32,7 +34,7 @@ class SasRecConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError(f"dim = {self.dim}, heads = {self.heads}: expected a multiple of heads as dim")
 
 
-class _Net(nn.Module):
+class SasRecNet(nn.Module):
     def __init__(self, config: SasRecConfig) -> None:
         super().__init__()
         dim, self.heads = config.dim, config.heads
@@ -46,7 +48,7 @@ class _Net(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, items_BLD: Tensor, empty_BL: Tensor) -> Tensor:
-        """Return user vectors [B, D] of windows, newest first; 0 for an empty one."""
+        """Return the vectors of every place of windows [B, L, D], newest first; 0 for an empty place."""
         length = items_BLD.shape[1]
         # oldest first; places that hold nothing are the first ones and attend to themselves alone
         x_BLD = (items_BLD + self.position[:length]).flip(1)
@@ -55,8 +57,8 @@ class _Net(nn.Module):
         mask_BLL = causal_LL | (empty_BL[:, None, :] & ~torch.eye(length, dtype=torch.bool))
         for block in self.blocks:
             x_BLD = block(x_BLD, src_mask=mask_BLL.repeat_interleave(self.heads, 0))
-        user_BD: Tensor = self.norm(x_BLD[:, -1]) * ~empty_BL[:, -1:]
-        return user_BD
+        vectors_BLD: Tensor = (self.norm(x_BLD) * ~empty_BL[:, :, None]).flip(1)
+        return vectors_BLD
 
 
 class SasRecModel(TorchModel):
@@ -64,14 +66,25 @@ class SasRecModel(TorchModel):
 
     def __init__(self, context: ModelContext, name: str, config: SasRecConfig) -> None:
         super().__init__(context, name, config.count_features)
-        self._history = config.history
+        self._history, self._all_positions = config.history, config.all_positions
         self.item_table("item", config.dim)
-        self.net = self.seeded(lambda: _Net(config))
+        self.net = self.seeded(lambda: SasRecNet(config))
         self.ready()
 
     def logits(self, batch: TorchBatch) -> Tensor:
         """Return the inner products of user vectors and item embeddings [P]."""
         items_RD = batch.items()
-        newest = slice(0, self._history)
-        user_BD: Tensor = self.net(items_RD[batch.window_BL[:, newest]], batch.empty_BL[:, newest])
-        return batch.dot(user_BD, items_RD)
+        window_BL, empty_BL = batch.window_BL[:, : self._history], batch.empty_BL[:, : self._history]
+        vectors_BLD: Tensor = self.net(items_RD[window_BL], empty_BL)
+        if self._all_positions and batch.n_negatives:
+            earlier = ~empty_BL[:, 1:]
+            vectors_ND, item_N = vectors_BLD[:, 1:][earlier], window_BL[:, :-1][earlier]
+            batch.add_loss(sampled_softmax(vectors_ND, item_N, batch.negatives_S, items_RD))
+        return batch.dot(vectors_BLD[:, 0], items_RD)
+
+
+def sampled_softmax(vectors_ND: Tensor, item_N: Tensor, negatives_S: Tensor, items_RD: Tensor) -> Tensor:
+    """Return the sum of the cross entropies of items [N] against the same negatives; all are rows of items."""
+    own_N = (vectors_ND * items_RD[item_N]).sum(1)
+    others_NS = (vectors_ND @ items_RD[negatives_S].T).masked_fill(negatives_S == item_N[:, None], -torch.inf)
+    return (torch.cat((own_N[:, None], others_NS), 1).logsumexp(1) - own_N).sum()

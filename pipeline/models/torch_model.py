@@ -70,6 +70,12 @@ class TorchBatch:
         self.empty_BL = torch.from_numpy(window_BL < 0)
         self.item_P = torch.from_numpy(places[window_BL.size : -1].copy())
         self.query_P = torch.from_numpy(np.concatenate(query_P))
+        self.negatives_S = self.item_P[self.n_pairs : self.n_pairs + self.n_negatives]
+        self.losses: list[Tensor] = []
+
+    def add_loss(self, loss: Tensor) -> None:
+        """Train on this loss too, a sum over queries, beside that of the targets."""
+        self.losses.append(loss)
 
     def items(self, table: str = "item") -> Tensor:
         """Return a table's distinct item rows [R, D], which `window_BL` and `item_P` index; 0 for none."""
@@ -92,8 +98,7 @@ class TorchBatch:
         pairs = (user_BD[self.query_P[own]] * items_RD[self.item_P[own]]).sum(1)
         if not self.n_negatives:
             return pairs
-        negatives = items_RD[self.item_P[self.n_pairs : self.n_pairs + self.n_negatives]]
-        return torch.cat((pairs, (user_BD @ negatives.T).reshape(-1)))
+        return torch.cat((pairs, (user_BD @ items_RD[self.negatives_S].T).reshape(-1)))
 
     def _leaf(self, table: str, rows: IntArray) -> Tensor:
         if table not in self._leaves:
@@ -199,7 +204,8 @@ class TorchModel(Store):
         ranks = ranks_of(loss, logits, training, targets)
         mean = float(loss.loss_B[taught_B].mean())
         slopes = np.concatenate([part.reshape(-1) for part in loss.slopes])
-        outputs.backward(torch.from_numpy(slopes))  # type: ignore[no-untyped-call]
+        gradients = (torch.from_numpy(slopes), *(None for _ in batch.losses))
+        torch.autograd.backward((outputs, *batch.losses), gradients)
         found, norms = [], [self.parameters.norm()]
         for name, (rows, gradient) in batch.gradients().items():
             sums = self.tables[name].begin(rows.size)

@@ -18,6 +18,7 @@ from pipeline.state.queries import Queries, list_queries, training_queries
 from pipeline.state.tables import LIVE
 
 WITHOUT = "attention without count features"
+ALL_POSITIONS = "sasrec at all positions"
 COUNTING = (
     "popularity",
     "recent_popularity",
@@ -26,7 +27,7 @@ COUNTING = (
 TYPES = ("click", "click", "buy", "view", "dislike", "impression")
 
 
-@pytest.fixture(params=[*MODELS, WITHOUT, "toy"])
+@pytest.fixture(params=[*MODELS, WITHOUT, ALL_POSITIONS, "toy"])
 def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setitem(MODELS, "toy", TOY)
     return str(request.param)
@@ -35,6 +36,8 @@ def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 def settings_of(name: str) -> Settings:
     """Return settings that serve a model; buys exclude, and every item that may be shown is a candidate."""
     model: dict[str, Any] = {"features": "none"} if name == WITHOUT else {}
+    if name == ALL_POSITIONS:
+        model = {"tables": {"sasrec": {"dim": 8, "history": 8, "all_positions": True}}}
     return small_settings(name=name.split()[0], exclude=["buy"], limits=LimitsConfig(items=36), **model)
 
 
