@@ -84,7 +84,7 @@ class SasRecModel(TorchModel):
 
 
 def sampled_softmax(vectors_ND: Tensor, item_N: Tensor, negatives_S: Tensor, items_RD: Tensor) -> Tensor:
-    """Return the sum of the cross entropies of items [N] against the same negatives; all are rows of items."""
+    """Return the sum of the cross entropies of item rows [N] against the same negatives."""
     own_N = (vectors_ND * items_RD[item_N]).sum(1)
     others_NS = (vectors_ND @ items_RD[negatives_S].T).masked_fill(negatives_S == item_N[:, None], -torch.inf)
     return (torch.cat((own_N[:, None], others_NS), 1).logsumexp(1) - own_N).sum()
