@@ -5,8 +5,9 @@
 
 Kang and McAuley, "Self-attentive sequential recommendation" (ICDM 2018). Trained at its newest position, as
 every model here: events come one after the other, so that each position of a window has been the newest once.
-With `all_positions` each earlier position is trained again with every event, as in the paper, to predict the
-item after it, by a softmax over that item and the batch's uniform negatives. No dropout: an event is seen once, so there is nothing to overfit in many passes. Axes as in torch_model.py.
+With `all_positions` each event also trains every earlier position again, as in the paper, to predict the item
+after it, by a softmax over that item and the batch's uniform negatives. No dropout: an event is seen once, so
+there is nothing to overfit in many passes. Axes as in torch_model.py.
 """
 
 from typing import Annotated
