@@ -1,7 +1,6 @@
 """The view of the demo: a live screen on a terminal, a line every few seconds anywhere else."""
 
 import logging
-import sys
 from collections import deque
 from time import perf_counter
 from typing import TextIO
@@ -9,9 +8,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.live import Live
 
-from pipeline.app.demo.progress import Progress
+from pipeline.app.demo.progress import Progress, alarm_text, line
 from pipeline.app.demo.screen import screen
-from pipeline.app.demo.text import alarm_text, line
 from pipeline.events.records import DriftAlarm
 
 REFRESH_S = 0.25  # of the screen, at least
@@ -27,8 +25,7 @@ class View:
     picture and the lines logged since then are printed on the normal screen.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        stream = stream or sys.stderr
+    def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream, highlight=False)
         # the stream itself: for rich a file is a terminal too where FORCE_COLOR is set
         drawable = self._console.encoding.startswith("utf") and not self._console.is_dumb_terminal
@@ -53,8 +50,7 @@ class View:
         self._live.stop()
         self._live = None
         if self._progress is not None:
-            width, height = self._console.size
-            self._console.print(screen(self._progress, width, height), soft_wrap=True)
+            self._console.print(screen(self._progress, *self._console.size), soft_wrap=True)
         for text in self._log.restore():
             self.print(text)
 
@@ -87,8 +83,7 @@ class View:
             self._log.install()
             self._live.start()
         began_s = perf_counter()
-        width, height = self._console.size
-        self._live.update(screen(progress, width, height), refresh=True)
+        self._live.update(screen(progress, *self._console.size), refresh=True)
         self._pause_s = max(REFRESH_S, (perf_counter() - began_s) / MAX_TIME_SHARE)
 
 
@@ -106,13 +101,10 @@ class _LogBuffer(logging.Handler):
     def install(self) -> None:
         """Replace the root logger's handlers."""
         root = logging.getLogger()
-        self._others = root.handlers
+        self._others, root.handlers = root.handlers, [self]
         self.setFormatter(next((one.formatter for one in self._others if one.formatter), None))
-        root.handlers = [self]
 
     def restore(self) -> list[str]:
         """Restore the handlers; return the lines that were kept."""
         logging.getLogger().handlers = self._others
-        lines = list(self._lines)
-        self._lines.clear()
-        return lines
+        return list(self._lines)
