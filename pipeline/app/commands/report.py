@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             f"also holds checkpoints of {others}."
         )
     models = {name: Extra(name) for name in recommender.quality.models}
-    report = gather(recommender, models, f"afresh report: {origin}", facts, recommender.settings, notes)
+    report = gather(recommender, models, f"afresh report: {origin}", facts, notes)
     write(args.out, "--out", page(report, SystemClock().now_ms()))
     print(f"report: {args.out}, {origin}, {manifest.events_learned:,} events")
     return 0

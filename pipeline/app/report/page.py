@@ -1,17 +1,21 @@
 """The page of a report: one HTML file that loads nothing from the network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.app.report.gather import Floats, Report, day
+from pipeline.app.evaluation import as_words
+from pipeline.app.report.gather import Extra, Fact, Floats, Report, day, gather, write
 from pipeline.app.report.plots import PARTS, plots
 from pipeline.evaluation.curves import NEGATIVES
 from pipeline.evaluation.exposure import gini, share_of_most
 from pipeline.evaluation.rank_metrics import COLD_EVENTS
+from pipeline.service.clock import SystemClock
+from pipeline.service.prequential import Evaluation, Result
 
 MAX_ALARM_ROWS = 20  # of the table; the plots mark all that are kept
 
@@ -25,7 +29,35 @@ class GridRow(NamedTuple):
     chosen: bool
 
 
-def page(report: Report, now_ms: int, grids: list[GridRow] | None = None) -> str:
+def write_report(
+    path: Path, figures: dict[str, Any], evaluation: Evaluation, result: Result, notes: list[str]
+) -> None:
+    """Write the page of `evaluate`: `figures` is its JSON document, `notes` are shown at the top.
+
+    Raise `UsageError` when it can't be written.
+    """
+    models = {
+        line.variant.name: Extra(label, figures["models"][label]["events_per_s"])
+        for label, line in result.best().items()
+    }
+    name = Path(figures["file"]).name
+    again = "may be recommended again" if figures["repeats"] else "are excluded from a user's lists"
+    facts = [
+        Fact("file", f"{name}, {sum(figures['rejected'].values()):,} rows rejected"),
+        Fact("batches", f"of {figures['batch']} events, predicted, then learned, together"),
+        Fact("consumed items", again),
+        Fact("time taken", f"{figures['seconds']:,.1f} s"),
+    ]
+    grids = [
+        GridRow(model, as_words(each["settings"]), each["ndcg@10"], each["settings"] == line["settings"])
+        for model, line in figures["models"].items()
+        for each in line.get("grid", [])
+    ]
+    report = gather(evaluation.recommender, models, f"afresh evaluate: {name}", facts, notes)
+    write(path, "--report", page(report, SystemClock().now_ms(), grids))
+
+
+def page(report: Report, now_ms: int, grids: Sequence[GridRow] = ()) -> str:
     """Return the page, with all text from outside escaped."""
     environment = Environment(
         loader=PackageLoader("pipeline.app.report", "."), autoescape=True, undefined=StrictUndefined
@@ -38,14 +70,14 @@ def page(report: Report, now_ms: int, grids: list[GridRow] | None = None) -> str
         tiles=_tiles(report),
         ratios=["-" if (ratio := report.ratio(line)) is None else f"{ratio:.3f}" for line in report.lines],
         timed=any(line.events_per_s is not None for line in report.lines),
-        grids=grids or [],
+        grids=grids,
         plots=plots(report),
         alarms=report.alarms[-MAX_ALARM_ROWS:],
         parts=PARTS,
         cold=COLD_EVENTS,
         negatives=NEGATIVES,
         chance=figure(1 / (1 + NEGATIVES)),
-        unknown=_unknown(first.curve.unknown, first.figures["tests"]),
+        unknown=first.curve.unknown and _unknown(first.curve.unknown, first.figures["tests"]),
         spread=_spread(report),
         version=version("afresh"),
         made=day(now_ms),
@@ -95,8 +127,6 @@ def _tiles(report: Report) -> list[tuple[str, str]]:
 
 
 def _unknown(unknown: int, tests: int) -> str:
-    if not unknown:
-        return ""
     return (
         f"{unknown:,} of {tests:,} tests ({unknown / tests:.1%}) were of items not known before their batch, "
         "which no model can rank: they are misses in the table above and not counted here."
