@@ -22,7 +22,7 @@ from consumers.memory import MemoryLog, MemorySource
 from pipeline.app import cli
 from pipeline.app.commands import demo as command
 from pipeline.app.demo.progress import summary_lines
-from pipeline.app.demo.show import Demo, Latency, Speed
+from pipeline.app.demo.show import Demo, Latency
 from pipeline.app.demo.view import View
 from pipeline.errors import AfreshError
 from pipeline.evaluation.rank_metrics import RankMetrics
@@ -251,15 +251,6 @@ def test_records_without_a_plausible_time_are_in_no_latency():
     demo = Stage().demo
     demo.delivered(Delivered(1, {}, np.array([0, NOW_MS - 30])), NOW_MS)
     assert demo.latency.percentile(1.0) == 30
-
-
-def test_speed_is_that_of_the_last_two_seconds():
-    speed = Speed()
-    assert speed.over(0, 0.0) == 0.0
-    assert speed.over(100, 1.0) == 100.0
-    for second in range(2, 10):
-        latest = speed.over(100 + 500 * second, float(second))
-    assert latest == 500.0
 
 
 def test_the_demo_keeps_its_own_broker_topics_and_records_and_the_users_model():

@@ -247,8 +247,9 @@ def test_the_view_takes_no_more_than_its_share_of_the_time(terminal, monkeypatch
         assert view.due(1.0 + 0.1 / MAX_TIME_SHARE)
 
 
-def test_what_is_logged_while_the_screen_is_taken_comes_at_the_end(terminal):
-    handlers = logging.getLogger().handlers
+def test_what_is_logged_while_the_screen_is_taken_comes_at_the_end(terminal, monkeypatch):
+    handlers = [logging.StreamHandler(terminal)]
+    monkeypatch.setattr(logging.getLogger(), "handlers", handlers)
     with View(terminal) as view:
         view.show(progress(), now_s=0.0)
         logging.getLogger("afresh.test").warning("the broker is slow")

@@ -72,7 +72,7 @@ def flatten(value: Mapping[str, object], prefix: str = "", depth: int = 4) -> It
 def options(
     setting: str, current: str | Sequence[str], sample: Sequence[Paths], keys: Sequence[str] = ()
 ) -> list[Option]:
-    """Return the values to try for a field's name: unchanged first, then by the records that they cover.
+    """Return the values to try for a field's name: unchanged, the likeliest others, these as second choice.
 
     `keys` are the keys of the sample's records, where the field may be read from the key.
     """
@@ -82,36 +82,43 @@ def options(
         equal = [path for path in paths if [str(each.get(path)) for each in sample] == list(keys)]
         ranks = dict.fromkeys(equal or [KEY_FIELD], UNUSUAL_COST)
     present = [name for name in names_of(current) if any(holds(record, name) for record in sample)]
-    new = sorted((path for path in ranks if path not in present), key=ranks.__getitem__)[: 2 * MAX_OPTIONS]
-    found: list[tuple[float, str | list[str]]] = [(1 + ranks[path], path) for path in new]
-    found += [(1.5 + ranks[path], [*present, path]) for path in new if present]
-    found += [(1.5 + ranks[one], [one, two]) for one, two in itertools.combinations(new, 2)]
-
-    def covered(option: tuple[float, str | list[str]]) -> tuple[int, float]:
-        names = names_of(option[1])
-        return -sum(KEY_FIELD in names or holds(record, *names) for record in sample), option[0]
-
-    return [UNCHANGED, *sorted(found, key=covered)[:MAX_OPTIONS]]
+    new = sorted((1 + rank, path) for path, rank in ranks.items() if path not in present)[:MAX_OPTIONS]
+    if present:
+        also = [(cost + 0.5, [*present, path]) for cost, path in new]
+    else:
+        also = [(cost + 0.5, [one, two]) for (cost, one), (_, two) in itertools.combinations(new, 2)]
+    return [UNCHANGED, *new, *also]
 
 
 def best(
-    per_setting: Mapping[str, Sequence[Option]], reads: Callable[[Changes], int], wanted: int
+    settings: Settings,
+    per_setting: Mapping[str, Sequence[Option]],
+    count: Callable[[Settings], int],
+    wanted: int,
 ) -> Changes:
     """Return the changes under which most is read, the likeliest of equals; {} where none helps.
 
-    `reads` counts what is read under changes; the search ends at `wanted`.
+    `count` returns what is read under settings; the search ends at `wanted`.
     """
     found: Changes = {}
-    most = reads({})
+    most = count(settings)
     combinations = itertools.product(*per_setting.values())
     for chosen in sorted(combinations, key=lambda each: sum(cost for cost, _ in each)):
         if most >= wanted:
             break
         pairs = zip(per_setting, chosen, strict=True)
         changes = {setting: value for setting, (_, value) in pairs if value is not None}
-        if (count := reads(changes)) > most:
-            found, most = changes, count
+        if (read := reads(settings, changes, count)) > most:
+            found, most = changes, read
     return found
+
+
+def reads(settings: Settings, changes: Changes, count: Callable[[Settings], int]) -> int:
+    """Return what is read under changes; 0 where they are not valid."""
+    try:
+        return count(with_changes(settings, changes))
+    except UsageError:  # also for two fields under one name
+        return 0
 
 
 def with_changes(settings: Settings, changes: Changes) -> Settings:
@@ -127,18 +134,6 @@ def with_changes(settings: Settings, changes: Changes) -> Settings:
         return msgspec.convert(plain, Settings)
     except msgspec.ValidationError as error:
         raise UsageError(str(error)) from None
-
-
-def counter(settings: Settings, count: Callable[[Settings], int]) -> Callable[[Changes], int]:
-    """Return a function that counts what is read under changes; 0 where they are not valid."""
-
-    def reads(changes: Changes) -> int:
-        try:
-            return count(with_changes(settings, changes))
-        except UsageError:  # also for two fields under one name
-            return 0
-
-    return reads
 
 
 def as_toml(changes: Changes) -> str:

@@ -109,9 +109,8 @@ def _missing(use: TopicUse, seen: Survey, settings: Settings) -> Finding:
     about = f"topic {use.name}"
     create = f"afresh check --create-topics, or: {_create_command(use, seen, settings)}"
     if use.key == "events":
-        ours = {each.name for each in topic_uses(settings)}
-        others = [name for name in seen.names if name not in ours and not name.startswith("_")]
-        similar = ", ".join(difflib.get_close_matches(use.name, others, 3, 0.4))
+        others = {*seen.names} - {each.name for each in topic_uses(settings)}
+        similar = ", ".join(difflib.get_close_matches(use.name, sorted(others), 3, 0.4))
         correct = "correct topics.events" + (f" (there is {similar})" if similar else "")
         return fault(about, "does not exist: there is nothing to learn from", f"{correct}, or {create}")
     if use.key == "items":
@@ -191,11 +190,10 @@ def _partition_counts(seen: Survey, settings: Settings) -> Iterator[Finding]:
     """Yield a warning where the events topics have different numbers of partitions."""
     topics = (seen.topics[name] for name in settings.topics.event_topics())
     counts = {topic.name: topic.partitions for topic in topics if topic.partitions}
-    most = max(counts.values(), default=0)
-    smaller = [name for name, count in counts.items() if count < most]
-    if smaller:
+    if len({*counts.values()}) > 1:
+        smallest, most = min(counts, key=counts.__getitem__), max(counts.values())
         found = ", ".join(f"{name} has {count}" for name, count in counts.items())
-        alter = _command(settings.kafka, "topics", f"--alter --topic {smaller[0]} --partitions {most}")
+        alter = _command(settings.kafka, "topics", f"--alter --topic {smallest} --partitions {most}")
         yield warn(
             "partitions of the events topics",
             f"{found}: a user's events lie in partitions of different numbers, and may go to several workers",
@@ -225,15 +223,13 @@ def _allowed(operation: str, rights: Rights) -> str:
 def _duration(milliseconds: int | None) -> str:
     """Return a duration in words.
 
-    >>> _duration(604_800_000), _duration(90_000), _duration(-1)
-    ('7 days', '1.5 min', 'ever')
+    >>> _duration(604_800_000), _duration(5_400_000), _duration(-1)
+    ('7 days', '1.5 h', 'ever')
     """
     if milliseconds is None or milliseconds < 0:
         return "ever"
-    for unit, size in (("days", DAY_MS), ("h", 3_600_000), ("min", 60_000)):
-        if milliseconds >= size:
-            return f"{milliseconds / size:.4g} {unit}"
-    return f"{milliseconds / 1000:g} s"
+    hours = milliseconds / 3_600_000
+    return f"{hours / 24:.4g} days" if hours >= 24 else f"{hours:.3g} h"
 
 
 def transactional_id(kafka: KafkaConfig) -> str:

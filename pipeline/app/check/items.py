@@ -50,17 +50,17 @@ def _advice(records: Sequence[Record], sample: Sequence[Paths], settings: Settin
     """
     fields = {f"items.fields.{field}": names for field, names in item_names(settings.items).items()}
     per_setting = {setting: advice.options(setting, names, sample) for setting, names in fields.items()}
-    reads = advice.counter(
-        settings, lambda changed: len(records) - len(item_news(records, changed.items).bad)
-    )
-    changes = advice.best(per_setting, reads, len(records))
+
+    def read(changed: Settings) -> int:
+        return len(records) - len(item_news(records, changed.items).bad)
+
+    changes = advice.best(settings, per_setting, read, len(records))
     for setting, names in reversed(fields.items()):
         found = any(name in each for each in sample for name in names)
         if setting in changes or found or (setting.endswith("item_id") and not changes):
             continue  # records that are read without it have the id as their key
-        least = reads(changes)
-        wider = ({**changes, setting: value} for _, value in per_setting[setting] if value is not None)
-        changes = next((each for each in wider if reads(each) >= least), changes)
+        wider = [{**changes, setting: value} for _, value in per_setting[setting] if value is not None]
+        changes = max([*wider, changes], key=lambda each: advice.reads(settings, each, read))
     return changes
 
 

@@ -1,4 +1,4 @@
-"""Check this machine: import names, threads, the checkpoint folder, the port of the metrics.
+"""Check this machine: import names, the checkpoint folder, the port of the metrics.
 
 Nothing is written: folders are asked for their access rights, the journal's lock is tried as a reader.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-from pipeline.app.check.findings import Finding, fault, numbered, ok, warn
+from pipeline.app.check.findings import Finding, fault, ok, warn
 from pipeline.app.config_rules import Origins
 from pipeline.errors import AfreshError
 from pipeline.events.batch import TopicPartition
@@ -36,7 +36,6 @@ def check_machine(settings: Settings, origins: Origins) -> Iterator[Finding]:
         values = f"valid; {len(origins)} set by {sources}, the others are defaults"
     yield ok("configuration", values)
     yield from import_names(packages_distributions(), Path(__file__).parents[3])
-    yield _threads(settings.model.threads)
     yield from checkpoint(settings, running)
     yield port(settings.metrics.address, running)
 
@@ -63,16 +62,6 @@ def import_names(owners: Mapping[str, list[str]], root: Path) -> Iterator[Findin
             ours.append(name)
     if len(ours) == len(NAMES):
         yield ok("import names", f"{', '.join(NAMES)} belong to {OURS}, in {root}")
-
-
-def _threads(wanted: int) -> Finding:
-    """Return whether the process may use as many CPUs as `model.threads`."""
-    allowed = hasattr(os, "sched_getaffinity")  # not on macOS
-    available = len(os.sched_getaffinity(0)) if allowed else os.cpu_count() or 1
-    found = f"model.threads = {wanted}, {numbered(available, 'CPU')} available"
-    if wanted > available:
-        return warn("threads", f"{found}: they wait for each other", f"set model.threads = {available}")
-    return ok("threads", found)
 
 
 def checkpoint(settings: Settings, running: bool) -> Iterator[Finding]:

@@ -109,14 +109,12 @@ def _fixes(records: Sequence[Record], raw: RawBatch, settings: Settings) -> dict
     good = [record for record in records if id(record) not in _rejected(raw)]
     sample = [*bad, *_sample(good)]
 
-    def read(some: Sequence[Record], changed: Settings) -> int:
+    def read(changed: Settings, some: Sequence[Record] = records) -> int:
         return len(some) - len(_rejected(_decode(some, changed, raw.now_ms)))
 
-    reads_sample = advice.counter(settings, partial(read, sample))
-    changes = advice.best(_options(bad, paths, settings), reads_sample, len(sample))
+    changes = advice.best(settings, _options(bad, paths, settings), partial(read, some=sample), len(sample))
     ignoring = [changes | more for more in _ignored(records, changes, settings, raw.now_ms)]
-    reads_all = advice.counter(settings, partial(read, records))
-    changes = max([changes, *ignoring], key=reads_all)  # the first of equals
+    changes = max([changes, *ignoring], key=lambda each: advice.reads(settings, each, read))
     has = ", ".join(map(quoted, all_paths(paths)[:LISTED_FIELDS]))
     if not changes:
         text = f"no events.fields were found under which more decode: they have {has}"
@@ -132,11 +130,13 @@ def _options(
 ) -> dict[str, Sequence[Option]]:
     """Return what is tried: names of the two ids, and units of time."""
     keys = [_key_text(record.key) for record in bad if record.key is not None]
-    usable = {"user_id": keys if len(keys) == len(bad) else [], "item_id": []}
-    found: dict[str, Sequence[Option]] = {}
-    for field, texts in usable.items():
-        setting, names = f"events.fields.{field}", _names(settings)[field]
-        found[setting] = advice.options(setting, names, paths, texts)
+    texts = {"user_id": keys if len(keys) == len(bad) else [], "item_id": []}
+    found: dict[str, Sequence[Option]] = {
+        f"events.fields.{field}": advice.options(
+            f"events.fields.{field}", _names(settings)[field], paths, texts[field]
+        )
+        for field in texts
+    }
     units = [(1.0, unit) for unit in ("s", "ms", "auto") if unit != settings.events.time_unit]
     return {**found, "events.time_unit": [advice.UNCHANGED, *units]}
 

@@ -44,7 +44,7 @@ class Progress:
 
     events: int  # learned, or sent to the dead letters
     total: int | None  # to come in all; None: not known
-    events_per_s: float
+    events_per_s: float  # since the first one
     lag: int
     p50_ms: float | None
     p99_ms: float | None

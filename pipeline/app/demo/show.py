@@ -23,7 +23,6 @@ from producers.sender_process import SenderProcess
 MAX_LATENCY_MS = 60_000
 FOLLOW_S = 4.0  # for how long one user's list is shown at least
 MAX_ALARMS = 1_000  # that are kept, the newest
-SPEED_S = 2.0  # the least time that the speed is measured over
 
 
 class Latency:
@@ -50,21 +49,6 @@ class Latency:
         return float(np.searchsorted(running, np.ceil(share * running[-1])))
 
 
-class Speed:
-    """Records a second, over the last few samples."""
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[int, float]] = deque()
-
-    def over(self, records: int, now_s: float) -> float:
-        """Add a count; return the speed since the newest sample at least `SPEED_S` old, or the first."""
-        self._samples.append((records, now_s))
-        while len(self._samples) > 2 and now_s - self._samples[1][1] >= SPEED_S:
-            self._samples.popleft()
-        before, at_s = self._samples[0]
-        return (records - before) / (now_s - at_s) if now_s > at_s else 0.0
-
-
 class Demo(Observer):
     """An observer that shows the progress of its loop, and ends it when all that was sent is learned.
 
@@ -84,7 +68,6 @@ class Demo(Observer):
         self._records = self._rankings = self._dead_letters = self._lag = 0
         self._alarms: deque[DriftAlarm] = deque(maxlen=MAX_ALARMS)
         self._followed: Ranking | None = None
-        self._speed = Speed()
         self.latency = Latency()
 
     def play(self, loop: Loop, quality: RankMetrics, track: Callable[[], Track]) -> dict[str, Any]:
@@ -154,7 +137,7 @@ class Demo(Observer):
         progress = Progress(
             events=self._records,
             total=self._total,
-            events_per_s=self._speed.over(self._records, now_s),
+            events_per_s=_per_second(self._records, now_s - self._first_s),
             lag=self._lag,
             p50_ms=self.latency.percentile(0.5),
             p99_ms=self.latency.percentile(0.99),
@@ -172,12 +155,12 @@ class Demo(Observer):
         return self._sender.progress() if figures is None else figures.get("uplift")
 
     def _summary(self, events: int, quality: RankMetrics) -> dict[str, Any]:
-        uplift, learning_s = self._uplift(), self._last_s - self._first_s
+        uplift = self._uplift()
         return {
             "events": events,
             "rankings": self._rankings,
             "dead_letters": self._dead_letters,
-            "events_per_s": round(events / learning_s, 1) if learning_s > 0 else 0.0,
+            "events_per_s": round(_per_second(events, self._last_s - self._first_s), 1),
             "latency_p50_ms": self.latency.percentile(0.5),
             "latency_p99_ms": self.latency.percentile(0.99),
             "models": {
@@ -195,3 +178,7 @@ class Demo(Observer):
             "uplift": uplift and {name: part for name, part in uplift.items() if name != "windows"},
             "seconds": round(self._clock.monotonic_s() - self._began_s, 1),
         }
+
+
+def _per_second(events: int, seconds: float) -> float:
+    return events / seconds if seconds > 0 else 0.0

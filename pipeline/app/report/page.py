@@ -94,7 +94,7 @@ def figure(value: float) -> str:
 
 
 def verdict(report: Report) -> str:
-    """Return a sentence or two about the quality of the served model, compared with the best baseline."""
+    """Return the quality of the served model in words, compared with the best baseline."""
     first, best = report.lines[0], report.best_baseline
     if not first.figures["tests"]:
         return "No event was a test yet: there is nothing to evaluate."
@@ -105,13 +105,7 @@ def verdict(report: Report) -> str:
     ratio = report.ratio(first)
     if best is None or ratio is None:
         return hits
-    gain = ratio - 1
-    if gain >= 1:
-        return f"{hits} Its NDCG@10 is {1 + gain:.1f} times that of the best baseline, {best.label}."
-    if abs(gain) < 0.0005:
-        return f"{hits} By NDCG@10 it equals the best baseline, {best.label}."
-    side = "ahead of" if gain > 0 else "behind"
-    return f"{hits} By NDCG@10 it is {abs(gain):.1%} {side} the best baseline, {best.label}."
+    return f"{hits} Its NDCG@10 is {ratio:.3f} times that of the best baseline, {best.label}."
 
 
 def _tiles(report: Report) -> list[tuple[str, str]]:

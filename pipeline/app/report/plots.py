@@ -31,8 +31,6 @@ DASHES: tuple[Any, ...] = (
     "-", (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1.2, 1.2)),
     (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2.5, 2.5)), (0, (10, 2, 2, 2)),
 )  # fmt: skip
-MARKERS = ("", "o", "s", "^", "D", "v")  # of each further round of the colours
-MARK_EVERY = 0.12  # of the plot's diagonal, between two markers
 INK, GRID = "#222222", "#DDDDDD"
 SHORT_MS = 3 * 86_400_000  # a shorter stream has hours on its axis, not only days
 STYLE: Any = {  # matplotlib types the keys in its newer versions alone
@@ -131,18 +129,16 @@ def lorenz_plot(report: Report) -> str:
 
 
 def styles(lines: Sequence[Line]) -> list[dict[str, Any]]:
-    """Return a colour, dash and marker for each model, the first above the others: no two share colour and
-    marker.
-    """
-    found = []
-    for place in range(len(lines)):
-        again, first = divmod(place, len(COLOURS))
-        found.append({
-            "color": COLOURS[first], "linestyle": DASHES[(first + again) % len(DASHES)],
-            "marker": MARKERS[again % len(MARKERS)], "markersize": 4, "markevery": MARK_EVERY,
+    """Return a colour and a dash for each model, the first above the others; no two of 64 have the same."""
+    count = len(COLOURS)
+    return [
+        {
+            "color": COLOURS[place % count],
+            "linestyle": DASHES[(place + place // count) % count],
             "zorder": 2.0 if place else 2.5,
-        })  # fmt: skip
-    return found
+        }
+        for place in range(len(lines))
+    ]
 
 
 def _new() -> tuple[Figure, Axes]:
