@@ -62,9 +62,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from producers.sender_process import SenderProcess
 
     if args.file is not None and not args.file.is_file():
-        raise UsageError(
-            f"--file {args.file}: no such file; expected a recorded stream, .csv, .jsonl or .parquet"
-        )
+        raise UsageError(f"--file {args.file}: no such file; expected a .csv, .jsonl or .parquet")
     if args.log_level == "info":  # the live view shows what is logged
         logging.getLogger().setLevel(logging.WARNING)
         logging.getLogger("pipeline.service.loop").setLevel(logging.ERROR)  # nothing is saved, as intended

@@ -63,7 +63,6 @@ def page(report: Report, now_ms: int, grids: Sequence[GridRow] = ()) -> str:
         loader=PackageLoader("pipeline.app.report", "."), autoescape=True, undefined=StrictUndefined
     )
     environment.filters["figure"] = figure
-    first = report.lines[0]
     return environment.get_template("page.html.j2").render(
         report=report,
         verdict=verdict(report),
@@ -77,7 +76,6 @@ def page(report: Report, now_ms: int, grids: Sequence[GridRow] = ()) -> str:
         cold=COLD_EVENTS,
         negatives=NEGATIVES,
         chance=figure(1 / (1 + NEGATIVES)),
-        unknown=first.curve.unknown and _unknown(first.curve.unknown, first.figures["tests"]),
         spread=_spread(report),
         version=version("afresh"),
         made=day(now_ms),
@@ -118,13 +116,6 @@ def _tiles(report: Report) -> list[tuple[str, str]]:
         tiles.append((f"{first.curve.auc:.3f}", "area under ROC; chance 0.5"))
     tiles.append((f"{report.coverage:.0%}", "of the known items on the last 10,000 lists"))
     return [*tiles, (f"{len(report.alarms):,}", "drift alarm" + "s" * (len(report.alarms) != 1))]
-
-
-def _unknown(unknown: int, tests: int) -> str:
-    return (
-        f"{unknown:,} of {tests:,} tests ({unknown / tests:.1%}) were of items not known before their batch, "
-        "which no model can rank: they are misses in the table above and not counted here."
-    )
 
 
 def _spread(report: Report) -> list[tuple[str, str, str]]:
