@@ -90,14 +90,14 @@ def _fixes(records: Sequence[Record], raw: RawBatch, settings: Settings) -> dict
     paths = [paths_of(record.value) for record in bad]
     if not any(paths):
         return {}
-    good = [record for record in records if id(record) not in _rejected(raw)]
-    sample = [*bad, *_sample(good)]
+    rejected = _rejected(raw)
+    sample = [*bad, *_sample([record for record in records if id(record) not in rejected])]
 
     def read(changed: Settings, some: Sequence[Record] = records) -> int:
         return len(some) - len(_rejected(_decode(some, changed, raw.now_ms)))
 
     changes = advice.best(settings, _options(bad, paths, settings), partial(read, some=sample), len(sample))
-    ignoring = [changes | more for more in _ignored(records, changes, settings, raw.now_ms)]
+    ignoring = [changes | more for more in _ignored(records, changes, settings)]
     changes = max([changes, *ignoring], key=lambda each: advice.reads(settings, each, read))
     has = ", ".join(map(quoted, all_paths(paths)[:LISTED_FIELDS]))
     if not changes:
@@ -114,36 +114,27 @@ def _options(
 ) -> dict[str, Sequence[Option]]:
     """Return what is tried: names of the two ids, and units of time."""
     keys = [_key_text(record.key) for record in bad if record.key is not None]
-    texts = {"user_id": keys if len(keys) == len(bad) else [], "item_id": []}
-    found: dict[str, Sequence[Option]] = {
-        f"events.fields.{field}": advice.options(
-            f"events.fields.{field}", _names(settings)[field], paths, texts[field]
-        )
-        for field in texts
-    }
+    user, item, names = "events.fields.user_id", "events.fields.item_id", _names(settings)
     units = [(1.0, unit) for unit in ("s", "ms", "auto") if unit != settings.events.time_unit]
-    return {**found, "events.time_unit": [advice.UNCHANGED, *units]}
+    return {
+        user: advice.options(user, names["user_id"], paths, keys if len(keys) == len(bad) else ()),
+        item: advice.options(item, names["item_id"], paths),
+        "events.time_unit": [advice.UNCHANGED, *units],
+    }
 
 
-def _ignored(
-    records: Sequence[Record], changes: Changes, settings: Settings, now_ms: int
-) -> Iterator[Changes]:
+def _ignored(records: Sequence[Record], changes: Changes, settings: Settings) -> Iterator[Changes]:
     """Yield roles "ignore" for event types of which most records lack an item id, where others have one.
 
     The type is read under its present name, or under others that may hold it.
     """
-    changed = advice.with_changes(settings, changes)
-    rejected, names = _rejected(_decode(records, changed, now_ms)), _names(changed)
+    setting, names = "events.fields.event_type", _names(advice.with_changes(settings, changes))
     paths = [paths_of(record.value) for record in records]
-    lacking = [
-        id(record) in rejected and not advice.holds(each, *names["item_id"])
-        for record, each in zip(records, paths, strict=True)
-    ]
-    setting = "events.fields.event_type"
+    without_item = [each for each in paths if not advice.holds(each, *names["item_id"])]
     for _, value in advice.options(setting, names["event_type"], paths):
-        of_record = [_first_text(each, names_of(value or names["event_type"])) for each in paths]
-        counts = Counter(of_record)
-        without = Counter(kind for kind, lacks in zip(of_record, lacking, strict=True) if lacks)
+        type_names = names_of(value or names["event_type"])
+        counts = Counter(_first_text(each, type_names) for each in paths)
+        without = Counter(_first_text(each, type_names) for each in without_item)
         most = [kind for kind, count in without.items() if kind and 2 * count > counts[kind]]
         if 0 < len(most) < len(counts) <= MAX_EVENT_TYPES:
             renamed = {} if value is None else {setting: value}
