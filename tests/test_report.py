@@ -79,7 +79,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def gathered(recommender: Recommender) -> Report:
     models = {name: Extra(name) for name in recommender.quality.models}
-    return gather(recommender, models, "a title", [], [])
+    return gather(recommender, models, "a title", {}, [])
 
 
 def save(recommender: Recommender, folder: Path, worker: str = "worker-0") -> None:

@@ -24,13 +24,6 @@ Floats = npt.NDArray[np.float64]
 TABLES = ("model.", "rank.", "events.", "limits.")  # that influence quality; no addresses
 
 
-class Fact(NamedTuple):
-    """A line of the page's head."""
-
-    name: str
-    text: str
-
-
 class Line(NamedTuple):
     """One model: `label` is its name on the page, `name` in the metrics."""
 
@@ -46,8 +39,8 @@ class Report:
     """The content of the page; `lines[0]` is the served model, which makes the lists. I = known items."""
 
     title: str
-    facts: list[Fact]
-    settings: list[Fact]
+    facts: dict[str, str]
+    settings: dict[str, str]
     lines: list[Line]
     track: Track
     alarms: list[DriftAlarm]
@@ -77,23 +70,23 @@ class Extra(NamedTuple):
 
 
 def gather(
-    recommender: Recommender, models: Mapping[str, Extra], title: str, facts: list[Fact], notes: list[str]
+    recommender: Recommender, models: Mapping[str, Extra], title: str, facts: dict[str, str], notes: list[str]
 ) -> Report:
     """Read the metrics of these models, keyed by their names in the metrics; the served one first."""
     cumulative, settings = recommender.quality.cumulative(), recommender.settings
     live = np.flatnonzero(recommender.state.items.status.data == LIVE)
     track = recommender.track()
     times = track.time_ms_N[track.time_ms_N > 0]
-    counted = [
-        Fact("events learned", f"{recommender.events_learned:,}"),
-        Fact("users, items", f"{len(recommender.state.users) - 1:,} users, {len(live):,} items known"),
-    ]
+    facts = facts | {
+        "events learned": f"{recommender.events_learned:,}",
+        "users, items": f"{len(recommender.state.users) - 1:,} users, {len(live):,} items known",
+    }
     if times.size:
-        counted.append(Fact("event times", f"{day(int(times[0]))} to {day(int(times[-1]))}"))
+        facts["event times"] = f"{day(int(times[0]))} to {day(int(times[-1]))}"
     return Report(
         title=title,
-        facts=facts + counted,
-        settings=[Fact(*pair) for pair in shown_values(settings).items() if pair[0].startswith(TABLES)],
+        facts=facts,
+        settings={key: value for key, value in shown_values(settings).items() if key.startswith(TABLES)},
         lines=[
             Line(extra.label, name, cumulative[name], recommender.quality.curve(name), extra.events_per_s)
             for name, extra in models.items()

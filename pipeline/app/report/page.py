@@ -9,7 +9,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.app.evaluation import as_words
-from pipeline.app.report.gather import Extra, Fact, Floats, Report, day, gather, write
+from pipeline.app.report.gather import Extra, Floats, Report, day, gather, write
 from pipeline.app.report.plots import PARTS, plots
 from pipeline.evaluation.curves import NEGATIVES
 from pipeline.evaluation.exposure import gini, share_of_most
@@ -42,12 +42,12 @@ def write_report(
     }
     name = Path(figures["file"]).name
     again = "may be recommended again" if figures["repeats"] else "are excluded from a user's lists"
-    facts = [
-        Fact("file", f"{name}, {sum(figures['rejected'].values()):,} rows rejected"),
-        Fact("batches", f"of {figures['batch']} events, predicted, then learned, together"),
-        Fact("consumed items", again),
-        Fact("time taken", f"{figures['seconds']:,.1f} s"),
-    ]
+    facts = {
+        "file": f"{name}, {sum(figures['rejected'].values()):,} rows rejected",
+        "batches": f"of {figures['batch']} events, predicted, then learned, together",
+        "consumed items": again,
+        "time taken": f"{figures['seconds']:,.1f} s",
+    }
     grids = [
         GridRow(model, as_words(each["settings"]), each["ndcg@10"], each["settings"] == line["settings"])
         for model, line in figures["models"].items()
