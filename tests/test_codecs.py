@@ -262,8 +262,8 @@ def test_check_tells_what_can_not_be_read(
         return [each for each in findings if each.about == f"records of {topic}"]
 
     assert any(each.found.startswith("unreadable_batch: 4, such as") for each in found(as_events))
-    (warning,) = [each for each in found(as_items) if each.level is not Level.OK]
-    assert (warning.level, warning.found[:34]) == (Level.WARN, "4 batches of the newest can't be r")
+    warnings = [each for each in found(as_items) if each.level is Level.WARN]
+    assert any(each.found.startswith("unreadable_batch: 4, such as") for each in warnings)
     monkeypatch.setattr(client_codec, "has_lz4", lambda: False)
     for settings in (as_events, as_items):
         (fault,) = found(settings)

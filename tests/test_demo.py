@@ -21,12 +21,12 @@ from harness.learners import CountingLearner
 from consumers.memory import MemoryLog, MemorySource
 from pipeline.app import cli
 from pipeline.app.commands import demo as command
-from pipeline.app.demo.show import Demo
-from pipeline.app.demo.text import summary_lines
+from pipeline.app.demo.progress import summary_lines
+from pipeline.app.demo.show import Demo, Latency
 from pipeline.app.demo.view import View
-from pipeline.app.demo.watch import DemoWatch, Latency, Speed
 from pipeline.errors import AfreshError
 from pipeline.evaluation.rank_metrics import RankMetrics
+from pipeline.evaluation.timeline import Moment, Timeline
 from pipeline.events.decode import Decoder
 from pipeline.events.records import DriftAlarm
 from pipeline.models.model import RankResult
@@ -101,12 +101,15 @@ class Stage:
         self.demo = Demo(View(self.printed), self.clock, self.sender, events, change_at)
         decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
         self.source = MemorySource(self.log)
-        adapters = Adapters(self.source, decoder, self.sink, self.clock, self.demo.watch)
+        adapters = Adapters(self.source, decoder, self.sink, self.clock, self.demo)
         self.loop = Loop(AlarmingLearner(settings), adapters, settings)
         self.quality = RankMetrics(["attention", "popularity"])
 
     def play(self):
-        return self.demo.play(self.loop, self.quality)
+        return self.demo.play(self.loop, self.quality, self.track)
+
+    def track(self):
+        return Timeline(self.quality.models).track(Moment(1, 0, self.quality.totals(), 0.0, 0))
 
 
 def test_the_demo_ends_by_itself_when_all_that_was_sent_is_learned_and_acknowledged():
@@ -245,18 +248,9 @@ def test_latency_percentiles_are_those_of_all_times_and_at_most_a_minute():
 
 
 def test_records_without_a_plausible_time_are_in_no_latency():
-    watch = DemoWatch(Clock(NOW_MS), lambda: None, lambda: None)
-    watch.delivered(Delivered(1, {}, np.array([0, NOW_MS - 30])), NOW_MS)
-    assert watch.latency.percentile(1.0) == 30
-
-
-def test_speed_is_that_of_the_last_two_seconds():
-    speed = Speed()
-    assert speed.over(0, 0.0) == 0.0
-    assert speed.over(100, 1.0) == 100.0
-    for second in range(2, 10):
-        latest = speed.over(100 + 500 * second, float(second))
-    assert latest == 500.0
+    demo = Stage().demo
+    demo.delivered(Delivered(1, {}, np.array([0, NOW_MS - 30])), NOW_MS)
+    assert demo.latency.percentile(1.0) == 30
 
 
 def test_the_demo_keeps_its_own_broker_topics_and_records_and_the_users_model():

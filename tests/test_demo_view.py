@@ -9,19 +9,21 @@ import pytest
 from rich.cells import cell_len
 
 from pipeline.app.demo.plot import BITS_YX, PATTERNS, draw, sample
-from pipeline.app.demo.progress import Course, ModelMetrics, Progress, arms_of
-from pipeline.app.demo.quality import MAX_POINTS, STEP_EVENTS, WINDOW_TESTS, QualityCourse
+from pipeline.app.demo.progress import WINDOW_TESTS, Course, Progress, arms_of, course_of, line, summary_lines
 from pipeline.app.demo.screen import screen
-from pipeline.app.demo.text import line, uplift_lines
 from pipeline.app.demo.view import MAX_TIME_SHARE, REFRESH_S, View
 from pipeline.evaluation.rank_metrics import RankMetrics
+from pipeline.evaluation.timeline import Moment, Timeline
 from pipeline.events.records import DriftAlarm, RankedItem, Ranking
 from pipeline.models.model import RankResult
 
 ALARM = DriftAlarm("adwin", "hit_rate", 900, 0.374, 0.061, 0)
 RANKING = Ranking("[bold]ann[/]", "r", [RankedItem("[red]tea", 1.5, ["milk", "cup"])] * 10, 0, 0, "m", 1)
-MODELS = (ModelMetrics("attention", 0.3, 0.2), ModelMetrics("popularity", None, None))
-COURSE = Course(np.array([0.0, 500.0, 1_000.0]), np.array([[np.nan, 0.1, 0.3], [np.nan, 0.05, 0.05]]))
+NAN = np.nan
+COURSE = Course(
+    ["attention", "popularity"], np.array([0, 500, 1_000]),
+    np.array([[NAN, 0.1, 0.3], [NAN, NAN, NAN]]), np.array([[NAN, 0.1, 0.2], [NAN, NAN, NAN]]), 1_000,
+)  # fmt: skip
 UPLIFT = {
     "arms": {
         "recommended": {"slates": 9, "shown": 1_000, "clicks": 123, "purchases": 4},
@@ -36,8 +38,8 @@ UPLIFT = {
 }
 
 
-def progress(alarms=(ALARM,), arms=(), total=2_000, change_at=600, ranking=RANKING, models=MODELS):
-    return Progress(7, total, 12.4, 3, 9.0, 80.0, models, COURSE, change_at, alarms, arms, ranking)
+def progress(alarms=(ALARM,), arms=(), total=2_000, change_at=600, ranking=RANKING):
+    return Progress(7, total, 12.4, 3, 9.0, 80.0, COURSE, change_at, alarms, arms, ranking)
 
 
 def rows_of(width, height, **parts):
@@ -57,7 +59,7 @@ def dots(canvas):
 def test_a_solid_line_goes_through_every_value_unbroken_and_one_dot_thin():
     rng = np.random.default_rng(0)
     x_P, y_P = np.sort(rng.uniform(0, 1_000, 60)), rng.random(60)
-    grid = dots(draw(x_P, y_P[None], 40, 9, 1_000.0, 1.0))
+    grid = dots(draw(x_P / 1_000, y_P[None], 40, 9))
     before = None
     for x in range(80):
         column = np.flatnonzero(grid[:, x]).tolist()
@@ -72,19 +74,19 @@ def test_a_solid_line_goes_through_every_value_unbroken_and_one_dot_thin():
 
 
 def test_lines_differ_without_colour_and_where_they_meet():
-    together = draw(np.array([0.0, 1.0]), np.full((3, 2), 0.5), 12, 3, 1.0, 1.0).text(1)
+    together = draw(np.array([0.0, 1.0]), np.full((3, 2), 0.5), 12, 3).text(1)
     alone = {sample(line, 12) for line in range(len(PATTERNS))}
     assert len(alone) == len(PATTERNS)
-    assert together == draw(np.array([0.0, 1.0]), np.full((1, 2), 0.5), 12, 3, 1.0, 1.0).text(1)  # is solid
+    assert together == draw(np.array([0.0, 1.0]), np.full((1, 2), 0.5), 12, 3).text(1)  # is solid
     under = np.array([[np.nan] * 2, [0.5] * 2, [0.5] * 2])
-    others = draw(np.array([0.0, 1.0]), under, 12, 3, 1.0, 1.0).text(1)
+    others = draw(np.array([0.0, 1.0]), under, 12, 3).text(1)
     for place in (1, 2):
         alone = np.where(np.arange(3)[:, None] == place, 0.5, np.nan) * np.ones((3, 2))
-        assert draw(np.array([0.0, 1.0]), alone, 12, 3, 1.0, 1.0).text(1) not in (together, others)
+        assert draw(np.array([0.0, 1.0]), alone, 12, 3).text(1) not in (together, others)
 
 
 def test_a_line_begins_at_its_first_value():
-    canvas = draw(np.array([0.0, 50.0, 100.0]), np.array([[np.nan, 0.5, 0.5]]), 10, 3, 100.0, 1.0)
+    canvas = draw(np.array([0.0, 0.5, 1.0]), np.array([[np.nan, 0.5, 0.5]]), 10, 3)
     assert canvas.text(1)[:5].strip() == ""
     assert canvas.text(1)[5:].strip() != ""
 
@@ -245,8 +247,9 @@ def test_the_view_takes_no_more_than_its_share_of_the_time(terminal, monkeypatch
         assert view.due(1.0 + 0.1 / MAX_TIME_SHARE)
 
 
-def test_what_is_logged_while_the_screen_is_taken_comes_at_the_end(terminal):
-    handlers = logging.getLogger().handlers
+def test_what_is_logged_while_the_screen_is_taken_comes_at_the_end(terminal, monkeypatch):
+    handlers = [logging.StreamHandler(terminal)]
+    monkeypatch.setattr(logging.getLogger(), "handlers", handlers)
     with View(terminal) as view:
         view.show(progress(), now_s=0.0)
         logging.getLogger("afresh.test").warning("the broker is slow")
@@ -264,12 +267,17 @@ def test_a_plain_line_has_every_model_and_what_was_clicked():
 
 
 def test_the_uplift_in_words_has_both_rates_and_the_interval_of_their_difference():
-    assert list(uplift_lines(arms_of(UPLIFT))) == [
+    summary = {
+        "events": 9, "rankings": 9, "seconds": 1.0, "events_per_s": 9.0, "latency_p50_ms": None, "models": {},
+        "drift_alarms": [], "uplift": UPLIFT,
+    }  # fmt: skip
+    assert list(summary_lines(summary))[1:] == [
         "of 100 recommended items 12.3 were clicked and 0.40 bought",
         "of 100 popular items 4.1 and 0.10: recommended +8.2 ±1.0 and +0.30 ±0.40",
         "of 100 random items - and -: recommended - and -",
+        "no drift alarm",
     ]
-    assert list(uplift_lines(())) == []
+    assert list(summary_lines({**summary, "uplift": None}))[1:] == ["no drift alarm"]
 
 
 def results(greater):
@@ -279,34 +287,26 @@ def results(greater):
 
 
 def test_quality_of_late_is_the_mean_of_the_last_tests():
-    quality, rng = RankMetrics(["attention", "popularity"]), np.random.default_rng(0)
-    course, places = QualityCourse(quality), {model: [] for model in quality.models}
-    for batch in range(60):
+    quality, rng, size = RankMetrics(["attention", "popularity"]), np.random.default_rng(0), 96
+    timeline, places = Timeline(quality.models), {model: [] for model in quality.models}
+    for batch in range(1, 60):
         for model in quality.models:
-            greater = rng.integers(0, 30, STEP_EVENTS)
-            quality.update(model, results(greater), np.zeros(STEP_EVENTS, bool), np.zeros(STEP_EVENTS))
+            greater = rng.integers(0, 30, size)
+            quality.update(model, results(greater), np.zeros(size, bool), np.zeros(size))
             places[model] += (greater + 1).tolist()
-        course.look((batch + 1) * STEP_EVENTS)
-    for found in course.models():
-        of_late = np.array(places[found.name][-WINDOW_TESTS:])
-        assert found.hr == pytest.approx((of_late <= 10).mean())
-        assert found.ndcg == pytest.approx(np.where(of_late <= 10, 1 / np.log2(of_late + 1), 0).mean())
+        now = Moment(batch * size, 0, quality.totals(), 0.0, 0)
+        timeline.add(now)
+        course = course_of(timeline.track(now))
+        assert course.tests == min(batch * size, -(-WINDOW_TESTS // size) * size)
+        for place, model in enumerate(course.models):
+            of_late = np.array(places[model][-course.tests :])
+            assert course.hr_MP[place, -1] == pytest.approx((of_late <= 10).mean())
+            gains = np.where(of_late <= 10, 1 / np.log2(of_late + 1), 0)
+            assert course.ndcg_MP[place, -1] == pytest.approx(gains.mean())
 
 
 def test_before_the_first_test_there_is_no_quality():
-    assert QualityCourse(RankMetrics(["attention"])).models() == (ModelMetrics("attention", None, None),)
-
-
-def test_the_course_of_a_long_run_stays_small_and_spans_it_evenly():
-    quality = RankMetrics(["attention"])
-    course = QualityCourse(quality)
-    for events in range(0, 3_000_000, 5 * STEP_EVENTS):
-        found = results([0 if events < 1_500_000 else 50] * 10)
-        quality.update("attention", found, np.zeros(10, bool), np.zeros(10))
-        course.look(events)
-    events_P, hr_MP = course.course()
-    assert MAX_POINTS // 2 <= len(events_P) <= MAX_POINTS
-    steps = np.diff(events_P[:-1])
-    assert steps.min() == steps.max()
-    assert hr_MP[0, 1 : len(events_P) // 2 - 1].tolist() == [1.0] * (len(events_P) // 2 - 2)
-    assert hr_MP[0, -1] == 0.0
+    now = Moment(0, 0, RankMetrics(["attention"]).totals(), 0.0, 0)
+    course = course_of(Timeline(["attention"]).track(now))
+    assert (course.tests, len(course.events_P)) == (0, 1)
+    assert np.isnan([course.hr_MP, course.ndcg_MP]).all()

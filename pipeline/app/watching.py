@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from consumers.kafka.topic import TopicReader
-from pipeline.app.demo.text import alarm_text
+from pipeline.app.demo.progress import alarm_text
 from pipeline.app.text import moment, plain
 from pipeline.events.batch import Record
 from pipeline.events.checks import unreadable

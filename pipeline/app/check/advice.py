@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from pipeline.errors import UsageError
-from pipeline.events.problems import unframed
+from pipeline.events.problems import payload_of
 from pipeline.settings import KEY_FIELD, Settings, names_of
 
 Changes = dict[str, Any]  # setting -> proposed value
@@ -44,9 +44,8 @@ USUAL_NAMES = {  # of each field, the likeliest first
 
 def paths_of(value: bytes | None) -> Paths:
     """Return the paths in a record's JSON object, with or without a registry's frame; {} for other values."""
-    framed = unframed(value or b"")
     try:
-        found = json.loads(value or b"" if framed is None else framed.payload)
+        found = json.loads(payload_of(value or b""))
     except (ValueError, RecursionError):
         return {}
     return dict(flatten(found)) if isinstance(found, dict) else {}
@@ -59,87 +58,82 @@ def flatten(value: Mapping[str, object], prefix: str = "", depth: int = 4) -> It
     {'user.id': 'ann', 'sku': 'i1', 'items[].id': 1, 'tags[]': 'a'}
     """
     for name, inner in value.items():
-        path, first = f"{prefix}{name}", inner[0] if isinstance(inner, list) and inner else None
         if name == "schema" and "payload" in value:  # Kafka Connect: it describes the payload
             continue
+        path = f"{prefix}{name}"
+        if isinstance(inner, list) and inner:
+            path, inner = f"{path}[]", inner[0]
         if isinstance(inner, dict) and depth:
             yield from flatten(inner, f"{path}.", depth - 1)
-        elif isinstance(first, dict) and depth:
-            yield from flatten(first, f"{path}[].", depth - 1)
         else:
-            yield (path, inner) if first is None else (f"{path}[]", first)
+            yield path, inner
 
 
 def options(
     setting: str, current: str | Sequence[str], sample: Sequence[Paths], keys: Sequence[str] = ()
 ) -> list[Option]:
-    """Return the values to try for a field's name: unchanged first, then by the records that they cover.
+    """Return the values to try for a field's name: unchanged, the likeliest others, these as second choice.
 
     `keys` are the keys of the sample's records, where the field may be read from the key.
     """
-    paths = [path for path in dict.fromkeys(itertools.chain(*sample)) if "before" not in path.split(".")]
+    paths = [path for path in all_paths(sample) if "before" not in path.split(".")]
     ranks = {path: rank for path in paths if (rank := _rank(setting, path)) is not None}
     if not ranks and keys:
-        equal = [path for path in paths if all(map(lambda r, key: _is_key(r.get(path), key), sample, keys))]
+        equal = [path for path in paths if [str(each.get(path)) for each in sample] == list(keys)]
         ranks = dict.fromkeys(equal or [KEY_FIELD], UNUSUAL_COST)
     present = [name for name in names_of(current) if any(holds(record, name) for record in sample)]
-    new = [path for path in sorted(ranks, key=lambda path: ranks[path]) if path not in present]
-    new = new[: 2 * MAX_OPTIONS]
-    found: list[tuple[float, str | list[str]]] = [(1 + ranks[path], path) for path in new]
-    found += [(1.5 + ranks[path], [*present, path]) for path in new if present]
-    found += [(1.5 + ranks[one], [one, two]) for one, two in itertools.combinations(new, 2)]
-
-    def coverage(names: str | list[str]) -> int:
-        everywhere = keys and KEY_FIELD in names_of(names)
-        return len(sample) if everywhere else sum(holds(record, *names_of(names)) for record in sample)
-
-    covered = [(-coverage(value), cost, place) for place, (cost, value) in enumerate(found)]
-    return [UNCHANGED, *(found[place] for _, _, place in sorted(covered)[:MAX_OPTIONS])]
+    new = sorted((1 + rank, path) for path, rank in ranks.items() if path not in present)[:MAX_OPTIONS]
+    if present:
+        also = [(cost + 0.5, [*present, path]) for cost, path in new]
+    else:
+        also = [(cost + 0.5, [one, two]) for (cost, one), (_, two) in itertools.combinations(new, 2)]
+    return [UNCHANGED, *new, *also]
 
 
 def best(
-    per_setting: Mapping[str, Sequence[Option]], reads: Callable[[Changes], int], wanted: int
+    settings: Settings,
+    per_setting: Mapping[str, Sequence[Option]],
+    count: Callable[[Settings], int],
+    wanted: int,
 ) -> Changes:
     """Return the changes under which most is read, the likeliest of equals; {} where none helps.
 
-    `reads` counts what is read under changes; the search ends at `wanted`.
+    `count` returns what is read under settings; the search ends at `wanted`.
     """
     found: Changes = {}
-    most = reads({})
+    most = count(settings)
     combinations = itertools.product(*per_setting.values())
     for chosen in sorted(combinations, key=lambda each: sum(cost for cost, _ in each)):
-        pairs = zip(per_setting, chosen, strict=True)
-        changes = {setting: value for setting, (_, value) in pairs if value is not None}
         if most >= wanted:
             break
-        if changes and (count := reads(changes)) > most:
-            found, most = changes, count
+        pairs = zip(per_setting, chosen, strict=True)
+        changes = {setting: value for setting, (_, value) in pairs if value is not None}
+        if (read := reads(settings, changes, count)) > most:
+            found, most = changes, read
     return found
+
+
+def reads(settings: Settings, changes: Changes, count: Callable[[Settings], int]) -> int:
+    """Return what is read under changes; 0 where they are not valid."""
+    try:
+        return count(with_changes(settings, changes))
+    except UsageError:  # also for two fields under one name
+        return 0
 
 
 def with_changes(settings: Settings, changes: Changes) -> Settings:
     """Return the changed settings. Raise `UsageError` where a value has the wrong type."""
     plain = msgspec.to_builtins(settings)
     for name, value in changes.items():
-        table, key, *entry = name.split(".", 2)
-        holder, last = (plain[table][key], entry[0]) if entry else (plain[table], key)
+        *tables, last = name.split(".", 2)
+        holder = plain
+        for table in tables:
+            holder = holder[table]
         holder[last] = value
     try:
         return msgspec.convert(plain, Settings)
     except msgspec.ValidationError as error:
         raise UsageError(str(error)) from None
-
-
-def counter(settings: Settings, count: Callable[[Settings], int]) -> Callable[[Changes], int]:
-    """Return a function that counts what is read under changes; 0 where they are not valid."""
-
-    def reads(changes: Changes) -> int:
-        try:
-            return count(with_changes(settings, changes))
-        except UsageError:  # also for two fields under one name
-            return 0
-
-    return reads
 
 
 def as_toml(changes: Changes) -> str:
@@ -169,8 +163,9 @@ def all_paths(sample: Iterable[Paths]) -> list[str]:
 def _rank(setting: str, path: str) -> float | None:
     """Return the place of a path's last steps among the usual names, 0 for the first; None: not usual."""
     *above, last = path.replace("[]", "").split(".")
-    forms = [last, "".join([*above[-1:], last]), "".join([*above, last])]
-    forms = list(map(_normal, forms + ([above[-1].removesuffix("s") + last] if above else [])))
+    parent = above[-1] if above else ""
+    named = (last, parent + last, parent.removesuffix("s") + last, "".join([*above, last]))
+    forms = [_normal(name) for name in named]
     usual = [_normal(name) for name in USUAL_NAMES[setting].split()]
     places = [usual.index(form) for form in forms if form in usual]
     if places:
@@ -182,7 +177,3 @@ def _rank(setting: str, path: str) -> float | None:
 
 def _normal(name: str) -> str:
     return "".join(character for character in name.lower() if character.isalnum())
-
-
-def _is_key(value: object, key: str) -> bool:
-    return isinstance(value, str | int) and str(value) == key

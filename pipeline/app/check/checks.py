@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Iterator
 
-from consumers.kafka.survey import Survey, listening, survey
+from consumers.kafka.survey import Survey, TopicSeen, listening, survey
 from consumers.kafka.topic import TopicReader
 from pipeline.app.check.cluster import check_cluster, lacks, partitions_wanted, topic_uses, transactional_id
-from pipeline.app.check.findings import Finding, fault, numbered, ok, warn
+from pipeline.app.check.findings import Finding, fault, ok, warn
 from pipeline.app.check.items import check_items
-from pipeline.app.check.machine import check_machine, checkpoint_offsets
-from pipeline.app.check.records import check_offsets, check_records
+from pipeline.app.check.machine import check_machine
+from pipeline.app.check.records import check_records
 from pipeline.app.config_rules import Origins
 from pipeline.errors import AfreshError, UsageError
-from pipeline.events.checks import unreadable
 from pipeline.settings import Settings
 from producers.kafka.topics import create_topics
 
@@ -38,10 +37,7 @@ def all_findings(
         topic = seen.topics[name]
         if topic.exists and not topic.error and not lacks("READ", topic.rights):
             try:
-                if name == settings.topics.items:
-                    yield from _items(name, settings)
-                else:
-                    yield from _records(name, topic.partitions, settings, now_ms)
+                yield from _records(topic, settings, now_ms)
             except AfreshError as error:  # a fault where `afresh run` would end with it
                 make = fault if isinstance(error, UsageError) else warn
                 yield make(f"records of {name}", f"can't be read: {error}", "fix that, and check again")
@@ -68,18 +64,10 @@ def _no_broker(error: AfreshError, settings: Settings) -> Finding:
     )
 
 
-def _records(name: str, partitions: int, settings: Settings, now_ms: Callable[[], int]) -> Iterator[Finding]:
-    with TopicReader(settings.kafka, name, SAMPLE_RECORDS) as reader:
-        yield from check_offsets(name, reader.ends, checkpoint_offsets(settings))
+def _records(topic: TopicSeen, settings: Settings, now_ms: Callable[[], int]) -> Iterator[Finding]:
+    with TopicReader(settings.kafka, topic.name, SAMPLE_RECORDS) as reader:
         records = list(reader.existing(SAMPLE_WAIT_S))
-    yield from check_records(name, partitions, records, settings, now_ms())
-
-
-def _items(name: str, settings: Settings) -> Iterator[Finding]:
-    with TopicReader(settings.kafka, name, SAMPLE_RECORDS) as reader:
-        records = list(reader.existing(SAMPLE_WAIT_S))
-    problems = [problem for record in records if (problem := unreadable(record))]
-    if problems:
-        found = f"{numbered(len(problems), 'batch')} of the newest can't be read: {problems[0].detail}"
-        yield warn(f"records of {name}", found, "publish these items again")
-    yield from check_items(name, [record for record in records if not unreadable(record)], settings)
+    if topic.name == settings.topics.items:
+        yield from check_items(topic.name, records, settings)
+    else:
+        yield from check_records(topic.name, topic.partitions, records, settings, now_ms())

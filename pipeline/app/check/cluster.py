@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from consumers.kafka.survey import Rights, Survey, TopicSeen
-from pipeline.app.check.findings import Finding, Level, fault, numbered, ok, warn
+from pipeline.app.check.findings import Finding, fault, numbered, ok, warn
 from pipeline.settings import KafkaConfig, Settings
+from pipeline.state.positions import DAY_MS
 from producers.kafka.client import MAX_REQUEST_BYTES, transaction_options
 from producers.kafka.records import TRUNCATED_BYTES
 from producers.kafka.topics import wanted_topics
 
-DAY_MS = 86_400_000
 HEADERS_BYTES = 2_048  # a dead letter has more of them than its record
 SLOW_MS = 50.0  # every batch takes three round trips: fetch, publish and commit
 LOOK_AT_LOG = "look at the broker's log, and try again"
@@ -23,26 +23,14 @@ class TopicUse(NamedTuple):
     key: str  # of [topics]
     name: str
     right: str  # the operation that the service needs
-    needed: bool  # False: the service runs without the topic
 
 
-class Policy(NamedTuple):
-    """The cleanup policy that a topic needs, and what another one causes."""
-
-    name: str
-    level: Level
-    effect: str
-
-
-POLICIES = {
-    "events": Policy(
-        "delete", Level.FAULT, "only the newest event of a key is kept, and a crash can't be recovered from"
-    ),
-    "dead_letters": Policy(
-        "delete", Level.FAULT, "the broker rejects a dead letter without a key, which stops the service"
-    ),
-    "recommendations": Policy("compact", Level.WARN, "rankings of inactive users are deleted"),
-    "items": Policy("compact", Level.WARN, "withdrawals are deleted"),
+COMPACTED = ("items", "recommendations")  # the other topics delete old records
+POLICY_EFFECTS = {  # of the wrong cleanup policy
+    "events": "only the newest event of a key is kept, and a crash can't be recovered from",
+    "dead_letters": "the broker rejects a dead letter without a key, which stops the service",
+    "recommendations": "rankings of inactive users are deleted",
+    "items": "withdrawals are deleted",
 }
 
 
@@ -50,30 +38,29 @@ def topic_uses(settings: Settings) -> list[TopicUse]:
     """Return every topic of the configuration, the events topics first."""
     topics = settings.topics
     return [
-        *(TopicUse("events", name, "READ", True) for name in topics.event_topics()),
-        TopicUse("items", topics.items, "READ", False),
-        TopicUse("recommendations", topics.recommendations, "WRITE", True),
-        TopicUse("dead_letters", topics.dead_letters, "WRITE", True),
-        TopicUse("drift", topics.drift, "WRITE", True),
+        *(TopicUse("events", name, "READ") for name in topics.event_topics()),
+        TopicUse("items", topics.items, "READ"),
+        TopicUse("recommendations", topics.recommendations, "WRITE"),
+        TopicUse("dead_letters", topics.dead_letters, "WRITE"),
+        TopicUse("drift", topics.drift, "WRITE"),
     ]
 
 
-def check_cluster(seen: Survey, settings: Settings) -> list[Finding]:
-    """Return the findings about a cluster that answers."""
-    return [
-        _broker(seen, settings.kafka),
-        _group(seen, settings.kafka),
-        *_transactions(seen, settings.kafka),
-        *(finding for use in topic_uses(settings) for finding in _topic(use, seen, settings)),
-        *_partition_counts(seen, settings),
-    ]
+def check_cluster(seen: Survey, settings: Settings) -> Iterator[Finding]:
+    """Yield the findings about a cluster that answers."""
+    yield _broker(seen, settings.kafka)
+    yield _group(seen, settings.kafka)
+    yield from _transactions(seen, settings.kafka)
+    for use in topic_uses(settings):
+        yield from _topic(use, seen, settings)
+    yield from _partition_counts(seen, settings)
 
 
 def _broker(seen: Survey, kafka: KafkaConfig) -> Finding:
     login = kafka.security_protocol + (f" as {kafka.sasl_username}" if kafka.sasl_username else "")
     nodes = "" if seen.brokers is None else f", {numbered(seen.brokers, 'broker')}"
-    cluster = f"{kafka.bootstrap_servers} ({login}), Kafka {seen.version}{nodes}"
-    found = f"{cluster}, answers in {seen.latency_ms:.1f} ms"
+    found = f"{kafka.bootstrap_servers} ({login}), Kafka {seen.version}{nodes}"
+    found += f", answers in {seen.latency_ms:.1f} ms"
     if seen.latency_ms > SLOW_MS:
         return warn("broker", found, "run the worker closer to the broker: a batch takes several round trips")
     return ok("broker", found)
@@ -94,20 +81,19 @@ def _group(seen: Survey, kafka: KafkaConfig) -> Finding:
 
 def _transactions(seen: Survey, kafka: KafkaConfig) -> Iterator[Finding]:
     name = transactional_id(kafka)
-    about = f"transactional id {name}"
     if name and seen.transactional_id:
         acl = _allow(kafka, "Write", f"--transactional-id {name}")
-        yield fault(about, "can't be used: the broker denies DESCRIBE", acl)
+        yield fault(f"transactional id {name}", "can't be used: the broker denies DESCRIBE", acl)
     elif name:
-        yield ok(about, "DESCRIBE allowed (the broker does not report WRITE)")
+        yield ok(f"transactional id {name}", "DESCRIBE allowed (the broker does not report WRITE)")
 
 
 def _topic(use: TopicUse, seen: Survey, settings: Settings) -> Iterator[Finding]:
     about, topic = f"topic {use.name}", seen.topics[use.name]
     acl = _allow(settings.kafka, use.right.title(), f"--topic {use.name}")
     if topic.exists is None:
-        found = "the broker denies DESCRIBE: the topic may exist or not"
-        yield fault(about, found, acl) if use.needed else warn(about, found, acl)
+        make = warn if use.key == "items" else fault  # the service runs without it
+        yield make(about, "the broker denies DESCRIBE: the topic may exist or not", acl)
     elif not topic.exists:
         yield _missing(use, seen, settings)
     elif topic.error:
@@ -123,12 +109,11 @@ def _missing(use: TopicUse, seen: Survey, settings: Settings) -> Finding:
     about = f"topic {use.name}"
     create = f"afresh check --create-topics, or: {_create_command(use, seen, settings)}"
     if use.key == "events":
-        ours = {each.name for each in topic_uses(settings)}
-        others = [name for name in seen.names if name not in ours and not name.startswith("_")]
-        similar = ", ".join(difflib.get_close_matches(use.name, others, 3, 0.4))
+        others = {*seen.names} - {each.name for each in topic_uses(settings)}
+        similar = ", ".join(difflib.get_close_matches(use.name, sorted(others), 3, 0.4))
         correct = "correct topics.events" + (f" (there is {similar})" if similar else "")
         return fault(about, "does not exist: there is nothing to learn from", f"{correct}, or {create}")
-    if not use.needed:
+    if use.key == "items":
         return warn(about, "does not exist: no item can be withdrawn", create)
     if lacks("CREATE", seen.topics[use.name].rights):
         return fault(about, "does not exist, and CREATE is denied", f"let an administrator run: {create}")
@@ -158,12 +143,12 @@ def _configs(use: TopicUse, topic: TopicSeen, seen: Survey, settings: Settings) 
         acl = _allow(settings.kafka, "DescribeConfigs", f"--topic {topic.name}")
         yield warn(about, "its configuration can't be read, and is not checked", acl)
         return
-    expected = POLICIES.get(use.key)
-    if expected and ("compact" in policy) != (expected.name == "compact"):
-        after = f" after {_duration(topic.whole('retention.ms'))}" if expected.name == "compact" else ""
-        found = f"cleanup.policy = {policy}: {expected.effect}{after}"
-        fix = _alter(settings.kafka, topic.name, f"cleanup.policy={expected.name}")
-        yield Finding(expected.level, about, found, fix)
+    compacted = use.key in COMPACTED
+    if use.key in POLICY_EFFECTS and ("compact" in policy) != compacted:
+        after = f" after {_duration(topic.whole('retention.ms'))}" if compacted else ""
+        make, wanted = (warn, "compact") if compacted else (fault, "delete")
+        found = f"cleanup.policy = {policy}: {POLICY_EFFECTS[use.key]}{after}"
+        yield make(about, found, _alter(settings.kafka, topic.name, f"cleanup.policy={wanted}"))
     if use.key == "events":
         yield from _retention(topic, settings)
     if use.key == "dead_letters":
@@ -172,19 +157,17 @@ def _configs(use: TopicUse, topic: TopicSeen, seen: Survey, settings: Settings) 
 
 def _retention(topic: TopicSeen, settings: Settings) -> Iterator[Finding]:
     """Compare the retention of events with what a restart needs."""
-    about, checkpoint, kept_ms = f"topic {topic.name}", settings.checkpoint, topic.whole("retention.ms")
+    about, checkpoint = f"topic {topic.name}", settings.checkpoint
     if not checkpoint.path:
         return
+    kept_ms, kept_bytes = topic.whole("retention.ms"), topic.whole("retention.bytes")
     interval_ms = checkpoint.interval_s * 1000
-    fix = _alter(settings.kafka, topic.name, "retention.ms=604800000")
-    if kept_ms is not None and 0 <= kept_ms <= interval_ms:
-        interval = f"checkpoint.interval_s = {checkpoint.interval_s:g}"
-        found = f"retention.ms = {kept_ms}, {interval}: events are deleted before the next checkpoint"
-        yield fault(about, found, fix)
-    elif kept_ms is not None and 0 <= kept_ms < max(DAY_MS, checkpoint.keep * interval_ms):
-        found = f"retention.ms = {kept_ms} ({_duration(kept_ms)}): a worker down for longer can't resume"
-        yield warn(about, found, fix)
-    kept_bytes = topic.whole("retention.bytes")
+    if kept_ms is not None and 0 <= kept_ms < max(DAY_MS, checkpoint.keep * interval_ms):
+        make, effect = warn, "a worker down for longer can't resume"
+        if kept_ms <= interval_ms:
+            make, effect = fault, "events are deleted before the next checkpoint: see checkpoint.interval_s"
+        fix = _alter(settings.kafka, topic.name, f"retention.ms={7 * DAY_MS}")
+        yield make(about, f"retention.ms = {kept_ms} ({_duration(kept_ms)}): {effect}", fix)
     if kept_bytes is not None and kept_bytes >= 0:
         found = f"retention.bytes = {kept_bytes}: a burst may delete events before they are learned"
         yield warn(about, found, _alter(settings.kafka, topic.name, "retention.bytes=-1"))
@@ -207,11 +190,10 @@ def _partition_counts(seen: Survey, settings: Settings) -> Iterator[Finding]:
     """Yield a warning where the events topics have different numbers of partitions."""
     topics = (seen.topics[name] for name in settings.topics.event_topics())
     counts = {topic.name: topic.partitions for topic in topics if topic.partitions}
-    most = max(counts.values(), default=0)
-    smaller = [name for name, count in counts.items() if count < most]
-    if smaller:
+    if len({*counts.values()}) > 1:
+        smallest, most = min(counts, key=counts.__getitem__), max(counts.values())
         found = ", ".join(f"{name} has {count}" for name, count in counts.items())
-        alter = _command(settings.kafka, "topics", f"--alter --topic {smaller[0]} --partitions {most}")
+        alter = _command(settings.kafka, "topics", f"--alter --topic {smallest} --partitions {most}")
         yield warn(
             "partitions of the events topics",
             f"{found}: a user's events lie in partitions of different numbers, and may go to several workers",
@@ -241,15 +223,13 @@ def _allowed(operation: str, rights: Rights) -> str:
 def _duration(milliseconds: int | None) -> str:
     """Return a duration in words.
 
-    >>> _duration(604_800_000), _duration(90_000), _duration(-1)
-    ('7 days', '1.5 min', 'ever')
+    >>> _duration(604_800_000), _duration(5_400_000), _duration(-1)
+    ('7 days', '1.5 h', 'ever')
     """
     if milliseconds is None or milliseconds < 0:
         return "ever"
-    for unit, size in (("days", DAY_MS), ("h", 3_600_000), ("min", 60_000)):
-        if milliseconds >= size:
-            return f"{milliseconds / size:.4g} {unit}"
-    return f"{milliseconds / 1000:g} s"
+    hours = milliseconds / 3_600_000
+    return f"{hours / 24:.4g} days" if hours >= 24 else f"{hours:.3g} h"
 
 
 def transactional_id(kafka: KafkaConfig) -> str:

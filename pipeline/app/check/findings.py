@@ -1,18 +1,20 @@
-"""Findings of `afresh check`: printed as a table on a terminal, as lines elsewhere, or as JSON."""
+"""Findings of `afresh check`, and how they are printed: as lines, or as JSON."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from typing import NamedTuple
 
-from rich.console import Console, RenderableType
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
 from pipeline.app.config import shown_values
 from pipeline.app.config_rules import Origins
+from pipeline.events.batch import Reject
 from pipeline.events.checks import shown
-from pipeline.settings import Settings
+from pipeline.settings import KEY_FIELD, Settings
 
 FIELDS_SHOWN = 12
 
@@ -25,6 +27,9 @@ class Level(StrEnum):
     FAULT = "fault"
 
 
+STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAULT: "bold red"}
+
+
 class Finding(NamedTuple):
     """One check: its subject `about`, the result `found`, and `to_do`, the fix where one is needed."""
 
@@ -34,35 +39,8 @@ class Finding(NamedTuple):
     to_do: str = ""
 
 
-def ok(about: str, found: str) -> Finding:
-    """Return a finding that needs no action."""
-    return Finding(Level.OK, about, found)
-
-
-def warn(about: str, found: str, to_do: str) -> Finding:
-    """Return a finding that costs something later."""
-    return Finding(Level.WARN, about, found, to_do)
-
-
-def fault(about: str, found: str, to_do: str) -> Finding:
-    """Return a finding that keeps the service from working."""
-    return Finding(Level.FAULT, about, found, to_do)
-
-
-def count(findings: Iterable[Finding], level: Level) -> int:
-    """Return the number of findings of a level."""
-    return sum(finding.level is level for finding in findings)
-
-
-def verdict(findings: Sequence[Finding]) -> str:
-    """Return the last line of the report.
-
-    >>> verdict([ok("a", "exists"), warn("b", "slow", "move it")])
-    '0 faults, 1 warning: afresh run can start'
-    """
-    faults, warnings = count(findings, Level.FAULT), count(findings, Level.WARN)
-    outcome = "fix the faults first" if faults else "afresh run can start"
-    return f"{numbered(faults, 'fault')}, {numbered(warnings, 'warning')}: {outcome}"
+Make = Callable[[str, str, str], Finding]  # of a problem: about, found, to_do
+ok, warn, fault = (partial(Finding, level) for level in Level)
 
 
 def numbered(count: int, noun: str) -> str:
@@ -71,45 +49,31 @@ def numbered(count: int, noun: str) -> str:
     >>> numbered(1, "record"), numbered(1200, "record")
     ('1 record', '1,200 records')
     """
-    plural = "es" if noun.endswith("ch") else "s"
-    return f"{count:,} {noun}{'' if count == 1 else plural}"
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-class Problem(NamedTuple):
-    """Why a record can't be read: a fixed word, the record's place, and the details."""
-
-    reason: str
-    place: str
-    detail: str
-
-
-def problem_findings(
-    make: Callable[[str, str, str], Finding],
-    about: str,
-    problems: Sequence[Problem],
-    fixes: Mapping[str, str],
-    default_fix: str,
+def by_reason(
+    make: Make, about: str, rejects: Sequence[Reject], fixes: Mapping[str, str], default_fix: str
 ) -> Iterator[Finding]:
     """Yield a finding for each reason, the most frequent first, with an example; `fixes` by reason."""
-    first = {problem.reason: problem for problem in reversed(problems)}
-    counts = {reason: sum(each.reason == reason for each in problems) for reason in first}
-    for reason, number in sorted(counts.items(), key=lambda pair: -pair[1]):
-        found = f"{reason}: {number}, such as {first[reason].place}: {first[reason].detail}"
+    for reason, number in Counter(each.reason for each in rejects).most_common():
+        first = next(each for each in rejects if each.reason == reason)
+        place = f"{first.record.topic}-{first.record.partition} offset {first.record.offset}"
+        found = f"{reason}: {number}, such as {place}: {first.detail}"
         yield make(about, found, fixes.get(reason, default_fix))
 
 
 def fields_finding(
-    topic: str, table: str, names: Mapping[str, Sequence[str]], paths: Iterable[str], optional: set[str]
+    topic: str, table: str, names: Mapping[str, Sequence[str]], paths: Sequence[str]
 ) -> Finding:
     """Return which paths of the records are read, and which fields of ours and paths of theirs have no match.
 
-    `names` maps our fields to their names in the records, `optional` fields may also come from elsewhere.
+    `names` maps our fields to their names in the records.
     """
-    paths = list(paths)
     read = [name for several in names.values() for name in several if name in paths]
-    absent = [ours for ours, several in names.items() if ours not in optional and not {*several} & {*paths}]
-    unread = [shown(path)[1:-1] for path in paths if path not in read]
-    parts = [f"read: {', '.join(shown(name)[1:-1] for name in read) or 'none'}"]
+    absent = [ours for ours, several in names.items() if not {*several} & {KEY_FIELD, *paths}]
+    unread = [quoted(path) for path in paths if path not in read]
+    parts = [f"read: {', '.join(map(quoted, read)) or 'none'}"]
     if absent:
         parts.append(f"absent: {', '.join(absent)}")
     if unread:
@@ -117,64 +81,55 @@ def fields_finding(
     return ok(f"fields of {topic}", "; ".join(parts))
 
 
+def quoted(text: str) -> str:
+    """Return text from records for a message, on one line, without quotes."""
+    return shown(text)[1:-1]
+
+
 def show(findings: Iterable[Finding], settings: Settings, origins: Origins) -> list[Finding]:
-    """Print the findings on stdout, one by one where it is no terminal; return them."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        printed = []
-        for line in configured(settings, origins):
-            print(line)
-        for finding in findings:
-            print(as_line(finding), flush=True)
-            printed.append(finding)
-        print(verdict(printed))
-        return printed
-    with console.status("checking"):
-        printed = list(findings)
-    for line in configured(settings, origins):
-        console.print(Text(line, style="dim"))
-    for part in on_terminal(printed):
-        console.print(part, soft_wrap=isinstance(part, Text))
-    return printed
+    """Print the values that are no defaults, each finding once it is made, and the verdict; return them."""
+    console, values, made = Console(highlight=False), shown_values(settings), []
+    for key, origin in origins.items():
+        if key in values:
+            console.print(Text(f"{key} = {values[key]}  ({origin})", "dim"), soft_wrap=True)
+    for finding in findings:
+        # Text, since topics, keys and ids come from outside and may look like rich's markup
+        line = Text(as_line(finding))
+        line.stylize(STYLES[finding.level], end=len(finding.level))
+        console.print(line, soft_wrap=True)
+        made.append(finding)
+    faulty = any(finding.level is Level.FAULT for finding in made)
+    console.print(verdict(made), style=STYLES[Level.FAULT if faulty else Level.OK], soft_wrap=True)
+    return made
 
 
-def on_terminal(findings: Sequence[Finding]) -> Iterator[RenderableType]:
-    """Yield a table of the findings, then the fixes as lines that can be copied, then the verdict."""
-    # Text, since topics, keys and ids come from outside and may look like rich's markup
-    styles = {Level.OK: "green", Level.WARN: "yellow", Level.FAULT: "bold red"}
-    table = Table("", "what", "found")
-    for finding in findings:
-        style = styles[finding.level]
-        about, found = (Text(text, overflow="fold") for text in (finding.about, finding.found))
-        table.add_row(Text(finding.level, style), about, found)
-    yield table
-    for finding in findings:
-        if finding.to_do:
-            yield Text.assemble((f"{finding.about}: ", styles[finding.level]), finding.to_do)
-    yield Text(verdict(findings), styles[Level.FAULT if count(findings, Level.FAULT) else Level.OK])
+def verdict(findings: Iterable[Finding]) -> str:
+    """Return the last line of the report.
+
+    >>> verdict([ok("a", "exists"), warn("b", "slow", "move it")])
+    '0 faults, 1 warning: afresh run can start'
+    """
+    levels = Counter(finding.level for finding in findings)
+    outcome = "fix the faults first" if levels[Level.FAULT] else "afresh run can start"
+    return f"{numbered(levels[Level.FAULT], 'fault')}, {numbered(levels[Level.WARN], 'warning')}: {outcome}"
 
 
 def as_line(finding: Finding) -> str:
     """Return a finding as one line.
 
-    >>> as_line(Finding(Level.WARN, "topic items", "does not exist", "create it"))
+    >>> as_line(warn("topic items", "does not exist", "create it"))
     'warn   topic items: does not exist -> create it'
     """
     to_do = f" -> {finding.to_do}" if finding.to_do else ""
     return f"{finding.level:<6} {finding.about}: {finding.found}{to_do}"
 
 
-def configured(settings: Settings, origins: Origins) -> Iterator[str]:
-    """Yield each value that is not the default, with its origin; secrets are hidden."""
-    values = shown_values(settings)
-    return (f"{key} = {values[key]}  ({origin})" for key, origin in origins.items() if key in values)
-
-
 def as_json(findings: Sequence[Finding], settings: Settings, origins: Origins) -> str:
     """Return findings and configuration as one JSON document on one line."""
+    levels = Counter(finding.level for finding in findings)
     document = {
-        "faults": count(findings, Level.FAULT),
-        "warnings": count(findings, Level.WARN),
+        "faults": levels[Level.FAULT],
+        "warnings": levels[Level.WARN],
         "checks": [finding._asdict() for finding in findings],
         "configuration": {
             key: {"value": value, "origin": origins.get(key, "default")}

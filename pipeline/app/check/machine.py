@@ -1,4 +1,4 @@
-"""Check this machine: import names, libraries, threads, the checkpoint folder, the port of the metrics.
+"""Check this machine: import names, the checkpoint folder, the port of the metrics.
 
 Nothing is written: folders are asked for their access rights, the journal's lock is tried as a reader.
 """
@@ -6,18 +6,15 @@ Nothing is written: folders are asked for their access rights, the journal's loc
 import fcntl
 import importlib.util
 import os
-import platform
-import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
-from pipeline.app.check.findings import Finding, fault, numbered, ok, warn
+from pipeline.app.check.findings import Finding, fault, ok, warn
 from pipeline.app.config_rules import Origins
 from pipeline.errors import AfreshError
-from pipeline.events.batch import TopicPartition
 from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.files import UrlFolder
 from pipeline.service.health import split_address
@@ -28,21 +25,17 @@ OURS = "afresh"
 MIN_FREE_BYTES = 1 << 30  # less may not hold a checkpoint
 
 
-def check_machine(settings: Settings, origins: Origins) -> list[Finding]:
-    """Return the findings about configuration, installation and this machine."""
+def check_machine(settings: Settings, origins: Origins) -> Iterator[Finding]:
+    """Yield the findings about configuration, installation and this machine."""
     running = worker_runs(settings)
     values = "every value is the default"
     if origins:
         sources = ", ".join(sorted(set(origins.values())))
         values = f"valid; {len(origins)} set by {sources}, the others are defaults"
-    return [
-        ok("configuration", values),
-        *import_names(packages_distributions(), Path(__file__).parents[3]),
-        _libraries(),
-        threads(settings.model.threads, cpu_count()),
-        *checkpoint(settings, running),
-        port(settings.metrics.address, running),
-    ]
+    yield ok("configuration", values)
+    yield from import_names(packages_distributions(), Path(__file__).parents[3])
+    yield from checkpoint(settings, running)
+    yield port(settings.metrics.address, running)
 
 
 def import_names(owners: Mapping[str, list[str]], root: Path) -> Iterator[Finding]:
@@ -55,14 +48,12 @@ def import_names(owners: Mapping[str, list[str]], root: Path) -> Iterator[Findin
         others = sorted({owner for owner in owners.get(name, []) if owner.lower() != OURS})
         spec = importlib.util.find_spec(name)
         place = Path(spec.origin).parents[1] if spec and spec.origin else None
-        about, reinstall = f"import name {name}", f"pip install --force-reinstall {OURS}"
+        about = f"import name {name}"
         if others:
             found = f"is installed by {' and '.join(others)} too: each overwrites files of the other"
-            fix = f"pip uninstall {' '.join(others)}, then {reinstall}"
+            fix = f"pip uninstall {' '.join(others)}, then pip install --force-reinstall {OURS}"
             yield fault(about, found, f"give {OURS} an environment of its own, or {fix}")
-        elif place is None:
-            yield fault(about, "is not installed", reinstall)
-        elif place.resolve() != root.resolve():
+        elif place is None or place.resolve() != root.resolve():
             fix = "start afresh from another folder, or remove that one from PYTHONPATH"
             yield fault(about, f"comes from {place}, not from {root}", fix)
         else:
@@ -71,51 +62,30 @@ def import_names(owners: Mapping[str, list[str]], root: Path) -> Iterator[Findin
         yield ok("import names", f"{', '.join(NAMES)} belong to {OURS}, in {root}")
 
 
-def _libraries() -> Finding:
-    """Return the versions of the required libraries."""
-    found, missing = [f"python {platform.python_version()}"], []
-    for line in requires(OURS) or []:
-        name, _, marker = line.partition(";")
-        library = re.split(r"[^\w.-]", name.strip())[0]
-        if "extra" in marker or library == "editables":  # an editable installation requires it
-            continue
-        try:
-            found.append(f"{library} {version(library)}")
-        except PackageNotFoundError:
-            missing.append(library)
-    if missing:
-        return fault("libraries", f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")
-    return ok("libraries", f"{OURS} {version(OURS)}: {', '.join(found)}")
-
-
-def cpu_count() -> int:
-    """Return the number of CPUs that the process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def threads(wanted: int, available: int) -> Finding:
-    """Return whether the process may use as many CPUs as `model.threads`."""
-    found = f"model.threads = {wanted}, {numbered(available, 'CPU')} available"
-    if wanted > available:
-        return warn("threads", f"{found}: they wait for each other", f"set model.threads = {available}")
-    return ok("threads", found)
-
-
 def checkpoint(settings: Settings, running: bool) -> Iterator[Finding]:
-    """Yield the state of the checkpoint folder and of the journal's."""
+    """Yield the state of the checkpoint folder and of the journal's; `running`: as `worker_runs` returns."""
     path, worker = settings.checkpoint.path, settings.kafka.worker_id
     if not path:
         found = "checkpoint.path is empty: nothing survives a restart"
         yield warn("checkpoint", found, "set checkpoint.path to a folder")
         return
-    folders = [Path(settings.checkpoint.journal)] + ([] if "://" in path else [Path(path)])
-    for folder in dict.fromkeys(folders):
-        yield _folder(folder)
+    folders = [settings.checkpoint.journal] + ([] if "://" in path else [path])
+    yield from map(_folder, dict.fromkeys(map(Path, folders)))
     if running:
         yield ok("worker", f"a process runs as {worker} and holds the lock of the journal")
-    yield _newest_checkpoint(settings)
+    about = f"checkpoint {path}"
+    try:
+        checkpoints = Checkpoints(UrlFolder(path), settings)
+        newest, workers = checkpoints.load(), checkpoints.workers()  # as a start does
+    except (AfreshError, OSError, ImportError, ValueError) as error:
+        yield fault(about, f"can't be read: {error}", "correct checkpoint.path, or do what the error says")
+        return
+    others = ", ".join(each for each in workers if each != worker)
+    suffix = f"; others in the folder: {others}" if others else ""
+    if newest is None:
+        yield ok(about, f"{worker} has none yet and starts without one{suffix}")
+    else:
+        yield ok(about, f"of {worker} is complete: {newest[0].events_learned:,} events learned{suffix}")
 
 
 def _folder(folder: Path) -> Finding:
@@ -134,49 +104,18 @@ def _folder(folder: Path) -> Finding:
     return ok(about, found)
 
 
-def _newest_checkpoint(settings: Settings) -> Finding:
-    """Read the newest checkpoint as a start does."""
-    path, worker = settings.checkpoint.path, settings.kafka.worker_id
-    about = f"checkpoint {path}"
-    try:
-        checkpoints = Checkpoints(UrlFolder(path), settings)
-        found, workers = checkpoints.load(), checkpoints.workers()
-    except AfreshError as error:
-        return fault(about, str(error), "do what the error says; afresh run would end with it")
-    except (OSError, ImportError, ValueError) as error:
-        return fault(about, f"can't be read: {error}", "correct checkpoint.path, or give access")
-    others = ", ".join(each for each in workers if each != worker)
-    suffix = f"; others in the folder: {others}" if others else ""
-    if found is None:
-        return ok(about, f"{worker} has none yet and starts without one{suffix}")
-    return ok(about, f"of {worker} is complete: {found[0].events_learned:,} events learned{suffix}")
-
-
-def checkpoint_offsets(settings: Settings) -> dict[TopicPartition, int]:
-    """Return the offsets that the checkpoint resumes from; {} without a checkpoint that can be read."""
-    if not settings.checkpoint.path:
-        return {}
-    try:
-        return Checkpoints(UrlFolder(settings.checkpoint.path), settings).offsets()
-    except (AfreshError, OSError, ImportError, ValueError):
-        return {}
-
-
 def worker_runs(settings: Settings) -> bool:
     """Return whether a process holds the journal of our `worker_id`."""
     if not settings.checkpoint.path:
         return False
     lock = Path(settings.checkpoint.journal) / settings.kafka.worker_id / "journal.lock"
-    try:
-        file = os.open(lock, os.O_RDONLY)
-    except OSError:
+    if not lock.is_file() or not os.access(lock, os.R_OK):
         return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(file)  # releases the lock
+    with lock.open() as file:  # closing releases the lock
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
     return False
 
 

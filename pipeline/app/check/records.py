@@ -2,74 +2,56 @@
 
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
-from pipeline.app.check import advice, findings
+from pipeline.app.check import advice
 from pipeline.app.check.advice import Changes, Option, Paths, all_paths, paths_of
-from pipeline.app.check.findings import Finding, fault, numbered, ok, warn
+from pipeline.app.check.findings import Finding, by_reason, fault, fields_finding, numbered, ok, quoted, warn
 from pipeline.app.text import event_types_text
-from pipeline.events.batch import Polled, RawBatch, Record, Span, TopicPartition
+from pipeline.events.batch import Polled, RawBatch, Record, Span
 from pipeline.events.checks import shown
 from pipeline.events.decode import Decoder
 from pipeline.events.fields import key_text
-from pipeline.settings import EVENT_FIELDS, KEY_FIELD, Settings, names_of
+from pipeline.settings import EVENT_FIELDS, Settings, names_of
+from pipeline.state.positions import DAY_MS
 from producers.kafka.records import key_hash
 
-DAY_MS = 86_400_000
 LISTED_RECORDS = 100  # of which the fields are listed
+LISTED_FIELDS = 12
 TRIED_RECORDS = 60  # of each kind, those that decode and those that don't
 MAX_EVENT_TYPES = 50  # of a field that names event types; ids and texts have more values
 FIXABLE = ("missing_field", "wrong_type", "empty_id", "bad_time")  # reasons that settings may fix
-
-
-def check_offsets(
-    topic: str, ends: Mapping[int, int], learned: Mapping[TopicPartition, int]
-) -> Iterator[Finding]:
-    """Yield a fault where the checkpoint has `learned` beyond the ends of the topic: a start would fail."""
-    for source, offset in learned.items():
-        end = ends.get(source.partition, offset)
-        if source.topic == topic and offset > end:
-            found = (
-                f"the checkpoint resumes from offset {offset} of partition {source.partition}, which ends at "
-                f"{end}: the topic was created again"
-            )
-            fix = "restore the topic, or start over with another checkpoint.path and kafka.group_id"
-            yield fault(f"offsets of {topic}", found, fix)
-            return
+Keyed = tuple[Record, str]  # a record, and the user of all its events
 
 
 def check_records(
     topic: str, partitions: int, records: Sequence[Record], settings: Settings, now_ms: int
-) -> list[Finding]:
-    """Return the findings about a topic's newest records; `now_ms` is the wall clock.
+) -> Iterator[Finding]:
+    """Yield the findings about a topic's newest records; `now_ms` is the wall clock.
 
     Raise `UsageError` where two fields are read under one name.
     """
     if not records:
         fix = "publish some (afresh replay FILE), and check again"
-        return [warn(f"records of {topic}", "no record yet: nothing to check", fix)]
+        yield warn(f"records of {topic}", "no record yet: nothing to check", fix)
+        return
     raw = _decode(records, settings, now_ms)
+    yield from _decoding(topic, records, raw, settings)
     paths = all_paths(paths_of(record.value) for record in records[-LISTED_RECORDS:])
-    names = {field: names_of(settings.events.fields.get(field, field)) for field in EVENT_FIELDS}
-    from_key = {field for field, several in names.items() if KEY_FIELD in several}
-    paths = [path for path in paths if not path.startswith("context.")]
-    types = Counter(raw.events.types)
-    # all events of a record belong to one user
-    users = {
-        id(record): (record, ids[0])
-        for record in records
-        if (ids := _decode([record], settings, now_ms).events.user_ids)
-    }
-    return [
-        *_decoding(topic, records, raw, settings),
-        *([findings.fields_finding(topic, "events", names, paths, from_key)] if paths else []),
-        *([ok(f"event types of {topic}", event_types_text(types, settings.events))] if types else []),
-        *_ages(topic, raw, settings),
-        *_keys(f"keys of {topic}", partitions, list(users.values())),
-    ]
+    if paths := [path for path in paths if not path.startswith("context.")]:
+        yield fields_finding(topic, "events", _names(settings), paths)
+    if raw.events.types:
+        yield ok(f"event types of {topic}", event_types_text(Counter(raw.events.types), settings.events))
+    yield from _ages(topic, raw, settings)
+    users = ((record, _decode([record], settings, now_ms).events.user_ids) for record in records)
+    yield from _keys(f"keys of {topic}", partitions, [(record, ids[0]) for record, ids in users if ids])
+
+
+def _names(settings: Settings) -> dict[str, tuple[str, ...]]:
+    return {field: names_of(settings.events.fields.get(field, field)) for field in EVENT_FIELDS}
 
 
 def _decode(records: Sequence[Record], settings: Settings, now_ms: int) -> RawBatch:
@@ -89,59 +71,42 @@ def _decoding(topic: str, records: Sequence[Record], raw: RawBatch, settings: Se
     about, total, bad = f"records of {topic}", numbered(len(records), "record"), len(_rejected(raw))
     if not bad:
         ignored = sum(raw.ignored.values())
-        aside = f", {ignored} of them are ignored" if ignored else ""
-        yield ok(about, f"the newest {total} decode{aside}")
+        yield ok(about, f"the newest {total} decode{f', {ignored} of them are ignored' if ignored else ''}")
         return
-    limit = settings.limits.max_dead_letter_ratio
-    stops = bad / len(records) > limit
-    make = fault if stops else warn
+    limit, make = settings.limits.max_dead_letter_ratio, warn
     found = f"{bad} of the newest {total} would be dead letters"
-    found += f", more than limits.max_dead_letter_ratio = {limit:g}" if stops else ""
+    if bad / len(records) > limit:
+        make = fault
+        found += f", more than limits.max_dead_letter_ratio = {limit:g}"
     yield make(about, found, "fix what is named below, in the producer or in [events]")
-    problems = [
-        findings.Problem(each.reason, f"{topic}-{at.partition} offset {at.offset}", each.detail)
-        for each in raw.rejects
-        for at in [each.record]
-    ]
-    proposal = _proposal(records, raw, settings)
-    fixes = dict.fromkeys(proposal.reasons, proposal.text)
     default_fix = "fix the producer, or accept the loss: see deploy/guides/troubleshooting.md"
-    yield from findings.problem_findings(make, about, problems, fixes, default_fix)
+    yield from by_reason(make, about, raw.rejects, _fixes(records, raw, settings), default_fix)
 
 
-class Proposal(NamedTuple):
-    """Settings under which more records decode, in words, and the reasons that they fix."""
-
-    text: str
-    reasons: frozenset[str]
-
-
-def _proposal(records: Sequence[Record], raw: RawBatch, settings: Settings) -> Proposal:
-    """Return settings under which more of the records decode; `raw` is their decoding under `settings`."""
+def _fixes(records: Sequence[Record], raw: RawBatch, settings: Settings) -> dict[str, str]:
+    """Return the fix of each reason that other settings remove, tried on the records, decoded as `raw`."""
     fixable = [reject for reject in raw.rejects if reject.reason in FIXABLE]
     bad = _sample([reject.record for reject in fixable])
     paths = [paths_of(record.value) for record in bad]
     if not any(paths):
-        return Proposal("", frozenset())
+        return {}
     rejected = _rejected(raw)
     sample = [*bad, *_sample([record for record in records if id(record) not in rejected])]
 
-    def reads(some: Sequence[Record], changed: Settings) -> int:
+    def read(changed: Settings, some: Sequence[Record] = records) -> int:
         return len(some) - len(_rejected(_decode(some, changed, raw.now_ms)))
 
-    tried = advice.counter(settings, lambda changed: reads(sample, changed))
-    changes = advice.best(_options(bad, paths, settings), tried, len(sample))
-    ignoring = [changes | more for more in _ignored(records, changes, settings, raw.now_ms)]
-    wider = advice.counter(settings, lambda changed: reads(records, changed))
-    changes = max([changes, *ignoring], key=wider)  # the first of equals
-    names = ", ".join(shown(path)[1:-1] for path in all_paths(paths)[: findings.FIELDS_SHOWN])
+    changes = advice.best(settings, _options(bad, paths, settings), partial(read, some=sample), len(sample))
+    ignoring = [changes | more for more in _ignored(records, changes, settings)]
+    changes = max([changes, *ignoring], key=lambda each: advice.reads(settings, each, read))
+    has = ", ".join(map(quoted, all_paths(paths)[:LISTED_FIELDS]))
     if not changes:
-        reasons = frozenset(FIXABLE) - {"bad_time"}
-        return Proposal(f"no events.fields were found under which more decode: they have {names}", reasons)
+        text = f"no events.fields were found under which more decode: they have {has}"
+        return {reason: text for reason in FIXABLE if reason != "bad_time"}
     still = _rejected(_decode(records, advice.with_changes(settings, changes), raw.now_ms))
     decoded = f"{len(records) - len(still):,} of the newest {numbered(len(records), 'record')} decode"
-    reasons = frozenset(reject.reason for reject in fixable if id(reject.record) not in still)
-    return Proposal(f"set {advice.as_toml(changes)}: then {decoded}; they have {names}", reasons)
+    text = f"set {advice.as_toml(changes)}: then {decoded}; they have {has}"
+    return {reject.reason: text for reject in fixable if id(reject.record) not in still}
 
 
 def _options(
@@ -149,36 +114,27 @@ def _options(
 ) -> dict[str, Sequence[Option]]:
     """Return what is tried: names of the two ids, and units of time."""
     keys = [_key_text(record.key) for record in bad if record.key is not None]
-    found: dict[str, Sequence[Option]] = {
-        f"events.fields.{field}": advice.options(
-            f"events.fields.{field}", settings.events.fields.get(field, field), paths, usable
-        )
-        for field, usable in (("user_id", keys if len(keys) == len(bad) else []), ("item_id", []))
-    }
+    user, item, names = "events.fields.user_id", "events.fields.item_id", _names(settings)
     units = [(1.0, unit) for unit in ("s", "ms", "auto") if unit != settings.events.time_unit]
-    return {**found, "events.time_unit": [advice.UNCHANGED, *units]}
+    return {
+        user: advice.options(user, names["user_id"], paths, keys if len(keys) == len(bad) else ()),
+        item: advice.options(item, names["item_id"], paths),
+        "events.time_unit": [advice.UNCHANGED, *units],
+    }
 
 
-def _ignored(
-    records: Sequence[Record], changes: Changes, settings: Settings, now_ms: int
-) -> Iterator[Changes]:
+def _ignored(records: Sequence[Record], changes: Changes, settings: Settings) -> Iterator[Changes]:
     """Yield roles "ignore" for event types of which most records lack an item id, where others have one.
 
     The type is read under its present name, or under others that may hold it.
     """
-    changed = advice.with_changes(settings, changes)
-    rejected = _rejected(_decode(records, changed, now_ms))
+    setting, names = "events.fields.event_type", _names(advice.with_changes(settings, changes))
     paths = [paths_of(record.value) for record in records]
-    items, types = (names_of(changed.events.fields.get(name, name)) for name in ("item_id", "event_type"))
-    lacking = [
-        id(record) in rejected and not advice.holds(each, *items)
-        for record, each in zip(records, paths, strict=True)
-    ]
-    setting = "events.fields.event_type"
-    for _, value in advice.options(setting, types, paths):
-        of_record = [_first_text(each, names_of(value or types)) for each in paths]
-        counts = Counter(of_record)
-        without = Counter(kind for kind, lacks in zip(of_record, lacking, strict=True) if lacks)
+    without_item = [each for each in paths if not advice.holds(each, *names["item_id"])]
+    for _, value in advice.options(setting, names["event_type"], paths):
+        type_names = names_of(value or names["event_type"])
+        counts = Counter(_first_text(each, type_names) for each in paths)
+        without = Counter(_first_text(each, type_names) for each in without_item)
         most = [kind for kind, count in without.items() if kind and 2 * count > counts[kind]]
         if 0 < len(most) < len(counts) <= MAX_EVENT_TYPES:
             renamed = {} if value is None else {setting: value}
@@ -199,16 +155,16 @@ def _ages(topic: str, raw: RawBatch, settings: Settings) -> Iterator[Finding]:
     for what, days in (("user", settings.limits.user_ttl_days), ("item", settings.limits.item_ttl_days)):
         old = int((raw.events.time_ms_B < raw.now_ms - days * DAY_MS).sum()) if days else 0
         if 2 * old > len(raw.events):
-            yield warn(
-                f"times of {topic}",
+            found = (
                 f"{old} of the newest {numbered(len(raw.events), 'event')} are older than "
-                f"limits.{what}_ttl_days = {days:g}: their {what}s expire as soon as they are learned",
-                f"for a trial with an old recording, --set limits.{what}_ttl_days=0",
+                f"limits.{what}_ttl_days = {days:g}: their {what}s expire as soon as they are learned"
             )
+            fix = f"for a trial with an old recording, --set limits.{what}_ttl_days=0"
+            yield warn(f"times of {topic}", found, fix)
 
 
-def _keys(about: str, partitions: int, pairs: Sequence[tuple[Record, str]]) -> Iterator[Finding]:
-    """Yield whether all events of a user are in one partition; `pairs` are records with their users."""
+def _keys(about: str, partitions: int, pairs: Sequence[Keyed]) -> Iterator[Finding]:
+    """Yield whether all events of a user are in one partition."""
     if pairs and partitions < 2:
         yield ok(about, "one partition: every user's events are together")
     elif pairs:
@@ -221,22 +177,20 @@ def _keys(about: str, partitions: int, pairs: Sequence[tuple[Record, str]]) -> I
         yield from problems or [ok(about, fine)]
 
 
-def _scattered(about: str, pairs: Sequence[tuple[Record, str]]) -> Iterator[Finding]:
+def _scattered(about: str, pairs: Sequence[Keyed]) -> Iterator[Finding]:
     places: dict[str, set[int]] = defaultdict(set)
     for record, user in pairs:
         places[user].add(record.partition)
     several = {user: sorted(found) for user, found in places.items() if len(found) > 1}
-    if several:
-        user, found = next(iter(several.items()))
-        yield fault(
-            about,
+    for user, partitions in list(several.items())[:1]:
+        found = (
             f"{numbered(len(several), 'user')} of {len(places):,} in more than one partition, such as "
-            f"{shown(user)} in {', '.join(map(str, found))}: several workers would each know a part of them",
-            "key every event by its user id, with the same partitioner in all producers",
+            f"{shown(user)} in {', '.join(map(str, partitions))}: several workers would each know a part"
         )
+        yield fault(about, found, "key every event by user id, with the same partitioner in all producers")
 
 
-def _unkeyed(about: str, pairs: Sequence[tuple[Record, str]]) -> Iterator[Finding]:
+def _unkeyed(about: str, pairs: Sequence[Keyed]) -> Iterator[Finding]:
     """Yield warnings about keys that are missing, or that are not the user id."""
     total = numbered(len(pairs), "event")
     missing = [record for record, _ in pairs if record.key is None]
@@ -253,24 +207,20 @@ def _unkeyed(about: str, pairs: Sequence[tuple[Record, str]]) -> Iterator[Findin
         yield warn(about, found, fix)
 
 
-def _partitioner(about: str, partitions: int, pairs: Sequence[tuple[Record, str]]) -> Iterator[Finding]:
+def _partitioner(about: str, partitions: int, pairs: Sequence[Keyed]) -> Iterator[Finding]:
     """Compare each key's partition with murmur2, the default of Java's client, and crc32, librdkafka's."""
     keys = [(record.key, record.partition) for record, _ in pairs if record.key is not None]
     misplaced = [(key, partition) for key, partition in keys if key_hash(key) % partitions != partition]
-    if misplaced and all(zlib.crc32(key) % partitions == partition for key, partition in keys):
-        found = "partitioned by crc32 (librdkafka's default), not by murmur2 (Java's default)"
-        fix = "use one in all producers: partitioner=murmur2_random in librdkafka, where others are Java"
-        yield warn(about, found, fix)
-    elif misplaced:
+    if misplaced:
         key, partition = misplaced[0]
-        yield warn(
-            about,
+        found = (
             f"{len(misplaced)} of {numbered(len(keys), 'key')} are not in the partition of murmur2, such as "
-            f"{shown(key.decode(errors='replace'))} in partition {partition}, expected "
-            f"{key_hash(key) % partitions}",
-            "use one partitioner (murmur2) in all producers; records from before a change of the number of "
-            "partitions are in others too",
+            f"{shown(key.decode(errors='replace'))} in {partition}, expected {key_hash(key) % partitions}"
         )
+        if all(zlib.crc32(key) % partitions == partition for key, partition in keys):
+            found += "; all are partitioned by crc32, librdkafka's default (partitioner=murmur2_random)"
+        fix = "use murmur2 in all producers; records from before a change of the partitions are in others too"
+        yield warn(about, found, fix)
 
 
 def _key_text(key: bytes) -> str:

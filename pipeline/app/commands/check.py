@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-import time
 
 from pipeline.settings import Settings
 
@@ -25,16 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Print the findings; return 2 when one is a fault, else 0."""
     from pipeline.app.check.checks import all_findings
-    from pipeline.app.check.findings import Level, as_json, count, show  # help needs no client and no numpy
+    from pipeline.app.check.findings import Level, as_json, show  # help needs no client and no numpy
     from pipeline.app.config import resolve
+    from pipeline.service.clock import SystemClock
 
     if args.log_level == "info":  # the findings report what reading a checkpoint logs
         logging.getLogger().setLevel(logging.WARNING)
     _, origins = resolve(args.config, args.sets, os.environ)
-    findings = all_findings(settings, origins, args.create_topics, lambda: time.time_ns() // 1_000_000)
+    findings = all_findings(settings, origins, args.create_topics, SystemClock().now_ms)
     if args.json:
         found = list(findings)
         print(as_json(found, settings, origins))
     else:
         found = show(findings, settings, origins)
-    return FAULTY if count(found, Level.FAULT) else 0
+    return FAULTY if any(finding.level is Level.FAULT for finding in found) else 0

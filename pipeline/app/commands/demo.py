@@ -5,7 +5,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +13,7 @@ import msgspec
 
 from pipeline.app.file_options import NONE, add_column_options, recording_of
 from pipeline.errors import UsageError
-from pipeline.settings import (
-    CheckpointConfig,
-    EventsConfig,
-    KafkaConfig,
-    Settings,
-    TopicsConfig,
-)
+from pipeline.settings import CheckpointConfig, EventsConfig, KafkaConfig, Settings, TopicsConfig
 from producers.simulator.options import EVENTS, RATE, events_a_second, whole
 
 if TYPE_CHECKING:
@@ -58,8 +52,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     Raise `UsageError` without the file, or when the broker can't be started, other `AfreshError`s as the loop
     and the sender do, and KeyboardInterrupt before the loop runs or on a second Ctrl-C.
     """
+    from pipeline.app.demo.progress import summary_lines
     from pipeline.app.demo.show import Demo
-    from pipeline.app.demo.text import summary_lines
     from pipeline.app.demo.view import View
     from pipeline.app.wiring import build_service  # help needs no torch and no Kafka client
     from pipeline.service.clock import SystemClock
@@ -68,15 +62,13 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from producers.sender_process import SenderProcess
 
     if args.file is not None and not args.file.is_file():
-        raise UsageError(
-            f"--file {args.file}: no such file; expected a recorded stream, .csv, .jsonl or .parquet"
-        )
+        raise UsageError(f"--file {args.file}: no such file; expected a .csv, .jsonl or .parquet")
     if args.log_level == "info":  # the live view shows what is logged
         logging.getLogger().setLevel(logging.WARNING)
         logging.getLogger("pipeline.service.loop").setLevel(logging.ERROR)  # nothing is saved, as intended
     total, change_at = planned(args)
     columns = file_columns(args, settings)
-    with View() as view:
+    with View(sys.stderr) as view:
         view.print("starting the embedded broker")
         with EmbeddedBroker() as broker:
             own = demo_settings(settings, broker.bootstrap_servers)
@@ -84,12 +76,11 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             view.print("compiling: some seconds, more the first time")
             with SenderProcess(sender_command(args, broker.bootstrap_servers, change_at, columns)) as sender:
                 demo = Demo(view, SystemClock(), sender, total, change_at)
-                service = build_service(own, demo.watch)
+                service = build_service(own, demo)
+                recommender = service.recommender
                 with metrics_served(own.metrics.address, service, view.print):
-                    view.print(
-                        "sending events of simulated users" if args.file is None else f"playing {args.file}"
-                    )
-                    summary = demo.play(service.loop, service.recommender.quality)
+                    view.print(f"playing {args.file}" if args.file else "sending events of simulated users")
+                    summary = demo.play(service.loop, recommender.quality, recommender.track)
         for line in summary_lines(summary):
             view.print(line)
     print(json.dumps(summary))
@@ -101,14 +92,16 @@ def metrics_served(address: str, service: "Service", show: Callable[[str], None]
     """Serve /metrics, and print where; an address that is in use is reported and does not end the demo."""
     from pipeline.service.health import serve
 
-    server = None
     try:
         server = serve(address, service.metrics.registry, service.health)
     except UsageError as error:  # the default address may be a running service's
         show(f"continuing without /metrics: {error}")
-    with server or nullcontext():
-        if server is not None:
-            show(f"metrics at http://{server.address}/metrics")
+        server = None
+    if server is None:
+        yield
+        return
+    with server:
+        show(f"metrics at http://{server.address}/metrics")
         yield
 
 

@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Evaluate the file and print the metrics; return 0. Raise `UsageError` for a file without events."""
-    from pipeline.app.report.evaluated import write_report  # help needs no torch
-    from pipeline.app.report.gather import check_writable
+    from pipeline.app.report.gather import check_writable  # help needs no torch
+    from pipeline.app.report.page import write_report
     from pipeline.service.prequential import compared
 
     if args.report is not None:

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Write the page; return 0. Raise `UsageError` without a checkpoint, or where nothing can be written."""
     from pipeline.app.inspection import open_newest  # help needs no torch and no matplotlib
-    from pipeline.app.report.gather import Extra, Fact, check_writable, day, gather, write
+    from pipeline.app.report.gather import Extra, check_writable, day, gather, write
     from pipeline.app.report.page import page
     from pipeline.persistence.checkpoint import TRAINED
     from pipeline.service.clock import SystemClock
@@ -36,10 +36,10 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     manifest, recommender, workers = open_newest(args.checkpoint, settings)
     worker = manifest.worker_id
     origin = "trained from a file" if worker == TRAINED else f"worker {worker}"
-    facts = [
-        Fact("worker", f"none yet: {origin}" if worker == TRAINED else worker),
-        Fact("checkpoint", f"{manifest.seq:,} batches, saved {day(manifest.saved_at_ms)}"),
-    ]
+    facts = {
+        "worker": f"none yet: {origin}" if worker == TRAINED else worker,
+        "checkpoint": f"{manifest.seq:,} batches, saved {day(manifest.saved_at_ms)}",
+    }
     notes = []
     if others := ", ".join(each for each in workers if each != worker):
         notes.append(
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             f"also holds checkpoints of {others}."
         )
     models = {name: Extra(name) for name in recommender.quality.models}
-    report = gather(recommender, models, f"afresh report: {origin}", facts, recommender.settings, notes)
+    report = gather(recommender, models, f"afresh report: {origin}", facts, notes)
     write(args.out, "--out", page(report, SystemClock().now_ms()))
     print(f"report: {args.out}, {origin}, {manifest.events_learned:,} events")
     return 0

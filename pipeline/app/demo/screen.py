@@ -5,16 +5,13 @@ the list is left out first, then the older alarms, then rows of the plot, then t
 """
 
 from itertools import groupby
-from operator import itemgetter
 
 import numpy as np
 from rich.cells import set_cell_size
 from rich.text import Text
 
-from pipeline.app.demo.plot import Canvas, cell_of, draw, place_labels, sample, scale_for
-from pipeline.app.demo.progress import SERVED, Progress
-from pipeline.app.demo.quality import WINDOW_TESTS
-from pipeline.app.demo.text import alarm_text, counts, percent, points, ratio
+from pipeline.app.demo.plot import cell_of, draw, place_labels, sample
+from pipeline.app.demo.progress import SERVED, Progress, alarm_text, counts, ratio
 from pipeline.app.text import plain
 from pipeline.events.records import Ranking
 
@@ -27,6 +24,7 @@ FRAME_ROWS = 3  # around a plot: its title, its axis and the axis' labels
 USUAL_ROWS = 9 + FRAME_ROWS  # of the plot on a screen of 24 rows
 BELOW_ROWS = 16  # that alarms and the list can use
 MAX_ALARMS = 3
+SCALES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)  # tops of the plot
 STYLES = ("bold green", "cyan", "yellow", "magenta")  # of the models, the served one first
 CHANGE, ALARM = "╎", "▲"
 
@@ -56,7 +54,6 @@ def _metrics(progress: Progress, width: int, rows: int) -> list[Text]:
     if across < MIN_ACROSS or down < MIN_DOWN:
         return side[: max(rows, 0)]
     plot = _plot(progress, across, down)
-    side += [Text()] * (len(plot) - len(side))
     for left, right in zip(plot, side, strict=False):
         left.pad_right(AXIS_CELLS + across + GAP_CELLS - left.cell_len)
         left.append_text(right)
@@ -65,66 +62,63 @@ def _metrics(progress: Progress, width: int, rows: int) -> list[Text]:
 
 def _side(progress: Progress) -> list[Text]:
     """Return the models' metrics, and the click and purchase rates of the lists."""
-    lines = [Text(f"{f'last {WINDOW_TESTS:,} tests':21}{'HR@10':>7}{'NDCG@10':>8}", style="bold")]
-    for place, model in enumerate(progress.models):
-        lines.append(
-            Text.assemble(
-                (sample(place), STYLES[place % len(STYLES)]),
-                (f" {model.name:17.17}{ratio(model.hr):>7}{ratio(model.ndcg):>8}", "" if place else "bold"),
-            )
-        )
+    models, _, hr_MP, ndcg_MP, tests = progress.course
+    lines = [Text(f"{f'last {tests:,} tests':21}{'HR@10':>7}{'NDCG@10':>8}", style="bold")]
+    for place, (name, hr, ndcg) in enumerate(zip(models, hr_MP[:, -1], ndcg_MP[:, -1], strict=True)):
+        metrics = f" {name:17.17}{ratio(hr):>7}{ratio(ndcg):>8}"
+        sampled = (sample(place), STYLES[place % len(STYLES)])
+        lines.append(Text.assemble(sampled, (metrics, "" if place else "bold")))
     if not progress.arms:
         return lines
     lines += [Text(), Text(f"{'of 100 shown':13}{'clicked':>10}{'bought':>13}", style="bold")]
     for arm in progress.arms:
-        rates = f"{percent(arm.click_rate, 1):>10}{percent(arm.purchase_rate, 2):>13}"
-        lines.append(Text(f"{arm.name:13.13}{rates}", style="bold" if arm.name == SERVED else ""))
+        rates = f"{arm.name:13.13}{arm.clicked:>10}{arm.bought:>13}"
+        lines.append(Text(rates, style="bold" if arm.name == SERVED else ""))
     for arm in progress.arms:
         if arm.name != SERVED:
-            gaps = f"{points(arm.click_gap, 1):>10}{points(arm.purchase_gap, 2):>13}"
-            lines.append(Text(f"{'over ' + arm.name:13.13}{gaps}"))
+            lines.append(Text(f"{'over ' + arm.name:13.13}{arm.above_clicked:>10}{arm.above_bought:>13}"))
     lines.append(Text("± is half of the 95 % interval", style="dim"))
     return lines
 
 
 def _plot(progress: Progress, across: int, down: int) -> list[Text]:
     """Return hit rates over the stream, with the change of preferences and the alarms marked on the axis."""
-    events_P, hr_MP = progress.course
-    x_end = max(progress.total or 0, float(events_P[-1]), 1.0)
-    y_top = scale_for(float(np.nanmax(hr_MP, initial=0.0)))
-    canvas = draw(events_P, hr_MP, across, down, x_end, y_top)
-    change_at = progress.change_at
-    change = None if change_at is None else cell_of(change_at, x_end, across)
+    events_P, hr_MP = progress.course.events_P, progress.course.hr_MP
+    x_end = max(progress.total or 0, int(events_P[-1]), 1)
+    highest = float(np.nanmax(hr_MP, initial=0.0))
+    y_top = next((scale for scale in SCALES if highest <= scale), 1.0)
+    canvas = draw(events_P / x_end, hr_MP / y_top, across, down)
+    marks, labels = ["─"] * across, [(across - 1, f"{x_end:,}"), (0, "0")]
+    change = -1
+    if progress.change_at is not None:
+        change = cell_of(progress.change_at / x_end, across)
+        marks[change] = "┴"
+        # the longest that has room
+        labels += [(change, f"preferences change at {progress.change_at:,}"), (change, "change")]
+    for alarm in progress.alarms:
+        marks[cell_of(alarm.at_event / x_end, across)] = ALARM
+
     ticks = {row: f"{share:g}".removeprefix("0") for row, share in ((0, y_top), (down // 2, y_top / 2))}
     ticks[down - 1] = "0"
     lines = [Text.assemble((f"{'':{AXIS_CELLS}}hit rate@10 over the events", "bold"))]
     for row in range(down):
         tick = f"{ticks.get(row, ''):>4}{'┤' if row in ticks else '│'}"
         lines.append(Text.assemble((tick, "dim")))
-        _cells(lines[-1], canvas, row, change)
-    marks = list("─" * across)
-    if change is not None:
-        marks[change] = "┴"
-    for alarm in progress.alarms:
-        marks[cell_of(alarm.at_event, x_end, across)] = ALARM
+        signs, owners = list(canvas.text(row)), canvas.line_HW[row].tolist()
+        if change >= 0 and signs[change] == " ":
+            signs[change] = CHANGE
+        _append(lines[-1], signs, [STYLES[owner % len(STYLES)] if owner >= 0 else "dim" for owner in owners])
     lines.append(Text.assemble((f"{'':{AXIS_CELLS - 1}}└", "dim")))
-    for is_alarm, run in groupby(marks, ALARM.__eq__):
-        lines[-1].append("".join(run), style="bold red" if is_alarm else "dim")
-    labels = [(across - 1, f"{x_end:,.0f}"), (0, "0")]
-    if change is not None:  # the longest that has room
-        labels += [(change, f"preferences change at {change_at:,}"), (change, "change")]
+    _append(lines[-1], marks, ["bold red" if mark == ALARM else "dim" for mark in marks])
     lines.append(Text.assemble((f"{'':{AXIS_CELLS}}{place_labels(across, labels)}", "dim")))
     return lines
 
 
-def _cells(line: Text, canvas: Canvas, row: int, change: int | None) -> None:
-    """Add a row of the canvas, and the change of preferences where nothing is drawn."""
-    signs, owners = list(canvas.text(row)), canvas.line_HW[row].tolist()
-    if change is not None and signs[change] == " ":
-        signs[change], owners[change] = CHANGE, -1
-    for owner, run in groupby(zip(owners, signs, strict=True), itemgetter(0)):
-        style = STYLES[owner % len(STYLES)] if owner >= 0 else "dim"
-        line.append("".join(sign for _, sign in run), style=style)
+def _append(line: Text, signs: list[str], styles: list[str]) -> None:
+    """Add signs to a line, each in its style."""
+    at = iter(signs)
+    for style, run in groupby(styles):
+        line.append("".join(next(at) for _ in run), style=style)
 
 
 def _alarms(progress: Progress, most: int) -> list[Text]:

@@ -1,24 +1,59 @@
 """One run of the demo: the sender starts when the pipeline is ready, the loop ends when all is learned."""
 
 import signal
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from pipeline.app.console import signals_to
-from pipeline.app.demo.progress import Progress, arms_of
-from pipeline.app.demo.quality import QualityCourse
+from pipeline.app.demo.progress import Progress, arms_of, course_of, delay_of
 from pipeline.app.demo.view import View
-from pipeline.app.demo.watch import DemoWatch
 from pipeline.evaluation.rank_metrics import RankMetrics
+from pipeline.evaluation.timeline import Track
+from pipeline.events.batch import IntArray, RawBatch, TopicPartition
+from pipeline.events.records import DriftAlarm, Ranking
+from pipeline.outcome import Learner, Outcome
 from pipeline.service.loop import Loop
+from pipeline.service.observe import Delivered, Observer
 from pipeline.service.ports import Clock
 from producers.sender_process import SenderProcess
 
+MAX_LATENCY_MS = 60_000
+FOLLOW_S = 4.0  # for how long one user's list is shown at least
+MAX_ALARMS = 1_000  # that are kept, the newest
 
-class Demo:
-    """Shows the progress of a loop, and ends it when everything that was sent is learned.
+
+class Latency:
+    """A histogram of whole milliseconds, the resolution of record timestamps; longer times are cut."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(MAX_LATENCY_MS + 1, np.int64)
+
+    def add(self, ms_B: IntArray) -> None:
+        """Count times; those below zero, where clocks disagree, count as zero."""
+        self._counts += np.bincount(np.clip(ms_B, 0, MAX_LATENCY_MS), minlength=MAX_LATENCY_MS + 1)
+
+    def percentile(self, share: float) -> float | None:
+        """Return the least time that `share` of all times don't exceed, 0 < share <= 1; None without any.
+
+        >>> latency = Latency()
+        >>> latency.add(np.arange(1, 101))
+        >>> latency.percentile(0.99)
+        99.0
+        """
+        running = np.cumsum(self._counts)
+        if not running[-1]:
+            return None
+        return float(np.searchsorted(running, np.ceil(share * running[-1])))
+
+
+class Demo(Observer):
+    """An observer that shows the progress of its loop, and ends it when all that was sent is learned.
 
     `total` is the number of events to come, None where it is not known; preferences change at event
-    `change_at`. The loop is built with the observer `watch`.
+    `change_at`. What it keeps is bounded.
     """
 
     def __init__(
@@ -27,53 +62,92 @@ class Demo:
         self._view, self._clock, self._sender = view, clock, sender
         self._total, self._change_at = total, change_at
         self._began_s = clock.monotonic_s()
-        self._running: tuple[Loop, QualityCourse] | None = None
-        self.watch = DemoWatch(clock, sender.start, self._tick)
+        self._first_s = self._last_s = self._followed_s = 0.0  # first batch, last acknowledgement
+        self._running: tuple[Loop, Callable[[], Track]] | None = None
+        self._ready = False
+        self._records = self._rankings = self._dead_letters = self._lag = 0
+        self._alarms: deque[DriftAlarm] = deque(maxlen=MAX_ALARMS)
+        self._followed: Ranking | None = None
+        self.latency = Latency()
 
-    def play(self, loop: Loop, quality: RankMetrics) -> dict[str, Any]:
+    def play(self, loop: Loop, quality: RankMetrics, track: Callable[[], Track]) -> dict[str, Any]:
         """Run the loop to the end, or to a first SIGINT or SIGTERM; return the summary, the last JSON line.
 
-        Raise KeyboardInterrupt on a second signal, and `AfreshError` as the loop does, or when the sender
-        failed.
+        `track` returns the metrics so far. Raise KeyboardInterrupt on a second signal, and `AfreshError` as
+        the loop does, or when the sender failed.
         """
-        course = QualityCourse(quality)
-        self._running = loop, course
+        self._running = loop, track
         with signals_to(lambda number, frame: loop.stop(), signal.default_int_handler):
             loop.run()
         self._sender.stop()
-        self._view.show(self._progress(course), self._clock.monotonic_s())
+        self._show(track(), self._clock.monotonic_s())
         self._view.close()
         return self._summary(loop.learner.events_learned, quality)
 
-    def _tick(self) -> None:
+    def ticked(self) -> None:
         """Show the progress where it is time, and stop the loop when the last event is learned."""
         if self._running is None:
             return
-        loop, course = self._running
-        course.look(loop.learner.events_learned)
+        loop, track = self._running
         now_s = self._clock.monotonic_s()
-        if self._view.due(now_s) and self.watch.records:
-            self._view.show(self._progress(course), now_s)
+        if self._records and self._view.due(now_s):
+            self._show(track(), now_s)
         sent = self._sender.sent()
-        if sent is not None and self.watch.records >= sent:
+        if sent is not None and self._records >= sent:
             loop.stop()
 
-    def _progress(self, course: QualityCourse) -> Progress:
-        watch = self.watch
-        return Progress(
-            events=watch.records,
+    def holds(self, partitions: int) -> None:
+        """Start the sender with the first partitions."""
+        if partitions and not self._ready:
+            self._ready = True
+            self._sender.start()
+
+    def learned(self, raw: RawBatch, outcome: Outcome, learner: Learner) -> None:
+        """Count a batch and keep its alarms and one of its lists."""
+        now_s = self._clock.monotonic_s()
+        if not self._records:
+            self._first_s = now_s
+        self._records += len(raw.events) + len(raw.rejects)
+        self._alarms.extend(outcome.alarms)
+        self._follow(outcome.rankings, now_s)
+
+    def delivered(self, batch: Delivered, at_ms: int) -> None:
+        """Count what is acknowledged, and its latency."""
+        self._rankings += batch.rankings
+        self._dead_letters += sum(batch.dead_letters.values())
+        stamped = batch.append_ms_B[batch.append_ms_B > 0]
+        self.latency.add(at_ms - stamped.astype(np.int64))
+        self._last_s = self._clock.monotonic_s()
+
+    def committed(self, at_ms: int, lag: Mapping[TopicPartition, int]) -> None:
+        """Keep the lag."""
+        self._lag = sum(lag.values())
+
+    def _follow(self, rankings: list[Ranking], now_s: float) -> None:
+        """Keep the newest list of one user, and switch to another user after `FOLLOW_S`."""
+        for ranking in rankings:
+            if self._followed is not None and ranking.user_id == self._followed.user_id:
+                self._followed = ranking
+        if self._followed is None or now_s - self._followed_s >= FOLLOW_S:
+            explained = [ranking for ranking in rankings if any(item.because for item in ranking.items)]
+            if explained:
+                self._followed, self._followed_s = explained[-1], now_s
+
+    def _show(self, track: Track, now_s: float) -> None:
+        progress = Progress(
+            events=self._records,
             total=self._total,
-            events_per_s=watch.speed(),
-            lag=watch.lag,
-            p50_ms=watch.latency.percentile(0.5),
-            p99_ms=watch.latency.percentile(0.99),
-            models=course.models(),
-            course=course.course(),
+            events_per_s=_per_second(self._records, now_s - self._first_s),
+            lag=self._lag,
+            p50_ms=self.latency.percentile(0.5),
+            p99_ms=self.latency.percentile(0.99),
+            course=course_of(track),
             change_at=self._change_at,
-            alarms=tuple(watch.alarms),
+            alarms=tuple(self._alarms),
             arms=arms_of(self._uplift()),
-            ranking=watch.followed,
+            ranking=self._followed,
         )
+        self._view.show(progress, now_s)
 
     def _uplift(self) -> dict[str, Any] | None:
         """Return the uplift of the lists, so far or in the end; None without a closed loop."""
@@ -81,15 +155,14 @@ class Demo:
         return self._sender.progress() if figures is None else figures.get("uplift")
 
     def _summary(self, events: int, quality: RankMetrics) -> dict[str, Any]:
-        watch, uplift = self.watch, self._uplift()
-        change_at = float("inf") if self._change_at is None else self._change_at
+        uplift = self._uplift()
         return {
             "events": events,
-            "rankings": watch.rankings,
-            "dead_letters": watch.dead_letters,
-            "events_per_s": round(events / watch.learning_s, 1) if watch.learning_s > 0 else 0.0,
-            "latency_p50_ms": watch.latency.percentile(0.5),
-            "latency_p99_ms": watch.latency.percentile(0.99),
+            "rankings": self._rankings,
+            "dead_letters": self._dead_letters,
+            "events_per_s": round(_per_second(events, self._last_s - self._first_s), 1),
+            "latency_p50_ms": self.latency.percentile(0.5),
+            "latency_p99_ms": self.latency.percentile(0.99),
             "models": {
                 name: {"hr@10": metrics["hr@10"], "ndcg@10": metrics["ndcg@10"]}
                 for name, metrics in quality.cumulative().items()
@@ -98,10 +171,14 @@ class Demo:
                 {
                     "signal": alarm.signal,
                     "at_event": alarm.at_event,
-                    "delay_events": alarm.at_event - change_at if alarm.at_event > change_at else None,
+                    "delay_events": delay_of(alarm, self._change_at),
                 }
-                for alarm in watch.alarms
+                for alarm in self._alarms
             ],
             "uplift": uplift and {name: part for name, part in uplift.items() if name != "windows"},
             "seconds": round(self._clock.monotonic_s() - self._began_s, 1),
         }
+
+
+def _per_second(events: int, seconds: float) -> float:
+    return events / seconds if seconds > 0 else 0.0

@@ -1,40 +1,37 @@
 """The view of the demo: a live screen on a terminal, a line every few seconds anywhere else."""
 
 import logging
-import sys
-from collections import deque
+from logging.handlers import BufferingHandler
 from time import perf_counter
 from typing import TextIO
 
 from rich.console import Console
 from rich.live import Live
 
-from pipeline.app.demo.progress import Progress
+from pipeline.app.demo.progress import Progress, alarm_text, line
 from pipeline.app.demo.screen import screen
-from pipeline.app.demo.text import alarm_text, line
 from pipeline.events.records import DriftAlarm
 
 REFRESH_S = 0.25  # of the screen, at least
 MAX_TIME_SHARE = 0.02  # of drawing in the loop's time: a slow terminal is refreshed less often
 LINE_S = 3.0  # between plain lines
-MAX_LOG_LINES = 100  # kept while the live screen is shown
+MAX_LOG_RECORDS = 10_000  # kept while the live screen would overwrite them; more are dropped
 
 
 class View:
     """Shows progress on a stream. A context manager that restores the terminal.
 
     On a terminal it uses the alternate screen, which a resized window does not damage; at the end the last
-    picture and the lines logged since then are printed on the normal screen.
+    picture and what was logged meanwhile are printed on the normal screen.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        stream = stream or sys.stderr
+    def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream, highlight=False)
         # the stream itself: for rich a file is a terminal too where FORCE_COLOR is set
         drawable = self._console.encoding.startswith("utf") and not self._console.is_dumb_terminal
         self._draws = stream.isatty() and drawable
         self._live: Live | None = None
-        self._log = _LogBuffer()
+        self._log, self._handlers = BufferingHandler(MAX_LOG_RECORDS), logging.getLogger().handlers
         self._progress: Progress | None = None
         self._shown_s = float("-inf")
         self._pause_s = REFRESH_S if self._draws else LINE_S
@@ -53,10 +50,11 @@ class View:
         self._live.stop()
         self._live = None
         if self._progress is not None:
-            width, height = self._console.size
-            self._console.print(screen(self._progress, width, height), soft_wrap=True)
-        for text in self._log.restore():
-            self.print(text)
+            self._console.print(screen(self._progress, *self._console.size), soft_wrap=True)
+        root = logging.getLogger()
+        root.handlers = self._handlers
+        for record in self._log.buffer:
+            root.handle(record)
 
     def print(self, text: str) -> None:
         """Print a line."""
@@ -84,35 +82,8 @@ class View:
                 console=self._console, screen=True, auto_refresh=False,
                 redirect_stdout=False, redirect_stderr=False,
             )  # fmt: skip
-            self._log.install()
+            logging.getLogger().handlers = [self._log]
             self._live.start()
         began_s = perf_counter()
-        width, height = self._console.size
-        self._live.update(screen(progress, width, height), refresh=True)
+        self._live.update(screen(progress, *self._console.size), refresh=True)
         self._pause_s = max(REFRESH_S, (perf_counter() - began_s) / MAX_TIME_SHARE)
-
-
-class _LogBuffer(logging.Handler):
-    """Keeps the newest lines of the log while the live screen would overwrite them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lines: deque[str] = deque(maxlen=MAX_LOG_LINES)
-        self._others: list[logging.Handler] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(self.format(record))
-
-    def install(self) -> None:
-        """Replace the root logger's handlers."""
-        root = logging.getLogger()
-        self._others = root.handlers
-        self.setFormatter(next((one.formatter for one in self._others if one.formatter), None))
-        root.handlers = [self]
-
-    def restore(self) -> list[str]:
-        """Restore the handlers; return the lines that were kept."""
-        logging.getLogger().handlers = self._others
-        lines = list(self._lines)
-        self._lines.clear()
-        return lines

@@ -1,7 +1,7 @@
 """Read the metrics of a report from a recommender that evaluated a file or was restored from a checkpoint."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -12,35 +12,26 @@ import numpy.typing as npt
 from pipeline.app.config import shown_values
 from pipeline.errors import UsageError
 from pipeline.evaluation.curves import Curve
-from pipeline.evaluation.rank_metrics import ListHits, ModelMetrics
+from pipeline.evaluation.rank_metrics import ModelMetrics
 from pipeline.evaluation.timeline import Track
 from pipeline.events.records import DriftAlarm
 from pipeline.features.popularity import ALL
 from pipeline.recommender import Recommender
-from pipeline.settings import Settings
 from pipeline.state.tables import LIVE
 
 Floats = npt.NDArray[np.float64]
 
-TABLES = ("model", "rank", "events", "limits")  # that influence quality; no addresses
+TABLES = ("model.", "rank.", "events.", "limits.")  # that influence quality; no addresses
 
 
-class Fact(NamedTuple):
-    """A line of the page's head."""
-
-    name: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One model: `label` is its name on the page, `name` in the metrics."""
 
     label: str
     name: str
     figures: ModelMetrics
     curve: Curve
-    events_per_s: float | None = None
+    events_per_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +39,17 @@ class Report:
     """The content of the page; `lines[0]` is the served model, which makes the lists. I = known items."""
 
     title: str
-    facts: list[Fact]
-    settings: list[Fact]
+    facts: dict[str, str]
+    settings: dict[str, str]
     lines: list[Line]
     track: Track
     alarms: list[DriftAlarm]
-    served: ListHits
     coverage: float  # of the known items, on the newest lists
     lists: int  # published since counting began
     shown_I: Floats  # places on lists
     taken_I: Floats  # positive events, by weight
     k: int
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
     @property
     def best_baseline(self) -> Line | None:
@@ -80,29 +70,29 @@ class Extra(NamedTuple):
 
 
 def gather(
-    recommender: Recommender,
-    models: Mapping[str, Extra],
-    title: str,
-    facts: list[Fact],
-    settings: Settings,
-    notes: list[str],
+    recommender: Recommender, models: Mapping[str, Extra], title: str, facts: dict[str, str], notes: list[str]
 ) -> Report:
     """Read the metrics of these models, keyed by their names in the metrics; the served one first."""
-    cumulative = recommender.quality.cumulative()
+    cumulative, settings = recommender.quality.cumulative(), recommender.settings
     live = np.flatnonzero(recommender.state.items.status.data == LIVE)
-    lines = [
-        Line(extra.label, name, cumulative[name], recommender.quality.curve(name), extra.events_per_s)
-        for name, extra in models.items()
-    ]
     track = recommender.track()
+    times = track.time_ms_N[track.time_ms_N > 0]
+    facts = facts | {
+        "events learned": f"{recommender.events_learned:,}",
+        "users, items": f"{len(recommender.state.users) - 1:,} users, {len(live):,} items known",
+    }
+    if times.size:
+        facts["event times"] = f"{day(int(times[0]))} to {day(int(times[-1]))}"
     return Report(
         title=title,
-        facts=[*facts, *_facts_of(recommender, track, len(live))],
-        settings=_settings_of(settings),
-        lines=lines,
+        facts=facts,
+        settings={key: value for key, value in shown_values(settings).items() if key.startswith(TABLES)},
+        lines=[
+            Line(extra.label, name, cumulative[name], recommender.quality.curve(name), extra.events_per_s)
+            for name, extra in models.items()
+        ],
         track=track,
         alarms=recommender.evaluator.timeline.alarms,
-        served=recommender.quality.list_hits(),
         coverage=recommender.exposure.coverage(live),
         lists=recommender.exposure.lists,
         shown_I=recommender.exposure.of(live).astype(np.float64),
@@ -115,20 +105,24 @@ def gather(
 def check_writable(path: Path, option: str) -> None:
     """Raise `UsageError` when no file can be written there, before hours of work."""
     there = path.is_file()
-    try:
-        path.open("ab").close()
-    except OSError as error:
-        raise UsageError(_unwritable(path, option, error)) from None
+    _write(path, option, "", "a")
     if not there:
         path.unlink()
 
 
 def write(path: Path, option: str, text: str) -> None:
     """Write a page. Raise `UsageError` when that fails."""
+    _write(path, option, text, "w")
+
+
+def _write(path: Path, option: str, text: str, mode: str) -> None:
     try:
-        path.write_text(text, "utf-8")
+        with path.open(mode, encoding="utf-8") as file:
+            file.write(text)
     except OSError as error:
-        raise UsageError(_unwritable(path, option, error)) from None
+        raise UsageError(
+            f"{option} {path}: can't be written: {error.strerror}; name a file in an existing folder"
+        ) from None
 
 
 def day(ms: int) -> str:
@@ -138,23 +132,3 @@ def day(ms: int) -> str:
     '2023-11-14 22:13 UTC'
     """
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _unwritable(path: Path, option: str, error: OSError) -> str:
-    return f"{option} {path}: can't be written: {error.strerror}; name a file in an existing folder"
-
-
-def _facts_of(recommender: Recommender, track: Track, items: int) -> list[Fact]:
-    times = track.time_ms_N[track.time_ms_N > 0]
-    facts = [
-        Fact("events learned", f"{recommender.events_learned:,}"),
-        Fact("users, items", f"{len(recommender.state.users) - 1:,} users, {items:,} items known"),
-    ]
-    if times.size:
-        facts.append(Fact("event times", f"{day(int(times[0]))} to {day(int(times[-1]))}"))
-    return facts
-
-
-def _settings_of(settings: Settings) -> list[Fact]:
-    values = shown_values(settings).items()
-    return [Fact(key, value) for key, value in values if key.partition(".")[0] in TABLES]

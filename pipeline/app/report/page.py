@@ -1,17 +1,21 @@
 """The page of a report: one HTML file that loads nothing from the network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.app.report.gather import Floats, Report, day
+from pipeline.app.evaluation import as_words
+from pipeline.app.report.gather import Extra, Floats, Report, day, gather, write
 from pipeline.app.report.plots import PARTS, plots
 from pipeline.evaluation.curves import NEGATIVES
 from pipeline.evaluation.exposure import gini, share_of_most
 from pipeline.evaluation.rank_metrics import COLD_EVENTS
+from pipeline.service.clock import SystemClock
+from pipeline.service.prequential import Evaluation, Result
 
 MAX_ALARM_ROWS = 20  # of the table; the plots mark all that are kept
 
@@ -25,27 +29,53 @@ class GridRow(NamedTuple):
     chosen: bool
 
 
-def page(report: Report, now_ms: int, grids: list[GridRow] | None = None) -> str:
+def write_report(
+    path: Path, figures: dict[str, Any], evaluation: Evaluation, result: Result, notes: list[str]
+) -> None:
+    """Write the page of `evaluate`: `figures` is its JSON document, `notes` are shown at the top.
+
+    Raise `UsageError` when it can't be written.
+    """
+    models = {
+        line.variant.name: Extra(label, figures["models"][label]["events_per_s"])
+        for label, line in result.best().items()
+    }
+    name = Path(figures["file"]).name
+    again = "may be recommended again" if figures["repeats"] else "are excluded from a user's lists"
+    facts = {
+        "file": f"{name}, {sum(figures['rejected'].values()):,} rows rejected",
+        "batches": f"of {figures['batch']} events, predicted, then learned, together",
+        "consumed items": again,
+        "time taken": f"{figures['seconds']:,.1f} s",
+    }
+    grids = [
+        GridRow(model, as_words(each["settings"]), each["ndcg@10"], each["settings"] == line["settings"])
+        for model, line in figures["models"].items()
+        for each in line.get("grid", [])
+    ]
+    report = gather(evaluation.recommender, models, f"afresh evaluate: {name}", facts, notes)
+    write(path, "--report", page(report, SystemClock().now_ms(), grids))
+
+
+def page(report: Report, now_ms: int, grids: Sequence[GridRow] = ()) -> str:
     """Return the page, with all text from outside escaped."""
     environment = Environment(
         loader=PackageLoader("pipeline.app.report", "."), autoescape=True, undefined=StrictUndefined
     )
     environment.filters["figure"] = figure
-    first = report.lines[0]
     return environment.get_template("page.html.j2").render(
         report=report,
         verdict=verdict(report),
         tiles=_tiles(report),
         ratios=["-" if (ratio := report.ratio(line)) is None else f"{ratio:.3f}" for line in report.lines],
         timed=any(line.events_per_s is not None for line in report.lines),
-        grids=grids or [],
+        grids=grids,
         plots=plots(report),
         alarms=report.alarms[-MAX_ALARM_ROWS:],
         parts=PARTS,
         cold=COLD_EVENTS,
         negatives=NEGATIVES,
         chance=figure(1 / (1 + NEGATIVES)),
-        unknown=_unknown(first.curve.unknown, first.figures["tests"]),
         spread=_spread(report),
         version=version("afresh"),
         made=day(now_ms),
@@ -62,7 +92,7 @@ def figure(value: float) -> str:
 
 
 def verdict(report: Report) -> str:
-    """Return a sentence or two about the quality of the served model, compared with the best baseline."""
+    """Return the quality of the served model in words, compared with the best baseline."""
     first, best = report.lines[0], report.best_baseline
     if not first.figures["tests"]:
         return "No event was a test yet: there is nothing to evaluate."
@@ -73,13 +103,7 @@ def verdict(report: Report) -> str:
     ratio = report.ratio(first)
     if best is None or ratio is None:
         return hits
-    gain = ratio - 1
-    if gain >= 1:
-        return f"{hits} Its NDCG@10 is {1 + gain:.1f} times that of the best baseline, {best.label}."
-    if abs(gain) < 0.0005:
-        return f"{hits} By NDCG@10 it equals the best baseline, {best.label}."
-    side = "ahead of" if gain > 0 else "behind"
-    return f"{hits} By NDCG@10 it is {abs(gain):.1%} {side} the best baseline, {best.label}."
+    return f"{hits} Its NDCG@10 is {ratio:.3f} times that of the best baseline, {best.label}."
 
 
 def _tiles(report: Report) -> list[tuple[str, str]]:
@@ -92,15 +116,6 @@ def _tiles(report: Report) -> list[tuple[str, str]]:
         tiles.append((f"{first.curve.auc:.3f}", "area under ROC; chance 0.5"))
     tiles.append((f"{report.coverage:.0%}", "of the known items on the last 10,000 lists"))
     return [*tiles, (f"{len(report.alarms):,}", "drift alarm" + "s" * (len(report.alarms) != 1))]
-
-
-def _unknown(unknown: int, tests: int) -> str:
-    if not unknown:
-        return ""
-    return (
-        f"{unknown:,} of {tests:,} tests ({unknown / tests:.1%}) were of items not known before their batch, "
-        "which no model can rank: they are misses in the table above and not counted here."
-    )
 
 
 def _spread(report: Report) -> list[tuple[str, str, str]]:

@@ -23,7 +23,6 @@ from pipeline.evaluation.curves import NEGATIVES
 from pipeline.evaluation.exposure import gini, lorenz
 from pipeline.evaluation.rank_metrics import MEASURES
 from pipeline.evaluation.timeline import Track
-from pipeline.events.records import DriftAlarm
 
 SIZE = (5.6, 3.5)  # inches: letters have 9 pixels on a phone
 PARTS = 60  # of the stream in a plot over time
@@ -32,8 +31,6 @@ DASHES: tuple[Any, ...] = (
     "-", (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1.2, 1.2)),
     (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2.5, 2.5)), (0, (10, 2, 2, 2)),
 )  # fmt: skip
-MARKERS = ("", "o", "s", "^", "D", "v")  # of each further round of the colours
-MARK_EVERY = 0.12  # of the plot's diagonal, between two markers
 INK, GRID = "#222222", "#DDDDDD"
 SHORT_MS = 3 * 86_400_000  # a shorter stream has hours on its axis, not only days
 STYLE: Any = {  # matplotlib types the keys in its newer versions alone
@@ -64,36 +61,27 @@ def quality_plot(report: Report, measure: str, name: str) -> str:
     """Draw a metric of every model over the stream, with the drift alarms."""
     track, place = report.track, MEASURES.index(measure)
     borders = track.borders(PARTS)
-    figure, axes = _new()
-    for line, style in zip(report.lines, styles(report.lines), strict=True):
-        _over(axes, track, borders, track.means(line.name, place, borders), line.label, style)
-    _mark(axes, report.alarms, track)
-    _time_axis(axes, track, name)
-    return _svg(figure, measure, f"{name} of each model over the stream, with drift alarms")
+    means = [track.means(line.name, place, borders) for line in report.lines]
+    title = f"{name} of each model over the stream, with drift alarms"
+    return _svg(_by_part(report, means, name), measure, title)
 
 
 def served_plot(report: Report) -> str:
     """Draw the hit rate of the published lists."""
-    track = report.track
-    borders = track.borders(PARTS)
-    events, hits = np.diff(track.list_hits_N2[borders], axis=0).T.astype(np.float64)
+    events, hits = np.diff(report.track.list_hits_N2[report.track.borders(PARTS)], axis=0).T.astype(float)
     share = np.divide(hits, events, out=np.full(hits.shape, np.nan), where=events > 0)
-    figure, axes = _new()
-    _over(axes, track, borders, share, report.lines[0].label, styles(report.lines)[0])
-    _mark(axes, report.alarms, track)
-    _time_axis(axes, track, "share taken from the list")
-    return _svg(figure, "served", "Share of events that took an item out of the user's list, over the stream")
+    title = "Share of events that took an item out of the user's list, over the stream"
+    return _svg(_by_part(report, [share], "share taken from the list"), "served", title)
 
 
 def coverage_plot(report: Report) -> str:
     """Draw the share of the known items that the newest lists show."""
     track = report.track
     figure, axes = _new()
-    # before the first list there is nothing to cover
-    places = np.flatnonzero(track.coverage_N > 0)
-    if places.size:
-        values = 100 * track.coverage_N[places]
-        axes.plot(track.events_N[places], values, label=report.lines[0].label, **styles(report.lines)[0])
+    known = track.coverage_N > 0  # before the first list there is nothing to cover
+    if known.any():
+        label, style = report.lines[0].label, styles(report.lines)[0]
+        axes.plot(track.events_N[known], 100 * track.coverage_N[known], label=label, **style)
     _time_axis(axes, track, "% of known items on lists")
     return _svg(figure, "coverage", "Share of the known items that recent lists show, over the stream")
 
@@ -140,23 +128,17 @@ def lorenz_plot(report: Report) -> str:
     return _svg(figure, "lorenz", "Lorenz curves of what the lists show and of what users took")
 
 
-Style = dict[str, Any]  # options of a line: colour, dash and marker
-
-
-def styles(lines: Sequence[Line]) -> list[Style]:
-    """Return a style for each model: each has its own colour, or from the ninth on its own colour and marker.
-
-    The first is drawn above the others.
-    """
-    found = []
-    for place in range(len(lines)):
-        again, first = divmod(place, len(COLOURS))
-        found.append({
-            "color": COLOURS[first], "linestyle": DASHES[(first + again) % len(DASHES)],
-            "marker": MARKERS[again % len(MARKERS)], "markersize": 4, "markevery": MARK_EVERY,
+def styles(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """Return a colour and a dash for each model, the first above the others; no two of 64 have the same."""
+    count = len(COLOURS)
+    return [
+        {
+            "color": COLOURS[place % count],
+            "linestyle": DASHES[(place + place // count) % count],
             "zorder": 2.0 if place else 2.5,
-        })  # fmt: skip
-    return found
+        }
+        for place in range(len(lines))
+    ]
 
 
 def _new() -> tuple[Figure, Axes]:
@@ -164,20 +146,22 @@ def _new() -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _over(axes: Axes, track: Track, borders: Sequence[int], values: Floats, label: str, style: Style) -> None:
-    """Draw a value of each part at the part's middle."""
-    middles = (track.events_N[borders[:-1]] + track.events_N[borders[1:]]) / 2
-    axes.plot(middles, values, linewidth=1.6, label=label, gid=label, **style)
-
-
-def _mark(axes: Axes, alarms: Sequence[DriftAlarm], track: Track) -> None:
-    shown = [alarm.at_event for alarm in alarms if alarm.at_event >= track.events_N[0]]
+def _by_part(report: Report, values: Sequence[Floats], name: str) -> Figure:
+    """Draw values of each part of the stream at the part's middle, for each model or the served one."""
+    figure, axes = _new()
+    events_N, borders = report.track.events_N, report.track.borders(PARTS)
+    middles = (events_N[borders[:-1]] + events_N[borders[1:]]) / 2
+    for line, each, style in zip(report.lines, values, styles(report.lines), strict=False):
+        axes.plot(middles, each, linewidth=1.6, label=line.label, gid=line.label, **style)
+    shown = [alarm.at_event for alarm in report.alarms if alarm.at_event >= events_N[0]]
     for at in shown:
         axes.axvline(at, color=INK, linewidth=1, alpha=0.7)
     if shown:
         top = axes.get_xaxis_transform()
         axes.plot(shown, [1.0] * len(shown), "v", color=INK, markersize=6, transform=top, clip_on=False,
                   label="drift alarm")  # fmt: skip
+    _time_axis(axes, report.track, name)
+    return figure
 
 
 def _time_axis(axes: Axes, track: Track, name: str) -> None:
