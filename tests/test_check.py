@@ -14,15 +14,16 @@ from typing import Any
 import msgspec
 import pytest
 from harness.clients import config, make_topic
+from harness.workers import Worker, publish, settings_for
 from kafka import KafkaAdminClient, KafkaProducer
 
 from consumers.kafka.survey import GroupSeen, Rights, Survey, TopicSeen, survey
-from consumers.memory import MemoryRecord
+from consumers.memory import MemoryLog, MemoryRecord
 from pipeline.app import cli
 from pipeline.app.check.cluster import check_cluster
 from pipeline.app.check.findings import Finding, Level, as_line, ok, show, warn
-from pipeline.app.check.machine import checkpoint, import_names, port, worker_runs
-from pipeline.app.check.records import check_records
+from pipeline.app.check.machine import checkpoint, checkpoint_offsets, import_names, port, worker_runs
+from pipeline.app.check.records import check_offsets, check_records
 from pipeline.errors import UsageError
 from pipeline.settings import (
     CheckpointConfig,
@@ -204,7 +205,7 @@ LIMITS = LimitsConfig(user_ttl_days=10, item_ttl_days=20)
         ([event("ann", 0), event("ann", 1)], "fault", "'ann' in 0, 1: .*the same partitioner"),
         ([event("ann", 2, key=None), placed("bob")], "warn", "1 of 2 events without a key.*as key"),
         ([event("ann", 2, key=b"s1")], "warn", "key 's1' of user 'ann'.*key events by user id"),
-        ([event("ann", 1), placed("bob")], "warn", "'ann' in 1, expected 2.*use murmur2 in all"),
+        ([event("ann", 1), placed("bob")], "warn", "'ann' in partition 1, expected 2.*use murmur2 in all"),
         ([by_crc32(f"u{number}") for number in range(20)], "warn", "partitioned by crc32"),
         ([OLD, OLD, NEW], "warn", "2 of the newest 3 .*user_ttl_days = 10: .*--set limits.user_ttl_days=0$"),
     ],
@@ -307,6 +308,22 @@ def test_a_checkpoint_folder_is_checked_and_not_changed(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     assert "is no folder" in problems(list(checkpoint(on_disk(file / "state"), running=False)))[0].found
+
+
+def test_a_checkpoint_beyond_the_end_of_the_topic_is_a_fault(tmp_path: Path) -> None:
+    log, settings = MemoryLog(), settings_for(tmp_path)
+    assert checkpoint_offsets(settings) == {}
+    publish(log, ["ann", "bob", "ann"])
+    worker = Worker(log, settings)
+    worker.loop.start()
+    worker.finish()
+    worker.loop.checkpoint()
+    worker.kill()
+    learned = checkpoint_offsets(settings)
+    assert list(check_offsets("events", {0: 3}, learned)) == []
+    assert list(check_offsets("others", {0: 0}, learned)) == []
+    problem = only(list(check_offsets("events", {0: 2}, learned)), Level.FAULT)
+    assert "offset 3 of partition 0, which ends at 2" in problem.found
 
 
 def test_a_damaged_checkpoint_is_a_fault(tmp_path: Path) -> None:

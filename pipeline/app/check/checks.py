@@ -7,8 +7,8 @@ from consumers.kafka.topic import TopicReader
 from pipeline.app.check.cluster import check_cluster, lacks, partitions_wanted, topic_uses, transactional_id
 from pipeline.app.check.findings import Finding, fault, ok, warn
 from pipeline.app.check.items import check_items
-from pipeline.app.check.machine import check_machine
-from pipeline.app.check.records import check_records
+from pipeline.app.check.machine import check_machine, checkpoint_offsets
+from pipeline.app.check.records import check_offsets, check_records
 from pipeline.app.config_rules import Origins
 from pipeline.errors import AfreshError, UsageError
 from pipeline.settings import Settings
@@ -66,8 +66,9 @@ def _no_broker(error: AfreshError, settings: Settings) -> Finding:
 
 def _records(topic: TopicSeen, settings: Settings, now_ms: Callable[[], int]) -> Iterator[Finding]:
     with TopicReader(settings.kafka, topic.name, SAMPLE_RECORDS) as reader:
-        records = list(reader.existing(SAMPLE_WAIT_S))
+        records, ends = list(reader.existing(SAMPLE_WAIT_S)), reader.ends
     if topic.name == settings.topics.items:
         yield from check_items(topic.name, records, settings)
     else:
+        yield from check_offsets(topic.name, ends, checkpoint_offsets(settings))
         yield from check_records(topic.name, topic.partitions, records, settings, now_ms())

@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline.app.check.findings import Finding, fault, ok, warn
 from pipeline.app.config_rules import Origins
 from pipeline.errors import AfreshError
+from pipeline.events.batch import TopicPartition
 from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.files import UrlFolder
 from pipeline.service.health import split_address
@@ -23,6 +24,7 @@ from pipeline.settings import Settings
 NAMES = ("pipeline", "consumers", "producers")
 OURS = "afresh"
 MIN_FREE_BYTES = 1 << 30  # less may not hold a checkpoint
+UNREADABLE = (AfreshError, OSError, ImportError, ValueError)  # of a checkpoint
 
 
 def check_machine(settings: Settings, origins: Origins) -> Iterator[Finding]:
@@ -77,7 +79,7 @@ def checkpoint(settings: Settings, running: bool) -> Iterator[Finding]:
     try:
         checkpoints = Checkpoints(UrlFolder(path), settings)
         newest, workers = checkpoints.load(), checkpoints.workers()  # as a start does
-    except (AfreshError, OSError, ImportError, ValueError) as error:
+    except UNREADABLE as error:
         yield fault(about, f"can't be read: {error}", "correct checkpoint.path, or do what the error says")
         return
     others = ", ".join(each for each in workers if each != worker)
@@ -102,6 +104,16 @@ def _folder(folder: Path) -> Finding:
     if free < MIN_FREE_BYTES:
         return warn(about, found, "free some space: a checkpoint that does not fit stops the worker")
     return ok(about, found)
+
+
+def checkpoint_offsets(settings: Settings) -> dict[TopicPartition, int]:
+    """Return the offsets that the checkpoint resumes from; {} without a checkpoint that can be read."""
+    if not settings.checkpoint.path:
+        return {}
+    try:
+        return Checkpoints(UrlFolder(settings.checkpoint.path), settings).offsets()
+    except UNREADABLE:
+        return {}
 
 
 def worker_runs(settings: Settings) -> bool:

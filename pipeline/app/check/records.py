@@ -2,7 +2,7 @@
 
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -11,7 +11,7 @@ from pipeline.app.check import advice
 from pipeline.app.check.advice import Changes, Option, Paths, all_paths, paths_of
 from pipeline.app.check.findings import Finding, by_reason, fault, fields_finding, numbered, ok, quoted, warn
 from pipeline.app.text import event_types_text
-from pipeline.events.batch import Polled, RawBatch, Record, Span
+from pipeline.events.batch import Polled, RawBatch, Record, Span, TopicPartition
 from pipeline.events.checks import shown
 from pipeline.events.decode import Decoder
 from pipeline.events.fields import key_text
@@ -25,6 +25,22 @@ TRIED_RECORDS = 60  # of each kind, those that decode and those that don't
 MAX_EVENT_TYPES = 50  # of a field that names event types; ids and texts have more values
 FIXABLE = ("missing_field", "wrong_type", "empty_id", "bad_time")  # reasons that settings may fix
 Keyed = tuple[Record, str]  # a record, and the user of all its events
+
+
+def check_offsets(
+    topic: str, ends: Mapping[int, int], learned: Mapping[TopicPartition, int]
+) -> Iterator[Finding]:
+    """Yield a fault where the checkpoint has `learned` beyond the ends of the topic: a start would fail."""
+    for source, offset in learned.items():
+        end = ends.get(source.partition, offset)
+        if source.topic == topic and offset > end:
+            found = (
+                f"the checkpoint resumes from offset {offset} of partition {source.partition}, which ends at "
+                f"{end}: the topic was created again"
+            )
+            fix = "restore the topic, or start over with another checkpoint.path and kafka.group_id"
+            yield fault(f"offsets of {topic}", found, fix)
+            return
 
 
 def check_records(
@@ -211,14 +227,17 @@ def _partitioner(about: str, partitions: int, pairs: Sequence[Keyed]) -> Iterato
     """Compare each key's partition with murmur2, the default of Java's client, and crc32, librdkafka's."""
     keys = [(record.key, record.partition) for record, _ in pairs if record.key is not None]
     misplaced = [(key, partition) for key, partition in keys if key_hash(key) % partitions != partition]
-    if misplaced:
+    if misplaced and all(zlib.crc32(key) % partitions == partition for key, partition in keys):
+        found = "partitioned by crc32 (librdkafka's default), not by murmur2 (Java's default)"
+        fix = "use one in all producers: partitioner=murmur2_random in librdkafka, where others are Java"
+        yield warn(about, found, fix)
+    elif misplaced:
         key, partition = misplaced[0]
         found = (
             f"{len(misplaced)} of {numbered(len(keys), 'key')} are not in the partition of murmur2, such as "
-            f"{shown(key.decode(errors='replace'))} in {partition}, expected {key_hash(key) % partitions}"
+            f"{shown(key.decode(errors='replace'))} in partition {partition}, expected "
+            f"{key_hash(key) % partitions}"
         )
-        if all(zlib.crc32(key) % partitions == partition for key, partition in keys):
-            found += "; all are partitioned by crc32, librdkafka's default (partitioner=murmur2_random)"
         fix = "use murmur2 in all producers; records from before a change of the partitions are in others too"
         yield warn(about, found, fix)
 
