@@ -101,10 +101,9 @@ class Season:
     """From 0, all hours equal, to below 1, hardly any events at night."""
 
     def __post_init__(self) -> None:
-        _expect(
-            0 < self.days < math.inf and 0 <= self.strength < 1,
-            f"season, days {self.days:g}, strength {self.strength:g}: expected days above 0, strength 0 to <1",
-        )
+        got = f"season, days {self.days:g}, strength {self.strength:g}"
+        _expect(0 < self.days < math.inf, f"{got}: expected days above 0")
+        _expect(0 <= self.strength < 1, f"{got}: expected a strength of 0 to below 1")
 
 
 @dataclass(frozen=True, slots=True)
