@@ -2,24 +2,19 @@
 
     python tests/benchmarks/step.py [--against REV] [--rounds 2] [--items 10000,340000]
         [--data FOLDER --streams globo,movietweetings] [--batches 512,64,16,1]
-    python tests/benchmarks/step.py --profile 16 [--items 10000]
 
 Made-up streams: every item has had an event and every user 32 before the clock starts; items are drawn by a
 Zipf law, users evenly. Recorded streams: the clock starts after --warm events. `--against`: a commit, or the
 folder of a checkout; both run in turns, a process a stream and round, with one BLAS thread, and ratios are of
-the lowest processor times. `--profile BATCH`: the functions of this checkout by their own time. Prints tables
-of microseconds an event with the stages' shares, and one last JSON line.
+the lowest processor times. Prints a table of microseconds an event with the stages' shares, and a JSON line.
 """
 
 import argparse
-import cProfile
 import csv
 import gzip
 import itertools
 import json
 import os
-import pstats
-import sys
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -131,7 +126,7 @@ class Steps:
 
 
 def measure(task: dict[str, Any]) -> dict[str, Any]:
-    """Return the times of this process's checkout, by batch size; with `profile` print the functions too."""
+    """Return the times of this process's checkout, by batch size."""
     import torch
 
     torch.set_num_threads(1)
@@ -141,14 +136,6 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     steps = Steps(columns, task["repeats"])
     while steps.at < len(columns.users) - timed:
         steps.step(min(512, len(columns.users) - timed - steps.at))
-    if task["profile"]:
-        for _ in range(4):
-            steps.step(sizes[0])
-        with cProfile.Profile() as profile:
-            for _ in range(TIMED[sizes[0]]):
-                steps.step(sizes[0])
-        pstats.Stats(profile, stream=sys.stderr).strip_dirs().sort_stats("tottime").print_stats(45)
-        return {}
     return {str(size): steps.timed(size) for size in sizes}
 
 
@@ -156,8 +143,7 @@ def tasks_of(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return what to measure, by the streams' names."""
     from recorded import BY_NAME, path_of  # not in the process of an older checkout
 
-    sizes = [options.profile] if options.profile else options.batches
-    common = {"batches": sizes, "warm": options.warm, "profile": bool(options.profile), "repeats": False}
+    common = {"batches": options.batches, "warm": options.warm, "repeats": False}
     tasks = {f"{items} items": common | {"items": items} for items in options.items}
     for name in options.streams.split(",") if options.data else ():
         path = str(path_of(options.data, BY_NAME[name]))
@@ -189,7 +175,7 @@ def compared(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return the times of this checkout, `new`, and with --against those of the `old` one."""
     with ExitStack() as stack:
         codes = {"new": HERE}
-        if options.against and not options.profile:
+        if options.against:
             codes = {"old": stack.enter_context(checkout(options.against)), **codes}
         found: dict[str, dict[str, Any]] = {version: {} for version in codes}
         for name, task in tasks_of(options).items():
@@ -213,15 +199,12 @@ def main() -> None:
     parser.add_argument("--streams", default="globo,movietweetings")
     parser.add_argument("--warm", type=int, default=20_000, help="events before the clock")
     parser.add_argument("--batches", type=integers, default=[512, 64, 16, 1])
-    parser.add_argument("--profile", type=int, metavar="BATCH")
     parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         print(json.dumps(measure(options.measure)))
         return
     found = compared(options)
-    if options.profile:
-        return
     new, old = found["new"], found.get("old", {})
     show(new, old)
     speedup = {
