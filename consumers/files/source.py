@@ -158,9 +158,8 @@ def _checked(row: Row, columns: Columns, unit: TimeUnit, derived: bool, now_ms: 
     if math.isnan(time_ms):
         expected = "a Unix time or ISO 8601" if derived else UNITS[unit]
         return Problem("bad_time", f"{columns.timestamp} = {shown(str(row.time))}: expected {expected}")
-    empty = row.value is None or row.value == ""
     try:
-        amount = math.nan if empty else _number(row.value)
+        amount = math.nan if row.value is None or row.value == "" else _number(row.value)
     except (ValueError, OverflowError):
         return Problem("wrong_type", f"{columns.value} = {shown(str(row.value))}: expected a number")
     return (
@@ -168,7 +167,7 @@ def _checked(row: Row, columns: Columns, unit: TimeUnit, derived: bool, now_ms: 
         or id_problem(columns.item, row.item)
         or (id_problem(f"{columns.event}", row.event) if row.event else None)
         or time_problem(columns.timestamp, time_ms, now_ms)
-        or (None if empty else value_problem(f"{columns.value}", amount))
+        or (value_problem(f"{columns.value}", amount) if row.value not in (None, "") else None)
         or (row.user, row.item, row.event, int(time_ms), amount)
     )
 

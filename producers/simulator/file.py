@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
@@ -39,9 +38,10 @@ def write_events(path: Path, chunks: Iterable[Columns]) -> int:
     encode = msgspec.json.Encoder().encode_lines
     try:
         with ExitStack() as stack:
-            out: IO[bytes] = stack.enter_context(path.open("wb"))
-            if path.name.endswith(".gz"):  # without a file name and a time, which would make files differ
-                out = stack.enter_context(gzip.GzipFile("", "wb", 6, out, mtime=0))
+            raw = stack.enter_context(path.open("wb"))
+            # no file name and no time in the header: they would make files differ
+            packed = gzip.GzipFile("", "wb", 6, raw, mtime=0) if path.name.endswith(".gz") else None
+            out = raw if packed is None else stack.enter_context(packed)
             text = stack.enter_context(io.TextIOWrapper(out, "utf-8", newline=""))
             writer = csv.writer(text, lineterminator="\n")
             if is_csv:

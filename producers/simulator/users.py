@@ -198,7 +198,8 @@ class Sessions:
 
     def favourite_shares(self, favourite_SF: Ints) -> Floats:
         """Return the share of each favourite category in its user's steps at this hour, [S, F]."""
-        shares_SF = FAVOURITE_SHARES * self.seasonality.category_factors(self.time_ms)[favourite_SF]
+        factor_C = self.seasonality.category_factors(self.time_ms)
+        shares_SF = np.array(FAVOURITE_SHARES) * factor_C[favourite_SF]
         return np.asarray(shares_SF / shares_SF.sum(axis=1, keepdims=True))
 
     def trend_shares(self) -> Floats:
