@@ -1,20 +1,17 @@
 """The rows of a file of delimited text.
 
-A line without a quote is split at the delimiter; one with quotes is parsed by Python's csv module. A quoted
-field may span several lines, but a stray quote must not hide the rows after it. So a record spans several
-lines only if its quotes are balanced (RFC 4180) within `MAX_LINES` lines, it then has the header's number of
-fields, and no line within it is a row by itself: the header's number of fields, with a time in its column.
-Otherwise its first line alone is rejected, and reading continues with the next one.
-
-With a delimiter of several characters, quotes have no meaning.
+A line without a quote is split at the delimiter, one with quotes by Python's csv module. A record spans
+several lines only if its quotes are balanced (RFC 4180) within `MAX_LINES` lines, it then has the header's
+number of fields, and no line within it is a row by itself. Otherwise its first line alone is rejected: a
+stray quote must not hide the rows after it. With a delimiter of several characters, quotes have no meaning.
 """
 
 import csv
 import io
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator
+from itertools import chain, takewhile
 from typing import NamedTuple
 
 from consumers.files.recording import FileBytes, Recording
@@ -40,52 +37,52 @@ class CsvRows:
     def header(self) -> list[str]:
         """Return the names of the columns; none for an empty file. Raise `UsageError` when unreadable."""
         with self._bytes.open() as binary:
-            return self._header(_Lines(binary))[0]
+            return self._header(_Lines(binary))
 
     def __iter__(self) -> Iterator[Row]:
-        delimiter, tally = self._recording.delimiter, self._tally
-        mark = '"' if len(delimiter) == 1 else "\n\n"  # which is in no line
+        recording, tally = self._recording, self._tally
+        mark = '"' if len(recording.delimiter) == 1 else "\n\n"  # which is in no line
         csv.field_size_limit(sys.maxsize)  # of a column that is not read
         with self._bytes.open() as binary:
             lines = _Lines(binary)
-            header, number = self._header(lines)
+            header = self._header(lines)
             if not header:
                 raise UsageError(
-                    f"{self._recording.name}: empty; expected a header line such as user,item,timestamp"
+                    f"{recording.name}: empty; expected a header line such as user,item,timestamp"
                 )
-            user, item, time, event, value = places_of(self._recording.name, self._recording.columns, header)
-            width = len(header)
-            fits = _Fit(width, time, self._split)
-            for line in lines:
-                number += 1
-                more = 0
+            user, item, time, event, value = places_of(recording.name, recording.columns, header)
+            form = _Form(len(header), time, self._split)
+            for index, line in enumerate(lines, 2 if recording.header is None else 1):
+                number = index + lines.skipped
                 if mark in line:
-                    whole = self._split(line)
-                    row, more = (whole, 0) if whole is not None else _over_lines(line, lines, delimiter, fits)
+                    row = self._split(line)
+                    if row is None:
+                        row = _over_lines(line, lines, recording.delimiter, form)
                 else:
-                    row = line.rstrip(ENDS).split(delimiter)
+                    row = line.rstrip(ENDS).split(recording.delimiter)
                 if row == [""]:  # a blank line is no row
                     continue
                 tally.rows += 1
-                if len(row) != width:
-                    tally.reject(number, _bad_row(row, width))
+                if len(row) != form.width:
+                    got = f"{len(row)} fields" if row else "a quoted field does not end in this row"
+                    tally.reject(
+                        number, Problem("bad_row", f"{got}; expected the header's {form.width} fields")
+                    )
                     continue
                 row.append("")  # for columns that the file lacks
                 yield Row(number, row[user], row[item], row[time], row[event], row[value])
-                number += more
 
-    def _header(self, lines: "_Lines") -> tuple[list[str], int]:
-        """Return the names of the columns and how many lines hold them."""
-        if self._recording.header is not None:
-            return list(self._recording.header), 0
+    def _header(self, lines: "_Lines") -> list[str]:
+        """Return the names of the columns, and read their line if they are not given."""
+        delimiter, given = self._recording.delimiter, self._recording.header
+        if given is not None:
+            return list(given)
         first = next(iter(lines), None)
         if first is None:
-            return [], 0
-        row = self._split(first)
-        if row is not None:
-            return row, 1
-        row, more = _over_lines(first, lines, self._recording.delimiter)
-        return row or first.rstrip(ENDS).split(self._recording.delimiter), 1 + more
+            return []
+        return (
+            self._split(first) or _over_lines(first, lines, delimiter) or first.rstrip(ENDS).split(delimiter)
+        )
 
 
 class _Lines:
@@ -98,6 +95,7 @@ class _Lines:
         end = "\r" if b"\r" in start and b"\n" not in start else "\n"  # of an old Mac, or of any other file
         self._text = io.TextIOWrapper(binary, "utf-8-sig", errors="surrogateescape", newline=end)
         self._ahead: deque[str] = deque()
+        self.skipped = 0
 
     def __iter__(self) -> Iterator[str]:
         while True:
@@ -110,19 +108,20 @@ class _Lines:
             else:
                 return
 
-    def peek(self, place: int) -> str | None:
-        """Return the line `place` lines after the next one; None after the file's end."""
-        while len(self._ahead) <= place:
-            line = self._text.readline()
-            if not line:
-                return None
-            self._ahead.append(line)
-        return self._ahead[place]
+    def ahead(self) -> Iterator[str]:
+        """Yield the lines after the current one; they remain to be read."""
+        for place in range(MAX_LINES - 1):
+            if len(self._ahead) <= place and (line := self._text.readline()):
+                self._ahead.append(line)
+            if len(self._ahead) <= place:
+                return
+            yield self._ahead[place]
 
     def skip(self, count: int) -> None:
         """Skip lines that were looked at."""
         for _ in range(count):
             self._ahead.popleft()
+        self.skipped += count
 
 
 def line_splitter(delimiter: str) -> Callable[[str], list[str] | None]:
@@ -150,7 +149,7 @@ def line_splitter(delimiter: str) -> Callable[[str], list[str] | None]:
     return split
 
 
-class _Fit(NamedTuple):
+class _Form(NamedTuple):
     """The form of the file's rows: their number of fields, and the index of the time."""
 
     width: int
@@ -162,37 +161,29 @@ class _Fit(NamedTuple):
         row = self.split(line) if line.count('"') % 2 == 0 else None
         if row is None or len(row) != self.width:
             return False
-        try:
-            return any_ms(row[self.time]) >= EARLIEST_MS
-        except ValueError:
-            return False
+        return is_time(row[self.time])
 
 
-def _over_lines(first: str, lines: _Lines, delimiter: str, fits: _Fit | None = None) -> tuple[list[str], int]:
-    """Return the fields of a record that spans several lines, and the number of lines after the first.
+def is_time(text: str) -> bool:
+    """Return whether a text is a time from 1980 on, in any unit."""
+    try:
+        return any_ms(text) >= EARLIEST_MS
+    except ValueError:
+        return False
 
-    No fields: it has no end, does not fit, or contains another row.
+
+def _over_lines(first: str, lines: _Lines, delimiter: str, form: _Form | None = None) -> list[str]:
+    """Return the fields of a record that spans several lines.
+
+    No fields: it has no end, does not have this form, or contains another row.
     """
-
-    def more() -> Iterator[str]:
-        for place in range(MAX_LINES - 1):
-            line = lines.peek(place)
-            if line is None or (fits and fits.is_row(line)):
-                return
-            yield line
-
-    reader = csv.reader(chain([first], more()), delimiter=delimiter, strict=True)
+    more = takewhile(lambda line: form is None or not form.is_row(line), lines.ahead())
+    reader = csv.reader(chain([first], more), delimiter=delimiter, strict=True)
     try:
         row = next(reader)
     except csv.Error:
-        return [], 0
-    if fits and len(row) != fits.width:
-        return [], 0
+        return []
+    if form is not None and len(row) != form.width:
+        return []
     lines.skip(reader.line_num - 1)
-    return row, reader.line_num - 1
-
-
-def _bad_row(row: Sequence[str], width: int) -> Problem:
-    if not row:
-        return Problem("bad_row", f"a quoted field does not end in this row; expected {width} fields")
-    return Problem("bad_row", f"{len(row)} fields; expected the header's {width}")
+    return row

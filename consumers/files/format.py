@@ -1,8 +1,7 @@
 """Find how a file is read: its kind, what separates its fields, and the names of its columns.
 
-What no option states is derived only where it is certain: from the file name's suffix, from a header line
-that holds the expected names, or from the form of MovieLens ratings (`u.data`, `ratings.dat`): user, item,
-rating and Unix time, without a header, separated by a tab or `::`.
+What no option states is derived only where it is certain: from the file name's suffix, a header line with the
+expected names, or the form of MovieLens ratings (`u.data`, `ratings.dat`).
 """
 
 import re
@@ -13,14 +12,17 @@ from typing import Any
 
 import msgspec
 
-from consumers.files.csv_rows import CsvRows, line_splitter
+from consumers.files.csv_rows import CsvRows, is_time, line_splitter
 from consumers.files.parquet_rows import names_in
 from consumers.files.recording import GZIP, FileBytes, Kind, Recording
 from consumers.files.rows import NEEDED, Columns, Tally
 from pipeline.errors import UsageError
-from pipeline.events.checks import EARLIEST_MS, any_ms, shown
+from pipeline.events.checks import shown
 from pipeline.events.fields import value_at
 
+KINDS: dict[str, Kind] = {
+    ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet",
+}  # fmt: skip
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet")
 DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "pipe", "::": "double colon"}
 HEAD_BYTES = 1 << 16  # of a file that are looked at
@@ -44,7 +46,8 @@ def recognised(
     certain, and for options that do not fit the file.
     """
     head, packed = _head(path, name)
-    kind = _kind(name.lower().removesuffix(".gz"))
+    suffix = Path(name.lower().removesuffix(".gz")).suffix
+    kind = KINDS.get(suffix)
     if kind is None and not (delimiter or header):
         kind = _kind_of(head)
     if kind in ("jsonl", "parquet"):
@@ -57,20 +60,18 @@ def recognised(
         raise UsageError(f"{name}: is UTF-16; expected UTF-8: convert it with iconv -f UTF-16 -t UTF-8")
     lines = _lines(head)
     if not lines:
-        delimiter = delimiter or ","
-    elif header:
-        delimiter = _splitting(name, lines, delimiter, header)
-    else:
-        tab = name.lower().removesuffix(".gz").endswith(".tsv")
-        tried = [delimiter] if delimiter else ["\t"] if tab else list(DELIMITERS)
-        is_known = kind is not None or delimiter is not None
-        delimiter, header = _delimited(name, lines, tried, choices)
-        if not is_known and header is None and not _names_all(lines[0], delimiter, choices):
-            raise UsageError(
-                f"{name}: unknown kind of file; expected a name that ends in {', '.join(SUFFIXES)}, a header "
-                "line with the names of its columns, or --columns"
-            )
-    return Recording(path, name, "csv", packed, delimiter, header)
+        return Recording(path, name, "csv", packed, delimiter or ",", header)
+    tried = [delimiter] if delimiter else list(DELIMITERS)
+    if header:
+        return Recording(path, name, "csv", packed, _splitting(name, lines, tried, header), header)
+    is_known = kind is not None or delimiter is not None
+    found, header = _delimited(name, lines, ["\t"] if suffix == ".tsv" and not delimiter else tried, choices)
+    if not is_known and header is None and not _names_all(lines[0], found, choices):
+        raise UsageError(
+            f"{name}: unknown kind of file; expected a name that ends in {', '.join(SUFFIXES)}, a header "
+            "line with the names of its columns, or --columns"
+        )
+    return Recording(path, name, "csv", packed, found, header)
 
 
 def _delimited(
@@ -84,7 +85,7 @@ def _delimited(
         if _is_movielens(lines, each):
             return each, MOVIELENS
     found = max(tried, key=lambda each: len(_fields(lines[0], each)))
-    if _holds_time(_fields(lines[0], found)):
+    if any(map(is_time, _fields(lines[0], found))):
         raise UsageError(
             f"{name}: no header line; the first line is {shown(lines[0])}: name its columns, "
             "such as --columns user,item,timestamp"
@@ -100,17 +101,13 @@ def find_columns(recording: Recording, choices: Choices) -> Columns:
     it can't be read; a missing package for its format is left to `open_rows`.
     """
     by_header = recording.kind != "jsonl"
-    rows: list[dict[str, Any]] | None = None
+    rows = [dict.fromkeys(_header(recording), "")] if by_header else _first_objects(recording)
     found: dict[str, str | None] = {}
     for column, names in choices.items():
-        if len(names) < 2:  # given by the user: one that the file lacks is an error
-            found[column] = names[0] if names else None
-            continue
-        if rows is None:
-            rows = [dict.fromkeys(_header(recording), "")] if by_header else _first_objects(recording)
         held = (each for each in names if any(value_at(row, each) is not None for row in rows))
-        absent = names[0] if column in NEEDED or not by_header else column
-        found[column] = next(held, absent)
+        # a name that the user gives has no alternative: a file without it is an error
+        is_optional = len(names) > 1 and by_header and column not in NEEDED
+        found[column] = next(held, column if is_optional else next(iter(names), None))
     return Columns(**found)  # type: ignore[arg-type]
 
 
@@ -125,13 +122,6 @@ def read_delimiter(text: str) -> str:
     if not found or set(found) & set('"\r\n'):
         raise ValueError(text)
     return found
-
-
-def _kind(name: str) -> Kind | None:
-    endings: dict[str, Kind] = {
-        ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet",
-    }  # fmt: skip
-    return next((kind for ending, kind in endings.items() if name.endswith(ending)), None)
 
 
 def _kind_of(head: bytes) -> Kind | None:
@@ -155,19 +145,17 @@ def _head(path: Path, name: str) -> tuple[bytes, bool]:
 
 def _lines(head: bytes) -> list[str]:
     """Return the first lines of a text that are not empty, without a last one that is cut."""
-    text = head.decode("utf-8-sig", "replace").replace("\r\n", "\n").replace("\r", "\n")
-    lines = text.split("\n")
+    lines = re.split(r"\r\n?|\n", head.decode("utf-8-sig", "replace"))
     whole = lines[:-1] if len(head) == HEAD_BYTES and len(lines) > 1 else lines
     return [line for line in whole if line][:HEAD_LINES]
 
 
-def _splitting(name: str, lines: list[str], delimiter: str | None, header: Sequence[str]) -> str:
+def _splitting(name: str, lines: list[str], tried: list[str], header: Sequence[str]) -> str:
     """Return the delimiter that makes as many fields of most lines as there are names."""
-    tried = [delimiter] if delimiter else list(DELIMITERS)
     fits = {each: sum(len(_fields(line, each)) == len(header) for line in lines) for each in tried}
     best = max(tried, key=fits.__getitem__)
     if not fits[best]:
-        found = len(_fields(lines[0], best)) if delimiter else "another number of"
+        found = len(_fields(lines[0], best)) if len(tried) == 1 else "another number of"
         raise UsageError(
             f"{name}: --columns names {len(header)} columns, but the first line has {found} fields: "
             f"{shown(lines[0])}; expected a name for each field, and --delimiter where it is none of "
@@ -186,20 +174,11 @@ def _names_all(line: str, delimiter: str, choices: Choices) -> bool:
 
 
 def _is_movielens(lines: list[str], delimiter: str) -> bool:
+    """Return whether all lines are user, item, rating and Unix time, separated by a tab or `::`."""
     if delimiter not in ("\t", "::"):
         return False
-    rows = [line.replace("::", "\t") if delimiter == "::" else line for line in lines]
-    return all(_RATING.fullmatch(row) and _holds_time(row.split("\t")[3:]) for row in rows)
-
-
-def _holds_time(fields: Sequence[str]) -> bool:
-    for field in fields:
-        try:
-            if any_ms(field) >= EARLIEST_MS:
-                return True
-        except ValueError:
-            continue
-    return False
+    rows = [line.replace(delimiter, "\t") for line in lines]
+    return all(_RATING.fullmatch(row) and is_time(row.split("\t")[3]) for row in rows)
 
 
 def _header(recording: Recording) -> list[str]:

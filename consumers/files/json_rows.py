@@ -63,6 +63,7 @@ class JsonRows:
             places_of(self._recording.name, self._columns, list(dict.fromkeys([*first, *held])))
 
     def _parsed(self, number: int, line: bytes) -> dict[str, Any] | None:
+        """Return the object of a line; reject the line if it holds none."""
         problem = Problem("too_deep", f"nested deeper than {MAX_DEPTH} levels; expected a flat JSON object")
         if not too_deep(line):
             try:
@@ -76,15 +77,12 @@ class JsonRows:
     def _as_row(self, number: int, row: dict[str, Any]) -> Row | Problem:
         texts = []
         for column in ("user", "item", "event"):
-            name = getattr(self._columns, column)
             text = self._value(row, column)
             if text is None and column == "event":
                 text = ""
-            if isinstance(text, int) and not isinstance(text, bool):
-                text = str(text)
-            if not isinstance(text, str):
-                return wrong_type(name, text, "text or a whole number")
-            texts.append(text)
+            if isinstance(text, bool) or not isinstance(text, str | int):
+                return wrong_type(getattr(self._columns, column), text, "text or a whole number")
+            texts.append(str(text))
         time, value = self._value(row, "timestamp"), self._value(row, "value")
         if not isinstance(time, str | int | float) or isinstance(time, bool):
             return wrong_type(self._columns.timestamp, time, "a number or an ISO 8601 text")

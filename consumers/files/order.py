@@ -1,11 +1,11 @@
 """Read a file's events in order of time, which learning needs and not every file has.
 
-A first pass over the times decides. A file in order is then read a batch at a time. Another one is held in
-memory and sorted, equal times in the order of the file, if it has at most `MAX_SORTED` events. A longer one
-is read in its own order, and the events out of order are counted.
+A first pass over the times decides. A file that is not in order is held in memory and sorted if it has at
+most `MAX_SORTED` events; a longer one is read in its own order, and the events out of order are counted.
 """
 
 import logging
+import math
 from array import array
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -19,9 +19,9 @@ from consumers.files.source import (
     as_columns,
     checked_rows,
     first_times,
+    ms_in,
     open_rows,
     read_events,
-    readable_times,
     unit_fitting,
 )
 from pipeline.errors import UsageError
@@ -133,7 +133,8 @@ def _check_unit(recording: Recording, now_ms: int, tally: Tally) -> None:
             f"{recording.name}: {bad} in {UNITS[given]}, such as {first}; they are {UNITS[fits]}: "
             f"--time-unit {fits}, or leave it out"
         )
-    if fits is None and 2 * readable_times(times) > len(times):
+    readable = sum(not math.isnan(ms_in(None, time)) for time in times)  # plausible or not
+    if fits is None and 2 * readable > len(times):
         raise UsageError(
             f"{recording.name}: {bad}, such as {first}; expected times since 1980: Unix "
             f"{', '.join(UNITS.values())}. Convert them, or name another column with --timestamp-column"

@@ -64,13 +64,14 @@ class ParquetRows:
     def _check_types(self, types: Any, schema: Any) -> None:
         """Raise `UsageError` for a column of an ambiguous type."""
         text = (types.is_string, types.is_large_string, types.is_string_view)
-        number = (types.is_integer, types.is_floating, types.is_null)
+        id_types = (*text, types.is_integer)
+        numbers = (*id_types, types.is_floating, types.is_null)
         allowed = {
-            "user": ((*text, types.is_integer), "text or whole numbers"),
-            "item": ((*text, types.is_integer), "text or whole numbers"),
-            "timestamp": ((*text, *number, types.is_timestamp), "times, numbers or text"),
-            "event": ((*text, types.is_integer, types.is_null), "text or whole numbers"),
-            "value": ((*text, *number), "numbers"),
+            "user": (id_types, "text or whole numbers"),
+            "item": (id_types, "text or whole numbers"),
+            "timestamp": ((*numbers, types.is_timestamp), "times, numbers or text"),
+            "event": ((*id_types, types.is_null), "text or whole numbers"),
+            "value": (numbers, "numbers"),
         }
         for column, (tests, expected) in allowed.items():
             name = getattr(self._columns, column)

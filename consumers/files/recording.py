@@ -2,8 +2,8 @@
 
 import gzip
 import io
+import os
 import shutil
-import stat
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -83,7 +83,8 @@ def readable_twice(file: str) -> Iterator[Path]:
 
     Standard input (`-`) and pipes are copied into a temporary file. Raise `UsageError` when it does not fit.
     """
-    if file != STDIN and not _is_stream(Path(file)):
+    is_stream = os.path.exists(file) and not os.path.isfile(file) and not os.path.isdir(file)
+    if file != STDIN and not is_stream:
         yield Path(file)
         return
     with tempfile.TemporaryDirectory(prefix="afresh-") as folder:
@@ -100,11 +101,3 @@ def readable_twice(file: str) -> Iterator[Path]:
                 "name a folder with room for it in TMPDIR"
             ) from error
         yield path
-
-
-def _is_stream(path: Path) -> bool:
-    try:
-        mode = path.stat().st_mode
-    except OSError:  # raised again when it is read
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

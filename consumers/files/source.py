@@ -1,16 +1,7 @@
 """Recorded events from a file, as the same columns that the records of a topic become.
 
-Files: delimited text, .jsonl (an object a line) and .parquet; the first two may be packed with gzip.
-`consumers.files.format` finds out how a file is read.
-
-Ids are text, byte for byte: `0444778`, `nan`, `1e5` and ` a ` stay as they are; whole numbers in .jsonl and
-.parquet become their digits. Rows follow `pipeline.events.checks`, the rules of a topic's records; one that
-breaks them is counted and shown, never dropped silently. An empty event is the default type.
-
-Times are Unix seconds, milliseconds, microseconds or nanoseconds (with or without a fraction), or ISO 8601
-(UTC without an offset). Unless given, the unit is derived from the median of the numbers in the first 100
-rows; a time that is implausible in that unit is read in the unit of its own size, see `any_ms`. A column of
-times in .parquet defines its unit itself.
+Ids are text, byte for byte. Unless given, the unit of times is derived from the median of the numbers in the
+first 100 rows; a time that is implausible in that unit is read in the unit of its own size, see `any_ms`.
 """
 
 import math
@@ -30,7 +21,6 @@ from pipeline.events.batch import Events
 from pipeline.events.checks import (
     AHEAD_MS,
     EARLIEST_MS,
-    PER_MS,
     SHORT,
     Problem,
     TimeUnit,
@@ -50,16 +40,10 @@ SAMPLE = 100  # rows that the unit of time is derived from
 UNITS: dict[TimeUnit, str] = {
     "s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds", "iso": "ISO 8601",
 }  # fmt: skip
-
-
 Checked = tuple[str, str, str, int, float]  # user, item, event type, time in ms, value
-
-
 READERS: dict[Kind, Callable[[Recording, Tally], Rows]] = {
-    "csv": CsvRows,
-    "jsonl": JsonRows,
-    "parquet": ParquetRows,
-}
+    "csv": CsvRows, "jsonl": JsonRows, "parquet": ParquetRows,
+}  # fmt: skip
 
 
 def open_rows(recording: Recording, tally: Tally) -> Rows:
@@ -76,9 +60,8 @@ def read_events(
     limit: int | None = None,
     tally: Tally | None = None,
 ) -> Iterator[Events]:
-    """Yield a file's good events in its order, `batch` at a time.
+    """Yield a file's good events in its order, `batch` at a time; `start` and `limit` count good events.
 
-    `start` and `limit` count good events. `source_B` and `append_ms_B` are 0: no broker has appended them.
     Rows that can't be read go to `tally`. Raise `UsageError`, at the first `next`, when the file can't be
     read or lacks a column.
     """
@@ -161,26 +144,20 @@ def unit_fitting(times: Sequence[str | float], now_ms: int) -> TimeUnit | None:
     >>> unit_fitting(["1362062307000", "x", 1_362_062_308_000], 1_700_000_000_000)
     'ms'
     """
-    fits = {unit: sum(plausible(_in(unit, time), now_ms) for time in times) for unit in UNITS}
+    fits = {unit: sum(plausible(ms_in(unit, time), now_ms) for time in times) for unit in UNITS}
     best = max(UNITS, key=fits.__getitem__)
     return best if 2 * fits[best] > len(times) else None
 
 
-def readable_times(times: Sequence[str | float]) -> int:
-    """Return how many are times in some unit, plausible or not."""
-    return sum(not math.isnan(_in(None, time)) for time in times)
-
-
 def _checked(row: Row, columns: Columns, unit: TimeUnit, derived: bool, now_ms: int) -> Checked | Problem:
     """Check one row field by field; where the unit was `derived`, its time may have another one."""
-    time_ms = _in(unit, row.time)
+    time_ms = ms_in(unit, row.time)
     if derived and not plausible(time_ms, now_ms):
-        again = _in(None, row.time)
+        again = ms_in(None, row.time)
         time_ms = again if plausible(again, now_ms) else time_ms
     if math.isnan(time_ms):
         expected = "a Unix time or ISO 8601" if derived else UNITS[unit]
         return Problem("bad_time", f"{columns.timestamp} = {shown(str(row.time))}: expected {expected}")
-    empty = row.value is None or row.value == ""
     try:
         amount = math.nan if row.value is None or row.value == "" else _number(row.value)
     except (ValueError, OverflowError):
@@ -190,12 +167,12 @@ def _checked(row: Row, columns: Columns, unit: TimeUnit, derived: bool, now_ms: 
         or id_problem(columns.item, row.item)
         or (id_problem(f"{columns.event}", row.event) if row.event else None)
         or time_problem(columns.timestamp, time_ms, now_ms)
-        or (None if empty else value_problem(f"{columns.value}", amount))
+        or (value_problem(f"{columns.value}", amount) if row.value not in (None, "") else None)
         or (row.user, row.item, row.event, int(time_ms), amount)
     )
 
 
-def _in(unit: TimeUnit | None, time: str | float) -> float:
+def ms_in(unit: TimeUnit | None, time: str | float) -> float:
     """Return the milliseconds of a time in a unit (None: the one of its size); NaN where it is not a time."""
     with suppress(ValueError, TypeError, OverflowError):
         if unit is not None:
@@ -228,13 +205,10 @@ def _number(value: str | float) -> float:
     return float(value)
 
 
-def _reader_of(unit: TimeUnit) -> Callable[[str | float], int]:
-    """Return the function that reads a number of a unit as milliseconds."""
-    per_ms = PER_MS[unit]
-    if unit == "s":
-        return lambda value: round(_number(value) * 1000)
-    return lambda value: round(_number(value) / per_ms)
-
-
-_UNITS: tuple[TimeUnit, ...] = ("s", "ms", "us", "ns")
-_TO_MS: dict[TimeUnit, Callable[..., int]] = {"iso": iso_ms, **{unit: _reader_of(unit) for unit in _UNITS}}
+_TO_MS: dict[TimeUnit, Callable[..., int]] = {
+    "s": lambda value: round(_number(value) * 1000),
+    "ms": lambda value: round(_number(value)),
+    "us": lambda value: round(_number(value) / 1000),
+    "ns": lambda value: round(_number(value) / 1_000_000),
+    "iso": iso_ms,
+}

@@ -3,10 +3,9 @@
 Axes: S = sessions open at a time, V = visits of a round, K = items shown, U = users, P = places of items,
 N = clicks, B = events, C = categories, F = favourite categories, R = successors of an item.
 
-Before a step a session may look at a slate. Once a ranking for the user exists, chance decides which arm of
-the experiment the slate shows: the newest ranking, the most popular items, or random items (the last two
-without the user's consumed items). The probability of a click on an item, and of a purchase, depends on the
-user's preferences alone, not on the arm or the position.
+Before a step a session may look at a slate. Chance decides which arm of the experiment it shows: the newest
+ranking, the most popular or random items (both without consumed ones). The probabilities of a click and of a
+purchase depend on the user's preferences alone, not on the arm or the position.
 """
 
 from collections.abc import Iterator, Sequence
@@ -49,12 +48,11 @@ class Lists(Protocol):
 
 
 class Visits(NamedTuple):
-    """Slates that are shown. `place_VK` is `NO_ITEM` past a slate's end, `UNKNOWN_ITEM` for an item that the
-    catalogue doesn't have."""
+    """Slates that are shown."""
 
     slot_V: Ints
     arm_V: Ints
-    place_VK: Ints
+    place_VK: Ints  # `NO_ITEM` past a slate's end, `UNKNOWN_ITEM` for one that the catalogue doesn't have
     event_ms_V: Ints  # the newest event of the user's ranking, whatever is shown
 
 
@@ -71,13 +69,13 @@ class ClosedLoop:
         self._queue_S: Ints = self._rng.permutation(config.sessions)
         self._popularity_P = np.zeros(config.items)
         self._newest_ms_U = np.full(config.users, -1)
-        self._number = {item_name(item): item for item in range(config.items)}
+        places = sessions.items.place_of.tolist()
+        self._place = {item_name(item): place for item, place in enumerate(places)}
 
     def rounds(self, events: int) -> Iterator[Columns]:
-        """Yield `events` events: for some sessions at a time clicks and purchases on slates, then steps.
+        """Yield `events` events, drawn when they are requested, from the rankings of that moment.
 
-        Events are drawn when they are requested, from the rankings of that moment. Sessions take turns, so
-        that each has the same pause between two steps, in which a ranking can arrive.
+        Sessions take turns: each has the same pause between two steps, in which a ranking can arrive.
         """
         made = 0
         while made < events:
@@ -124,10 +122,7 @@ class ClosedLoop:
         place_VK = np.full((len(lists), SLATE_ITEMS), NO_ITEM)
         for visit, (arm, (slot, listed)) in enumerate(zip(arm_V.tolist(), lists, strict=True)):
             if arm == RECOMMENDED:
-                numbers = np.array(
-                    [self._number.get(item_id, -1) for item_id in listed.item_ids[:SLATE_ITEMS]], np.int64
-                )
-                chosen = np.where(numbers < 0, UNKNOWN_ITEM, sessions.items.place_of[numbers])
+                chosen = [self._place.get(item_id, UNKNOWN_ITEM) for item_id in listed.item_ids[:SLATE_ITEMS]]
             else:
                 order = by_popularity if arm == POPULAR else rng.permutation(available)
                 order = order[: SLATE_ITEMS + sessions.REMEMBERED]
@@ -175,11 +170,9 @@ class ClosedLoop:
 
 
 def step_probabilities(sessions: Sessions, user_V: Ints, last_V: Ints, place_VK: Ints, made: int) -> Floats:
-    """Return the probability that each user's next step goes to each item, [V, K].
+    """Return the probability that each user's next step goes to each item, as `Sessions` draws it, [V, K].
 
-    It is the distribution from which `Sessions` draws steps: successors of the last item (`last_V`, -1:
-    none), favourite categories, popular items and bursts. 0 for a consumed or unavailable item, for -1, and
-    for noise users.
+    `last_V`: the last items, -1: none. 0 for a consumed or unavailable item, for -1, and for noise users.
     """
     items, config = sessions.items, sessions.config
     arrived_C = items.arrived(made)

@@ -42,7 +42,6 @@ class SimulatorConfig:
     """Mean event time between two steps of a session."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError when there are too few users or items for the sessions."""
         if not self.users >= 2 * self.sessions >= 2:
             raise ValueError(
                 f"users {self.users}: expected at least twice the sessions open at a time ({self.sessions})"

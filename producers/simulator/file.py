@@ -13,7 +13,7 @@ from pipeline.errors import UsageError
 from producers.simulator.events import Columns, wire_events
 
 SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
-HEADER = ("user", "item", "timestamp", "event", "value")
+HEADER = ("user", "item", "timestamp", "event")
 START_MS = 1_735_689_600_000  # 2025-01-01T00:00Z, so that a file doesn't depend on the day it is written
 
 
@@ -45,17 +45,17 @@ def write_events(path: Path, chunks: Iterable[Columns]) -> int:
             text = stack.enter_context(io.TextIOWrapper(out, "utf-8", newline=""))
             writer = csv.writer(text, lineterminator="\n")
             if is_csv:
-                writer.writerow(HEADER)
+                writer.writerow((*HEADER, "value"))
             for columns in chunks:
-                written += len(columns.user_B)
                 rows = [
                     (event.user_id, event.item_id, event.timestamp_ms, event.event_type)
                     for event in wire_events(columns, START_MS)
                 ]
+                written += len(rows)
                 if is_csv:
                     writer.writerows((*row, "") for row in rows)
                 else:
-                    text.write(encode([dict(zip(HEADER, row, strict=False)) for row in rows]).decode())
+                    text.write(encode([dict(zip(HEADER, row, strict=True)) for row in rows]).decode())
     except OSError as error:
         raise UsageError(f"--out {path}: {error.strerror or error}") from error
     return written

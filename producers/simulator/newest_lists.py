@@ -24,11 +24,10 @@ class _Ranking(msgspec.Struct, frozen=True):
 
 
 class NewestLists:
-    """Rankings of the topic from its beginning, read in no group: a `producers.simulator.closed_loop.Lists`.
+    """The `Lists` of the topic from its beginning, read in no group by a thread; a context manager.
 
-    A thread reads ten times a second, so that the reader keeps up at any rate of rankings. Records are
-    decoded when they are looked up. A context manager. Raises `UsageError` when no broker answers or the
-    topic doesn't exist.
+    Records are decoded when they are looked up. Raises `UsageError` when no broker answers or the topic
+    doesn't exist.
     """
 
     def __init__(self, kafka: KafkaConfig, topic: str) -> None:

@@ -19,7 +19,8 @@ class Change:
 
     `sudden`: for all users at once. `gradual`: user after user, all by `until`. `recurring`: alternates
     between the new and the old preferences every `period` events and ends with the old ones at `until`.
-    `local`: for a share of the categories, or (`among="shoppers"`) for a share of the users.
+    `local`: for a share of the categories, or (`among="shoppers"`) for a share of the users. ValueError: it
+    is impossible.
     """
 
     kind: str
@@ -35,22 +36,22 @@ class Change:
     """What a local change is limited to: categories or shoppers."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a change that is impossible."""
         _expect_one_of("kind of change", self.kind, CHANGES)
         _expect_one_of("among", self.among, AMONG)
-        if self.at < 0 or self.period < 1:
-            raise ValueError(
-                f"{self.kind}@{self.at}, period {self.period}: expected an event of 0 or more, a period of "
-                "1 or more"
-            )
+        name = f"{self.kind}@{self.at}"
+        _expect(
+            self.at >= 0 and self.period >= 1,
+            f"{name}, period {self.period}: expected an event of 0 or more, a period of 1 or more",
+        )
         _expect_share(self.kind, self.share)
-        if self.until is None and self.kind == "gradual":
-            raise ValueError(f"gradual@{self.at}: expected the event by which all have changed: gradual@A..B")
-        if self.until is not None and (self.kind in ("sudden", "local") or self.until <= self.at):
-            raise ValueError(
-                f"{self.kind}@{self.at}..{self.until}: expected an end after the start, and only for gradual "
-                "or recurring"
-            )
+        _expect(
+            self.until is not None or self.kind != "gradual",
+            f"{name}: expected the event by which all have changed: gradual@A..B",
+        )
+        _expect(
+            self.until is None or (self.kind in ("gradual", "recurring") and self.until > self.at),
+            f"{name}..{self.until}: expected an end after the start, and only for gradual or recurring",
+        )
 
     def span(self) -> tuple[int, float]:
         """Return the first event that it affects and the one after the last at which it is in progress."""
@@ -81,12 +82,10 @@ class Burst:
     """Of the steps that go to the item or category."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a burst that is impossible."""
         _expect_one_of("kind of burst", self.kind, BURSTS)
-        if not 0 <= self.at < self.until:
-            raise ValueError(f"{self.kind}@{self.at}..{self.until}: expected an end after the start")
-        if not 0 < self.factor < math.inf:
-            raise ValueError(f"{self.kind}@{self.at}, factor {self.factor}: expected more than 0")
+        name = f"{self.kind}@{self.at}"
+        _expect(0 <= self.at < self.until, f"{name}..{self.until}: expected an end after the start")
+        _expect(0 < self.factor < math.inf, f"{name}, factor {self.factor}: expected more than 0")
         _expect_share(self.kind, self.share)
 
 
@@ -102,12 +101,9 @@ class Season:
     """From 0, all hours equal, to below 1, hardly any events at night."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a season that is impossible."""
-        if not (0 < self.days < math.inf and 0 <= self.strength < 1):
-            raise ValueError(
-                f"season, days {self.days:g}, strength {self.strength:g}: expected days above 0 and a "
-                "strength of 0 to below 1"
-            )
+        got = f"season, days {self.days:g}, strength {self.strength:g}"
+        _expect(0 < self.days < math.inf, f"{got}: expected days above 0")
+        _expect(0 <= self.strength < 1, f"{got}: expected a strength of 0 to below 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,15 +124,14 @@ class Plan:
     """Share of the items that are withdrawn before the end."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError when two changes overlap or a share is out of range."""
         _expect_share("noise_users", self.noise_users)
         _expect_share("retire", self.retire)
         for before, after in pairwise(sorted(self.changes, key=lambda change: change.at)):
-            if after.at < before.span()[1]:
-                raise ValueError(
-                    f"changes {before.kind}@{before.at} and {after.kind}@{after.at} overlap: expected the "
-                    "first to be over when the second begins"
-                )
+            _expect(
+                after.at >= before.span()[1],
+                f"changes {before.kind}@{before.at} and {after.kind}@{after.at} overlap: expected the first "
+                "to be over when the second begins",
+            )
 
     def next_turn(self, made: int) -> int | None:
         """Return the next event after number `made` at which anything changes abruptly; None: no further."""
@@ -185,14 +180,17 @@ def _parts(text: str, made: type, names: tuple[str, ...]) -> dict[str, Any]:
     return parts
 
 
+def _expect(is_right: bool, message: str) -> None:
+    if not is_right:
+        raise ValueError(message)
+
+
 def _expect_one_of(what: str, got: str, expected: tuple[str, ...]) -> None:
-    if got not in expected:
-        raise ValueError(f"{what} {got!r}: expected one of {', '.join(expected)}")
+    _expect(got in expected, f"{what} {got!r}: expected one of {', '.join(expected)}")
 
 
 def _expect_share(what: str, share: float) -> None:
-    if not 0 <= share <= 1:
-        raise ValueError(f"{what}, share {share}: expected 0 to 1")
+    _expect(0 <= share <= 1, f"{what}, share {share}: expected 0 to 1")
 
 
 NO_PLAN = Plan()

@@ -10,7 +10,7 @@ import numpy as np
 from producers.simulator.catalogue import Catalogue
 from producers.simulator.events import CATEGORIES, Bools, Floats, Ints
 from producers.simulator.plan import Change
-from producers.simulator.truth import Truth
+from producers.simulator.truth import Record, Scope, Truth, over, turned
 
 SUCCESSOR_SHARES = (0.65, 0.25, 0.10)
 FAVOURITE_SHARES = (0.6, 0.25, 0.15)  # of a user's favourite categories
@@ -63,6 +63,7 @@ class Preferences:
         self.regime_U: Ints = np.zeros(len(favourite_UF), np.int64)
         self._pending = sorted(changes, key=lambda change: change.at, reverse=True)
         self._change: Change | None = None  # in progress
+        self._record: Record = {}  # of that change in the truth
         self._new_regime = 0
         self._old_regime_U = self.regime_U
         self._moves_at_U: Floats = np.zeros(len(favourite_UF))
@@ -89,45 +90,45 @@ class Preferences:
         self._old_regime_U, users = self.regime_U.copy(), len(self.regime_U)
         self._taste, self._change = "new", change
         base = int(np.bincount(self.regime_U).argmax())
+        chosen_C: Bools | None = None
+        moved: Ints | slice = slice(0)
+        scope = Scope()
         if change.kind == "local" and change.among == "categories":
             count = max(2, round(change.share * len(CATEGORIES)))
             chosen_C = np.zeros(len(CATEGORIES), bool)
             chosen_C[self._rng.permutation(len(CATEGORIES))[:count]] = True
-            concerned_U = chosen_C[self._favourite_WUF[base]].any(axis=1)
+            affected_U = chosen_C[self._favourite_WUF[base]].any(axis=1)
             items = self._catalogue.item_P[chosen_C[self._catalogue.category_P]].tolist()
             names = [name for name, chosen in zip(CATEGORIES, chosen_C, strict=True) if chosen]
-            self._truth.changed(change, made, ms, np.flatnonzero(concerned_U).tolist(), items, names)
-            self._new_regime = self._add_regime(base, chosen_C)
-            self.regime_U[:] = self._new_regime  # other categories are the same in both regimes
+            scope = Scope(np.flatnonzero(affected_U).tolist(), items, names)
+            moved = slice(None)  # other categories are the same in both regimes
         elif change.kind == "local":
             moved = np.sort(self._rng.permutation(users)[: round(change.share * users)])
-            self._truth.changed(change, made, ms, moved.tolist(), None, None)
-            self._new_regime = self._add_regime(base)
-            self.regime_U[moved] = self._new_regime
-        else:
-            self._truth.changed(change, made, ms, None, None, None)
-            self._new_regime = self._add_regime(base)
-            if change.kind == "gradual":
-                span = change.span()[1] - change.at
-                self._moves_at_U = change.at + span * self._rng.permutation(users) / users
+            scope = Scope(moved.tolist())
+        self._record = self._truth.change_began(change, made, ms, scope)
+        self._new_regime = self._add_regime(base, chosen_C)
+        self.regime_U[moved] = self._new_regime
+        if change.kind == "gradual":
+            span = change.span()[1] - change.at
+            self._moves_at_U = change.at + span * self._rng.permutation(users) / users
         self._continue(change, made, ms)
 
     def _continue(self, change: Change, made: int, ms: int) -> None:
         """Move the users that are due, and end the change when it is complete."""
-        over = made + 1 >= change.span()[1] if change.until is None else made >= change.until
+        is_over = made + 1 >= change.span()[1] if change.until is None else made >= change.until
         if change.kind == "gradual":
             self.regime_U[self._moves_at_U <= made] = self._new_regime
         elif change.kind == "sudden":
             self.regime_U[:] = self._new_regime
         elif change.kind == "recurring":
-            old = over or (made - change.at) // change.period % 2
+            old = is_over or (made - change.at) // change.period % 2
             self.regime_U[:] = self._old_regime_U if old else self._new_regime
             taste = "old" if old else "new"
             if taste != self._taste:
                 self._taste = taste
-                self._truth.turned(made, ms, taste)
-        if over:
-            self._truth.change_over(made, ms)
+                turned(self._record, made, ms, taste)
+        if is_over:
+            over(self._record, made, ms)
             self._change = None
 
     def _add_regime(self, base: int, chosen_C: Bools | None = None) -> int:

@@ -4,6 +4,7 @@ Axes: C = categories.
 """
 
 import math
+from dataclasses import asdict
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from producers.simulator.catalogue import Catalogue
 from producers.simulator.events import CATEGORIES, Floats
 from producers.simulator.plan import Burst, Plan
-from producers.simulator.truth import Truth
+from producers.simulator.truth import Record, Truth, over
 
 HOUR_MS, DAY_HOURS = 3_600_000, 24
 DAY_MS = DAY_HOURS * HOUR_MS
@@ -23,21 +24,23 @@ class ActiveBurst(NamedTuple):
 
     burst: Burst
     target: int
-    number: int  # in the truth
+    record: Record  # of the truth
 
 
 class Seasonality:
     """The event rate and the popular categories of the moment."""
 
     def __init__(self, plan: Plan, catalogue: Catalogue, seed: int, truth: Truth) -> None:
-        self._season, self._catalogue, self._truth = plan.season, catalogue, truth
+        self._strength = plan.season.strength if plan.season else 0.0
+        self._catalogue, self._truth = catalogue, truth
         self._rng = np.random.default_rng((seed, 2))
         self._pending = sorted(plan.bursts, key=lambda burst: burst.at, reverse=True)
         self._active: list[ActiveBurst] = []
         step = DAY_HOURS / len(CATEGORIES)
         self._peak_C = np.asarray(self._rng.permutation(len(CATEGORIES)) * step, np.float64)
         if plan.season is not None:
-            truth.has_season(plan.season, dict(zip(CATEGORIES, self._peak_C.tolist(), strict=True)))
+            peaks = dict(zip(CATEGORIES, self._peak_C.tolist(), strict=True))
+            truth.season = asdict(plan.season) | {"peak_hours": peaks}
 
     @property
     def bursts(self) -> list[ActiveBurst]:
@@ -47,30 +50,26 @@ class Seasonality:
     def rate_factor(self, ms: float) -> float:
         """Return the event rate relative to the usual one; a season averages to 1 over a day."""
         factor = math.prod(active.burst.factor for active in self._active if active.burst.kind == "rate")
-        if self._season is not None:
-            factor *= 1 + self._season.strength * math.cos(_angle(ms / HOUR_MS - BUSIEST_HOUR))
-        return factor
+        return factor * (1 + self._strength * math.cos(_angle(ms / HOUR_MS - BUSIEST_HOUR)))
 
-    def category_factors(self, ms: float) -> Floats | None:
-        """Return the popularity of each category at this hour relative to its mean, [C]; None: no season."""
-        if self._season is None:
-            return None
-        factor_C: Floats = 1 + self._season.strength * np.cos(_angle(ms / HOUR_MS - self._peak_C))
+    def category_factors(self, ms: float) -> Floats:
+        """Return the popularity of each category at this hour relative to its mean, [C]."""
+        factor_C: Floats = 1 + self._strength * np.cos(_angle(ms / HOUR_MS - self._peak_C))
         return factor_C
 
     def advance(self, made: int, ms: int) -> None:
         """Begin and end the bursts that are due before event number `made`."""
         for active in [active for active in self._active if active.burst.until <= made]:
             self._active.remove(active)
-            self._truth.burst_over(active.number, made, ms)
+            over(active.record, made, ms)
         while self._pending and self._pending[-1].at <= made:
             burst = self._pending.pop()
             place = int(self._rng.choice(self._catalogue.available(made)))
             category = int(self._catalogue.category_P[place])
             item = int(self._catalogue.item_P[place])
             name = {"rate": None, "item": item, "category": CATEGORIES[category]}[burst.kind]
-            number = self._truth.burst_began(burst, made, ms, name)
-            self._active.append(ActiveBurst(burst, place if burst.kind == "item" else category, number))
+            record = self._truth.burst_began(burst, made, ms, name)
+            self._active.append(ActiveBurst(burst, place if burst.kind == "item" else category, record))
 
 
 def _angle(hours: float | Floats) -> float | Floats:

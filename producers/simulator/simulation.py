@@ -62,10 +62,9 @@ class Order:
 
 
 class Simulation:
-    """One stream: its events, and what is known of it so far, `truth` and `uplift`.
+    """One stream: its events, and so far its `truth` and `uplift`.
 
-    The event time ends at about `end_ms`; with a season it starts at midnight, UTC. `encode` encodes a
-    record.
+    The event time ends at about `end_ms`; with a season it starts at midnight, UTC.
     """
 
     def __init__(
@@ -100,16 +99,14 @@ class Simulation:
             for event in simulated_events(columns, self.start_ms):
                 yield WireEvent(event.timestamp_ms, event.user_id.encode(), self._encode(event))
 
-    def truth_json(self, sent: int) -> dict[str, Any]:
-        """Return the ground truth as JSON values; an interrupted stream may be simulated further than it was
-        sent."""
-        about = {"events": self.order.events, "sent": sent, "seed": self.order.seed}
-        return about | self.truth.as_json(self.start_ms)
-
     def write_truth(self, path: Path, sent: int) -> None:
-        """Write the ground truth to a JSON file. Raise `UsageError` when the file can't be written."""
+        """Write the ground truth to a JSON file. Raise `UsageError` when the file can't be written.
+
+        An interrupted stream may be simulated further than it was `sent`.
+        """
+        about = {"events": self.order.events, "sent": sent, "seed": self.order.seed}
         try:
-            path.write_text(json.dumps(self.truth_json(sent), indent=1) + "\n", "utf-8")
+            path.write_text(json.dumps(about | self.truth.as_json(self.start_ms), indent=1) + "\n", "utf-8")
         except OSError as error:
             raise UsageError(f"--truth {path}: {error.strerror or error}") from error
 
@@ -202,9 +199,6 @@ def withdrawal(item_id: str, config: ItemsConfig) -> bytes:
 
 
 def until_stdin_closes(seconds: float) -> bool:
-    """Wait; return True once the other end of standard input is closed.
-
-    A parent process that holds it open can't leave this process behind, even when it is killed.
-    """
+    """Wait; return True once the parent process has closed standard input, or was killed."""
     ready, _, _ = select.select([sys.stdin], [], [], seconds)
     return bool(ready) and not os.read(sys.stdin.fileno(), 4096)

@@ -1,15 +1,23 @@
 """The ground truth of a simulation: what changed when, recorded as it happens."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from producers.simulator.events import item_name, user_name
-from producers.simulator.plan import Burst, Change, Season
+from producers.simulator.plan import Burst, Change
 
 Record = dict[str, Any]
 Moment = tuple[int, int, int]  # item, event, ms
 TIMES = ("at_ms", "until_ms", "ms")
+
+
+class Scope(NamedTuple):
+    """What a change affects; None: all."""
+
+    users: Sequence[int] | None = None
+    items: Sequence[int] | None = None
+    categories: Sequence[str] | None = None
 
 
 @dataclass(slots=True)
@@ -27,41 +35,18 @@ class Truth:
     noise_users: list[int] = field(default_factory=list)
     season: Record | None = None
 
-    def changed(
-        self,
-        change: Change,
-        event: int,
-        ms: int,
-        users: Sequence[int] | None,
-        items: Sequence[int] | None,
-        categories: Sequence[str] | None,
-    ) -> None:
-        """Record the start of a change and what it concerns; None: all."""
-        scope = {"users": users, "items": items, "categories": categories}
-        turns = [{"event": event, "ms": ms, "taste": "new"}]
-        self.changes.append(_begun(change.kind, event, ms) | scope | {"turns": turns})
+    def change_began(self, change: Change, event: int, ms: int, scope: Scope) -> Record:
+        """Record the start of a change; return the record, for `turned` and `over`."""
+        turns: list[Record] = []
+        self.changes.append(_begun(change.kind, event, ms) | scope._asdict() | {"turns": turns})
+        turned(self.changes[-1], event, ms, "new")
+        return self.changes[-1]
 
-    def turned(self, event: int, ms: int, taste: str) -> None:
-        """Record that the newest change, a recurring one, turned to its `new` or its `old` taste."""
-        self.changes[-1]["turns"].append({"event": event, "ms": ms, "taste": taste})
-
-    def change_over(self, event: int, ms: int) -> None:
-        """Record that the newest change is complete."""
-        self.changes[-1] |= {"until_event": event, "until_ms": ms}
-
-    def burst_began(self, burst: Burst, event: int, ms: int, target: int | str | None) -> int:
-        """Record the start of a burst; return its number for `burst_over`."""
+    def burst_began(self, burst: Burst, event: int, ms: int, target: int | str | None) -> Record:
+        """Record the start of a burst; return the record, for `over`."""
         how = {"factor": burst.factor} if burst.kind == "rate" else {"share": burst.share, burst.kind: target}
         self.bursts.append(_begun(burst.kind, event, ms) | how)
-        return len(self.bursts) - 1
-
-    def burst_over(self, number: int, event: int, ms: int) -> None:
-        """Record the end of a burst."""
-        self.bursts[number] |= {"until_event": event, "until_ms": ms}
-
-    def has_season(self, season: Season, peak_hours: dict[str, float]) -> None:
-        """Record the hour at which each category is most popular."""
-        self.season = asdict(season) | {"peak_hours": peak_hours}
+        return self.bursts[-1]
 
     def as_json(self, start_ms: int) -> Record:
         """Return everything as JSON values for a stream that starts at `start_ms`.
@@ -89,6 +74,16 @@ class Truth:
             "retired_items": _named(self.retired_items, start_ms),
             "noise_users": [user_name(user) for user in self.noise_users],
         }
+
+
+def turned(change: Record, event: int, ms: int, taste: str) -> None:
+    """Record that a change turned to its `new` or its `old` taste."""
+    change["turns"].append({"event": event, "ms": ms, "taste": taste})
+
+
+def over(record: Record, event: int, ms: int) -> None:
+    """Record the end of a change or a burst."""
+    record |= {"until_event": event, "until_ms": ms}
 
 
 def _begun(kind: str, event: int, ms: int) -> Record:

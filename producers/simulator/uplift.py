@@ -2,11 +2,10 @@
 
 Axes: U = users, A = arms, M = counts (slates, shown, clicks, purchases).
 
-Rates are per item shown. A rate is a ratio of sums over users; its variance follows from the delta method
-with users as clusters (the linearised residuals of Deng, Knoblich and Lu, "Applying the Delta Method in
-Metric Analytics", KDD 2018). In a difference of two arms the residuals of each user are combined, since most
-users see both. Intervals are 95 %: 1.96 standard errors either way. A rate of 0 has no residuals: its error
-is that of one hit.
+Rates are per item shown. The variance of a rate, a ratio of sums over users, follows from the delta method
+with users as clusters (Deng, Knoblich and Lu, "Applying the Delta Method in Metric Analytics", KDD 2018). A
+difference of two arms combines the residuals of each user, since most users see both. A rate of 0 has no
+residuals: its error is that of one hit.
 """
 
 import math
@@ -61,10 +60,7 @@ def difference(hits_U: Ints, shown_U: Ints, other_hits_U: Ints, other_shown_U: I
 
 
 class Uplift:
-    """Counts by user and arm, of the whole stream and of `WINDOWS` windows of equal length.
-
-    `events` is the length of the stream.
-    """
+    """Counts by user and arm, of a stream of so many events and of `WINDOWS` windows of equal length."""
 
     def __init__(self, users: int, events: int) -> None:
         self._total_UAM = np.zeros((users, len(ARMS), len(COUNTS)), np.int64)
@@ -93,15 +89,14 @@ class Uplift:
         return _counts(self._total_UAM)
 
     def summary(self) -> dict[str, Any]:
-        """Return the counts and rates of each arm so far, and the differences, as in `figures`."""
-        return _summary(self._total_UAM)
-
-    def figures(self) -> dict[str, Any]:
-        """Return everything as JSON values: counts and rates by arm, differences of the recommended arm, the
-        same by window, and the share of up-to-date rankings.
+        """Return counts and rates of each arm so far, and the differences of the recommended arm.
 
         A rate is [value, low, high], null where nothing was shown.
         """
+        return _summary(self._total_UAM)
+
+    def figures(self) -> dict[str, Any]:
+        """Return the summary of the stream and of each window, and the share of up-to-date rankings."""
         slates = int(self._total_UAM[:, 0, 0].sum())
         last = [self._window(self._made + 1)] if self._window_UAM.any() else []
         return {

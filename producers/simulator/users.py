@@ -4,10 +4,9 @@ Axes: B = events of a chunk, S = sessions open at a time, J = items tried for on
 of items, C = categories, F = favourite categories of a user, R = successors of an item, H = items a user
 remembers.
 
-A fixed number of sessions is open at any time and each takes one step a round, so that a round is a few array
-operations. A step goes to a likely successor of the last item, to an item of the user's favourite categories,
-or to a generally popular item; sometimes it takes the last item further down the funnel. Users and items
-arrive over time. A `Plan` defines what else happens.
+A fixed number of sessions is open and each takes one step a round: to a likely successor of the last item, to
+an item of the user's favourite categories, or to a generally popular item; sometimes the last item goes
+further down the funnel. Users and items arrive over time. A `Plan` defines what else happens.
 """
 
 from collections.abc import Iterator
@@ -36,18 +35,16 @@ def simulate_users(
     chunk: int = 8_192,
     truth: Truth | None = None,
 ) -> Iterator[Columns]:
-    """Yield `events` events in chunks of about `chunk`, which does not affect their content.
-
-    What happens is recorded in `truth`.
-    """
+    """Yield `events` events in chunks of about `chunk`, which does not affect them; record what happens in
+    `truth`."""
     sessions = Sessions(config, events, seed, plan, Truth() if truth is None else truth)
-    made, rounds, waiting = 0, [], 0
+    made, yielded, rounds = 0, 0, []
     while made < events:
         rounds.append(sessions.round(made, events - made))
-        made, waiting = made + len(rounds[-1].user_B), waiting + len(rounds[-1].user_B)
-        if waiting >= chunk or made == events:
+        made += len(rounds[-1].user_B)
+        if made - yielded >= chunk or made == events:
             yield Columns(*(np.concatenate(column) for column in zip(*rounds, strict=True)))
-            rounds, waiting = [], 0
+            yielded, rounds = made, []
 
 
 def span_ms(events: int, config: SimulatorConfig, plan: Plan = NO_PLAN) -> int:
@@ -81,7 +78,10 @@ class Sessions:
         favourite_UF = draw_favourites(self.rng, self.items, config.users)
         self.preferences = Preferences(self.rng, self.items, favourite_UF, successor_PR, plan.changes, truth)
         self.seasonality = Seasonality(plan, self.items, seed, truth)
-        self.noise_U = self._draw_noise_users(seed, truth)
+        self.noise_U = np.zeros(config.users, bool)
+        noise = np.random.default_rng((seed, 3)).permutation(config.users)
+        self.noise_U[noise[: round(plan.noise_users * config.users)]] = True
+        truth.noise_users.extend(np.flatnonzero(self.noise_U).tolist())
         self.session_S = np.arange(config.sessions)
         self.user_S = self.rng.permutation(self.arrived_users(0))[: config.sessions]
         self.busy_U = np.zeros(config.users, bool)
@@ -97,14 +97,6 @@ class Sessions:
         self.activity = np.cumsum(rng.lognormal(0.0, 0.8, n))
         self.consumed_UH = np.full((n, self.REMEMBERED), -1, np.int32)
         self.consumed_count = np.zeros(n, np.int64)
-
-    def _draw_noise_users(self, seed: int, truth: Truth) -> Bools:
-        users = self.config.users
-        noise_U = np.zeros(users, bool)
-        chosen = np.random.default_rng((seed, 3)).permutation(users)[: round(self.plan.noise_users * users)]
-        noise_U[chosen] = True
-        truth.noise_users.extend(np.sort(chosen).tolist())
-        return noise_U
 
     def arrived_users(self, made: int) -> int:
         """Return how many users have arrived."""
@@ -128,9 +120,8 @@ class Sessions:
         turn_S = rng.permutation(config.sessions) if turn_S is None else turn_S
         turn_S = turn_S[: limit if turn is None else min(limit, turn - made)]
         user_S, last_S = self.user_S[turn_S], self.item_S[turn_S]
-        deeper_S = (
-            (rng.random(len(turn_S)) < config.deeper) & (last_S >= 0) & (self.type_S[turn_S] < len(TYPES) - 1)
-        )
+        deeper_S = (rng.random(len(turn_S)) < config.deeper) & (last_S >= 0)
+        deeper_S &= self.type_S[turn_S] < len(TYPES) - 1
         deeper_S &= ~self.items.retired_P[last_S] & ~self.noise_U[user_S]
         item_S = np.where(deeper_S, last_S, self._choose(user_S, last_S, made))
         first_type_S = (rng.random(len(turn_S)) < 0.4).astype(np.int64)  # a view or a click
@@ -155,16 +146,14 @@ class Sessions:
         """Return each session's next item: the first try that is available and not consumed."""
         items, arrived_C = self.items, self.items.arrived(made)
         try_SJ = self._tries(user_S, last_S, arrived_C)
-        available_SJ = try_SJ - items.first_C[items.category_P[try_SJ]] < arrived_C[items.category_P[try_SJ]]
-        available_SJ &= ~items.retired_P[try_SJ]
-        good_SJ = available_SJ & ~self.consumed(user_S, try_SJ)
+        category_SJ = items.category_P[try_SJ]
+        good_SJ = try_SJ - items.first_C[category_SJ] < arrived_C[category_SJ]
+        good_SJ &= ~items.retired_P[try_SJ] & ~self.consumed(user_S, try_SJ)
         first_S = np.argmax(good_SJ, axis=1)
         # A user who has consumed all tries takes the last one, which is drawn by preference and has arrived,
         # or the first item of its category, which never retires.
-        last_try_S = try_SJ[:, -1]
-        fallback_S = np.where(
-            items.retired_P[last_try_S], items.first_C[items.category_P[last_try_S]], last_try_S
-        )
+        last_try_S, category_S = try_SJ[:, -1], category_SJ[:, -1]
+        fallback_S = np.where(items.retired_P[last_try_S], items.first_C[category_S], last_try_S)
         chosen_S = np.where(good_SJ.any(axis=1), try_SJ[np.arange(len(user_S)), first_S], fallback_S)
         noise_S = self.noise_U[user_S]
         if noise_S.any():
@@ -203,26 +192,19 @@ class Sessions:
         """Draw favourite categories of each user, [S, J]."""
         favourite_SF = self.preferences.favourites(user_S)
         draw_SJ = self.rng.random((len(user_S), self.TRIES))
-        if self.seasonality.category_factors(self.time_ms) is None:
-            chosen_SJ = np.searchsorted(np.cumsum(FAVOURITE_SHARES)[:-1], draw_SJ)
-        else:
-            upto_SF = np.cumsum(self.favourite_shares(favourite_SF), axis=1)[:, :-1]
-            chosen_SJ = (draw_SJ[:, :, None] > upto_SF[:, None, :]).sum(axis=2)
+        upto_SF = np.cumsum(self.favourite_shares(favourite_SF), axis=1)
+        chosen_SJ = np.add.reduce([draw_SJ > upto_S[:, None] for upto_S in upto_SF.T[:-1]], dtype=np.int64)
         return np.take_along_axis(favourite_SF, chosen_SJ, axis=1)
 
     def favourite_shares(self, favourite_SF: Ints) -> Floats:
-        """Return the share of each favourite category in its user's steps at this hour; rows sum to 1,
-        [S, F]."""
+        """Return the share of each favourite category in its user's steps at this hour, [S, F]."""
         factor_C = self.seasonality.category_factors(self.time_ms)
-        shares_SF = np.broadcast_to(FAVOURITE_SHARES, favourite_SF.shape)
-        if factor_C is not None:
-            shares_SF = shares_SF * factor_C[favourite_SF]
+        shares_SF = np.array(FAVOURITE_SHARES) * factor_C[favourite_SF]
         return np.asarray(shares_SF / shares_SF.sum(axis=1, keepdims=True))
 
     def trend_shares(self) -> Floats:
         """Return the share of each category in the popular steps of all users at this hour, [C]."""
-        factor_C = self.seasonality.category_factors(self.time_ms)
-        weight_C = self.items.category_weight if factor_C is None else self.items.category_weight * factor_C
+        weight_C = self.items.category_weight * self.seasonality.category_factors(self.time_ms)
         return np.asarray(weight_C / weight_C.sum())
 
     def consumed(self, user_S: Ints, place_SK: Ints) -> Bools:

@@ -5,30 +5,28 @@
 Groups: families and features (their gate coefficients are held at 0), parts (attention, count features, gate
 inputs), loss (its background probability), slots (partners that transitions keep of an item), negatives
 (sampled), batch, size. Each predicts, then learns the first events of each stream, in batches of 128 unless
-the trial says otherwise, once for each seed; metrics are means over the seeds. Prints NDCG@10, the geometric
-mean of the ratios to the defaults and the processor time of the whole run; for a family also the time of its
-kernels, in microseconds a query (an event is two: the training query and the list query), and the share of
-NDCG@10 that is lost for each. One JSON line at the end.
+the trial changes that, once for each seed. Prints NDCG@10 (mean of the seeds), the geometric mean of the
+ratios to the defaults and the processor time of the whole run; for a family also the time of its kernels, in
+microseconds a query (an event is two: the training query and the list query), and the share of NDCG@10 that
+is lost for each. One JSON line at the end.
 """
 
 import argparse
-import json
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import torch
+from bench import Patch, geometric_mean, integers, parser_of, patched, print_head, print_result, print_row
 from recorded import NOW_MS, Stream, add_options, chosen, events_of, settings_for
 
 from pipeline.features import transitions
-from pipeline.features.bank import FeatureBank
 from pipeline.models import attention, training
 from pipeline.models.attention import AttentionModel
 from pipeline.models.gate import Gate
@@ -41,7 +39,6 @@ from pipeline.state.queries import list_queries
 from pipeline.thread_limits import limit_threads
 
 ALL = 1 << 30  # more rows than any catalogue has
-Patch = tuple[Any, str, Any]  # a module, a name in it, the value it has during a trial
 
 
 class Run(NamedTuple):
@@ -126,35 +123,21 @@ def leave_out_attention(recommender: Recommender) -> None:
     model.items.step = lambda sums, scale: None
 
 
-@contextmanager
-def patched(patches: tuple[Patch, ...]) -> Iterator[None]:
-    """Set module names, and set them back."""
-    before = [(module, name, getattr(module, name)) for module, name, _ in patches]
-    try:
-        for module, name, value in patches:
-            setattr(module, name, value)
-        yield
-    finally:
-        for module, name, value in before:
-            setattr(module, name, value)
-
-
 def kernel_us(recommender: Recommender) -> dict[str, float]:
     """Return the time of each family's kernels for a query, over the queries of the newest users."""
     users = np.argsort(recommender.state.histories.newest_ms.data)[-512:].astype(np.int32)
-    queries, took = list_queries(recommender.state, users), Counter[str]()
-    bank: FeatureBank = recommender.bank
+    queries, took_s = list_queries(recommender.state, users), Counter[str]()
 
     def timed(name: str, call: Callable[..., None], *arguments: Any) -> None:
         began_s = time.process_time()
         call(*arguments)
-        took[name] += time.process_time() - began_s
+        took_s[name] += time.process_time() - began_s
 
-    for name, family in bank.families.items():
+    for name, family in recommender.bank.families.items():
         for method in ("retrieve", "finish"):
             setattr(family, method, partial(timed, name, getattr(family, method)))
-    bank.candidates(queries)
-    return {name: seconds * 1e6 / users.size for name, seconds in took.items()}
+    recommender.bank.candidates(queries)
+    return {name: seconds * 1e6 / users.size for name, seconds in took_s.items()}
 
 
 def run(trial: Trial, stream: Stream, options: argparse.Namespace, seed: int) -> Run:
@@ -175,51 +158,41 @@ def run(trial: Trial, stream: Stream, options: argparse.Namespace, seed: int) ->
     return Run(result.lines[0].figures["ndcg@10"], took_s * 1e6 / result.events, kernels)
 
 
-def mean(values: list[float]) -> float:
-    """Return the mean."""
-    return sum(values) / len(values)
-
-
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     add_options(parser)
     parser.add_argument("--groups", help="some of them, by comma (default: all)")
-    parser.add_argument("--seeds", default="0", help="by comma (default: 0)")
+    parser.add_argument("--seeds", default=[0], type=integers, help="by comma (default: 0)")
     options = parser.parse_args()
     limit_threads(1)
-    streams, seeds = chosen(options, parser), [int(seed) for seed in options.seeds.split(",")]
-    groups = {"defaults", *(options.groups.split(",") if options.groups else [t.group for t in trials()])}
-    began_s, rows, base = time.perf_counter(), [], dict[str, float]()
-    names = " | ".join(stream.name for stream in streams)
-    print(f"| group | changed | {names} | of defaults | us an event | kernels, us a query | lost a us |")
-    print("|---|---|" + "---|" * (len(streams) + 4))
+    streams = chosen(options, parser)
+    groups = {"defaults", *options.groups.split(",")} if options.groups else None
+    rows: list[dict[str, Any]] = []
     kernels: dict[str, float] = {}
-    for trial in (each for each in trials() if each.group in groups):
-        got = {stream.name: [run(trial, stream, options, seed) for seed in seeds] for stream in streams}
-        ndcg = {name: mean([each.ndcg for each in runs]) for name, runs in got.items()}
-        base = base or ndcg
-        ratio = math.exp(mean([math.log(max(ndcg[name], 1e-9) / base[name]) for name in ndcg]))
-        every = [each for runs in got.values() for each in runs]
+    names = [stream.name for stream in streams]
+    print_head("group", "changed", *names, "of defaults", "us an event", "kernels, us a query", "lost a us")
+    for trial in (each for each in trials() if groups is None or each.group in groups):
+        runs = {each.name: [run(trial, each, options, seed) for seed in options.seeds] for each in streams}
+        ndcg = {name: fmean(each.ndcg for each in found) for name, found in runs.items()}
+        base = rows[0]["ndcg@10"] if rows else ndcg
+        ratio = geometric_mean(ndcg[name] / base[name] for name in names)
+        every = [each for found in runs.values() for each in found]
+        event_us = fmean(each.event_us for each in every)
         if trial.group == "defaults":
-            kernels = {name: mean([each.kernel_us[name] for each in every]) for name in every[0].kernel_us}
+            kernels = {name: fmean(each.kernel_us[name] for each in every) for name in every[0].kernel_us}
         cost = kernels.get(trial.name.removeprefix("without ")) if trial.group == "families" else None
-        event_us = mean([each.event_us for each in every])
         rows.append({
             "group": trial.group, "trial": trial.name, "ndcg@10": ndcg, "ratio": ratio,
-            "seeds": {name: [each.ndcg for each in runs] for name, runs in got.items()},
+            "seeds": {name: [each.ndcg for each in found] for name, found in runs.items()},
             "event_us": event_us, "kernel_us": cost,
         })  # fmt: skip
-        cells = [trial.group, trial.name, *(f"{value:.4f}" for value in ndcg.values())]
-        cells += [f"{ratio:.3f}", f"{event_us:.0f}"]
-        cells += [f"{cost:.1f}", f"{(1 - ratio) / cost:.4f}"] if cost else ["", ""]
-        print(f"| {' | '.join(cells)} |", flush=True)
-    print(json.dumps({
-        "events": options.events, "slots": transitions.SLOTS, "negatives": training.NEGATIVES, "seeds": seeds,
-        "kernel_us": kernels, "rows": rows, "seconds": round(time.perf_counter() - began_s, 1),
-    }))  # fmt: skip
+        costs = [f"{cost:.1f}", f"{(1 - ratio) / cost:.4f}"] if cost else ["", ""]
+        values = [f"{ndcg[name]:.4f}" for name in names]
+        print_row(trial.group, trial.name, *values, f"{ratio:.3f}", f"{event_us:.0f}", *costs)
+    print_result(
+        events=options.events, slots=transitions.SLOTS, negatives=training.NEGATIVES, seeds=options.seeds,
+        kernel_us=kernels, rows=rows,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -9,33 +9,28 @@ removed in turn, and `run` must fail or leave something undone. Prints a table a
 with 1 when an ACL is missing or not needed.
 """
 
-import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+from bench import HERE, free_port, parser_of, print_result
 from harness.admin_tools import Right, admin, right_of, write_tools
 from harness.apache_kafka import apache_kafka
+from harness.clients import lying_on
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ACLFilter
 
 from pipeline.settings import TopicsConfig
 
-SCRIPTS = Path(__file__).parents[2] / "deploy" / "kafka"
+SCRIPTS = HERE / "deploy" / "kafka"
 USER, PASSWORD, GROUP = "afresh", "not-a-secret", "afresh"
-WITHDRAWN = "withdrawn-"
 START_S, WAIT_S = 120.0, 20.0  # kernels may have to be compiled first
-Ends = dict[TopicPartition, int]
 PROPERTIES = """
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS
@@ -47,64 +42,18 @@ listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Cluster:
+class Cluster(NamedTuple):
     """A broker: an address for administrators with all rights, and one for users with a password."""
 
     administrators: str
     users: str
 
-    def script(self, name: str, tools: Path, **variables: str) -> None:
-        """Run a script of deploy/kafka as an administrator."""
-        path = f"{tools}{os.pathsep}{os.environ['PATH']}"
-        environment = os.environ | {"PATH": path, "BOOTSTRAP": self.administrators} | variables
-        subprocess.run(["bash", SCRIPTS / name], env=environment, check=True)
 
-    def ends(self, topic: str) -> Ends:
-        """Return where the partitions of a topic end."""
-        with reader(self.administrators) as consumer:
-            partitions = [TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic) or ()]
-            ends: Ends = consumer.end_offsets(partitions)
-            return ends
-
-    def listed(self, since: Ends) -> set[str]:
-        """Return every item in the rankings from these offsets on."""
-        with reader(self.administrators) as consumer:
-            consumer.assign(list(since))
-            for partition, offset in since.items():
-                consumer.seek(partition, offset)
-            items: set[str] = set()
-            while fetched := consumer.poll(timeout_ms=2_000):
-                lists = (json.loads(record.value)["items"] for lane in fetched.values() for record in lane)
-                items |= {item["item_id"] for ranking in lists for item in ranking}
-            return items
-
-    def committed(self) -> int:
-        """Return the sum of the group's committed offsets in the events topic."""
-        with reader(self.administrators, GROUP) as consumer:
-            numbers = consumer.partitions_for_topic("events") or ()
-            return sum(consumer.committed(TopicPartition("events", n)) or 0 for n in numbers)
-
-
-@contextmanager
-def reader(bootstrap_servers: str, group: str | None = None) -> Iterator[KafkaConsumer]:
-    """Open a consumer that joins no group."""
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap_servers, group_id=group, enable_auto_commit=False)
-    try:
-        yield consumer
-    finally:
-        consumer.close(autocommit=False)
-
-
-@contextmanager
-def started(home: Path) -> Iterator[Cluster]:
-    """Run the broker for a while."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        sasl = int(probe.getsockname()[1])
-    more = PROPERTIES.format(sasl=sasl, user=USER, password=PASSWORD)
-    with apache_kafka(home, more) as broker:
-        yield Cluster(broker.bootstrap_servers, f"127.0.0.1:{sasl}")
+def run_script(name: str, tools: Path, **variables: str) -> str:
+    """Run a script of deploy/kafka with these tools on PATH; return its output."""
+    environment = os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"} | variables
+    script = ["bash", SCRIPTS / name]
+    return subprocess.run(script, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def command(cluster: Cluster, name: str, folder: Path, transactions: bool) -> subprocess.Popen[str]:
@@ -128,32 +77,33 @@ def command(cluster: Cluster, name: str, folder: Path, transactions: bool) -> su
         )  # fmt: skip
 
 
-def send(cluster: Cluster) -> None:
-    """Append events of four users and a bad record.
+def send(cluster: Cluster) -> str:
+    """Append events of four users and a bad record; return the item that is withdrawn beforehand.
 
-    Each user has items of their own, the first one also an item that is withdrawn beforehand: with so few
-    items, the other rankings would contain it.
+    Each user has items of their own, the first one also the withdrawn one: with so few items, the other
+    rankings would contain it.
     """
     producer = KafkaProducer(bootstrap_servers=cluster.administrators)
     now_ms = time.time_ns() // 1_000_000
-    withdrawn = f"{WITHDRAWN}{now_ms}"
-    producer.send(
-        "items", key=withdrawn.encode(), value=json.dumps({"item_id": withdrawn, "available": False}).encode()
-    )
+    withdrawn = f"withdrawn-{now_ms}"
+    record = json.dumps({"item_id": withdrawn, "available": False})
+    producer.send("items", key=withdrawn.encode(), value=record.encode())
     producer.flush()
-    taken = [(user, f"item-{user * 3 + n}") for n in range(3) for user in range(4)]
-    for user, item in [(0, withdrawn), *taken]:
+    consumed = [(user, f"item-{user * 3 + n}") for n in range(3) for user in range(4)]
+    for user, item in [(0, withdrawn), *consumed]:
         event = {"user_id": f"{now_ms}-{user}", "item_id": item, "timestamp_ms": now_ms}
         producer.send("events", key=event["user_id"].encode(), value=json.dumps(event).encode())
     producer.send("events", key=b"u1", value=b"no event")
     producer.close()
+    return withdrawn
 
 
 def trial(cluster: Cluster, transactions: bool) -> str:
     """Run the service over new events; return "" when everything was done, else what was not, in a line."""
-    before = {topic: cluster.ends(topic) for topic in ("recommendations", "events.dead-letter")}
-    send(cluster)
-    with tempfile.TemporaryDirectory(prefix="afresh-acls-") as folder:
+    topics = ("recommendations", "events.dead-letter")
+    before = {topic: len(lying_on(cluster.administrators, topic)) for topic in topics}
+    withdrawn = send(cluster)
+    with TemporaryDirectory(prefix="afresh-acls-") as folder:
         process = command(cluster, "run", Path(folder), transactions)
         log = Path(folder) / "run.log"
         try:
@@ -163,14 +113,18 @@ def trial(cluster: Cluster, transactions: bool) -> str:
         finally:
             process.terminate()
             process.wait(30)
-        if not undone and any(
-            item.startswith(WITHDRAWN) for item in cluster.listed(before["recommendations"])
-        ):
+        if not undone and withdrawn in recommended(cluster):
             undone = "a withdrawn item is recommended"
         if not undone and process.returncode == 0:
             return ""
         lines = [line for line in log.read_text().splitlines() if line.strip()]
         return f"exit code {process.returncode}, {undone or 'all done'}; {lines[-1] if lines else ''}"
+
+
+def recommended(cluster: Cluster) -> set[str]:
+    """Return every item of every ranking."""
+    records = lying_on(cluster.administrators, "recommendations")
+    return {item["item_id"] for record in records for item in json.loads(record.value)["items"]}
 
 
 def wait(process: subprocess.Popen[str], met: Callable[[], bool], wait_s: float) -> None:
@@ -180,84 +134,83 @@ def wait(process: subprocess.Popen[str], met: Callable[[], bool], wait_s: float)
         time.sleep(0.3)
 
 
-def outstanding(cluster: Cluster, before: dict[str, Ends]) -> str:
+def outstanding(cluster: Cluster, before: dict[str, int]) -> str:
     """Return what the service has not done yet."""
-    for topic, ends in before.items():
-        if cluster.ends(topic) == ends:
+    for topic, records in before.items():
+        if len(lying_on(cluster.administrators, topic)) == records:
             return f"nothing in {topic}"
-    return "" if cluster.committed() == sum(cluster.ends("events").values()) else "offsets not committed"
+    consumer = KafkaConsumer(
+        bootstrap_servers=cluster.administrators, group_id=GROUP, enable_auto_commit=False
+    )
+    partitions = [TopicPartition("events", number) for number in consumer.partitions_for_topic("events")]
+    ends = consumer.end_offsets(partitions)
+    done = all((consumer.committed(partition) or 0) == end for partition, end in ends.items())
+    consumer.close(autocommit=False)
+    return "" if done else "offsets not committed"
 
 
 def checked(cluster: Cluster, transactions: bool) -> str:
     """Return the output of `afresh check` when it finds a problem."""
-    with tempfile.TemporaryDirectory(prefix="afresh-acls-") as folder:
+    with TemporaryDirectory(prefix="afresh-acls-") as folder:
         code = command(cluster, "check", Path(folder), transactions).wait(60)
         said = (Path(folder) / "check.log").read_text()
         return "" if code == 0 else said
 
 
-def rights_of(tools: Path, include: str = "") -> list[Right]:
+def rights() -> list[Right]:
     """Return the ACLs that acls.sh creates."""
-    for tool in tools.iterdir():
-        tool.write_text('#!/bin/sh\necho "$*"\n', "utf-8")
-    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "INCLUDE": include}
-    done = subprocess.run(
-        ["bash", SCRIPTS / "acls.sh"], env=environment, check=True, capture_output=True, text=True
-    )
-    return [right_of(line.split()) for line in done.stdout.splitlines()]
+    with TemporaryDirectory() as tools:
+        for tool in write_tools(Path(tools)).iterdir():
+            tool.write_text('#!/bin/sh\necho "$*"\n', "utf-8")
+        printed = run_script("acls.sh", Path(tools), INCLUDE="")
+    return [right_of(line.split()) for line in printed.splitlines()]
+
+
+def without(cluster: Cluster, right: Right) -> str:
+    """Return what isn't done without one ACL."""
+    acl = right.acl()
+    pattern = ACLFilter(acl.principal, acl.host, acl.operation, acl.permission_type, acl.resource_pattern)
+    with admin(cluster.administrators) as client:
+        client.delete_acls([pattern])
+        problem = trial(cluster, transactions=right.resource == "transactional-id")
+        client.create_acls([acl])
+    return problem
+
+
+def measure(cluster: Cluster, folder: Path, only: int | None) -> int:
+    """Try no ACL, all of them, and all but one; return the exit code."""
+    tools, address = write_tools(folder), {"BOOTSTRAP": cluster.administrators}
+    run_script("topics.sh", tools, **address, PARTITIONS="2", REPLICATION="1")
+    nothing = trial(cluster, transactions=False)
+    print(f"{'no right at all':<58} {nothing or 'WORKS'}")
+    run_script("acls.sh", tools, **address)
+    enough = {transactions: trial(cluster, transactions) for transactions in (False, True)}
+    for transactions, problem in enough.items():
+        print(f"{f'all of them, transactions = {transactions}':<58} {problem or 'works'}")
+    needless = []
+    for right in rights()[:only]:
+        problem, name = without(cluster, right), f"{right.operation} {right.resource} {right.name}"
+        needless += [] if problem else [name]
+        print(f"{f'without {name}':<58} {problem or 'WORKS ALL THE SAME'}")
+    run_script("acls.sh", tools, **address, INCLUDE="check")
+    check = checked(cluster, transactions=True)
+    print(f"{'afresh check':<58} {check or 'no problem'}")
+    print_result(
+        rights=len(rights()), enough=not any(enough.values()), nothing_works_without=bool(nothing),
+        needless=needless, check_content=not check, topics=sorted(TopicsConfig().event_topics()),
+    )  # fmt: skip
+    return 0 if nothing and not (any(enough.values()) or needless or check) else 1
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", type=int, metavar="N", help="take away no more than the first N rights")
+    parser = parser_of(__doc__)
+    parser.add_argument("--only", type=int, metavar="N", help="remove no more than the first N rights")
     options = parser.parse_args()
-    began = time.monotonic()
-    with (
-        tempfile.TemporaryDirectory() as real,
-        tempfile.TemporaryDirectory() as said,
-        started(Path(os.environ["KAFKA_HOME"])) as cluster,
-    ):
-        tools = write_tools(Path(real))
-        cluster.script("topics.sh", tools, PARTITIONS="2", REPLICATION="1")
-        nothing = trial(cluster, transactions=False)
-        print(f"{'no right at all':<58} {nothing or 'WORKS'}")
-        cluster.script("acls.sh", tools)
-        enough = {transactions: trial(cluster, transactions) for transactions in (False, True)}
-        for transactions, problem in enough.items():
-            print(f"{f'all of them, transactions = {transactions}':<58} {problem or 'works'}")
-        needless = []
-        rights = rights_of(write_tools(Path(said)))
-        for right in rights[: options.only]:
-            transactions = right.resource == "transactional-id"
-            with admin(cluster.administrators) as client:
-                acl = right.acl()
-                client.delete_acls(
-                    [
-                        ACLFilter(
-                            acl.principal, acl.host, acl.operation, acl.permission_type, acl.resource_pattern
-                        )
-                    ]
-                )
-                problem = trial(cluster, transactions)
-                client.create_acls([acl])
-            needless += [] if problem else [f"{right.operation} {right.resource} {right.name}"]
-            name = f"without {right.operation} on {right.resource} {right.name}"
-            print(f"{name:<58} {problem or 'WORKS ALL THE SAME'}")
-        cluster.script("acls.sh", tools, INCLUDE="check")
-        check = checked(cluster, transactions=True)
-        print(f"{'afresh check':<58} {check or 'no problem'}")
-    result = {
-        "rights": len(rights),
-        "enough": not any(enough.values()),
-        "nothing_works_without": bool(nothing),
-        "needless": needless,
-        "check_content": not check,
-        "topics": sorted(TopicsConfig().event_topics()),
-        "seconds": round(time.monotonic() - began, 1),
-    }
-    print(json.dumps(result))
-    return 0 if result["enough"] and nothing and not needless and not check else 1
+    sasl = free_port()
+    more = PROPERTIES.format(sasl=sasl, user=USER, password=PASSWORD)
+    with apache_kafka(Path(os.environ["KAFKA_HOME"]), more) as broker, TemporaryDirectory() as folder:
+        cluster = Cluster(broker.bootstrap_servers, f"127.0.0.1:{sasl}")
+        return measure(cluster, Path(folder), options.only)
 
 
 if __name__ == "__main__":

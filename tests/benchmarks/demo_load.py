@@ -7,7 +7,6 @@ time, 1 being one busy core, from SETTLE_S after the start of the sender to its 
 last JSON line with the shares and the results of the demo. Linux.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -16,10 +15,12 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from bench import parser_of, print_head, print_result, print_row
+
 SETTLE_S = 3.0  # imports, the broker's first records
 LOOK_S = 0.5
 PARTS = {"pipeline.app.cli simulate": "users", "noida-db": "broker"}
-FIGURES = ("events", "rankings", "events_per_s", "latency_p50_ms", "latency_p99_ms", "models", "uplift")
+RESULTS = ("events", "rankings", "events_per_s", "latency_p50_ms", "latency_p99_ms", "models", "uplift")
 
 
 class Look(NamedTuple):
@@ -30,7 +31,7 @@ class Look(NamedTuple):
 
 
 def cpu_s(pid: int) -> float:
-    """Return user and system time that a process has taken, its threads' included."""
+    """Return user and system time of a process and its threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -70,24 +71,23 @@ def share(looks: list[Look]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--events", type=int, default=30_000)
+    parser = parser_of(__doc__)
+    parser.add_argument("--events", default="30000")
     parser.add_argument("--rate", type=float, default=2_000.0, help="events a second")
-    args = parser.parse_args()
+    options = parser.parse_args()
     command = [sys.executable, "-m", "pipeline.app.cli", "demo", "--set", "metrics.address="]
-    command += ["--events", str(args.events), "--rate", str(args.rate)]
+    command += ["--events", options.events, "--rate", str(options.rate)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as demo:
         looks = watch(demo)
-        assert demo.stdout is not None
-        printed = demo.stdout.read()
+        printed = demo.communicate()[0]
     if demo.returncode:
         raise SystemExit(f"the demo ended with code {demo.returncode}")
-    figures = json.loads(printed.splitlines()[-1])
+    result = json.loads(printed.splitlines()[-1])
     shares = {part: share(seen) for part, seen in looks.items()}
-    print("| process | CPU s | cores, steady |\n|---|---|---|")
+    print_head("process", "CPU s", "cores, steady")
     for part, seen in looks.items():
-        print(f"| {part} | {seen[-1].cpu_s:.1f} | {shares[part]:.2f} |")
-    print(json.dumps({"rate": args.rate, "cores": shares} | {name: figures[name] for name in FIGURES}))
+        print_row(part, f"{seen[-1].cpu_s:.1f}", f"{shares[part]:.2f}")
+    print_result(rate=options.rate, cores=shares, **{name: result[name] for name in RESULTS})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How soon a change of taste raises an alarm, and how often nothing does.
+"""How soon a change of preferences raises an alarm, and how many alarms there are without one.
 
     python tests/benchmarks/drift.py [--seeds 20] [--deltas 0.05,0.002,0.0001]
 
@@ -7,26 +7,29 @@ backed off to popularity) over simulated users, with and without a change in mid
 drawn at random. Prints a table, and one JSON line at the end.
 """
 
-import argparse
-import json
-import time
 from dataclasses import asdict, dataclass
 from statistics import median
 
 import numba
 import numpy as np
+from bench import parser_of, print_head, print_result, print_row
+from wired import whole_stream
 
 from pipeline.evaluation import drift
 from pipeline.evaluation.rank_metrics import gains_of
 from pipeline.events.records import DriftAlarm
 from pipeline.models.model import RankResult
 from producers.simulator.events import DEFAULT_CONFIG, Columns
-from producers.simulator.plan import NO_PLAN, Change, Plan
-from producers.simulator.users import simulate_users
+from producers.simulator.plan import Change
 
 EVENTS, CHANGE_AT, BATCH = 60_000, 30_000, 128
 RECENT = 5  # items of a history that the learner looks at
 IID_RATES = (0.02, 0.1, 0.3, 0.6)
+PARTS = {
+    "before the change": slice(CHANGE_AT - 5_000, CHANGE_AT),
+    "in the 2,000 events after it": slice(CHANGE_AT, CHANGE_AT + 2_000),
+    "at the end": slice(EVENTS - 5_000, EVENTS),
+}
 
 
 @dataclass
@@ -91,26 +94,27 @@ def learn(user_B, item_B, users, items, batch):  # plain loops: this is a benchm
     return greater, equal, candidates, tested, known, np.full(n, np.nan, np.float32), loss
 
 
-def figures(seed: int, change_at: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def ranks_of(stream: Columns) -> RankResult:
+    """Return the ranks and losses of the learner over a stream."""
+    return RankResult(*learn(stream.user_B, stream.item_B, DEFAULT_CONFIG.users, DEFAULT_CONFIG.items, BATCH))
+
+
+def signals_of(seed: int, changes: tuple[Change, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return hits and scaled losses of the learner over one simulated stream, and which items are new."""
-    plan = NO_PLAN if change_at is None else Plan((Change("sudden", change_at),))
-    chunks = simulate_users(EVENTS, seed, plan)
-    stream = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
-    tested = RankResult(
-        *learn(stream.user_B, stream.item_B, DEFAULT_CONFIG.users, DEFAULT_CONFIG.items, BATCH)
-    )
+    stream = whole_stream(EVENTS, seed, changes)
+    ranks = ranks_of(stream)
     _, first_I, place_B = np.unique(stream.item_B, return_index=True, return_inverse=True)
     new_B = (np.arange(EVENTS) - first_I[place_B] < drift.NEW_ITEM_EVENTS).astype(np.float64)
-    return gains_of(tested).hit_B, drift.scaled_loss(tested), new_B
+    return gains_of(ranks).hit_B, drift.scaled_loss(ranks), new_B
 
 
 def alarms_of(hit_B: np.ndarray, loss_B: np.ndarray, new_B: np.ndarray) -> list[DriftAlarm]:
-    """Return the alarms of a fresh watch."""
+    """Return the alarms of new detectors."""
     return drift.DriftWatch().update(hit_B, loss_B, new_B, 0, 0)
 
 
 def row(delta: float, signal: str, steady: list[list[DriftAlarm]], changed: list[list[DriftAlarm]]) -> Row:
-    """Sum the alarms of one signal up."""
+    """Count the alarms of one signal."""
     false = [sum(alarm.signal == signal for alarm in alarms) for alarms in steady]
     false += [sum(a.signal == signal and a.at_event <= CHANGE_AT for a in alarms) for alarms in changed]
     true = [
@@ -124,66 +128,43 @@ def row(delta: float, signal: str, steady: list[list[DriftAlarm]], changed: list
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of(__doc__)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument(
-        "--deltas", type=lambda text: [float(part) for part in text.split(",")], default=[0.05, 0.002, 0.0001]
-    )
+    parser.add_argument("--deltas", default="0.05,0.002,0.0001")
     options = parser.parse_args()
-    began = time.perf_counter()
-    steady = [figures(seed, None) for seed in range(options.seeds)]
-    changed = [figures(seed, CHANGE_AT) for seed in range(options.seeds)]
-    nothing = np.full(EVENTS, np.nan)
-    rng = np.random.default_rng(0)
-    random_hits = {
-        rate: [(rng.random(EVENTS) < rate) * 1.0 for _ in range(options.seeds)] for rate in IID_RATES
-    }
+    seeds = range(options.seeds)
+    steady = [signals_of(seed, ()) for seed in seeds]
+    changed = [signals_of(seed, (Change("sudden", CHANGE_AT),)) for seed in seeds]
+    rng, nothing = np.random.default_rng(0), np.full(EVENTS, np.nan)
+    random_hits = [(rng.random(EVENTS) < rate) * 1.0 for rate in IID_RATES for _ in seeds]
     rows, at_random = [], {}
-    print(
-        "| delta | signal | false alarms (most in a stream) | found within 3,000 "
-        "| delay, median | most | alarms a change |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    for delta in options.deltas:
+    print_head(
+        "delta", "signal", "false alarms (most in a stream)", "found within 3,000", "delay, median", "most",
+        "alarms a change",
+    )  # fmt: skip
+    for delta in map(float, options.deltas.split(",")):
         drift.DELTA = delta
         without, with_change = [alarms_of(*each) for each in steady], [alarms_of(*each) for each in changed]
         for signal in drift.SIGNALS:
-            line = row(delta, signal, without, with_change)
-            rows.append(line)
-            print(
-                f"| {delta} | {signal} | {line.false_alarms} ({line.false_alarms_most}) "
-                f"| {line.found} of {options.seeds} "
-                f"| {line.delay_median:.0f} | {line.delay_most:.0f} | {line.alarms_a_change:.1f} |"
-            )
-        counts = {
-            rate: sum(len(alarms_of(hits, nothing, nothing)) for hits in drawn)
-            for rate, drawn in random_hits.items()
-        }
-        at_random[delta] = sum(counts.values())
+            rows.append(of := row(delta, signal, without, with_change))
+            print_row(
+                delta, signal, f"{of.false_alarms} ({of.false_alarms_most})",
+                f"{of.found} of {options.seeds}", f"{of.delay_median:.0f}", f"{of.delay_most:.0f}",
+                f"{of.alarms_a_change:.1f}",
+            )  # fmt: skip
+        at_random[delta] = sum(len(alarms_of(hits, nothing, nothing)) for hits in random_hits)
     print(
         f"\nhits at random, {len(IID_RATES)} rates, {options.seeds} streams each, "
         f"false alarms by delta: {at_random}"
     )
-    rates = [
-        float(np.nanmean(np.concatenate([hit[part] for hit, _, _ in changed]))) for part in PARTS.values()
-    ]
-    print(
-        "hit rate of the learner, "
-        + ", ".join(f"{name} {rate:.3f}" for name, rate in zip(PARTS, rates, strict=True))
-    )
-    print(json.dumps({
-        "events": EVENTS, "change_at": CHANGE_AT, "seeds": options.seeds,
-        "rows": [asdict(line) for line in rows],
-        "false_alarms_at_random": at_random, "seconds": round(time.perf_counter() - began, 1),
-    }))  # fmt: skip
+    for name, part in PARTS.items():
+        rate = np.nanmean(np.concatenate([hit_B[part] for hit_B, _, _ in changed]))
+        print(f"hit rate of the learner {name}: {rate:.3f}")
+    print_result(
+        events=EVENTS, change_at=CHANGE_AT, seeds=options.seeds, rows=[asdict(each) for each in rows],
+        false_alarms_at_random=at_random,
+    )  # fmt: skip
 
-
-PARTS = {
-    "before the change": slice(CHANGE_AT - 5_000, CHANGE_AT),
-    "in the 2,000 events after it": slice(CHANGE_AT, CHANGE_AT + 2_000),
-    "at the end": slice(EVENTS - 5_000, EVENTS),
-}
 
 if __name__ == "__main__":
     main()

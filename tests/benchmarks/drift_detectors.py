@@ -1,34 +1,29 @@
-"""Would another detector beside ADWIN earn its place? Delay and false alarms of river's, on the same figures.
+"""Delay and false alarms of river's other detectors beside ADWIN, on the same hits.
 
     python tests/benchmarks/drift_detectors.py [--seeds 6]
 
-Feeds each detector with the hits of the small learner of drift.py over simulated users, with a change
-of taste at event 20,000 of 60,000, or without: ADWIN, Page-Hinkley and KSWIN with means of ten tests, as
-the service's own watch is, DDM with single tests. All skip the first 5,000 tests and start again
-after an alarm; only a fall is counted. Prints a table, and one JSON line at the end. An alarm is found when
-it comes in time: within 10,000 events of the change.
+Feeds each detector with the hits of the small learner of drift.py over simulated users, with a change of
+preferences at event 20,000 of 60,000, or without: ADWIN, Page-Hinkley and KSWIN with means of ten tests, as
+the service does, DDM with single tests. All skip the first 5,000 tests and start again after an alarm; only a
+fall is counted. A change is found if an alarm comes within 10,000 events. Prints a table, and one JSON line
+at the end.
 """
 
-import argparse
-import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
 import numpy as np
-from drift import learn
-from drift_streams import BATCH, CHANGE_AT, EVENTS, KINDS
+from bench import parser_of, print_head, print_result, print_row
+from drift import ranks_of
+from drift_streams import CHANGE_AT, EVENTS, KINDS
 from river.drift import ADWIN, KSWIN, PageHinkley
 from river.drift.binary import DDM
+from wired import whole_stream
 
 from pipeline.evaluation.drift import DELTA, TESTS_PER_VALUE, WARM_UP_VALUES, DriftWatch
 from pipeline.evaluation.rank_metrics import gains_of
-from pipeline.models.model import RankResult
-from producers.simulator.events import DEFAULT_CONFIG, Columns
-from producers.simulator.plan import Plan
-from producers.simulator.users import simulate_users
 
 IN_TIME = 10_000
 STREAMS = ("none", "sudden", "gradual", "local, 1/2")
@@ -86,13 +81,9 @@ class Row:
 
 def hits(kind: str, seed: int) -> np.ndarray:
     """Return the hits of the learner over one stream, NaN where an event is no test."""
-    chunks = simulate_users(EVENTS, seed, Plan(KINDS[kind].changes))
-    stream = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
-    tested = RankResult(
-        *learn(stream.user_B, stream.item_B, DEFAULT_CONFIG.users, DEFAULT_CONFIG.items, BATCH)
-    )
+    hit_B = gains_of(ranks_of(whole_stream(EVENTS, seed, KINDS[kind].changes))).hit_B
     # DDM takes yes or no: where scores are equal, a hit in more than half of the orders is one
-    return np.where(np.isnan(gains_of(tested).hit_B), np.nan, gains_of(tested).hit_B > 0.5)
+    return np.where(np.isnan(hit_B), np.nan, hit_B > 0.5)
 
 
 def row(detector: str, kind: str, streams: list[np.ndarray]) -> Row:
@@ -106,26 +97,19 @@ def row(detector: str, kind: str, streams: list[np.ndarray]) -> Row:
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--seeds", type=int, default=6)
-    options = parser.parse_args()
-    began, rows = time.perf_counter(), []
-    streams = {kind: [hits(kind, seed) for seed in range(options.seeds)] for kind in STREAMS}
-    print("| detector | change | false alarms per 100,000 | found | delay, median (most) |")
-    print("|---|---|---|---|---|")
+    seeds = parser.parse_args().seeds
+    rows = []
+    streams = {kind: [hits(kind, seed) for seed in range(seeds)] for kind in STREAMS}
+    print_head("detector", "change", "false alarms per 100,000", "found", "delay, median (most)")
     for detector in DETECTORS:
         for kind in STREAMS:
             rows.append(of := row(detector, kind, streams[kind]))
             delay = f"{median(of.delays):,.0f} ({of.delays[-1]:,})" if of.delays else ""
-            found = "" if kind == "none" else f"{of.found} of {options.seeds}"
-            print(f"| {detector} | {kind} | {of.false_alarms_per_100k:.1f} | {found} | {delay} |", flush=True)
-    print(json.dumps({
-        "events": EVENTS, "change_at": CHANGE_AT, "seeds": options.seeds,
-        "rows": [asdict(each) for each in rows], "seconds": round(time.perf_counter() - began, 1),
-    }))  # fmt: skip
+            found = "" if kind == "none" else f"{of.found} of {seeds}"
+            print_row(detector, kind, f"{of.false_alarms_per_100k:.1f}", found, delay)
+    print_result(events=EVENTS, change_at=CHANGE_AT, seeds=seeds, rows=[asdict(each) for each in rows])
 
 
 if __name__ == "__main__":

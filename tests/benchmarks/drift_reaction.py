@@ -1,20 +1,19 @@
-"""How soon quality is back after a change of taste, with the reaction to drift alarms and without it.
+"""How soon quality recovers after a change of preferences, with the reaction to drift alarms and without it.
 
     python tests/benchmarks/drift_reaction.py [--seeds 5] [--data FOLDER]
 
 Runs the service's own `Recommender` (default configuration, but that no lists are made) in batches of 128
-over simulated users, with a change of taste at event 20,000 of 60,000, once with `drift.reaction` and once
-without it; with --data (or AFRESH_DATA) over the first 40,000 events of recorded streams too. Prints one
+over simulated users, with a change of preferences at event 20,000 of 60,000, once with `drift.reaction` and
+once without it; with --data (or AFRESH_DATA) over the first 40,000 events of recorded streams too. Prints one
 table, and one JSON line at the end. The streams are those of drift_streams.py.
 
 - signal: the first alarm after the change, by signal, and its delay in events, median (most).
 - false alarms: on streams without a change, and before the change on the others, per 100,000 events. Of
   recorded streams it is unknown which alarms are false: all are counted.
-- events until quality is back: m(t) is the mean NDCG@10 of 2,000 tests from event t on, and the level that of
-  the last 5,000 events before the change. Quality is back at the first t after the lowest m(t) for which m(t)
-  is at least nine tenths of the level; counted from the change. 0: it never fell, no m(t) lies below
-  that. "> ": in some stream it was not back at the end, which then counts. Where the taste turns time and
-  again, each turn is a change of its own, up to the next one.
+- back: m(t) is the mean NDCG@10 of 2,000 tests from event t on, and the level that of the last 5,000 events
+  before the change. Quality is back at the first t after the lowest m(t) for which m(t) is at least nine
+  tenths of the level; counted from the change. 0: no m(t) lies below that. "> ": in some stream it was not
+  back at the end, which then counts. Each turn of a recurring change is a change of its own.
 - NDCG@10 after: of all tests from event 20,000 on; of the whole of a recorded stream. The gain is the mean of
   the seeds' gains, and in brackets the least and the most.
 
@@ -22,25 +21,23 @@ table, and one JSON line at the end. The streams are those of drift_streams.py.
 """
 
 import argparse
-import json
 import os
-import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import numpy as np
+from bench import Patch, parser_of, patched, print_head, print_result, print_row
 from drift_streams import CHANGE_AT, EVENTS, KINDS, PERIOD, batches, now_ms, settings_of
+from recorded import add_data
+from wired import step
 
 from pipeline.evaluation import reaction
 from pipeline.evaluation.rank_metrics import gains_of
 from pipeline.evaluation.reaction import share_left
-from pipeline.events.batch import RawBatch, Span
 from pipeline.events.records import DriftAlarm
 from pipeline.features.bank import FeatureBank
 from pipeline.features.context_matches import ContextMatches
@@ -67,7 +64,7 @@ def of_old_items(alarm: DriftAlarm) -> float:
 
 # what is switched off or set otherwise
 NO_STEPS = (reaction, "MAX_EXTRA_STEP", 0.0)
-PARTS: dict[str, tuple[Any, ...]] = {
+PARTS: dict[str, tuple[Patch, ...]] = {
     WHOLE: (),
     "steps alone": ((FeatureBank, "fade", nothing),),
     "count features alone": (NO_STEPS,),
@@ -81,7 +78,7 @@ PARTS: dict[str, tuple[Any, ...]] = {
 
 
 class Run(NamedTuple):
-    """One stream, as the served model met it: NDCG@10 of each event, NaN where it was no test."""
+    """The results of one stream: NDCG@10 of each event, NaN where it was no test."""
 
     ndcg: np.ndarray
     alarms: list[DriftAlarm]
@@ -108,29 +105,15 @@ class Watched(Recommender):
 def run(kind: str, seed: int, part: str, on: bool, data: Path | None) -> Run:
     """Learn one stream."""
     limit_threads(1)
-    stream, alarms, start = KINDS[kind], [], 0
-    with patched(part):
+    stream, alarms = KINDS[kind], []
+    with patched(PARTS[part]):
         learner = Watched(settings_of(stream, Settings(drift=DriftConfig(reaction=on))))
         for events in batches(stream, seed, data):
-            span = Span("shoppers", 0, start, start + len(events))
-            alarms += learner.step(RawBatch(learner.seq, now_ms(stream), (span,), events, [])).alarms
-            if stream.alarm and start < CHANGE_AT <= span.stop:
+            before = learner.events_learned
+            alarms += step(learner, events, now_ms(stream)).alarms
+            if stream.alarm and before < CHANGE_AT <= learner.events_learned:
                 learner.react(learner.evaluator.reaction.respond([stream.alarm], learner.events_learned))
-            start = span.stop
     return Run(np.concatenate(learner.kept), alarms)
-
-
-@contextmanager
-def patched(part: str) -> Iterator[None]:
-    """Set what the part sets."""
-    patches = [patch.object(*each) for each in PARTS[part]]
-    for each in patches:
-        each.start()
-    try:
-        yield
-    finally:
-        for each in patches:
-            each.stop()
 
 
 class Return(NamedTuple):
@@ -151,8 +134,8 @@ def until_back(ndcg: np.ndarray, change: int, stop: int, level: float) -> Return
     return Return(int(place[good[0]] - change), True) if good.size else Return(stop - change, False)
 
 
-class Figures(NamedTuple):
-    """What one run comes to."""
+class Summary(NamedTuple):
+    """One run in numbers."""
 
     first: tuple[str, int] | None  # signal and delay
     false_alarms: int
@@ -162,19 +145,18 @@ class Figures(NamedTuple):
     after: float
 
 
-def figures(kind: str, one: Run) -> Figures:
-    """Sum one run up."""
+def summary(kind: str, one: Run) -> Summary:
     stream, total = KINDS[kind], len(one.ndcg)
     calm = total if stream.steady else CHANGE_AT
     later = [(alarm.signal, alarm.at_event - CHANGE_AT) for alarm in one.alarms if alarm.at_event > calm]
     false = sum(alarm.at_event <= calm for alarm in one.alarms)
     after = float(np.nanmean(one.ndcg[0 if stream.recorded else CHANGE_AT :]))
     if stream.recorded:
-        return Figures(None, false, calm, 0.0, True, after)
+        return Summary(None, false, calm, 0.0, True, after)
     level = float(np.nanmean(one.ndcg[CHANGE_AT - BEFORE : CHANGE_AT]))
     step = PERIOD if kind == "recurring" else EVENTS
     turns = [until_back(one.ndcg, at, min(total, at + step), level) for at in range(CHANGE_AT, EVENTS, step)]
-    return Figures(
+    return Summary(
         later[0] if later else None, false, calm, mean(turn.events for turn in turns),
         all(turn.back for turn in turns), after,
     )  # fmt: skip
@@ -182,7 +164,7 @@ def figures(kind: str, one: Run) -> Figures:
 
 @dataclass
 class Row:
-    """One line of the table: all seeds of one kind. Pairs are without the reaction, with it."""
+    """One line of the table: all seeds of one kind. Tuples are without the reaction, with it."""
 
     kind: str
     part: str
@@ -190,86 +172,79 @@ class Row:
     signals: dict[str, int]  # streams by the signal of the first alarm
     delays: list[int]
     false_alarms_per_100k: float
-    back: tuple[list[float], list[float]]  # by seed
-    whole: tuple[bool, bool]
+    back: tuple[list[float], ...]  # by seed
+    whole: tuple[bool, ...]
     ratio: float | None
-    after: tuple[float, float]
+    after: tuple[float, ...]
     gains: list[float]
 
 
-def row(kind: str, part: str, without: list[Figures], reacted: list[Figures]) -> Row:
-    """Sum all seeds up."""
+def row(kind: str, part: str, without: list[Summary], reacted: list[Summary]) -> Row:
+    """Combine all seeds."""
     firsts = [each.first for each in reacted if each.first]
-    back = [each.back for each in without], [each.back for each in reacted]
+    calm, arms = sum(each.calm_events for each in reacted), (without, reacted)
+    back = tuple([each.back for each in arm] for arm in arms)
     return Row(
-        kind,
-        part,
-        len(reacted),
-        {signal: sum(each[0] == signal for each in firsts) for signal, _ in sorted(firsts)},
-        sorted(delay for _, delay in firsts),
-        1e5 * sum(each.false_alarms for each in reacted) / sum(each.calm_events for each in reacted),
-        back,
-        (all(each.whole for each in without), all(each.whole for each in reacted)),
-        mean(back[1]) / mean(back[0]) if mean(back[0]) else None,
-        (mean(each.after for each in without), mean(each.after for each in reacted)),
-        [b.after / a.after - 1 for a, b in zip(without, reacted, strict=True)],
+        kind=kind,
+        part=part,
+        seeds=len(reacted),
+        signals={signal: sum(each[0] == signal for each in firsts) for signal, _ in sorted(firsts)},
+        delays=sorted(delay for _, delay in firsts),
+        false_alarms_per_100k=1e5 * sum(each.false_alarms for each in reacted) / calm,
+        back=back,
+        whole=tuple(all(each.whole for each in arm) for arm in arms),
+        ratio=mean(back[1]) / mean(back[0]) if mean(back[0]) else None,
+        after=tuple(mean(each.after for each in arm) for arm in arms),
+        gains=[b.after / a.after - 1 for a, b in zip(without, reacted, strict=True)],
     )
 
 
 HEAD = (
-    "| change | reaction | signal, of streams | delay, median (most) | false alarms per 100,000 "
-    "| back without it (least to most) | back with it (least to most) | ratio "
-    "| NDCG@10 after, without | with | gain |"
-)
+    "change", "reaction", "signal, of streams", "delay, median (most)", "false alarms per 100,000",
+    "back without it (least to most)", "back with it (least to most)", "ratio", "NDCG@10 after, without",
+    "with", "gain",
+)  # fmt: skip
 
 
-def line(of: Row) -> str:
-    """Return a row of the table."""
-    steady = KINDS[of.kind].steady
-    first = ", ".join(f"{signal} {count}" for signal, count in of.signals.items()) or "none"
-    delay = f"{median(of.delays):,.0f} ({of.delays[-1]:,})" if of.delays else ""
-    back = [
-        f"{'' if whole else '> '}{mean(by_seed):,.0f} ({min(by_seed):,.0f} to {max(by_seed):,.0f})"
-        for whole, by_seed in zip(of.whole, of.back, strict=True)
-    ]
-    ratio = f"{of.ratio:.2f}" if of.ratio else ""
+def cells(of: Row) -> list[str]:
+    """Return the cells of a row of the table."""
     middle = ["", "", f"{of.false_alarms_per_100k:.1f}", "", "", ""]
-    if not steady:
-        middle = [f"{first} of {of.seeds}", delay, middle[2], *back, ratio]
-    least, most = f"{100 * min(of.gains):+.1f}", f"{100 * max(of.gains):+.1f}"
-    spread = f" ({least} to {most})" if len(of.gains) > 1 else ""
-    gain = f"{100 * mean(of.gains):+.1f}%{spread}"
-    cells = [of.kind, of.part, *middle, f"{of.after[0]:.4f}", f"{of.after[1]:.4f}", gain]
-    return f"| {' | '.join(cells)} |"
+    if not KINDS[of.kind].steady:
+        first = ", ".join(f"{signal} {count}" for signal, count in of.signals.items()) or "none"
+        delay = f"{median(of.delays):,.0f} ({of.delays[-1]:,})" if of.delays else ""
+        back = [
+            f"{'' if whole else '> '}{mean(by_seed):,.0f} ({min(by_seed):,.0f} to {max(by_seed):,.0f})"
+            for whole, by_seed in zip(of.whole, of.back, strict=True)
+        ]
+        middle = [f"{first} of {of.seeds}", delay, middle[2], *back, f"{of.ratio:.2f}" if of.ratio else ""]
+    gain = f"{100 * mean(of.gains):+.1f}%"
+    if len(of.gains) > 1:
+        gain += f" ({100 * min(of.gains):+.1f} to {100 * max(of.gains):+.1f})"
+    return [of.kind, of.part, *middle, f"{of.after[0]:.4f}", f"{of.after[1]:.4f}", gain]
 
 
-def arguments() -> argparse.Namespace:
-    """Return what the command line says."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, default=os.environ.get("AFRESH_DATA"), help="recorded streams")
+def parsed() -> argparse.Namespace:
+    """Return the options."""
+    parser = parser_of(__doc__)
+    add_data(parser)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--kinds", help=f"parted by ; of {'; '.join(KINDS)}")
-    parser.add_argument("--parts", default=WHOLE, help="parted by |, or all")
+    parser.add_argument("--kinds", help=f"separated by ; of {'; '.join(KINDS)}")
+    parser.add_argument("--parts", default=WHOLE, help="separated by |, or all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     options = parser.parse_args()
-    held = [kind for kind, stream in KINDS.items() if options.data or not stream.recorded]
-    options.kinds = options.kinds.split(";") if options.kinds else held
+    known = [kind for kind, stream in KINDS.items() if options.data or not stream.recorded]
+    options.kinds = options.kinds.split(";") if options.kinds else known
     options.parts = list(PARTS) if options.parts == "all" else options.parts.split("|")
-    for name, wanted, known in (("kinds", options.kinds, held), ("parts", options.parts, PARTS)):
-        if unknown := set(wanted) - set(known):
-            parser.error(
-                f"--{name}: no {', '.join(sorted(unknown))} here; expected some of {'; '.join(known)}"
-            )
+    for name, wanted, names in (("kinds", options.kinds, known), ("parts", options.parts, PARTS)):
+        if unknown := set(wanted) - set(names):
+            parser.error(f"--{name}: {', '.join(sorted(unknown))}; expected some of {'; '.join(names)}")
     return options
 
 
 def main() -> None:
-    """Measure and print."""
-    options = arguments()
-    began, rows = time.perf_counter(), []
-    print(HEAD + "\n" + "|---" * (HEAD.count("|") - 1) + "|", flush=True)
+    options = parsed()
+    print_head(*HEAD)
+    rows: list[Row] = []
     runs: dict[tuple[str, int, str, bool], Future[Run]] = {}
     with ProcessPoolExecutor(options.jobs) as pool:
 
@@ -281,24 +256,18 @@ def main() -> None:
                 runs[key] = pool.submit(run, *key, options.data)
             return runs[key]
 
-        wanted = [
-            (
-                kind,
-                part,
-                [(started(kind, seed, WHOLE, False), started(kind, seed, part, True)) for seed in seeds],
-            )
-            for kind in options.kinds
-            for seeds in [range(1 if KINDS[kind].recorded else options.seeds)]
-            for part in options.parts
-        ]
-        for kind, part, pairs in wanted:
-            without, reacted = [[figures(kind, pair[arm].result()) for pair in pairs] for arm in (0, 1)]
-            rows.append(row(kind, part, without, reacted))
-            print(line(rows[-1]), flush=True)
-    print(json.dumps({
-        "events": EVENTS, "change_at": CHANGE_AT, "seeds": options.seeds,
-        "rows": [asdict(each) for each in rows], "seconds": round(time.perf_counter() - began, 1),
-    }))  # fmt: skip
+        wanted = []
+        for kind, part in product(options.kinds, options.parts):
+            seeds = range(1 if KINDS[kind].recorded else options.seeds)
+            without = [started(kind, seed, WHOLE, False) for seed in seeds]
+            wanted.append((kind, part, without, [started(kind, seed, part, True) for seed in seeds]))
+        for kind, part, *arms in wanted:
+            summaries = [[summary(kind, each.result()) for each in arm] for arm in arms]
+            rows.append(row(kind, part, *summaries))
+            print_row(*cells(rows[-1]))
+    print_result(
+        events=EVENTS, change_at=CHANGE_AT, seeds=options.seeds, rows=[asdict(each) for each in rows]
+    )
 
 
 if __name__ == "__main__":

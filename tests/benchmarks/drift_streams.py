@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from recorded import NOW_MS, STREAMS, events_of, settings_for
-from wired import as_columns
+from recorded import BY_NAME, NOW_MS, events_of, settings_for
+from wired import END_MS, START_MS, as_columns
 
 from pipeline.events.batch import Events
 from pipeline.events.records import DriftAlarm
@@ -18,24 +18,22 @@ from producers.simulator.events import wire_events
 from producers.simulator.plan import Change, Plan
 from producers.simulator.users import simulate_users
 
-EVENTS, CHANGE_AT, PERIOD, BATCH, START_MS = 60_000, 20_000, 10_000, 128, 1_700_000_000_000
+EVENTS, CHANGE_AT, PERIOD, BATCH = 60_000, 20_000, 10_000, 128
 RECORDED_EVENTS = 40_000
 RUSH_SHARE, RUSH_ITEMS = 0.3, 300
 
 
 @dataclass(frozen=True)
 class Stream:
-    """One kind of stream.
-
-    `fall`: the share of the hits that a false alarm at event 20,000 reports as lost; 0: no false alarm.
-    `rush`: from event 20,000 on three events in ten go to one of 300 new items.
-    `recorded`: the name of a recorded stream, instead of simulated users.
-    """
+    """One kind of stream."""
 
     changes: tuple[Change, ...] = ()
     fall: float = 0.0
+    """The share of the hits that a false alarm at event 20,000 reports as lost; 0: no false alarm."""
     rush: bool = False
+    """From event 20,000 on three events in ten go to one of 300 new items."""
     recorded: str = ""
+    """The name of a recorded stream, in the place of simulated users."""
 
     @property
     def steady(self) -> bool:
@@ -45,11 +43,8 @@ class Stream:
     @property
     def alarm(self) -> DriftAlarm | None:
         """The false alarm."""
-        return (
-            DriftAlarm("false alarm", "hit_rate", CHANGE_AT, 0.4, 0.4 * (1 - self.fall), 0)
-            if self.fall
-            else None
-        )
+        after = 0.4 * (1 - self.fall)
+        return DriftAlarm("false alarm", "hit_rate", CHANGE_AT, 0.4, after, 0) if self.fall else None
 
 
 KINDS: dict[str, Stream] = {
@@ -63,20 +58,19 @@ KINDS: dict[str, Stream] = {
     "none, false alarm of 1/5": Stream(fall=0.2),
     "none, false alarm of 1/2": Stream(fall=0.5),
 }
-for _each in STREAMS:
-    KINDS[_each.name] = Stream(recorded=_each.name)
-    KINDS[f"{_each.name}, false alarm of 1/2"] = Stream(fall=0.5, recorded=_each.name)
+for _name in BY_NAME:
+    KINDS[_name] = Stream(recorded=_name)
+    KINDS[f"{_name}, false alarm of 1/2"] = Stream(fall=0.5, recorded=_name)
 
 
 def settings_of(stream: Stream, settings: Settings) -> Settings:
     """Return the settings for a stream."""
-    found = next((each for each in STREAMS if each.name == stream.recorded), None)
-    return settings_for(found, settings) if found else settings
+    return settings_for(BY_NAME[stream.recorded], settings) if stream.recorded else settings
 
 
 def now_ms(stream: Stream) -> int:
     """Return the wall-clock time of all batches."""
-    return NOW_MS if stream.recorded else START_MS + 10**12
+    return NOW_MS if stream.recorded else END_MS
 
 
 def batches(stream: Stream, seed: int, data: Path | None) -> Iterator[Events]:
@@ -85,8 +79,7 @@ def batches(stream: Stream, seed: int, data: Path | None) -> Iterator[Events]:
         yield from _simulated(stream, seed)
         return
     assert data is not None
-    found = next(each for each in STREAMS if each.name == stream.recorded)
-    yield from events_of(data, found, RECORDED_EVENTS, BATCH)
+    yield from events_of(data, BY_NAME[stream.recorded], RECORDED_EVENTS, BATCH)
 
 
 def _simulated(stream: Stream, seed: int) -> Iterator[Events]:
@@ -96,11 +89,8 @@ def _simulated(stream: Stream, seed: int) -> Iterator[Events]:
         while len(wired) >= BATCH or (wired and start + len(wired) == EVENTS):
             part, wired = wired[:BATCH], wired[BATCH:]
             if stream.rush and start >= CHANGE_AT:
-                part = [
-                    msgspec.structs.replace(event, item_id=f"new-{rng.integers(RUSH_ITEMS)}")
-                    if new
-                    else event
-                    for event, new in zip(part, rng.random(len(part)) < RUSH_SHARE, strict=True)
-                ]
+                for place in np.flatnonzero(rng.random(len(part)) < RUSH_SHARE):
+                    item_id = f"new-{rng.integers(RUSH_ITEMS)}"
+                    part[place] = msgspec.structs.replace(part[place], item_id=item_id)
             start += len(part)
             yield as_columns(part)

@@ -1,11 +1,11 @@
-"""What a shop asks of its first day: an item that is sold out goes at once, and an old topic makes no flood.
+"""Two questions of a shop's first day: how soon a withdrawn item is removed, and what an old topic causes.
 
     python tests/benchmarks/first_day.py [--broker embedded|apache] [--check withdrawal|backlog]
 
-withdrawal: 25,000 users get a list, 20,000 or more of them with the same item, and then do nothing. The item
-is withdrawn by a tombstone on the items topic, on an idle service and once more under 1,000 events/s: seconds
-until no user's newest list holds it.
-backlog: a topic with events of half a year, most of them from users who were last seen long ago, is there
+withdrawal: 25,000 users get a list, 20,000 or more of them with the same item, and have no further events.
+A tombstone on the items topic withdraws the item, on an idle service and once more under 1,000 events/s:
+seconds until no user's newest list holds it.
+backlog: a topic with events of half a year, most of them from users who were last seen long ago, exists
 before the first start: rankings published, for how many users, and the seconds until all is learned.
 
 Prints a table and one last JSON line; ends with 1 when a check fails.
@@ -16,68 +16,63 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' helpers
-
-from delivery import LONG_S, Line, tell
+from bench import parser_of
+from delivery import LONG_S, Line, add_checks, now_ms, reader_of, run_checks
 from harness.clients import make_topic
 from harness.service import Process, Sent, Site
 from harness.truth import DAY_MS, event_of
-from kafka import KafkaConsumer, KafkaProducer
-from kafka import TopicPartition as KafkaPartition
+from kafka import KafkaProducer
 
 from producers.kafka.client import producer_options
 from producers.kafka.records import key_hash
 
-CHECKS = ("withdrawal", "backlog")
-USERS = 25_000
-HOLDERS = 20_000
+USERS, HOLDERS = 25_000, 20_000
 WITHIN_S = 5.0
-STAR = "item-0"  # what everybody else has taken
 RECENT_DAYS = 7
 HOUR_MS = 3_600_000
 
 
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def admirers(users: int, seed: int) -> list[Sent]:
-    """Return two events of every user: most take other items, and those few who begin take the star."""
-    rng = np.random.default_rng(seed)
+def two_each(users: int, seed: int) -> list[Sent]:
+    """Return an event of every user on other items, and one of every eighth fan on the item to withdraw."""
+    items = np.random.default_rng(seed).zipf(1.3, size=users) % 2_000 + 1
     start_ms = now_ms() - users
-    items = rng.zipf(1.3, size=users) % 2_000 + 1
     out = []
     for number in range(users):
         out.append(event_of(f"user-{number}", f"item-{items[number]}", start_ms + number))
         if number % 8 == 0:
-            out.append(event_of(f"fan-{number}", STAR, start_ms + number))
+            out.append(event_of(f"fan-{number}", "item-0", start_ms + number))
     return out
 
 
 class Lists:
-    """The newest list of every user, kept by a plain consumer, and when each last changed."""
+    """The newest list of every user."""
 
     def __init__(self, broker: str, topic: str) -> None:
         self.newest: dict[str, list[str]] = {}
-        self._consumer = KafkaConsumer(bootstrap_servers=broker, isolation_level="read_committed")
-        partitions = [KafkaPartition(topic, number) for number in self._consumer.partitions_for_topic(topic)]
-        self._consumer.assign(partitions)
-        self._consumer.seek_to_beginning(*partitions)
+        self._consumer = reader_of(broker, topic)
+        self._consumer.seek_to_beginning()
 
     def read(self) -> None:
-        """Take in what has come."""
+        """Read new lists."""
         for records in self._consumer.poll(timeout_ms=50).values():
             for record in records:
                 items = [] if record.value is None else json.loads(record.value)["items"]
                 self.newest[record.key.decode()] = [item["item_id"] for item in items]
 
+    def read_all(self) -> None:
+        """Read until no further user comes for a second."""
+        seen, quiet_s = -1, time.monotonic()
+        while time.monotonic() - quiet_s < 1:
+            self.read()
+            if len(self.newest) != seen:
+                seen, quiet_s = len(self.newest), time.monotonic()
+
     def holders(self, item: str) -> int:
-        """Return how many users' newest list holds an item."""
+        """Return the number of users with an item in their newest list."""
         return sum(item in items for items in self.newest.values())
 
     def close(self) -> None:
@@ -85,10 +80,10 @@ class Lists:
 
 
 def check_withdrawal(broker: str, options: argparse.Namespace, folder: Path) -> Iterator[Line]:
-    """Withdraw what most lists hold, twice."""
+    """Withdraw the item of most lists, twice."""
     with Site(broker, "withdrawal", folder) as site:
         site.create_topics()
-        site.send(admirers(USERS, options.seed))
+        site.send(two_each(USERS, options.seed))
         service = site.run()
         service.until(site.all_committed, "all is committed", LONG_S)
         lists = Lists(broker, f"{site.stem}-recommendations")
@@ -99,13 +94,11 @@ def check_withdrawal(broker: str, options: argparse.Namespace, folder: Path) -> 
 
 
 def withdraw(site: Site, service: Process, lists: Lists, load: int) -> Iterator[Line]:
-    """Withdraw the item that most lists hold; return how long it stayed."""
-    until_quiet(lists)
-    items = {item for held in lists.newest.values() for item in held}
-    victim = max(items, key=lists.holders)
-    name = f"{load or 'no'} events/s beside it"
-    yield Line("withdrawal", f"{name}: lists with the item", lists.holders(victim), f">= {HOLDERS}",
-               lists.holders(victim) >= HOLDERS)  # fmt: skip
+    """Withdraw the item that most lists hold, with so many events/s of other users at the same time."""
+    lists.read_all()
+    item = max({item for held in lists.newest.values() for item in held}, key=lists.holders)
+    holders, name = lists.holders(item), f"{load or 'no'} events/s beside it"
+    yield Line(f"{name}: lists with the item", holders, f">= {HOLDERS}", holders >= HOLDERS)
     stop = threading.Event()
     sender = threading.Thread(target=keep_sending, args=(site, load, stop))
     if load:
@@ -113,30 +106,19 @@ def withdraw(site: Site, service: Process, lists: Lists, load: int) -> Iterator[
         service.until(lambda: service.learned() > len(lists.newest), "events come", LONG_S)
     producer = KafkaProducer(bootstrap_servers=site.broker)
     began = time.monotonic()
-    producer.send(f"{site.stem}-items", key=victim.encode(), value=None).get(timeout=20)
+    producer.send(f"{site.stem}-items", key=item.encode(), value=None).get(timeout=20)
     producer.close()
-    while lists.holders(victim) and time.monotonic() - began < 60:
+    while lists.holders(item) and time.monotonic() - began < 60:
         lists.read()
     seconds = time.monotonic() - began
     stop.set()
     if load:
         sender.join()
-    yield Line(
-        "withdrawal", f"{name}: seconds until no list has it", seconds, f"< {WITHIN_S:g}", seconds < WITHIN_S
-    )
-
-
-def until_quiet(lists: Lists) -> None:
-    """Read until nothing comes for a second."""
-    seen, quiet_s = -1, time.monotonic()
-    while time.monotonic() - quiet_s < 1:
-        lists.read()
-        if len(lists.newest) != seen:
-            seen, quiet_s = len(lists.newest), time.monotonic()
+    yield Line(f"{name}: seconds until no list has it", seconds, f"< {WITHIN_S:g}", seconds < WITHIN_S)
 
 
 def keep_sending(site: Site, rate: int, stop: threading.Event) -> None:
-    """Send events of other users, evenly, until told to stop."""
+    """Send events of other users, evenly, until `stop`."""
     while not stop.wait(0.1):
         site.send([event_of(f"guest-{n}", f"item-{n % 1_999 + 1}", now_ms()) for n in range(rate // 10)])
 
@@ -155,13 +137,13 @@ def check_backlog(broker: str, options: argparse.Namespace, folder: Path) -> Ite
         published = len(site.read(f"{site.stem}-recommendations"))
         users = site.newest().keys() - {"__default__"}
         learned = site.inspect()["events_learned"]
-    yield Line("backlog", "events learned", learned, f"{options.events}", learned == options.events)
-    yield Line("backlog", "seconds until all is learned", seconds, "", True)
-    yield Line("backlog", f"users seen in the last {RECENT_DAYS} days", len(recent), "", True)
+    yield Line("events learned", learned, f"{options.events}", learned == options.events)
+    yield Line("seconds until all is learned", seconds)
+    yield Line(f"users seen in the last {RECENT_DAYS} days", len(recent))
     fits = certain <= users <= recent
-    yield Line("backlog", "users with a list", len(users), f"{len(certain)} to {len(recent)}", fits)
+    yield Line("users with a list", len(users), f"{len(certain)} to {len(recent)}", fits)
     most = 1.02 * len(recent) + 200  # and the default list, whenever it changes
-    yield Line("backlog", "rankings published", published, f"<= {most:.0f}", published <= most)
+    yield Line("rankings published", published, f"<= {most:.0f}", published <= most)
 
 
 def fill(site: Site, events: int, seed: int) -> tuple[set[str], set[str]]:
@@ -172,7 +154,7 @@ def fill(site: Site, events: int, seed: int) -> tuple[set[str], set[str]]:
     rng = np.random.default_rng(seed)
     end_ms = now_ms() - 600_000
     days = np.sort(rng.uniform(0, 180, events))[::-1]
-    # a user is there for some days: each day has its own part of all users
+    # a user is active for some days: each day has its own part of all users
     users = (180 - days) * events / 1_800 + rng.integers(0, max(1, events // 300), events)
     items = rng.zipf(1.2, events) % 5_000
     producer = KafkaProducer(**producer_options(site.configured().kafka))
@@ -189,26 +171,18 @@ def fill(site: Site, events: int, seed: int) -> tuple[set[str], set[str]]:
             recent.add(record.key.decode())
         if age_ms < RECENT_DAYS * DAY_MS - HOUR_MS:
             certain.add(record.key.decode())
-    producer.flush()
     producer.close()
     return certain, recent
 
 
-def run_check(check: str, broker: str, options: argparse.Namespace, folder: Path) -> Iterator[Line]:
-    """Return the lines of one check."""
-    return (check_withdrawal if check == "withdrawal" else check_backlog)(broker, options, folder)
+CHECKS = {"withdrawal": check_withdrawal, "backlog": check_backlog}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--broker", choices=("embedded", "apache"), default="embedded")
-    parser.add_argument("--check", choices=CHECKS, action="append", help="may be repeated; default: all")
+def main() -> int:
+    parser = parser_of(__doc__)
+    add_checks(parser, CHECKS)
     parser.add_argument("--events", type=int, default=1_000_000, help="of the backlog")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    return tell(options.check or CHECKS, options, run_check)
+    return run_checks(CHECKS, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -9,18 +9,16 @@ expected gains over equal scores are plain gains; tests with a tied target are l
 counted. Last line: JSON; exit code 1 where metrics differ by 0.00005 or more.
 """
 
-import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' helpers
-
 import msgspec
 import numpy as np
 import pytrec_eval
+from bench import parser_of, print_head, print_result, print_row
+from recorded import NOW_MS
 from recordings import read_recording
 
 from pipeline.evaluation.rank_metrics import gains_of
@@ -35,7 +33,6 @@ from pipeline.state.tables import LIVE
 from pipeline.thread_limits import limit_threads
 
 MEASURES = {"hr@10": "success_10", "ndcg@10": "ndcg_cut_10", "mrr@10": "recip_rank"}
-NOW_MS = 1_780_000_000_000  # after every recorded event
 SLACK = 0.00005
 
 
@@ -83,10 +80,7 @@ def metrics_of_trec(run: dict[str, dict[str, float]], targets: dict[str, dict[st
 
 
 def main() -> int:
-    """Measure, compare and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--events", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=128)
@@ -99,17 +93,16 @@ def main() -> int:
     model: Any = evaluation.recommender.models[0]
     recorded = Recorder(evaluation.recommender, model.timed)
     evaluation.learn(read_recording(options.file, options.batch, now_ms=NOW_MS, limit=options.events), NOW_MS)
-    whole = evaluation.recommender.quality.cumulative()["isgd"]
+    whole: Any = evaluation.recommender.quality.cumulative()["isgd"]
     theirs = metrics_of_trec(recorded.run, recorded.targets)
     ours = dict(zip(MEASURES, np.mean(recorded.gains, axis=0).tolist(), strict=True))
-    print("| measure | afresh | trec_eval | afresh, tied tests included |\n|---|---|---|---|")
+    print_head("measure", "afresh", "trec_eval", "afresh, tied tests included")
     for name in MEASURES:
-        print(f"| {name} | {ours[name]:.6f} | {theirs[name]:.6f} | {whole[name]:.6f} |")  # type: ignore[literal-required]
+        print_row(name, *(f"{metrics[name]:.6f}" for metrics in (ours, theirs, whole)))
     differ = [name for name in MEASURES if abs(ours[name] - theirs[name]) >= SLACK]
-    print(json.dumps({
-        "tests": len(recorded.targets), "ties": recorded.ties, "afresh": ours, "trec_eval": theirs,
-        "differ": differ,
-    }))  # fmt: skip
+    print_result(
+        tests=len(recorded.targets), ties=recorded.ties, afresh=ours, trec_eval=theirs, differ=differ
+    )
     return 1 if differ else 0
 
 

@@ -1,74 +1,42 @@
-"""Ask a real Prometheus everything that the dashboard and the alert rules ask, about a service at work.
+"""Send every query of the dashboard and the alert rules to a real Prometheus that scrapes a service at work.
 
     python tests/benchmarks/monitoring.py [--events 60000] [--rate 1500] [--hold]
 
 Starts the embedded broker, `afresh run` with a checkpoint, simulated users with a change of preferences, some
-records that are no events, and Prometheus with the rules of deploy/prometheus, scraping every second. After
-the last event, when a drift alarm and a checkpoint have been seen, each query of the dashboard and of the
-rules (without thresholds) must have data, and no alert may fire but those on what was done here. Prints a
-table and one last JSON line; ends with 1 otherwise. --hold leaves everything up until Ctrl-C, for a look at
-Prometheus. Needs
+bad records, and Prometheus with the rules of deploy/prometheus, scraping every second. After the last event,
+when a drift alarm and a checkpoint have been seen, each query of the dashboard and of the rules (without
+thresholds) must have data, and no alert may fire but those on what was done here. Prints a table and one last
+JSON line; ends with 1 otherwise. --hold leaves everything up until Ctrl-C, for a look at Prometheus. Needs
 `prometheus` on PATH; everything listens on loopback.
 """
 
-import argparse
 import json
 import math
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import yaml
+from bench import free_port, parser_of, print_result
 from harness.prometheus import PROMETHEUS, Query, panel_queries, rule_queries, rules, tool
-from kafka import KafkaProducer
+from harness.service import Sent, Site, until
 
-from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.embedded_broker import EmbeddedBroker
-from producers.kafka.client import producer_options
-from producers.kafka.topics import create_topics
 
 WAIT_S = 120.0
-SCRAPE_S = 1
-DONE_HERE = {"AfreshDeadLetters", "AfreshDrift"}  # broken records and a change of taste are part of the show
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program for a while; it is asked to end, and killed if it doesn't."""
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+DONE_HERE = {"AfreshDeadLetters", "AfreshDrift"}  # bad records and a change are part of the stream
 
 
 def prometheus_config(folder: Path, target: str) -> Path:
     """Write deploy's configuration with another target and a short interval; return its path."""
     config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text("utf-8"))
-    config["global"] = {"scrape_interval": f"{SCRAPE_S}s", "evaluation_interval": "2s"}
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "2s"}
     config["rule_files"] = [str(PROMETHEUS / name) for name in config["rule_files"]]
     config["scrape_configs"][0]["static_configs"] = [{"targets": [target]}]
     path = folder / "prometheus.yml"
@@ -77,15 +45,26 @@ def prometheus_config(folder: Path, target: str) -> Path:
 
 
 class Prometheus:
-    """The HTTP API of a Prometheus."""
+    """A Prometheus that scrapes `target`, and its HTTP API. As a context manager it is stopped at the end."""
 
-    def __init__(self, address: str) -> None:
-        self._base = f"http://{address}/api/v1"
+    def __init__(self, folder: Path, target: str) -> None:
+        self.address = f"127.0.0.1:{free_port()}"
+        command = [tool("prometheus"), f"--config.file={prometheus_config(folder, target)}"]
+        command += [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={self.address}"]
+        with (folder / "prometheus.log").open("wb") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+    def __enter__(self) -> "Prometheus":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
 
     def get(self, path: str, **parameters: str) -> Any:
         """Return the data of an answer. Raise OSError when there is none."""
         query = urllib.parse.urlencode(parameters)
-        with urllib.request.urlopen(f"{self._base}/{path}?{query}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{self.address}/api/v1/{path}?{query}", timeout=10) as answer:
             return json.load(answer)["data"]
 
     def values(self, expr: str) -> list[float]:
@@ -94,22 +73,14 @@ class Prometheus:
         return [value for value in values if not math.isnan(value)]
 
     def wait(self, expr: str, least: float = 0.0) -> None:
-        """Wait until an expression has a value above `least`. Raise RuntimeError in the end."""
-        deadline = time.monotonic() + WAIT_S
-        while time.monotonic() < deadline:
+        """Wait until an expression has a value above `least`. Raise AssertionError at the deadline."""
+
+        def met() -> bool:
             with suppress(OSError):
-                if any(value > least for value in self.values(expr)):
-                    return
-            time.sleep(0.5)
-        raise RuntimeError(f"not within {WAIT_S:g} s: {expr} > {least:g}")
+                return any(value > least for value in self.values(expr))
+            return False
 
-
-def spoil(kafka: KafkaConfig, topic: str, records: int) -> None:
-    """Send records that are no events."""
-    producer = KafkaProducer(**producer_options(kafka))
-    for number in range(records):
-        producer.send(topic, key=b"u", value=b"{no event" if number % 2 else b'{"user_id": "u"}')
-    producer.close()
+        until(met, f"{expr} > {least:g}", WAIT_S)
 
 
 def ask(prometheus: Prometheus, queries: list[Query]) -> list[tuple[Query, list[float]]]:
@@ -152,47 +123,32 @@ def check(prometheus: Prometheus) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--events", type=int, default=60_000)
     parser.add_argument("--rate", type=float, default=1_500.0)
     parser.add_argument("--hold", action="store_true", help="stay up until Ctrl-C")
     options = parser.parse_args()
-    began = time.monotonic()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="afresh-monitoring-")))
-        kafka = KafkaConfig(bootstrap_servers=stack.enter_context(EmbeddedBroker()).bootstrap_servers)
-        create_topics(kafka, TopicsConfig(), 4)
-        target, address = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-        sets = {
-            "kafka.bootstrap_servers": kafka.bootstrap_servers,
-            "checkpoint.path": str(folder / "state"),
-            "checkpoint.interval_s": "10",
-            "metrics.address": target,
-        }
-        service = [sys.executable, "-m", "pipeline.app.cli", "run"]
-        service += [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
-        stack.enter_context(running(service, folder / "afresh.log"))
-        server = [tool("prometheus"), f"--config.file={prometheus_config(folder, target)}"]
-        server += [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
-        stack.enter_context(running(server, folder / "prometheus.log"))
-        prometheus = Prometheus(address)
+        broker = stack.enter_context(EmbeddedBroker()).bootstrap_servers
+        target = f"127.0.0.1:{free_port()}"
+        settings = {"checkpoint.interval_s": 10, "metrics.address": target}
+        site = stack.enter_context(Site(broker, "monitoring", folder, settings=settings))
+        site.create_topics()
+        site.run()
+        prometheus = stack.enter_context(Prometheus(folder, target))
         prometheus.wait('afresh_partitions_assigned{job="afresh"}')
-        users = [sys.executable, "-m", "pipeline.app.cli", "simulate", "--events", str(options.events)]
-        users += ["--rate", str(options.rate), "--change", f"sudden@{options.events // 2}"]
-        users += ["--set", f"kafka.bootstrap_servers={kafka.bootstrap_servers}"]
-        stack.enter_context(running(users, folder / "users.log"))
+        users = ["--events", str(options.events), "--rate", str(options.rate)]
+        site.start("simulate", *users, "--change", f"sudden@{options.events // 2}")
         prometheus.wait("sum(afresh_events_learned)", options.events / 4)
-        spoil(kafka, "events", 200)
+        site.send(Sent(b"u", value) for value in (b"{no event", b'{"user_id": "u"}') for _ in range(100))
         prometheus.wait("sum(afresh_events_learned)", options.events - 1)
-        for expr in (
-            "afresh_last_drift_timestamp_seconds",
-            "sum(increase(afresh_checkpoint_seconds_count[10m]))",
-        ):
-            prometheus.wait(expr)
-        result = check(prometheus) | {"seconds": round(time.monotonic() - began, 1)}
-        print(json.dumps(result))
+        prometheus.wait("afresh_last_drift_timestamp_seconds")
+        prometheus.wait("sum(increase(afresh_checkpoint_seconds_count[10m]))")
+        result = check(prometheus)
+        print_result(**result)
         if options.hold:
-            print(f"Prometheus: http://{address}  metrics: http://{target}/metrics", file=sys.stderr)
+            print(f"http://{prometheus.address} scrapes http://{target}/metrics", file=sys.stderr)
             with suppress(KeyboardInterrupt):
                 while True:
                     time.sleep(1)

@@ -14,25 +14,21 @@ import argparse
 import json
 import os
 import re
-import sys
+import signal
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' helpers
-
-from delivery import LONG_S, running
+from bench import parser_of, print_result
+from delivery import LONG_S, add_broker, now_ms, reader_of, running
 from harness.clients import make_topic
 from harness.service import Process, Site, until
 from harness.truth import event_of
-from kafka import KafkaConsumer, KafkaProducer
-from kafka import TopicPartition as KafkaPartition
+from kafka import KafkaProducer
 from kafka.errors import KafkaTimeoutError
 
 from producers.kafka.client import producer_options
@@ -42,10 +38,6 @@ ITEMS = 2_000
 STEP_S = 0.02  # between two sends
 
 
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class Lists(threading.Thread):
     """Read every list as it comes: when it was made, when it was read, and its newest event's time."""
 
@@ -53,13 +45,9 @@ class Lists(threading.Thread):
         super().__init__(daemon=True)
         self.rows: list[tuple[int, int, int]] = []
         self.over = threading.Event()
-        self._consumer = KafkaConsumer(
-            bootstrap_servers=broker, isolation_level="read_committed", fetch_max_wait_ms=50
-        )
-        partitions = [KafkaPartition(topic, number) for number in self._consumer.partitions_for_topic(topic)]
-        self._consumer.assign(partitions)
-        self._consumer.seek_to_end(*partitions)
-        for partition in partitions:
+        self._consumer = reader_of(broker, topic)
+        self._consumer.seek_to_end()
+        for partition in self._consumer.assignment():
             self._consumer.position(partition)
 
     def run(self) -> None:
@@ -69,19 +57,34 @@ class Lists(threading.Thread):
                 for record in records:
                     value = json.loads(record.value or b"{}")
                     if record.key != b"__default__" and value:
-                        row = value["generated_at_ms"], at_ms, value["event_timestamp_ms"]
-                        self.rows.append(row)
+                        self.rows.append((value["generated_at_ms"], at_ms, value["event_timestamp_ms"]))
         self._consumer.close(autocommit=False)
 
 
-def send(site: Site, rate: int, seconds: float, users: int, seed: int) -> int:
+class Totals(NamedTuple):
+    """Sums of a service since its start."""
+
+    checkpoints: float
+    checkpoint_s: float
+    cpu_s: float
+
+
+def totals(service: Process) -> Totals:
+    metrics, name = service.metrics(), "afresh_checkpoint_seconds"
+    return Totals(
+        metrics.get(f"{name}_count", 0.0), metrics.get(f"{name}_sum", 0.0),
+        metrics.get("process_cpu_seconds_total", 0.0),
+    )  # fmt: skip
+
+
+def send(site: Site, options: argparse.Namespace) -> int:
     """Send events evenly, stamped as they leave; return how many."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(options.seed)
     producer = KafkaProducer(**producer_options(site.configured().kafka) | {"linger_ms": 0})
     began, sent = time.monotonic(), 0
-    while (passed := time.monotonic() - began) < seconds:
-        while sent < passed * rate:
-            user, item = f"user-{rng.integers(users)}", f"item-{rng.zipf(1.3) % ITEMS}"
+    while (passed := time.monotonic() - began) < options.seconds:
+        while sent < passed * options.rate:
+            user, item = f"user-{rng.integers(options.users)}", f"item-{rng.zipf(1.3) % ITEMS}"
             record = event_of(user, item, now_ms())
             place = key_hash(record.key) % site.partitions
             producer.send(site.events, key=record.key, value=record.value, partition=place)
@@ -91,10 +94,12 @@ def send(site: Site, rate: int, seconds: float, users: int, seed: int) -> int:
     return sent
 
 
-def checkpoints(service: Process) -> tuple[float, float]:
-    """Return how many checkpoints there were, and their seconds in all."""
-    metrics, name = service.metrics(), "afresh_checkpoint_seconds"
-    return metrics.get(f"{name}_count", 0.0), metrics.get(f"{name}_sum", 0.0)
+def started(site: Site) -> tuple[Process, float]:
+    """Start a worker; return it once it is ready, and the seconds until then."""
+    began = time.monotonic()
+    service = site.run()
+    service.until(lambda: service.state() == "ready", "ready", LONG_S)
+    return service, time.monotonic() - began
 
 
 def measure(site: Site, options: argparse.Namespace) -> dict[str, Any]:
@@ -106,43 +111,36 @@ def measure(site: Site, options: argparse.Namespace) -> dict[str, Any]:
     until(lambda: site.partitions_there() == site.partitions, "all partitions", LONG_S)
     site.send(event_of(f"user-{user}", f"item-{user % ITEMS}", now_ms()) for user in range(options.users))
     began = time.monotonic()
-    service = site.run()
-    service.until(lambda: service.state() == "ready", "ready", LONG_S)
-    ready_s = time.monotonic() - began
+    service, ready_s = started(site)
     service.wait_learned(options.users, LONG_S)
     learned_s = time.monotonic() - began
-    service.until(lambda: checkpoints(service)[0] >= 1, "a checkpoint", LONG_S)
+    service.until(lambda: totals(service).checkpoints >= 1, "a checkpoint", LONG_S)
     lists = Lists(site.broker, f"{site.stem}-recommendations")
     lists.start()
-    count, seconds = checkpoints(service)
-    cpu_s = service.metrics()["process_cpu_seconds_total"]
-    sent_from_ms = now_ms()
-    sent = send(site, options.rate, options.seconds, options.users, options.seed)
-    cpu_s = service.metrics()["process_cpu_seconds_total"] - cpu_s
+    before, sent_from_ms = totals(service), now_ms()
+    sent = send(site, options)
+    cpu_s = totals(service).cpu_s - before.cpu_s
     service.wait_learned(options.users + sent, LONG_S)
-    later = checkpoints(service)
-    count, seconds = later[0] - count, later[1] - seconds
+    after = totals(service)
     time.sleep(1.0)  # the last lists
     lists.over.set()
     lists.join()
     rows = np.array(lists.rows, np.int64)
     began = time.monotonic()
-    service.tell(15)
+    service.tell(signal.SIGTERM)
     service.wait(LONG_S)
     stop_s = time.monotonic() - began
-    began = time.monotonic()
-    service = site.run()
-    service.until(lambda: service.state() == "ready", "ready", LONG_S)
-    again_s = time.monotonic() - began
+    service, again_s = started(site)
     restored = service.learned()
     service.kill()
     late = rows[rows[:, 2] >= sent_from_ms]  # without those of the backlog
     latency_s = (late[:, 1] - late[:, 2]) / 1000
+    count = after.checkpoints - before.checkpoints
     return {
         "first_ready_s": ready_s,
         "first_learned_s": learned_s,
         "checkpoints": count,
-        "checkpoint_s": seconds / max(1.0, count),
+        "checkpoint_s": (after.checkpoint_s - before.checkpoint_s) / max(1.0, count),
         "longest_standstill_s": float(np.diff(np.unique(rows[:, 0])).max()) / 1000,
         "latency_p50_s": float(np.quantile(latency_s, 0.5)),
         "latency_p99_s": float(np.quantile(latency_s, 0.99)),
@@ -154,20 +152,17 @@ def measure(site: Site, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:
+    parser = parser_of(__doc__)
+    add_broker(parser)
     parser.add_argument("--partitions", type=int, default=1_000)
     parser.add_argument("--rate", type=int, default=100, help="events a second")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--users", type=int, default=10_000)
     parser.add_argument("--interval", type=float, default=10.0, help="checkpoint.interval_s")
-    parser.add_argument("--broker", choices=("embedded", "apache"), default="embedded")
     parser.add_argument("--code", type=Path, default=Path.cwd(), help="the checkout that the service runs on")
     parser.add_argument("--set", action="append", default=[], help="more configuration of the service")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     sets = {"checkpoint.interval_s": options.interval} | dict(pair.split("=", 1) for pair in options.set)
     os.environ["PYTHONPATH"] = str(options.code.resolve())
     with (
@@ -178,10 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures = measure(site, options)
     for name, value in figures.items():
         print(f"{re.sub('_s$', ', s', name).replace('_', ' '):30} {value:10.3f}")
-    asked = {"broker": options.broker, "partitions": options.partitions, "rate": options.rate}
-    print(json.dumps(asked | figures))
-    return 0
+    print_result(broker=options.broker, partitions=options.partitions, rate=options.rate, **figures)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

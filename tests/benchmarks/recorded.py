@@ -1,18 +1,16 @@
-"""The recorded streams that benchmarks of quality run on: where they lie, and how each is to be read.
+"""The recorded streams that benchmarks of quality run on: where they are, and how each is read.
 
-A folder for each, as `FOLDER/events*.csv.gz` with the columns user,item,timestamp,event[,value]; the folder
-that holds them all is named by --data or AFRESH_DATA. One process, one thread.
+One folder each, as `FOLDER/events*.csv.gz` with the columns user,item,timestamp,event[,value]; the folder
+that holds them all is given by --data or AFRESH_DATA.
 """
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' helpers
-
+import bench  # noqa: F401  # the path of `recordings`
 import msgspec
 from recordings import read_recording
 
@@ -23,14 +21,12 @@ NOW_MS = 1_780_000_000_000  # after every recorded event
 
 
 class Stream(NamedTuple):
-    """One recorded stream. `repeats`: consumed items may be recommended again. `whole`: how many events count
-    as the whole of it (0: all).
-    """
+    """One recorded stream."""
 
     name: str
     folder: str
-    repeats: bool = False
-    whole: int = 0
+    repeats: bool = False  # consumed items may be recommended again
+    whole: int = 0  # events that count as the whole of it; 0: all
 
 
 STREAMS = (
@@ -40,38 +36,38 @@ STREAMS = (
     Stream("taobao", "taobao-buy-cart-fav"),
     Stream("online-retail", "online-retail", whole=200_000),
 )
+BY_NAME = {stream.name: stream for stream in STREAMS}
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Declare where the streams are."""
+    data = os.environ.get("AFRESH_DATA")
+    parser.add_argument("--data", type=Path, default=data, help="folder of the streams (or AFRESH_DATA)")
 
 
 def add_options(parser: argparse.ArgumentParser, events: int = 40_000) -> None:
     """Declare where the streams are, which of them to use, and how far to read."""
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=os.environ.get("AFRESH_DATA"),
-        help="folder of the streams (or AFRESH_DATA)",
-    )
+    add_data(parser)
     parser.add_argument(
         "--events", type=int, default=events, help=f"of each stream; 0: the whole (default: {events})"
     )
-    names = ",".join(stream.name for stream in STREAMS)
+    names = ",".join(BY_NAME)
     parser.add_argument(
-        "--streams",
-        default=names,
+        "--streams", default=names,
         help=f"some of these, or other folders, as FOLDER or FOLDER:repeats (default: {names})",
-    )
+    )  # fmt: skip
 
 
 def chosen(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Stream]:
-    """Return the streams that were asked for; end the program where they are not to be found."""
+    """Return the streams that were asked for; end the program if one is missing."""
     if options.data is None:
         parser.error("no data: name the folder of the streams by --data or AFRESH_DATA")
-    known = {stream.name: stream for stream in STREAMS}
     streams = []
     for text in options.streams.split(","):
         folder, _, how = text.partition(":")
         if how not in ("", "repeats"):
             parser.error(f"--streams {text}: expected FOLDER or FOLDER:repeats")
-        streams.append(known.get(text) or Stream(folder, folder, how == "repeats"))
+        streams.append(BY_NAME.get(text) or Stream(folder, folder, how == "repeats"))
     for stream in streams:
         try:
             path_of(options.data, stream)
@@ -81,7 +77,7 @@ def chosen(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list
 
 
 def path_of(data: Path, stream: Stream) -> Path:
-    """Return a stream's file. Raise FileNotFoundError where there is none."""
+    """Return a stream's file. Raise FileNotFoundError without one."""
     found = sorted(Path(data, stream.folder).glob("events*.csv.gz"))
     if not found:
         raise FileNotFoundError(f"{Path(data, stream.folder)}: expected a file events*.csv.gz")
@@ -89,10 +85,9 @@ def path_of(data: Path, stream: Stream) -> Path:
 
 
 def settings_for(stream: Stream, settings: Settings) -> Settings:
-    """Return the settings, repeats allowed where the stream has them."""
-    return msgspec.structs.replace(
-        settings, rank=RankConfig(exclude_event_types=[] if stream.repeats else None)
-    )
+    """Return the settings, with repeats allowed if the stream has them."""
+    exclude = [] if stream.repeats else None
+    return msgspec.structs.replace(settings, rank=RankConfig(exclude_event_types=exclude))
 
 
 def events_of(data: Path, stream: Stream, events: int, batch: int) -> Iterator[Events]:

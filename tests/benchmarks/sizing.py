@@ -18,13 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import msgspec
 import numpy as np
+from bench import parser_of, print_head, print_result, print_row
 from harness.streams import START_MS, Batches, Event
 
 from pipeline.persistence.checkpoint import Checkpoints
@@ -45,6 +45,19 @@ SIZES = (  # users, items, events a second
     (5_000_000, 100_000, 20_000),
 )
 MIB, GIB = 2**20, 2**30
+TABLE = (  # title, key of `fill`, unit, format
+    ("rows of users", "user_rows", 1, ",.0f"),
+    ("rows of items", "item_rows", 1, ",.0f"),
+    ("columns of users, MiB", "user_columns", MIB, ".1f"),
+    ("columns of items, MiB", "item_columns", MIB, ".1f"),
+    ("resident, MiB", "resident", MIB, ".0f"),
+    ("peak, MiB", "peak", MIB, ".0f"),
+    ("checkpoint, MiB", "checkpoint", MIB, ".1f"),
+    ("saving it, s", "checkpoint_s", 1, ".2f"),
+    ("journal, bytes an event", "journal_per_event", 1, ".2f"),
+    ("ranking, bytes", "ranking", 1, ".0f"),
+    ("steps alone, events/s", "events_per_s", 1, ",.0f"),
+)
 
 
 def events_of(users: int, items: int, batches: int, rng: np.random.Generator) -> list[list[Event]]:
@@ -99,14 +112,15 @@ def fill(users: int, items: int) -> dict[str, Any]:
         saved_s = time.perf_counter() - began
         saved = sum(path.stat().st_size for path in Path(folder, "state").rglob("*") if path.is_file())
     state = recommender.state
-    by_axis = {"user": 0, "item": 0, "none": state.consumed.values.data.nbytes}
+    columns_bytes = Counter[str]()
     for store in (*state.stores.values(), state.users, state.items):
         for column in store.columns().values():
-            by_axis[column.axis] += column.data.nbytes
+            columns_bytes[column.axis] += column.data.nbytes
     return {
         "user_rows": state.users.capacity,
         "item_rows": state.items.capacity,
-        "columns": by_axis,
+        "user_columns": columns_bytes["user"],
+        "item_columns": columns_bytes["item"],
         "resident": before,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "checkpoint": saved,
@@ -146,70 +160,56 @@ class Costs:
 def show_sizes(peak: Costs, saved: Costs, journal: float, ranking: float, rate: float) -> None:
     """Print the table of sizes."""
     settings = Settings().checkpoint
-    head = ("users", "items", "events/s", "workers", "memory each", "cores", "disk", "rankings", "partitions")
-    print(f"\n| {' | '.join(head)} |\n{'|---' * len(head)}|")
+    print()
+    print_head(
+        "users", "items", "events/s", "workers", "memory each", "cores", "disk", "rankings", "partitions"
+    )
     for users, items, speed in SIZES:
         workers = max(1, math.ceil(speed / (rate * SHARE)))
         memory = 1.2 * peak.of(rows(math.ceil(users / workers)), rows(items)) / GIB
         kept = settings.keep + 1  # one more while the newest is being written
         model, shards = saved.of(0, rows(items)), saved.user * users
         disk = kept * (workers * model + shards) + kept * settings.interval_s * speed * journal
-        partitions = max(12, 2 * workers)
-        cells = (
-            f"{users:,}", f"{items:,}", f"{speed:,}", f"{workers}", f"{memory:.1f} GiB",
-            f"{1.25 * workers:g}",
-            f"{disk / GIB:.1f} GiB", f"{speed * ranking / MIB:.1f} MiB/s", f"{partitions}",
+        print_row(
+            f"{users:,}", f"{items:,}", f"{speed:,}", workers, f"{memory:.1f} GiB", f"{1.25 * workers:g}",
+            f"{disk / GIB:.1f} GiB", f"{speed * ranking / MIB:.1f} MiB/s", max(12, 2 * workers),
         )  # fmt: skip
-        print(f"| {' | '.join(cells)} |")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> None:
+    parser = parser_of(__doc__)
     parser.add_argument("--rows", type=int, default=65_000)
     parser.add_argument("--rate", type=float, default=8_900.0)
     parser.add_argument("--fill", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.fill:
         print(json.dumps(fill(*options.fill)))
-        return 0
+        return
     many = options.rows
     measured(FEW, FEW)  # compiles kernels, where they are not kept: that takes 100 MiB once
-    few, users, items, both = (
-        measured(*size) for size in ((FEW, FEW), (many, FEW), (FEW, many), (many, many))
-    )
-    print("| | few | many users | many items | many of both |\n|---|---|---|---|---|")
-    for title, value in (
-        ("rows of users", lambda one: f"{one['user_rows']:,}"),
-        ("rows of items", lambda one: f"{one['item_rows']:,}"),
-        ("columns of users, MiB", lambda one: f"{one['columns']['user'] / MIB:.1f}"),
-        ("columns of items, MiB", lambda one: f"{one['columns']['item'] / MIB:.1f}"),
-        ("resident, MiB", lambda one: f"{one['resident'] / MIB:.0f}"),
-        ("peak, MiB", lambda one: f"{one['peak'] / MIB:.0f}"),
-        ("checkpoint, MiB", lambda one: f"{one['checkpoint'] / MIB:.1f}"),
-        ("saving it, s", lambda one: f"{one['checkpoint_s']:.2f}"),
-        ("journal, bytes an event", lambda one: f"{one['journal_per_event']:.2f}"),
-        ("ranking, bytes", lambda one: f"{one['ranking']:.0f}"),
-        ("steps alone, events/s", lambda one: f"{one['events_per_s']:,.0f}"),
-    ):
-        print(f"| {title} | " + " | ".join(value(one) for one in (few, users, items, both)) + " |")
+    sizes = ((FEW, FEW), (many, FEW), (FEW, many), (many, many))
+    few, users, items, both = found = [measured(*size) for size in sizes]
+    print_head("", "few", "many users", "many items", "many of both")
+    for title, key, unit, form in TABLE:
+        print_row(title, *(format(one[key] / unit, form) for one in found))
     costs = {what: Costs(few, users, items, what) for what in ("resident", "peak", "checkpoint")}
     columns = {
-        "user": users["columns"]["user"] / users["user_rows"],
-        "item": items["columns"]["item"] / items["item_rows"],
+        "user": users["user_columns"] / users["user_rows"],
+        "item": items["item_columns"] / items["item_rows"],
     }
-    print("\n| bytes a row | user | item | beside them, MiB |\n|---|---|---|---|")
-    print(f"| columns | {columns['user']:,.0f} | {columns['item']:,.0f} | |")
+    print()
+    print_head("bytes a row", "user", "item", "beside them, MiB")
+    print_row("columns", f"{columns['user']:,.0f}", f"{columns['item']:,.0f}", "")
     for what, cost in costs.items():
-        print(f"| {what} | {cost.user:,.0f} | {cost.item:,.0f} | {cost.base / MIB:,.0f} |")
+        print_row(what, f"{cost.user:,.0f}", f"{cost.item:,.0f}", f"{cost.base / MIB:,.0f}")
     predicted = costs["peak"].of(both["user_rows"], both["item_rows"])
     print(f"\npeak of many of both: {both['peak'] / MIB:.0f} MiB, predicted {predicted / MIB:.0f}")
     show_sizes(costs["peak"], costs["checkpoint"], few["journal_per_event"], few["ranking"], options.rate)
     result = {f"columns_{axis}": round(size) for axis, size in columns.items()}
     for what, cost in costs.items():
         result |= {f"{what}_{part}": round(getattr(cost, part)) for part in ("user", "item", "base")}
-    print(json.dumps(result | {"predicted_over_measured": round(predicted / both["peak"], 3)}))
-    return 0
+    print_result(**result, predicted_over_measured=round(predicted / both["peak"], 3))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

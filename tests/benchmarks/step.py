@@ -2,32 +2,27 @@
 
     python tests/benchmarks/step.py [--against REV] [--rounds 2] [--items 10000,340000]
         [--data FOLDER --streams globo,movietweetings] [--batches 512,64,16,1]
-    python tests/benchmarks/step.py --profile 16 [--items 10000]
 
 Made-up streams: every item has had an event and every user 32 before the clock starts; items are drawn by a
 Zipf law, users evenly. Recorded streams: the clock starts after --warm events. `--against`: a commit, or the
 folder of a checkout; both run in turns, a process a stream and round, with one BLAS thread, and ratios are of
-the lowest processor times. `--profile BATCH`: the functions of this checkout by their own time. Prints tables
-of microseconds an event with the stages' shares, and one last JSON line.
+the lowest processor times. Prints a table of microseconds an event with the stages' shares, and a JSON line.
 """
 
 import argparse
-import cProfile
 import csv
 import gzip
 import itertools
 import json
 import os
-import pstats
-import sys
 import time
 from collections import Counter
 from contextlib import ExitStack
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from bench import HERE, checkout, integers, parser_of, print_head, print_result, print_row, run_on
 
 START_MS = 1_700_000_000_000
 STEP_MS = 200  # between two made-up events: a session of a made-up user has about 9
@@ -65,7 +60,7 @@ def made_up(items: int, timed: int) -> Columns:
     )
 
 
-def recorded(path: Path, events: int) -> Columns:
+def recorded(path: str, events: int) -> Columns:
     """Return the first events of a file."""
     with gzip.open(path, "rt", newline="") as file:
         rows = list(itertools.islice(csv.DictReader(file), events))
@@ -131,7 +126,7 @@ class Steps:
 
 
 def measure(task: dict[str, Any]) -> dict[str, Any]:
-    """Return the times of this process's checkout, by batch size; with `profile` print the functions too."""
+    """Return the times of this process's checkout, by batch size."""
     import torch
 
     torch.set_num_threads(1)
@@ -141,29 +136,18 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     steps = Steps(columns, task["repeats"])
     while steps.at < len(columns.users) - timed:
         steps.step(min(512, len(columns.users) - timed - steps.at))
-    if task["profile"]:
-        for _ in range(4):
-            steps.step(sizes[0])
-        with cProfile.Profile() as profile:
-            for _ in range(TIMED[sizes[0]]):
-                steps.step(sizes[0])
-        pstats.Stats(profile, stream=sys.stderr).strip_dirs().sort_stats("tottime").print_stats(45)
-        return {}
     return {str(size): steps.timed(size) for size in sizes}
 
 
 def tasks_of(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return what to measure, by the streams' names."""
-    from recorded import STREAMS, path_of
+    from recorded import BY_NAME, path_of  # not in the process of an older checkout
 
-    sizes = [options.profile] if options.profile else [int(size) for size in options.batches.split(",")]
-    common = {"batches": sizes, "warm": options.warm, "profile": bool(options.profile), "repeats": False}
-    known = [int(count) for count in filter(None, options.items.split(","))]
-    tasks = {f"{items} items": common | {"items": items} for items in known}
-    for stream in STREAMS:
-        if options.data and stream.name in options.streams.split(","):
-            path = str(path_of(options.data, stream))
-            tasks[stream.name] = common | {"items": 0, "path": path, "repeats": stream.repeats}
+    common = {"batches": options.batches, "warm": options.warm, "repeats": False}
+    tasks = {f"{items} items": common | {"items": items} for items in options.items}
+    for name in options.streams.split(",") if options.data else ():
+        path = str(path_of(options.data, BY_NAME[name]))
+        tasks[name] = common | {"items": 0, "path": path, "repeats": BY_NAME[name].repeats}
     return tasks
 
 
@@ -175,41 +159,23 @@ def best_of(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 def show(new: dict[str, Any], old: dict[str, Any]) -> None:
     """Print the tables."""
     stages = sorted({stage for sizes in new.values() for one in sizes.values() for stage in one["shares"]})
-    head = ("stream", "batch", "us an event", "wall", "before", "wall", "times as fast", *stages)
-    print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|")
+    print_head("stream", "batch", "us an event", "wall", "before", "wall", "times as fast", *stages)
     for name, sizes in new.items():
         for size, one in sizes.items():
-            cells = [name, size, f"{one['cpu']:.1f}", f"{one['wall']:.1f}", "", "", ""]
-            if before := old.get(name, {}).get(size):
-                ratio = before["cpu"] / one["cpu"]
-                cells[4:] = [f"{before['cpu']:.1f}", f"{before['wall']:.1f}", f"{ratio:.2f}"]
-            cells += [f"{one['shares'].get(stage, 0.0):.0%}" for stage in stages]
-            print(f"| {' | '.join(cells)} |")
+            before = old.get(name, {}).get(size)
+            times = [f"{one['cpu']:.1f}", f"{one['wall']:.1f}", "", "", ""]
+            if before:
+                times[2:] = [
+                    f"{before['cpu']:.1f}", f"{before['wall']:.1f}", f"{before['cpu'] / one['cpu']:.2f}",
+                ]  # fmt: skip
+            print_row(name, size, *times, *(f"{one['shares'].get(stage, 0.0):.0%}" for stage in stages))
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--against", help="a commit, or the folder of a checkout")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--items", default="10000,340000", help="of the made-up streams; empty: none")
-    parser.add_argument("--data", type=Path, default=os.environ.get("AFRESH_DATA"))
-    parser.add_argument("--streams", default="globo,movietweetings")
-    parser.add_argument("--warm", type=int, default=20_000, help="events before the clock")
-    parser.add_argument("--batches", default="512,64,16,1")
-    parser.add_argument("--profile", type=int, metavar="BATCH")
-    parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.measure:
-        print(json.dumps(measure(options.measure)))
-        return
-    from versions import HERE, checkout, run_on
-
+def compared(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return the times of this checkout, `new`, and with --against those of the `old` one."""
     with ExitStack() as stack:
         codes = {"new": HERE}
-        if options.against and not options.profile:
+        if options.against:
             codes = {"old": stack.enter_context(checkout(options.against)), **codes}
         found: dict[str, dict[str, Any]] = {version: {} for version in codes}
         for name, task in tasks_of(options).items():
@@ -219,15 +185,33 @@ def main() -> None:
                     rounds[version].append(run_on(code, [__file__, "--measure", json.dumps(task)]))
             for version, each in rounds.items():
                 found[version][name] = best_of(each)
-    if options.profile:
+    return found
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--against", help="a commit, or the folder of a checkout")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--items", type=integers, default=[10_000, 340_000], help="of the made-up streams; empty: none"
+    )
+    parser.add_argument("--data", default=os.environ.get("AFRESH_DATA"))
+    parser.add_argument("--streams", default="globo,movietweetings")
+    parser.add_argument("--warm", type=int, default=20_000, help="events before the clock")
+    parser.add_argument("--batches", type=integers, default=[512, 64, 16, 1])
+    parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(options.measure)))
         return
+    found = compared(options)
     new, old = found["new"], found.get("old", {})
     show(new, old)
     speedup = {
         f"{size}@{name.removesuffix(' items')}": round(old[name][size]["cpu"] / one["cpu"], 3)
         for name, sizes in new.items() if name in old for size, one in sizes.items()
     }  # fmt: skip
-    print(json.dumps({"speedup": speedup, "us_per_event": new, "before": old}))
+    print_result(speedup=speedup, us_per_event=new, before=old)
 
 
 if __name__ == "__main__":

@@ -10,20 +10,17 @@ configuration, watched through /metrics from outside. Prints both figures with t
 line. Without --bootstrap it starts the embedded broker.
 """
 
-import argparse
-import json
 import os
 import platform
-import re
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from bench import parser_of, print_result
+from harness.service import Process
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from consumers.kafka.client import consumer_options
@@ -34,138 +31,113 @@ from producers.kafka.records import key_hash
 from producers.kafka.topics import create_topics
 
 ITEMS, USERS, PARTITIONS, BATCH = 10_000, 100_000, 4, 512
-LOAD_WAIT_S = 600
+EVENTS, BARE = "throughput-events", "throughput-bare"
+LOOK_S = 0.2
 
 
-def preload(kafka: KafkaConfig, topic: str, events: int, seed: int) -> None:
+def preload(kafka: KafkaConfig, events: int) -> None:
     """Append made-up clicks, keyed by user, as fast as the broker takes them."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     weight = 1 / np.arange(1, ITEMS + 1)
     items = rng.choice(ITEMS, events, p=weight / weight.sum())
     users = rng.integers(0, USERS, events)
-    places = [key_hash(b"user-%d" % user) % PARTITIONS for user in range(USERS)]
     producer = KafkaProducer(**producer_options(kafka))
     for event, (user, item) in enumerate(zip(users.tolist(), items.tolist(), strict=True)):
+        key = b"user-%d" % user
         value = b'{"user_id":"user-%d","item_id":"item-%d","event_type":"click","timestamp_ms":%d}' % (
             user, item, time.time_ns() // 1_000_000,
         )  # fmt: skip
-        producer.send(topic, value=value, key=b"user-%d" % user, partition=places[user])
+        producer.send(EVENTS, value=value, key=key, partition=key_hash(key) % PARTITIONS)
         if event % 50_000 == 49_999:
             producer.flush()
     producer.close()
 
 
-def bare_loop(kafka: KafkaConfig, topic: str, out: str, events: int) -> float:
+def bare_loop(kafka: KafkaConfig, events: int) -> float:
     """Return events/s of poll, produce, flush, commit over the first `events` records."""
     consumer = KafkaConsumer(
         **consumer_options(kafka, in_group=True) | {"group_id": "bare", "max_poll_records": BATCH}
     )
-    partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
-    consumer.assign(partitions)
-    for partition in partitions:
-        consumer.seek(partition, 0)
+    consumer.assign([TopicPartition(EVENTS, number) for number in range(PARTITIONS)])
+    consumer.seek_to_beginning()
     producer = KafkaProducer(**producer_options(kafka))
     value = b"x" * 900
-    taken, began = 0, 0.0
-    while taken < events:
+    polled_events, began = 0, 0.0
+    while polled_events < events:
         polled = consumer.poll(timeout_ms=1000, max_records=BATCH)
         began = began or time.monotonic()
         for records in polled.values():
+            polled_events += len(records)
             for record in records:
-                producer.send(out, value=value, key=record.key, partition=record.partition)
-                taken += 1
+                producer.send(BARE, value=value, key=record.key, partition=record.partition)
         producer.flush()
         consumer.commit()
     seconds = time.monotonic() - began
     consumer.close()
     producer.close()
-    return taken / seconds
+    return polled_events / seconds
 
 
-def metric(address: str, name: str) -> float:
-    """Return the sum of a metric's series, 0 while the service does not answer."""
-    with suppress(OSError):
-        text = urllib.request.urlopen(f"http://{address}/metrics", timeout=5).read().decode()
-        return sum(
-            float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
-        )
-    return 0.0
+class Look(NamedTuple):
+    """What the service has done at a moment."""
+
+    at_s: float
+    learned: float
+    published: float
+    cpu_s: float
 
 
-def service(kafka: KafkaConfig, topic: str, warm_up: int, events: int, sets: list[str]) -> dict[str, float]:
+def look(service: Process, events: int) -> Look:
+    """Return the first look at which so many events are learned."""
+    while (metrics := service.metrics()).get("afresh_events_learned", 0) < events:
+        if service.code is not None:
+            raise SystemExit(f"afresh run ended with {service.code}")
+        time.sleep(LOOK_S)
+    published, cpu_s = metrics["afresh_rankings_published_total"], metrics["process_cpu_seconds_total"]
+    return Look(time.monotonic(), metrics["afresh_events_learned"], published, cpu_s)
+
+
+def service_loop(kafka: KafkaConfig, warm_up: int, events: int, sets: list[str]) -> dict[str, float]:
     """Run `afresh run` over the topic; return its figures from the end of the warm-up on."""
-    address = "127.0.0.1:19464"
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pipeline.app.cli", "run"]
-        for pair in (
-            f"kafka.bootstrap_servers={kafka.bootstrap_servers}",
-            f"topics.events=['{topic}']",
-            f"checkpoint.path={folder}",
-            f"metrics.address={address}",
-            *sets,
-        ):
-            command += ["--set", pair]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        try:
-            started = _reach(process, address, warm_up)
-            published = metric(address, "afresh_rankings_published_total")
-            cpu = _cpu_s(process.pid)
-            ended = _reach(process, address, warm_up + events)
-            cpu = _cpu_s(process.pid) - cpu
-            published = metric(address, "afresh_rankings_published_total") - published
-        finally:
-            process.terminate()
-            process.wait(30)
+        pairs = [
+            f"kafka.bootstrap_servers={kafka.bootstrap_servers}", f"topics.events=['{EVENTS}']",
+            f"checkpoint.path={folder}/state", "metrics.address=127.0.0.1:0", *sets,
+        ]  # fmt: skip
+        words = [word for pair in pairs for word in ("--set", pair)]
+        with Process("run", *words, folder=Path(folder), name="run") as service:
+            first = look(service, warm_up)
+            last = look(service, warm_up + events)
+            service.end()
+    learned = last.learned - first.learned
     return {
-        "events_per_s": (ended[1] - started[1]) / (ended[0] - started[0]),
-        "rankings_per_event": published / (ended[1] - started[1]),
-        "cpu_us_per_event": cpu * 1e6 / (ended[1] - started[1]),
+        "events_per_s": learned / (last.at_s - first.at_s),
+        "rankings_per_event": (last.published - first.published) / learned,
+        "cpu_us_per_event": (last.cpu_s - first.cpu_s) * 1e6 / learned,
     }
 
 
-def _reach(process: subprocess.Popen[bytes], address: str, events: int) -> tuple[float, float]:
-    """Wait until so many events are learned; return when, and how many it were."""
-    deadline = time.monotonic() + LOAD_WAIT_S
-    while time.monotonic() < deadline:
-        learned = metric(address, "afresh_events_learned")
-        if learned >= events:
-            return time.monotonic(), learned
-        if process.poll() is not None:
-            raise SystemExit(f"afresh run ended with {process.returncode}")
-        time.sleep(0.2)
-    raise SystemExit(f"only {learned:,.0f} of {events:,} events after {LOAD_WAIT_S} s")
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--events", type=int, default=300_000)
     parser.add_argument("--warm-up", type=int, default=60_000)
     parser.add_argument("--bootstrap", help="a broker that runs already; default: the embedded one")
     parser.add_argument("--set", action="append", default=[], help="configuration of the service")
-    args = parser.parse_args()
+    options = parser.parse_args()
     with ExitStack() as stack:
-        servers = args.bootstrap or stack.enter_context(EmbeddedBroker()).bootstrap_servers
+        servers = options.bootstrap or stack.enter_context(EmbeddedBroker()).bootstrap_servers
         kafka = KafkaConfig(bootstrap_servers=servers)
-        topic, out = "throughput-events", "throughput-bare"
-        create_topics(kafka, TopicsConfig(events=[topic]), PARTITIONS, 1)
-        create_topics(kafka, TopicsConfig(events=[out]), PARTITIONS, 1)
-        preload(kafka, topic, args.warm_up + args.events, seed=0)
-        bare = bare_loop(kafka, topic, out, min(args.events, 100_000))
-        figures = service(kafka, topic, args.warm_up, args.events, args.set)
+        create_topics(kafka, TopicsConfig(events=[EVENTS, BARE]), PARTITIONS, 1)
+        preload(kafka, options.warm_up + options.events)
+        bare = bare_loop(kafka, min(options.events, 100_000))
+        figures = service_loop(kafka, options.warm_up, options.events, options.set)
     ratio = figures["events_per_s"] / bare
     print(f"{platform.machine()}, {os.cpu_count()} cores, model {Settings().model.name}")
     print(f"client loop doing nothing  {bare:10,.0f} events/s")
     print(f"afresh run                 {figures['events_per_s']:10,.0f} events/s  ({ratio:.2f} of it)")
     print(f"rankings per event {figures['rankings_per_event']:.3f}")
     print(f"cpu per event      {figures['cpu_us_per_event']:.0f} us")
-    print(json.dumps({"bare_events_per_s": bare, "ratio": ratio} | figures))
+    print_result(bare_events_per_s=bare, ratio=ratio, **figures)
 
 
 if __name__ == "__main__":

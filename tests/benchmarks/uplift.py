@@ -16,23 +16,20 @@ import os
 import platform
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+from bench import parser_of, print_result
 from harness.service import Site
-from wired import as_columns
+from wired import simulated, step
 
-from pipeline.events.batch import RawBatch, Span
 from pipeline.events.records import DEFAULT_USER
 from pipeline.recommender import Recommender
 from pipeline.settings import Settings
 from pipeline.thread_limits import limit_threads
 from producers.embedded_broker import EmbeddedBroker
 from producers.simulator.closed_loop import Listed
-from producers.simulator.events import BUSY_CONFIG, Columns, wire_events
+from producers.simulator.events import BUSY_CONFIG, Columns
 from producers.simulator.plan import Change, Plan
 from producers.simulator.simulation import Order, Simulation
 from producers.simulator.uplift import lines
@@ -47,19 +44,12 @@ class LearningLists:
     def __init__(self) -> None:
         self._recommender = Recommender(Settings())
         self._lists: dict[str, Listed] = {}
-        self._learned = 0
 
     def learn(self, columns: Columns, start_ms: int) -> None:
         """Learn events and keep the rankings."""
-        wired = list(wire_events(columns, start_ms))
-        size = len(wired)
-        events = as_columns(wired)
-        span = Span("events", 0, self._learned, self._learned + size)
-        raw = RawBatch(self._recommender.seq, NOW_MS, (span,), events, [])
-        for ranking in self._recommender.step(raw).rankings:
-            shown = [item.item_id for item in ranking.items]
-            self._lists[ranking.user_id] = Listed(shown, ranking.event_timestamp_ms)
-        self._learned += size
+        for ranking in step(self._recommender, simulated(columns, start_ms), NOW_MS).rankings:
+            items = [item.item_id for item in ranking.items]
+            self._lists[ranking.user_id] = Listed(items, ranking.event_timestamp_ms)
 
     def refresh(self) -> None:
         """Do nothing: all rankings are there."""
@@ -99,37 +89,27 @@ def live(args: argparse.Namespace, change_at: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--events", type=int, default=60_000)
     parser.add_argument("--rate", type=float, default=400.0, help="events a second")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], help="configuration of the service")
     parser.add_argument("--offline", action="store_true", help="no broker, no delay")
     parser.add_argument("--seeds", type=int, default=5, help="offline: how many, from --seed on")
-    args = parser.parse_args()
+    options = parser.parse_args()
     limit_threads(1)
-    change_at = args.events // 2
+    change_at = options.events // 2
     runs = {}
-    if args.offline:
-        for seed in range(args.seed, args.seed + args.seeds):
-            runs[seed] = offline(args.events, seed, change_at)
-            print(f"seed {seed}", *lines(runs[seed]), "", sep="\n", flush=True)
-    else:
-        runs[args.seed] = live(args, change_at)
-        print(*lines(runs[args.seed]), "", sep="\n")
+    for seed in range(options.seed, options.seed + (options.seeds if options.offline else 1)):
+        runs[seed] = offline(options.events, seed, change_at) if options.offline else live(options, change_at)
+        print(f"seed {seed}", *lines(runs[seed]), "", sep="\n", flush=True)
     gaps = {seed: figures["recommended_minus_popular"] for seed, figures in runs.items()}
     above = all(low > 0 for gap in gaps.values() for _, low, _ in gap.values())
     for seed, gap in gaps.items():
         print(f"seed {seed}, recommended - popular, [value, low, high]: {gap}")
-    print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}"
-    )
-    print(json.dumps({
-        "events": args.events, "rate": None if args.offline else args.rate, "change_at": change_at,
-        "above_zero": above, "runs": runs,
-    }))  # fmt: skip
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
+    rate = None if options.offline else options.rate
+    print_result(events=options.events, rate=rate, change_at=change_at, above_zero=above, runs=runs)
     return 0 if above else 1
 
 

@@ -1,14 +1,19 @@
-"""Simulated events as columns, for benchmarks that need no broker."""
-
-from collections.abc import Sequence
+"""Simulated events for a recommender without a broker."""
 
 import numpy as np
 
-from pipeline.events.batch import Events
-from producers.simulator.events import SimulatedEvent
+from pipeline.events.batch import Events, RawBatch, Span
+from pipeline.outcome import Outcome
+from pipeline.recommender import Recommender
+from producers.simulator.events import Columns, SimulatedEvent, wire_events
+from producers.simulator.plan import Change, Plan
+from producers.simulator.users import simulate_users
+
+START_MS = 1_700_000_000_000
+END_MS = START_MS + 10**12  # after every simulated event
 
 
-def as_columns(wired: Sequence[SimulatedEvent]) -> Events:
+def as_columns(wired: list[SimulatedEvent]) -> Events:
     """Return events as the decoder would, of one source that no broker has seen."""
     size = len(wired)
     return Events(
@@ -21,3 +26,21 @@ def as_columns(wired: Sequence[SimulatedEvent]) -> Events:
         value_B=np.full(size, np.nan),
         source_B=np.zeros(size, np.int32),
     )
+
+
+def simulated(columns: Columns, start_ms: int = START_MS) -> Events:
+    """Return a chunk of simulated events."""
+    return as_columns(list(wire_events(columns, start_ms)))
+
+
+def whole_stream(events: int, seed: int, changes: tuple[Change, ...]) -> Columns:
+    """Return all events of simulated users whose preferences change."""
+    chunks = simulate_users(events, seed, Plan(changes))
+    return Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
+
+
+def step(recommender: Recommender, events: Events, now_ms: int) -> Outcome:
+    """Learn events as the next records of one partition."""
+    start = recommender.events_learned
+    span = Span("events", 0, start, start + len(events))
+    return recommender.step(RawBatch(recommender.seq, now_ms, (span,), events, []))
