@@ -192,12 +192,6 @@ def until_done(receipt: KafkaReceipt) -> None:
         assert time.monotonic() < until
 
 
-def test_a_missing_topic_is_an_error_that_names_it(world: KafkaWorld) -> None:
-    topics = msgspec.structs.replace(world.topics, drift="nowhere-at-all")
-    with pytest.raises(UsageError, match="topic 'nowhere-at-all' does not exist"):
-        KafkaSink(world.kafka, topics, now_ms)
-
-
 def test_no_broker_at_the_start_is_an_error_of_one_line() -> None:
     kafka = KafkaConfig(bootstrap_servers="127.0.0.1:1", start_timeout_s=0.3)
     with pytest.raises(UsageError, match="no broker answered") as error:

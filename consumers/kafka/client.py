@@ -6,7 +6,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import kafka.errors
@@ -136,10 +137,16 @@ def _wait_for(make: Callable[..., Client], options: Mapping[str, Any], servers: 
     return make(**{**options, "bootstrap_timeout_ms": limit_ms})
 
 
-def open_admin(kafka: KafkaConfig) -> KafkaAdminClient:
-    """Make an admin client. Raise `UsageError` as `connect` does."""
-    options = connection_options(kafka) | extra_options(kafka, KafkaAdminClient)
-    return connect(KafkaAdminClient, options)
+@contextmanager
+def open_admin(kafka: KafkaConfig, doing: str) -> Iterator[KafkaAdminClient]:
+    """Open an admin client. Raise `UsageError` as `connect` does, later errors as `translated` ones."""
+    admin = connect(KafkaAdminClient, connection_options(kafka) | extra_options(kafka, KafkaAdminClient))
+    try:
+        yield admin
+    except KafkaError as error:
+        raise translated(error, doing) from error
+    finally:
+        admin.close()
 
 
 def brief(error: BaseException) -> str:

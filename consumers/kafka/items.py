@@ -8,9 +8,9 @@ import time
 from collections.abc import Mapping
 
 import msgspec
-from kafka.errors import KafkaError, TopicAuthorizationFailedError
+from kafka.errors import TopicAuthorizationFailedError
 
-from consumers.kafka.client import open_admin, translated
+from consumers.kafka.client import open_admin
 from consumers.kafka.topic import TopicReader
 from pipeline.errors import AfreshError, UsageError
 from pipeline.events.batch import NO_UPDATE, CatalogUpdate, TopicPartition
@@ -76,13 +76,9 @@ class KafkaItems:
         where access is denied: what the topic withdraws would go on being shown.
         """
         self._looked_s = time.monotonic()
-        admin = open_admin(msgspec.structs.replace(self._kafka, start_timeout_s=wait_s))
-        try:
+        impatient = msgspec.structs.replace(self._kafka, start_timeout_s=wait_s)
+        with open_admin(impatient, f"asking for the topic {self._topic!r}") as admin:
             (described,) = admin.describe_topics([self._topic])
-        except KafkaError as error:
-            raise translated(error, f"asking for the topic {self._topic!r}") from error
-        finally:
-            admin.close()
         if described["error_code"] == TopicAuthorizationFailedError.errno:
             raise UsageError(
                 f"topics.items = {self._topic!r}: the broker refuses to let us read it; expected the right "

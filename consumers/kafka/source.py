@@ -6,7 +6,6 @@ when a partition is revoked is dropped, and read again by its next owner.
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
 from uuid import UUID
 
 import kafka.errors
@@ -165,11 +164,8 @@ class KafkaSource:
 
     def topic_ids(self) -> dict[str, str]:
         """Return the broker's ids of the topics; none where it has none, as the embedded one."""
-        with closing(open_admin(self._kafka)) as admin:
-            try:
-                described = admin.describe_topics(self._topics)
-            except KafkaError as error:
-                raise translated(error, "asking for topics") from error
+        with open_admin(self._kafka, "asking for topics") as admin:
+            described = admin.describe_topics(self._topics)
         return {each["name"]: each["topic_id"] for each in described if each["topic_id"] not in NO_ID}
 
     def start_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:

@@ -19,7 +19,6 @@ from pipeline.service.ports import NOTHING
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.kafka.client import close_producer, producer_options
 from producers.kafka.records import Outbound, RecordWriter, ReducedCounts, Sent, flush, publish_failed
-from producers.kafka.topics import expect_topics
 
 Commit = Callable[[KafkaProducer], None]
 
@@ -51,8 +50,7 @@ class KafkaReceipt:
 class KafkaSink:
     """The sink of the service: see `pipeline.service.ports.Sink`.
 
-    Call `publish` after the last receipt is done. Raises `UsageError` when no broker answers at construction
-    or a topic doesn't exist.
+    Call `publish` after the last receipt is done. Raises `UsageError` when no broker answers at construction.
     """
 
     commits_offsets = False
@@ -66,7 +64,6 @@ class KafkaSink:
     ) -> None:
         """`now_ms` is the wall clock of acknowledgements; `reduced` gets the counts of records that were
         truncated or dropped as too large."""
-        expect_topics(kafka, topics)
         self._kafka, self._now_ms, self._reduced = kafka, now_ms, reduced
         self._writer = RecordWriter(topics)
         self._producer: KafkaProducer | None = self._connect()
