@@ -1,8 +1,4 @@
-"""Kafka clients: options from `[kafka]`, connections, waiting for the broker, and errors in our own words.
-
-`kafka.options` goes to every client that knows the key, but for the options that the guarantees rest on
-(offsets, isolation, the group).
-"""
+"""Kafka clients: options from `[kafka]`, connections, waiting for the broker, and errors in our own words."""
 
 import logging
 import time
@@ -123,18 +119,16 @@ def connect(make: Callable[..., Client], options: Mapping[str, Any]) -> Client:
 def _wait_for(make: Callable[..., Client], options: Mapping[str, Any], servers: str) -> Client:
     """Make a client; log when no broker has answered in `SILENCE_LOGGED_S`, and wait on."""
     limit_ms, first_ms = options["bootstrap_timeout_ms"], int(SILENCE_LOGGED_S * 1000)
-    if limit_ms > first_ms:
-        try:
-            return make(**{**options, "bootstrap_timeout_ms": first_ms})
-        except DENIED:
-            raise
-        except (kafka.errors.RetriableError, OSError):
-            logger.info(
-                "no broker has answered at %s yet; waiting up to %g s (kafka.start_timeout_s)",
-                servers, limit_ms / 1000,
-            )  # fmt: skip
-        limit_ms = max(limit_ms - first_ms, 1_000)
-    return make(**{**options, "bootstrap_timeout_ms": limit_ms})
+    if limit_ms <= first_ms:
+        return make(**options)
+    try:
+        return make(**{**options, "bootstrap_timeout_ms": first_ms})
+    except DENIED:
+        raise
+    except (kafka.errors.RetriableError, OSError):
+        message = "no broker has answered at %s yet; waiting up to %g s (kafka.start_timeout_s)"
+        logger.info(message, servers, limit_ms / 1000)
+    return make(**{**options, "bootstrap_timeout_ms": max(limit_ms - first_ms, 1_000)})
 
 
 @contextmanager

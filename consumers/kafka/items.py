@@ -40,21 +40,17 @@ class KafkaItems:
         self._is_logged = self._ended = False
 
     def start(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Continue at these offsets; a partition without one starts at its earliest record."""
         self._offsets = dict(offsets)
         self._open(self._kafka.start_timeout_s)
 
     def poll(self) -> tuple[CatalogUpdate, bool]:
-        """Return the next records at once, and whether the topic is read to its end."""
         if self._reader is None and time.monotonic() - self._looked_s >= LOOK_EVERY_S:
             try:
                 self._open(min(LOOK_WAIT_S, self._kafka.start_timeout_s))
             except AfreshError as error:
                 if isinstance(error.__cause__, TopicAuthorizationFailedError):
                     raise
-                logger.debug(
-                    "did not look for topic %r: %s", self._topic, error
-                )  # the next look may do better
+                logger.debug("did not look for topic %r: %s", self._topic, error)  # the next may do better
         if self._reader is None:
             return NO_UPDATE, True
         # before the topic is read to its end there is nothing else to do than to wait for it
@@ -64,7 +60,6 @@ class KafkaItems:
         return item_news(records, self._config), self._ended
 
     def close(self) -> None:
-        """Close the connection."""
         if self._reader is not None:
             self._reader.close()
 

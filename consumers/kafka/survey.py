@@ -145,15 +145,13 @@ def _topic(name: str, described: dict[str, Any], configs: dict[str, dict[str, An
         return TopicSeen(name, exists, rights, kafka.errors.for_code(code).__name__)
     partitions = described["partitions"]
     return TopicSeen(
-        name,
-        True,
-        rights,
+        name, True, rights,
         partitions=len(partitions),
         leaderless=tuple(each["partition_index"] for each in partitions if each["leader_id"] < 0),
         replicas=min((len(each["replica_nodes"]) for each in partitions), default=0),
         in_sync=min((len(each["isr_nodes"]) for each in partitions), default=0),
         configs={key: str(config["value"]) for key, config in configs.items()},
-    )
+    )  # fmt: skip
 
 
 def _group(admin: KafkaAdminClient, group_id: str, reported: bool) -> GroupSeen:
@@ -190,7 +188,7 @@ def _transactional_id(admin: KafkaAdminClient, transactional_id: str) -> str:
     except kafka.errors.AuthorizationError as error:
         return type(error).__name__
     except KafkaError:  # not found: nothing to describe yet
-        return ""
+        pass
     return ""
 
 

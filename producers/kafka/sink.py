@@ -17,9 +17,10 @@ from pipeline.events.batch import Reject, TopicPartition
 from pipeline.events.records import DriftAlarm, Ranking
 from pipeline.service.ports import NOTHING
 from pipeline.settings import KafkaConfig, TopicsConfig
-from producers.kafka.client import close_producer, producer_options
+from producers.kafka.client import producer_options
 from producers.kafka.records import Outbound, RecordWriter, ReducedCounts, Sent, flush, publish_failed
 
+CLOSE_WAIT_S = 5.0
 Commit = Callable[[KafkaProducer], None]
 
 
@@ -31,11 +32,9 @@ class KafkaReceipt:
         self._records = records
 
     def done(self) -> bool:
-        """Return whether everything is acknowledged. Raise the error of a batch that failed."""
         return self.acknowledged_ms() is not None
 
     def wait(self, timeout_s: float) -> None:
-        """Return when everything is acknowledged. Raise the batch's error, `PublishFailed` after the time."""
         try:
             self._acknowledged_ms.result(timeout_s)
         except TimeoutError as error:
@@ -43,7 +42,6 @@ class KafkaReceipt:
             raise publish_failed(late, self._records, self._records) from error
 
     def acknowledged_ms(self) -> int | None:
-        """Return the wall-clock time of the last acknowledgement."""
         return self._acknowledged_ms.result() if self._acknowledged_ms.done() else None
 
 
@@ -102,8 +100,14 @@ class KafkaSink:
 
     def close(self) -> None:
         """Send what is buffered, waiting a few seconds for it, and close."""
-        if self._producer is not None:
-            close_producer(self._producer)
+        if self._producer is None:
+            return
+        try:
+            self._producer.close(timeout=CLOSE_WAIT_S)
+        except KafkaTimeoutError as error:
+            raise PublishFailed(
+                f"records were still unacknowledged {CLOSE_WAIT_S:g} s after close"
+            ) from error
 
     def _connect(self) -> KafkaProducer:
         return connect(KafkaProducer, producer_options(self._kafka))
