@@ -173,13 +173,9 @@ class Fetcher:
 
     def _check_sought(self) -> None:
         """Ask for the ends of partitions that were sought; raise `OffsetsGone` outside of the range."""
-        sources = sorted(self._unchecked)
-        if not sources:
-            return
-        self._unchecked.clear()
-        starts, ends = self.reader.starts(sources), self.reader.ends(sources)
-        for source in sources:
+        sources, self._unchecked = sorted(self._unchecked), set()
+        for source, held in self.reader.ranges(sources).items():
             mark = self._marks[source]
-            if not starts[source] <= mark.next <= ends[source]:
+            if not held.start <= mark.next <= held.stop:
                 self.reader.raise_gone(source, f"offset {mark.next}")
-            mark.end = ends[source]
+            mark.end = held.stop

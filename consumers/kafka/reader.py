@@ -64,11 +64,11 @@ class PartitionReader:
         """Return the next offset, past those without a record (markers of transactions)."""
         return int(self.consumer.position(KafkaPartition(*source), timeout_ms=0) or 0)
 
-    def starts(self, sources: Iterable[TopicPartition]) -> Offsets:
-        """Return the offset of each partition's oldest record."""
-        found, ends = self._ask(self.consumer.beginning_offsets, sources), self.ends(sources)
+    def ranges(self, sources: Iterable[TopicPartition]) -> dict[TopicPartition, range]:
+        """Return the offsets of each partition, from its oldest record to its end as `ends` returns it."""
+        starts, ends = self._ask(self.consumer.beginning_offsets, sources), self.ends(sources)
         # the embedded broker answers with the log's end while the first record is in an open transaction
-        return {source: min(offset, ends[source]) for source, offset in found.items()}
+        return {source: range(min(start, ends[source]), ends[source]) for source, start in starts.items()}
 
     def ends(self, sources: Iterable[TopicPartition]) -> Offsets:
         """Return the offset after each partition's last record that can be read."""
@@ -123,11 +123,11 @@ class PartitionReader:
 
     def raise_gone(self, source: TopicPartition, wanted: str, cause: Exception | None = None) -> None:
         """Raise `OffsetsGone` with the range that the topic holds."""
-        start, end = self.starts([source])[source], self.ends([source])[source]
+        held = self.ranges([source])[source]
         raise OffsetsGone(
-            f"{source.topic}-{source.partition}: wanted {wanted}, but the topic holds {start} to {end}. It "
-            "was created again or has deleted records that the checkpoint needs: let it keep them longer "
-            "than the oldest checkpoint, or start from an empty checkpoint folder"
+            f"{source.topic}-{source.partition}: wanted {wanted}, but the topic holds {held.start} to "
+            f"{held.stop}. It was created again or has deleted records that the checkpoint needs: let it "
+            "keep them longer than the oldest checkpoint, or start from an empty checkpoint folder"
         ) from cause
 
     def close(self) -> None:

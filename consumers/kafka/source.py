@@ -158,7 +158,7 @@ class KafkaSource:
         return {each["name"]: each["topic_id"] for each in described if each["topic_id"] not in NO_ID}
 
     def start_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        return self._reader.starts(list(partitions))
+        return {source: held.start for source, held in self._reader.ranges(list(partitions)).items()}
 
     def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         return self._reader.ends(list(partitions))

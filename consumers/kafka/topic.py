@@ -1,6 +1,7 @@
 """Read a whole topic, in no group: nothing is committed, and no member of the group is replaced."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal
@@ -123,14 +124,12 @@ class TopicReader:
         self._seek("earliest" if is_new else positions, sources)
 
     def _seek(self, start: Start, sources: list[TopicPartition]) -> None:
-        starts, ends = self._reader.starts(sources), self._reader.ends(sources)
-        self._ends |= ends
-        if start == "end":
-            wanted = ends
-        elif isinstance(start, int):
-            share = -(-start // len(sources))
-            wanted = {source: max(first, ends[source] - share) for source, first in starts.items()}
-        else:
-            wanted = starts if isinstance(start, str) else starts | dict(start)
-        for source, first in starts.items():
-            self._reader.seek(source, wanted[source] if first <= wanted[source] <= ends[source] else first)
+        for source, held in self._reader.ranges(sources).items():
+            self._ends[source] = held.stop
+            if start == "end":
+                wanted = held.stop
+            elif isinstance(start, int):
+                wanted = held.stop - math.ceil(start / len(sources))
+            else:
+                wanted = held.start if isinstance(start, str) else start.get(source, held.start)
+            self._reader.seek(source, wanted if held.start <= wanted <= held.stop else held.start)
