@@ -44,13 +44,12 @@ class KafkaSource:
         self._kafka, self._topics = kafka, list(topics)
         self._reader = PartitionReader(kafka, "events", in_group=True)
         self._consumer = self._reader.consumer
-        self._partitions: set[TopicPartition] = set()
+        self._counts = dict.fromkeys(topics, 0)  # of partitions
         try:
-            self._find_partitions()
+            self._reader.probe_with(self.partitions())
         except BaseException:
             self._reader.close()
             raise
-        self._reader.probe_with(self.partitions())
         self._fetcher = Fetcher(self._reader, kafka, 4 * batch.max_events)
         self._spans = SpanReader(lambda: PartitionReader(kafka, "events", patience=self._reader.patience))
         self._unread = UnreadPartitions(self._consumer.config["metadata_max_age_ms"] / 2000)
@@ -148,8 +147,15 @@ class KafkaSource:
         return self._unread.records | lags
 
     def partitions(self) -> list[TopicPartition]:
-        self._find_partitions()
-        return sorted(self._partitions)
+        for topic, known in self._counts.items():
+            self._counts[topic] = max(known, self._reader.count(topic))
+            if not self._counts[topic]:
+                raise UsageError(
+                    f"topics.events names {topic!r}, which does not exist on "
+                    f"{self._kafka.bootstrap_servers}; create it, or correct the name"
+                )
+        counts = sorted(self._counts.items())
+        return [TopicPartition(topic, number) for topic, count in counts for number in range(count)]
 
     def topic_ids(self) -> dict[str, str]:
         """Return the broker's ids of the topics; the embedded broker has none."""
@@ -182,17 +188,6 @@ class KafkaSource:
             if self._started:
                 leave_group(self._kafka, member)
             self._spans.close()
-
-    def _find_partitions(self) -> None:
-        """Add the partitions that the client knows. Raise `UsageError` for a topic that does not exist."""
-        for topic in self._topics:
-            count = self._reader.count(topic)
-            if not count and not any(topic == known.topic for known in self._partitions):
-                raise UsageError(
-                    f"topics.events names {topic!r}, which does not exist on "
-                    f"{self._kafka.bootstrap_servers}; create it, or correct the name"
-                )
-            self._partitions |= {TopicPartition(topic, number) for number in range(count)}
 
 
 class _Forgetting:
