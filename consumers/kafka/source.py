@@ -137,8 +137,8 @@ class KafkaSource:
             self._fetcher.keep_alive()
 
     def lag(self) -> dict[TopicPartition, int]:
-        """Return what the port says; the worker with partition 0 of the first topic adds the records of
-        partitions that no worker reads yet, and asks for them twice every `metadata_max_age_ms`."""
+        """Return the lag, also of partitions that no worker reads yet: the worker with partition 0 of the
+        first topic asks for them twice every `metadata_max_age_ms`."""
         lags = self._fetcher.lag()
         if TopicPartition(self._topics[0], 0) not in lags:
             return lags

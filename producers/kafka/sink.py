@@ -105,9 +105,7 @@ class KafkaSink:
         try:
             self._producer.close(timeout=CLOSE_WAIT_S)
         except KafkaTimeoutError as error:
-            raise PublishFailed(
-                f"records were still unacknowledged {CLOSE_WAIT_S:g} s after close"
-            ) from error
+            raise PublishFailed(f"records were still unacknowledged after {CLOSE_WAIT_S:g} s") from error
 
     def _connect(self) -> KafkaProducer:
         return connect(KafkaProducer, producer_options(self._kafka))
