@@ -1,10 +1,5 @@
-"""An in-memory sink for tests and for runs without a broker.
+"""A sink in memory. Its `Outbox` stands for the broker's topics and outlives the sinks over it."""
 
-An `Outbox` stands for the broker's topics and outlives its sinks: after a simulated kill a new sink is made
-over the same outbox. By default batches are acknowledged at once; tests can delay or fail them.
-"""
-
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -29,28 +24,22 @@ class MemoryReceipt:
     """A published batch: open, acknowledged or failed."""
 
     def __init__(self, sink: "MemorySink", failure: str = "") -> None:
-        self._sink = sink
-        self._failure = failure
-        self._acknowledged = False
-
-    def acknowledge(self) -> None:
-        """Mark the batch as acknowledged, unless it failed."""
-        self._acknowledged = True
+        self._sink, self._failure = sink, failure
+        self.acknowledged = False
 
     def done(self) -> bool:
-        """Return whether the batch is acknowledged. Raise `PublishFailed` when it failed."""
         if self._failure:
             raise PublishFailed(self._failure)
-        return self._acknowledged
+        return self.acknowledged
 
     def acknowledged_ms(self) -> None:
         """Return None: the time of the acknowledgement is not noted."""
 
     def wait(self, timeout_s: float) -> None:
-        """Acknowledge all batches up to this one. Raise `PublishFailed` when it failed or the sink does not
+        """Acknowledge all open batches. Raise `PublishFailed` when this one failed or the sink does not
         answer."""
-        if not self.done() and self._sink.answers:
-            self._sink.acknowledge(upto=self)
+        if self._sink.answers:
+            self._sink.acknowledge()
         if not self.done():
             raise PublishFailed(f"not acknowledged within {timeout_s:g} s")
 
@@ -70,11 +59,9 @@ class MemorySink:
         commit: Callable[[Mapping[TopicPartition, int]], None] | None = None,
     ) -> None:
         self.outbox = Outbox() if outbox is None else outbox
-        self.at_once = at_once
-        self.answers = True
-        self.closed = False
+        self.at_once, self.answers, self.closed = at_once, True, False
         self._commit = commit
-        self._open: deque[MemoryReceipt] = deque()
+        self._open: list[MemoryReceipt] = []
         self._failure = ""
 
     @property
@@ -93,11 +80,10 @@ class MemorySink:
         """Append a batch. Raise RuntimeError when the sink is closed."""
         if self.closed:
             raise RuntimeError("publish on a closed sink")
-        failure, self._failure = self._failure, ""
-        receipt = MemoryReceipt(self, failure)
-        if failure:
+        receipt, outbox = MemoryReceipt(self, self._failure), self.outbox
+        if self._failure:
+            self._failure = ""
             return receipt
-        outbox = self.outbox
         outbox.rankings += rankings
         outbox.rejects += rejects
         outbox.alarms += alarms
@@ -112,13 +98,11 @@ class MemorySink:
             self.acknowledge()
         return receipt
 
-    def acknowledge(self, *, upto: MemoryReceipt | None = None) -> None:
-        """Acknowledge open batches in order: all, or those up to `upto`."""
-        while self._open:
-            receipt = self._open.popleft()
-            receipt.acknowledge()
-            if receipt is upto:
-                return
+    def acknowledge(self) -> None:
+        """Acknowledge all open batches."""
+        for receipt in self._open:
+            receipt.acknowledged = True
+        self._open = []
 
     def fail_next(self, reason: str = "the broker rejected the batch") -> None:
         """Make the next batch fail with `PublishFailed`; nothing of it is written."""

@@ -1,11 +1,10 @@
 """Yield events at an even rate, or with their recorded gaps."""
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol, TypeVar
 
-SLICE_S = 0.015  # events leave in slices of this length: even enough for latency, few enough wake-ups
+SLICE_S = 0.015  # shortest wait for a rate: even enough for latency, few enough wake-ups
 CHECK_EVENTS = 1_000  # events without a pause between two calls of `wait`
 MAX_WAIT_S = 0.1  # longer gaps are waited for in slices, so that an interruption is noticed
 
@@ -17,8 +16,7 @@ class Timed(Protocol):
     def time_ms(self) -> int: ...
 
 
-Event = TypeVar("Event")
-TimedEvent = TypeVar("TimedEvent", bound=Timed)
+Event = TypeVar("Event", bound=Timed)
 
 
 class Pace(NamedTuple):
@@ -38,49 +36,29 @@ def pause(seconds: float) -> bool:
     return False
 
 
-def at_rate(
+def paced(
     events: Iterable[Event],
-    rate: float,
+    pace: Pace,
     wait: Callable[[float], bool] = pause,
     now_s: Callable[[], float] = time.monotonic,
 ) -> Iterator[Event]:
-    """Yield `events` at `rate` a second, counted from the first; 0: without a limit.
+    """Yield events when they are due, counted from the first.
 
-    Delays are made up for at once, so that the rate holds over the whole run. `wait(seconds)` is called
-    between slices and ends the stream by returning True.
-
-    Raises ValueError when `rate` is negative or not a number.
+    Delays are made up for at once, so that the pace holds over the whole run; an event with an earlier time
+    than its predecessor follows without a gap. `wait(seconds)` is called in gaps and regularly between events
+    and ends the stream by returning True.
     """
-    if not rate >= 0 or math.isinf(rate):
-        raise ValueError(f"rate {rate}: expected events a second, or 0 for as fast as possible")
-    start_s, due = now_s(), 0
+    start_s, first_ms, waited_at = now_s(), 0, 0
+    shortest_s = 0.0 if pace.speed else SLICE_S
     for index, event in enumerate(events):
-        while index >= due:
-            if index and wait(SLICE_S if rate else 0.0):
-                return
-            due = 1 + (int((now_s() - start_s) * rate) if rate else index + CHECK_EVENTS)
-        yield event
-
-
-def as_recorded(
-    events: Iterable[TimedEvent],
-    speed: float,
-    wait: Callable[[float], bool] = pause,
-    now_s: Callable[[], float] = time.monotonic,
-) -> Iterator[TimedEvent]:
-    """Yield events with their recorded gaps divided by `speed`, counted from the first.
-
-    Delays are made up for at once; an event with an earlier time than its predecessor follows without a gap.
-    `wait(seconds)` is called in gaps and regularly between events and ends the stream by returning True.
-    """
-    start_s, first_ms = now_s(), 0
-    for index, event in enumerate(events):
-        if not index:
-            first_ms = event.time_ms
-        due_s = start_s + (event.time_ms - first_ms) / 1000 / speed
-        if index % CHECK_EVENTS == 0 and wait(0.0):
-            return
-        while (early_s := due_s - now_s()) > 0:
-            if wait(min(early_s, MAX_WAIT_S)):
+        first_ms = first_ms if index else event.time_ms
+        due_s = start_s
+        if pace.speed:
+            due_s += (event.time_ms - first_ms) / 1000 / pace.speed
+        elif pace.rate:
+            due_s += index / pace.rate
+        while (early_s := due_s - now_s()) > 0 or index - waited_at >= CHECK_EVENTS:
+            waited_at = index
+            if wait(min(max(early_s, shortest_s), MAX_WAIT_S) if early_s > 0 else 0.0):
                 return
         yield event

@@ -7,7 +7,7 @@ Keys are user ids, so a user's events stay in one partition and in order.
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -21,11 +21,16 @@ from pipeline.events.batch import Events
 from pipeline.events.fields import is_path, put_at
 from pipeline.settings import KEY_FIELD
 from producers.kafka.records import key_hash
-from producers.rate_limiter import NO_LIMIT, Pace, as_recorded, at_rate, pause
+from producers.rate_limiter import NO_LIMIT, Pace, paced, pause
 
 CACHED_KEYS = 1 << 17  # hashing a key costs as much as sending its record
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+IN_UNIT: dict[str, Callable[[int], Any]] = {  # convert a time in ms to `events.time_unit`
+    "ms": int,
+    "auto": int,
+    "s": lambda time_ms: time_ms / 1000,
+    "iso": lambda time_ms: (EPOCH + timedelta(milliseconds=time_ms)).isoformat(timespec="milliseconds"),
+}
 
 
 class WireEvent(NamedTuple):
@@ -42,7 +47,6 @@ class Sending:
 
     sent: int = 0
     seconds: float = 0.0
-    failed: list[BaseException] = field(default_factory=list)
 
 
 def wire_events(chunks: Iterable[Events], names: Mapping[str, str], time_unit: str) -> Iterator[WireEvent]:
@@ -93,10 +97,9 @@ def send_events(
     count = len(producer.partitions_for(topic))
     hashed = lru_cache(CACHED_KEYS)(key_hash)
     start_s = time.monotonic()
-    stream = as_recorded(events, pace.speed, wait) if pace.speed else at_rate(events, pace.rate, wait)
-    failed = sending.failed
+    failed: list[BaseException] = []
     try:
-        for event in stream:
+        for event in paced(events, pace, wait):
             partition = hashed(event.key) % count
             future = producer.send(topic, key=event.key, value=event.value, partition=partition)
             future.add_errback(failed.append)
@@ -108,30 +111,16 @@ def send_events(
         failed.append(error)
     sending.seconds = time.monotonic() - start_s
     if failed:
-        raise _failure(sending, topic)
+        raise _failure(failed[0], sending.sent, topic)
 
 
-def _failure(sending: Sending, topic: str) -> BrokerLost | PublishFailed:
-    error = sending.failed[0]
+def _failure(error: BaseException, sent: int, topic: str) -> BrokerLost | PublishFailed:
     reason = f"{type(error).__name__}: {error}"
     if isinstance(error, KafkaTimeoutError):
         return BrokerLost(
-            f"the broker stopped answering after about {sending.sent} events to topic {topic!r}: {reason}; "
+            f"the broker stopped answering after about {sent} events to topic {topic!r}: {reason}; "
             "start it again and continue with --start"
         )
     return PublishFailed(
-        f"topic {topic!r} rejected an event after about {sending.sent}: {reason}; see the broker's log"
+        f"topic {topic!r} rejected an event after about {sent}: {reason}; see the broker's log"
     )
-
-
-def _iso(time_ms: int) -> str:
-    return (_EPOCH + timedelta(milliseconds=time_ms)).isoformat(timespec="milliseconds")
-
-
-# converts a time in ms to `events.time_unit`
-IN_UNIT: dict[str, Callable[[int], Any]] = {
-    "ms": int,
-    "auto": int,
-    "s": lambda time_ms: time_ms / 1000,
-    "iso": _iso,
-}

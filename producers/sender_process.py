@@ -1,17 +1,17 @@
 """A process that sends events and ends when its parent does, even when the parent is killed."""
 
-import json
 import os
 import signal
 import subprocess
 import tempfile
-from types import TracebackType
 from typing import Any, BinaryIO
+
+import msgspec
 
 from pipeline.errors import AfreshError
 
 STOP_WAIT_S = 3.0
-TAIL_BYTES = 65_536  # of the output that are searched for a line of progress
+TAIL_BYTES = 65_536  # of the output that are read
 EXIT_CODES = (2, 3, 4)  # of errors that explain themselves: the parent ends with the same code
 
 
@@ -24,7 +24,6 @@ class SenderProcess:
     def __init__(self, command: list[str]) -> None:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
-        self._figures: dict[str, Any] | None = None
         # Files, since a full pipe without a reader would block the process.
         self._out: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115  # closed by __exit__
         self._err: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
@@ -32,9 +31,7 @@ class SenderProcess:
     def __enter__(self) -> "SenderProcess":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
         self._out.close()
         self._err.close()
@@ -56,27 +53,23 @@ class SenderProcess:
         figures = self.figures()
         if figures is not None:
             return int(figures["sent"])
-        last_line = (_text(self._err).strip().splitlines() or ["no message"])[-1]
+        last_line = (_tail(self._err).strip().splitlines() or [b"no message"])[-1].decode(errors="replace")
         error = AfreshError(f"the process that sends the events ended with code {code}: {last_line}")
         error.exit_code = code if code in EXIT_CODES else error.exit_code
         raise error
 
     def figures(self) -> dict[str, Any] | None:
         """Return the JSON of the last line of stdout; None until the command has succeeded."""
-        if self._figures is None and self._process is not None and self._process.poll() == 0:
-            lines = _text(self._out).splitlines()
-            self._figures = json.loads(lines[-1]) if lines else None
-        return self._figures
+        if self._process is None or self._process.poll() != 0:
+            return None
+        lines = _tail(self._out).splitlines()
+        return msgspec.json.decode(lines[-1], type=dict[str, Any]) if lines else None
 
     def progress(self) -> dict[str, Any] | None:
         """Return the content of the newest line {"progress": ...} so far, without waiting; None: no line."""
-        # The file's position is shared with the process: moving it would move where the process writes.
-        size = os.fstat(self._out.fileno()).st_size
-        tail = os.pread(self._out.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES))
-        for line in reversed(tail.splitlines(keepends=True)):
+        for line in reversed(_tail(self._out).splitlines(keepends=True)):
             if line.startswith(b'{"progress"') and line.endswith(b"\n"):
-                progress: dict[str, Any] = json.loads(line)["progress"]
-                return progress
+                return msgspec.json.decode(line, type=dict[str, dict[str, Any]])["progress"]
         return None
 
     def stop(self) -> None:
@@ -93,6 +86,7 @@ class SenderProcess:
             process.wait()
 
 
-def _text(file: BinaryIO) -> str:
-    file.seek(0)
-    return file.read().decode(errors="replace")
+def _tail(file: BinaryIO) -> bytes:
+    """Return the end of a file, from where the process writes without moving that position."""
+    size = os.fstat(file.fileno()).st_size
+    return os.pread(file.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES))

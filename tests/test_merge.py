@@ -30,7 +30,7 @@ def where(polled: Polled) -> list[tuple[str, int, int]]:
 
 
 def test_oldest_record_goes_first_and_ties_go_to_the_lower_topic_and_partition() -> None:
-    merge = Merge(10)
+    merge = Merge()
     for partition in (C, B, A):
         merge.assign(partition, 0)
     merge.add(C, rows(C, (0, 5), (1, 7)))
@@ -43,7 +43,7 @@ def test_oldest_record_goes_first_and_ties_go_to_the_lower_topic_and_partition()
 
 
 def test_order_of_offsets_stands_against_timestamps_that_go_back() -> None:
-    merge = Merge(10)
+    merge = Merge()
     merge.assign(A, 0)
     merge.add(A, rows(A, (0, 9), (1, 3), (2, 5)))
     assert [record.offset for record in drained(merge).records] == [0, 1, 2]
@@ -56,7 +56,7 @@ lanes = st.lists(st.lists(st.integers(0, 20), max_size=12).map(sorted), min_size
 def test_batches_joined_equal_one_sort_however_they_are_cut(
     timestamps: list[list[int]], limit: int, capacity: int
 ) -> None:
-    merge = Merge(capacity)
+    merge = Merge()
     stored = {
         TopicPartition("events", index): rows(TopicPartition("events", index), *enumerate(column))
         for index, column in enumerate(timestamps)
@@ -69,7 +69,7 @@ def test_batches_joined_equal_one_sort_however_they_are_cut(
         while True:
             for partition, records in stored.items():
                 start = fetched[partition]
-                room = merge.wanted(partition)
+                room = capacity - merge.buffered(partition)
                 merge.add(partition, records[start : start + room])
                 fetched[partition] = min(len(records), start + room)
             behind = [partition for partition, records in stored.items() if fetched[partition] < len(records)]
@@ -102,7 +102,7 @@ def spans_cover_exactly(batch: Polled) -> None:
 
 
 def test_spans_join_without_holes_over_gaps_of_offsets() -> None:
-    merge = Merge(10)
+    merge = Merge()
     merge.assign(A, 3)
     merge.add(A, rows(A, (5, 1), (9, 2), (12, 3)))
     merge.fill(2)
@@ -112,11 +112,11 @@ def test_spans_join_without_holes_over_gaps_of_offsets() -> None:
 
 
 def test_a_partition_that_is_behind_holds_the_others_back_until_the_caller_gives_up() -> None:
-    merge = Merge(10)
+    merge = Merge()
     merge.assign(A, 0)
     merge.assign(B, 0)
     merge.add(A, rows(A, (0, 5), (1, 9)))
-    assert [merge.is_missing(each) for each in (A, B)] == [False, True]
+    assert [merge.buffered(each) for each in (A, B)] == [2, 0]
     assert merge.fill(10, behind=[B]) == 0
     merge.add(B, rows(B, (0, 1), (1, 7)))
     assert (
@@ -127,18 +127,17 @@ def test_a_partition_that_is_behind_holds_the_others_back_until_the_caller_gives
 
 
 def test_a_full_partition_says_so_and_has_room_again_after_a_batch() -> None:
-    merge = Merge(2)
+    merge = Merge()
     merge.assign(A, 0)
-    assert (merge.wanted(A), merge.full()) == (2, [])
     merge.add(A, rows(A, (0, 1), (1, 2)))
-    assert (merge.wanted(A), merge.full()) == (0, [A])
+    assert (merge.buffered(A), merge.fetched(A), merge.full(2)) == (2, 2, {A})
     merge.fill(1)
-    assert (merge.wanted(A), merge.full()) == (1, [])
-    assert merge.wanted(B) == 0  # not assigned
+    assert (merge.buffered(A), merge.fetched(A), merge.full(2)) == (1, 2, set())
+    assert merge.buffered(B) == 0  # not assigned
 
 
 def test_records_that_were_fetched_twice_are_merged_once() -> None:
-    merge = Merge(10)
+    merge = Merge()
     merge.assign(A, 1)
     merge.add(A, rows(A, (0, 1), (1, 2), (2, 3)))
     merge.add(A, rows(A, (1, 2), (2, 3), (3, 4)))
@@ -146,7 +145,7 @@ def test_records_that_were_fetched_twice_are_merged_once() -> None:
 
 
 def test_a_released_partition_leaves_nothing_behind_in_the_batch_in_the_making() -> None:
-    merge = Merge(10)
+    merge = Merge()
     merge.assign(A, 0)
     merge.assign(B, 0)
     merge.add(A, rows(A, (0, 1), (1, 3)))
@@ -161,7 +160,7 @@ def test_a_released_partition_leaves_nothing_behind_in_the_batch_in_the_making()
 
 
 def test_assigning_again_seeks_and_drops_what_was_buffered() -> None:
-    merge = Merge(10)
+    merge = Merge()
     merge.assign(A, 0)
     merge.add(A, rows(A, (0, 1), (1, 2)))
     merge.fill(1)
@@ -177,16 +176,11 @@ def test_records_that_are_gone_are_told_with_their_offsets() -> None:
         arrange(spans, [rows(A, (2, 1))], np.zeros(2, np.int32))
 
 
-def test_no_room_for_a_record_is_refused() -> None:
-    with pytest.raises(ValueError, match="capacity = 0: expected at least 1"):
-        Merge(0)
-
-
 @given(lanes, st.integers(1, 7), st.data())
 def test_records_put_back_go_first_again_in_their_order(
     timestamps: list[list[int]], limit: int, data: st.DataObject
 ) -> None:
-    whole, cut = Merge(100), Merge(100)
+    whole, cut = Merge(), Merge()
     for index, times in enumerate(timestamps):
         source = TopicPartition("events", index)
         for merge in (whole, cut):
@@ -212,7 +206,7 @@ def test_records_put_back_go_first_again_in_their_order(
 
 
 def test_records_of_a_partition_that_is_gone_are_not_put_back() -> None:
-    merge = Merge(10)
+    merge = Merge()
     for partition in (A, B):
         merge.assign(partition, 0)
         merge.add(partition, rows(partition, (0, 1), (1, 2)))

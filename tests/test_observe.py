@@ -141,7 +141,7 @@ class PunctualSink(MemorySink):
         """Take a batch."""
         super().publish(*batch)
         receipt = PunctualReceipt(self)
-        receipt.acknowledge()
+        receipt.acknowledged = True
         return receipt
 
 

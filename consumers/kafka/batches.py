@@ -54,11 +54,8 @@ def read_on(consumer: KafkaConsumer) -> None:
                     raise UnsupportedCodecError(f"{where}: {error.args[0]}") from error
                 except Exception as error:
                     replacement = _replacement(self, tp, watched.batch, error)
-                    is_missing = (
-                        self.next_fetch_offset <= replacement.offset
-                    )  # else all its records were read
-                    self.next_fetch_offset = replacement.offset + 1
-                    if is_missing:
+                    next_offset, self.next_fetch_offset = self.next_fetch_offset, replacement.offset + 1
+                    if next_offset <= replacement.offset:  # else all its records were read
                         level = logging.DEBUG if tp in warned else logging.WARNING
                         warned.add(tp)
                         logger.log(level, "%s-%d: %s", tp.topic, tp.partition, replacement.unreadable)

@@ -1,12 +1,10 @@
-"""Kafka clients: options from `[kafka]`, connections, waiting for the broker, and errors in our own words.
-
-`kafka.options` goes to every client that knows the key, but for the options that the guarantees rest on
-(offsets, isolation, the group).
-"""
+"""Kafka clients: options from `[kafka]`, connections, waiting for the broker, and errors in our own words."""
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import kafka.errors
@@ -101,45 +99,38 @@ def consumer_options(kafka: KafkaConfig, *, in_group: bool) -> dict[str, Any]:
 
 def connect(make: Callable[..., Client], options: Mapping[str, Any]) -> Client:
     """Make a client. Raise `UsageError` when no broker answers or an option is rejected."""
-    servers = ",".join(options["bootstrap_servers"])
+    servers, seconds = ",".join(options["bootstrap_servers"]), options["bootstrap_timeout_ms"] / 1000
+    silence = "no broker has answered at %s yet; waiting up to %g s (kafka.start_timeout_s)"
+    timer = threading.Timer(SILENCE_LOGGED_S, logger.info, (silence, servers, seconds))
+    timer.start()
     try:
-        client = _wait_for(make, options, servers)
+        client = make(**options)
     except DENIED as error:
         raise UsageError(f"the broker at {servers} refused us: {error}; check the table [kafka]") from error
     except (kafka.errors.RetriableError, OSError) as error:
-        seconds = options["bootstrap_timeout_ms"] / 1000
         raise UsageError(
             f"no broker answered at kafka.bootstrap_servers = {servers!r} within {seconds:g} s: start one "
             "(`afresh broker` is one for development), or correct the address or the security settings"
         ) from error
     except (KafkaError, ValueError, TypeError, AssertionError) as error:
         raise UsageError(f"kafka.options: the client refused its configuration: {error}") from error
+    finally:
+        timer.cancel()
     if isinstance(client, KafkaConsumer):
         read_on(client)
     return client
 
 
-def _wait_for(make: Callable[..., Client], options: Mapping[str, Any], servers: str) -> Client:
-    """Make a client; log when no broker has answered in `SILENCE_LOGGED_S`, and wait on."""
-    limit_ms, first_ms = options["bootstrap_timeout_ms"], int(SILENCE_LOGGED_S * 1000)
-    if limit_ms > first_ms:
-        try:
-            return make(**{**options, "bootstrap_timeout_ms": first_ms})
-        except DENIED:
-            raise
-        except (kafka.errors.RetriableError, OSError):
-            logger.info(
-                "no broker has answered at %s yet; waiting up to %g s (kafka.start_timeout_s)",
-                servers, limit_ms / 1000,
-            )  # fmt: skip
-        limit_ms = max(limit_ms - first_ms, 1_000)
-    return make(**{**options, "bootstrap_timeout_ms": limit_ms})
-
-
-def open_admin(kafka: KafkaConfig) -> KafkaAdminClient:
-    """Make an admin client. Raise `UsageError` as `connect` does."""
-    options = connection_options(kafka) | extra_options(kafka, KafkaAdminClient)
-    return connect(KafkaAdminClient, options)
+@contextmanager
+def open_admin(kafka: KafkaConfig, doing: str) -> Iterator[KafkaAdminClient]:
+    """Open an admin client. Raise `UsageError` as `connect` does, later errors as `translated` ones."""
+    admin = connect(KafkaAdminClient, connection_options(kafka) | extra_options(kafka, KafkaAdminClient))
+    try:
+        yield admin
+    except KafkaError as error:
+        raise translated(error, doing) from error
+    finally:
+        admin.close()
 
 
 def brief(error: BaseException) -> str:

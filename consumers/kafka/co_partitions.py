@@ -1,10 +1,8 @@
 """Assign partitions so that equal partition numbers of all topics go to one member, as does their user.
 
-A key is in the same partition number of every topic with as many partitions. kafka-python's
-cooperative-sticky assigns partitions one by one, so that views-3 and buys-3 may go to two workers, each of
-which then knows half of a user. Here partition numbers are assigned, each with its partition of every topic.
-As there, partitions that stay are not revoked, and those that move are revoked in one generation and assigned
-in the next.
+kafka-python's cooperative-sticky assigns partitions one by one, so that views-3 and buys-3 may go to two
+workers, each of which then knows half of a user. As there, partitions that stay are not revoked, and those
+that move are revoked in one generation and assigned in the next.
 """
 
 import logging
@@ -60,9 +58,7 @@ class CoPartitionAssignor(CooperativeStickyAssignor):  # type: ignore[misc]  # t
                     continue
                 if topic not in topics_of[member]:
                     waiting.setdefault(topic, []).append(number)
-                elif set(owners.get(TopicPartition(topic, number), ())) <= {
-                    member
-                }:  # else in the next generation
+                elif owners.get(TopicPartition(topic, number), {member}) == {member}:  # else the next time
                     given[member].setdefault(topic, []).append(number)
         for topic, unread in waiting.items():
             logger.warning(

@@ -1,8 +1,7 @@
 """Fill the merge's buffers from a member of the group, and decide for which partitions to wait.
 
-Ends are known from fetches, at no cost. They count offsets without a record: markers of transactions, and
-what is behind the start of an open transaction. A partition where no record was found at such an end is not
-waited for again before its end moves.
+Ends are known from fetches. They count offsets without a record (markers of transactions, and what is behind
+the start of an open one): where no record was found at an end, it is not waited for before the end moves.
 """
 
 import time
@@ -45,14 +44,15 @@ class _Mark:
 
 
 class Fetcher:
-    """Fill the buffers of a `Merge` from a group's consumer. Raises as `PartitionReader`."""
+    """Fill the buffers of a `Merge` from a group's consumer. Raises as `PartitionReader` does."""
 
     def __init__(self, reader: PartitionReader, kafka: KafkaConfig, capacity: int) -> None:
         self.reader = reader
         self.member = Member(reader.consumer)
-        self.merge = Merge(max(capacity, CAPACITY))
+        self.merge = Merge()
         self.waiting_since = 0.0  # when the oldest buffered record came, or before
         self._kafka = kafka
+        self._capacity = max(capacity, CAPACITY)
         self._consumer = reader.consumer
         self._marks: dict[TopicPartition, _Mark] = {}
         self._unchecked: set[TopicPartition] = set()  # sought, and not yet compared with the topic's range
@@ -61,7 +61,6 @@ class Fetcher:
         self._idle_since = time.monotonic()  # since the last record, or the last check of the place
 
     def seek(self, source: TopicPartition, position: int) -> None:
-        """Continue at `position`; what was buffered is dropped."""
         self.reader.seek(source, position)
         self.merge.assign(source, position)
         client = self._consumer._subscription.assignment[KafkaPartition(*source)]
@@ -109,7 +108,7 @@ class Fetcher:
 
     def blocking(self, behind: Collection[TopicPartition]) -> list[TopicPartition]:
         """Return those of `behind` without a buffered record: the next record may be theirs."""
-        return sorted(filter(self.merge.is_missing, behind))
+        return sorted(source for source in behind if not self.merge.buffered(source))
 
     def ask_for_ends(self, blocking: Sequence[TopicPartition]) -> None:
         """Ask where readable records end, and wait no more for partitions that are read so far."""
@@ -131,7 +130,7 @@ class Fetcher:
         """Return the offsets between what was handed out and the end, less those known to be empty."""
         lags = {}
         for source, mark in self._marks.items():
-            position = mark.next if self.merge.is_missing(source) else self.merge.position(source)
+            position = self.merge.position(source) if self.merge.buffered(source) else mark.next
             lags[source] = max(0, mark.last - position)
         return lags
 
@@ -158,8 +157,8 @@ class Fetcher:
 
     def _pause_full(self) -> None:
         """Stop fetching partitions with a full buffer, until it is half empty."""
-        full = set(self.merge.full()) - self._paused
-        ready = {source for source in self._paused if self.merge.wanted(source) * 2 >= self.merge.capacity}
+        full = self.merge.full(self._capacity) - self._paused
+        ready = {source for source in self._paused if self.merge.buffered(source) * 2 <= self._capacity}
         if full or ready:
             assigned = self._consumer.assignment()
             self._consumer.pause(*(assigned & {KafkaPartition(*source) for source in full}))
@@ -168,19 +167,15 @@ class Fetcher:
 
     def _has_more(self, source: TopicPartition, mark: _Mark) -> bool:
         end = mark.last
-        if self.merge.is_missing(source):  # the client has passed offsets that hold no record
+        if not self.merge.buffered(source):  # the client has passed offsets that hold no record
             mark.next = max(mark.next, self.reader.position(source))
         return mark.next < end and mark.empty != (mark.next, end)
 
     def _check_sought(self) -> None:
         """Ask for the ends of partitions that were sought; raise `OffsetsGone` outside of the range."""
-        sources = sorted(self._unchecked)
-        if not sources:
-            return
-        self._unchecked.clear()
-        starts, ends = self.reader.starts(sources), self.reader.ends(sources)
-        for source in sources:
+        sources, self._unchecked = sorted(self._unchecked), set()
+        for source, held in self.reader.ranges(sources).items():
             mark = self._marks[source]
-            if not starts[source] <= mark.next <= ends[source]:
+            if not held.start <= mark.next <= held.stop:
                 self.reader.raise_gone(source, f"offset {mark.next}")
-            mark.end = ends[source]
+            mark.end = held.stop

@@ -8,9 +8,9 @@ import time
 from collections.abc import Mapping
 
 import msgspec
-from kafka.errors import KafkaError, TopicAuthorizationFailedError
+from kafka.errors import TopicAuthorizationFailedError
 
-from consumers.kafka.client import open_admin, translated
+from consumers.kafka.client import open_admin
 from consumers.kafka.topic import TopicReader
 from pipeline.errors import AfreshError, UsageError
 from pipeline.events.batch import NO_UPDATE, CatalogUpdate, TopicPartition
@@ -40,21 +40,17 @@ class KafkaItems:
         self._is_logged = self._ended = False
 
     def start(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Continue at these offsets; a partition without one starts at its earliest record."""
         self._offsets = dict(offsets)
         self._open(self._kafka.start_timeout_s)
 
     def poll(self) -> tuple[CatalogUpdate, bool]:
-        """Return the next records at once, and whether the topic is read to its end."""
         if self._reader is None and time.monotonic() - self._looked_s >= LOOK_EVERY_S:
             try:
                 self._open(min(LOOK_WAIT_S, self._kafka.start_timeout_s))
             except AfreshError as error:
                 if isinstance(error.__cause__, TopicAuthorizationFailedError):
                     raise
-                logger.debug(
-                    "did not look for topic %r: %s", self._topic, error
-                )  # the next look may do better
+                logger.debug("did not look for topic %r: %s", self._topic, error)  # the next may do better
         if self._reader is None:
             return NO_UPDATE, True
         # before the topic is read to its end there is nothing else to do than to wait for it
@@ -64,7 +60,6 @@ class KafkaItems:
         return item_news(records, self._config), self._ended
 
     def close(self) -> None:
-        """Close the connection."""
         if self._reader is not None:
             self._reader.close()
 
@@ -76,13 +71,9 @@ class KafkaItems:
         where access is denied: what the topic withdraws would go on being shown.
         """
         self._looked_s = time.monotonic()
-        admin = open_admin(msgspec.structs.replace(self._kafka, start_timeout_s=wait_s))
-        try:
+        impatient = msgspec.structs.replace(self._kafka, start_timeout_s=wait_s)
+        with open_admin(impatient, f"asking for the topic {self._topic!r}") as admin:
             (described,) = admin.describe_topics([self._topic])
-        except KafkaError as error:
-            raise translated(error, f"asking for the topic {self._topic!r}") from error
-        finally:
-            admin.close()
         if described["error_code"] == TopicAuthorizationFailedError.errno:
             raise UsageError(
                 f"topics.items = {self._topic!r}: the broker refuses to let us read it; expected the right "

@@ -4,17 +4,11 @@ A backlog that is read partition by partition would destroy the order of time, o
 depend. So each partition has a lane, a bounded buffer, and the oldest record at the head of any lane is next
 (equal timestamps: lower topic, then lower partition). Inside a partition the order is that of the offsets,
 whatever the timestamps.
-
-The caller fetches, decides how long to wait, and closes the batch:
-
-    while merge.fill(max_events, behind) < max_events and time_is_left:
-        for partition, records in fetch():        # pauses partitions that are `full`
-            merge.add(partition, records)
-    polled = merge.take()
 """
 
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, heapreplace
 
 import numpy as np
@@ -23,30 +17,21 @@ from pipeline.errors import OffsetsGone
 from pipeline.events.batch import IntArray, Polled, Record, Span, TopicPartition
 
 
+@dataclass(slots=True, eq=False)
 class Lane:
-    """One partition's buffer; `position` is the offset after the last record that left in a batch, `fetched`
-    after the last one that was added."""
+    """One partition's buffer."""
 
-    __slots__ = ("buffer", "fetched", "index", "position", "source")
-
-    def __init__(self, source: TopicPartition, position: int) -> None:
-        self.source = source
-        self.position = position
-        self.fetched = position
-        self.buffer: deque[Record] = deque()
-        self.index = 0  # of its span in the batch that is closed
+    source: TopicPartition
+    position: int  # offset after the last record that left in a batch
+    fetched: int  # offset after the last record that was added
+    buffer: deque[Record] = field(default_factory=deque)
+    index: int = 0  # of its span in the batch that is closed
 
 
 class Merge:
-    """Merge records of several partitions by timestamp.
+    """Merge records of several partitions by timestamp; `full` names the partitions to stop fetching."""
 
-    Holds at most `capacity` records a partition beside the open batch; `full` names those to stop fetching.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        if capacity < 1:
-            raise ValueError(f"capacity = {capacity}: expected at least 1 record a partition")
-        self.capacity = capacity
+    def __init__(self) -> None:
         self._lanes: dict[TopicPartition, Lane] = {}
         self._heads: list[tuple[int, TopicPartition, Lane]] = []  # a heap of the lanes that hold records
         self._batch: list[Record] = []  # the open one
@@ -55,19 +40,17 @@ class Merge:
     def assign(self, partition: TopicPartition, position: int) -> None:
         """Start or continue a partition at `position`; what was buffered of it is dropped."""
         self.release(partition)
-        self._lanes[partition] = Lane(partition, position)
+        self._lanes[partition] = Lane(partition, position, fetched=position)
 
     def release(self, partition: TopicPartition) -> None:
         """Drop a partition and its records, also those in the open batch. Unknown ones are ignored."""
         lane = self._lanes.pop(partition, None)
         if lane is None:
             return
-        self._heads = [head for head in self._heads if head[2] is not lane]
-        heapify(self._heads)
-        if lane in self._batch_lanes:
-            kept = [pair for pair in zip(self._batch, self._batch_lanes, strict=True) if pair[1] is not lane]
-            self._batch = [record for record, _ in kept]
-            self._batch_lanes = [owner for _, owner in kept]
+        self._find_heads()
+        kept = [pair for pair in zip(self._batch, self._batch_lanes, strict=True) if pair[1] is not lane]
+        self._batch = [record for record, _ in kept]
+        self._batch_lanes = [owner for _, owner in kept]
 
     def __len__(self) -> int:
         """Return the number of records that are held, those of the open batch included."""
@@ -81,37 +64,33 @@ class Merge:
         """Return the offset after the last record that left in a batch. Raise KeyError if not assigned."""
         return self._lanes[partition].position
 
-    def wanted(self, partition: TopicPartition) -> int:
-        """Return the free places of the partition's buffer; 0 if not assigned."""
-        lane = self._lanes.get(partition)
-        return 0 if lane is None else max(0, self.capacity - len(lane.buffer))
+    def fetched(self, partition: TopicPartition) -> int:
+        """Return the offset after the last record that was added. Raise KeyError if not assigned."""
+        return self._lanes[partition].fetched
 
-    def full(self) -> list[TopicPartition]:
-        """Return the partitions that should not be fetched further, in order."""
-        return sorted(partition for _, partition, lane in self._heads if len(lane.buffer) >= self.capacity)
+    def buffered(self, partition: TopicPartition) -> int:
+        """Return the number of records in the partition's buffer; 0 if not assigned.
 
-    def is_missing(self, partition: TopicPartition) -> bool:
-        """Return whether an assigned partition has an empty buffer.
-
-        If it is known to have more to fetch, by the client's position, it is worth a short wait. The position
-        here does not tell: offsets remain after the last record of a transaction.
+        A partition with none that is known to have more to fetch, by the client's position, is worth a short
+        wait. The position here does not tell: offsets remain after the last record of a transaction.
         """
         lane = self._lanes.get(partition)
-        return lane is not None and not lane.buffer
+        return 0 if lane is None else len(lane.buffer)
+
+    def full(self, capacity: int) -> set[TopicPartition]:
+        """Return the partitions with `capacity` records in their buffer, or more."""
+        return {partition for _, partition, lane in self._heads if len(lane.buffer) >= capacity}
 
     def add(self, partition: TopicPartition, records: Sequence[Record]) -> None:
         """Buffer records that were fetched, in the order of their offsets.
 
-        Those of a partition that is not assigned are dropped, as are those that were added before. A fetch
-        may exceed the capacity.
+        Those of a partition that is not assigned are dropped, as are those that were added before.
         """
         lane = self._lanes.get(partition)
+        if lane is not None and records and records[0].offset < lane.fetched:
+            records = [record for record in records if record.offset >= lane.fetched]
         if lane is None or not records:
             return
-        if records[0].offset < lane.fetched:
-            records = [record for record in records if record.offset >= lane.fetched]
-            if not records:
-                return
         lane.fetched = records[-1].offset + 1
         if not lane.buffer:
             heappush(self._heads, (records[0].timestamp, partition, lane))
@@ -168,6 +147,9 @@ class Merge:
             mine = [r for r, at in zip(polled.records, polled.order_R.tolist(), strict=True) if at == index]
             lane.buffer.extendleft(reversed(mine))
             lane.position = span.start
+        self._find_heads()
+
+    def _find_heads(self) -> None:
         self._heads = [
             (lane.buffer[0].timestamp, source, lane) for source, lane in self._lanes.items() if lane.buffer
         ]
@@ -188,14 +170,14 @@ def arrange(
         order = np.repeat(np.arange(len(spans), dtype=np.int32), sizes)
         return Polled(spans, [record for lane in lanes for record in lane], order)
     order = np.asarray(order_R, np.int32)
-    for span, found, expected in zip(
-        spans, sizes.tolist(), np.bincount(order, minlength=len(spans)).tolist(), strict=True
-    ):
-        if found != expected:
-            raise OffsetsGone(
-                f"{span.topic}-{span.partition}, offsets {span.start} to {span.stop}: found {found} records, "
-                f"expected the {expected} that were learned. Let the topic keep "
-                "its records longer than the oldest checkpoint, or start from an empty checkpoint folder"
-            )
+    expected = np.bincount(order, minlength=len(spans))
+    if (sizes != expected).any():
+        place = int((sizes != expected).argmax())
+        span = spans[place]
+        raise OffsetsGone(
+            f"{span.topic}-{span.partition}, offsets {span.start} to {span.stop}: found {sizes[place]} "
+            f"records, expected the {expected[place]} that were learned. Let the topic keep its records "
+            "longer than the oldest checkpoint, or start from an empty checkpoint folder"
+        )
     cursors = [iter(lane) for lane in lanes]
     return Polled(spans, [next(cursors[index]) for index in order.tolist()], order)

@@ -1,8 +1,4 @@
-"""One Kafka consumer, as every reader of topics uses it: offsets, fetches, errors, and a check on the broker.
-
-Nothing here decides where to read or what to commit: members of the group, readers of a whole topic and
-readers of known spans differ in that alone.
-"""
+"""One Kafka consumer, as every reader uses it: offsets, fetches, errors, whether the broker answers."""
 
 import time
 from collections import deque
@@ -36,15 +32,9 @@ class PartitionReader:
     """
 
     def __init__(
-        self,
-        kafka: KafkaConfig,
-        reading: str,
-        *,
-        in_group: bool = False,
-        patience: Patience | None = None,
+        self, kafka: KafkaConfig, reading: str, *, in_group: bool = False, patience: Patience | None = None
     ) -> None:
-        options = consumer_options(kafka, in_group=in_group)
-        self.consumer: KafkaConsumer = connect(KafkaConsumer, options)
+        self.consumer: KafkaConsumer = connect(KafkaConsumer, consumer_options(kafka, in_group=in_group))
         self.patience = Patience(kafka) if patience is None else patience
         self._kafka, self._reading = kafka, reading
         self._probe_every_s = min(PROBE_EVERY_S, kafka.broker_timeout_s / 5)
@@ -68,18 +58,17 @@ class PartitionReader:
         self._probed = deque(KafkaPartition(*source) for source in sources)
 
     def seek(self, source: TopicPartition, offset: int) -> None:
-        """Continue at `offset`."""
         self.consumer.seek(KafkaPartition(*source), offset)
 
     def position(self, source: TopicPartition) -> int:
         """Return the next offset, past those without a record (markers of transactions)."""
         return int(self.consumer.position(KafkaPartition(*source), timeout_ms=0) or 0)
 
-    def starts(self, sources: Iterable[TopicPartition]) -> Offsets:
-        """Return the offset of each partition's oldest record."""
-        found, ends = self._ask(self.consumer.beginning_offsets, sources), self.ends(sources)
+    def ranges(self, sources: Iterable[TopicPartition]) -> dict[TopicPartition, range]:
+        """Return the offsets of each partition, from its oldest record to its end as `ends` returns it."""
+        starts, ends = self._ask(self.consumer.beginning_offsets, sources), self.ends(sources)
         # the embedded broker answers with the log's end while the first record is in an open transaction
-        return {source: min(offset, ends[source]) for source, offset in found.items()}
+        return {source: range(min(start, ends[source]), ends[source]) for source, start in starts.items()}
 
     def ends(self, sources: Iterable[TopicPartition]) -> Offsets:
         """Return the offset after each partition's last record that can be read."""
@@ -87,9 +76,8 @@ class PartitionReader:
 
     def poll(self, wait_s: float, max_records: int = ALL_RECORDS, probe: bool = True) -> Fetched:
         """Return what was fetched, after `wait_s` at the latest; see `fetched_by`."""
-        return self.fetched_by(
-            lambda: self.consumer.poll(timeout_ms=wait_s * 1000, max_records=max_records), probe
-        )
+        options = {"timeout_ms": wait_s * 1000, "max_records": max_records}
+        return self.fetched_by(lambda: self.consumer.poll(**options), probe)
 
     def fetched_by(self, poll: Callable[[], Fetched], probe: bool = True) -> Fetched:
         """Return the records of a client's poll; none where it failed and may be tried again.
@@ -119,9 +107,12 @@ class PartitionReader:
     def check(self, error: KafkaError, began: float) -> None:
         """Raise an error that a retry does not solve; count others as no answer since `began`."""
         doing = f"reading {self._reading}"
-        if lost := _missing(error):
-            source, wanted = lost
-            self.raise_gone(source, wanted, error)
+        if isinstance(error, OffsetOutOfRangeError):
+            (source, offset), *_ = error.args[0].items()
+            self.raise_gone(TopicPartition(*source), f"offset {offset}", error)
+        if isinstance(error, LogTruncationError):
+            source = next(iter(error.divergent_offsets))
+            self.raise_gone(TopicPartition(*source), "records that were read before", error)
         if isinstance(error, kafka.errors.NoOffsetForPartitionError):
             raise RuntimeError("listener.assigned did not seek every partition") from error
         if isinstance(error, kafka.errors.FencedInstanceIdError):
@@ -132,15 +123,14 @@ class PartitionReader:
 
     def raise_gone(self, source: TopicPartition, wanted: str, cause: Exception | None = None) -> None:
         """Raise `OffsetsGone` with the range that the topic holds."""
-        start, end = self.starts([source])[source], self.ends([source])[source]
+        held = self.ranges([source])[source]
         raise OffsetsGone(
-            f"{source.topic}-{source.partition}: wanted {wanted}, but the topic holds {start} to {end}. It "
-            "was created again or has deleted records that the checkpoint needs: let it keep them longer "
-            "than the oldest checkpoint, or start from an empty checkpoint folder"
+            f"{source.topic}-{source.partition}: wanted {wanted}, but the topic holds {held.start} to "
+            f"{held.stop}. It was created again or has deleted records that the checkpoint needs: let it "
+            "keep them longer than the oldest checkpoint, or start from an empty checkpoint folder"
         ) from cause
 
     def close(self) -> None:
-        """Close the connection."""
         self.consumer.close(autocommit=False)
 
     def _ask(
@@ -151,13 +141,3 @@ class PartitionReader:
             return {}
         found = self.patience.insist(lambda ms: call(asked, timeout_ms=ms), "asking for offsets")
         return {TopicPartition(*source): int(offset) for source, offset in found.items()}
-
-
-def _missing(error: KafkaError) -> tuple[TopicPartition, str] | None:
-    """Return the partition and what is missing in it; None for errors of another kind."""
-    if isinstance(error, OffsetOutOfRangeError):
-        (source, offset), *_ = error.args[0].items()
-        return TopicPartition(*source), f"offset {offset}"
-    if isinstance(error, LogTruncationError):
-        return TopicPartition(*next(iter(error.divergent_offsets))), "records that were read before"
-    return None

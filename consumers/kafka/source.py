@@ -6,7 +6,6 @@ when a partition is revoked is dropped, and read again by its next owner.
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
 from uuid import UUID
 
 import kafka.errors
@@ -45,13 +44,12 @@ class KafkaSource:
         self._kafka, self._topics = kafka, list(topics)
         self._reader = PartitionReader(kafka, "events", in_group=True)
         self._consumer = self._reader.consumer
-        self._partitions: set[TopicPartition] = set()
+        self._counts = dict.fromkeys(topics, 0)  # of partitions
         try:
-            self._find_partitions()
+            self._reader.probe_with(self.partitions())
         except BaseException:
             self._reader.close()
             raise
-        self._reader.probe_with(self.partitions())
         self._fetcher = Fetcher(self._reader, kafka, 4 * batch.max_events)
         self._spans = SpanReader(lambda: PartitionReader(kafka, "events", patience=self._reader.patience))
         self._unread = UnreadPartitions(self._consumer.config["metadata_max_age_ms"] / 2000)
@@ -63,14 +61,11 @@ class KafkaSource:
         self._fetcher.member.subscribe(self._topics, _Forgetting(listener, self._fetcher))
 
     def poll(self, max_events: int, max_wait_s: float) -> Polled:
-        """Return up to `max_events` records in order of time.
+        """Return at once when `max_events` records are there, or `max_wait_s` after the first came.
 
-        Returns at once when they are there, or `max_wait_s` after the first came. A partition that is known
-        to hold more is waited for up to `BACKLOG_WAIT_S`, so that the batches of a backlog have the same
-        borders at every run.
+        A partition that is known to hold more is waited for up to `BACKLOG_WAIT_S`, so that the batches of a
+        backlog have the same borders at every run.
         """
-        if not self._started:
-            raise RuntimeError("poll before start: call start(listener) first")
         fetcher, merge = self._fetcher, self._fetcher.merge
         began = time.monotonic()
         fetcher.fetch(0.0)  # heartbeats and rebalances; and the client fetches on while this batch is learned
@@ -94,20 +89,16 @@ class KafkaSource:
                 fetcher.ask_for_ends(blocking)
 
     def put_back(self, polled: Polled) -> None:
-        """Return the last records of the last poll to the buffers: the next poll returns them first."""
         self._fetcher.merge.put_back(polled)
 
     def read(self, spans: tuple[Span, ...], order_R: Sequence[int] | IntArray | None) -> Polled:
-        """Read exactly these records again, in no group. Raise `OffsetsGone` for missing ones."""
         return arrange(spans, self._spans.read(spans), order_R)
 
     def seek(self, partition: TopicPartition, offset: int | None) -> None:
-        """Continue at `offset`; None: at the earliest record. What was buffered is dropped."""
         position = self.start_offsets([partition])[partition] if offset is None else offset
         self._fetcher.seek(partition, position)
 
     def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """Return the group's committed offsets, also before joining it, without partitions that have none."""
         theirs = [KafkaPartition(*source) for source in partitions]
         coordinator = self._consumer._coordinator  # the public call asks for one partition at a time
         found: dict[KafkaPartition, OffsetAndMetadata] = self._reader.patience.insist(
@@ -141,16 +132,13 @@ class KafkaSource:
         self._reader.answered()
 
     def keep_alive(self) -> None:
-        """Stay in the group during a long step. The listener is not called: a rebalance waits for `poll`."""
+        """Stay in the group; a rebalance waits for `poll`."""
         if self._started:
             self._fetcher.keep_alive()
 
     def lag(self) -> dict[TopicPartition, int]:
-        """Return the offsets between each assigned partition's position and its end, as last seen.
-
-        The worker with partition 0 of the first topic adds the records of partitions that no worker reads
-        yet; it asks the broker for them twice every `metadata_max_age_ms`.
-        """
+        """Return the lag, also of partitions that no worker reads yet: the worker with partition 0 of the
+        first topic asks for them twice every `metadata_max_age_ms`."""
         lags = self._fetcher.lag()
         if TopicPartition(self._topics[0], 0) not in lags:
             return lags
@@ -159,29 +147,29 @@ class KafkaSource:
         return self._unread.records | lags
 
     def partitions(self) -> list[TopicPartition]:
-        """Return every partition of the topics, assigned here or not, in order."""
-        self._find_partitions()
-        return sorted(self._partitions)
+        for topic, known in self._counts.items():
+            self._counts[topic] = max(known, self._reader.count(topic))
+            if not self._counts[topic]:
+                raise UsageError(
+                    f"topics.events names {topic!r}, which does not exist on "
+                    f"{self._kafka.bootstrap_servers}; create it, or correct the name"
+                )
+        counts = sorted(self._counts.items())
+        return [TopicPartition(topic, number) for topic, count in counts for number in range(count)]
 
     def topic_ids(self) -> dict[str, str]:
-        """Return the broker's ids of the topics; none where it has none, as the embedded one."""
-        with closing(open_admin(self._kafka)) as admin:
-            try:
-                described = admin.describe_topics(self._topics)
-            except KafkaError as error:
-                raise translated(error, "asking for topics") from error
+        """Return the broker's ids of the topics; the embedded broker has none."""
+        with open_admin(self._kafka, "asking for topics") as admin:
+            described = admin.describe_topics(self._topics)
         return {each["name"]: each["topic_id"] for each in described if each["topic_id"] not in NO_ID}
 
     def start_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """Return the offset of the oldest record that each partition still holds."""
-        return self._reader.starts(list(partitions))
+        return {source: held.start for source, held in self._reader.ranges(list(partitions)).items()}
 
     def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """Return the offset after the last record of each partition, before any open transaction."""
         return self._reader.ends(list(partitions))
 
     def generation(self) -> int:
-        """Return the group's generation, 0 outside a group."""
         return max(0, int(self._consumer.group_metadata().generation_id))
 
     def member(self) -> ConsumerGroupMetadata:
@@ -200,18 +188,6 @@ class KafkaSource:
             if self._started:
                 leave_group(self._kafka, member)
             self._spans.close()
-
-    def _find_partitions(self) -> None:
-        """Add the partitions that the client knows. Raise `UsageError` for a topic that does not exist."""
-        for topic in self._topics:
-            count = self._reader.count(topic)
-            if not count and not any(topic == known.topic for known in self._partitions):
-                raise UsageError(
-                    f"topics.events names {topic!r}, which does not exist on "
-                    f"{self._kafka.bootstrap_servers}; "
-                    "create it, or correct the name"
-                )
-            self._partitions |= {TopicPartition(topic, number) for number in range(count)}
 
 
 class _Forgetting:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from kafka import TopicPartition as KafkaPartition
 
-from consumers.kafka.reader import PartitionReader
+from consumers.kafka.reader import Offsets, PartitionReader
 from pipeline.events.batch import Record, Span, TopicPartition
 
 WAIT_S = 0.5  # for one fetch
@@ -19,10 +19,8 @@ class _Lane:
     buffer: deque[Record] = field(default_factory=deque)
     position: int = -1
     fetched: int = 0  # offset that is fetched next
-    end: int = -1  # of the topic, as last seen
 
     def take(self, stop: int) -> list[Record]:
-        """Take the records before offset `stop`."""
         taken = []
         while self.buffer and self.buffer[0].offset < stop:
             taken.append(self.buffer.popleft())
@@ -40,6 +38,7 @@ class SpanReader:
         self._make = make
         self._reader: PartitionReader | None = None
         self._lanes: dict[TopicPartition, _Lane] = {}
+        self._ends: Offsets = {}  # of the topics, as last seen
 
     def read(self, spans: Sequence[Span]) -> list[list[Record]]:
         """Return the records of each span, in the order of their offsets.
@@ -56,7 +55,6 @@ class SpanReader:
         return [self._lanes[span.source].take(span.stop) for span in spans]
 
     def close(self) -> None:
-        """Close the connection."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -64,8 +62,7 @@ class SpanReader:
     def _open(self, sources: Sequence[TopicPartition]) -> PartitionReader:
         if self._reader is None:
             self._reader = self._make()
-        new = [source for source in sources if source not in self._lanes]
-        if new:
+        if new := [source for source in sources if source not in self._lanes]:
             self._lanes |= {source: _Lane() for source in new}
             self._reader.assign(self._lanes)
             for source in new:  # a position before the first poll: there is no policy to find one
@@ -74,11 +71,10 @@ class SpanReader:
         return self._reader
 
     def _check_ends(self, reader: PartitionReader, spans: Sequence[Span]) -> None:
-        beyond = [span for span in spans if span.stop > self._lanes[span.source].end]
-        ends = reader.ends([span.source for span in beyond])
+        beyond = [span for span in spans if span.stop > self._ends.get(span.source, -1)]
+        self._ends |= reader.ends([span.source for span in beyond])
         for span in beyond:
-            self._lanes[span.source].end = ends[span.source]
-            if span.stop > ends[span.source]:
+            if span.stop > self._ends[span.source]:
                 reader.raise_gone(span.source, f"offsets {span.start} to {span.stop}")
 
     def _select(self, reader: PartitionReader, spans: Sequence[Span]) -> bool:

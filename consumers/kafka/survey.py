@@ -19,7 +19,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
 from kafka.errors import KafkaError
 
-from consumers.kafka.client import open_admin, translated
+from consumers.kafka.client import open_admin
 from pipeline.settings import KafkaConfig
 
 PINGS = 5  # small requests, for the median latency
@@ -83,25 +83,19 @@ def survey(kafka: KafkaConfig, topics: Sequence[str], transactional_id: str = ""
 
     Raise `UsageError` when no broker answers or it denies the login, `AfreshError` when it fails later.
     """
-    admin = open_admin(kafka)
-    try:
+    with open_admin(kafka, "looking at the cluster") as admin:
         names = admin.list_topics()
         found = _topics(admin, topics)
+        reported = any(seen.rights is not None for seen in found.values())
         return Survey(
             version=".".join(map(str, admin._manager.broker_version)),  # there is no public name
             brokers=_brokers(admin),
             latency_ms=_latency_ms(admin),
             names=tuple(sorted(names)),
             topics=found,
-            group=_group(
-                admin, kafka.group_id, reported=any(seen.rights is not None for seen in found.values())
-            ),
+            group=_group(admin, kafka.group_id, reported),
             transactional_id=_transactional_id(admin, transactional_id) if transactional_id else "",
         )
-    except KafkaError as error:
-        raise translated(error, "looking at the cluster") from error
-    finally:
-        admin.close()
 
 
 def listening(kafka: KafkaConfig) -> list[str]:
@@ -151,15 +145,13 @@ def _topic(name: str, described: dict[str, Any], configs: dict[str, dict[str, An
         return TopicSeen(name, exists, rights, kafka.errors.for_code(code).__name__)
     partitions = described["partitions"]
     return TopicSeen(
-        name,
-        True,
-        rights,
+        name, True, rights,
         partitions=len(partitions),
         leaderless=tuple(each["partition_index"] for each in partitions if each["leader_id"] < 0),
         replicas=min((len(each["replica_nodes"]) for each in partitions), default=0),
         in_sync=min((len(each["isr_nodes"]) for each in partitions), default=0),
         configs={key: str(config["value"]) for key, config in configs.items()},
-    )
+    )  # fmt: skip
 
 
 def _group(admin: KafkaAdminClient, group_id: str, reported: bool) -> GroupSeen:
@@ -196,7 +188,7 @@ def _transactional_id(admin: KafkaAdminClient, transactional_id: str) -> str:
     except kafka.errors.AuthorizationError as error:
         return type(error).__name__
     except KafkaError:  # not found: nothing to describe yet
-        return ""
+        pass
     return ""
 
 

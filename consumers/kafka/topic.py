@@ -1,11 +1,12 @@
 """Read a whole topic, in no group: nothing is committed, and no member of the group is replaced."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal
 
-from consumers.kafka.reader import ALL_RECORDS, PartitionReader
+from consumers.kafka.reader import ALL_RECORDS, Offsets, PartitionReader
 from pipeline.errors import AfreshError, OffsetsGone, UsageError
 from pipeline.events.batch import Record, TopicPartition
 from pipeline.settings import KafkaConfig
@@ -37,6 +38,7 @@ class TopicReader:
         self._topic, self._pick = topic, partitions or range
         self._look_every_s = min(2.0, kafka.broker_timeout_s / 5)
         self._reader = PartitionReader(kafka, f"the topic {topic!r}")
+        self._ends: Offsets = {}
         try:
             self._count = self._reader.count(topic)
             if not self._count:
@@ -45,11 +47,7 @@ class TopicReader:
                     "correct the name in [topics], or see what `afresh check` says"
                 )
             self._looked_at = time.monotonic()
-            self._sources = self._picked()
-            self._reader.assign(self._sources)
-            self._ends = self._reader.ends(self._sources)
-            for source, offset in self._places(start).items():
-                self._reader.seek(source, offset)
+            self._add_partitions(start)
         except BaseException:
             self.close()
             raise
@@ -60,8 +58,9 @@ class TopicReader:
         return {source.partition: offset for source, offset in self._ends.items()}
 
     def existing(self, wait_s: float = float("inf")) -> Iterator[Record]:
-        """Yield the records between the start and the ends that were seen; less where they do not come within
-        `wait_s`. Raise `BrokerLost`, or `AfreshError` for missing rights.
+        """Yield the records up to the ends that were seen; less if they do not come within `wait_s`.
+
+        Raise `BrokerLost`, or `AfreshError` for missing rights.
         """
         until = time.monotonic() + wait_s
         while time.monotonic() < until and not self.is_at_end():
@@ -81,7 +80,7 @@ class TopicReader:
         """
         if time.monotonic() - self._looked_at >= self._look_every_s:
             self._looked_at = time.monotonic()
-            self._add_partitions()
+            self._look_for_partitions()
         try:
             fetched = self._reader.poll(wait_s, max_records, probe)
         except OffsetsGone:
@@ -99,45 +98,38 @@ class TopicReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _picked(self) -> list[TopicPartition]:
-        return [TopicPartition(self._topic, number) for number in sorted(set(self._pick(self._count)))]
-
-    def _places(self, start: Start) -> dict[TopicPartition, int]:
-        """Return the offset at which each partition is read."""
-        if start == "end":
-            return self._ends
-        starts = self._reader.starts(self._sources)
-        if isinstance(start, int):
-            share = -(-start // len(self._sources))
-            return {source: max(first, self._ends[source] - share) for source, first in starts.items()}
-        wanted = starts if isinstance(start, str) else starts | dict(start)
-        return {
-            source: wanted[source] if first <= wanted[source] <= self._ends[source] else first
-            for source, first in starts.items()
-        }
-
-    def _reposition(self) -> None:
-        """Continue behind records that were deleted; from the earliest where the topic was created again."""
-        self._ends = self._reader.ends(self._sources)
-        positions = {source: self._reader.position(source) for source in self._sources}
-        is_new = any(positions[source] > end for source, end in self._ends.items())
-        for source, offset in self._places("earliest" if is_new else positions).items():
-            self._reader.seek(source, offset)
-
-    def _add_partitions(self) -> None:
+    def _look_for_partitions(self) -> None:
         """Read partitions that were added; the client refreshes what it knows of the topic."""
         try:
             count = self._reader.count(self._topic)
         except AfreshError as error:
             logger.debug("did not look at topic %r: %s", self._topic, error)  # the next look may do better
             return
-        if count <= self._count:
-            return
-        logger.info("topic %r has %d partitions now", self._topic, count)
-        self._count = count
-        added = [source for source in self._picked() if source not in self._sources]
-        self._sources += added
-        self._reader.assign(self._sources)
-        self._ends |= self._reader.ends(added)
-        for source, offset in self._reader.starts(added).items():
-            self._reader.seek(source, offset)
+        if count > self._count:
+            logger.info("topic %r has %d partitions now", self._topic, count)
+            self._count = count
+            self._add_partitions("earliest")
+
+    def _add_partitions(self, start: Start) -> None:
+        picked = [TopicPartition(self._topic, number) for number in sorted(set(self._pick(self._count)))]
+        added = [source for source in picked if source not in self._ends]
+        self._reader.assign([*self._ends, *added])
+        self._seek(start, added)
+
+    def _reposition(self) -> None:
+        """Continue behind records that were deleted; from the earliest where the topic was created again."""
+        sources = list(self._ends)
+        positions = {source: self._reader.position(source) for source in sources}
+        is_new = any(positions[source] > end for source, end in self._reader.ends(sources).items())
+        self._seek("earliest" if is_new else positions, sources)
+
+    def _seek(self, start: Start, sources: list[TopicPartition]) -> None:
+        for source, held in self._reader.ranges(sources).items():
+            self._ends[source] = held.stop
+            if start == "end":
+                wanted = held.stop
+            elif isinstance(start, int):
+                wanted = held.stop - math.ceil(start / len(sources))
+            else:
+                wanted = held.start if isinstance(start, str) else start.get(source, held.start)
+            self._reader.seek(source, wanted if held.start <= wanted <= held.stop else held.start)

@@ -3,16 +3,13 @@
 from typing import Any
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaTimeoutError
 
 from consumers.kafka.client import connection_options, extra_options
-from pipeline.errors import PublishFailed
 from pipeline.settings import KafkaConfig
 
 MAX_REQUEST_BYTES = 12 << 20  # a dead letter holds any record that the broker took, and headers
 METADATA_WAIT_MS = 5_000
 MAX_TRANSACTION_MS = 900_000  # a broker's default limit
-CLOSE_WAIT_S = 5.0
 
 
 def producer_options(kafka: KafkaConfig) -> dict[str, Any]:
@@ -45,11 +42,3 @@ def transaction_options(kafka: KafkaConfig) -> dict[str, Any]:
         "transaction_timeout_ms": min(MAX_TRANSACTION_MS, int(kafka.broker_timeout_s * 1000)),
     }
     return tuned | producer_options(kafka) | {"transactional_id": f"{kafka.group_id}-{kafka.worker_id}"}
-
-
-def close_producer(producer: KafkaProducer) -> None:
-    """Send what is buffered and close. Raise `PublishFailed` when the broker takes too long."""
-    try:
-        producer.close(timeout=CLOSE_WAIT_S)
-    except KafkaTimeoutError as error:
-        raise PublishFailed(f"records were still unacknowledged {CLOSE_WAIT_S:g} s after close") from error

@@ -77,8 +77,7 @@ class Sent:
     def unacknowledged(self) -> list[Outbound]:
         """Return the records that are not acknowledged."""
         pairs = zip(self.records, self.futures, strict=True)
-        failed = [record for record, future in pairs if not future.is_done or future.exception is not None]
-        return failed + self.not_sent
+        return [record for record, future in pairs if not future.succeeded()] + self.not_sent
 
 
 class RecordWriter:
@@ -99,24 +98,16 @@ class RecordWriter:
         removed_users: Sequence[str],
     ) -> list[Outbound]:
         """Return the records of a batch in the order of sending."""
-        out: list[Outbound] = []
-        topic, encode, hashed = self._topics.recommendations, self._encode, self._hash
-        count = len(producer.partitions_for(topic))
-        for ranking in rankings:
-            key = ranking.user_id.encode()
-            out.append(Outbound(topic, hashed(key) % count, key, encode(ranking), []))
-        for user_id in removed_users:
-            key = user_id.encode()
-            out.append(Outbound(topic, hashed(key) % count, key, None, []))
-        if rejects:  # those of one source partition stay together and in order
-            topic = self._topics.dead_letters
-            count = len(producer.partitions_for(topic))
-            out += [_dead_letter(topic, count, reject) for reject in rejects]
-        for alarm in alarms:
-            topic, key = self._topics.drift, alarm.signal.encode()
-            partition = hashed(key) % len(producer.partitions_for(topic))
-            out.append(Outbound(topic, partition, key, encode(alarm), []))
-        return out
+        topics, encode, hashed = self._topics, self._encode, self._hash
+        keyed: list[tuple[str, bytes, bytes | None]] = [
+            (topics.recommendations, each.user_id.encode(), encode(each)) for each in rankings
+        ]
+        keyed += [(topics.recommendations, user_id.encode(), None) for user_id in removed_users]
+        keyed += [(topics.drift, each.signal.encode(), encode(each)) for each in alarms]
+        count = functools.cache(lambda topic: len(producer.partitions_for(topic)))
+        out = [Outbound(topic, hashed(key) % count(topic), key, value, []) for topic, key, value in keyed]
+        topic = topics.dead_letters  # those of one source partition stay together and in order
+        return out + [_dead_letter(topic, count(topic), reject) for reject in rejects]
 
     def send(self, producer: KafkaProducer, records: Sequence[Outbound], singly_s: float = 0.0) -> Sent:
         """Send records without waiting; with `singly_s`, wait up to that many seconds for each one.
@@ -171,14 +162,13 @@ class RecordWriter:
         return True
 
     def _largest_form(self, record: Outbound) -> Outbound | None:
-        """Return the record, or a truncated dead letter, below the size that its topic rejects; None: none
-        is."""
+        """Return the record, or a truncated dead letter, below the size that its topic rejects; None: no
+        form is."""
         limit = self._rejected_bytes.get(record.topic)
-        if limit is None or record.size_bytes() < limit:
+        if limit is None:
             return record
-        if record.topic != self._topics.dead_letters:
-            return None
-        forms = (_truncated(record, size) for size in TRUNCATED_BYTES)
+        sizes = TRUNCATED_BYTES if record.topic == self._topics.dead_letters else ()
+        forms = (record, *(_truncated(record, size) for size in sizes))
         return next((form for form in forms if form.size_bytes() < limit), None)
 
     def _note_rejected(self, form: Outbound) -> None:

@@ -1,87 +1,54 @@
 """Publish rankings, dead letters and drift alarms to Kafka topics, at least once.
 
-All records of a batch are sent without waiting; the receipt reports when all of them are acknowledged. The
-loop commits offsets; `producers.kafka.transactions` is the sink that commits them itself.
+`producers.kafka.transactions` is the sink that also commits the offsets.
 """
 
-import time
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 from consumers.kafka.client import connect
-from pipeline.errors import UsageError
+from pipeline.errors import CommitRefused, PublishFailed
 from pipeline.events.batch import Reject, TopicPartition
 from pipeline.events.records import DriftAlarm, Ranking
 from pipeline.service.ports import NOTHING
 from pipeline.settings import KafkaConfig, TopicsConfig
-from producers.kafka.client import close_producer, producer_options
-from producers.kafka.records import Outbound, RecordWriter, ReducedCounts, Sent, publish_failed
-from producers.kafka.topics import expect_topics
+from producers.kafka.client import producer_options
+from producers.kafka.records import Outbound, RecordWriter, ReducedCounts, Sent, flush, publish_failed
+
+CLOSE_WAIT_S = 5.0
+Commit = Callable[[KafkaProducer], None]
 
 
 class KafkaReceipt:
-    """A batch that is being published: see `pipeline.service.ports.Receipt`.
+    """A batch that is being published: see `pipeline.service.ports.Receipt`."""
 
-    The client's thread notes the time of the last acknowledgement, on the last record of each partition, so
-    that the time is exact however late `acknowledged_ms` is called.
-    """
-
-    def __init__(self, sent: Sent, now_ms: Callable[[], int], send_again: Callable[[Sent], None]) -> None:
-        """`send_again` sends the unacknowledged rest of a batch with a record that was too large, and waits
-        for it."""
-        self._sent, self._futures = sent, sent.futures
-        self._send_again = send_again
-        self._now_ms = now_ms
-        self._acknowledged = 0  # leading futures; each is checked once
-        self._times_ms: list[int] = []
-        pairs = zip(sent.records, sent.futures, strict=True)
-        last = {(record.topic, record.partition): future for record, future in pairs}
-        self._expected = len(last)  # times, one a partition
-        for future in last.values():
-            future.add_callback(lambda _: self._times_ms.append(now_ms()))
+    def __init__(self, acknowledged_ms: "Future[int]", records: int) -> None:
+        self._acknowledged_ms = acknowledged_ms
+        self._records = records
 
     def done(self) -> bool:
-        """Return whether everything is acknowledged. Raise `PublishFailed` when a record failed."""
-        futures, index = self._futures, self._acknowledged
-        while index < len(futures) and futures[index].is_done and futures[index].exception is None:
-            index += 1
-        self._acknowledged = index
-        failed = index < len(futures) and futures[index].is_done
-        if (failed and self._sent.too_large()) or self._sent.not_sent:
-            self._send_again(self._sent)
-            self._sent, self._futures, self._acknowledged = Sent(), [], 0
-            self._times_ms, self._expected = [self._now_ms()], 1
-            return True
-        if failed:
-            raise publish_failed(futures[index].exception, len(futures) - index, len(futures))
-        return index == len(futures)
+        return self.acknowledged_ms() is not None
 
     def wait(self, timeout_s: float) -> None:
-        """Return when everything is acknowledged. Raise `PublishFailed` otherwise."""
-        until = time.monotonic() + timeout_s
-        while not self.done():
-            future = self._futures[self._acknowledged]
-            try:
-                future.get(timeout=max(0.0, until - time.monotonic()))
-            except KafkaError as error:
-                if not future.is_done:  # else `done` raises or handles the failure
-                    late = KafkaTimeoutError(f"no acknowledgement within {timeout_s:g} s")
-                    missing = len(self._futures) - self._acknowledged
-                    raise publish_failed(late, missing, len(self._futures)) from error
+        try:
+            self._acknowledged_ms.result(timeout_s)
+        except TimeoutError as error:
+            late = KafkaTimeoutError(f"no acknowledgement within {timeout_s:g} s")
+            raise publish_failed(late, self._records, self._records) from error
 
     def acknowledged_ms(self) -> int | None:
-        """Return the wall-clock time of the last acknowledgement; None until the client has noted it."""
-        times_ms = self._times_ms
-        return max(times_ms, default=None) if len(times_ms) == self._expected else None
+        return self._acknowledged_ms.result() if self._acknowledged_ms.done() else None
 
 
 class KafkaSink:
     """The sink of the service: see `pipeline.service.ports.Sink`.
 
-    Raises `UsageError` when no broker answers at construction or a topic doesn't exist.
+    Call `publish` after the last receipt is done. Raises `UsageError` when no broker answers at construction.
     """
 
     commits_offsets = False
@@ -95,12 +62,10 @@ class KafkaSink:
     ) -> None:
         """`now_ms` is the wall clock of acknowledgements; `reduced` gets the counts of records that were
         truncated or dropped as too large."""
-        expect_topics(kafka, topics)
-        self._kafka = kafka
-        self._reduced = reduced
-        self._producer: KafkaProducer = connect(KafkaProducer, producer_options(kafka))
+        self._kafka, self._now_ms, self._reduced = kafka, now_ms, reduced
         self._writer = RecordWriter(topics)
-        self._now_ms = now_ms
+        self._producer: KafkaProducer | None = self._connect()
+        self._failure: BaseException | None = None
 
     def publish(
         self,
@@ -110,34 +75,114 @@ class KafkaSink:
         removed_users: Sequence[str],
         offsets: Mapping[TopicPartition, int] = NOTHING,
     ) -> KafkaReceipt:
-        """Send without waiting; `offsets` are ignored. Raise `PublishFailed` when the client fails."""
+        """Send everything; a thread waits for the acknowledgements.
+
+        Raise `PublishFailed` when the client fails, and the error of an earlier batch again, unless that was
+        `CommitRefused`.
+        """
+        if self._failure is not None:
+            raise self._failure
+        commit = self._commit_of(offsets)
         try:
-            records = self._writer.records(self._producer, rankings, rejects, alarms, removed_users)
-        except KafkaError as error:
-            raise publish_failed(error, 1, 1) from error
-        return KafkaReceipt(self._send(records), self._now_ms, self._send_again)
+            producer = self._begin()
+            records = self._writer.records(producer, rankings, rejects, alarms, removed_users)
+            sent = self._writer.send(producer, records)
+        except (KafkaError, PublishFailed) as error:
+            raise self._failed(error, 1) from error.__cause__
+        acknowledged_ms: Future[int] = Future()
+        threading.Thread(
+            target=self._finish,
+            args=(acknowledged_ms, producer, records, sent, commit),
+            name="afresh-publish",
+            daemon=True,
+        ).start()
+        return KafkaReceipt(acknowledged_ms, len(records))
 
     def close(self) -> None:
         """Send what is buffered, waiting a few seconds for it, and close."""
-        close_producer(self._producer)
+        if self._producer is None:
+            return
+        try:
+            self._producer.close(timeout=CLOSE_WAIT_S)
+        except KafkaTimeoutError as error:
+            raise PublishFailed(f"records were still unacknowledged after {CLOSE_WAIT_S:g} s") from error
 
-    def _send(self, records: Sequence[Outbound], singly_s: float = 0.0) -> Sent:
-        sent = self._writer.send(self._producer, records, singly_s)
-        if sent.reduced:
+    def _connect(self) -> KafkaProducer:
+        return connect(KafkaProducer, producer_options(self._kafka))
+
+    def _begin(self) -> KafkaProducer:
+        """Return the producer for a batch, a new one where the last one was abandoned."""
+        if self._producer is None:
+            self._producer = self._connect()
+        return self._producer
+
+    def _commit_of(self, offsets: Mapping[TopicPartition, int]) -> Commit:
+        """Return what commits the offsets once a batch is acknowledged: nothing here, the loop does it."""
+        return lambda producer: None
+
+    def _finish(
+        self,
+        acknowledged_ms: "Future[int]",
+        producer: KafkaProducer,
+        records: Sequence[Outbound],
+        sent: Sent,
+        commit: Commit,
+    ) -> None:
+        """Wait for the acknowledgements and commit.
+
+        When a record is too large, what is not published is sent again one record at a time: that shows which
+        one it is, and the next attempt truncates or drops it.
+        """
+        try:
+            while not self._acknowledged(producer, sent):
+                self._abandon()
+                records = self._unpublished(records, sent)
+                producer = self._begin()
+                sent = self._writer.send(producer, records, singly_s=self._kafka.broker_timeout_s)
+            commit(producer)
             self._reduced(sent.reduced)
-        return sent
+        except BaseException as error:  # the receipt raises it in the caller's thread
+            acknowledged_ms.set_exception(self._failed(error, len(records)))
+        else:
+            acknowledged_ms.set_result(self._now_ms())
 
-    def _send_again(self, sent: Sent) -> None:
-        """Send the unacknowledged records of a batch one at a time, each in the largest form that its topic
-        takes. Raise `PublishFailed` when the broker does not answer."""
-        while True:
-            with suppress(KafkaError):
-                self._producer.close(timeout=0)  # settles every future
-            left = sent.unacknowledged()
-            try:
-                self._producer = connect(KafkaProducer, producer_options(self._kafka))
-            except UsageError as error:
-                raise publish_failed(error, len(left), len(left)) from error
-            sent = self._send(left, self._kafka.broker_timeout_s)
-            if not sent.not_sent:
-                return
+    def _acknowledged(self, producer: KafkaProducer, sent: Sent) -> bool:
+        """Wait until all records are acknowledged; return False when one is too large."""
+        if sent.not_sent:
+            return False
+        flush(producer)
+        try:
+            for future in sent.futures:
+                future.get(timeout=self._kafka.broker_timeout_s)
+        except KafkaError as error:
+            if not sent.too_large():
+                raise publish_failed(error, len(sent.unacknowledged()), len(sent.records)) from error
+            return False
+        return True
+
+    def _unpublished(self, records: Sequence[Outbound], sent: Sent) -> Sequence[Outbound]:
+        """Return the records to send again after the producer was abandoned."""
+        self._reduced(sent.reduced)
+        return sent.unacknowledged()
+
+    def _abandon(self) -> None:
+        """Never use the producer again: after a record that was too large it fails all others too."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            self._drop(producer)
+
+    def _drop(self, producer: KafkaProducer) -> None:
+        with suppress(KafkaError):
+            producer.close(timeout=0)
+
+    def _failed(self, error: BaseException, records: int) -> BaseException:
+        """Abandon the producer; return the error to raise, here and from later calls of `publish`."""
+        self._abandon()
+        reason = self._translated(error, records)
+        if not isinstance(reason, CommitRefused):
+            self._failure = reason
+        return reason
+
+    def _translated(self, error: BaseException, records: int) -> BaseException:
+        """Return the `AfreshError` of a client's error; any other error as it is."""
+        return publish_failed(error, records, records) if isinstance(error, KafkaError) else error

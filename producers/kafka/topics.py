@@ -1,13 +1,11 @@
 """The topics that afresh reads and writes, and how to create them."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kafka import KafkaAdminClient
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import TopicAlreadyExistsError
 
-from consumers.kafka.client import brief, open_admin, translated
+from consumers.kafka.client import brief, open_admin
 from pipeline.errors import AfreshError, UsageError
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.kafka.client import MAX_REQUEST_BYTES
@@ -48,15 +46,11 @@ def create_topics(
     Raise `UsageError` when no broker answers or it rejects the request.
     """
     created = []
-    with _admin(kafka, "creating topics") as admin:
+    with open_admin(kafka, "creating topics") as admin:
         for topic in wanted_topics(topics, partitions):
-            spec = {
-                "num_partitions": topic.partitions,
-                "replication_factor": replication,
-                "configs": topic.configs,
-            }
+            spec = {"num_partitions": topic.partitions, "replication_factor": replication}
             try:
-                admin.create_topics({topic.name: spec})
+                admin.create_topics({topic.name: spec | {"configs": topic.configs}})
             except TopicAlreadyExistsError:
                 continue
             created.append(topic.name)
@@ -71,46 +65,18 @@ def ensure_topics(kafka: KafkaConfig, topics: TopicsConfig, needed: Sequence[str
     rejects the request; the message names what to create.
     """
     service = (*topics.event_topics(), topics.recommendations, topics.dead_letters, topics.drift)
-    missing = missing_topics(kafka, needed or service)
+    with open_admin(kafka, "listing topics") as admin:
+        existing = set(admin.list_topics())
+    missing = [name for name in needed or service if name not in existing]
     if not missing:
         return []
     try:
         return create_topics(kafka, topics)
     except AfreshError as error:
         names = ", ".join(map(repr, missing))
-        compacted = f" ({topics.recommendations!r} with cleanup.policy=compact)"
+        is_compacted = topics.recommendations in missing
+        compacted = f" ({topics.recommendations!r} with cleanup.policy=compact)" if is_compacted else ""
         raise UsageError(
             f"missing on {kafka.bootstrap_servers}: topics {names}, and creating them failed: "
-            f"{brief(error.__cause__ or error)}. Create them"
-            f"{compacted if topics.recommendations in missing else ''}, or correct the names in the table "
-            "[topics]"
+            f"{brief(error.__cause__ or error)}. Create them{compacted}, or correct the table [topics]"
         ) from error
-
-
-def missing_topics(kafka: KafkaConfig, names: Iterable[str]) -> list[str]:
-    """Return the names of topics that don't exist. Raise `UsageError` when no broker answers."""
-    with _admin(kafka, "listing topics") as admin:
-        existing = set(admin.list_topics())
-    return [name for name in names if name not in existing]
-
-
-def expect_topics(kafka: KafkaConfig, topics: TopicsConfig) -> None:
-    """Raise `UsageError` when an output topic doesn't exist or no broker answers."""
-    missing = missing_topics(kafka, (topics.recommendations, topics.dead_letters, topics.drift))
-    if missing:
-        raise UsageError(
-            f"topic {missing[0]!r} does not exist on {kafka.bootstrap_servers}: expected the topics of "
-            "[topics]; create it, or correct the name"
-        )
-
-
-@contextmanager
-def _admin(kafka: KafkaConfig, doing: str) -> Iterator[KafkaAdminClient]:
-    """Open an admin client; its errors become `AfreshError`s that name what was being done."""
-    admin = open_admin(kafka)
-    try:
-        yield admin
-    except KafkaError as error:
-        raise translated(error, doing) from error
-    finally:
-        admin.close()

@@ -28,8 +28,7 @@ class World(Protocol):
         """Append a record, so that a source which polls from now on finds it."""
 
     def source(self) -> Source:
-        """Make a new member of the group, not started; its buffers hold at most 8 records a partition if it
-        can."""
+        """Make a new member of the group, not started."""
 
     def trim(self, partition: int, offset: int) -> None:
         """Delete the partition's records before `offset`."""
@@ -50,7 +49,7 @@ class MemoryWorld:
         self._log.append(value, topic=self.topic, partition=partition, timestamp=timestamp, key=key)
 
     def source(self) -> Source:
-        return MemorySource(self._log, capacity=8)
+        return MemorySource(self._log)
 
     def trim(self, partition: int, offset: int) -> None:
         self._log.trim(TopicPartition(self.topic, partition), offset)
