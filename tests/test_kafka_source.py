@@ -445,15 +445,6 @@ def test_a_broker_that_is_away_for_a_while_is_logged_once_and_its_return_too(
     ]
 
 
-def test_no_broker_at_start_is_an_error_of_one_line() -> None:
-    kafka = KafkaConfig(bootstrap_servers="127.0.0.1:1", start_timeout_s=0.3)
-    with pytest.raises(
-        UsageError, match=r"no broker answered at kafka\.bootstrap_servers = '127\.0\.0\.1:1'"
-    ) as caught:
-        KafkaSource(kafka, ["events"], BatchConfig())
-    assert "\n" not in str(caught.value)
-
-
 def test_a_topic_that_does_not_exist_is_an_error(broker: str, topic_name: Name) -> None:
     with pytest.raises(UsageError, match=r"nowhere.*does not exist"):
         KafkaSource(config(broker), [topic_name("nowhere")], BatchConfig())

@@ -17,7 +17,6 @@ from harness.prometheus import (
     rule_queries,
     rules,
     tool,
-    without_thresholds,
 )
 from prometheus_client import generate_latest
 from test_metrics import NAMES, fill
@@ -161,20 +160,3 @@ def test_grafana_finds_the_dashboard_and_its_data() -> None:
 
 
 # The reading of queries itself
-
-
-def test_thresholds_are_taken_out_and_nothing_else() -> None:
-    rule = 'time() - a{job="x"} > 900 and on (job) a{job="x"} > 0 and on (job) rate(b[10m]) == 0'
-    assert without_thresholds(rule) == 'time() - a{job="x"} and on (job) a{job="x"} and on (job) rate(b[10m])'
-    assert without_thresholds("a - b < 0\n") == "a - b"
-    assert without_thresholds("histogram_quantile(0.99, c) > 2") == "histogram_quantile(0.99, c)"
-
-
-def test_a_missing_promtool_is_told_on_a_desk_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("CI", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="promtool is not on PATH: install Debian's package"):
-        tool("promtool")
-    monkeypatch.setenv("CI", "true")
-    with pytest.raises(pytest.fail.Exception, match="CI must check"):
-        tool("promtool")

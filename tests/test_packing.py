@@ -94,8 +94,10 @@ def test_a_restored_recommender_goes_on_bit_for_bit(settings: Settings) -> None:
             assert other.metrics.tables == outcome.metrics.tables
             assert repr(other.metrics) == repr(outcome.metrics)
         assert again.digests() == whole.digests(), f"restored at {number}"
-        for name, array in whole.quality.arrays().items():
-            np.testing.assert_array_equal(again.quality.arrays()[name], array, err_msg=name)
+        measured = again.evaluator.arrays()
+        for name, array in whole.evaluator.arrays().items():
+            if not name.startswith(("exposure/", "timeline/coverage")):  # of the default list too
+                assert array.tobytes() == measured[name].tobytes(), name
 
 
 def test_digests_tell_one_changed_value_from_none() -> None:

@@ -131,15 +131,6 @@ def test_event_time_that_goes_back_takes_nothing_away() -> None:
     assert popularity.values(DAY)[:3].tolist() == [0.5, 0.5, 1.0]
 
 
-def test_forgotten_items_are_taken_out_of_the_totals() -> None:
-    popularity = Popularity(ITEMS)
-    counts = [Count(n % 3, 1.0, n % POSITIONS, START_MS) for n in range(30)]
-    add(popularity, counts)
-    popularity.forget(np.array([1]))
-    popularity.stored.data[1] = 0
-    np.testing.assert_allclose(popularity.total.data, popularity.stored.data.sum(0), rtol=1e-5, atol=1e-5)
-
-
 def plain_position(times: list[int], now_ms: int) -> int:
     """The position in words: no history; a pause; else the steps of this session before the newest one."""
     if not times:

@@ -120,12 +120,6 @@ def test_fading_twice_is_fading_by_the_sum(first: float, second: float) -> None:
     assert twice.transitions.followed.data == pytest.approx(once.transitions.followed.data, rel=1e-4)
 
 
-@pytest.mark.parametrize(("weakening", "share"), [(-0.1, 0.5), (0.1, -0.1), (0.1, 1.1)])
-def test_a_fading_that_would_strengthen_is_refused(weakening: float, share: float) -> None:
-    with pytest.raises(ValueError, match="expected 0 or more, and a share from 0 to 1"):
-        learned().fade(weakening, share)
-
-
 @pytest.mark.parametrize(
     ("before", "after", "signal", "left"),
     [

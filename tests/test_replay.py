@@ -219,12 +219,6 @@ def recording(folder: Path, rows: int = 300) -> Path:
     return path
 
 
-def test_a_missing_broker_is_an_error_of_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--set", "kafka.bootstrap_servers=127.0.0.1:1", "--set", "kafka.start_timeout_s=0.2"]
-    assert main(["replay", str(recording(tmp_path)), *options, "--log-level", "error"]) == 2
-    assert "no broker answered at kafka.bootstrap_servers = '127.0.0.1:1'" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -234,13 +234,6 @@ def test_a_missing_recommendations_topic_is_an_error_of_one_line(site, capsys):
     assert len(err.splitlines()) == 1
 
 
-def test_a_missing_broker_is_an_error_of_one_line(capsys):
-    options = ["--set", "kafka.bootstrap_servers=127.0.0.1:1", "--set", "kafka.start_timeout_s=0.3"]
-    assert simulated("--events", 10, "--log-level", "error", *options) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "127.0.0.1:1" in line
-
-
 @pytest.mark.kafka
 def test_the_closed_loop_reports_its_progress_and_the_uplift(site, capsys, tmp_path, monkeypatch):
     site.create_topics()

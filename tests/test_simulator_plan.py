@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_simulate import joined, same
+from test_simulate import joined
 
 from producers.simulator.events import CATEGORIES, SimulatorConfig
 from producers.simulator.plan import NO_PLAN, Burst, Change, Plan, Season, parse_burst, parse_change
@@ -12,6 +12,10 @@ from producers.simulator.users import simulate_users
 EVENTS = 12_000
 # transitions show after few events
 SMALL = SimulatorConfig(users=600, items=480, sessions=32, follow=0.95, trend=0.02, leave=0.05)
+
+
+def same(left, right):
+    return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
 
 
 def stream_of(plan=NO_PLAN, seed=0, config=SMALL, chunk=8_192):

@@ -171,9 +171,12 @@ def test_a_signal_ends_it_with_zero(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_no_broker_is_one_line_and_exit_code_two(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", [["watch"], ["simulate", "--events", "10"]], ids=lambda words: words[0])
+def test_no_broker_is_one_line_and_exit_code_two(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ["--set", "kafka.bootstrap_servers=127.0.0.1:1", "--set", "kafka.start_timeout_s=0.2"]
-    assert cli.main(["watch", *options, "--log-level", "error"]) == 2
+    assert cli.main([*command, *options, "--log-level", "error"]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith("afresh: no broker answered at kafka.bootstrap_servers = '127.0.0.1:1'")
