@@ -99,9 +99,7 @@ def test_the_example_prints_the_figures_that_the_guide_shows(
             assert table[name][1] == pytest.approx(now[1], abs=10 * TOLERANCE), name
 
 
-def test_the_events_of_an_old_file_do_not_expire(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_old_files_do_not_expire(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
     assert settings_of("news").limits.item_ttl_days < 30  # the example's events are older
     args = [

@@ -56,9 +56,7 @@ def test_live_until_no_tick_comes_in_time(server: HealthServer, clock: ManualClo
     assert get(server, "/live")[::2] == (200, "live\n")
 
 
-def test_an_announced_step_has_its_own_deadline_until_the_next_tick(
-    clock: ManualClock, health: Health
-) -> None:
+def test_an_announced_step_has_a_deadline_until_the_next_tick(clock: ManualClock, health: Health) -> None:
     health.busy("checkpoint", 300.0)
     clock.advance(299.0)
     assert health.stalled() == ""
@@ -70,9 +68,7 @@ def test_an_announced_step_has_its_own_deadline_until_the_next_tick(
 
 
 @pytest.mark.parametrize("state", [None, "starting", "resuming", "rebalancing", "ready", "stopping"])
-def test_ready_in_one_state_only_and_the_body_names_it(
-    server: HealthServer, health: Health, state: State | None
-) -> None:
+def test_ready_in_one_state_and_named(server: HealthServer, health: Health, state: State | None) -> None:
     if state is not None:
         health.become(state)
     status, content_type, body = get(server, "/ready")
@@ -87,9 +83,7 @@ def test_ready_in_one_state_only_and_the_body_names_it(
         ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text", "# EOF\n"),
     ],
 )
-def test_metrics_have_the_requested_format(
-    server: HealthServer, accept: str, content_type: str, end: str
-) -> None:
+def test_metrics_come_as_requested(server: HealthServer, accept: str, content_type: str, end: str) -> None:
     status, found, body = get(server, "/metrics", Accept=accept)
     assert (status, found.split(";")[0]) == (200, content_type)
     assert "things_total 3.0" in body
@@ -127,9 +121,7 @@ def test_an_unavailable_address_is_an_error_with_advice(registry: CollectorRegis
                 HealthServer(wrong, registry, health)
 
 
-def test_closing_frees_the_port_and_an_empty_address_means_no_server(
-    registry: CollectorRegistry, health: Health
-) -> None:
+def test_closing_frees_the_port_and_no_address_no_server(registry: CollectorRegistry, health: Health) -> None:
     assert serve("", registry, health) is None
     first = serve("127.0.0.1:0", registry, health)
     assert first is not None

@@ -45,9 +45,7 @@ def plain_window(past: Past, status: np.ndarray) -> Past:  # type: ignore[type-a
     )
 )
 @settings(max_examples=100, deadline=None)
-def test_windows_are_the_newest_places_of_the_users_whole_past(
-    batches: list[tuple[list[Did], list[int]]],
-) -> None:
+def test_windows_are_the_newest_places_of_the_whole_past(batches: list[tuple[list[Did], list[int]]]) -> None:
     histories, status = Histories(USERS, LENGTH), np.full(ITEMS, LIVE, np.uint8)
     past: dict[int, Past] = {user: [] for user in range(USERS)}
     repeats, newest = dict.fromkeys(range(USERS), 0), dict.fromkeys(range(USERS), 0)

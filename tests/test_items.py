@@ -168,9 +168,7 @@ def test_a_record_without_a_field_of_ours_says_which_it_has() -> None:
 
 
 @pytest.mark.parametrize("fields", [NOTHING, STOCK, OUTSIDE, {"item_id": "$key", "available": "n.left"}])
-def test_the_simulator_withdraws_under_the_names_of_the_configuration(
-    fields: dict[str, str | list[str]],
-) -> None:
+def test_the_simulator_withdraws_under_configured_names(fields: dict[str, str | list[str]]) -> None:
     value = withdrawal("tea-1", ItemsConfig(fields=fields))
     assert news_of(b"tea-1", value, **fields).changes == (ItemChange("tea-1", GONE),)
 

@@ -88,9 +88,7 @@ def test_a_record_without_key_and_value_becomes_a_dead_letter_with_a_header(worl
     assert (letter.key, letter.value, dict(letter.headers)["value"]) == (None, b"", b"null")
 
 
-def test_a_receipt_has_the_time_of_the_last_acknowledgement_however_late_it_is_asked(
-    world: KafkaWorld,
-) -> None:
+def test_a_receipt_has_the_time_of_the_last_acknowledgement_however_late_asked(world: KafkaWorld) -> None:
     clock = ManualClock(1_000)
     sink = world.sink(clock.now_ms)
     receipt = sink.publish([ranking(f"u{n}") for n in range(2_000)], [reject(b"{", None)], [], ["cy"])
@@ -114,9 +112,7 @@ def publish(
     assert receipt.acknowledged_ms() is not None
 
 
-def test_a_record_that_is_too_large_is_truncated_or_dropped_and_stops_nothing(
-    narrow: KafkaWorld, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_large_records_are_truncated_or_dropped(narrow: KafkaWorld, caplog: pytest.LogCaptureFixture) -> None:
     sink = narrow.sink()
     rankings = [ranking("ann"), ranking("bob", "r" * 30_000), ranking("eve")]
     rejects = [

@@ -353,9 +353,7 @@ def test_no_stream_drives_a_parameter_out_of_its_bound(
 
 
 @pytest.mark.parametrize(("batch", "weight"), [(512, 100.0), (64, 1.0)])
-def test_ordinary_people_after_a_bad_stream_are_served_as_by_the_best_baseline(
-    batch: int, weight: float
-) -> None:
+def test_people_after_a_bad_stream_are_served_as_by_the_best_baseline(batch: int, weight: float) -> None:
     learner = weighted(16, "default", weight)
     for make in (one_item, contradictions, wrong_clocks):
         users, items, times = make(np.random.default_rng(1))

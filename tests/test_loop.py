@@ -262,9 +262,7 @@ def test_a_second_process_with_the_same_worker_id_is_an_error(tmp_path: Path) ->
     first.kill()
 
 
-def test_a_training_step_that_is_not_finite_is_logged_and_too_many_in_a_row_end_the_run(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_too_many_steps_in_a_row_that_are_not_finite_end_the_run(caplog: pytest.LogCaptureFixture) -> None:
     guard = Guard(0.5, 100)
     for seq in range(5 * MAX_NON_FINITE_STEPS):  # a finite step or one without a target resets the count
         guard.check_step(seq, "non_finite" if seq % MAX_NON_FINITE_STEPS else ("", "no_target")[seq % 2])

@@ -48,9 +48,7 @@ lanes = st.lists(st.lists(st.integers(0, 20), max_size=12).map(sorted), min_size
 
 
 @given(lanes, st.integers(1, 7), st.integers(1, 5))
-def test_batches_joined_equal_one_sort_however_they_are_cut(
-    timestamps: list[list[int]], limit: int, capacity: int
-) -> None:
+def test_batches_joined_equal_one_sort(timestamps: list[list[int]], limit: int, capacity: int) -> None:
     merge = Merge(capacity)
     stored = {
         partition: rows(partition, list(enumerate(lane)))
@@ -159,9 +157,7 @@ def test_wrong_use_is_an_error() -> None:
 
 
 @given(lanes, st.integers(1, 7), st.data())
-def test_records_put_back_go_first_again_in_their_order(
-    timestamps: list[list[int]], limit: int, data: st.DataObject
-) -> None:
+def test_records_put_back_come_first(timestamps: list[list[int]], limit: int, data: st.DataObject) -> None:
     whole, cut = (merge_of(*(list(enumerate(lane)) for lane in timestamps), capacity=100) for _ in range(2))
     got: list[tuple[str, int, int]] = []
     while polled := drained(cut, limit):

@@ -57,9 +57,7 @@ def test_two_topics_are_no_move_but_two_partitions_of_one_of_them_are(state: Sta
     assert state.admit(two_topics(1, [("orders", 5), ("orders", 4)])).moved == 1
 
 
-def test_a_move_is_logged_once_with_the_partitioner_to_check(
-    state: State, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_move_is_logged_once_with_advice(state: State, caplog: pytest.LogCaptureFixture) -> None:
     batches = Batches()
     for turn in range(4):
         moves(state, batches, Event("u", "a", partition=turn % 2), Event("v", "a", partition=turn % 2))

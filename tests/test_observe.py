@@ -48,8 +48,11 @@ class Observed:
         return self.metrics.registry.get_sample_value(f"afresh_{name}", labels)
 
 
+Observe = Callable[..., Observed]
+
+
 @pytest.fixture
-def observe(tmp_path: Path) -> Iterator[Callable[..., Observed]]:
+def observe(tmp_path: Path) -> Iterator[Observe]:
     made: list[Observed] = []
 
     def make(users: list[str], **options: Any) -> Observed:
@@ -61,7 +64,7 @@ def observe(tmp_path: Path) -> Iterator[Callable[..., Observed]]:
         each.worker.kill()
 
 
-def test_a_run_shows_in_metrics_and_health(observe: Callable[..., Observed]) -> None:
+def test_a_run_shows_in_metrics_and_health(observe: Observe) -> None:
     run = observe(["ann", "bob", "ann"])
     run.log.append(b"{", timestamp=START_MS + 3)
     run.run()
@@ -92,9 +95,7 @@ def test_a_run_shows_in_metrics_and_health(observe: Callable[..., Observed]) -> 
     assert run.value("partitions_assigned") == 0
 
 
-def test_an_alarm_is_counted_and_logged(
-    observe: Callable[..., Observed], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_alarm_is_counted_and_logged(observe: Observe, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "pipeline.service.observe")
     run = observe(["ann"])
     step = run.worker.learner.step
@@ -111,9 +112,7 @@ def test_an_alarm_is_counted_and_logged(
     assert lines == ["drift: hit_rate 0.500 -> 0.250 at event 7; reaction 0.40"]
 
 
-def test_a_worker_is_ready_without_a_partition_and_when_others_take_those_it_had(
-    observe: Callable[..., Observed],
-) -> None:
+def test_a_worker_is_ready_without_a_partition_and_when_others_take_those_it_had(observe: Observe) -> None:
     run = observe(["ann"], assigned=[])
     worker, states = run.worker, []
     worker.loop.start()
@@ -151,9 +150,7 @@ class PunctualSink(MemorySink):
         return receipt
 
 
-def test_latency_ends_with_the_acknowledgement_not_when_it_is_looked_at(
-    observe: Callable[..., Observed],
-) -> None:
+def test_latency_ends_with_the_acknowledgement_not_when_it_is_looked_at(observe: Observe) -> None:
     sink = PunctualSink()
     run = observe(["ann"], wrap=lambda name, part: sink if name == "sink" else part).run()
     run.worker.clock.advance(30.0)
@@ -162,7 +159,7 @@ def test_latency_ends_with_the_acknowledgement_not_when_it_is_looked_at(
     assert run.value("end_to_end_latency_seconds_sum") == 0.25
 
 
-def test_what_was_restored_shows_before_the_first_batch(observe: Callable[..., Observed]) -> None:
+def test_what_was_restored_shows_before_the_first_batch(observe: Observe) -> None:
     first = observe(["ann", "bob", "ann"]).run()
     first.worker.loop.leave()
     first.worker.kill()

@@ -133,9 +133,7 @@ def test_fading_twice_is_fading_by_the_sum(first: float, second: float) -> None:
         (0.02, 0.5, "young_items", 1.0),
     ],
 )
-def test_what_is_left_of_quality_is_never_nothing_and_never_more_than_all(
-    before: float, after: float, signal: str, left: float
-) -> None:
+def test_what_is_left_of_quality_is_bounded(before: float, after: float, signal: str, left: float) -> None:
     assert share_left(alarm(before, after, signal)) == left
 
 
@@ -220,9 +218,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, first: int, last: int, after: float =
     monkeypatch.setattr(DriftWatch, "update", raised)
 
 
-def test_no_test_of_the_batch_with_the_alarm_sees_the_reaction_and_the_next_one_does(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_reaction_shows_from_the_batch_after_the_alarm_on(monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, 32 * 20, 32 * 20)
     totals: dict[bool, list[float]] = {}
     outcomes: dict[bool, list[Outcome]] = {}

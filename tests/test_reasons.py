@@ -39,9 +39,7 @@ def plain_reasons(parts: list[float], items: list[int], row: int) -> list[int]:
     )
 )
 @settings(max_examples=150, deadline=None)
-def test_the_strongest_history_items_are_the_reasons(
-    queries: list[tuple[list[tuple[int, float]], int]],
-) -> None:
+def test_the_strongest_items_are_the_reasons(queries: list[tuple[list[tuple[int, float]], int]]) -> None:
     length = 8
     items = np.full((len(queries), length), -1, np.int32)
     parts = np.full(

@@ -239,9 +239,7 @@ def test_a_file_without_events_is_an_error_before_any_broker_is_asked(
 @pytest.mark.parametrize(
     "options", [["--rate", "-1"], ["--speed", "nan"], ["--limit", "-1"], ["--rate", "1", "--speed", "2"]]
 )
-def test_impossible_options_are_an_error_of_one_line(
-    options: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_impossible_options_are_one_line(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", "events.csv", *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert options[-2] in line
@@ -255,9 +253,7 @@ def site(embedded_broker: str, topic_name: Callable[[str], str], tmp_path: Path)
 
 
 @pytest.mark.kafka
-def test_the_topic_holds_the_events_of_the_file(
-    tmp_path: Path, site: Site, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_topic_holds_the_file(tmp_path: Path, site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     path = recording(tmp_path)
     assert main(["replay", str(path), "--json", "--start", "10", "--events", "250", *site.options()]) == 0
     out, err = capsys.readouterr()

@@ -152,9 +152,7 @@ def shown_to(recommender: Recommender, user: str) -> set[str]:
         (["dislike"], "dislike", False),
     ],
 )
-def test_a_disliked_item_is_not_shown_to_its_user_unless_the_configuration_allows_it(
-    exclude: list[str] | None, kind: str, shown: bool
-) -> None:
+def test_a_disliked_item_is_not_shown(exclude: list[str] | None, kind: str, shown: bool) -> None:
     recommender, batches = taught(settings(exclude))
     recommender.step(batches([Event("new", "i0"), Event("other", "i0")]))
     assert "i3" in shown_to(recommender, "new")

@@ -142,9 +142,7 @@ def assert_metrics(service: Process, truth: Truth, partitions: int) -> None:
     assert 0 < total("quality_ratio", model="attention", measure="served_hr", segment="all") < 1
 
 
-def test_a_new_user_of_a_planted_chain_gets_the_successor_first(
-    embedded_broker: str, make_site: MakeSite
-) -> None:
+def test_new_users_of_a_planted_chain_get_its_successor(embedded_broker: str, make_site: MakeSite) -> None:
     successor = np.random.default_rng(7).permutation(400).tolist()
     walks = chain(successor, users=200, events=12_000, seed=8, start_ms=now_ms() - 40_000_000)
     starts = np.random.default_rng(9).permutation(400)[:100].tolist()
@@ -195,9 +193,7 @@ def test_live_quality_is_that_of_evaluate(broker: str, make_site: MakeSite, eval
     assert {model: flat(inspected["quality"][model]) for model in MODELS} == live
 
 
-def test_live_quality_of_four_partitions_comes_near_that_of_evaluate(
-    embedded_broker: str, make_site: MakeSite, evaluated: Evaluated
-) -> None:
+def test_quality_of_four_partitions(embedded_broker: str, make_site: MakeSite, evaluated: Evaluated) -> None:
     live = live_quality(make_site(embedded_broker, 4, LIVE), evaluated.events)
     for model, metrics in evaluated.metrics.items():
         assert live[model]["ndcg@10"] >= 0.95 * metrics["ndcg@10"] > 0, model
@@ -265,9 +261,7 @@ def test_the_second_interrupt_ends_it_at_once(own_broker: EmbeddedBroker, make_s
         os.killpg(own_broker.pid, signal.SIGCONT)
 
 
-def test_a_broker_that_is_lost_for_too_long_ends_it_with_3(
-    own_broker: EmbeddedBroker, make_site: MakeSite
-) -> None:
+def test_a_broker_lost_for_too_long_ends_it_with_3(own_broker: EmbeddedBroker, make_site: MakeSite) -> None:
     site = make_site(own_broker.bootstrap_servers, settings={"kafka.broker_timeout_s": 3})
     service = site.run()
     service.until(lambda: service.metrics().get("afresh_rankings_published_total"), "the default list")
@@ -277,9 +271,7 @@ def test_a_broker_that_is_lost_for_too_long_ends_it_with_3(
     assert time.monotonic() - began > 2
 
 
-def test_too_many_bad_records_end_it_with_4_and_all_stay_uncommitted(
-    embedded_broker: str, make_site: MakeSite
-) -> None:
+def test_too_many_bad_records_end_it_with_4_uncommitted(embedded_broker: str, make_site: MakeSite) -> None:
     events = shopping(50, seed=5, now_ms=now_ms())
     bad = [event._replace(value=b"{") for event in shopping(60, seed=6, now_ms=now_ms())]
     site = make_site(embedded_broker, 1, {"limits.max_consecutive_dead_letters": 40})

@@ -262,9 +262,7 @@ def test_the_closed_loop_reports_its_progress_and_the_uplift(site, capsys, tmp_p
     assert len(retired) - len(withdrawn) <= 5  # of the last round
 
 
-def test_the_command_creates_the_configured_topic_and_sends_the_simulated_events(
-    broker, topic_name, tmp_path, capsys
-):
+def test_the_command_creates_the_topic_and_sends_the_simulated_events(broker, topic_name, tmp_path, capsys):
     site = Site(broker, topic_name("simulate"), tmp_path)
     assert simulated("--events", 500, "--rate", 5_000, "--json", *site.options()) == 0
     out, err = capsys.readouterr()

@@ -31,9 +31,7 @@ def topics(topic_name: Name) -> TopicsConfig:
     )
 
 
-def test_what_is_missing_is_created_and_what_is_there_is_left_alone(
-    broker: str, topics: TopicsConfig
-) -> None:
+def test_what_is_missing_is_created_and_what_exists_is_left_alone(broker: str, topics: TopicsConfig) -> None:
     first, second = topics.event_topics()
     make_topic(broker, first, 3)
     created = ensure_topics(config(broker), topics)
@@ -49,9 +47,7 @@ def test_what_is_missing_is_created_and_what_is_there_is_left_alone(
     admin.close()
 
 
-def test_topics_that_may_not_be_created_are_named_in_one_line(
-    broker: str, topics: TopicsConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refused_topics_are_named(broker: str, topics: TopicsConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> NoReturn:
         raise TopicAuthorizationFailedError
 

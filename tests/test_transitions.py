@@ -54,9 +54,7 @@ def test_a_newcomer_as_heavy_as_the_weakest_takes_its_slot(kind: str) -> None:
 
 
 @pytest.mark.parametrize("weight", [0.25, 0.75])
-def test_a_light_newcomers_expected_weight_is_its_own_and_the_sum_of_the_row_stays(
-    kind: str, weight: float
-) -> None:
+def test_a_light_newcomers_expected_weight_is_its_own(kind: str, weight: float) -> None:
     held, draws = [], 3000
     for seed in range(draws):
         full = Full(kind, 1.0)
@@ -70,9 +68,7 @@ def test_a_light_newcomers_expected_weight_is_its_own_and_the_sum_of_the_row_sta
 
 
 @pytest.mark.parametrize("status", [RETIRED, NEW, HIDDEN])
-def test_the_slot_of_an_evicted_partner_is_taken_first_whether_reclaimed_or_not(
-    kind: str, status: int
-) -> None:
+def test_the_slot_of_an_evicted_partner_is_taken_first(kind: str, status: int) -> None:
     for reclaimed in (False, True):
         full = Full(kind, 5.0)
         full.status[3] = status
@@ -120,9 +116,7 @@ visit = st.tuples(st.integers(0, 9), st.integers(-1, 5), st.sampled_from([0.0, 1
 
 
 @given(st.lists(st.lists(visit, max_size=25), max_size=6))
-def test_the_session_index_is_a_dictionary_of_the_newest_sessions(
-    batches: list[list[tuple[int, int, float]]],
-) -> None:
+def test_the_session_index_holds_the_newest_sessions(batches: list[list[tuple[int, int, float]]]) -> None:
     """Eight slots for nine sessions, in two sets of four: the oldest of a full set is replaced."""
     index = SessionIndex(6, visits=3, sessions=2 * WAYS)
     kept: dict[int, list[int]] = {}  # by key, in order of their beginning

@@ -196,9 +196,7 @@ def test_one_topics_users_are_not_kept_when_the_others_are_behind(tmp_path: Path
 
 
 @pytest.mark.parametrize("seed", [4, 5, 34, 45, 97, 149])  # each has found a defect
-def test_users_learn_every_event_of_both_topics_once_across_rebalances_and_kills(
-    tmp_path: Path, seed: int
-) -> None:
+def test_users_learn_every_event_once_across_rebalances_and_kills(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     shop = Shop(tmp_path, numbers=2)
     owners = {0: "a", 1: "b"}

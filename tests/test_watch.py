@@ -118,9 +118,7 @@ def test_a_user_s_newest_list_comes_first_then_what_is_published(site: Settings,
 
 
 @pytest.mark.kafka
-def test_lists_of_all_users_come_from_now_on_or_from_the_beginning_with_alarms(
-    site: Settings, sink: KafkaSink
-) -> None:
+def test_lists_of_all_users_come_from_now_on_or_from_the_beginning(site: Settings, sink: KafkaSink) -> None:
     alarm = DriftAlarm("adwin", "loss", 9, 0.1, 0.2, AT_MS)
     sink.publish([ranking("ann"), ranking("ann", 2)], [], [alarm], []).wait(10)
     everything = taken(site, Wanted(everything=True, drift=True), 3)
@@ -132,9 +130,7 @@ def test_lists_of_all_users_come_from_now_on_or_from_the_beginning_with_alarms(
 
 
 @pytest.mark.kafka
-def test_records_of_other_writers_are_skipped_with_a_warning(
-    site: Settings, sink: KafkaSink, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_other_records_are_skipped(site: Settings, sink: KafkaSink, caplog: pytest.LogCaptureFixture) -> None:
     producer = KafkaProducer(bootstrap_servers=site.kafka.bootstrap_servers)
     producer.send(site.topics.recommendations, key=b"ann", value=b'{"not": "ours"}').get(10)
     producer.close()
@@ -172,9 +168,7 @@ def test_a_signal_ends_it_with_zero(
 
 
 @pytest.mark.parametrize("command", [["watch"], ["simulate", "--events", "10"]], ids=lambda words: words[0])
-def test_no_broker_is_one_line_and_exit_code_two(
-    command: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_broker_is_one_line_and_code_two(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--set", "kafka.bootstrap_servers=127.0.0.1:1", "--set", "kafka.start_timeout_s=0.2"]
     assert cli.main([*command, *options, "--log-level", "error"]) == 2
     shown = capsys.readouterr()

@@ -195,9 +195,7 @@ def test_the_items_topic_is_read_to_its_end_before_the_first_event(tmp_path: Pat
     assert shown(worker) == {"item-0"}
 
 
-def test_lists_are_refreshed_without_an_event_when_an_item_is_withdrawn(
-    tmp_path: Path, items: MemoryLog
-) -> None:
+def test_lists_are_refreshed_when_an_item_is_withdrawn(tmp_path: Path, items: MemoryLog) -> None:
     worker = reading(filled(["ann", "bob", "cyd"]), tmp_path, items)
     worker.finish()
     assert shown(worker) == {"item-0", "item-1", "item-2"}
