@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 from contracts.sinks import KafkaWorld, topics_named
-from harness.clients import config, make_topic
-from kafka import KafkaAdminClient, KafkaConsumer
-from kafka.admin import ConfigResource, ConfigResourceType
+from harness.clients import config
+from kafka import KafkaConsumer
 from kafka.partitioner.default import DefaultPartitioner
 
 from consumers.memory import MemoryRecord
@@ -193,27 +192,6 @@ def test_a_missing_topic_is_an_error_that_names_it(world: KafkaWorld) -> None:
     topics = msgspec.structs.replace(world.topics, drift="nowhere-at-all")
     with pytest.raises(UsageError, match="topic 'nowhere-at-all' does not exist"):
         KafkaSink(world.kafka, topics, now_ms)
-
-
-def test_rankings_and_items_are_compacted_and_other_topics_are_not(world: KafkaWorld) -> None:
-    topics = world.topics
-    admin = KafkaAdminClient(bootstrap_servers=world.address)
-    for name in (topics.recommendations, topics.items, topics.dead_letters, topics.drift, world.source.topic):
-        found = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
-        assert ("compact" if name in (topics.recommendations, topics.items) else "delete") in str(found)
-    admin.close()
-
-
-def test_existing_topics_are_not_changed(broker: str, topic_name: Name) -> None:
-    topics = topics_named(topic_name)
-    make_topic(broker, topics.drift, partitions=5)
-    created = create_topics(config(broker), topics, partitions=2, replication=1)
-    assert set(created) == {*topics.event_topics(), topics.items, topics.recommendations, topics.dead_letters}
-    assert create_topics(config(broker), topics, partitions=2, replication=1) == []
-    consumer = KafkaConsumer(bootstrap_servers=broker)
-    assert len(consumer.partitions_for_topic(topics.drift)) == 5
-    assert len(consumer.partitions_for_topic(topics.recommendations)) == 2
-    consumer.close()
 
 
 def test_the_producer_fails_after_the_broker_timeout() -> None:

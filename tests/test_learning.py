@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from harness.streams import Spy, copied, ndcg_between, same
+from harness.streams import Batches, Event, Spy, copied, ndcg_between, same
 
-from pipeline.events.batch import Events, RawBatch, Span, TopicPartition
+from pipeline.events.batch import RawBatch, TopicPartition
 from pipeline.models import gate
 from pipeline.models.attention import AttentionModel
 from pipeline.models.model import TrainResult
@@ -41,13 +41,10 @@ def raw(
     learner: Recommender, users: Sequence[str], items: Sequence[str], type: str = "click", times: Any = None
 ) -> RawBatch:
     """Return the next batch of a stream with an event a second."""
-    at, count = learner.offsets.get(SOURCE, 0), len(users)
-    times = START_MS + (at + np.arange(count)) * 1000 if times is None else times
-    events = Events(
-        list(users), list(items), [type] * count, [None] * count, times, np.full(count, NOW_MS),
-        np.full(count, np.nan), np.zeros(count, np.int32),
-    )  # fmt: skip
-    return RawBatch(learner.seq, NOW_MS, (Span(*SOURCE, at, at + count),), events, [])
+    at = learner.offsets.get(SOURCE, 0)
+    times = START_MS + (at + np.arange(len(users))) * 1000 if times is None else times
+    events = [Event(user, item, type, ms) for user, item, ms in zip(users, items, times, strict=True)]
+    return Batches(seq=learner.seq, ends={0: at})(events, NOW_MS)
 
 
 def feed(
@@ -385,13 +382,3 @@ def test_the_first_events_make_a_default_list() -> None:
     assert lists["bob"] == ["tea"]
     assert sorted(lists["__default__"]) == ["pot", "tea"]
     assert lists["__default__"][0] == "pot"
-
-
-def test_a_negative_event_is_neither_tested_nor_learned() -> None:
-    learner = recommender()
-    feed(learner, [1, 2, 3], [1, 2, 3])
-    tests = learner.quality.cumulative()["attention"]["tests"]
-    outcome = learner.step(raw(learner, ["u1", "u2"], ["i2", "i3"], type="dislike"))
-    assert learner.quality.cumulative()["attention"]["tests"] == tests
-    assert outcome.metrics.skipped == "no_target"
-    assert learner.bank.transitions.forward.data.sum() == 0

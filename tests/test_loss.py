@@ -420,24 +420,6 @@ def test_a_batch_without_a_target_teaches_nothing() -> None:
     with_lesson(check, [])
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_step_that_is_not_finite_is_skipped_and_ranks_nothing_first(value: float) -> None:
-    def check(at: Lesson) -> None:
-        beta = at.model.parameters.values["beta"].data
-        beta[1] = value
-        before = copied(at.model.columns())
-        learned = at.learn()
-        assert learned.skipped == "non_finite"
-        same(at.model.columns(), before)
-        ranks, targets = learned.ranks, at.targets.item_B >= 0
-        assert (ranks.greater_B[targets] >= np.diff(at.training.candidates.indptr)[targets] - 1).all()
-        # the next step, with sound parameters, is not affected by this one
-        beta[1] = 0
-        assert at.learn().skipped == ""
-
-    with_lesson(check, [])
-
-
 def test_success_is_a_running_reciprocal_rank_of_each_kind_of_feature() -> None:
     kept, typical_kept = float(KEPT), float(TYPICAL_KEPT)
     expected: list[Array] = []

@@ -4,13 +4,13 @@ import re
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.openmetrics import exposition
 
 from pipeline.events.batch import TopicPartition
 from pipeline.events.checks import REASONS
 from pipeline.outcome import SKIPS, STAGES
-from pipeline.service.metrics import LATENCY_BUCKETS_S, BatchHistogram, Metric, Metrics
+from pipeline.service.metrics import LATENCY_BUCKETS_S, Metric, Metrics
 
 NAMES = {  # name as scraped: type, labels
     "events_consumed_total": ("counter", {"type"}),
@@ -108,15 +108,6 @@ def test_liveness_is_asked_at_the_scrape() -> None:
     assert [value(metrics, "live"), value(metrics, "live")] == [1, 0]
 
 
-def test_counters_add_up_and_gauges_are_replaced() -> None:
-    metrics = Metrics()
-    for live, admitted in ((10, 10), (12, 5)):
-        metrics.set(Metric.TABLE_ROWS, live, "users")
-        metrics.add(Metric.ROWS_ADMITTED, admitted, "users")
-    assert value(metrics, "table_rows", table="users") == 12
-    assert value(metrics, "rows_admitted_total", table="users") == 15
-
-
 def test_event_types_beyond_thirty_two_share_one_series() -> None:
     metrics = Metrics()
     metrics.add_types(Metric.EVENTS_CONSUMED, {f"type-{n}": 1 for n in range(40)})
@@ -161,13 +152,6 @@ def test_latency_leaves_out_what_is_not_finite_and_takes_none_for_negative() -> 
     assert value(metrics, "end_to_end_latency_seconds_count") == 2
     assert value(metrics, "end_to_end_latency_seconds_sum") == 0.5
     assert value(metrics, "end_to_end_latency_seconds_bucket", le="0.001") == 1
-
-
-def test_a_name_can_be_registered_once_only() -> None:
-    registry = CollectorRegistry()
-    registry.register(BatchHistogram("twice", "Twice.", (1.0,)))
-    with pytest.raises(ValueError, match="Duplicated timeseries"):
-        registry.register(BatchHistogram("twice", "Twice.", (1.0,)))
 
 
 def test_both_text_formats_can_be_written() -> None:

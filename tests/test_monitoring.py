@@ -111,22 +111,6 @@ def test_a_panel_can_be_read_by_who_has_never_seen_it(panel: dict[str, Any]) -> 
         assert set(re.findall(r"\brate\([^[]*\[([^]]*)]", target["expr"])) <= {"$__rate_interval"}
 
 
-def test_panels_have_numbers_and_places_of_their_own() -> None:
-    everything = dashboard()["panels"]
-    assert len({panel["id"] for panel in everything}) == len(everything)
-    taken: set[tuple[int, int]] = set()
-    for panel in everything:
-        place = panel["gridPos"]
-        cells = {
-            (x, y)
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
-        }
-        assert max(x for x, _ in cells) < 24, panel["title"]
-        assert not cells & taken, panel["title"]
-        taken |= cells
-
-
 def test_the_source_of_data_is_a_variable_everywhere() -> None:
     board = dashboard()
     variables = {variable["name"]: variable for variable in board["templating"]["list"]}

@@ -258,21 +258,15 @@ def test_event_ids_are_remembered_over_a_restart() -> None:
     assert (outcome.metrics.duplicates, outcome.metrics.learned) == (1, 1)
 
 
-def test_users_who_know_no_item_survive_a_restart() -> None:
+def test_users_who_know_no_item_and_partitions_without_users_survive_a_restart() -> None:
     settings = small_settings(limits=LimitsConfig(admit_after=2))
-    first, batches = Recommender(settings), Batches()
-    first.step(batches([Event("u", "a")]))
-    second = restored(settings, first.snapshot())
-    assert second.digests() == first.digests()
-    assert moved_users(second.state, "u") == ([], [], [])
-
-
-def test_a_partition_without_users_survives_a_restart() -> None:
-    settings = small_settings()
-    first, batches = Recommender(settings), Batches()
-    first.step(batches([]))
-    second = restored(settings, first.snapshot())
-    assert second.offsets == first.offsets == {source(0): 0}
+    for events in ([Event("u", "a")], []):
+        first = Recommender(settings)
+        first.step(Batches()(events))
+        second = restored(settings, first.snapshot())
+        assert second.digests() == first.digests()
+        assert second.offsets == first.offsets == {source(0): len(events)}
+        assert [moved_users(second.state, event.user) for event in events] == [([], [], [])] * len(events)
 
 
 def test_items_that_came_with_a_shard_do_not_expire_at_once() -> None:

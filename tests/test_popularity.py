@@ -123,14 +123,6 @@ def test_one_huge_batch_leaves_finite_counts() -> None:
     np.testing.assert_allclose(popularity.values(P300).sum(), 2 / (2 ** (1 / 300) - 1), rtol=1e-3)
 
 
-def test_event_time_that_goes_back_takes_nothing_away() -> None:
-    popularity = Popularity(ITEMS)
-    add(popularity, [Count(0, 1, 0, START_MS + DAY_MS), Count(1, 1, 0, START_MS)])
-    assert popularity.values(DAY)[:2].tolist() == [1.0, 1.0]
-    add(popularity, [Count(2, 1, 0, START_MS + 2 * DAY_MS)])
-    assert popularity.values(DAY)[:3].tolist() == [0.5, 0.5, 1.0]
-
-
 def plain_position(times: list[int], now_ms: int) -> int:
     """The position in words: no history; a pause; else the steps of this session before the newest one."""
     if not times:

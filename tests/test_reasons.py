@@ -55,13 +55,6 @@ def test_the_strongest_items_are_the_reasons(queries: list[tuple[list[tuple[int,
         assert found[b, 0].tolist() == expected + [-1] * (REASONS - len(expected))
 
 
-def test_without_a_history_there_is_no_reason() -> None:
-    assert (
-        reasons(np.ones((1, 1, 4), np.float32), np.full((1, 3), -1, np.int32), np.array([[0]], np.int32))
-        == -1
-    ).all()
-
-
 def test_published_reasons_are_the_users_own_items_and_never_the_item_itself() -> None:
     recommender, batches = Recommender(small_settings(exclude=[])), Batches()
     rng = np.random.default_rng(4)

@@ -118,13 +118,7 @@ def test_a_rate_holds_over_the_run_when_every_wait_is_too_long(late_s: float) ->
     lateness = [at - number / 1_000 for number, at in enumerate(times)]
     assert min(lateness) >= -1e-9
     assert max(lateness) <= 0.016 + late_s
-
-
-def test_events_leave_in_short_even_slices() -> None:
-    clock = Time()
-    times = [clock.now_s for _ in at_rate(range(2_000), 2_000, clock.wait, clock.read)]
-    assert max(np.diff(times)) < 0.02
-    assert clock.waits < 80
+    assert clock.waits < 160
 
 
 def test_without_a_rate_there_is_no_wait() -> None:

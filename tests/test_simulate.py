@@ -15,7 +15,6 @@ from producers.simulator.events import (
     wire_events,
 )
 from producers.simulator.plan import Change, Plan
-from producers.simulator.preferences import draw_distinct
 from producers.simulator.users import simulate_users
 
 
@@ -36,14 +35,6 @@ def demo():
 def test_the_streams_of_published_measurements_do_not_change(demo):
     columns = b"".join(np.ascontiguousarray(column, np.int64).tobytes() for column in demo)
     assert hashlib.sha256(columns).hexdigest().startswith("d123e65db13e5af3")
-
-
-def test_favourites_are_drawn_as_numpy_draws_without_replacement():
-    ours, theirs = np.random.default_rng(3), np.random.default_rng(3)
-    share = np.array([0.7, 0.2, 0.05, 0.03, 0.02])
-    for _ in range(500):
-        assert draw_distinct(ours, share, 3) == theirs.choice(5, 3, replace=False, p=share).tolist()
-    assert ours.random() == theirs.random()
 
 
 @pytest.mark.parametrize(

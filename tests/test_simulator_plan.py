@@ -242,11 +242,3 @@ def test_the_truth_gives_ids_and_times(everything):
 def test_an_impossible_plan_is_an_error(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_turns_are_in_order_and_end():
-    plan = Plan((Change("recurring", 10, 35, period=10),), (Burst("rate", 12, 33),))
-    turns, made = [], -1
-    while (made := plan.next_turn(made)) is not None:
-        turns.append(made)
-    assert turns == [10, 12, 20, 30, 33, 35]

@@ -225,17 +225,6 @@ def test_the_oldest_row_is_exact_however_old_the_queue_is() -> None:
             )
 
 
-def test_a_freed_row_is_reused_only_after_its_references_are_removed() -> None:
-    state, batches = new_state(small_settings(limits=LimitsConfig(items=1))), Batches()
-    move_on(state, batches([Event("u", "a")]))
-    row = state.items.row_of["a"]
-    move_on(state, batches([Event("u", "b")]))
-    assert state.items.status.data[row] == RETIRED
-    for n in range(30):
-        move_on(state, batches([Event("u", f"c{n}")]))
-        assert state.items.row_of[f"c{n}"] != row
-
-
 def test_a_reclaiming_cycle_takes_its_steps_and_then_frees_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reclaiming, "ROWS_WORTH_A_CYCLE", 2)
     state, batches = new_state(small_settings(limits=LimitsConfig(items=2))), Batches()

@@ -54,14 +54,6 @@ def test_parts_are_of_about_equal_length_whatever_the_batches_were(sizes: list[i
     assert lengths.min() >= 0.65 * at / 60
 
 
-def test_a_moment_is_seldom_due() -> None:
-    timeline, due = Timeline(["a"], 8), 0
-    for at in range(10, 20_010, 10):
-        due += timeline.is_due(at)
-        advance(timeline, [0], at)
-    assert due < 60
-
-
 @given(st.lists(st.integers(0, 50), max_size=60), st.lists(st.integers(0, 50), max_size=60))
 def test_a_checkpoint_in_between_changes_no_bit(before: list[int], after: list[int]) -> None:
     whole = Timeline(["a"], 8)

@@ -42,8 +42,10 @@ def test_what_is_missing_is_created_and_what_exists_is_left_alone(broker: str, t
     admin = KafkaAdminClient(bootstrap_servers=broker)
     (described,) = admin.describe_topics([first])
     assert len(described["partitions"]) == 3
-    found = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topics.recommendations)])
-    assert "'cleanup.policy': {'value': 'compact'" in str(found)
+    for name in (topics.recommendations, topics.items, topics.dead_letters, topics.drift, second):
+        found = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+        policy = "compact" if name in (topics.recommendations, topics.items) else "delete"
+        assert f"'cleanup.policy': {{'value': '{policy}'" in str(found)
     admin.close()
 
 

@@ -80,17 +80,6 @@ def test_the_slot_of_an_evicted_partner_is_taken_first(kind: str, status: int) -
         assert full.weights.data[0, 2] == np.float32(1e-6 if taken else 10)
 
 
-def test_the_draws_come_from_the_seed_alone(kind: str) -> None:
-    rows = []
-    for seed in [*range(8), *range(8)]:
-        full = Full(kind, 1.0)
-        for m in range(50, 60):
-            full.add(0.3, m, seed=seed * 1000 + m)
-        rows.append(full.table.partner.data[0].tolist())
-    assert rows[:8] == rows[8:]
-    assert any(row != rows[0] for row in rows)
-
-
 def test_the_weakest_transition_is_the_least_in_both_directions_together() -> None:
     full = Full("transitions", 1.0)
     full.table.backward.data[0] = [3, 0.5, 0, *[0.5] * (SLOTS - 3)]

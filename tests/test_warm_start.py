@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness.streams import small_settings, source
+from harness.streams import Batches, Event, small_settings, source
 from harness.workers import NOW_MS, START_MS, Life, append, changed
 
 from consumers.memory import MemoryLog
@@ -29,14 +29,9 @@ SETTINGS = changed(small_settings(), checkpoint__path="state")
 
 def export() -> Events:
     """300 events of ten users, one after the other."""
-    rng = np.random.default_rng(5)
-    times = START_MS + 60_000 * np.arange(EXPORT)
-    return Events(
-        [f"u{number % 10}" for number in range(EXPORT)],
-        [f"i{int(rng.integers(60))}" for _ in range(EXPORT)],
-        ["click"] * EXPORT, [None] * EXPORT, times, np.zeros(EXPORT, np.int64), np.full(EXPORT, np.nan),
-        np.zeros(EXPORT, np.int32),
-    )  # fmt: skip
+    items = np.random.default_rng(5).integers(60, size=EXPORT).tolist()
+    events = [Event(f"u{n % 10}", f"i{item}", time_ms=START_MS + 60_000 * n) for n, item in enumerate(items)]
+    return Batches()(events).events
 
 
 @pytest.fixture

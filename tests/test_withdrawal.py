@@ -110,15 +110,6 @@ def test_users_that_another_worker_brings_get_lists_without_what_is_withdrawn_he
     assert not ours.holders("i1") - {DEFAULT_USER}
 
 
-def test_the_default_list_has_no_withdrawn_item() -> None:
-    shop = Shop()
-    shop.step(crowd(30))
-    first = shop.newest[DEFAULT_USER][0]
-    shop.step([], (first, False))
-    assert first not in shop.newest[DEFAULT_USER]
-    assert len(shop.newest[DEFAULT_USER]) == K
-
-
 def test_without_events_the_default_list_holds_announced_items() -> None:
     shop = Shop()
     shop.recommender.held = {source(0)}
