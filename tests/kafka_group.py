@@ -52,9 +52,14 @@ class Group(ExitStack):
     def hold(self, topic: str, count: int = 1, **kafka: object) -> tuple[KafkaSource, Recorder]:
         """Open a source, and poll until it holds so many partitions."""
         source, recorder = self.open(topic, **kafka)
+        self.poll_until_held(source, recorder, count)
+        return source, recorder
+
+    @staticmethod
+    def poll_until_held(source: KafkaSource, recorder: Recorder, count: int) -> None:
+        """Poll until so many partitions are assigned; the test's time limit ends it otherwise."""
         while len(recorder.held) < count:
             source.poll(10, 0.05)
-        return source, recorder
 
     def members(self, topic: str) -> list[str]:
         """Return the ids of the group's members."""

@@ -61,13 +61,14 @@ def test_only_the_very_names_are_familiar() -> None:
     ]  # fmt: skip
 
 
-def test_a_type_taken_by_a_name_like_its_own_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_new_type_is_logged_once_with_its_role(caplog: pytest.LogCaptureFixture) -> None:
     state = new_state(small_settings())
     with caplog.at_level("INFO"):
-        for _ in range(2):
-            state.types.of("Order Cancelled")
+        for name in ("view", "glance", "glance", "Order Cancelled", "Order Cancelled"):
+            state.types.of(name)
     assert [record.getMessage() for record in caplog.records] == [
-        "event type 'Order Cancelled' is new: taken as negative, weight 1"
+        "event type 'glance' is new: taken as positive, weight 1",
+        "event type 'Order Cancelled' is new: taken as negative, weight 1",
     ]
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -109,11 +110,10 @@ def test_events_are_keyed_by_user_and_event_time_ends_about_now():
 
 
 def test_a_season_starts_at_midnight_and_ends_about_now():
-    simulation = Simulation(Order(3_000, 0, plan=Plan(season=Season(2))), NOW_MS)
-    events = list(simulation.wire(simulation.columns()))
-    day_ms = 24 * 3_600_000
+    simulation, day_ms = Simulation(Order(3_000, 0, plan=Plan(season=Season(2))), NOW_MS), 24 * 3_600_000
     assert simulation.start_ms % day_ms == 0
-    assert NOW_MS - 1.2 * day_ms < events[-1].time_ms < NOW_MS + 0.2 * day_ms
+    *_, last = simulation.wire(simulation.columns())
+    assert NOW_MS - 1.2 * day_ms < last.time_ms < NOW_MS + 0.2 * day_ms
 
 
 def test_a_burst_of_rate_is_sent_as_a_burst():
@@ -206,17 +206,8 @@ def test_a_user_sees_the_newest_ranking_or_else_the_default_one(site):
 
 
 def test_an_error_of_the_reading_thread_is_raised(monkeypatch):
-    class Broken:
-        def __init__(self, *_):
-            pass
-
-        def poll(self, wait_s):
-            raise ValueError("no such codec")
-
-        def close(self):
-            pass
-
-    monkeypatch.setattr(newest_lists, "TopicReader", Broken)
+    broken = Mock(**{"poll.side_effect": ValueError("no such codec")})
+    monkeypatch.setattr(newest_lists, "TopicReader", lambda *_: broken)
     with NewestLists(KafkaConfig(), "recommendations") as lists:
         lists.of("ann")
         lists._thread.join()
@@ -270,11 +261,11 @@ def test_the_command_creates_the_topic_and_sends_the_simulated_events(broker, to
     assert f"created topic {site.events}" in err
     records = records_of(site, "events")
     own = Simulation(Order(500, 0), NOW_MS)
-    without_time = [
-        sorted(json.dumps(msgspec.json.decode(value) | {"timestamp_ms": 0}) for value in values)
-        for values in ([r.value for r in records], [e.value for e in own.wire(own.columns())])
-    ]
-    assert without_time[0] == without_time[1]
+    sent, expected = (
+        sorted(json.dumps(json.loads(each.value) | {"timestamp_ms": 0}) for each in events)
+        for events in (records, own.wire(own.columns()))
+    )
+    assert sent == expected
     assert all(abs(record.timestamp / 1000 - time.time()) < 60 for record in records)
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from harness.streams import (
     MINUTE_MS,
-    ROLES,
     START_MS,
     Batches,
     Event,
@@ -25,7 +24,7 @@ from pipeline.state import reclaiming
 from pipeline.state.positions import DAY_MS
 from pipeline.state.reclaiming import STEPS
 from pipeline.state.state import State
-from pipeline.state.tables import FREE, LIVE, NEW, RETIRED, SWEPT, IdTable
+from pipeline.state.tables import FREE, LIVE, RETIRED, SWEPT, IdTable
 
 HISTORY = 10  # a ring is never shorter than the reach of transitions
 Life = tuple[str, int]  # an id, and which of its admissions
@@ -292,25 +291,3 @@ def test_forgotten_users_leave_nothing_behind() -> None:
         for key, column in store.columns().items():
             if column.axis == "user":
                 np.testing.assert_array_equal(column.data[1], before[name][key], err_msg=f"{name}.{key}")
-
-
-def test_new_rows_are_new_until_their_batch_has_ended() -> None:
-    state, batches = new_state(small_settings()), Batches()
-    seen = []
-    move_on(
-        state,
-        batches([Event("u", "a")]),
-        lambda batch, _: seen.append(state.items.status.data[batch.item_B[0]]),
-    )
-    assert seen == [NEW]
-    assert state.items.status.data[0] == LIVE
-    assert ROLES.role("view") == 1
-
-
-def test_an_unknown_event_type_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    state = new_state(small_settings())
-    with caplog.at_level("INFO"):
-        for name in ("view", "glance", "glance", "refund"):
-            state.types.of(name)
-    logged = [record.getMessage() for record in caplog.records]
-    assert logged == ["event type 'glance' is new: taken as positive, weight 1"]

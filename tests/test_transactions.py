@@ -53,7 +53,6 @@ class AtomicSink(SlowSink):
         return super().publish(*batch)
 
     def deliver(self, upto: SlowReceipt) -> None:
-        """Commit the transaction."""
         while not upto.acknowledged:
             receipt, rankings, rejects = self.open.pop(0)
             self.taken.publish(rankings, rejects, [], [])
@@ -70,15 +69,13 @@ class AtomicWorld(World):
     """A world with a broker that has transactions."""
 
     def sink(self) -> SlowSink:
-        """Make the sink of one process."""
         return AtomicSink(self.outbox, self)
 
 
 def published_twice(rankings: list[Ranking], journal: Journal, seq_of: Callable[[Ranking], int]) -> list[str]:
-    """Return the ids of the lists that a worker published twice and should not have.
+    """Return the ids of lists that were published twice, and not as the same list of a batch without records.
 
-    A batch without records (its lists were pending, no event came) moves no offset, so a worker that resumes
-    can't tell whether the batch was committed: its lists may be published again, with the same content.
+    Such a batch moves no offset, so a worker that resumes can't tell whether it was published.
     """
     without_records = {entry.seq for entry in journal.entries(0) if not entry.spans}
     contents: dict[str, list[bytes]] = {}
@@ -159,7 +156,6 @@ class RejectingSink(MemorySink):
     rejections = 0
 
     def publish(self, *batch: Any) -> Any:
-        """Reject the batch, or take it."""
         if self.rejections:
             self.rejections -= 1
             return RejectedReceipt()
