@@ -17,8 +17,6 @@ USERS, ITEMS, LENGTH = 3, 8, 4
 
 
 class Did(NamedTuple):
-    """One event of a batch."""
-
     user: int
     item: int
     kind: int

@@ -16,7 +16,6 @@ DEPLOY = Path(__file__).parents[1] / "deploy"
 
 
 def recorded(script: str, folder: Path, **variables: str) -> list[list[str]]:
-    """Run a script of deploy/kafka with tools that print their arguments; return them, call by call."""
     for name in NAMES:
         (folder / name).write_text('#!/bin/sh\necho "$*"\n', "utf-8")
         (folder / name).chmod(0o755)

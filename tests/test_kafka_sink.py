@@ -35,7 +35,6 @@ HEADERS = {
 
 @pytest.fixture
 def world(broker: str, topic_name: Name) -> Iterator[KafkaWorld]:
-    """The topics of a test, created, and the sink without transactions."""
     made = KafkaWorld(broker, topics_named(topic_name), transactions=False)
     yield made
     made.close()
@@ -59,7 +58,6 @@ def reject(value: bytes | None, key: bytes | None, partition: int = 0) -> Reject
 
 
 def partition_of(broker: str, topic: str, key: bytes) -> int:
-    """Return the partition that Kafka's default partitioner chooses."""
     consumer = KafkaConsumer(bootstrap_servers=broker)
     consumer.partitions_for_topic(topic)
     chosen: int = DefaultPartitioner().partition(topic, key, key, None, None, consumer._cluster)

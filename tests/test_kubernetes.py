@@ -25,7 +25,6 @@ def dockerfile() -> str:
 
 
 def settings_of(worker: str, tmp_path: Path, **environment: str) -> Settings:
-    """Return the settings of one pod."""
     config = tmp_path / "afresh.toml"
     text = MANIFESTS["config"]["data"]["afresh.toml"]
     if environment:  # with the commented lines

@@ -37,7 +37,6 @@ def recommender(settings: Settings = REPEATS, names: Sequence[str] = FIRST, **op
 def raw(
     learner: Recommender, users: Sequence[str], items: Sequence[str], type: str = "click", times: Any = None
 ) -> RawBatch:
-    """Return the next batch of a stream with an event a second."""
     at = learner.offsets.get(SOURCE, 0)
     times = START_MS + (at + np.arange(len(users))) * 1000 if times is None else times
     events = [Event(user, item, type, ms) for user, item, ms in zip(users, items, times, strict=True)]
@@ -52,7 +51,6 @@ def feed(
     type: str = "click",
     times: Any = None,
 ) -> list[Outcome]:
-    """Let it learn a stream of numbered users and items."""
     outcomes = []
     for first in range(0, len(users), batch):
         part = slice(first, first + batch)
@@ -63,7 +61,6 @@ def feed(
 
 
 def people(events: int, seed: int = 0) -> tuple[Ints, Ints]:
-    """Return users and items of simulated users."""
     chunks = simulate_users(events, seed, config=SimulatorConfig(users=300, items=300, sessions=32))
     columns = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
     return columns.user_B, columns.item_B

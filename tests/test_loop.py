@@ -37,7 +37,6 @@ def finished(log: MemoryLog, folder: Path | None, name: str = "worker-0", **part
 
 
 def restarted(worker: Worker, **parts: Any) -> Worker:
-    """Kill a worker and start it again."""
     worker.kill()
     again = Worker(worker.log, worker.settings, **parts)
     again.loop.start()
@@ -74,8 +73,6 @@ def test_a_batch_is_journaled_then_learned_then_published_then_committed(tmp_pat
     calls: list[str] = []
 
     class Traced:
-        """Notes the calls of some methods of a part."""
-
         def __init__(self, name: str, part: Any) -> None:
             self.name, self.part = name, part
 

@@ -31,7 +31,6 @@ class Case(NamedTuple):
 
     @property
     def logits(self) -> Logits:
-        """What a model would compute."""
         c, t = self.training.candidates, self.target_B
         own_B = self.logits_BM[np.arange(QUERIES), np.maximum(t, 0)]
         negatives_BS = np.ascontiguousarray(self.logits_BM[:, self.training.negatives_S])

@@ -48,7 +48,6 @@ class Calls:
         return worker
 
     def of(self, act: Callable[[], object]) -> Counter[str]:
-        """Return the calls that an act makes."""
         self.counts.clear()
         act()
         return Counter(self.counts)

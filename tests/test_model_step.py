@@ -34,7 +34,6 @@ class Lesson(NamedTuple):
     targets: Targets
 
     def learn(self) -> TrainResult:
-        """Let the model learn it."""
         return self.model.learn(self.queries, self.training, self.targets)
 
 

@@ -69,8 +69,6 @@ def test_moves_are_in_the_metrics_of_a_batch() -> None:
 
 
 class Scattered(Batches):
-    """Batches of a producer that chooses a random partition for each event."""
-
     def __call__(self, events: Sequence[Event], now_ms: int | None = None) -> RawBatch:
         chance = np.random.default_rng(self.seq)
         return super().__call__([each._replace(partition=int(chance.integers(3))) for each in events], now_ms)
@@ -114,7 +112,6 @@ def test_a_takeover_loses_no_event_of_a_user_that_moves(tmp_path: Path) -> None:
 
 
 def recommending(log: MemoryLog, folder: Path, name: str) -> Worker:
-    """Start a worker with a recommender."""
     settings = changed(settings_for(folder, name), model__tables={"attention": {"dim": 8, "history": 8}})
     worker = Worker(log, settings, learner=Recommender(settings))
     worker.loop.start()

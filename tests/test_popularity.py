@@ -30,8 +30,6 @@ ITEMS = 6
 
 
 class Count(NamedTuple):
-    """One counted event."""
-
     item: int
     weight: float
     position: int

@@ -141,8 +141,6 @@ def test_an_impossible_rate_is_an_error(rate: float) -> None:
 
 
 class Delivered:
-    """A future that is already done or failed."""
-
     def __init__(self, error: Exception | None) -> None:
         self.error = error
 
@@ -241,7 +239,6 @@ def test_impossible_options_are_one_line(options: list[str], capsys: pytest.Capt
 
 @pytest.fixture
 def site(embedded_broker: str, topic_name: Callable[[str], str], tmp_path: Path) -> Iterator[Site]:
-    """The topics of a test, not created."""
     with Site(embedded_broker, topic_name("replay"), tmp_path) as made:
         yield made
 

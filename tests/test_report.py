@@ -62,7 +62,6 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def learner() -> Recommender:
-    """A recommender that has seen some days of a small stream."""
     recommender = Recommender(small_settings(exclude=[]))
     for raw in stream(np.random.default_rng(0), Batches(), 70, pace=1):
         recommender.step(raw)

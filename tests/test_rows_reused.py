@@ -21,7 +21,6 @@ def wave_of(item: str) -> int:
 
 
 def memory(recommender: Recommender) -> int:
-    """Bytes of all stores, both tables, and the consumed sets' shared array."""
     state = recommender.state
     return nbytes([*state.stores.values(), state.users, state.items]) + state.consumed.values.nbytes
 

@@ -44,7 +44,6 @@ def site(request: pytest.FixtureRequest, topic_name: Callable[[str], str], tmp_p
 
 @pytest.fixture
 def own_broker() -> Iterator[EmbeddedBroker]:
-    """A broker that a test may stop or freeze."""
     with EmbeddedBroker() as broker:
         yield broker
 
@@ -143,8 +142,6 @@ def test_new_users_of_a_planted_chain_get_its_successor(embedded_broker: str, ma
 
 
 class Evaluated(NamedTuple):
-    """Events, and the metrics of each model on them according to `evaluate`."""
-
     events: list[Sent]
     metrics: dict[str, dict[str, float]]
 

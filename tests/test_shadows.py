@@ -31,7 +31,6 @@ def with_shadows(*names: str, exclude: list[str] | None = None) -> Settings:
 
 
 def columns_without(recommender: Recommender, *shadows: str) -> dict[str, Any]:
-    """Return all columns but those of these models."""
     return {
         f"{name}.{key}": column
         for name, store in recommender.state.stores.items()

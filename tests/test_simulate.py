@@ -28,7 +28,6 @@ def sudden(event):
 
 @pytest.fixture(scope="module")
 def demo():
-    """The demo's stream."""
     return joined(simulate_users(60_000, 0, sudden(30_000)))
 
 

@@ -164,7 +164,6 @@ def test_a_sender_process_has_the_default_configuration_whatever_the_environment
 
 @pytest.fixture
 def site(embedded_broker, topic_name, tmp_path):
-    """The topics of a test, one partition each, not created."""
     with Site(embedded_broker, topic_name("simulate"), tmp_path, partitions=1) as made:
         yield made
 

@@ -62,7 +62,6 @@ EVERYTHING = Plan(
 
 @pytest.fixture(scope="module")
 def everything():
-    """The stream and the truth of a plan in which everything happens."""
     return stream_of(EVERYTHING)
 
 

@@ -47,7 +47,6 @@ class AtomicSink(SlowSink):
         self.offsets: list[Mapping[TopicPartition, int]] = []
 
     def publish(self, *batch: Any) -> SlowReceipt:
-        """Begin a transaction; the last argument holds the offsets."""
         assert not self.open, "one transaction at a time"
         self.offsets.append(batch[-1])
         return super().publish(*batch)
@@ -60,14 +59,11 @@ class AtomicSink(SlowSink):
             receipt.acknowledged = True
 
     def perish(self) -> None:
-        """Commit the open transaction or abort it."""
         if self.open and self.fate.random.random() < 0.5:
             self.deliver(self.open[-1][0])
 
 
 class AtomicWorld(World):
-    """A world with a broker that has transactions."""
-
     def sink(self) -> SlowSink:
         return AtomicSink(self.outbox, self)
 
@@ -151,8 +147,6 @@ class RejectedReceipt:
 
 
 class RejectingSink(MemorySink):
-    """A transactional sink that rejects the next `rejections` batches."""
-
     rejections = 0
 
     def publish(self, *batch: Any) -> Any:
@@ -207,7 +201,6 @@ def test_a_batch_that_is_rejected_again_and_again_ends_the_run() -> None:
 
 @pytest.fixture
 def world(broker: str, topic_name: Name) -> Iterator[KafkaWorld]:
-    """The topics and the group of one worker with transactions."""
     made = KafkaWorld(broker, topics_named(topic_name), transactions=True)
     yield made
     made.close()

@@ -33,11 +33,9 @@ class Full:
         self.weights.data[0] = [weight, *[2 * weight] * (SLOTS - 1)]
 
     def add(self, weight: float, item: int = NEWCOMER, window: tuple[int, ...] = (0,), seed: int = 1) -> None:
-        """Count one event."""
         self.table.update(lessons([item], [window], [weight]), self.status, seed)
 
     def row(self) -> dict[int, float]:
-        """Return the weights of row 0 by partner."""
         return dict(zip(self.table.partner.data[0].tolist(), self.weights.data[0].tolist(), strict=True))
 
 

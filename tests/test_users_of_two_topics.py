@@ -24,7 +24,7 @@ TOPICS = ("buys", "views")
 
 
 class Killed(BaseException):
-    """The end of a process by SIGKILL."""
+    pass
 
 
 @pytest.fixture(autouse=True)
@@ -280,7 +280,6 @@ def parts_of(log: MemoryLog, spans: Sequence[Span], chunk: int) -> list[Polled]:
 
 
 def assert_no_gap(parts: Sequence[Polled], spans: Sequence[Span]) -> None:
-    """Assert that the parts' spans cover every offset once."""
     at: dict[Any, int] = {span.source: span.start for span in spans}
     for span in (span for part in parts for span in part.spans):
         assert at[span.source] == span.start < span.stop

@@ -79,7 +79,6 @@ def test_an_alarm_is_one_line() -> None:
 
 @pytest.fixture
 def site(embedded_broker: str, topic_name: Name) -> Settings:
-    """Topics of a test's own."""
     roles = ("items", "recommendations", "dead_letters", "drift")
     topics = TopicsConfig(events=[topic_name("events")], **{role: topic_name(role) for role in roles})
     create_topics(config(embedded_broker), topics, partitions=3, replication=1)

@@ -160,18 +160,15 @@ def items() -> MemoryLog:
 
 
 def withdraw(items: MemoryLog, *names: str) -> None:
-    """Append a tombstone for each of these items."""
     for name in names:
         items.append(None, topic="items", key=name.encode())
 
 
 def shown(worker: Worker) -> set[str]:
-    """Return the items of all newest lists."""
     return {item.item_id for ranking in worker.outbox.newest.values() for item in ranking.items}
 
 
 def reading(log: MemoryLog, folder: Path, items: MemoryLog) -> Worker:
-    """Start a worker and let it read the items topic to its end."""
     worker = started(log, folder, items=items)
     while not worker.loop.catalog.complete:
         worker.loop.tick()
