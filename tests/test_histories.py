@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from harness.streams import START_MS, Batches, Event, move_on, names_of, new_state, small_settings
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.settings import LimitsConfig
@@ -42,7 +42,6 @@ def plain_window(past: Past, status: np.ndarray) -> Past:  # type: ignore[type-a
         st.tuples(st.lists(did, max_size=12), st.lists(st.integers(0, ITEMS - 1), max_size=2)), max_size=8
     )
 )
-@settings(max_examples=100, deadline=None)
 def test_windows_are_the_newest_places_of_the_whole_past(batches: list[tuple[list[Did], list[int]]]) -> None:
     histories, status = Histories(USERS, LENGTH), np.full(ITEMS, LIVE, np.uint8)
     past: dict[int, Past] = {user: [] for user in range(USERS)}

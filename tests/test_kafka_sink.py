@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import msgspec
 import pytest
@@ -35,17 +36,16 @@ HEADERS = {
 
 @pytest.fixture
 def world(broker: str, topic_name: Name) -> Iterator[KafkaWorld]:
-    made = KafkaWorld(broker, topics_named(topic_name), transactions=False)
-    yield made
-    made.close()
+    with closing(KafkaWorld(broker, topics_named(topic_name), transactions=False)) as made:
+        yield made
 
 
 @pytest.fixture(params=[False, True], ids=["sends", "transactions"])
 def narrow(request: pytest.FixtureRequest, broker: str, topic_name: Name) -> Iterator[KafkaWorld]:
     """Each of the two sinks, over topics that take records of at most 20,000 bytes."""
-    made = KafkaWorld(broker, topics_named(topic_name), transactions=request.param, max_bytes=20_000)
-    yield made
-    made.close()
+    topics = topics_named(topic_name)
+    with closing(KafkaWorld(broker, topics, transactions=request.param, max_bytes=20_000)) as made:
+        yield made
 
 
 def ranking(user_id: str, name: str = "r1") -> Ranking:

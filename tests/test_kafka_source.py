@@ -16,7 +16,7 @@ from kafka_group import Group, ends, numbered, values
 
 from consumers.kafka import member as kafka_member
 from consumers.kafka.member import Member
-from pipeline.errors import CommitRefused, OffsetsGone, UsageError
+from pipeline.errors import CommitRefused, UsageError
 from pipeline.events.batch import TopicPartition
 from pipeline.settings import KafkaConfig
 
@@ -187,14 +187,3 @@ def test_a_member_that_was_removed_loses_its_partitions_and_may_not_commit(group
     assert recorder.partitions_of("lost") == [TopicPartition(topic, 0)]
     assert recorder.partitions_of("revoked") == []
     assert values(seen) == [b"%d" % n for n in range(20)]
-
-
-def test_an_error_of_the_listener_comes_out_of_poll(group: Group) -> None:
-    source, recorder = group.open(group.topic())
-
-    def refuse(partitions: object) -> None:
-        raise OffsetsGone("not these")
-
-    recorder.assigned = refuse  # type: ignore[method-assign]
-    with pytest.raises(OffsetsGone, match="not these"):
-        poll_forever(source)

@@ -95,17 +95,6 @@ def test_wrong_use_of_a_source_is_caught() -> None:
         MemorySource(MemoryLog()).poll(1, 0.0)
 
 
-def test_offsets_of_a_log_may_have_gaps() -> None:
-    log = MemoryLog()
-    log.append(b"a")
-    assert log.append(b"b", skip=3).offset == 4
-    assert log.append(b"c", skip=4).offset == 9
-    assert [each.offset for each in log.read(A, 1)] == [4, 9]
-    assert [each.offset for each in log.read(A, 0, 9)] == [0, 4]
-    log.trim(A, 99)
-    assert (log.start(A), log.end(A)) == (10, 10)
-
-
 def ranking(user_id: str) -> Ranking:
     return Ranking(user_id, "r1", [], 0, 0, "attention", 0)
 

@@ -33,7 +33,7 @@ batch = st.tuples(
 
 
 @given(st.lists(batch, min_size=1, max_size=6), st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rows_move_as_in_a_plain_loop(batches: list[tuple[list[int], list[list[int]]]], seed: int) -> None:
     rng = np.random.default_rng(seed)
     table = rng.normal(size=(ROWS, DIM)).astype(np.float32)

@@ -61,17 +61,6 @@ def test_negative_counts_are_refused():
         expected_gains([0], [-1])
 
 
-def test_an_unknown_item_is_a_miss_and_an_untested_event_is_nothing():
-    batch = batch_of([0, 0, -7], [0, 0, -7], tests=[True, True, False], known=[True, False, True])
-    gains = gains_of(batch)
-    assert gains.hit_B[:2].tolist() == [1.0, 0.0]
-    assert np.isnan(gains.hit_B[2])
-    metrics = RankMetrics(["a"])
-    metrics.update("a", batch, np.zeros(3, bool), np.zeros(3))
-    assert metrics.cumulative()["a"]["tests"] == 2
-    assert metrics.cumulative()["a"]["hr@10"] == 0.5
-
-
 steps = st.lists(
     st.lists(st.tuples(st.integers(0, 14), st.booleans(), st.booleans(), st.booleans()), max_size=7),
     max_size=9,

@@ -24,7 +24,7 @@ score = st.sampled_from([0.0, -0.0, 1.0, 1.0, 2.5, -3.0, math.inf, -math.inf, ma
     st.integers(1, 10),
     st.integers(0, 99),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_best_come_first_and_equal_scores_by_row(queries: list[list[float]], k: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     indptr = np.cumsum([0, *map(len, queries)])
@@ -67,7 +67,7 @@ def plain_reasons(parts: list[float], items: list[int], row: int) -> list[int]:
         max_size=4,
     )
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_strongest_items_are_the_reasons(queries: list[tuple[list[tuple[int, float]], int]]) -> None:
     length = 8
     items = np.full((len(queries), length), -1, np.int32)

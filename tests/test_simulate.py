@@ -78,9 +78,6 @@ def test_a_session_has_one_user_and_a_user_one_session_at_a_time(demo):
         assert owner.setdefault(session, user) == user
         assert last.get(user, -1) <= session  # a closed session is never resumed
         last[user] = session
-
-
-def test_event_time_never_decreases(demo):
     assert (np.diff(demo.time_ms_B) >= 0).all()
 
 
@@ -109,12 +106,6 @@ def test_transitions_can_be_learned_and_predict_far_better_than_popularity(demo)
     popularity, transitions = hits_at_10(demo, 25_000, 30_000)
     assert transitions > 0.25
     assert transitions > 3 * popularity
-
-
-def test_a_sudden_change_makes_learned_transitions_worthless(demo):
-    _, before = hits_at_10(demo, 28_000, 30_000)
-    _, after = hits_at_10(demo, 30_000, 32_000)
-    assert after < before / 2
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from unittest.mock import Mock
 
 import msgspec
@@ -174,10 +175,9 @@ def records_of(site, topic):
 
 def publish(site, *records):
     """Publish rankings: (user, value)."""
-    producer = KafkaProducer(bootstrap_servers=site.broker)
-    for key, value in records:
-        producer.send(site.configured().topics.recommendations, key=key.encode(), value=value)
-    producer.close()
+    with closing(KafkaProducer(bootstrap_servers=site.broker)) as producer:
+        for key, value in records:
+            producer.send(f"{site.stem}-recommendations", key=key.encode(), value=value)
 
 
 def listed(*items, event_ms=0):
@@ -247,9 +247,8 @@ def test_the_closed_loop_reports_its_progress_and_the_uplift(site, capsys, tmp_p
     retired = {item["item_id"] for item in json.loads(truth_path.read_text())["retired_items"]}
     withdrawn = [json.loads(record.value) for record in records_of(site, "items")]
     assert all(record["available"] is False for record in withdrawn)
-    assert 0 < len(withdrawn) <= len(retired)
     assert {record["item_id"] for record in withdrawn} <= retired
-    assert len(retired) - len(withdrawn) <= 5  # of the last round
+    assert 0 < len(retired) - 5 <= len(withdrawn) <= len(retired)  # without some of the last round
 
 
 def test_the_command_creates_the_topic_and_sends_the_simulated_events(broker, topic_name, tmp_path, capsys):

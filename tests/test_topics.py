@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
 import pytest
+from contracts.sinks import topics_named
 from harness.clients import config, lying_on, make_topic
 from harness.service import Site
 from harness.truth import Truth, event_of
@@ -22,12 +24,8 @@ Name = Callable[[str], str]
 
 @pytest.fixture
 def topics(topic_name: Name) -> TopicsConfig:
-    return TopicsConfig(
-        events=[topic_name("events"), topic_name("more")],
-        items=topic_name("items"),
-        recommendations=topic_name("recommendations"),
-        dead_letters=topic_name("dead-letter"),
-        drift=topic_name("drift"),
+    return msgspec.structs.replace(
+        topics_named(topic_name), events=[topic_name("events"), topic_name("more")]
     )
 
 

@@ -4,6 +4,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -201,9 +202,8 @@ def test_a_batch_that_is_rejected_again_and_again_ends_the_run() -> None:
 
 @pytest.fixture
 def world(broker: str, topic_name: Name) -> Iterator[KafkaWorld]:
-    made = KafkaWorld(broker, topics_named(topic_name), transactions=True)
-    yield made
-    made.close()
+    with closing(KafkaWorld(broker, topics_named(topic_name), transactions=True)) as made:
+        yield made
 
 
 def ranking(user_id: str) -> Ranking:

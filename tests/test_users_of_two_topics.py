@@ -76,6 +76,12 @@ class Shop:
         for source in self.log.partitions():
             self.log.trim(source, self.log.end(source))
 
+    def die(self, worker: Worker) -> None:
+        """Let a worker learn and commit everything, then kill it."""
+        worker.finish()
+        worker.settle()
+        worker.kill()
+
     def assert_whole(self, name: str, users: Iterable[str] | None = None) -> None:
         """Assert that every user has learned each event once, in order of time."""
         state = self.learners[name].state
@@ -126,8 +132,7 @@ def test_a_dead_workers_topics_are_caught_up_in_order_of_time(tmp_path: Path) ->
     dead.finish()
     dead.loop.checkpoint()
     shop.learn(dead, *(("ann", topic) for topic in ("views", "buys", "views", "views", "buys", "views")))
-    dead.settle()
-    dead.kill()
+    shop.die(dead)
     heir = shop.start("heir")
     heir.finish()
     shop.assert_whole("heir")
@@ -180,14 +185,10 @@ def test_one_topics_users_are_not_kept_when_the_others_are_behind(tmp_path: Path
     first.finish()
     first.loop.checkpoint()
     shop.publish(("ann", "views"), ("bob", "buys"))
-    first.finish()
-    first.settle()
-    first.kill()
+    shop.die(first)
     second = shop.start("second")
     shop.publish(("ann", "buys"))
-    second.finish()
-    second.settle()
-    second.kill()
+    shop.die(second)
     for path in (tmp_path / "shards").rglob("*.safetensors"):
         if "-second-" in path.name:
             path.unlink()
@@ -269,6 +270,7 @@ def test_records_are_merged_by_time_whatever_the_size_of_a_read() -> None:
             sources = [part.spans[place].source for place in part.order_R.tolist()]
             assert sources == [(record.topic, record.partition) for record in part.records]
         assert_no_gap(parts, spans)
+    assert parts_of(log, [Span("a", 0, 4, 4), Span("a", 0, 5, 3)], 10) == []
 
 
 def parts_of(log: MemoryLog, spans: Sequence[Span], chunk: int) -> list[Polled]:
@@ -285,8 +287,3 @@ def assert_no_gap(parts: Sequence[Polled], spans: Sequence[Span]) -> None:
         assert at[span.source] == span.start < span.stop
         at[span.source] = span.stop
     assert at == {span.source: span.stop for span in spans}
-
-
-def test_nothing_is_read_where_nothing_is_missing() -> None:
-    log = MemoryLog({"a": 1})
-    assert parts_of(log, [Span("a", 0, 4, 4), Span("a", 0, 5, 3)], 10) == []

@@ -5,9 +5,11 @@ import json
 import logging
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import msgspec
 import pytest
+from contracts.sinks import topics_named
 from harness.clients import config
 from kafka import KafkaProducer
 
@@ -79,27 +81,23 @@ def test_an_alarm_is_one_line() -> None:
 
 @pytest.fixture
 def site(embedded_broker: str, topic_name: Name) -> Settings:
-    roles = ("items", "recommendations", "dead_letters", "drift")
-    topics = TopicsConfig(events=[topic_name("events")], **{role: topic_name(role) for role in roles})
+    topics = topics_named(topic_name)
     create_topics(config(embedded_broker), topics, partitions=3, replication=1)
     return Settings(kafka=config(embedded_broker), topics=topics)
 
 
 @pytest.fixture
 def sink(site: Settings) -> Iterator[KafkaSink]:
-    made = KafkaSink(site.kafka, site.topics, SystemClock().now_ms)
-    yield made
-    made.close()
+    with closing(KafkaSink(site.kafka, site.topics, SystemClock().now_ms)) as made:
+        yield made
 
 
 def taken(
     settings: Settings, wanted: Wanted, count: int, opened: Callable[[], None] = lambda: None
 ) -> list[str]:
     """The first lines of a watch, which is then closed."""
-    lines = watch(settings, wanted, opened)
-    found = list(itertools.islice(lines, count))
-    lines.close()
-    return found
+    with closing(watch(settings, wanted, opened)) as lines:
+        return list(itertools.islice(lines, count))
 
 
 @pytest.mark.kafka
@@ -130,9 +128,8 @@ def test_lists_of_all_users_come_from_now_on_or_from_the_beginning(site: Setting
 
 @pytest.mark.kafka
 def test_other_records_are_skipped(site: Settings, sink: KafkaSink, caplog: pytest.LogCaptureFixture) -> None:
-    producer = KafkaProducer(bootstrap_servers=site.kafka.bootstrap_servers)
-    producer.send(site.topics.recommendations, key=b"ann", value=b'{"not": "ours"}').get(10)
-    producer.close()
+    with closing(KafkaProducer(bootstrap_servers=site.kafka.bootstrap_servers)) as producer:
+        producer.send(site.topics.recommendations, key=b"ann", value=b'{"not": "ours"}').get(10)
     sink.publish([ranking("ann")], [], [], []).wait(10)
     with caplog.at_level(logging.WARNING):
         (line,) = taken(site, Wanted(["ann"], everything=True), 1)
