@@ -102,14 +102,9 @@ def test_the_example_prints_the_figures_that_the_guide_shows(
 def test_old_files_do_not_expire(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
     assert settings_of("news").limits.item_ttl_days < 30  # the example's events are older
-    args = [
-        "deploy/guides/examples/news.csv",
-        "--config",
-        "deploy/config/news.toml",
-        "--models",
-        "popularity",
-    ]
-    assert cli.main(["evaluate", *args, "--events", "400", "--batch", "16", "--json"]) == 0
+    file, config = "deploy/guides/examples/news.csv", "deploy/config/news.toml"
+    options = ("--models", "popularity", "--events", "400", "--batch", "16", "--json")
+    assert cli.main(["evaluate", file, "--config", config, *options]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["models"]["popularity"]["hr@10"] > 0.1
 
 

@@ -44,12 +44,9 @@ def test_one_of_each_kind_and_all_select_the_same_pods() -> None:
     assert kinds == ["ConfigMap", "PersistentVolumeClaim", "PodDisruptionBudget", "Service", "StatefulSet"]
     labels = SPEC["template"]["metadata"]["labels"]
     (spread,) = POD["topologySpreadConstraints"]
-    selectors = (
-        SPEC["selector"],
-        MANIFESTS["disruption-budget"]["spec"]["selector"],
-        spread["labelSelector"],
-    )
-    assert all(selector["matchLabels"] == labels for selector in selectors)
+    budget = MANIFESTS["disruption-budget"]["spec"]
+    for selector in (SPEC["selector"], budget["selector"], spread["labelSelector"]):
+        assert selector["matchLabels"] == labels
     service = MANIFESTS["service"]
     assert service["spec"]["selector"] == labels
     assert (SPEC["serviceName"], service["spec"]["clusterIP"]) == (service["metadata"]["name"], "None")

@@ -126,12 +126,8 @@ def test_with_all_others_drawn_loss_and_slopes_are_those_of_the_full_softmax(see
 def test_a_sample_is_unbiased_for_the_sum_that_it_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "NEGATIVES", 16)
     draws, c = 3000, case(7)
-    losses = np.array(
-        [
-            softmax_loss(each.logits, each.training, c.weight_B).loss_B
-            for each in (case(7, seq) for seq in range(draws))
-        ]
-    )
+    cases = (case(7, seq) for seq in range(draws))
+    losses = np.array([softmax_loss(each.logits, each.training, c.weight_B).loss_B for each in cases])
     exact = np.exp(np.where(c.hidden_BM, -np.inf, c.logits_BM.astype(np.float64))).sum(1)
     for b in np.flatnonzero(c.target_B >= 0):
         totals = np.exp(losses[:, b] + c.logits_BM[b, c.target_B[b]])

@@ -1,5 +1,6 @@
 """Users with events in several partitions: detected, counted, and exact after a restart."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from harness.streams import Batches, Event, new_state, shoppers, small_settings
 from harness.workers import P0, P1, Worker, changed, publish, settings_for
 
 from consumers.memory import MemoryLog
-from pipeline.events.batch import Events, RawBatch, Span
+from pipeline.events.batch import RawBatch, Span
 from pipeline.recommender import Recommender
 from pipeline.state.state import State
 
@@ -35,15 +36,10 @@ def test_each_event_from_another_partition_is_a_move(state: State) -> None:
 
 def two_topics(seq: int, places: list[tuple[str, int]]) -> RawBatch:
     """One event of user u from each of these partitions, in order."""
-    spans = tuple(Span(*place, seq, seq + 1) for place in dict.fromkeys(places))
-    count = len(places)
-    times = np.full(count, 1_700_000_000_000 + seq)
-    order = [[(span.topic, span.partition) for span in spans].index(place) for place in places]
-    columns = Events(
-        ["u"] * count, [f"i{n}" for n in range(count)], ["click"] * count, [None] * count, times, times,
-        np.full(count, np.nan), np.array(order, np.int32),
-    )  # fmt: skip
-    return RawBatch(seq, int(times[0]), spans, columns, [])
+    raw = Batches(seq=seq)([Event("u", f"i{n}") for n in range(len(places))])
+    distinct = list(dict.fromkeys(places))
+    raw.events.source_B[:] = [distinct.index(place) for place in places]
+    return dataclasses.replace(raw, spans=tuple(Span(*place, seq, seq + 1) for place in distinct))
 
 
 def test_two_topics_are_no_move_but_two_partitions_of_one_of_them_are(state: State) -> None:

@@ -137,11 +137,9 @@ def test_a_moments_position_is_its_place_in_the_session(gaps: list[int]) -> None
 @pytest.mark.parametrize("limit", [0, 300])
 def test_popular_lists_are_a_full_sort_after_every_batch(limit: int) -> None:
     """Under eviction, while items are hidden and shown again, and when weights are rescaled."""
-    recommender, batches = (
-        Recommender(small_settings(name="popularity", limits=LimitsConfig(items=limit))),
-        Batches(),
-    )
-    state, popularity, rng = recommender.state, recommender.bank.popularity, np.random.default_rng(5)
+    recommender = Recommender(small_settings(name="popularity", limits=LimitsConfig(items=limit)))
+    state, popularity = recommender.state, recommender.bank.popularity
+    rng, batches = np.random.default_rng(5), Batches()
     shown_again = rescaled = 0
     for number in range(25):
         picked = (rng.random(60) ** 2 * 340).astype(int) + 3 * number

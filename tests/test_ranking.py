@@ -17,13 +17,10 @@ from pipeline.settings import RankConfig
 score = st.sampled_from([0.0, -0.0, 1.0, 1.0, 2.5, -3.0, math.inf, -math.inf, math.nan])
 
 
-@given(
-    st.lists(
-        st.one_of(st.lists(score, max_size=12), st.lists(score, min_size=150, max_size=200)), max_size=4
-    ),
-    st.integers(1, 10),
-    st.integers(0, 99),
-)
+query = st.lists(score, max_size=12) | st.lists(score, min_size=150, max_size=200)
+
+
+@given(st.lists(query, max_size=4), st.integers(1, 10), st.integers(0, 99))
 @settings(max_examples=150)
 def test_the_best_come_first_and_equal_scores_by_row(queries: list[list[float]], k: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -55,25 +52,16 @@ def plain_reasons(parts: list[float], items: list[int], row: int) -> list[int]:
     return [item for item in best if good[item] > least][:REASONS]
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.lists(
-                st.tuples(st.integers(0, 6), st.sampled_from([-2.0, -0.5, 0.0, 0.25, 1.0, 3.0])), max_size=8
-            ),
-            st.integers(-1, 6),
-        ),
-        min_size=1,
-        max_size=4,
-    )
-)
+part = st.sampled_from([-2.0, -0.5, 0.0, 0.25, 1.0, 3.0])
+window = st.lists(st.tuples(st.integers(0, 6), part), max_size=8)
+
+
+@given(st.lists(st.tuples(window, st.integers(-1, 6)), min_size=1, max_size=4))
 @settings(max_examples=150)
 def test_the_strongest_items_are_the_reasons(queries: list[tuple[list[tuple[int, float]], int]]) -> None:
     length = 8
     items = np.full((len(queries), length), -1, np.int32)
-    parts = np.full(
-        (len(queries), 1, length + 1), 50, np.float32
-    )  # the rest is no reason, and no empty place
+    parts = np.full((len(queries), 1, length + 1), 50, np.float32)  # the rest and empty places: no reason
     for b, (window, _) in enumerate(queries):
         for place, (item, part) in enumerate(window):
             items[b, place], parts[b, 0, place] = item, part

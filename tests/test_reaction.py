@@ -233,9 +233,8 @@ def test_a_restart_in_the_midst_of_a_reaction_changes_no_bit(monkeypatch: pytest
 
 
 def test_alarms_without_end_cannot_drive_the_model_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        reaction, "DURATION_EVENTS", 32
-    )  # else it would be the worst fall only every 5,000 events
+    # else it would be the worst fall only every 5,000 events
+    monkeypatch.setattr(reaction, "DURATION_EVENTS", 32)
     plant(monkeypatch, 32 * 10, 10**9, after=0.0)
     each, calm, batches, others = learner(), learner(False), Batches(), Batches()
     outcomes = feed(each, batches, 90)

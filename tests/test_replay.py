@@ -180,14 +180,6 @@ def test_events_are_sent_in_order_one_partition_a_user_and_flushed() -> None:
     assert (sending.sent, producer.flushed, sending.failed) == (2_500, 1, [])
 
 
-def test_an_interruption_flushes_the_sent_events() -> None:
-    producer, sending = FakeProducer(), Sending()
-    calls = itertools.count()
-    send_events(producer, "events", at_times([0] * 9_000), sending, wait=lambda seconds: next(calls) == 2)
-    assert 0 < sending.sent == len(producer.sent) < 9_000
-    assert producer.flushed == 1
-
-
 def test_a_rejected_event_ends_the_sending() -> None:
     producer = FakeProducer(rejects=3, error=MessageSizeTooLargeError("big"))
     with pytest.raises(PublishFailed, match=r"topic 'shop' rejected an event after about 3: .*big"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
 from harness.streams import Batches, Event, new_state, small_settings
@@ -76,11 +77,8 @@ def test_a_new_type_is_logged_once_with_its_role(caplog: pytest.LogCaptureFixtur
 
 
 def settings(exclude: list[str] | None = None, **events: object) -> Settings:
-    small = small_settings(exclude=exclude)
-    return Settings(
-        events=EventsConfig(**events),  # type: ignore[arg-type]
-        batch=small.batch, model=small.model, rank=small.rank, limits=small.limits,
-    )  # fmt: skip
+    configured = msgspec.convert(events, EventsConfig)
+    return msgspec.structs.replace(small_settings(exclude=exclude), events=configured)
 
 
 def taught(config: Settings) -> tuple[Recommender, Batches]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from harness.streams import ndcg_between
@@ -105,11 +106,8 @@ def wrong_clocks(rng: np.random.Generator) -> Stream:
 
 def weighted(dim: int, features: str, weight: float, name: str = "attention") -> Recommender:
     """Return a recommender of one model that counts events of the type heavy so often."""
-    model = ModelConfig(
-        name=name,
-        tables={name: {"dim": dim}},
-        features=features,  # type: ignore[arg-type]
-    )
+    table = {"name": name, "tables": {name: {"dim": dim}}, "features": features}
+    model = msgspec.convert(table, ModelConfig)
     events = EventsConfig(weights={"heavy": weight})
     rank = RankConfig(exclude_event_types=[], explain=False)
     return Recommender(Settings(model=model, events=events, rank=rank))

@@ -205,11 +205,8 @@ def test_the_oldest_row_is_exact_however_old_the_queue_is() -> None:
         if number % 3 == 0:
             table.forget(oldest, RETIRED)
         else:
-            table.touch(
-                live[rng.integers(live.size, size=1)].astype(np.int32),
-                np.array([number]),
-                np.zeros(1, np.int64),
-            )
+            row = live[rng.integers(live.size, size=1)].astype(np.int32)
+            table.touch(row, np.array([number]), np.zeros(1, np.int64))
 
 
 def test_a_reclaiming_cycle_takes_its_steps_and_then_frees_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
