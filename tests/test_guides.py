@@ -99,19 +99,12 @@ def test_the_example_prints_the_figures_that_the_guide_shows(
             assert table[name][1] == pytest.approx(now[1], abs=10 * TOLERANCE), name
 
 
-def test_the_events_of_an_old_file_do_not_expire(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_old_files_do_not_expire(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
     assert settings_of("news").limits.item_ttl_days < 30  # the example's events are older
-    args = [
-        "deploy/guides/examples/news.csv",
-        "--config",
-        "deploy/config/news.toml",
-        "--models",
-        "popularity",
-    ]
-    assert cli.main(["evaluate", *args, "--events", "400", "--batch", "16", "--json"]) == 0
+    file, config = "deploy/guides/examples/news.csv", "deploy/config/news.toml"
+    options = ("--models", "popularity", "--events", "400", "--batch", "16", "--json")
+    assert cli.main(["evaluate", file, "--config", config, *options]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["models"]["popularity"]["hr@10"] > 0.1
 
 
@@ -256,7 +249,4 @@ def test_every_log_line_that_is_quoted_exists() -> None:
     assert len(lines) >= 15
     for line in lines:
         assert is_printed(line), line
-
-
-def test_a_quoted_line_that_is_never_printed_is_found() -> None:
     assert not is_printed("the model has lost its mind; expected it back")

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from harness.streams import START_MS, Batches, Event, move_on, names_of, new_state, small_settings
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.settings import LimitsConfig
@@ -17,8 +17,6 @@ USERS, ITEMS, LENGTH = 3, 8, 4
 
 
 class Did(NamedTuple):
-    """One event of a batch."""
-
     user: int
     item: int
     kind: int
@@ -39,15 +37,11 @@ def plain_window(past: Past, status: np.ndarray) -> Past:  # type: ignore[type-a
     return [entry for entry in past[:LENGTH] if status[entry[0]] in (LIVE, NEW)]
 
 
-@given(
-    st.lists(
-        st.tuples(st.lists(did, max_size=12), st.lists(st.integers(0, ITEMS - 1), max_size=2)), max_size=8
-    )
-)
-@settings(max_examples=100, deadline=None)
-def test_windows_are_the_newest_places_of_the_users_whole_past(
-    batches: list[tuple[list[Did], list[int]]],
-) -> None:
+dying = st.lists(st.integers(0, ITEMS - 1), max_size=2)
+
+
+@given(st.lists(st.tuples(st.lists(did, max_size=12), dying), max_size=8))
+def test_windows_are_the_newest_places_of_the_whole_past(batches: list[tuple[list[Did], list[int]]]) -> None:
     histories, status = Histories(USERS, LENGTH), np.full(ITEMS, LIVE, np.uint8)
     past: dict[int, Past] = {user: [] for user in range(USERS)}
     repeats, newest = dict.fromkeys(range(USERS), 0), dict.fromkeys(range(USERS), 0)
@@ -88,9 +82,8 @@ def test_windows_are_the_newest_places_of_the_users_whole_past(
 def test_an_event_sees_the_earlier_events_of_its_own_batch() -> None:
     state, batches = new_state(small_settings()), Batches()
     move_on(state, batches([Event("u", "a"), Event("v", "x")]))
-    moved = move_on(
-        state, batches([Event("u", "b"), Event("v", "y"), Event("u", "c", "dislike"), Event("u", "d")])
-    )
+    events = [Event("u", "b"), Event("v", "y"), Event("u", "c", "dislike"), Event("u", "d")]
+    moved = move_on(state, batches(events))
     seen = [names_of(state, row) for row in moved.queries.items_BL]
     assert seen == [["a"], ["x"], ["b", "a"], ["b", "a"]]
     assert moved.queries.earlier_B.tolist() == [1, 1, 2, 2]
@@ -98,18 +91,8 @@ def test_an_event_sees_the_earlier_events_of_its_own_batch() -> None:
 
 def test_items_are_excluded_by_earlier_events_of_the_same_batch() -> None:
     state, batches = new_state(small_settings(exclude=["buy"])), Batches()
-    moved = move_on(
-        state,
-        batches(
-            [
-                Event("u", "a", "buy"),
-                Event("u", "a", "buy"),
-                Event("u", "b"),
-                Event("u", "b"),
-                Event("v", "a"),
-            ]
-        ),
-    )
+    events = [Event("u", "a", "buy")] * 2 + [Event("u", "b")] * 2 + [Event("v", "a")]
+    moved = move_on(state, batches(events))
     assert excluded_targets(moved.queries, moved.batch.item_B).tolist() == [False, True, False, False, False]
     border = moved.queries.excluded_indptr
     excluded = [names_of(state, moved.queries.excluded[border[b] : border[b + 1]]) for b in range(5)]
@@ -119,10 +102,8 @@ def test_items_are_excluded_by_earlier_events_of_the_same_batch() -> None:
 def test_a_list_query_is_right_after_the_newest_interaction() -> None:
     state, batches = new_state(small_settings()), Batches()
     later = START_MS + 5000
-    move_on(
-        state,
-        batches([Event("u", "a"), Event("u", "b", time_ms=later), Event("u", "c", "impression", later + 1)]),
-    )
+    events = [Event("u", "a"), Event("u", "b", time_ms=later), Event("u", "c", "impression", later + 1)]
+    move_on(state, batches(events))
     row = np.array([state.users.row_of["u"]], np.int32)
     queries = list_queries(state, row)
     assert names_of(state, queries.items_BL[0]) == ["b", "a"]

@@ -180,14 +180,11 @@ def test_the_tables_show_why_an_item_is_left_out_and_what_has_changed(known: Rec
     assert "new" in shown
     shown = laid_out({"user": described | {"published": []}, "item": known.describe_item("i2")})
     assert "no list was published yet" in shown
+    assert "no list was published yet" not in laid_out({"user": user(known, "__default__")})
     assert "item i2: available" in shown
     assert "half-life one day" in shown
     hidden = {"item_id": "i9", "events": 0.0, "available": False, "hidden": "blocked"}
     assert laid_out({"item": hidden}) == "item i9: not available: blocked; it has no event yet\n"
-
-
-def test_the_default_list_is_not_called_unpublished(known: Recommender) -> None:
-    assert "no list was published yet" not in laid_out({"user": user(known, "__default__")})
 
 
 def test_a_long_history_is_cut_and_markup_in_an_id_is_text(known: Recommender) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import NamedTuple, NoReturn
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -46,9 +47,8 @@ def news_of(key: bytes | None, value: bytes | None, **fields: str | list[str]) -
 
 def change_record(op: str | None, before: object, after: object, schema: bool = False) -> bytes:
     """A record as Debezium writes it, with its envelope of schema and payload or without."""
-    payload = {"before": before, "after": after, "source": {"table": "item"}, "ts_ms": 1} | (
-        {"op": op} if op else {}
-    )
+    payload = {"before": before, "after": after, "source": {"table": "item"}, "ts_ms": 1}
+    payload |= {"op": op} if op else {}
     return json.dumps({"schema": {"type": "struct"}, "payload": payload} if schema else payload).encode()
 
 
@@ -60,42 +60,29 @@ def change_record(op: str | None, before: object, after: object, schema: bool = 
         (b"lamp", b'{"item_id": "lamp"}', NOTHING, ("lamp", AVAILABLE)),
         (b"lamp", b'{"available": true}', NOTHING, ("lamp", AVAILABLE)),  # the key is the item's id
         (b"lamp", b'{"available": false, "price": [1, 2]}', NOTHING, ("lamp", GONE)),
-        (None, b'{"item_id": "lamp", "available": true}', NOTHING, ("lamp", AVAILABLE)),
         (None, b'{"item_id": 42, "available": false}', NOTHING, ("42", GONE)),
         (b"lamp", None, NOTHING, ("lamp", GONE)),
         ("Größe 44".encode(), None, NOTHING, ("Größe 44", GONE)),
         (b"lamp", b"{", NOTHING, "not_json"),
         (b"lamp", b"[]", NOTHING, "not_object"),
-        (b"lamp", b'{"available": "perhaps"}', NOTHING, "wrong_type"),
-        (b"lamp", b'{"available": [1]}', NOTHING, "wrong_type"),
         (b"lamp", b"{}", NOTHING, "missing_field"),  # states none of our fields
         (b"lamp", b'{"item_id": 7.5}', NOTHING, "wrong_type"),
-        (b"lamp", b'{"item_id": true}', NOTHING, "wrong_type"),
         (None, b'{"available": false}', NOTHING, "missing_field"),
         (None, None, NOTHING, "missing_field"),
         (b"", None, NOTHING, "empty_id"),
         (b"\xff", None, NOTHING, "not_utf8"),
         (b"lamp", b'{"item_id": "' + b"x" * 257 + b'"}', NOTHING, "long_id"),
-        # ten shapes of withdrawals
+        # shapes of withdrawals
         (b"0", b'{"sku":"0","in_stock":false}', STOCK, ("0", GONE)),
         (b'{"id":4}', None, NOTHING, ("4", GONE)),
         (b'"5"', None, NOTHING, ("5", GONE)),
         (b'{"id":4}', change_record("d", BEFORE, None), ID, ("4", GONE)),
-        (b"6", b'{"available":"false"}', NOTHING, ("6", GONE)),
-        (b"6", b'{"available":0}', NOTHING, ("6", GONE)),
-        (b"6", b'{"available":null}', NOTHING, ("6", GONE)),
-        (b"6", b'{"available":false}', NOTHING, ("6", GONE)),
-        (b"6", None, NOTHING, ("6", GONE)),
-        (None, b'{"item_id":6,"available":false}', NOTHING, ("6", GONE)),
         # names that are not mapped
         (b"0", b'{"sku":"0","in_stock":false}', NOTHING, "missing_field"),
-        (b"0", b'{"in_stock":false}', ID, "missing_field"),
         (b"0", change_record("u", BEFORE, AFTER), NOTHING, "missing_field"),
         # mapped names, second choices, the key
         (b"k", b'{"sku":"0","in_stock":true}', STOCK, ("0", AVAILABLE)),
-        (b"k", b'{"sku":"0"}', STOCK, ("0", AVAILABLE)),
         (b"k", b'{"in_stock":0}', STOCK, ("k", GONE)),
-        (b"k", b'{"id":0}', {"item_id": ["sku", "id"]}, ("0", AVAILABLE)),
         (b"k", b'{"sku":null,"id":"0"}', {"item_id": ["sku", "id"]}, ("0", AVAILABLE)),
         (b"k", b'{"a":{"id":"0"},"n":{"left":0}}', {"item_id": "a.id", "available": "n.left"}, ("0", GONE)),
         (b"k", b'{"n":{"left":null}}', {"available": ["stock", "n.left"]}, ("k", GONE)),
@@ -110,7 +97,6 @@ def change_record(op: str | None, before: object, after: object, schema: bool = 
         (b"k", b'{"sku":7,"__deleted":"true"}', STOCK, ("7", GONE)),  # Debezium's row without its envelope
         (b"k", b'{"sku":7,"__deleted":"false"}', STOCK, ("7", AVAILABLE)),
         # keys
-        (b"4", None, ID, ("4", GONE)),
         (b"007", None, NOTHING, ("007", GONE)),
         (b"[new] lamp", None, NOTHING, ("[new] lamp", GONE)),
         (b'{"shop":1,"sku":"4"}', None, STOCK, ("4", GONE)),
@@ -168,34 +154,22 @@ def test_a_record_without_a_field_of_ours_says_which_it_has() -> None:
 
 
 @pytest.mark.parametrize("fields", [NOTHING, STOCK, OUTSIDE, {"item_id": "$key", "available": "n.left"}])
-def test_the_simulator_withdraws_under_the_names_of_the_configuration(
-    fields: dict[str, str | list[str]],
-) -> None:
+def test_the_simulator_withdraws_under_configured_names(fields: dict[str, str | list[str]]) -> None:
     value = withdrawal("tea-1", ItemsConfig(fields=fields))
     assert news_of(b"tea-1", value, **fields).changes == (ItemChange("tea-1", GONE),)
 
 
+names = st.sampled_from(["item_id", "available", "schema", "payload", "before", "after", "op", "__deleted"])
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                ["item_id", "available", "schema", "payload", "before", "after", "op", "__deleted"]
-            ),
-            inner,
-        )
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner),
     max_leaves=8,
 )
 
 
 @given(st.none() | st.binary() | json_values, st.none() | st.binary() | json_values)
 def test_any_record_is_read_or_a_dead_letter(key: object, value: object) -> None:
-    as_bytes = [
-        each if isinstance(each, bytes | None) else json.dumps(each).encode() for each in (key, value)
-    ]
-    news = news_of(*as_bytes)
+    news = news_of(*(x if isinstance(x, bytes | None) else json.dumps(x).encode() for x in (key, value)))
     assert len(news.changes) + len(news.bad) == 1
 
 
@@ -252,8 +226,11 @@ def topic(request: pytest.FixtureRequest, topic_name: Callable[[str], str]) -> I
         )
 
 
-def read_to_the_end(source: ItemSource) -> tuple[dict[str, bool], dict[TopicPartition, int]]:
-    """Return the last words on all items, and the next offsets."""
+def read_to_the_end(
+    source: ItemSource, start: dict[TopicPartition, int]
+) -> tuple[dict[str, bool], dict[TopicPartition, int]]:
+    """Return the last words on all items, and the next offsets; close the source."""
+    source.start(start)
     said: dict[str, bool] = {}
     offsets: dict[TopicPartition, int] = {}
     ended = False
@@ -261,52 +238,39 @@ def read_to_the_end(source: ItemSource) -> tuple[dict[str, bool], dict[TopicPart
         news, ended = source.poll()
         said |= {change.item_id: change.available for change in news.changes}
         offsets |= {TopicPartition(*at): offset for *at, offset in news.offsets}
+    source.close()
     return said, offsets
 
 
 def test_a_source_reads_all_partitions_to_their_end_and_goes_on_from_there(topic: Topic) -> None:
     for number in range(6):
         topic.put(number % 2, f"i{number}", None if number < 3 else HERE)
-    first = topic.source()
-    first.start({})
-    said, offsets = read_to_the_end(first)
-    first.close()
+    said, offsets = read_to_the_end(topic.source(), {})
     assert said == {"i0": GONE, "i1": GONE, "i2": GONE, "i3": AVAILABLE, "i4": AVAILABLE, "i5": AVAILABLE}
     assert offsets == {TopicPartition(topic.name, 0): 3, TopicPartition(topic.name, 1): 3}
     topic.put(1, "i9", None)
-    second = topic.source()
-    second.start(offsets)
-    assert read_to_the_end(second)[0] == {"i9": GONE}
-    second.close()
+    assert read_to_the_end(topic.source(), offsets)[0] == {"i9": GONE}
 
 
 def test_offsets_that_the_topic_does_not_hold_send_a_source_to_the_earliest_record(topic: Topic) -> None:
     topic.put(0, "lamp", None)
-    source = topic.source()
-    source.start({TopicPartition(topic.name, 0): 70})
-    said, _ = read_to_the_end(source)
-    source.close()
-    assert said == {"lamp": GONE}
+    assert read_to_the_end(topic.source(), {TopicPartition(topic.name, 0): 70})[0] == {"lamp": GONE}
 
 
 @pytest.mark.kafka
-def test_a_topic_that_does_not_exist_is_no_news(broker: str, topic_name: Callable[[str], str]) -> None:
-    source = KafkaItems(config(broker), topic_name("none"))
-    source.start({})
-    assert source.poll() == (CatalogUpdate(), True)
-    source.close()
-
-
-@pytest.mark.kafka
-def test_a_broker_that_is_away_is_no_news_where_the_topic_was_not_there(
+def test_a_topic_that_does_not_exist_is_no_news_nor_is_a_broker_that_is_away_meanwhile(
     broker: str, topic_name: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def nobody_answers(*_: object) -> NoReturn:
+        raise UsageError("no broker answered")
+
     name = topic_name("none")
     source = KafkaItems(config(broker), name)
     source.start({})
+    assert source.poll() == (CatalogUpdate(), True)
     monkeypatch.setattr(kafka_items, "LOOK_EVERY_S", 0.0)
     with monkeypatch.context() as away:
-        away.setattr(kafka_items, "open_admin", _nobody_answers)
+        away.setattr(kafka_items, "open_admin", nobody_answers)
         assert source.poll() == (CatalogUpdate(), True)
     make_topic(broker, name, 1)
     with closing(KafkaProducer(bootstrap_servers=broker)) as producer:
@@ -318,43 +282,17 @@ def test_a_broker_that_is_away_is_no_news_where_the_topic_was_not_there(
     source.close()
 
 
-def _nobody_answers(*_: object) -> NoReturn:
-    raise UsageError("no broker answered")
-
-
 def test_failures_that_lie_far_apart_are_not_taken_for_one_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    client, clock, kafka = _Failing(), [0.0], KafkaConfig(broker_timeout_s=30.0)
+    client = Mock(**{"partitions_for_topic.return_value": {0}, "position.return_value": 0})
+    client.beginning_offsets.return_value = client.end_offsets.return_value = {TopicPartition("items", 0): 0}
+    clock, kafka = [0.0], KafkaConfig(broker_timeout_s=30.0)
     monkeypatch.setattr(kafka_reader, "connect", lambda make, options: client)
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     source = KafkaItems(kafka, "items")
     source._reader = TopicReader(kafka, "items", "earliest")
-    for clock[0], client.fails in ((0.0, True), (1.0, True), (2.0, False), (3_600.0, True)):
+    for clock[0], fails in ((0.0, True), (1.0, True), (2.0, False), (3_600.0, True)):
+        client.poll = Mock(side_effect=KafkaTimeoutError if fails else None, return_value={})
         assert source.poll() == (CatalogUpdate(), True)
     clock[0] += 31.0
     with pytest.raises(BrokerLost, match=r"31 s while reading the topic 'items'"):
         source.poll()
-
-
-class _Failing:
-    """A consumer of an empty topic that may have no answer."""
-
-    fails = True
-
-    def partitions_for_topic(self, topic: str) -> set[int]:
-        return {0}
-
-    def assign(self, partitions: object) -> None: ...
-    def seek(self, partition: object, offset: int) -> None: ...
-
-    def position(self, partition: object, timeout_ms: int) -> int:
-        return 0
-
-    def end_offsets(self, partitions: list[TopicPartition], timeout_ms: int) -> dict[TopicPartition, int]:
-        return dict.fromkeys(partitions, 0)
-
-    beginning_offsets = end_offsets
-
-    def poll(self, timeout_ms: float, max_records: int) -> dict[TopicPartition, list[MemoryRecord]]:
-        if self.fails:
-            raise KafkaTimeoutError
-        return {}

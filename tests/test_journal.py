@@ -38,7 +38,6 @@ def written(folder: Path, stop: int, checkpoints: tuple[int, ...] = ()) -> Path:
 
 
 def appended(folder: Path, seq: int) -> None:
-    """Open the journal at a batch and append it."""
     journal = Journal(folder)
     journal.open(seq)
     journal.append(entry(seq))
@@ -47,7 +46,6 @@ def appended(folder: Path, seq: int) -> None:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
-    """An empty journal, open at batch 0."""
     journal = Journal(tmp_path)
     journal.open(0)
     yield journal

@@ -16,7 +16,6 @@ DEPLOY = Path(__file__).parents[1] / "deploy"
 
 
 def recorded(script: str, folder: Path, **variables: str) -> list[list[str]]:
-    """Run a script of deploy/kafka with tools that print their arguments; return them, call by call."""
     for name in NAMES:
         (folder / name).write_text('#!/bin/sh\necho "$*"\n', "utf-8")
         (folder / name).chmod(0o755)
@@ -32,9 +31,7 @@ def topics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TopicAsked]:
     return {topic.name: topic for topic in map(topic_of, calls)}
 
 
-def test_every_topic_is_created_as_the_service_would_create_it(
-    topics: dict[str, TopicAsked],
-) -> None:
+def test_every_topic_is_created_as_the_service_would_create_it(topics: dict[str, TopicAsked]) -> None:
     wanted = {topic.name: topic for topic in wanted_topics(TopicsConfig(), 6)}
     assert topics.keys() == wanted.keys()
     for name, topic in wanted.items():

@@ -18,7 +18,6 @@ from pipeline.warm_up import warm_up
 
 
 def all_kernels() -> Iterator[tuple[str, Any]]:
-    """Yield every compiled function of the package with its name."""
     for module in pkgutil.walk_packages(pipeline.__path__, "pipeline."):
         if module.name.startswith("pipeline.app.") or module.name == kernels.__name__:
             continue

@@ -3,13 +3,12 @@
 import os
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.clients import config, make_topic, open_source
 from harness.workers import Worker, publish, settings_for
+from kafka_group import Group
 
 from consumers.memory import MemoryLog
 from pipeline.events.batch import TopicPartition
@@ -49,7 +48,6 @@ class Calls:
         return worker
 
     def of(self, act: Callable[[], object]) -> Counter[str]:
-        """Return the calls that an act makes."""
         self.counts.clear()
         act()
         return Counter(self.counts)
@@ -97,21 +95,13 @@ def test_calls_do_not_grow_with_partitions(tmp_path: Path, monkeypatch: pytest.M
 def test_the_source_looks_at_the_assignment_once_a_poll_at_most(
     embedded_broker: str, topic_name: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    topic = topic_name("events")
-    make_topic(embedded_broker, topic, 100)
-    source, recorder = open_source(config(embedded_broker, topic), topic)
-    calls, consumer = Calls(monkeypatch), source._consumer
-    asked = calls.counted("committed", consumer._coordinator._send_offset_fetch_request)
-    monkeypatch.setattr(consumer._coordinator, "_send_offset_fetch_request", asked)
-    with closing(source):
-        assert calls.of(lambda: poll_until_held(source, recorder, 100))["committed"] == 1
+    with Group(embedded_broker, topic_name) as group:
+        source, recorder = group.open(group.topic(100))
+        calls, consumer = Calls(monkeypatch), source._consumer
+        asked = calls.counted("committed", consumer._coordinator._send_offset_fetch_request)
+        monkeypatch.setattr(consumer._coordinator, "_send_offset_fetch_request", asked)
+        assert calls.of(lambda: group.poll_until_held(source, recorder, 100))["committed"] == 1
         for method in ("assignment", "paused", "highwater", "position"):
             monkeypatch.setattr(consumer, method, calls.counted(method, getattr(consumer, method)))
         assert calls.of(lambda: [source.poll(10, 0.0) for _ in range(10)]).total() <= 10
         assert calls.of(source.lag).total() == 0
-
-
-def poll_until_held(source: Any, recorder: Any, count: int) -> None:
-    """Poll until so many partitions are assigned; the test's time limit ends it otherwise."""
-    while len(recorder.held) < count:
-        source.poll(10, 0.01)

@@ -1,5 +1,5 @@
-"""What the source and the sink in memory do beyond their contracts: changes of the assignment by hand, a log
-that outlives its sources, acknowledgements and failures on demand."""
+"""What the source and the sink in memory do beyond their contracts: changes of the assignment by hand, and
+acknowledgements and failures on demand."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,32 +18,32 @@ A, B = TopicPartition("events", 0), TopicPartition("events", 1)
 class Diary:
     """A listener that writes down what it heard, with the generation at that moment."""
 
-    def __init__(self, source: Source, seek: bool = True) -> None:
-        self.source, self.seek = source, seek
+    def __init__(self, source: Source) -> None:
+        self.source = source
         self.heard: list[tuple[str, list[TopicPartition], int]] = []
         self.on_revoked: Callable[[], None] = lambda: None
 
+    def note(self, change: str, partitions: Sequence[TopicPartition]) -> None:
+        self.heard.append((change, list(partitions), self.source.generation()))
+
     def assigned(self, partitions: Sequence[TopicPartition]) -> None:
-        self.heard.append(("assigned", list(partitions), self.source.generation()))
-        for partition in partitions if self.seek else ():
+        self.note("assigned", partitions)
+        for partition in partitions:
             self.source.seek(partition, self.source.committed([partition]).get(partition))
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        self.heard.append(("revoked", list(partitions), self.source.generation()))
+        self.note("revoked", partitions)
         self.on_revoked()
 
     def lost(self, partitions: Sequence[TopicPartition]) -> None:
-        self.heard.append(("lost", list(partitions), self.source.generation()))
+        self.note("lost", partitions)
 
 
-def log_of(records: int) -> MemoryLog:
+def started(records: int, **options: Sequence[TopicPartition]) -> tuple[MemorySource, Diary]:
+    """Return a source of numbered records in two partitions in turn, and its listener."""
     log = MemoryLog({"events": 2})
     for step in range(records):
         log.append(b"%d" % step, partition=step % 2, timestamp=step)
-    return log
-
-
-def started(log: MemoryLog, **options: Sequence[TopicPartition]) -> tuple[MemorySource, Diary]:
     source = MemorySource(log, **options)
     diary = Diary(source)
     source.start(diary)
@@ -55,8 +55,7 @@ def values(source: Source, count: int = 100) -> list[bytes | None]:
 
 
 def test_changes_reach_the_listener_inside_the_next_poll_in_their_order() -> None:
-    log = log_of(6)
-    source, diary = started(log, assigned=[A])
+    source, diary = started(6, assigned=[A])
     assert values(source) == [b"0", b"2", b"4"]
     source.assign([B])
     source.revoke([A])
@@ -67,20 +66,18 @@ def test_changes_reach_the_listener_inside_the_next_poll_in_their_order() -> Non
 
 
 def test_a_partition_may_be_committed_until_it_is_gone() -> None:
-    source, diary = started(log_of(4))
+    source, diary = started(4)
     source.poll(4, 0.0)
     diary.on_revoked = lambda: source.commit({A: 2})
     source.revoke([A])
     source.poll(4, 0.0)
     assert source.committed([A, B]) == {A: 2}
-    with pytest.raises(
-        ValueError, match="commit of events-0: it isn't assigned here; expected one of events-1"
-    ):
+    with pytest.raises(ValueError, match=r"commit of events-0: it isn't assigned here"):
         source.commit({A: 2})
 
 
 def test_what_was_read_ahead_of_a_lost_partition_comes_again_with_it() -> None:
-    source, _ = started(log_of(6))
+    source, _ = started(6)
     assert values(source, 2) == [b"0", b"1"]
     source.commit({A: 1, B: 1})
     source.lose([A])
@@ -89,37 +86,13 @@ def test_what_was_read_ahead_of_a_lost_partition_comes_again_with_it() -> None:
     assert values(source) == [b"2", b"4"]
 
 
-def test_a_source_made_again_over_the_log_goes_on_from_the_commits() -> None:
-    log = log_of(6)
-    killed, _ = started(log)
-    killed.poll(4, 0.0)
-    killed.commit({A: 1, B: 1})
-    again, diary = started(log)
-    assert values(again) == [b"2", b"3", b"4", b"5"]
-    assert diary.heard == [("assigned", [A, B], 2)]
-
-
-def test_a_listener_that_forgets_to_seek_is_caught() -> None:
-    source = MemorySource(log_of(1))
-    source.start(Diary(source, seek=False))
+def test_wrong_use_of_a_source_is_caught() -> None:
+    source, diary = started(1)
+    diary.assigned = lambda partitions: None  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="did not seek events-0, events-1"):
         source.poll(1, 0.0)
-
-
-def test_polling_before_the_start_is_caught() -> None:
     with pytest.raises(RuntimeError, match=r"call start\(listener\) before poll"):
-        MemorySource(log_of(1)).poll(1, 0.0)
-
-
-def test_offsets_of_a_log_may_have_gaps() -> None:
-    log = MemoryLog()
-    log.append(b"a")
-    assert log.append(b"b", skip=3).offset == 4
-    assert log.append(b"c", skip=4).offset == 9
-    assert [each.offset for each in log.read(A, 1)] == [4, 9]
-    assert [each.offset for each in log.read(A, 0, 9)] == [0, 4]
-    log.trim(A, 99)
-    assert (log.start(A), log.end(A)) == (10, 10)
+        MemorySource(MemoryLog()).poll(1, 0.0)
 
 
 def ranking(user_id: str) -> Ranking:
@@ -134,7 +107,7 @@ def test_receipts_stay_open_until_they_are_acknowledged() -> None:
     assert all(receipt.done() for receipt in (first, second, third))
 
 
-def test_a_sink_that_does_not_answer_fails_the_wait() -> None:
+def test_a_sink_that_does_not_answer_fails_the_wait_and_a_closed_one_takes_nothing() -> None:
     sink = MemorySink(at_once=False)
     receipt = sink.publish([], [], [], [])
     sink.answers = False
@@ -142,6 +115,8 @@ def test_a_sink_that_does_not_answer_fails_the_wait() -> None:
         receipt.wait(0.5)
     sink.close()
     assert not receipt.done()
+    with pytest.raises(RuntimeError, match="publish on a closed sink"):
+        sink.publish([], [], [], [])
 
 
 def test_a_batch_that_fails_is_not_written_and_the_next_one_is() -> None:
@@ -153,12 +128,3 @@ def test_a_batch_that_fails_is_not_written_and_the_next_one_is() -> None:
             check()
     assert sink.publish([ranking("bob")], [], [], []).done()
     assert list(sink.outbox.newest) == ["bob"]
-
-
-def test_a_closed_sink_takes_nothing() -> None:
-    sink = MemorySink(at_once=False)
-    receipt = sink.publish([], [], [], [])
-    sink.close()
-    assert receipt.done()
-    with pytest.raises(RuntimeError, match="publish on a closed sink"):
-        sink.publish([], [], [], [])

@@ -12,12 +12,22 @@ from consumers.memory import MemoryRecord
 from pipeline.errors import OffsetsGone
 from pipeline.events.batch import Polled, Span, TopicPartition
 
-A, B, C = TopicPartition("events", 0), TopicPartition("events", 1), TopicPartition("more", 0)
+A, B = TopicPartition("events", 0), TopicPartition("events", 1)
+LANES = (A, B, TopicPartition("more", 0), TopicPartition("more", 1))
+Lane = list[tuple[int, int]]  # offset, timestamp
 
 
-def rows(partition: TopicPartition, *pairs: tuple[int, int]) -> list[MemoryRecord]:
-    """Records of one partition from (offset, timestamp)."""
-    return [MemoryRecord(*partition, offset, timestamp, None, b"{}") for offset, timestamp in pairs]
+def rows(partition: TopicPartition, lane: Lane) -> list[MemoryRecord]:
+    return [MemoryRecord(*partition, offset, timestamp, None, b"{}") for offset, timestamp in lane]
+
+
+def merge_of(*lanes: Lane, start: int = 0) -> Merge:
+    """Return a merge with these records of A, B ... in it, read from offset `start`."""
+    merge = Merge()
+    for partition, lane in zip(LANES, lanes, strict=False):
+        merge.assign(partition, start)
+        merge.add(partition, rows(partition, lane))
+    return merge
 
 
 def drained(merge: Merge, limit: int = 1_000) -> Polled:
@@ -29,23 +39,8 @@ def where(polled: Polled) -> list[tuple[str, int, int]]:
     return [(record.topic, record.partition, record.offset) for record in polled.records]
 
 
-def test_oldest_record_goes_first_and_ties_go_to_the_lower_topic_and_partition() -> None:
-    merge = Merge()
-    for partition in (C, B, A):
-        merge.assign(partition, 0)
-    merge.add(C, rows(C, (0, 5), (1, 7)))
-    merge.add(B, rows(B, (0, 5), (1, 6)))
-    merge.add(A, rows(A, (0, 5), (1, 8)))
-    assert where(drained(merge)) == [
-        ("events", 0, 0), ("events", 1, 0), ("more", 0, 0),
-        ("events", 1, 1), ("more", 0, 1), ("events", 0, 1),
-    ]  # fmt: skip
-
-
 def test_order_of_offsets_stands_against_timestamps_that_go_back() -> None:
-    merge = Merge()
-    merge.assign(A, 0)
-    merge.add(A, rows(A, (0, 9), (1, 3), (2, 5)))
+    merge = merge_of([(0, 9), (1, 3), (2, 5)])
     assert [record.offset for record in drained(merge).records] == [0, 1, 2]
 
 
@@ -53,13 +48,11 @@ lanes = st.lists(st.lists(st.integers(0, 20), max_size=12).map(sorted), min_size
 
 
 @given(lanes, st.integers(1, 7), st.integers(1, 5))
-def test_batches_joined_equal_one_sort_however_they_are_cut(
-    timestamps: list[list[int]], limit: int, capacity: int
-) -> None:
+def test_batches_joined_equal_one_sort(timestamps: list[list[int]], limit: int, capacity: int) -> None:
     merge = Merge()
     stored = {
-        TopicPartition("events", index): rows(TopicPartition("events", index), *enumerate(column))
-        for index, column in enumerate(timestamps)
+        partition: rows(partition, list(enumerate(lane)))
+        for partition, lane in zip(LANES, timestamps, strict=False)
     }
     fetched = dict.fromkeys(stored, 0)
     for partition in stored:
@@ -102,9 +95,7 @@ def spans_cover_exactly(batch: Polled) -> None:
 
 
 def test_spans_join_without_holes_over_gaps_of_offsets() -> None:
-    merge = Merge()
-    merge.assign(A, 3)
-    merge.add(A, rows(A, (5, 1), (9, 2), (12, 3)))
+    merge = merge_of([(5, 1), (9, 2), (12, 3)], start=3)
     merge.fill(2)
     assert merge.take().spans == (Span("events", 0, 3, 10),)
     assert drained(merge).spans == (Span("events", 0, 10, 13),)
@@ -112,24 +103,19 @@ def test_spans_join_without_holes_over_gaps_of_offsets() -> None:
 
 
 def test_a_partition_that_is_behind_holds_the_others_back_until_the_caller_gives_up() -> None:
-    merge = Merge()
-    merge.assign(A, 0)
-    merge.assign(B, 0)
-    merge.add(A, rows(A, (0, 5), (1, 9)))
+    merge = merge_of([(0, 5), (1, 9)], [])
     assert [merge.buffered(each) for each in (A, B)] == [2, 0]
     assert merge.fill(10, behind=[B]) == 0
-    merge.add(B, rows(B, (0, 1), (1, 7)))
-    assert (
-        merge.fill(10, behind=[B]) == 3
-    )  # stops as soon as B runs dry again: its next may be older than A's 9
+    merge.add(B, rows(B, [(0, 1), (1, 7)]))
+    # stops as soon as B runs dry again: its next may be older than A's 9
+    assert merge.fill(10, behind=[B]) == 3
     assert merge.fill(10) == 4
     assert where(merge.take()) == [("events", 1, 0), ("events", 0, 0), ("events", 1, 1), ("events", 0, 1)]
 
 
 def test_a_full_partition_says_so_and_has_room_again_after_a_batch() -> None:
-    merge = Merge()
-    merge.assign(A, 0)
-    merge.add(A, rows(A, (0, 1), (1, 2)))
+    merge = merge_of([])
+    merge.add(A, rows(A, [(0, 1), (1, 2)]))
     assert (merge.buffered(A), merge.fetched(A), merge.full(2)) == (2, 2, {A})
     merge.fill(1)
     assert (merge.buffered(A), merge.fetched(A), merge.full(2)) == (1, 2, set())
@@ -137,79 +123,57 @@ def test_a_full_partition_says_so_and_has_room_again_after_a_batch() -> None:
 
 
 def test_records_that_were_fetched_twice_are_merged_once() -> None:
-    merge = Merge()
-    merge.assign(A, 1)
-    merge.add(A, rows(A, (0, 1), (1, 2), (2, 3)))
-    merge.add(A, rows(A, (1, 2), (2, 3), (3, 4)))
+    merge = merge_of([(0, 1), (1, 2), (2, 3)], start=1)
+    merge.add(A, rows(A, [(1, 2), (2, 3), (3, 4)]))
     assert [record.offset for record in drained(merge).records] == [1, 2, 3]
 
 
 def test_a_released_partition_leaves_nothing_behind_in_the_batch_in_the_making() -> None:
-    merge = Merge()
-    merge.assign(A, 0)
-    merge.assign(B, 0)
-    merge.add(A, rows(A, (0, 1), (1, 3)))
-    merge.add(B, rows(B, (0, 2), (1, 4)))
+    merge = merge_of([(0, 1), (1, 3)], [(0, 2), (1, 4)])
     assert merge.fill(3) == 3
     merge.release(A)
     merge.release(A)
     assert where(drained(merge)) == [("events", 1, 0), ("events", 1, 1)]
     assert merge.partitions() == [B]
-    merge.add(A, rows(A, (2, 5)))
+    merge.add(A, rows(A, [(2, 5)]))
     assert not drained(merge)
 
 
 def test_assigning_again_seeks_and_drops_what_was_buffered() -> None:
-    merge = Merge()
-    merge.assign(A, 0)
-    merge.add(A, rows(A, (0, 1), (1, 2)))
+    merge = merge_of([(0, 1), (1, 2)])
     merge.fill(1)
     merge.assign(A, 1)
     assert not drained(merge)
-    merge.add(A, rows(A, (1, 2)))
+    merge.add(A, rows(A, [(1, 2)]))
     assert drained(merge).spans == (Span("events", 0, 1, 2),)
 
 
-def test_records_that_are_gone_are_told_with_their_offsets() -> None:
-    spans = (Span("events", 0, 0, 3),)
+def test_missing_records_are_an_error() -> None:
     with pytest.raises(OffsetsGone, match="events-0, offsets 0 to 3: found 1 records, expected the 2"):
-        arrange(spans, [rows(A, (2, 1))], np.zeros(2, np.int32))
+        arrange((Span("events", 0, 0, 3),), [rows(A, [(2, 1)])], np.zeros(2, np.int32))
 
 
 @given(lanes, st.integers(1, 7), st.data())
-def test_records_put_back_go_first_again_in_their_order(
-    timestamps: list[list[int]], limit: int, data: st.DataObject
-) -> None:
-    whole, cut = Merge(), Merge()
-    for index, times in enumerate(timestamps):
-        source = TopicPartition("events", index)
-        for merge in (whole, cut):
-            merge.assign(source, 0)
-            merge.add(source, rows(source, *enumerate(times)))
+def test_records_put_back_come_first(timestamps: list[list[int]], limit: int, data: st.DataObject) -> None:
+    whole, cut = (merge_of(*(list(enumerate(lane)) for lane in timestamps)) for _ in range(2))
     got: list[tuple[str, int, int]] = []
     while polled := drained(cut, limit):
         first, rest = polled.split(data.draw(st.integers(1, len(polled.records))))
-        assert {span.source: span.stop for span in (*first.spans, *rest.spans)} == {
-            span.source: span.stop for span in polled.spans
-        }
+        stops = {span.source: span.stop for span in (*first.spans, *rest.spans)}
+        assert stops == {span.source: span.stop for span in polled.spans}
         for part in (first, rest):
             spans = [part.spans[index] for index in part.order_R.tolist()]
             assert all(s.start <= r.offset < s.stop for s, r in zip(spans, part.records, strict=True))
         if rest:
             cut.put_back(rest)
-        assert {source: cut.position(source) for source in cut.partitions()} == {
-            source: max([0, *(offset + 1 for t, p, offset in got + where(first) if p == source.partition)])
-            for source in cut.partitions()
-        }
         got += where(first)
+        for source in cut.partitions():
+            assert cut.position(source) == sum((topic, number) == source for topic, number, _ in got)
     assert got == where(drained(whole))
 
 
 def test_records_of_a_partition_that_is_gone_are_not_put_back() -> None:
-    merge = Merge()
-    for partition in (A, B):
-        merge.assign(partition, 0)
-        merge.add(partition, rows(partition, (0, 1), (1, 2)))
+    merge = merge_of([(0, 1), (1, 2)], [(0, 1), (1, 2)])
     _, rest = drained(merge).split(1)
     merge.release(A)
     merge.put_back(rest)

@@ -4,13 +4,12 @@ import re
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.openmetrics import exposition
+from prometheus_client import generate_latest
 
 from pipeline.events.batch import TopicPartition
 from pipeline.events.checks import REASONS
 from pipeline.outcome import SKIPS, STAGES
-from pipeline.service.metrics import LATENCY_BUCKETS_S, BatchHistogram, Metric, Metrics
+from pipeline.service.metrics import LATENCY_BUCKETS_S, Metric, Metrics
 
 NAMES = {  # name as scraped: type, labels
     "events_consumed_total": ("counter", {"type"}),
@@ -72,9 +71,10 @@ def fill(metrics: Metrics) -> dict[str, tuple[dict[str, str], float]]:
     return expected
 
 
-def test_names_types_and_labels_are_those_that_were_promised() -> None:
+def test_names_types_labels_and_values_are_those_that_were_promised() -> None:
     metrics = Metrics()
-    fill(metrics)
+    for name, (labelled, number) in fill(metrics).items():
+        assert value(metrics, name, **labelled) == number, name
     text = generate_latest(metrics.registry).decode()
     types = dict(re.findall(r"^# TYPE afresh_(\S+) (\S+)$", text, re.M))
     assert types == {name: kind for name, (kind, _) in NAMES.items()}
@@ -84,21 +84,14 @@ def test_names_types_and_labels_are_those_that_were_promised() -> None:
     assert labels == {name: names for name, (_, names) in NAMES.items()}
 
 
-def test_what_was_set_is_what_is_scraped() -> None:
-    metrics = Metrics()
-    for name, (labels, number) in fill(metrics).items():
-        assert value(metrics, name, **labels) == number, name
-
-
 def test_fixed_series_are_there_from_the_start() -> None:
     metrics = Metrics()
     for name, (kind, labels) in NAMES.items():
         if not labels:
             assert value(metrics, f"{name}_count" if kind == "histogram" else name) == 0, name
     assert all(value(metrics, "stage_seconds_count", stage=stage) == 0 for stage in STAGES)
-    for reason in REASONS:
-        assert value(metrics, "events_rejected_total", reason=reason) == 0
-        assert value(metrics, "dead_letters_total", reason=reason) == 0
+    for name in ("events_rejected_total", "dead_letters_total"):
+        assert all(value(metrics, name, reason=reason) == 0 for reason in REASONS)
     assert all(value(metrics, "train_steps_skipped_total", reason=reason) == 0 for reason in SKIPS)
 
 
@@ -108,15 +101,6 @@ def test_liveness_is_asked_at_the_scrape() -> None:
     assert [value(metrics, "live"), value(metrics, "live")] == [1, 0]
 
 
-def test_counters_add_up_and_gauges_are_replaced() -> None:
-    metrics = Metrics()
-    for live, admitted in ((10, 10), (12, 5)):
-        metrics.set(Metric.TABLE_ROWS, live, "users")
-        metrics.add(Metric.ROWS_ADMITTED, admitted, "users")
-    assert value(metrics, "table_rows", table="users") == 12
-    assert value(metrics, "rows_admitted_total", table="users") == 15
-
-
 def test_event_types_beyond_thirty_two_share_one_series() -> None:
     metrics = Metrics()
     metrics.add_types(Metric.EVENTS_CONSUMED, {f"type-{n}": 1 for n in range(40)})
@@ -124,10 +108,7 @@ def test_event_types_beyond_thirty_two_share_one_series() -> None:
     assert value(metrics, "events_consumed_total", type="type-3") == 2
     assert value(metrics, "events_consumed_total", type="type-39") is None
     assert value(metrics, "events_consumed_total", type="other") == 8 + 3
-    series = [
-        s for family in metrics.registry.collect() for s in family.samples if "events_consumed" in s.name
-    ]
-    assert len(series) == 33
+    assert generate_latest(metrics.registry).count(b"\nafresh_events_consumed_total{") == 33
 
 
 def test_partitions_that_went_away_lose_their_lag() -> None:
@@ -161,17 +142,3 @@ def test_latency_leaves_out_what_is_not_finite_and_takes_none_for_negative() -> 
     assert value(metrics, "end_to_end_latency_seconds_count") == 2
     assert value(metrics, "end_to_end_latency_seconds_sum") == 0.5
     assert value(metrics, "end_to_end_latency_seconds_bucket", le="0.001") == 1
-
-
-def test_a_name_can_be_registered_once_only() -> None:
-    registry = CollectorRegistry()
-    registry.register(BatchHistogram("twice", "Twice.", (1.0,)))
-    with pytest.raises(ValueError, match="Duplicated timeseries"):
-        registry.register(BatchHistogram("twice", "Twice.", (1.0,)))
-
-
-def test_both_text_formats_can_be_written() -> None:
-    metrics = Metrics()
-    fill(metrics)
-    assert exposition.generate_latest(metrics.registry).endswith(b"# EOF\n")
-    assert b"_created" not in generate_latest(metrics.registry)

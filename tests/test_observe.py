@@ -1,12 +1,15 @@
-"""What the loop reports to its observer shows in the metrics and the health."""
+"""What the loop reports to its observer, and batches of records that are no event or several."""
 
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from harness.workers import P0, START_MS, Worker, publish, settings_for
+from harness.learners import CountingLearner
+from harness.workers import P0, P1, START_MS, Worker, publish, settings_for
+from test_loop import assert_restored, finished, started
 
 from consumers.memory import MemoryLog
 from pipeline.events.batch import RawBatch
@@ -16,7 +19,10 @@ from pipeline.service.clock import ManualClock
 from pipeline.service.health import Health
 from pipeline.service.metrics import Metrics
 from pipeline.service.observe import MetricsObserver, ModelStatus
+from pipeline.settings import EventsConfig, Settings
 from producers.memory import MemoryReceipt, MemorySink
+
+LINES = EventsConfig(fields={"item_id": "lines[].id"}, roles={"look": "ignore"})
 
 
 class Observed:
@@ -42,8 +48,11 @@ class Observed:
         return self.metrics.registry.get_sample_value(f"afresh_{name}", labels)
 
 
+Observe = Callable[..., Observed]
+
+
 @pytest.fixture
-def observe(tmp_path: Path) -> Iterator[Callable[..., Observed]]:
+def observe(tmp_path: Path) -> Iterator[Observe]:
     made: list[Observed] = []
 
     def make(users: list[str], **options: Any) -> Observed:
@@ -55,7 +64,7 @@ def observe(tmp_path: Path) -> Iterator[Callable[..., Observed]]:
         each.worker.kill()
 
 
-def test_a_run_shows_in_metrics_and_health(observe: Callable[..., Observed]) -> None:
+def test_a_run_shows_in_metrics_and_health(observe: Observe) -> None:
     run = observe(["ann", "bob", "ann"])
     run.log.append(b"{", timestamp=START_MS + 3)
     run.run()
@@ -86,9 +95,7 @@ def test_a_run_shows_in_metrics_and_health(observe: Callable[..., Observed]) -> 
     assert run.value("partitions_assigned") == 0
 
 
-def test_an_alarm_is_counted_and_logged(
-    observe: Callable[..., Observed], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_alarm_is_counted_and_logged(observe: Observe, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "pipeline.service.observe")
     run = observe(["ann"])
     step = run.worker.learner.step
@@ -105,9 +112,7 @@ def test_an_alarm_is_counted_and_logged(
     assert lines == ["drift: hit_rate 0.500 -> 0.250 at event 7; reaction 0.40"]
 
 
-def test_a_worker_is_ready_without_a_partition_and_when_others_take_those_it_had(
-    observe: Callable[..., Observed],
-) -> None:
+def test_a_worker_is_ready_without_a_partition_and_when_others_take_those_it_had(observe: Observe) -> None:
     run = observe(["ann"], assigned=[])
     worker, states = run.worker, []
     worker.loop.start()
@@ -126,28 +131,14 @@ def test_a_worker_is_ready_without_a_partition_and_when_others_take_those_it_had
     assert states == ["rebalancing", "ready", "ready", "ready"]
 
 
-class PunctualReceipt(MemoryReceipt):
-    """A receipt that knows when it was acknowledged."""
-
-    def acknowledged_ms(self) -> int:  # type: ignore[override]
-        """A quarter of a second after the first event's record."""
-        return START_MS + 250
-
-
 class PunctualSink(MemorySink):
-    """A sink with receipts that know the time."""
-
-    def publish(self, *batch: Any) -> PunctualReceipt:
-        """Take a batch."""
-        super().publish(*batch)
-        receipt = PunctualReceipt(self)
-        receipt.acknowledged = True
+    def publish(self, *batch: Any) -> MemoryReceipt:
+        receipt = super().publish(*batch)
+        receipt.acknowledged_ms = lambda: START_MS + 250  # type: ignore[assignment, method-assign]
         return receipt
 
 
-def test_latency_ends_with_the_acknowledgement_not_when_it_is_looked_at(
-    observe: Callable[..., Observed],
-) -> None:
+def test_latency_ends_with_the_acknowledgement_not_when_it_is_looked_at(observe: Observe) -> None:
     sink = PunctualSink()
     run = observe(["ann"], wrap=lambda name, part: sink if name == "sink" else part).run()
     run.worker.clock.advance(30.0)
@@ -156,7 +147,7 @@ def test_latency_ends_with_the_acknowledgement_not_when_it_is_looked_at(
     assert run.value("end_to_end_latency_seconds_sum") == 0.25
 
 
-def test_what_was_restored_shows_before_the_first_batch(observe: Callable[..., Observed]) -> None:
+def test_what_was_restored_shows_before_the_first_batch(observe: Observe) -> None:
     first = observe(["ann", "bob", "ann"]).run()
     first.worker.loop.leave()
     first.worker.kill()
@@ -165,3 +156,60 @@ def test_what_was_restored_shows_before_the_first_batch(observe: Callable[..., O
     second.worker.settle()
     assert second.value("events_learned") == 3
     assert second.value("model_version") == first.worker.learner.seq
+
+
+def with_lines(folder: Path, **limits: Any) -> Settings:
+    return msgspec.structs.replace(settings_for(folder, **limits), events=LINES)
+
+
+def publish_lines(log: MemoryLog, number: int, *items: str, partition: int = 0) -> None:
+    value = {"user_id": "ann", "lines": [{"id": item} for item in items]}
+    log.append(msgspec.json.encode(value), partition=partition, timestamp=START_MS + number)
+
+
+def test_batches_of_ignored_records_are_committed_and_exceed_no_limit(tmp_path: Path) -> None:
+    log = MemoryLog({"events": 2})
+    for number in range(9):
+        log.append(b'{"event_type":"look"}', partition=0, timestamp=START_MS + number)
+        log.append(None, partition=1, timestamp=START_MS + number)
+    clock, metrics = ManualClock(START_MS), Metrics()
+    settings = with_lines(tmp_path, max_consecutive_dead_letters=1, max_dead_letter_ratio=0.001)
+    observer = MetricsObserver(metrics, Health(clock), clock)
+    worker = finished(log, tmp_path, settings=settings, observer=observer)
+    worker.settle()
+    assert log.committed == worker.learner.offsets == {P0: 9, P1: 9}
+    assert (worker.learner.events_learned, worker.outbox.rejects, worker.outbox.rankings) == (0, [], [])
+    for name in ("look", "tombstone"):
+        assert metrics.registry.get_sample_value("afresh_events_ignored_total", {"type": name}) == 9
+    assert_restored(worker)
+
+
+def test_a_batch_holds_at_most_max_events_or_one_record(tmp_path: Path) -> None:
+    log = MemoryLog({"events": 2})
+    lines = [1, 3, 2, 7, 1, 1, 1, 1]  # of each record; a batch has room for 4 events
+    for number, count in enumerate(lines):
+        publish_lines(log, number, *(f"i{line}" for line in range(count)), partition=number % 2)
+    sizes: list[int] = []
+
+    class Noting(CountingLearner):
+        def step(self, raw: RawBatch, *mark: Any) -> Outcome:
+            sizes.append(len(raw.events))
+            return super().step(raw, *mark)
+
+    settings = with_lines(tmp_path)
+    worker = finished(log, tmp_path, settings=settings, learner=Noting(settings))
+    assert sizes == [4, 2, 7, 4]
+    assert worker.learner.events_learned == sum(lines)
+    assert_restored(worker)
+
+
+def test_another_worker_catches_up_with_several_events_a_record(tmp_path: Path) -> None:
+    log = MemoryLog()
+    for number in range(6):
+        publish_lines(log, number, f"i{number}", "tea")
+    first = finished(log, tmp_path, settings=with_lines(tmp_path))
+    first.settle()
+    first.kill()
+    other = started(log, tmp_path, settings=with_lines(tmp_path, worker="worker-1"))
+    other.settle()
+    assert other.learner.users == first.learner.users

@@ -40,9 +40,7 @@ def ended(kind: str, *args: object, code: str = "0") -> tuple[int, str]:
     ("kind", "code", "said"), [("broken", cli.READER_CLOSED, ""), ("full", 1, FULL), ("closed", 0, "")]
 )
 @pytest.mark.parametrize("args", [("--help",), ("evaluate", "--help")])
-def test_output_that_can_not_be_written_ends_a_command_quietly(
-    kind: str, code: int, said: str, args: tuple[str, ...]
-) -> None:
+def test_output_that_is_lost_ends_a_command(kind: str, code: int, said: str, args: tuple[str, ...]) -> None:
     assert ended(kind, *args) == (code, said)
 
 

@@ -50,6 +50,13 @@ def stream(batches: int = 40) -> list[RawBatch]:
     )
 
 
+def fed(raws: list[RawBatch], settings: Settings | None = None) -> Recommender:
+    recommender = Recommender(settings or small_settings())
+    for raw in raws:
+        recommender.step(raw)
+    return recommender
+
+
 def lists(outcome: Outcome) -> list[Ranking]:
     """The rankings of users; the default list goes out again after a restart."""
     return [ranking for ranking in outcome.rankings if ranking.user_id != DEFAULT_USER]
@@ -94,14 +101,14 @@ def test_a_restored_recommender_goes_on_bit_for_bit(settings: Settings) -> None:
             assert other.metrics.tables == outcome.metrics.tables
             assert repr(other.metrics) == repr(outcome.metrics)
         assert again.digests() == whole.digests(), f"restored at {number}"
-        for name, array in whole.quality.arrays().items():
-            np.testing.assert_array_equal(again.quality.arrays()[name], array, err_msg=name)
+        measured = again.evaluator.arrays()
+        for name, array in whole.evaluator.arrays().items():
+            if not name.startswith(("exposure/", "timeline/coverage")):  # of the default list too
+                assert array.tobytes() == measured[name].tobytes(), name
 
 
 def test_digests_tell_one_changed_value_from_none() -> None:
-    recommender = Recommender(small_settings())
-    for raw in stream(6):
-        recommender.step(raw)
+    recommender = fed(stream(6))
     before = recommender.digests()
     state = recommender.state
     row = state.users.row_of["u3"]
@@ -117,23 +124,15 @@ def test_digests_tell_one_changed_value_from_none() -> None:
 
 
 def moved_users(state: State, user: str) -> tuple[list[str], list[str], list[str]]:
-    """A user's history, consumed items and last list, by id."""
-    row, status = state.users.row_of[user], state.items.status.data
-    window = history_items(state, user)
-    return (
-        window,
-        names_of(state, state.consumed.of(row, status)),
-        names_of(state, state.published.items.data[row]),
-    )
+    row = state.users.row_of[user]
+    consumed = state.consumed.of(row, state.items.status.data)
+    listed = state.published.items.data[row]
+    return history_items(state, user), names_of(state, consumed), names_of(state, listed)
 
 
 def test_a_shard_carries_users_into_tables_with_other_rows() -> None:
-    settings = small_settings()
-    giver, taker = Recommender(settings), Recommender(settings)
-    for raw in stream(12):
-        giver.step(raw)
-    elsewhere = Batches(ends={3: 0})
-    taker.step(elsewhere([Event(f"x{n}", f"i{200 - n}", partition=3) for n in range(60)]))
+    giver = fed(stream(12))
+    taker = fed([Batches(ends={3: 0})([Event(f"x{n}", f"i{200 - n}", partition=3) for n in range(60)])])
     shard = giver.take([source(1)])
     taker.put(shard)
     number = giver.state.number_of(source(1))
@@ -157,23 +156,20 @@ def test_a_shard_carries_users_into_tables_with_other_rows() -> None:
 def test_user_parameters_of_another_worker_start_afresh_and_own_ones_go_on(name: str) -> None:
     """They belong to the item vectors that they were learned with."""
     settings = small_settings(name=name)
-    giver, taker = Recommender(settings), Recommender(settings)
-    for raw in stream(8):
-        giver.step(raw)
+    giver, taker = fed(stream(8), settings), Recommender(settings)
     taker.put(giver.take([source(1)]))
     own = restored(settings, giver.snapshot())
     users = [user for user in taker.state.users.row_of if user != DEFAULT_USER]
     held = 0
     for key, column in giver.models[0].columns().items():
         if column.axis == "user":
-            rows = [each.state.users.rows(users) for each in (giver, taker, own)]
-            taken, went_on = (
-                taker.models[0].columns()[key].data[rows[1]],
-                own.models[0].columns()[key].data[rows[2]],
+            given, taken, went_on = (
+                each.models[0].columns()[key].data[each.state.users.rows(users)]
+                for each in (giver, taker, own)
             )
             assert (taken == column.fill).all(), key
-            np.testing.assert_array_equal(went_on, column.data[rows[0]], err_msg=key)
-            held += int((column.data[rows[0]] != column.fill).sum())
+            np.testing.assert_array_equal(went_on, given, err_msg=key)
+            held += int((given != column.fill).sum())
     assert held > len(users)
     assert all(moved_users(taker.state, user) == moved_users(giver.state, user) for user in users)
     ranked = taker.rank(taker.state.users.rows(users))
@@ -181,10 +177,7 @@ def test_user_parameters_of_another_worker_start_afresh_and_own_ones_go_on(name:
 
 
 def test_users_have_one_digest_whatever_rows_they_and_their_items_lie_in() -> None:
-    settings = small_settings()
-    first = Recommender(settings)
-    for raw in stream(12):
-        first.step(raw)
+    first = fed(stream(12))
     digest = first.digests()["digest_users"]
     # the users leave and come back in another order: their rows are others now
     some, rest = first.take([source(1), source(2)]), first.take([source(0)])
@@ -198,25 +191,17 @@ def test_users_have_one_digest_whatever_rows_they_and_their_items_lie_in() -> No
 
 
 def test_a_shard_replaces_what_is_held_of_its_partition_and_of_its_users() -> None:
-    settings = small_settings()
-    older, newer = Recommender(settings), Recommender(settings)
     raws = stream(10)
-    for raw in raws[:5]:
-        older.step(raw)
-    for raw in raws:
-        newer.step(raw)
-    newest = {
-        user: moved_users(newer.state, user) for user in newer.state.users.row_of if user != DEFAULT_USER
-    }
+    older, newer = fed(raws[:5]), fed(raws)
+    users = newer.state.users.row_of.keys() - {DEFAULT_USER}
+    newest = {user: moved_users(newer.state, user) for user in users}
     older.put(newer.take([source(number) for number in range(3)]))
-    assert {user: moved_users(older.state, user) for user in newest} == newest
+    assert {user: moved_users(older.state, user) for user in users} == newest
     assert set(older.state.users.row_of) == set(newer.state.users.row_of)
 
 
 def test_a_released_partition_leaves_no_user_no_offset_and_no_event_id() -> None:
-    recommender = Recommender(small_settings())
-    for raw in stream(5):
-        recommender.step(raw)
+    recommender = fed(stream(5))
     recommender.release([source(1)])
     assert source(1) not in recommender.offsets
     assert source(1) not in recommender.state.duplicates
@@ -224,20 +209,14 @@ def test_a_released_partition_leaves_no_user_no_offset_and_no_event_id() -> None
 
 
 def test_catching_up_moves_users_and_leaves_the_model() -> None:
-    settings = small_settings()
-    learner, follower = Recommender(settings), Recommender(settings)
     raws = stream(6)
-    for raw in raws[:3]:
-        learner.step(raw)
-        follower.step(raw)
+    learner, follower = fed(raws[:3]), fed(raws[:3])
     model = {name: column.data.copy() for name, column in packing.shared_columns(follower.state).items()}
     for raw in raws[3:]:
         learner.step(raw)
         follower.catch_up(raw)
-    assert (follower.seq, follower.events_learned) == (
-        3,
-        sum(len(set(raw.events.event_ids)) for raw in raws[:3]),
-    )
+    assert follower.seq == 3
+    assert follower.events_learned == sum(len(set(raw.events.event_ids)) for raw in raws[:3])
     for name, column in packing.shared_columns(follower.state).items():
         if not name.endswith(("items_values", ".at_event")):  # new items have got an embedding and an age
             rows = model[name].shape[0] if column.data.ndim else ...
@@ -256,21 +235,15 @@ def test_event_ids_are_remembered_over_a_restart() -> None:
     assert (outcome.metrics.duplicates, outcome.metrics.learned) == (1, 1)
 
 
-def test_users_who_know_no_item_survive_a_restart() -> None:
+def test_users_who_know_no_item_and_partitions_without_users_survive_a_restart() -> None:
     settings = small_settings(limits=LimitsConfig(admit_after=2))
-    first, batches = Recommender(settings), Batches()
-    first.step(batches([Event("u", "a")]))
-    second = restored(settings, first.snapshot())
-    assert second.digests() == first.digests()
-    assert moved_users(second.state, "u") == ([], [], [])
-
-
-def test_a_partition_without_users_survives_a_restart() -> None:
-    settings = small_settings()
-    first, batches = Recommender(settings), Batches()
-    first.step(batches([]))
-    second = restored(settings, first.snapshot())
-    assert second.offsets == first.offsets == {source(0): 0}
+    for events in ([Event("u", "a")], []):
+        first = Recommender(settings)
+        first.step(Batches()(events))
+        second = restored(settings, first.snapshot())
+        assert second.digests() == first.digests()
+        assert second.offsets == first.offsets == {source(0): len(events)}
+        assert [moved_users(second.state, event.user) for event in events] == [([], [], [])] * len(events)
 
 
 def test_items_that_came_with_a_shard_do_not_expire_at_once() -> None:

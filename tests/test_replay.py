@@ -118,13 +118,7 @@ def test_a_rate_holds_over_the_run_when_every_wait_is_too_long(late_s: float) ->
     lateness = [at - number / 1_000 for number, at in enumerate(times)]
     assert min(lateness) >= -1e-9
     assert max(lateness) <= 0.016 + late_s
-
-
-def test_events_leave_in_short_even_slices() -> None:
-    clock = Time()
-    times = [clock.now_s for _ in paced(at_times([0] * 2_000), Pace(2_000), clock.wait, clock.read)]
-    assert max(np.diff(times)) < 0.02
-    assert clock.waits < 80
+    assert clock.waits < 160
 
 
 def test_without_a_rate_there_is_no_wait() -> None:
@@ -142,8 +136,6 @@ def test_a_wait_that_returns_true_ends_the_stream() -> None:
 
 
 class Delivered:
-    """A future that is already done or failed."""
-
     def __init__(self, error: Exception | None) -> None:
         self.error = error
 
@@ -183,14 +175,6 @@ def test_events_are_sent_in_order_one_partition_a_user_and_flushed() -> None:
     assert (sending.sent, producer.flushed) == (2_500, 1)
 
 
-def test_an_interruption_flushes_the_sent_events() -> None:
-    producer, sending = FakeProducer(), Sending()
-    calls = itertools.count()
-    send_events(producer, "events", at_times([0] * 9_000), sending, wait=lambda seconds: next(calls) == 2)
-    assert 0 < sending.sent == len(producer.sent) < 9_000
-    assert producer.flushed == 1
-
-
 def test_a_rejected_event_ends_the_sending() -> None:
     producer = FakeProducer(rejects=3, error=MessageSizeTooLargeError("big"))
     with pytest.raises(PublishFailed, match=r"topic 'shop' rejected an event after about 3: .*big"):
@@ -214,12 +198,6 @@ def recording(folder: Path, rows: int = 300) -> Path:
     return path
 
 
-def test_a_missing_broker_is_an_error_of_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--set", "kafka.bootstrap_servers=127.0.0.1:1", "--set", "kafka.start_timeout_s=0.2"]
-    assert main(["replay", str(recording(tmp_path)), *options, "--log-level", "error"]) == 2
-    assert "no broker answered at kafka.bootstrap_servers = '127.0.0.1:1'" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -240,9 +218,7 @@ def test_a_file_without_events_is_an_error_before_any_broker_is_asked(
 @pytest.mark.parametrize(
     "options", [["--rate", "-1"], ["--speed", "nan"], ["--limit", "-1"], ["--rate", "1", "--speed", "2"]]
 )
-def test_impossible_options_are_an_error_of_one_line(
-    options: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_impossible_options_are_one_line(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", "events.csv", *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert options[-2] in line
@@ -250,15 +226,12 @@ def test_impossible_options_are_an_error_of_one_line(
 
 @pytest.fixture
 def site(embedded_broker: str, topic_name: Callable[[str], str], tmp_path: Path) -> Iterator[Site]:
-    """The topics of a test, not created."""
     with Site(embedded_broker, topic_name("replay"), tmp_path) as made:
         yield made
 
 
 @pytest.mark.kafka
-def test_the_topic_holds_the_events_of_the_file(
-    tmp_path: Path, site: Site, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_topic_holds_the_file(tmp_path: Path, site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     path = recording(tmp_path)
     assert main(["replay", str(path), "--json", "--start", "10", "--events", "250", *site.options()]) == 0
     out, err = capsys.readouterr()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from pipeline.service.prequential import GRIDS
 from pipeline.settings import KafkaConfig, Settings
 
 NOW_MS = 1_700_000_000_000
+Run = Callable[..., tuple[int, str, str]]
 SMALL = ("--set", "model.attention.dim=8", "--set", "model.attention.history=6")
 
 
@@ -60,7 +62,6 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def learner() -> Recommender:
-    """A recommender that has seen some days of a small stream."""
     recommender = Recommender(small_settings(exclude=[]))
     for raw in stream(np.random.default_rng(0), Batches(), 70, pace=1):
         recommender.step(raw)
@@ -87,19 +88,24 @@ def save(recommender: Recommender, folder: Path, worker: str = "worker-0") -> No
     Checkpoints(UrlFolder(str(folder)), settings).save(recommender, 0, NOW_MS)
 
 
-def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
-    code = main([str(each) for each in argv])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command: return its exit code, stdout and stderr."""
+
+    def call(*argv: object) -> tuple[int, str, str]:
+        code = main([str(each) for each in argv])
+        return code, *capsys.readouterr()
+
+    return call
 
 
 @pytest.mark.parametrize("models", [None, "popularity", "item_knn,recent_popularity"])
 def test_the_report_of_a_file_is_one_page_that_loads_nothing(
-    models: str | None, file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    models: str | None, file: Path, run: Run, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.html"
     chosen = () if models is None else ("--models", models)
-    code, printed, err = run(capsys, "evaluate", file, "--report", out, "--json", *chosen, *SMALL)
+    code, printed, err = run("evaluate", file, "--report", out, "--json", *chosen, *SMALL)
     assert code == 0
     assert err.endswith(f"report: {out}\n")
     text = out.read_text("utf-8")
@@ -114,25 +120,18 @@ def test_the_report_of_a_file_is_one_page_that_loads_nothing(
     assert {str(target) for target in targets} <= {f"#{id}" for id in ids}
     assert not any("src" in attributes for _, attributes in parsed.tags)
     assert len(ids) == len(set(ids))
+    names = [tag for tag, _ in parsed.tags]
+    assert names.index("svg") < names.index("table")
+    if models is None:
+        folded = names.index("details")  # the grid of settings
+        assert names.count("details") == 1
+        assert "open" not in parsed.tags[folded][1]
+        assert "svg" not in names[folded:]
+        assert names[folded:].count("tr") == 1 + sum(map(len, GRIDS.values()))
     for name, figures in json.loads(printed)["models"].items():
         row = next(cells for cells in parsed.cells if cells[0] == name and len(cells) > 8)
         assert row[1] == f"{figures['ndcg@10']:.4f}"
         assert row[3:5] == [f"{figures['hr@10']:.4f}", f"{figures['mrr@10']:.4f}"]
-
-
-def test_charts_come_first_and_the_grid_of_settings_is_folded_away(
-    file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    out = tmp_path / "out.html"
-    assert run(capsys, "evaluate", file, "--report", out, *SMALL)[0] == 0
-    tags = Page(out.read_text("utf-8")).tags
-    names = [tag for tag, _ in tags]
-    assert names.index("svg") < names.index("table")
-    assert names.count("details") == 1
-    folded = names.index("details")
-    assert "open" not in tags[folded][1]
-    assert names[folded:].count("tr") == 1 + sum(map(len, GRIDS.values()))
-    assert "svg" not in names[folded:]
 
 
 def test_no_two_models_look_alike(learner: Recommender) -> None:
@@ -143,25 +142,21 @@ def test_no_two_models_look_alike(learner: Recommender) -> None:
     assert len({colour for colour, _ in first}) == len({dash for _, dash in first}) == len(COLOURS)
 
 
-def test_a_report_that_cannot_be_written_is_an_error_before_anything_is_learned(
-    file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_report_that_cannot_be_written_is_an_error_at_once(file: Path, run: Run, tmp_path: Path) -> None:
     where = tmp_path / "no" / "out.html"
-    code, out, err = run(capsys, "evaluate", file, "--report", where, *SMALL)
+    code, out, err = run("evaluate", file, "--report", where, *SMALL)
     assert (code, out) == (2, "")
     assert err.startswith(f"afresh: --report {where}: can't be written: No such file or directory; ")
     assert err.count("\n") == 1
 
 
-def test_a_checkpoint_has_the_report_of_its_worker(
-    learner: Recommender, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_checkpoint_has_its_workers_report(
+    learner: Recommender, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for worker in ("east", "west"):
         save(learner, tmp_path / "state", worker)
     monkeypatch.chdir(tmp_path)
-    code, out, err = run(
-        capsys, "report", "--checkpoint", tmp_path / "state", "--set", "kafka.worker_id=west"
-    )
+    code, out, err = run("report", "--checkpoint", tmp_path / "state", "--set", "kafka.worker_id=west")
     assert (code, err) == (0, "")
     assert out == f"report: afresh-report.html, worker west, {learner.events_learned:,} events\n"
     text = Path("afresh-report.html").read_text("utf-8")
@@ -172,12 +167,10 @@ def test_a_checkpoint_has_the_report_of_its_worker(
     assert "2023-11-14 22:13 UTC" in text  # when it was saved
 
 
-def test_a_trained_checkpoint_has_a_report_before_any_worker_has_started(
-    file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_trained_checkpoint_has_a_report_before_any_worker(file: Path, run: Run, tmp_path: Path) -> None:
     state, page_of = tmp_path / "state", tmp_path / "out.html"
-    assert run(capsys, "train", file, "--checkpoint", state, *SMALL)[0] == 0
-    code, out, _ = run(capsys, "report", "--checkpoint", state, "--out", page_of)
+    assert run("train", file, "--checkpoint", state, *SMALL)[0] == 0
+    code, out, _ = run("report", "--checkpoint", state, "--out", page_of)
     assert (code, out) == (0, f"report: {page_of}, trained from a file, 400 events\n")
     assert "<dd>none yet: trained from a file</dd>" in page_of.read_text("utf-8")
 
@@ -192,14 +185,14 @@ def test_a_trained_checkpoint_has_a_report_before_any_worker_has_started(
     ],
 )
 def test_no_page_is_one_line_and_leaves_no_file(
-    options: tuple[str, ...], message: str, learner: Recommender, capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...], message: str, learner: Recommender, run: Run,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     save(learner, tmp_path / "state")
     save(learner, tmp_path / "two", "east")
     save(learner, tmp_path / "two", "west")
-    code, out, err = run(capsys, "report", *options)
+    code, out, err = run("report", *options)
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert message in err
     assert not list(tmp_path.glob("*.html"))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from harness.streams import MINUTE_MS, START_MS, Batches, Event, history_items, small_settings
+from harness.streams import MINUTE_MS, START_MS, Batches, Event, small_settings
 
 from pipeline.events.records import DEFAULT_USER, Ranking
 from pipeline.outcome import Outcome
@@ -21,7 +21,6 @@ def wave_of(item: str) -> int:
 
 
 def memory(recommender: Recommender) -> int:
-    """Bytes of all stores, both tables, and the consumed sets' shared array."""
     state = recommender.state
     return nbytes([*state.stores.values(), state.users, state.items]) + state.consumed.values.nbytes
 
@@ -86,19 +85,6 @@ def test_no_list_shows_an_item_of_two_waves_ago_and_memory_stays(exclude: list[s
     assert items.capacity <= 4 * LIMIT  # so every row was used several times
     assert {wave_of(item) for item in shown} == set(range(1, WAVES + 1))
     assert bytes_after[WAVES] <= 1.1 * bytes_after[8]
-
-
-def test_histories_and_consumed_items_hold_only_the_users_own_events() -> None:
-    waves = Waves(None)
-    state = waves.recommender.state
-    for wave in range(1, 9):
-        waves.send(wave)
-        known = state.items.status.data
-        for user, past in waves.past.items():
-            row = state.users.row_of[user]
-            assert set(history_items(state, user)) <= past
-            consumed = state.consumed.of(row, known)
-            assert {state.items.id_of[m] for m in consumed.tolist()} <= past
 
 
 def test_a_reused_row_is_empty_and_not_referenced() -> None:

@@ -31,7 +31,6 @@ def with_shadows(*names: str, exclude: list[str] | None = None) -> Settings:
 
 
 def columns_without(recommender: Recommender, *shadows: str) -> dict[str, Any]:
-    """Return all columns but those of these models."""
     return {
         f"{name}.{key}": column
         for name, store in recommender.state.stores.items()
@@ -42,9 +41,7 @@ def columns_without(recommender: Recommender, *shadows: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("exclude", [None, []], ids=["all excluded", "repeats"])
 @pytest.mark.parametrize("shadows", [("sasrec",), ("sasrec", "wide", "ncf", "session_knn", "isgd")])
-def test_shadows_leave_lists_and_the_served_model_unchanged_bit_for_bit(
-    shadows: tuple[str, ...], exclude: list[str] | None
-) -> None:
+def test_shadows_change_no_other_bit(shadows: tuple[str, ...], exclude: list[str] | None) -> None:
     alone = Recommender(with_shadows(exclude=exclude))
     beside = Recommender(with_shadows(*shadows, exclude=exclude))
     for one, two in zip(feed(alone, stream()), feed(beside, stream()), strict=True):
@@ -88,9 +85,7 @@ def test_adding_or_removing_a_shadow_over_a_restart_resets_nothing() -> None:
     assert 0 < tests < unbroken.quality.cumulative()["sasrec"]["tests"]  # counts since it is back
 
 
-def test_a_shadow_that_fails_is_disabled_with_one_warning(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_failed_shadow_is_off(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     learn, calls = SasRecModel.learn, []
 
     def broken(self: Any, *given: Any) -> Any:

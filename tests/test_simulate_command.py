@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -103,17 +105,15 @@ def test_events_are_keyed_by_user_and_event_time_ends_about_now():
     for event in events[::500]:
         decoded = msgspec.json.decode(event.value, type=SimulatedEvent)
         assert (event.key.decode(), event.time_ms) == (decoded.user_id, decoded.timestamp_ms)
-    times = [event.time_ms for event in events]
-    assert times == sorted(times)
+    times = sorted(event.time_ms for event in events)
     assert abs(times[-1] - NOW_MS) < 0.1 * (NOW_MS - times[0])
 
 
 def test_a_season_starts_at_midnight_and_ends_about_now():
-    simulation = Simulation(Order(3_000, 0, plan=Plan(season=Season(2))), NOW_MS)
-    events = list(simulation.wire(simulation.columns()))
-    day_ms = 24 * 3_600_000
+    simulation, day_ms = Simulation(Order(3_000, 0, plan=Plan(season=Season(2))), NOW_MS), 24 * 3_600_000
     assert simulation.start_ms % day_ms == 0
-    assert NOW_MS - 1.2 * day_ms < events[-1].time_ms < NOW_MS + 0.2 * day_ms
+    *_, last = simulation.wire(simulation.columns())
+    assert NOW_MS - 1.2 * day_ms < last.time_ms < NOW_MS + 0.2 * day_ms
 
 
 def test_a_burst_of_rate_is_sent_as_a_burst():
@@ -164,7 +164,6 @@ def test_a_sender_process_has_the_default_configuration_whatever_the_environment
 
 @pytest.fixture
 def site(embedded_broker, topic_name, tmp_path):
-    """The topics of a test, one partition each, not created."""
     with Site(embedded_broker, topic_name("simulate"), tmp_path, partitions=1) as made:
         yield made
 
@@ -175,10 +174,9 @@ def records_of(site, topic):
 
 def publish(site, *records):
     """Publish rankings: (user, value)."""
-    producer = KafkaProducer(bootstrap_servers=site.broker)
-    for key, value in records:
-        producer.send(site.configured().topics.recommendations, key=key.encode(), value=value)
-    producer.close()
+    with closing(KafkaProducer(bootstrap_servers=site.broker)) as producer:
+        for key, value in records:
+            producer.send(f"{site.stem}-recommendations", key=key.encode(), value=value)
 
 
 def listed(*items, event_ms=0):
@@ -206,17 +204,8 @@ def test_a_user_sees_the_newest_ranking_or_else_the_default_one(site):
 
 
 def test_an_error_of_the_reading_thread_is_raised(monkeypatch):
-    class Broken:
-        def __init__(self, *_):
-            pass
-
-        def poll(self, wait_s):
-            raise ValueError("no such codec")
-
-        def close(self):
-            pass
-
-    monkeypatch.setattr(newest_lists, "TopicReader", Broken)
+    broken = Mock(**{"poll.side_effect": ValueError("no such codec")})
+    monkeypatch.setattr(newest_lists, "TopicReader", lambda *_: broken)
     with NewestLists(KafkaConfig(), "recommendations") as lists:
         lists.of("ann")
         lists._thread.join()
@@ -232,13 +221,6 @@ def test_a_missing_recommendations_topic_is_an_error_of_one_line(site, capsys):
     err = capsys.readouterr().err
     assert "topic 'no-such-topic' does not exist" in err
     assert len(err.splitlines()) == 1
-
-
-def test_a_missing_broker_is_an_error_of_one_line(capsys):
-    options = ["--set", "kafka.bootstrap_servers=127.0.0.1:1", "--set", "kafka.start_timeout_s=0.3"]
-    assert simulated("--events", 10, "--log-level", "error", *options) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "127.0.0.1:1" in line
 
 
 @pytest.mark.kafka
@@ -264,14 +246,11 @@ def test_the_closed_loop_reports_its_progress_and_the_uplift(site, capsys, tmp_p
     retired = {item["item_id"] for item in json.loads(truth_path.read_text())["retired_items"]}
     withdrawn = [json.loads(record.value) for record in records_of(site, "items")]
     assert all(record["available"] is False for record in withdrawn)
-    assert 0 < len(withdrawn) <= len(retired)
     assert {record["item_id"] for record in withdrawn} <= retired
-    assert len(retired) - len(withdrawn) <= 5  # of the last round
+    assert 0 < len(retired) - 5 <= len(withdrawn) <= len(retired)  # without some of the last round
 
 
-def test_the_command_creates_the_configured_topic_and_sends_the_simulated_events(
-    broker, topic_name, tmp_path, capsys
-):
+def test_the_command_creates_the_topic_and_sends_the_simulated_events(broker, topic_name, tmp_path, capsys):
     site = Site(broker, topic_name("simulate"), tmp_path)
     assert simulated("--events", 500, "--rate", 5_000, "--json", *site.options()) == 0
     out, err = capsys.readouterr()
@@ -279,11 +258,11 @@ def test_the_command_creates_the_configured_topic_and_sends_the_simulated_events
     assert f"created topic {site.events}" in err
     records = records_of(site, "events")
     own = Simulation(Order(500, 0), NOW_MS)
-    without_time = [
-        sorted(json.dumps(msgspec.json.decode(value) | {"timestamp_ms": 0}) for value in values)
-        for values in ([r.value for r in records], [e.value for e in own.wire(own.columns())])
-    ]
-    assert without_time[0] == without_time[1]
+    sent, expected = (
+        sorted(json.dumps(json.loads(each.value) | {"timestamp_ms": 0}) for each in events)
+        for events in (records, own.wire(own.columns()))
+    )
+    assert sent == expected
     assert all(abs(record.timestamp / 1000 - time.time()) < 60 for record in records)
 
 

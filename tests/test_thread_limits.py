@@ -25,7 +25,6 @@ def run_program(*arguments: str, threads: int) -> dict[str, Any]:
 
 
 def pools_of(printed: str) -> dict[str, Any]:
-    """Parse the output of `thread_pools.py`."""
     found: dict[str, Any] = json.loads(printed.splitlines()[-1])
     assert found["pools"], "no library with threads was loaded"
     return found

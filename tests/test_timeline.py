@@ -2,15 +2,12 @@
 
 import numpy as np
 import pytest
-from harness.streams import Batches, small_settings
-from harness.streams import shoppers as stream
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.evaluation.rank_metrics import MEASURES, USER_SEGMENTS, Totals
 from pipeline.evaluation.timeline import MAX_ALARMS, Moment, Timeline
 from pipeline.events.records import DriftAlarm
-from pipeline.recommender import Recommender
 
 
 def moment_after(events: int, models: int = 1, time_ms: int = 0) -> Moment:
@@ -57,14 +54,6 @@ def test_parts_are_of_about_equal_length_whatever_the_batches_were(sizes: list[i
     assert lengths.min() >= 0.65 * at / 60
 
 
-def test_a_moment_is_seldom_due() -> None:
-    timeline, due = Timeline(["a"], 8), 0
-    for at in range(10, 20_010, 10):
-        due += timeline.is_due(at)
-        advance(timeline, [0], at)
-    assert due < 60
-
-
 @given(st.lists(st.integers(0, 50), max_size=60), st.lists(st.integers(0, 50), max_size=60))
 def test_a_checkpoint_in_between_changes_no_bit(before: list[int], after: list[int]) -> None:
     whole = Timeline(["a"], 8)
@@ -100,24 +89,3 @@ def test_the_newest_alarms_are_kept_and_too_few_moments_refused() -> None:
     assert timeline.alarms[-1].at_event == MAX_ALARMS + 10
     with pytest.raises(ValueError, match="max_moments 3: expected 4"):
         Timeline(["a"], 3)
-
-
-def test_a_recommender_restored_half_way_keeps_the_same_metrics_bit_for_bit() -> None:
-    raws = stream(np.random.default_rng(0), Batches(), 40, pace=1)
-    whole = Recommender(small_settings())
-    for raw in raws[:20]:
-        whole.step(raw)
-    restored = Recommender(small_settings())
-    restored.restore(whole.snapshot())
-    for raw in raws[20:]:
-        whole.step(raw)
-        restored.step(raw)
-    one, other = whole.evaluator.arrays(), restored.evaluator.arrays()
-    measures = ("quality", "exposure", "timeline", "drift", "reaction")
-    assert {name.partition("/")[0] for name in one} == set(measures)
-    # after a restart the default list is published again, and counts into exposure and coverage once more
-    kept = [name for name in one if not name.startswith(("exposure/", "timeline/coverage"))]
-    assert all(one[name].tobytes() == other[name].tobytes() for name in kept)
-    assert whole.track().tests_NMS[-1, 0, 0] == whole.quality.cumulative()["attention"]["tests"] > 300
-    assert whole.exposure.lists > 0
-    assert whole.quality.curve("attention").unknown > 0

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
 import pytest
+from contracts.sinks import topics_named
 from harness.clients import config, lying_on, make_topic
 from harness.service import Site
 from harness.truth import Truth, event_of
@@ -22,18 +24,12 @@ Name = Callable[[str], str]
 
 @pytest.fixture
 def topics(topic_name: Name) -> TopicsConfig:
-    return TopicsConfig(
-        events=[topic_name("events"), topic_name("more")],
-        items=topic_name("items"),
-        recommendations=topic_name("recommendations"),
-        dead_letters=topic_name("dead-letter"),
-        drift=topic_name("drift"),
+    return msgspec.structs.replace(
+        topics_named(topic_name), events=[topic_name("events"), topic_name("more")]
     )
 
 
-def test_what_is_missing_is_created_and_what_is_there_is_left_alone(
-    broker: str, topics: TopicsConfig
-) -> None:
+def test_what_is_missing_is_created_and_what_exists_is_left_alone(broker: str, topics: TopicsConfig) -> None:
     first, second = topics.event_topics()
     make_topic(broker, first, 3)
     created = ensure_topics(config(broker), topics)
@@ -44,14 +40,14 @@ def test_what_is_missing_is_created_and_what_is_there_is_left_alone(
     admin = KafkaAdminClient(bootstrap_servers=broker)
     (described,) = admin.describe_topics([first])
     assert len(described["partitions"]) == 3
-    found = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topics.recommendations)])
-    assert "'cleanup.policy': {'value': 'compact'" in str(found)
+    for name in (topics.recommendations, topics.items, topics.dead_letters, topics.drift, second):
+        found = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+        policy = "compact" if name in (topics.recommendations, topics.items) else "delete"
+        assert f"'cleanup.policy': {{'value': '{policy}'" in str(found)
     admin.close()
 
 
-def test_topics_that_may_not_be_created_are_named_in_one_line(
-    broker: str, topics: TopicsConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refused_topics_are_named(broker: str, topics: TopicsConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> NoReturn:
         raise TopicAuthorizationFailedError
 

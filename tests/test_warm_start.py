@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness.streams import small_settings, source
+from harness.streams import Batches, Event, small_settings, source
 from harness.workers import NOW_MS, START_MS, Life, append, changed
 
 from consumers.memory import MemoryLog
@@ -23,23 +23,19 @@ from producers.memory import Outbox
 
 P0, P1 = source(0), source(1)
 EXPORT = 300
+Trained = tuple[Path, Recommender]
 SETTINGS = changed(small_settings(), checkpoint__path="state")
 
 
 def export() -> Events:
     """300 events of ten users, one after the other."""
-    rng = np.random.default_rng(5)
-    times = START_MS + 60_000 * np.arange(EXPORT)
-    return Events(
-        [f"u{number % 10}" for number in range(EXPORT)],
-        [f"i{int(rng.integers(60))}" for _ in range(EXPORT)],
-        ["click"] * EXPORT, [None] * EXPORT, times, np.zeros(EXPORT, np.int64), np.full(EXPORT, np.nan),
-        np.zeros(EXPORT, np.int32),
-    )  # fmt: skip
+    items = np.random.default_rng(5).integers(60, size=EXPORT).tolist()
+    events = [Event(f"u{n % 10}", f"i{item}", time_ms=START_MS + 60_000 * n) for n, item in enumerate(items)]
+    return Batches()(events).events
 
 
 @pytest.fixture
-def trained(tmp_path: Path) -> tuple[Path, Recommender]:
+def trained(tmp_path: Path) -> Trained:
     """A folder with a checkpoint as `afresh train` saves it, and the trained recommender."""
     evaluation = Evaluation(SETTINGS, as_served(SETTINGS), ManualClock(NOW_MS))
     evaluation.learn([export()], NOW_MS)
@@ -54,9 +50,7 @@ def history_of(learner: Recommender, user: str) -> list[str]:
     return [each["item_id"] for each in found["history"]]  # type: ignore[attr-defined]
 
 
-def test_users_of_the_file_move_to_the_partition_of_their_first_live_event(
-    trained: tuple[Path, Recommender], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_users_of_a_file_move_at_first_event(trained: Trained, caplog: pytest.LogCaptureFixture) -> None:
     folder, before = trained
     log = MemoryLog({"events": 2})
     append(log, "u1", "new", 0)
@@ -83,9 +77,7 @@ def test_users_of_the_file_move_to_the_partition_of_their_first_live_event(
     assert log.committed == {P0: 2, P1: 2}
 
 
-def test_a_worker_killed_before_its_first_checkpoint_resumes_bit_for_bit(
-    trained: tuple[Path, Recommender],
-) -> None:
+def test_a_worker_killed_before_its_first_checkpoint_resumes_bit_for_bit(trained: Trained) -> None:
     folder, _ = trained
     log = MemoryLog({"events": 2})
     for number in range(12):
@@ -98,7 +90,7 @@ def test_a_worker_killed_before_its_first_checkpoint_resumes_bit_for_bit(
         end(again)
 
 
-def test_several_workers_start_from_one_trained_checkpoint(trained: tuple[Path, Recommender]) -> None:
+def test_several_workers_start_from_one_trained_checkpoint(trained: Trained) -> None:
     folder, before = trained
     log, outbox = MemoryLog({"events": 2}), Outbox()
     append(log, "u1", "new", 0)
@@ -123,9 +115,7 @@ def test_several_workers_start_from_one_trained_checkpoint(trained: tuple[Path, 
     assert (folder / TRAINED).is_dir()  # a third worker could start from it
 
 
-def test_users_of_the_file_without_a_live_event_are_evicted_without_a_tombstone(
-    trained: tuple[Path, Recommender],
-) -> None:
+def test_users_of_the_file_without_a_live_event_are_evicted_without_a_tombstone(trained: Trained) -> None:
     folder, _ = trained
     log = MemoryLog({"events": 2})
     settings = changed(SETTINGS, limits__user_ttl_days=5.0)
@@ -141,9 +131,7 @@ def test_users_of_the_file_without_a_live_event_are_evicted_without_a_tombstone(
     life.kill()
 
 
-def test_a_trained_checkpoint_of_another_configuration_is_reconciled(
-    trained: tuple[Path, Recommender], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_trained_checkpoint_of_other_settings(trained: Trained, caplog: pytest.LogCaptureFixture) -> None:
     folder, before = trained
     wider = changed(SETTINGS, model__tables={"attention": {"dim": 16, "history": 8}})
     life = Life(folder, wider, MemoryLog({"events": 2}))
@@ -152,7 +140,7 @@ def test_a_trained_checkpoint_of_another_configuration_is_reconciled(
     life.kill()
 
 
-def test_a_damaged_trained_checkpoint_is_rejected(trained: tuple[Path, Recommender]) -> None:
+def test_a_damaged_trained_checkpoint_is_rejected(trained: Trained) -> None:
     folder, _ = trained
     next((folder / TRAINED).glob("model-*")).write_bytes(b"")
     with pytest.raises(
@@ -162,7 +150,7 @@ def test_a_damaged_trained_checkpoint_is_rejected(trained: tuple[Path, Recommend
 
 
 def test_a_worker_with_its_own_checkpoint_or_journal_resumes_from_that(
-    trained: tuple[Path, Recommender], tmp_path_factory: pytest.TempPathFactory
+    trained: Trained, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder, _ = trained
     log = MemoryLog({"events": 2})
@@ -176,7 +164,7 @@ def test_a_worker_with_its_own_checkpoint_or_journal_resumes_from_that(
         end(again)
 
 
-def test_the_trained_checkpoint_is_listed_only_without_workers(trained: tuple[Path, Recommender]) -> None:
+def test_the_trained_checkpoint_is_listed_only_without_workers(trained: Trained) -> None:
     folder, _ = trained
 
     def workers() -> Sequence[str]:

@@ -5,9 +5,11 @@ import json
 import logging
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import msgspec
 import pytest
+from contracts.sinks import topics_named
 from harness.clients import config
 from kafka import KafkaProducer
 
@@ -79,28 +81,23 @@ def test_an_alarm_is_one_line() -> None:
 
 @pytest.fixture
 def site(embedded_broker: str, topic_name: Name) -> Settings:
-    """Topics of a test's own."""
-    roles = ("items", "recommendations", "dead_letters", "drift")
-    topics = TopicsConfig(events=[topic_name("events")], **{role: topic_name(role) for role in roles})
+    topics = topics_named(topic_name)
     create_topics(config(embedded_broker), topics, partitions=3, replication=1)
     return Settings(kafka=config(embedded_broker), topics=topics)
 
 
 @pytest.fixture
 def sink(site: Settings) -> Iterator[KafkaSink]:
-    made = KafkaSink(site.kafka, site.topics, SystemClock().now_ms)
-    yield made
-    made.close()
+    with closing(KafkaSink(site.kafka, site.topics, SystemClock().now_ms)) as made:
+        yield made
 
 
 def taken(
     settings: Settings, wanted: Wanted, count: int, opened: Callable[[], None] = lambda: None
 ) -> list[str]:
     """The first lines of a watch, which is then closed."""
-    lines = watch(settings, wanted, opened)
-    found = list(itertools.islice(lines, count))
-    lines.close()
-    return found
+    with closing(watch(settings, wanted, opened)) as lines:
+        return list(itertools.islice(lines, count))
 
 
 @pytest.mark.kafka
@@ -118,9 +115,7 @@ def test_a_user_s_newest_list_comes_first_then_what_is_published(site: Settings,
 
 
 @pytest.mark.kafka
-def test_lists_of_all_users_come_from_now_on_or_from_the_beginning_with_alarms(
-    site: Settings, sink: KafkaSink
-) -> None:
+def test_lists_of_all_users_come_from_now_on_or_from_the_beginning(site: Settings, sink: KafkaSink) -> None:
     alarm = DriftAlarm("adwin", "loss", 9, 0.1, 0.2, AT_MS)
     sink.publish([ranking("ann"), ranking("ann", 2)], [], [alarm], []).wait(10)
     everything = taken(site, Wanted(everything=True, drift=True), 3)
@@ -132,12 +127,9 @@ def test_lists_of_all_users_come_from_now_on_or_from_the_beginning_with_alarms(
 
 
 @pytest.mark.kafka
-def test_records_of_other_writers_are_skipped_with_a_warning(
-    site: Settings, sink: KafkaSink, caplog: pytest.LogCaptureFixture
-) -> None:
-    producer = KafkaProducer(bootstrap_servers=site.kafka.bootstrap_servers)
-    producer.send(site.topics.recommendations, key=b"ann", value=b'{"not": "ours"}').get(10)
-    producer.close()
+def test_other_records_are_skipped(site: Settings, sink: KafkaSink, caplog: pytest.LogCaptureFixture) -> None:
+    with closing(KafkaProducer(bootstrap_servers=site.kafka.bootstrap_servers)) as producer:
+        producer.send(site.topics.recommendations, key=b"ann", value=b'{"not": "ours"}').get(10)
     sink.publish([ranking("ann")], [], [], []).wait(10)
     with caplog.at_level(logging.WARNING):
         (line,) = taken(site, Wanted(["ann"], everything=True), 1)
@@ -171,9 +163,10 @@ def test_a_signal_ends_it_with_zero(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_no_broker_is_one_line_and_exit_code_two(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", [["watch"], ["simulate", "--events", "10"]], ids=lambda words: words[0])
+def test_no_broker_is_one_line_and_code_two(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--set", "kafka.bootstrap_servers=127.0.0.1:1", "--set", "kafka.start_timeout_s=0.2"]
-    assert cli.main(["watch", *options, "--log-level", "error"]) == 2
+    assert cli.main([*command, *options, "--log-level", "error"]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith("afresh: no broker answered at kafka.bootstrap_servers = '127.0.0.1:1'")

@@ -1,10 +1,15 @@
 """Items that must not be listed: withdrawn by the items topic, or blocked by the configuration."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from harness.streams import START_MS, Event, Shop, small_settings, source
+from harness.workers import Worker
+from test_loop import filled, restarted, started
 
-from pipeline.events.batch import ItemChange
+from consumers.memory import MemoryLog
+from pipeline.events.batch import ItemChange, TopicPartition
 from pipeline.events.records import DEFAULT_USER
 from pipeline.ranking.recipients import URGENT_A_BATCH
 
@@ -105,15 +110,6 @@ def test_users_that_another_worker_brings_get_lists_without_what_is_withdrawn_he
     assert not ours.holders("i1") - {DEFAULT_USER}
 
 
-def test_the_default_list_has_no_withdrawn_item() -> None:
-    shop = Shop()
-    shop.step(crowd(30))
-    first = shop.newest[DEFAULT_USER][0]
-    shop.step([], (first, False))
-    assert first not in shop.newest[DEFAULT_USER]
-    assert len(shop.newest[DEFAULT_USER]) == K
-
-
 def test_without_events_the_default_list_holds_announced_items() -> None:
     shop = Shop()
     shop.recommender.held = {source(0)}
@@ -132,12 +128,9 @@ def test_without_events_the_default_list_holds_announced_items() -> None:
 def test_updates_that_do_not_change_availability_are_dropped() -> None:
     shop = Shop()
     shop.step([Event("ann", f"i{number}") for number in range(100)])
-    known = [ItemChange(f"i{number}", True) for number in range(100)]
+    known, gone = [ItemChange(f"i{number}", True) for number in range(100)], ItemChange("i1", False)
     new = [ItemChange(f"new{number}", True) for number in range(50)]
-    assert shop.recommender.catalog_changes([*known, *new, ItemChange("i1", False)]) == (
-        *new,
-        ItemChange("i1", False),
-    )
+    assert shop.recommender.catalog_changes([*known, *new, gone]) == (*new, gone)
     shop.step([], *((change.item_id, change.available) for change in new))
     assert shop.recommender.catalog_changes([*known, *new]) == ()
 
@@ -153,3 +146,68 @@ def test_the_order_of_urgent_lists_does_not_depend_on_row_numbers() -> None:
 
     assert order(restored=False) == order(restored=True)
     assert len(order(restored=False)) >= URGENT_A_BATCH
+
+
+# The items topic, read by the loop
+
+
+@pytest.fixture
+def items() -> MemoryLog:
+    return MemoryLog({"items": 1})
+
+
+def withdraw(items: MemoryLog, *names: str) -> None:
+    for name in names:
+        items.append(None, topic="items", key=name.encode())
+
+
+def shown(worker: Worker) -> set[str]:
+    return {item.item_id for ranking in worker.outbox.newest.values() for item in ranking.items}
+
+
+def reading(log: MemoryLog, folder: Path, items: MemoryLog) -> Worker:
+    worker = started(log, folder, items=items)
+    while not worker.loop.catalog.complete:
+        worker.loop.tick()
+    return worker
+
+
+def test_the_items_topic_is_read_to_its_end_before_the_first_event(tmp_path: Path, items: MemoryLog) -> None:
+    withdraw(items, *(f"item-{number}" for number in range(1, 6)))
+    worker = reading(filled(["ann", "bob"]), tmp_path, items)
+    assert (worker.learner.seq, worker.learner.events_learned) == (3, 0)  # two records a poll
+    worker.finish()
+    assert shown(worker) == {"item-0"}
+
+
+def test_lists_are_refreshed_when_an_item_is_withdrawn(tmp_path: Path, items: MemoryLog) -> None:
+    worker = reading(filled(["ann", "bob", "cyd"]), tmp_path, items)
+    worker.finish()
+    assert shown(worker) == {"item-0", "item-1", "item-2"}
+    withdraw(items, "item-1")
+    worker.settle()
+    assert shown(worker) == {"item-0", "item-2"}
+    assert worker.learner.seq == 2
+
+
+def test_a_bad_record_of_the_items_topic_is_a_dead_letter(tmp_path: Path, items: MemoryLog) -> None:
+    items.append(b"{", topic="items", key=b"lamp")
+    worker = reading(filled(["ann"]), tmp_path, items)
+    worker.finish()
+    (reject,) = worker.outbox.rejects
+    assert (reject.reason, reject.record.topic, reject.record.value) == ("not_json", "items", b"{")
+    assert worker.learner.events_learned == 1
+
+
+def test_a_restart_continues_the_items_topic_at_its_offset(tmp_path: Path, items: MemoryLog) -> None:
+    withdraw(items, "item-0")
+    worker = reading(filled(["ann", "bob"]), tmp_path, items)
+    worker.finish()
+    items.trim(TopicPartition("items", 0), 1)  # as compaction may: the journal holds the record
+    again = restarted(worker, outbox=worker.outbox, items=items)
+    assert again.learner.withdrawn == {"item-0"}
+    assert again.learner.item_offsets == {TopicPartition("items", 0): 1}
+    withdraw(items, "item-1")
+    again.settle()
+    again.settle()
+    assert shown(again) == set()

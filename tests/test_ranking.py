@@ -1,4 +1,6 @@
-"""Reasons, against a plain sum by item."""
+"""The K best of each query's candidates and their reasons, against a sort and a plain sum by item."""
+
+import math
 
 import numpy as np
 from harness.streams import Batches, Event, small_settings
@@ -6,9 +8,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.events.records import DEFAULT_USER
+from pipeline.features.block import Candidates
 from pipeline.ranking.explanations import LEAST_SHARE, REASONS, reasons
+from pipeline.ranking.top_k import top_k
 from pipeline.recommender import Recommender
 from pipeline.settings import RankConfig
+
+score = st.sampled_from([0.0, -0.0, 1.0, 1.0, 2.5, -3.0, math.inf, -math.inf, math.nan])
+
+
+query = st.lists(score, max_size=12) | st.lists(score, min_size=150, max_size=200)
+
+
+@given(st.lists(query, max_size=4), st.integers(1, 10), st.integers(0, 99))
+@settings(max_examples=150)
+def test_the_best_come_first_and_equal_scores_by_row(queries: list[list[float]], k: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    indptr = np.cumsum([0, *map(len, queries)])
+    rows = np.concatenate([np.empty(0, int), *(rng.permutation(300)[: len(each)] for each in queries)])
+    scores = np.array([value for each in queries for value in each], np.float32)
+    nothing = np.zeros((rows.size, 0), np.float32)
+    places, values = top_k(scores, Candidates(rows.astype(np.int32), indptr, nothing, nothing), k)
+    assert places.shape == values.shape == (len(queries), k)
+    for b, query in enumerate(queries):
+        eligible = [n for n in range(indptr[b], indptr[b + 1]) if scores[n] > -math.inf]  # NaN is not
+        best = sorted(eligible, key=lambda n: (-scores[n], rows[n]))[:k]
+        assert places[b].tolist() == best + [-1] * (k - len(best)), query
+        assert values[b].tolist() == [*scores[best].tolist(), *[0.0] * (k - len(best))]
 
 
 def plain_reasons(parts: list[float], items: list[int], row: int) -> list[int]:
@@ -26,27 +52,16 @@ def plain_reasons(parts: list[float], items: list[int], row: int) -> list[int]:
     return [item for item in best if good[item] > least][:REASONS]
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.lists(
-                st.tuples(st.integers(0, 6), st.sampled_from([-2.0, -0.5, 0.0, 0.25, 1.0, 3.0])), max_size=8
-            ),
-            st.integers(-1, 6),
-        ),
-        min_size=1,
-        max_size=4,
-    )
-)
-@settings(max_examples=150, deadline=None)
-def test_the_strongest_history_items_are_the_reasons(
-    queries: list[tuple[list[tuple[int, float]], int]],
-) -> None:
+part = st.sampled_from([-2.0, -0.5, 0.0, 0.25, 1.0, 3.0])
+window = st.lists(st.tuples(st.integers(0, 6), part), max_size=8)
+
+
+@given(st.lists(st.tuples(window, st.integers(-1, 6)), min_size=1, max_size=4))
+@settings(max_examples=150)
+def test_the_strongest_items_are_the_reasons(queries: list[tuple[list[tuple[int, float]], int]]) -> None:
     length = 8
     items = np.full((len(queries), length), -1, np.int32)
-    parts = np.full(
-        (len(queries), 1, length + 1), 50, np.float32
-    )  # the rest is no reason, and no empty place
+    parts = np.full((len(queries), 1, length + 1), 50, np.float32)  # the rest and empty places: no reason
     for b, (window, _) in enumerate(queries):
         for place, (item, part) in enumerate(window):
             items[b, place], parts[b, 0, place] = item, part
@@ -55,13 +70,6 @@ def test_the_strongest_history_items_are_the_reasons(
     for b, (_, row) in enumerate(queries):
         expected = plain_reasons(parts[b, 0].tolist(), items[b].tolist(), row)
         assert found[b, 0].tolist() == expected + [-1] * (REASONS - len(expected))
-
-
-def test_without_a_history_there_is_no_reason() -> None:
-    assert (
-        reasons(np.ones((1, 1, 4), np.float32), np.full((1, 3), -1, np.int32), np.array([[0]], np.int32))
-        == -1
-    ).all()
 
 
 def test_published_reasons_are_the_users_own_items_and_never_the_item_itself() -> None:
