@@ -9,7 +9,7 @@ from consumers.memory import MemoryLog, MemorySource
 from pipeline.errors import PublishFailed
 from pipeline.events.batch import TopicPartition
 from pipeline.events.records import Ranking
-from pipeline.service.ports import Source
+from pipeline.service.ports import Publication, Source
 from producers.memory import MemorySink
 
 A, B = TopicPartition("events", 0), TopicPartition("events", 1)
@@ -128,7 +128,7 @@ def ranking(user_id: str) -> Ranking:
 
 def test_receipts_stay_open_until_they_are_acknowledged_in_order() -> None:
     sink = MemorySink(at_once=False)
-    first, second, third = (sink.publish([], [], [], []) for _ in range(3))
+    first, second, third = (sink.publish(Publication()) for _ in range(3))
     assert not first.done()
     sink.acknowledge(upto=first)
     assert (first.done(), second.done()) == (True, False)
@@ -138,7 +138,7 @@ def test_receipts_stay_open_until_they_are_acknowledged_in_order() -> None:
 
 def test_a_sink_that_does_not_answer_fails_the_wait() -> None:
     sink = MemorySink(at_once=False)
-    receipt = sink.publish([], [], [], [])
+    receipt = sink.publish(Publication())
     sink.answers = False
     with pytest.raises(PublishFailed, match=r"not acknowledged within 0\.5 s"):
         receipt.wait(0.5)
@@ -149,18 +149,18 @@ def test_a_sink_that_does_not_answer_fails_the_wait() -> None:
 def test_a_batch_that_fails_is_not_written_and_the_next_one_is() -> None:
     sink = MemorySink()
     sink.fail_next("disk full")
-    failed = sink.publish([ranking("ann")], [], [], [])
+    failed = sink.publish(Publication([ranking("ann")]))
     for check in (failed.done, lambda: failed.wait(1.0)):
         with pytest.raises(PublishFailed, match="disk full"):
             check()
-    assert sink.publish([ranking("bob")], [], [], []).done()
+    assert sink.publish(Publication([ranking("bob")])).done()
     assert list(sink.outbox.newest) == ["bob"]
 
 
 def test_a_closed_sink_takes_nothing() -> None:
     sink = MemorySink(at_once=False)
-    receipt = sink.publish([], [], [], [])
+    receipt = sink.publish(Publication())
     sink.close()
     assert receipt.done()
     with pytest.raises(RuntimeError, match="publish on a closed sink"):
-        sink.publish([], [], [], [])
+        sink.publish(Publication())

@@ -17,7 +17,7 @@ from pipeline.events.batch import RawBatch, Span, TopicPartition
 from pipeline.outcome import Outcome
 from pipeline.persistence.journal import Entry
 from pipeline.service.observe import Delivered, Observer, reasons
-from pipeline.service.ports import NOTHING, Clock, Receipt, Sink, Source
+from pipeline.service.ports import NOTHING, Clock, Publication, Receipt, Sink, Source
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +39,7 @@ class Sent:
     @property
     def records(self) -> int:
         """The number of records sent."""
-        outcome = self.outcome
-        lists = len(outcome.rankings) + len(outcome.removed_users)
-        return lists + len(self.raw.rejects) + len(outcome.alarms)
+        return sum(map(len, publication_of(self.raw, self.outcome)))
 
 
 class Delivery:
@@ -118,9 +116,7 @@ class Delivery:
 
     def _send(self, raw: RawBatch, outcome: Outcome, spans: tuple[Span, ...]) -> Sent:
         offsets = {span.source: span.stop for span in spans}
-        removed = outcome.removed_users
-        receipt = self._sink.publish(outcome.rankings, raw.rejects, outcome.alarms, removed, offsets)
-        return Sent(raw, outcome, spans, receipt)
+        return Sent(raw, outcome, spans, self._sink.publish(publication_of(raw, outcome), offsets))
 
     def _wait_for_oldest(self) -> None:
         """Wait in slices, since a signal to stop shortens the timeout."""
@@ -190,6 +186,11 @@ class TransactionalDelivery(Delivery):
 
     def _delivered(self, sent: Sent) -> None:
         """Do nothing: the sink has committed the offsets."""
+
+
+def publication_of(raw: RawBatch, outcome: Outcome) -> Publication:
+    """Return what is published of a batch."""
+    return Publication(outcome.rankings, raw.rejects, outcome.alarms, outcome.removed_users)
 
 
 def delivery_for(source: Source, sink: Sink, clock: Clock, observer: Observer, timeout_s: float) -> Delivery:

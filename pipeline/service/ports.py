@@ -3,7 +3,7 @@ implement them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pipeline.events.batch import CatalogUpdate, IntArray, Polled, Reject, Span, TopicPartition
 from pipeline.events.records import DriftAlarm, Ranking
@@ -97,6 +97,15 @@ class ItemSource(Protocol):
         """Close the connection."""
 
 
+class Publication(NamedTuple):
+    """What is published of one batch; the lists of `removed_users` are removed (tombstones)."""
+
+    rankings: Sequence[Ranking] = ()
+    rejects: Sequence[Reject] = ()
+    alarms: Sequence[DriftAlarm] = ()
+    removed_users: Sequence[str] = ()
+
+
 class Receipt(Protocol):
     """The acknowledgement of a batch in flight.
 
@@ -121,16 +130,8 @@ class Sink(Protocol):
     def commits_offsets(self) -> bool:
         """Whether the sink commits a batch's offsets with the batch, in one transaction."""
 
-    def publish(
-        self,
-        rankings: Sequence[Ranking],
-        rejects: Sequence[Reject],
-        alarms: Sequence[DriftAlarm],
-        removed_users: Sequence[str],
-        offsets: Mapping[TopicPartition, int],
-    ) -> Receipt:
-        """Send without waiting. The lists of `removed_users` are removed (tombstones). `offsets` are the next
-        offset of each partition after the batch."""
+    def publish(self, publication: Publication, offsets: Mapping[TopicPartition, int] = NOTHING) -> Receipt:
+        """Send without waiting. `offsets` are the next offset of each partition after the batch."""
 
     def close(self) -> None:
         """Flush and close."""

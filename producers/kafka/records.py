@@ -21,7 +21,7 @@ from kafka.producer.future import FutureRecordMetadata
 
 from pipeline.errors import PublishFailed
 from pipeline.events.batch import Record, Reject
-from pipeline.events.records import DriftAlarm, Ranking
+from pipeline.service.ports import Publication
 from pipeline.settings import TopicsConfig
 
 logger = logging.getLogger(__name__)
@@ -90,29 +90,22 @@ class RecordWriter:
         self._hash = functools.lru_cache(maxsize=131_072)(key_hash)
         self._rejected_bytes: dict[str, int] = {}  # topic -> size of the smallest record that it rejected
 
-    def records(
-        self,
-        producer: KafkaProducer,
-        rankings: Sequence[Ranking],
-        rejects: Sequence[Reject],
-        alarms: Sequence[DriftAlarm],
-        removed_users: Sequence[str],
-    ) -> list[Outbound]:
+    def records(self, producer: KafkaProducer, publication: Publication) -> list[Outbound]:
         """Return the records of a batch in the order of sending."""
         out: list[Outbound] = []
         topic, encode, hashed = self._topics.recommendations, self._encode, self._hash
         count = len(producer.partitions_for(topic))
-        for ranking in rankings:
+        for ranking in publication.rankings:
             key = ranking.user_id.encode()
             out.append(Outbound(topic, hashed(key) % count, key, encode(ranking), []))
-        for user_id in removed_users:
+        for user_id in publication.removed_users:
             key = user_id.encode()
             out.append(Outbound(topic, hashed(key) % count, key, None, []))
-        if rejects:  # those of one source partition stay together and in order
+        if publication.rejects:  # those of one source partition stay together and in order
             topic = self._topics.dead_letters
             count = len(producer.partitions_for(topic))
-            out += [_dead_letter(topic, count, reject) for reject in rejects]
-        for alarm in alarms:
+            out += [_dead_letter(topic, count, reject) for reject in publication.rejects]
+        for alarm in publication.alarms:
             topic, key = self._topics.drift, alarm.signal.encode()
             partition = hashed(key) % len(producer.partitions_for(topic))
             out.append(Outbound(topic, partition, key, encode(alarm), []))

@@ -13,9 +13,8 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 
 from consumers.kafka.client import connect
 from pipeline.errors import UsageError
-from pipeline.events.batch import Reject, TopicPartition
-from pipeline.events.records import DriftAlarm, Ranking
-from pipeline.service.ports import NOTHING
+from pipeline.events.batch import TopicPartition
+from pipeline.service.ports import NOTHING, Publication
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.kafka.client import close_producer, producer_options
 from producers.kafka.records import Outbound, RecordWriter, ReducedCounts, Sent, publish_failed
@@ -103,16 +102,11 @@ class KafkaSink:
         self._now_ms = now_ms
 
     def publish(
-        self,
-        rankings: Sequence[Ranking],
-        rejects: Sequence[Reject],
-        alarms: Sequence[DriftAlarm],
-        removed_users: Sequence[str],
-        offsets: Mapping[TopicPartition, int] = NOTHING,
+        self, publication: Publication, offsets: Mapping[TopicPartition, int] = NOTHING
     ) -> KafkaReceipt:
         """Send without waiting; `offsets` are ignored. Raise `PublishFailed` when the client fails."""
         try:
-            records = self._writer.records(self._producer, rankings, rejects, alarms, removed_users)
+            records = self._writer.records(self._producer, publication)
         except KafkaError as error:
             raise publish_failed(error, 1, 1) from error
         return KafkaReceipt(self._send(records), self._now_ms, self._send_again)

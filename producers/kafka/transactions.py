@@ -20,9 +20,8 @@ from kafka.structs import ConsumerGroupMetadata
 from consumers.kafka.client import MEMBERSHIP, connect, translated
 from consumers.kafka.group import is_replaced, replaced
 from pipeline.errors import CommitRefused, PublishFailed, UsageError
-from pipeline.events.batch import Reject, TopicPartition
-from pipeline.events.records import DriftAlarm, Ranking
-from pipeline.service.ports import NOTHING
+from pipeline.events.batch import TopicPartition
+from pipeline.service.ports import NOTHING, Publication
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.kafka.client import close_producer, transaction_options
 from producers.kafka.records import Outbound, RecordWriter, ReducedCounts, Sent, flush, publish_failed
@@ -91,12 +90,7 @@ class TransactionSink:
         self._began_s = time.monotonic()  # of the newest transaction
 
     def publish(
-        self,
-        rankings: Sequence[Ranking],
-        rejects: Sequence[Reject],
-        alarms: Sequence[DriftAlarm],
-        removed_users: Sequence[str],
-        offsets: Mapping[TopicPartition, int] = NOTHING,
+        self, publication: Publication, offsets: Mapping[TopicPartition, int] = NOTHING
     ) -> TransactionReceipt:
         """Send everything and start the commit.
 
@@ -108,7 +102,7 @@ class TransactionSink:
         member = self._member()
         try:
             producer = self._begin()
-            records = self._writer.records(producer, rankings, rejects, alarms, removed_users)
+            records = self._writer.records(producer, publication)
             sent = self._writer.send(producer, records)
         except (KafkaError, PublishFailed) as error:
             self._abandon()
