@@ -62,7 +62,10 @@ def fill(metrics: Metrics) -> dict[str, tuple[dict[str, str], float]]:
     for number, metric in enumerate(Metric, 2):
         labels = {label: f"a-{label}" for label in metric.value.labels}
         kind = metric.value.kind.__name__.lower()
-        name = metric.name.lower() + {"counter": "_total", "gauge": "", "histogram": "_sum"}[kind]
+        name = (
+            metric.name.lower()
+            + {"counter": "_total", "gauge": "", "histogram": "_sum", "batchhistogram": "_sum"}[kind]
+        )
         if metric is Metric.END_TO_END_LATENCY_SECONDS:
             metrics.observe_latency(np.array([number - 1.0, 1.0]))
         else:

@@ -220,9 +220,11 @@ def _find(given: Given, types: Mapping[str, Any]) -> Any:
     if given.entry and _entry_type(info) is None:
         expected = f"a known setting; {given.setting} has no entries, it is {words(info)}"
         raise wrong(given.name, given.value, given.origin, expected)
-    is_table = isinstance(given.value, dict) and not given.entry
-    for entry, value in given.value.items() if is_table else [(given.entry, given.value)]:
-        _check_name(given._replace(entry=entry, value=value))
+    if isinstance(given.value, dict) and not given.entry:
+        for entry, value in given.value.items():
+            _check_name(given._replace(entry=entry, value=value))
+    else:
+        _check_name(given)
     return kind
 
 

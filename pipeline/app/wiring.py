@@ -25,10 +25,10 @@ from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
 from pipeline.service.clock import SystemClock
 from pipeline.service.health import Health
-from pipeline.service.loop import Adapters, Durability, Loop
+from pipeline.service.loop import Durability, Loop
 from pipeline.service.metrics import Metric, Metrics
-from pipeline.service.observe import MetricsObserver, ModelStatus, Observer
-from pipeline.service.ports import Clock, Sink
+from pipeline.service.observe import MetricsObserver, ModelStatus
+from pipeline.service.ports import Adapters, Clock, Observer, Sink
 from pipeline.settings import Settings
 from pipeline.state.tables import LIVE
 from pipeline.warm_up import warm_up

@@ -13,23 +13,14 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from pipeline.errors import AfreshError
-from pipeline.events.batch import (
-    NO_UPDATE,
-    NOTHING_POLLED,
-    CatalogUpdate,
-    Polled,
-    RawBatch,
-    Reject,
-)
-from pipeline.events.decode import Decoder
+from pipeline.events.batch import NO_UPDATE, NOTHING_POLLED, CatalogUpdate, Polled, RawBatch, Reject
 from pipeline.outcome import Learner, Outcome
 from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.journal import Entry, Journal, run_lengths
-from pipeline.service.delivery import count_published, delivery_for, drop_committed
+from pipeline.service.delivery import Delivery, TransactionalDelivery, count_published, drop_committed
 from pipeline.service.guard import Guard
-from pipeline.service.observe import Observer
 from pipeline.service.partitions import Partitions
-from pipeline.service.ports import Clock, ItemSource, Sink, Source
+from pipeline.service.ports import Adapters, Clock, ItemSource
 from pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -37,18 +28,6 @@ logger = logging.getLogger(__name__)
 STOP_TIMEOUT_S = 5.0  # for acknowledgements once the loop is to stop: the whole shutdown must fit into 10 s
 LONG_STEP_S = 600.0  # the tick deadline of /live during a restore, a takeover or a checkpoint
 CATALOG_POLL_S = 0.25  # between polls of an items topic that was read to its end
-
-
-@dataclass(frozen=True, slots=True)
-class Adapters:
-    """The outside world of the loop."""
-
-    source: Source
-    decoder: Decoder
-    sink: Sink
-    clock: Clock
-    observer: Observer
-    items: ItemSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +87,11 @@ class Loop:
         self._durability = durability
         limits, timeout_s = settings.limits, settings.kafka.broker_timeout_s
         self._guard = Guard(limits.max_dead_letter_ratio, limits.max_consecutive_dead_letters)
-        self.delivery = delivery_for(self._source, self._sink, self._clock, self._observer, timeout_s)
+        delivery = TransactionalDelivery if self._sink.commits_offsets else Delivery
+        self.delivery = delivery(adapters, timeout_s)
         self.catalog = CatalogReader(adapters.items, learner, self._clock)
         shards = None if durability is None else durability.checkpoints.shards
-        self.partitions = Partitions(learner, self._source, self.delivery, shards, self._observer)
+        self.partitions = Partitions(learner, adapters, self.delivery, shards)
         self._stopping = False
         self._joined = False
         self._checkpoint_s = self._clock.monotonic_s()
@@ -292,7 +272,7 @@ class Loop:
         """Bring the state in line with the assignment, and save it: no journal spans a rebalance."""
         while self.partitions.unsettled and not self._stopping:
             self._observer.busy("taking partitions over", LONG_STEP_S)
-            self.partitions.settle(self._decoder, self._clock)
+            self.partitions.settle()
             self.checkpoint()
 
     def _put_back(self, polled: Polled) -> None:

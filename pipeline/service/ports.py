@@ -1,14 +1,17 @@
-"""The interfaces of the loop's adapters: source, item source, sink, clock. consumers/ and producers/
-implement them."""
+"""The interfaces of the loop's adapters; consumers/ and producers/ implement sources and sinks."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
-from pipeline.events.batch import CatalogUpdate, IntArray, Polled, Reject, Span, TopicPartition
+from pipeline.events.batch import CatalogUpdate, IntArray, Polled, RawBatch, Reject, Span, TopicPartition
+from pipeline.events.decode import Decoder
 from pipeline.events.records import DriftAlarm, Ranking
+from pipeline.outcome import Learner, Outcome
 
 NOTHING: Mapping[TopicPartition, int] = MappingProxyType({})  # no offsets
+State = Literal["starting", "resuming", "rebalancing", "ready", "stopping"]  # of the worker
 
 
 class Clock(Protocol):
@@ -131,7 +134,68 @@ class Sink(Protocol):
         """Whether the sink commits a batch's offsets with the batch, in one transaction."""
 
     def publish(self, publication: Publication, offsets: Mapping[TopicPartition, int] = NOTHING) -> Receipt:
-        """Send without waiting. `offsets` are the next offset of each partition after the batch."""
+        """Send without waiting; `offsets` are the next offset of each partition after the batch."""
 
     def close(self) -> None:
         """Flush and close."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A batch that was delivered: how many rankings, which dead letters, when its events were appended."""
+
+    rankings: int
+    dead_letters: Mapping[str, int]  # by reason
+    append_ms_B: IntArray  # 0 where not plausible
+
+
+class Observer:
+    """What the loop reports. Methods must be quick and must not fail; here they do nothing."""
+
+    def became(self, state: State) -> None:
+        """The worker has entered a state."""
+
+    def ticked(self) -> None:
+        """The loop has made one turn."""
+
+    def busy(self, reason: str, limit_s: float) -> None:
+        """A long step begins: the next tick may take this long."""
+
+    def begin(self) -> None:
+        """A batch has arrived; the time of its first stage starts now."""
+
+    def mark(self, stage: str) -> None:
+        """A stage has ended, and the next one begins."""
+
+    def learned(self, raw: RawBatch, outcome: Outcome, learner: Learner) -> None:
+        """A batch was learned, for the first time or again."""
+
+    def delivered(self, batch: Delivered, at_ms: int) -> None:
+        """All records of a batch are acknowledged."""
+
+    def undelivered(self, records: int) -> None:
+        """The broker did not acknowledge a batch."""
+
+    def committed(self, at_ms: int, lag: Mapping[TopicPartition, int]) -> None:
+        """Offsets were committed."""
+
+    def rebalanced(self) -> None:
+        """The group has rebalanced."""
+
+    def holds(self, partitions: int) -> None:
+        """The worker owns this many partitions now."""
+
+    def checkpointed(self, seconds: float, at_ms: int) -> None:
+        """A checkpoint is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """The outside world of the loop."""
+
+    source: Source
+    decoder: Decoder
+    sink: Sink
+    clock: Clock
+    observer: Observer
+    items: ItemSource | None = None

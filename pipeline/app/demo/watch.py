@@ -8,8 +8,7 @@ import numpy as np
 from pipeline.events.batch import IntArray, RawBatch, TopicPartition
 from pipeline.events.records import DriftAlarm, Ranking
 from pipeline.outcome import Learner, Outcome
-from pipeline.service.observe import Delivered, Observer
-from pipeline.service.ports import Clock
+from pipeline.service.ports import Clock, Delivered, Observer
 
 MAX_LATENCY_MS = 60_000
 FOLLOW_S = 4.0  # for how long one user's list is shown at least
