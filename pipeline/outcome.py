@@ -1,4 +1,4 @@
-"""The result of one step, and the interface of what the loop trains: `Learner`."""
+"""The result of one step, and `Learner`, the interface of what the loop trains."""
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field

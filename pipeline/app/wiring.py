@@ -77,11 +77,9 @@ def build_service(settings: Settings, watch: Observer | None = None) -> Service:
         raise
     warm_up(settings)
     recommender = Recommender(settings)
-    # a collection of everything that is loaded now would take a quarter of a second each time
     gc.collect()
-    gc.freeze()
-    # a batch makes thousands of short-lived lists and no cycles
-    gc.set_threshold(50_000, 20, 100)
+    gc.freeze()  # a collection of everything that is loaded now takes a quarter of a second
+    gc.set_threshold(50_000, 20, 100)  # a batch makes thousands of short-lived lists and no cycles
     health = Health(clock)
     metrics.set(Metric.BUILD_INFO, 1, version("afresh"), platform.python_version(), torch.__version__)
     metrics.set_live(lambda: not health.stalled())

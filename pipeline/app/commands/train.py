@@ -21,7 +21,6 @@ PROBE = "writable"  # a file that is written and deleted to test access
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's own options."""
     add_evaluation_options(parser)
     parser.add_argument(
         "--checkpoint", required=True, metavar="PATH", help="a new or empty folder, or any fsspec URL"
@@ -42,20 +41,17 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         settings, checkpoint=msgspec.structs.replace(before, path=args.checkpoint, journal=journal)
     )
     folder = UrlFolder(args.checkpoint)
-    held = folder.names("")
-    if held:  # a worker with a checkpoint resumes from that, and would ignore this one
+    if held := folder.names(""):  # a worker with a checkpoint resumes from that, and would ignore this one
         raise UsageError(
             f"--checkpoint {args.checkpoint}: holds {len(held)} files, such as {held[0]}; expected a new or "
-            "empty folder. Choose another one, or move the files away"
+            "empty folder"
         )
     try:  # before training, which may take hours
         folder.write(PROBE, b"")
         folder.delete(PROBE)
     except OSError as error:
-        raise UsageError(
-            f"--checkpoint {args.checkpoint}: can't be written ({error.strerror or error}); expected a "
-            "folder with write access"
-        ) from None
+        problem = f"can't be written ({error.strerror or error}); expected a folder with write access"
+        raise UsageError(f"--checkpoint {args.checkpoint}: {problem}") from None
     evaluation, tally = evaluate_file(args, settings, as_served(settings))
     kafka = msgspec.structs.replace(settings.kafka, worker_id=TRAINED)
     checkpoints = Checkpoints(folder, msgspec.structs.replace(settings, kafka=kafka))
