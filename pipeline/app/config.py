@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import inspect
 
-from pipeline.app.config_rules import Origins, check, words, wrong
+from pipeline.app.config_rules import Origins, check, entry_type, words, wrong
 from pipeline.errors import UsageError
 from pipeline.settings import EVENT_FIELDS, ITEM_FIELDS, Settings
 
@@ -217,7 +217,7 @@ def _find(given: Given, types: Mapping[str, Any]) -> Any:
     if kind is None:
         raise _unknown(given.name, given.value, given.origin, list(types))
     info = inspect.type_info(kind)
-    if given.entry and _entry_type(info) is None:
+    if given.entry and entry_type(info) is None:
         expected = f"a known setting; {given.setting} has no entries, it is {words(info)}"
         raise wrong(given.name, given.value, given.origin, expected)
     if isinstance(given.value, dict) and not given.entry:
@@ -255,7 +255,7 @@ def _convert(given: Given, kind: Any) -> Any:
             return converted
     info = inspect.type_info(kind)
     shown = HIDDEN if given.is_secret else given.value
-    expected = (given.entry and _entry_type(info)) or info
+    expected = (given.entry and entry_type(info)) or info
     raise wrong(given.name, shown, given.origin, words(expected))
 
 
@@ -274,12 +274,6 @@ def _unknown(name: str, value: object, origin: str, known: Sequence[str]) -> Usa
         return wrong(name, shown, origin, f"a known setting; did you mean {close[0]}?")
     siblings = [key for key in known if key.startswith(f"{name.partition('.')[0]}.")]
     return wrong(name, shown, origin, f"a known setting, one of {', '.join(siblings) or TABLE_NAMES}")
-
-
-def _entry_type(info: inspect.Type) -> inspect.Type | None:
-    """Return the type of a table's values; None for another type."""
-    members = info.types if isinstance(info, inspect.UnionType) else (info,)
-    return next((member.value_type for member in members if isinstance(member, inspect.DictType)), None)
 
 
 def _is_secret(table: str, name: str) -> bool:

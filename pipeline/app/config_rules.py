@@ -60,6 +60,12 @@ def words(info: inspect.Type) -> str:
     return "text"
 
 
+def entry_type(info: inspect.Type) -> inspect.Type | None:
+    """Return the type of a table's values; None for another type."""
+    members = info.types if isinstance(info, inspect.UnionType) else (info,)
+    return next((member.value_type for member in members if isinstance(member, inspect.DictType)), None)
+
+
 def check(settings: Settings, origins: Origins) -> Settings:
     """Return the settings with `checkpoint.journal` resolved. Raise `UsageError` at the first wrong one."""
     for errors in (_kafka, _topics, _items, _events, _checkpoint, _metrics):

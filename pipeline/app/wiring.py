@@ -92,7 +92,7 @@ def build_service(settings: Settings, watch: Observer | None = None) -> Service:
 
 
 class _Both:
-    """An observer that forwards every call to two others."""
+    """Forwards every call to two observers."""
 
     def __init__(self, first: Observer, second: Observer) -> None:
         self._observers = first, second

@@ -24,8 +24,8 @@ class Clock(Protocol):
 class Listener(Protocol):
     """Called by the source, inside `poll`, `keep_alive` or `close`, when the assignment changes.
 
-    `assigned` must `seek` each partition. `revoked`: the partitions are still owned, so the listener can
-    finish, write shards and commit. `lost`: they are owned by another worker, so nothing may be committed.
+    `assigned` must `seek` each partition. Partitions that are `revoked` are still owned: the listener can
+    finish and commit. Those that are `lost` are another worker's: nothing may be committed.
     """
 
     def assigned(self, partitions: Sequence[TopicPartition]) -> None: ...
@@ -34,8 +34,7 @@ class Listener(Protocol):
 
 
 class Source(Protocol):
-    """A consumer of the events topics that merges partitions by record timestamp (equal ones by topic and
-    partition)."""
+    """A consumer of the events topics; merges partitions by record timestamp, then topic and partition."""
 
     def start(self, listener: Listener) -> None:
         """Join the group; from now on `poll` may call the listener."""
@@ -47,10 +46,9 @@ class Source(Protocol):
         """Return the last records of the last poll: the next poll starts with them."""
 
     def read(self, spans: tuple[Span, ...], order_R: Sequence[int] | IntArray | None) -> Polled:
-        """Read exactly these records, in this order, outside of the group.
+        """Read exactly these records outside of the group, in this order or, without, span by span.
 
-        Without an order: every record of the spans, one span after the other. Raise `OffsetsGone` when
-        records are missing.
+        Raise `OffsetsGone` when records are missing.
         """
 
     def seek(self, partition: TopicPartition, offset: int | None) -> None:
@@ -112,8 +110,7 @@ class Publication(NamedTuple):
 class Receipt(Protocol):
     """The acknowledgement of a batch in flight.
 
-    With a sink that commits offsets, its methods may raise `CommitRefused`: the transaction was aborted, so
-    publish the batch again.
+    With a sink that commits offsets, its methods may raise `CommitRefused`: publish the batch again.
     """
 
     def done(self) -> bool:

@@ -18,8 +18,12 @@ POLL_S = 0.5  # between two checks whether the broker still runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", type=_port, default=9092, metavar="P", help="0: any (default: 9092)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="keep the data here (default: nowhere)")
+    parser.add_argument(
+        "--port", type=_port, default=9092, metavar="P", help="0: a free port (default: 9092)"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="keeps the data (default: a temporary folder)"
+    )
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
