@@ -29,7 +29,7 @@ class TableMetrics(NamedTuple):
 class StepMetrics:
     """Metrics of one batch."""
 
-    types: dict[str, int]  # events by type, known types only; others under "other"
+    types: dict[str, int]  # events by type
     duplicates: int
     learned: int  # events learned in this batch
     loss: float  # mean over the batch's targets; NaN without targets

@@ -9,9 +9,6 @@ from pipeline.ranking.recipients import Recipients
 from pipeline.state.refresh import LATER, NOW
 from pipeline.state.state import State
 
-MORE_TYPES = "other"
-MAX_TYPES = 32  # event types with metrics of their own: producers choose types freely
-
 
 def tables_of(state: State) -> dict[str, TableMetrics]:
     """Return each table's live rows, and how many were ever admitted and evicted."""
@@ -35,14 +32,12 @@ def step_metrics_of(
     """Return the metrics of a batch; `served` is the result of the served model, `before` are the tables
     before then.
     """
-    types = dict(sorted(batch.types.items(), key=lambda pair: -pair[1])[:MAX_TYPES])
-    rest = sum(batch.types.values()) - sum(types.values())
     tables = {
         name: TableMetrics(now.live, now.admitted - was.admitted, now.evicted - was.evicted)
         for (name, was), now in zip(before.items(), tables_of(state).values(), strict=True)
     }
     return StepMetrics(
-        types=types | ({MORE_TYPES: rest} if rest else {}),
+        types=batch.types,
         duplicates=batch.duplicates,
         learned=len(batch.user_B),
         loss=served.loss,

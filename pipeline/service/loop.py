@@ -57,11 +57,7 @@ class CatalogReader:
 
 
 class Loop:
-    """Drives one learner over one source and one sink.
-
-    Without `durability` no state survives a restart: the loop starts at the group's commit, else at the
-    earliest record.
-    """
+    """Drives one learner over one source and one sink; without `durability` no state survives a restart."""
 
     def __init__(
         self, learner: Learner, adapters: Adapters, settings: Settings, durability: Durability | None = None
@@ -77,7 +73,6 @@ class Loop:
         self.catalog = CatalogReader(self._items, learner, self._clock)
         shards = None if durability is None else durability.checkpoints.shards
         self.partitions = Partitions(learner, adapters, self.delivery, shards)
-        self._stopping = False
         self._joined = False
         self._checkpoint_s = self._clock.monotonic_s()
 
@@ -88,7 +83,7 @@ class Loop:
         """
         try:
             self.start()
-            while not self._stopping:
+            while not self.partitions.stopping:
                 self.tick()
             self.leave()
         except AfreshError:
@@ -102,7 +97,7 @@ class Loop:
 
     def stop(self) -> None:
         """Ask the loop to end after the current batch. Safe in a signal handler."""
-        self._stopping = self.partitions.stopping = True
+        self.partitions.stopping = True
         self.delivery.timeout_s = STOP_TIMEOUT_S
 
     def start(self) -> None:
@@ -112,7 +107,7 @@ class Loop:
             logger.warning("checkpoint.path is empty: no state survives a restart; set it to a folder")
         else:
             self._resume(self._durability)
-        if not self._stopping:
+        if not self.partitions.stopping:
             self._joined = True
             self._observer.became("rebalancing")
             if self._items is not None:
@@ -223,7 +218,7 @@ class Loop:
             raw, outcome = self._learn(entry, polled)
             if entry.seq >= first + published:
                 self.delivery.publish(*drop_committed(raw, outcome, committed, self.learner.offsets))
-            if self._stopping:
+            if self.partitions.stopping:
                 return  # the journal still holds everything
         if len(replayable) < len(entries):
             journal.cut(self.learner.seq)
@@ -250,7 +245,7 @@ class Loop:
         for span in polled.spans:
             if span.source in self.partitions.held:
                 self._source.seek(span.source, span.start)
-        while self.partitions.unsettled and not self._stopping:
+        while self.partitions.unsettled and not self.partitions.stopping:
             self._observer.busy("taking partitions over", LONG_STEP_S)
             self.partitions.settle()
             self.checkpoint()

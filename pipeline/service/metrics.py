@@ -177,7 +177,7 @@ class Metrics:
 
     def add_types(self, metric: Metric, counts: Mapping[str, int]) -> None:
         """Increase a counter by event type; the 33rd type and all after it count as "other"."""
-        for name, count in counts.items():
+        for name, count in sorted(counts.items(), key=lambda pair: -pair[1]):
             if len(self._types) < MAX_EVENT_TYPES and name != OTHER_TYPES:
                 self._types.add(name)
             self.add(metric, count, name if name in self._types else OTHER_TYPES)
