@@ -149,41 +149,18 @@ class Delivered:
 class Observer:
     """What the loop reports. Methods must be quick and must not fail; here they do nothing."""
 
-    def became(self, state: State) -> None:
-        """The worker has entered a state."""
-
-    def ticked(self) -> None:
-        """The loop has made one turn."""
-
-    def busy(self, reason: str, limit_s: float) -> None:
-        """A long step begins: the next tick may take this long."""
-
-    def begin(self) -> None:
-        """A batch has arrived; the time of its first stage starts now."""
-
-    def mark(self, stage: str) -> None:
-        """A stage has ended, and the next one begins."""
-
-    def learned(self, raw: RawBatch, outcome: Outcome, learner: Learner) -> None:
-        """A batch was learned, for the first time or again."""
-
-    def delivered(self, batch: Delivered, at_ms: int) -> None:
-        """All records of a batch are acknowledged."""
-
-    def undelivered(self, records: int) -> None:
-        """The broker did not acknowledge a batch."""
-
-    def committed(self, at_ms: int, lag: Mapping[TopicPartition, int]) -> None:
-        """Offsets were committed."""
-
-    def rebalanced(self) -> None:
-        """The group has rebalanced."""
-
-    def holds(self, partitions: int) -> None:
-        """The worker owns this many partitions now."""
-
-    def checkpointed(self, seconds: float, at_ms: int) -> None:
-        """A checkpoint is complete."""
+    def became(self, state: State) -> None: ...
+    def ticked(self) -> None: ...  # the loop has made one turn
+    def busy(self, reason: str, limit_s: float) -> None: ...  # the next tick may take this long
+    def begin(self) -> None: ...  # a batch has arrived: the time of its first stage starts now
+    def mark(self, stage: str) -> None: ...  # a stage has ended, and the next one begins
+    def learned(self, raw: RawBatch, outcome: Outcome, learner: Learner) -> None: ...  # also a replayed one
+    def delivered(self, batch: Delivered, at_ms: int) -> None: ...  # all records are acknowledged
+    def undelivered(self, records: int) -> None: ...  # the broker did not acknowledge a batch
+    def committed(self, at_ms: int, lag: Mapping[TopicPartition, int]) -> None: ...
+    def rebalanced(self) -> None: ...
+    def holds(self, partitions: int) -> None: ...  # the worker owns this many partitions now
+    def checkpointed(self, seconds: float, at_ms: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

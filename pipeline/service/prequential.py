@@ -53,12 +53,11 @@ def _grid(*axes: Sequence[Setting]) -> list[Setting]:
 GRIDS: dict[str, list[Setting]] = {
     "recent_popularity": [{"half_life": each} for each in ("1000", "100", "300", "3000", "10000", "24h")],
     "markov": _grid([{"half_life": each} for each in ("10000", "3000", "100000")], _BACK_OFFS),
-    "item_knn": [
-        {**directed, **counts, **back_off}
-        for directed in ({"directed": True}, {"directed": False})
-        for counts in ({}, *({"half_life": each} for each in ("1000", "3000", "100000", "all")))
-        for back_off in _BACK_OFFS
-    ],
+    "item_knn": _grid(
+        [{"directed": True}, {"directed": False}],
+        [{}, *({"half_life": each} for each in ("1000", "3000", "100000", "all"))],
+        _BACK_OFFS,
+    ),
     "session_knn": _grid(
         [{"gap_minutes": 30}, {"gap_minutes": 0}], [{"after": False}, {"after": True}], _BACK_OFFS
     ),
@@ -68,9 +67,7 @@ GRIDS: dict[str, list[Setting]] = {
         {"rate": 0.1, "negatives": 0},  # as first published
     ],
     "biased_mf": [
-        {"rate": 0.005, "negatives": 1},
-        {"rate": 0.01, "negatives": 3},
-        {"rate": 0.05, "negatives": 1},
+        {"rate": rate, "negatives": negatives} for rate, negatives in ((0.005, 1), (0.01, 3), (0.05, 1))
     ],
 }
 
