@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from harness.clock import ManualClock
 
 from consumers.memory import MemoryItems, MemoryLog, MemorySource
 from pipeline.events.batch import NO_UPDATE, CatalogUpdate, Polled, Record, Reject, TopicPartition
@@ -20,7 +21,6 @@ from pipeline.outcome import Learner
 from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.files import UrlFolder
 from pipeline.persistence.journal import Journal
-from pipeline.service.clock import ManualClock
 from pipeline.service.loop import Adapters, Durability, Loop
 from pipeline.service.observe import Observer
 from pipeline.service.ports import Publication

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from harness.clock import ManualClock
 from harness.learners import CountingLearner
 
 from consumers.memory import MemoryLog, MemorySource
@@ -30,7 +31,6 @@ from pipeline.evaluation.rank_metrics import RankMetrics
 from pipeline.events.decode import Decoder
 from pipeline.events.records import DriftAlarm
 from pipeline.models.model import RankResult
-from pipeline.service.clock import ManualClock
 from pipeline.service.health import Health
 from pipeline.service.loop import Adapters, Loop
 from pipeline.service.metrics import Metrics

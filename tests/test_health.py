@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from harness.clock import ManualClock
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.registry import Collector
 
 from pipeline.errors import UsageError
-from pipeline.service.clock import ManualClock
 from pipeline.service.health import Health, HealthServer, State, serve, split_address
 
 

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from contracts.sinks import KafkaWorld, topics_named
 from harness.clients import config, make_topic
+from harness.clock import ManualClock
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.partitioner.default import DefaultPartitioner
@@ -15,7 +16,7 @@ from consumers.memory import MemoryRecord
 from pipeline.errors import PublishFailed, UsageError
 from pipeline.events.batch import Reject
 from pipeline.events.records import RankedItem, Ranking
-from pipeline.service.clock import ManualClock, SystemClock
+from pipeline.service.clock import SystemClock
 from pipeline.service.ports import Publication
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.embedded_broker import EmbeddedBroker

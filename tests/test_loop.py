@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from harness.clock import ManualClock
 from harness.workers import P0, P1, P2, START_MS, Worker, publish, settings_for
 
 from consumers.memory import MemoryLog, MemorySource
@@ -15,7 +16,6 @@ from pipeline.events.batch import RawBatch, TopicPartition
 from pipeline.outcome import Outcome
 from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.journal import Journal
-from pipeline.service.clock import ManualClock
 from pipeline.service.delivery import drop_committed
 from pipeline.service.health import Health
 from pipeline.service.metrics import Metrics

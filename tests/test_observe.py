@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.clock import ManualClock
 from harness.workers import P0, START_MS, Worker, publish, settings_for
 
 from consumers.memory import MemoryLog
 from pipeline.events.batch import RawBatch
 from pipeline.events.records import DriftAlarm
 from pipeline.outcome import Mark, Outcome, no_mark
-from pipeline.service.clock import ManualClock
 from pipeline.service.health import Health
 from pipeline.service.metrics import Metrics
 from pipeline.service.observe import MetricsObserver, ModelStatus

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from harness.clock import ManualClock
 from harness.streams import small_settings, source
 from harness.workers import NOW_MS, START_MS, Life, append, changed
 
@@ -16,7 +17,6 @@ from pipeline.events.batch import Events
 from pipeline.persistence.checkpoint import TRAINED, Checkpoints
 from pipeline.persistence.files import UrlFolder
 from pipeline.recommender import Recommender
-from pipeline.service.clock import ManualClock
 from pipeline.service.prequential import FILE_SOURCE, Evaluation, as_served
 from pipeline.settings import TopicName
 from pipeline.state.state import FILED

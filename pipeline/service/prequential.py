@@ -55,7 +55,7 @@ GRIDS: dict[str, list[Setting]] = {
     "markov": _grid([{"half_life": each} for each in ("10000", "3000", "100000")], _BACK_OFFS),
     "item_knn": _grid(
         [{"directed": True}, {"directed": False}],
-        [{}, *({"half_life": each} for each in ("1000", "3000", "100000", "all"))],
+        [{}, {"half_life": "1000"}, {"half_life": "3000"}, {"half_life": "100000"}, {"half_life": "all"}],
         _BACK_OFFS,
     ),
     "session_knn": _grid(
