@@ -61,11 +61,8 @@ def fill(metrics: Metrics) -> dict[str, tuple[dict[str, str], float]]:
     expected = {}
     for number, metric in enumerate(Metric, 2):
         labels = {label: f"a-{label}" for label in metric.value.labels}
-        kind = metric.value.kind.__name__.lower()
-        name = (
-            metric.name.lower()
-            + {"counter": "_total", "gauge": "", "histogram": "_sum", "batchhistogram": "_sum"}[kind]
-        )
+        kind = metric.value.kind.__name__.lower().removeprefix("batch")
+        name = metric.name.lower() + {"counter": "_total", "gauge": "", "histogram": "_sum"}[kind]
         if metric is Metric.END_TO_END_LATENCY_SECONDS:
             metrics.observe_latency(np.array([number - 1.0, 1.0]))
         else:
@@ -168,9 +165,9 @@ def test_latency_leaves_out_what_is_not_finite_and_takes_none_for_negative() -> 
 
 def test_a_name_can_be_registered_once_only() -> None:
     registry = CollectorRegistry()
-    registry.register(BatchHistogram("twice", "Twice.", (1.0,)))
+    BatchHistogram("twice", "Twice.", (), buckets=(1.0,), registry=registry)
     with pytest.raises(ValueError, match="Duplicated timeseries"):
-        registry.register(BatchHistogram("twice", "Twice.", (1.0,)))
+        BatchHistogram("twice", "Twice.", (), buckets=(1.0,), registry=registry)
 
 
 def test_both_text_formats_can_be_written() -> None:

@@ -132,18 +132,16 @@ class Metric(Enum):
 
 
 class Metrics:
-    """The metrics of one worker, in their own registry unless one is given.
+    """The metrics of one worker, in a registry of their own.
 
     Methods are called by the loop, once a batch or less; scrapes read from other threads. Label values come
     in the order of the metric's labels.
     """
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+    def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        if registry is None:
-            registry = CollectorRegistry()
-            ProcessCollector(registry=registry)
-        self.registry = registry
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self._made = {metric: self._make(metric) for metric in Metric}
         self._types: set[str] = set()
         self._partitions: set[TopicPartition] = set()
