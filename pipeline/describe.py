@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.features.bank import FeatureBank
 from pipeline.features.popularity import ALL, DAY, P300, P1000
 from pipeline.ranking.lists import Ranked
-from pipeline.roles import familiar_names
+from pipeline.roles import FAMILIAR
 from pipeline.settings import Settings
 from pipeline.state.event_types import type_code
 from pipeline.state.state import State
@@ -24,11 +24,11 @@ SPANS = {
 
 
 class Interaction(NamedTuple):
-    """One place of a history; `event_type` is None where the name is not known: histories keep a hash."""
+    """One place of a history."""
 
     item: int  # row
-    event_type: str | None
-    timestamp_ms: int
+    event_type: str | None  # None: not known, histories keep a hash
+    timestamp_ms: int | None
 
 
 def user_document(state: State, settings: Settings, row: int, ranked: Ranked) -> dict[str, Any]:
@@ -65,11 +65,9 @@ def interactions(state: State, settings: Settings, row: int) -> list[Interaction
     """Return a user's history, newest first."""
     items, types, times, length = state.histories.latest(np.array([row], np.int32), state.items.status.data)
     names = _type_names(settings)
-    columns = (items[0].tolist(), types[0].tolist(), times[0].tolist())
-    return [
-        Interaction(item, names.get(code), ms)
-        for item, code, ms in list(zip(*columns, strict=True))[: int(length[0])]
-    ]
+    columns = (column[0, : length[0]].tolist() for column in (items, types, times))
+    places = zip(*columns, strict=True)
+    return [Interaction(item, names.get(code), ms) for item, code, ms in places]
 
 
 def exclusions(
@@ -80,18 +78,17 @@ def exclusions(
     Of hidden items only those are named that are in the user's history or published list.
     """
     name, found = state.items.id_of, {}
-    by_item: dict[int, Interaction] = {}
-    for each in history:
-        if each.event_type is not None and state.types.of(each.event_type).consumes:
-            by_item.setdefault(each.item, each)
+    unknown = Interaction(-1, None, None)
+    by_item = {
+        each.item: each
+        for each in reversed(history)
+        if each.event_type is not None and state.types.of(each.event_type).consumes
+    }
     for item in reversed(consumed):
-        by = by_item.get(item)
+        _, event_type, timestamp_ms = by_item.get(item, unknown)
         found[name[item]] = {
-            "item_id": name[item],
-            "why": "consumed",
-            "event_type": by.event_type if by else None,
-            "timestamp_ms": by.timestamp_ms if by else None,
-        }
+            "item_id": name[item], "why": "consumed", "event_type": event_type, "timestamp_ms": timestamp_ms,
+        }  # fmt: skip
     for item in (*(each.item for each in history), *published):
         if why := hidden_because(state, name[item]):
             found[name[item]] = {"item_id": name[item], "why": why}
@@ -177,7 +174,7 @@ def _type_names(settings: Settings) -> dict[int, str]:
     A hash that two of them share names none.
     """
     names = {
-        *familiar_names(), *settings.events.roles, *settings.events.weights,
+        *FAMILIAR, *settings.events.roles, *settings.events.weights,
         *(settings.rank.exclude_event_types or ()),
         *settings.topics.event_topics().values(),
     }  # fmt: skip

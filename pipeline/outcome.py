@@ -1,4 +1,4 @@
-"""The result of one step, and the interface of what the loop trains: `Learner`."""
+"""The result of one step, and `Learner`, the interface of what the loop trains."""
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class TableMetrics(NamedTuple):
 class StepMetrics:
     """Metrics of one batch."""
 
-    types: dict[str, int]  # events by type, known types only; others under "other"
+    types: dict[str, int]  # events by type
     duplicates: int
     learned: int  # events learned in this batch
     loss: float  # mean over the batch's targets; NaN without targets

@@ -1,8 +1,7 @@
 """The default roles of event types, by the usual names of the field.
 
 Names are compared without case, separators and the object of the action: `order_cancelled`, `Cancel-Order`
-and `cancelled` are one. Only whole names count: `report_view` is no report, `return_visit` no return. An
-ambiguous name (`show`, `display`, `seen`, `mute`, `flag`) is left to the configuration.
+and `cancelled` are one. Only whole names count, and ambiguous ones (`show`, `mute`) are not listed.
 """
 
 from typing import Literal
@@ -59,23 +58,9 @@ def built_in_role(name: str) -> Role:
     return next((_ROLES[form] for form in (bare, *without) if form in _ROLES), DEFAULT)
 
 
-def is_familiar(name: str) -> bool:
-    """Return whether a type is listed here by its exact name, so that its role needs no log line.
-
-    >>> is_familiar("remove_from_cart"), is_familiar("Remove-From-Cart"), is_familiar("glance")
-    (True, False, False)
-    """
-    return name in _FAMILIAR
-
-
-def familiar_names() -> frozenset[str]:
-    """Return the names listed here."""
-    return frozenset(_FAMILIAR)
-
-
 def _bare(name: str) -> str:
     return "".join(filter(str.isalnum, name.casefold()))
 
 
-_FAMILIAR = {name for names in _NAMES.values() for name in names.split()}
+FAMILIAR = frozenset(name for names in _NAMES.values() for name in names.split())  # as spelled here
 _ROLES: dict[str, Role] = {_bare(name): role for role, names in _NAMES.items() for name in names.split()}

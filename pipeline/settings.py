@@ -1,7 +1,6 @@
-"""Every setting of afresh with its default: one frozen struct a table of the TOML file.
+"""Every setting with its default: one frozen struct a table of the TOML file.
 
-Surface promises: a key's name and meaning stay. Unknown keys are errors. `__post_init__` raises ValueError
-with "KEY = VALUE: expected ..." texts, which app/config.py turns into one line.
+Types hold the rules of single values, app/config_rules.py those of several; app/config.py words the errors.
 """
 
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from pipeline.roles import Role, built_in_role
 
 # codes of the roles in columns; an event to ignore never gets into one
 POSITIVE, NEUTRAL, NEGATIVE, EXPOSURE, IGNORE = 0, 1, 2, 3, 4
-ROLE_CODES: dict[str, int] = {
+ROLE_CODES = {
     "positive": POSITIVE,
     "neutral": NEUTRAL,
     "negative": NEGATIVE,
@@ -34,8 +33,27 @@ FIELD_OF = {  # a recorded file's column -> what holds the same in records of a 
 }
 KEY_FIELD = "$key"  # as the name of user_id, or of an item's item_id: the record's key
 
+_BROKER = r"(\[[0-9A-Fa-f:]+\]|[^\s,:/\[\]]+)(:\d{1,5})?"
+
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+FieldNames = Name | Annotated[list[Name], msgspec.Meta(min_length=1)]  # of several the first in a record
+Servers = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=rf"^\s*{_BROKER}(\s*,\s*{_BROKER})*\s*\Z",
+        description="host:port, several with commas between them",
+    ),
+]
+TopicName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(?!\.\.?\Z)[A-Za-z0-9._-]{1,249}\Z",
+        description="a topic name of letters, digits, '.', '_' and '-', at most 249",
+    ),
+]
 
 
 def names_of(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -48,27 +66,30 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class KafkaConfig(Table, frozen=True):
-    bootstrap_servers: str = "127.0.0.1:9092"
-    group_id: str = "afresh"
+    bootstrap_servers: Servers = "127.0.0.1:9092"
+    group_id: Name = "afresh"
     worker_id: str = "worker-0"
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: str = ""
     sasl_username: str = ""
     sasl_password: str = ""  # from the environment only
     ssl_cafile: str = ""
-    start_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 15.0  # for the first answer of a broker
-    broker_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    start_timeout_s: Seconds = 15.0  # for the first answer of a broker
+    broker_timeout_s: Seconds = 60.0
     transactions: bool = False
     options: dict[str, str | int | float | bool] = {}
 
 
 class TopicsConfig(Table, frozen=True):
     # A table maps a topic to the event type of its records that name none.
-    events: list[str] | dict[str, str] = msgspec.field(default_factory=lambda: ["events"])
-    items: str = "items"
-    recommendations: str = "recommendations"
-    dead_letters: str = "events.dead-letter"
-    drift: str = "events.drift"
+    events: (
+        Annotated[list[TopicName], msgspec.Meta(min_length=1)]
+        | Annotated[dict[TopicName, Name], msgspec.Meta(min_length=1)]
+    ) = msgspec.field(default_factory=lambda: ["events"])
+    items: TopicName = "items"
+    recommendations: TopicName = "recommendations"
+    dead_letters: TopicName = "events.dead-letter"
+    drift: TopicName = "events.drift"
 
     def event_topics(self) -> dict[str, str]:
         """Each events topic with the event type of its records that name none."""
@@ -76,31 +97,15 @@ class TopicsConfig(Table, frozen=True):
 
 
 class ItemsConfig(Table, frozen=True):
-    # our field -> its name or path in YOUR catalogue records; of several the first that a record holds
-    fields: dict[str, str | list[str]] = {}
-
-    def __post_init__(self) -> None:
-        for name in self.fields:
-            if name not in ITEM_FIELDS:
-                raise ValueError(
-                    f"items.fields.{name}: no such field; expected one of {', '.join(ITEM_FIELDS)}"
-                )
+    fields: dict[str, FieldNames] = {}  # our field -> its name or path in YOUR catalogue records
 
 
 class EventsConfig(Table, frozen=True):
-    # our field -> its name in YOUR records, or its path, or several of them: see event/fields.py
-    fields: dict[str, str | list[str]] = {}
+    fields: dict[str, FieldNames] = {}  # our field -> its name or path in YOUR records
     time_unit: Literal["ms", "s", "iso", "auto"] = "ms"
-    roles: dict[str, Role] = {}
-    weights: dict[str, Annotated[float, msgspec.Meta(ge=0)]] = {}
-    positive_from: dict[str, float] = {}  # type -> the least value that is no dislike: {rating = 6}
-
-    def __post_init__(self) -> None:
-        for name in self.fields:
-            if name not in EVENT_FIELDS:
-                raise ValueError(
-                    f"events.fields.{name}: no such field; expected one of {', '.join(EVENT_FIELDS)}"
-                )
+    roles: dict[Name, Role] = {}
+    weights: dict[Name, Annotated[float, msgspec.Meta(ge=0)]] = {}
+    positive_from: dict[Name, float] = {}  # type -> the least value that is no dislike: {rating = 6}
 
     def role(self, event_type: str) -> int:
         """Return the role's code: by `roles`, else by the type's name, else positive."""
@@ -132,22 +137,20 @@ class ModelConfig(Table, frozen=True):
 
 class RankConfig(Table, frozen=True):
     k: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
-    exclude_event_types: list[str] | None = (
-        None  # None: every positive and negative type; []: repeats are allowed
-    )
+    # None: every positive and negative type; []: repeats are allowed
+    exclude_event_types: list[Name] | None = None
     explain: bool = True
     blocked_items: list[str] = []  # items that no user is shown
     # an event with an older record is of a backlog: it is learned at once, its user's list waits for the end
-    backlog_after_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
-    max_inactive_days: Annotated[float, msgspec.Meta(gt=0)] = (
-        7.0  # and beyond this, for the user's next event
-    )
+    backlog_after_s: Seconds = 60.0
+    # and beyond this, for the user's next event
+    max_inactive_days: Annotated[float, msgspec.Meta(gt=0)] = 7.0
 
 
 class CheckpointConfig(Table, frozen=True):
     path: str = ""
     journal: str = ""
-    interval_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    interval_s: Seconds = 60.0
     keep: Positive = 3
 
 

@@ -1,4 +1,4 @@
-"""The figures of one batch, read off what its stages leave behind."""
+"""The metrics of one batch, from the state before and after it."""
 
 import numpy as np
 
@@ -9,17 +9,13 @@ from pipeline.ranking.recipients import Recipients
 from pipeline.state.refresh import LATER, NOW
 from pipeline.state.state import State
 
-MORE_TYPES = "other"  # names of event types come from outside: figures name so many at most
-TYPES_NAMED = 32
-
 
 def tables_of(state: State) -> dict[str, TableMetrics]:
-    """Return each table's live rows, and how many ever came and went."""
+    """Return each table's live rows, and how many were ever admitted and evicted."""
     users, items, availability = state.users, state.items, state.availability
     return {
-        "users": TableMetrics(
-            len(users) - 1, users.admitted, users.evicted
-        ),  # row 0 is the user without events
+        # row 0 is the user without events
+        "users": TableMetrics(len(users) - 1, users.admitted, users.evicted),
         "items": TableMetrics(len(items), items.admitted, items.evicted),
         "withdrawn": TableMetrics(len(availability.withdrawn), availability.came, availability.went),
     }
@@ -36,14 +32,12 @@ def step_metrics_of(
     """Return the metrics of a batch; `served` is the result of the served model, `before` are the tables
     before then.
     """
-    types = dict(sorted(batch.types.items(), key=lambda pair: -pair[1])[:TYPES_NAMED])
-    rest = sum(batch.types.values()) - sum(types.values())
     tables = {
         name: TableMetrics(now.live, now.admitted - was.admitted, now.evicted - was.evicted)
         for (name, was), now in zip(before.items(), tables_of(state).values(), strict=True)
     }
     return StepMetrics(
-        types=types | ({MORE_TYPES: rest} if rest else {}),
+        types=batch.types,
         duplicates=batch.duplicates,
         learned=len(batch.user_B),
         loss=served.loss,

@@ -1,12 +1,12 @@
 """A sink in memory. Its `Outbox` stands for the broker's topics and outlives the sinks over it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.errors import PublishFailed
 from pipeline.events.batch import Reject, TopicPartition
 from pipeline.events.records import DriftAlarm, Ranking
-from pipeline.service.ports import NOTHING
+from pipeline.service.ports import NOTHING, Publication
 
 
 @dataclass(slots=True)
@@ -70,12 +70,7 @@ class MemorySink:
         return self._commit is not None
 
     def publish(
-        self,
-        rankings: Sequence[Ranking],
-        rejects: Sequence[Reject],
-        alarms: Sequence[DriftAlarm],
-        removed_users: Sequence[str],
-        offsets: Mapping[TopicPartition, int] = NOTHING,
+        self, publication: Publication, offsets: Mapping[TopicPartition, int] = NOTHING
     ) -> MemoryReceipt:
         """Append a batch. Raise RuntimeError when the sink is closed."""
         if self.closed:
@@ -84,12 +79,12 @@ class MemorySink:
         if self._failure:
             self._failure = ""
             return receipt
-        outbox.rankings += rankings
-        outbox.rejects += rejects
-        outbox.alarms += alarms
-        outbox.removed_users += removed_users
-        outbox.newest.update((ranking.user_id, ranking) for ranking in rankings)
-        for user_id in removed_users:  # after the rankings, as on a topic
+        outbox.rankings += publication.rankings
+        outbox.rejects += publication.rejects
+        outbox.alarms += publication.alarms
+        outbox.removed_users += publication.removed_users
+        outbox.newest.update((ranking.user_id, ranking) for ranking in publication.rankings)
+        for user_id in publication.removed_users:  # after the rankings, as on a topic
             outbox.newest.pop(user_id, None)
         if self._commit is not None:
             self._commit(offsets)

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from harness.clock import ManualClock
 
 from consumers.memory import MemoryItems, MemoryLog, MemorySource
 from pipeline.events.batch import NO_UPDATE, CatalogUpdate, Polled, Record, Reject, TopicPartition
 from pipeline.events.decode import Decoder
-from pipeline.events.records import DriftAlarm, Ranking
+from pipeline.events.records import Ranking
 from pipeline.outcome import Learner
 from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.files import UrlFolder
 from pipeline.persistence.journal import Journal
-from pipeline.service.clock import ManualClock
 from pipeline.service.loop import Adapters, Durability, Loop
-from pipeline.service.observe import Observer
+from pipeline.service.ports import Observer, Publication
 from pipeline.settings import (
     BatchConfig,
     CheckpointConfig,
@@ -136,31 +136,24 @@ class SlowSink:
         self.fate = fate
         self.open: list[tuple[SlowReceipt, Sequence[Ranking], Sequence[Reject]]] = []
 
-    def publish(
-        self,
-        rankings: Sequence[Ranking],
-        rejects: Sequence[Reject],
-        alarms: Sequence[DriftAlarm],
-        removed_users: Sequence[str],
-        offsets: Mapping[TopicPartition, int],
-    ) -> SlowReceipt:
+    def publish(self, publication: Publication, offsets: Mapping[TopicPartition, int]) -> SlowReceipt:
         """Send a batch."""
         receipt = SlowReceipt(self)
-        self.open.append((receipt, rankings, rejects))
+        self.open.append((receipt, publication.rankings, publication.rejects))
         return receipt
 
     def deliver(self, upto: SlowReceipt) -> None:
         """Let the broker take everything up to a batch, in order."""
         while not upto.acknowledged:
             receipt, rankings, rejects = self.open.pop(0)
-            self.taken.publish(rankings, rejects, [], [])
+            self.taken.publish(Publication(rankings, rejects))
             receipt.acknowledged = True
 
     def perish(self) -> None:
         """Let the broker have taken some part of what was sent, in order."""
         for _, rankings, rejects in self.open:
             some, few = self.fate.random.randint(0, len(rankings)), self.fate.random.randint(0, len(rejects))
-            self.taken.publish(rankings[:some], rejects[:few], [], [])
+            self.taken.publish(Publication(rankings[:some], rejects[:few]))
             if some < len(rankings):
                 return
 

@@ -25,6 +25,7 @@ from pipeline.errors import UsageError
 from pipeline.events.batch import CatalogUpdate, Span
 from pipeline.events.records import RankedItem, Ranking
 from pipeline.service.clock import SystemClock
+from pipeline.service.ports import Publication
 from pipeline.settings import KafkaConfig, Settings, TopicsConfig
 from producers.kafka.sink import KafkaSink
 
@@ -170,7 +171,7 @@ def watched_codecs(settings: Settings) -> set[str]:
         options = settings.kafka.options | {"compression_type": codec}
         sink = KafkaSink(msgspec.structs.replace(settings.kafka, options=options), settings.topics, now_ms)
         lists = [RankedItem(f"i{place}", 1.0, []) for place in range(50)]
-        sink.publish([Ranking(codec, "r", lists, 0, 0, "m", 0)], [], [], []).wait(20)
+        sink.publish(Publication([Ranking(codec, "r", lists, 0, 0, "m", 0)])).wait(20)
         sink.close()
     lines = watch(settings, Wanted(list(CODECS), as_json=True), lambda: None)
     users = {json.loads(line)["user_id"] for line in itertools.islice(lines, len(CODECS))}

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from harness.clock import ManualClock
 from harness.learners import CountingLearner
 
 from consumers.memory import MemoryLog, MemorySource
@@ -30,11 +31,10 @@ from pipeline.evaluation.timeline import Moment, Timeline
 from pipeline.events.decode import Decoder
 from pipeline.events.records import DriftAlarm
 from pipeline.models.model import RankResult
-from pipeline.service.clock import ManualClock
 from pipeline.service.health import Health
 from pipeline.service.loop import Adapters, Loop
 from pipeline.service.metrics import Metrics
-from pipeline.service.observe import Delivered
+from pipeline.service.ports import Delivered
 from pipeline.settings import CheckpointConfig, EventsConfig, KafkaConfig, ModelConfig, Settings
 from producers.memory import MemorySink
 from producers.sender_process import SenderProcess

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from harness.clock import ManualClock
 from recordings import read_recording
 
 from consumers.memory import MemoryLog, MemorySource
@@ -18,9 +19,8 @@ from pipeline.persistence.checkpoint import TRAINED, Checkpoints
 from pipeline.persistence.files import UrlFolder
 from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
-from pipeline.service.clock import ManualClock
 from pipeline.service.loop import Adapters, Durability, Loop
-from pipeline.service.observe import Observer
+from pipeline.service.ports import Observer
 from pipeline.service.prequential import (
     BASELINES,
     FILE_SOURCE,

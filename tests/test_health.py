@@ -8,10 +8,10 @@ from contextlib import closing
 from unittest.mock import Mock
 
 import pytest
+from harness.clock import ManualClock
 from prometheus_client import CollectorRegistry, Counter
 
 from pipeline.errors import UsageError
-from pipeline.service.clock import ManualClock
 from pipeline.service.health import Health, HealthServer, State, serve, split_address
 
 

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from contracts.sinks import KafkaWorld, topics_named
 from harness.clients import config
+from harness.clock import ManualClock
 from kafka import KafkaConsumer
 from kafka.partitioner.default import DefaultPartitioner
 
@@ -15,7 +16,8 @@ from consumers.memory import MemoryRecord
 from pipeline.errors import PublishFailed
 from pipeline.events.batch import Reject
 from pipeline.events.records import RankedItem, Ranking
-from pipeline.service.clock import ManualClock, SystemClock
+from pipeline.service.clock import SystemClock
+from pipeline.service.ports import Publication
 from pipeline.settings import KafkaConfig
 from producers.embedded_broker import EmbeddedBroker
 from producers.kafka.client import producer_options
@@ -67,20 +69,20 @@ def partition_of(broker: str, topic: str, key: bytes) -> int:
 
 def test_a_ranking_is_in_the_partition_of_kafkas_default_partitioner(world: KafkaWorld) -> None:
     users = ("ann", "böb", "u-\U0001f40c", "x" * 256)
-    world.sink().publish([ranking(user_id) for user_id in users], [], [], []).wait(10)
+    world.sink().publish(Publication([ranking(user_id) for user_id in users])).wait(10)
     for record in world.records():
         assert record.partition == partition_of(world.address, world.topics.recommendations, record.key)
 
 
 @pytest.mark.parametrize("size", [10, 1_040_000], ids=["small", "nearly the broker's default limit"])
 def test_the_headers_of_a_dead_letter_give_its_source(world: KafkaWorld, size: int) -> None:
-    world.sink().publish([], [reject(b"x" * size, b"ann")], [], []).wait(10)
+    world.sink().publish(Publication(rejects=[reject(b"x" * size, b"ann")])).wait(10)
     (letter,) = world.dead_letters()
     assert (letter.key, letter.value, dict(letter.headers)) == (b"ann", b"x" * size, HEADERS)
 
 
 def test_a_record_without_key_and_value_becomes_a_dead_letter_with_a_header(world: KafkaWorld) -> None:
-    world.sink().publish([], [reject(None, None)], [], []).wait(10)
+    world.sink().publish(Publication(rejects=[reject(None, None)])).wait(10)
     (letter,) = world.dead_letters()
     assert (letter.key, letter.value, dict(letter.headers)["value"]) == (None, b"", b"null")
 
@@ -88,7 +90,9 @@ def test_a_record_without_key_and_value_becomes_a_dead_letter_with_a_header(worl
 def test_a_receipt_has_the_time_of_the_last_acknowledgement_however_late_asked(world: KafkaWorld) -> None:
     clock = ManualClock(1_000)
     sink = world.sink(clock.now_ms)
-    receipt = sink.publish([ranking(f"u{n}") for n in range(2_000)], [reject(b"{", None)], [], ["cy"])
+    receipt = sink.publish(
+        Publication([ranking(f"u{n}") for n in range(2_000)], [reject(b"{", None)], removed_users=["cy"])
+    )
     until = time.monotonic() + 10
     while receipt.acknowledged_ms() is None:
         assert time.monotonic() < until
@@ -102,7 +106,7 @@ def publish(
     world: KafkaWorld, sink: KafkaSink | TransactionSink, rankings: list[Ranking], rejects: list[Reject]
 ) -> None:
     """Publish a batch and wait until all that fits is acknowledged."""
-    receipt = sink.publish(rankings, rejects, [], [], {world.source: 1})
+    receipt = sink.publish(Publication(rankings, rejects), {world.source: 1})
     receipt.wait(30)
     assert receipt.done()
     assert receipt.acknowledged_ms() is not None
@@ -155,7 +159,7 @@ def test_a_record_larger_than_the_client_sends_is_truncated_or_dropped(world: Ka
     options = world.kafka.options | {"max_request_size": 100_000}
     world.kafka = msgspec.structs.replace(world.kafka, options=options)
     rejects = [reject(b"v" * 200_000, b"ann")]
-    world.sink().publish([ranking("bob", "r" * 200_000)], rejects, [], []).wait(10)
+    world.sink().publish(Publication([ranking("bob", "r" * 200_000)], rejects)).wait(10)
     (letter,) = world.dead_letters()
     assert len(letter.value) == 65_536
     lists = world.topics.recommendations
@@ -169,9 +173,9 @@ def test_a_broker_that_stops_fails_the_receipt(topic_name: Name) -> None:
         kafka = config(broker.bootstrap_servers, broker_timeout_s=1.0)
         create_topics(kafka, topics, replication=1)
         sink = KafkaSink(kafka, topics, now_ms)
-        sink.publish([ranking("ann")], [], [], []).wait(10)
+        sink.publish(Publication([ranking("ann")])).wait(10)
         broker.stop()
-        receipt = sink.publish([ranking("ann"), ranking("bob")], [], [], [])
+        receipt = sink.publish(Publication([ranking("ann"), ranking("bob")]))
         with pytest.raises(PublishFailed, match=r"2 of 2 .* no acknowledgement within 0\.5 s"):
             receipt.wait(0.5)
         with pytest.raises(PublishFailed, match="2 of 2"):

@@ -9,7 +9,7 @@ from consumers.memory import MemoryLog, MemorySource
 from pipeline.errors import PublishFailed
 from pipeline.events.batch import TopicPartition
 from pipeline.events.records import Ranking
-from pipeline.service.ports import Source
+from pipeline.service.ports import Publication, Source
 from producers.memory import MemorySink
 
 A, B = TopicPartition("events", 0), TopicPartition("events", 1)
@@ -101,7 +101,7 @@ def ranking(user_id: str) -> Ranking:
 
 def test_receipts_stay_open_until_they_are_acknowledged() -> None:
     sink = MemorySink(at_once=False)
-    first, second, third = (sink.publish([], [], [], []) for _ in range(3))
+    first, second, third = (sink.publish(Publication()) for _ in range(3))
     assert not first.done()
     second.wait(1.0)
     assert all(receipt.done() for receipt in (first, second, third))
@@ -109,22 +109,22 @@ def test_receipts_stay_open_until_they_are_acknowledged() -> None:
 
 def test_a_sink_that_does_not_answer_fails_the_wait_and_a_closed_one_takes_nothing() -> None:
     sink = MemorySink(at_once=False)
-    receipt = sink.publish([], [], [], [])
+    receipt = sink.publish(Publication())
     sink.answers = False
     with pytest.raises(PublishFailed, match=r"not acknowledged within 0\.5 s"):
         receipt.wait(0.5)
     sink.close()
     assert not receipt.done()
     with pytest.raises(RuntimeError, match="publish on a closed sink"):
-        sink.publish([], [], [], [])
+        sink.publish(Publication())
 
 
 def test_a_batch_that_fails_is_not_written_and_the_next_one_is() -> None:
     sink = MemorySink()
     sink.fail_next("disk full")
-    failed = sink.publish([ranking("ann")], [], [], [])
+    failed = sink.publish(Publication([ranking("ann")]))
     for check in (failed.done, lambda: failed.wait(1.0)):
         with pytest.raises(PublishFailed, match="disk full"):
             check()
-    assert sink.publish([ranking("bob")], [], [], []).done()
+    assert sink.publish(Publication([ranking("bob")])).done()
     assert list(sink.outbox.newest) == ["bob"]

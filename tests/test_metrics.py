@@ -60,7 +60,7 @@ def fill(metrics: Metrics) -> dict[str, tuple[dict[str, str], float]]:
     expected = {}
     for number, metric in enumerate(Metric, 2):
         labels = {label: f"a-{label}" for label in metric.value.labels}
-        kind = metric.value.kind.__name__.lower()
+        kind = metric.value.kind.__name__.lower().removeprefix("batch")
         name = metric.name.lower() + {"counter": "_total", "gauge": "", "histogram": "_sum"}[kind]
         if metric is Metric.END_TO_END_LATENCY_SECONDS:
             metrics.observe_latency(np.array([number - 1.0, 1.0]))

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from harness.clock import ManualClock
 from harness.learners import CountingLearner
 from harness.workers import P0, P1, START_MS, Worker, publish, settings_for
 from test_loop import assert_restored, finished, started
@@ -15,7 +16,6 @@ from consumers.memory import MemoryLog
 from pipeline.events.batch import RawBatch
 from pipeline.events.records import DriftAlarm
 from pipeline.outcome import Mark, Outcome, no_mark
-from pipeline.service.clock import ManualClock
 from pipeline.service.health import Health
 from pipeline.service.metrics import Metrics
 from pipeline.service.observe import MetricsObserver, ModelStatus

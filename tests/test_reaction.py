@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from harness.clock import ManualClock
 from harness.streams import START_MS, Batches, Event, lessons
 
 from pipeline.evaluation import reaction
@@ -25,7 +26,6 @@ from pipeline.models.gate import BOUND
 from pipeline.models.registry import variant_of
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
-from pipeline.service.clock import ManualClock
 from pipeline.service.health import Health
 from pipeline.service.metrics import Metrics
 from pipeline.service.observe import MetricsObserver

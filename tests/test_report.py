@@ -178,7 +178,7 @@ def test_a_trained_checkpoint_has_a_report_before_any_worker(file: Path, run: Ru
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "no checkpoint named; expected --checkpoint PATH, or checkpoint.path in the configuration"),
+        ((), "no checkpoint named; expected --checkpoint PATH or checkpoint.path"),
         (("--checkpoint", "empty"), "empty: no checkpoint is there; expected a folder"),
         (("--checkpoint", "state", "--out", "."), "--out .: can't be written: Is a directory; name a file"),
         (("--checkpoint", "two"), "no such worker in two; expected one of east, west"),

@@ -29,6 +29,7 @@ from pipeline.events.batch import TopicPartition
 from pipeline.events.records import RankedItem, Ranking
 from pipeline.persistence.journal import Journal
 from pipeline.service.clock import SystemClock
+from pipeline.service.ports import Publication
 from producers.memory import MemorySink, Outbox
 
 Name = Callable[[str], str]
@@ -55,7 +56,7 @@ class AtomicSink(SlowSink):
     def deliver(self, upto: SlowReceipt) -> None:
         while not upto.acknowledged:
             receipt, rankings, rejects = self.open.pop(0)
-            self.taken.publish(rankings, rejects, [], [])
+            self.taken.publish(Publication(rankings, rejects))
             self.log.committed.update(self.offsets[-1])
             receipt.acknowledged = True
 
@@ -212,7 +213,7 @@ def ranking(user_id: str) -> Ranking:
 
 def test_a_receipt_has_the_time_of_the_commit(world: KafkaWorld) -> None:
     before_ms = now_ms()
-    receipt = world.sink().publish([ranking("ann"), ranking("bob")], [], [], [], {world.source: 7})
+    receipt = world.sink().publish(Publication([ranking("ann"), ranking("bob")]), {world.source: 7})
     receipt.wait(20)
     acknowledged_ms = receipt.acknowledged_ms()
     assert acknowledged_ms is not None
@@ -231,7 +232,7 @@ def test_a_failed_batch_leaves_nothing(world: KafkaWorld, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(sink._producer, "send", fail_at_bob)
     with pytest.raises(PublishFailed, match="1 of 2 records"):
-        sink.publish([ranking("ann"), ranking("bob")], [], [], [], {world.source: 7})
+        sink.publish(Publication([ranking("ann"), ranking("bob")]), {world.source: 7})
     assert (world.users(), world.committed()) == ([], None)
 
 
@@ -239,9 +240,9 @@ def test_a_restarted_worker_aborts_the_transaction_of_its_killed_process(world: 
     dead = world.sink()
     producer, writer = dead._producer, dead._writer
     producer.begin_transaction()
-    writer.send(producer, writer.records(producer, [ranking("ann")], [], [], []))
+    writer.send(producer, writer.records(producer, Publication([ranking("ann")])))
     producer.flush()
-    world.sink().publish([ranking("bob")], [], [], [], {world.source: 1}).wait(20)
+    world.sink().publish(Publication([ranking("bob")]), {world.source: 1}).wait(20)
     assert world.users() == ["bob"]
 
 
@@ -249,9 +250,9 @@ def test_of_two_processes_with_one_worker_id_the_older_one_is_fenced(world: Kafk
     older, newer = world.sink(), world.sink()
     for _ in range(2):  # it does not begin again, which would fence the newer one
         with pytest.raises(UsageError, match=r"'worker-0': another process has joined group") as error:
-            older.publish([ranking("ann")], [], [], [], {world.source: 1}).wait(20)
+            older.publish(Publication([ranking("ann")]), {world.source: 1}).wait(20)
         assert "\n" not in str(error.value)
-    newer.publish([ranking("bob")], [], [], [], {world.source: 2}).wait(20)
+    newer.publish(Publication([ranking("bob")]), {world.source: 2}).wait(20)
     assert (world.users(), world.committed()) == (["bob"], 2)
 
 
@@ -262,9 +263,9 @@ def test_a_worker_outside_the_group_commits_nothing(apache_broker: str, topic_na
     sink = world.sink()
     world.member = ConsumerGroupMetadata(world.kafka.group_id, 5, "unknown", "worker-0")
     with pytest.raises(CommitRefused, match="the group is being rebalanced"):
-        sink.publish([ranking("ann")], [], [], [], {world.other: 3}).wait(20)
+        sink.publish(Publication([ranking("ann")]), {world.other: 3}).wait(20)
     world.member = ConsumerGroupMetadata(world.kafka.group_id)
-    sink.publish([ranking("bob")], [], [], [], {world.source: 4}).wait(20)
+    sink.publish(Publication([ranking("bob")]), {world.source: 4}).wait(20)
     assert (world.users(), world.offsets()) == (["bob"], {world.source: 4, world.other: None})
     world.close()
 

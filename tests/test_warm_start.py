@@ -4,20 +4,21 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from harness.clock import ManualClock
 from harness.streams import Batches, Event, small_settings, source
 from harness.workers import NOW_MS, START_MS, Life, append, changed
 
 from consumers.memory import MemoryLog
-from pipeline.app.config_rules import TOPIC
 from pipeline.errors import CheckpointError
 from pipeline.events.batch import Events
 from pipeline.persistence.checkpoint import TRAINED, Checkpoints
 from pipeline.persistence.files import UrlFolder
 from pipeline.recommender import Recommender
-from pipeline.service.clock import ManualClock
 from pipeline.service.prequential import FILE_SOURCE, Evaluation, as_served
+from pipeline.settings import TopicName
 from pipeline.state.state import FILED
 from producers.memory import Outbox
 
@@ -177,4 +178,5 @@ def test_the_trained_checkpoint_is_listed_only_without_workers(trained: Trained)
 
 def test_the_source_of_a_file_has_a_name_that_no_topic_can_have() -> None:
     assert FILE_SOURCE.topic.startswith(FILED)
-    assert not TOPIC.fullmatch(FILE_SOURCE.topic)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(FILE_SOURCE.topic, TopicName)

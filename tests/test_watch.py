@@ -19,6 +19,7 @@ from pipeline.app.watching import Wanted, alarm_line, json_line, long_text, shor
 from pipeline.errors import BrokerLost, UsageError
 from pipeline.events.records import DriftAlarm, RankedItem, Ranking
 from pipeline.service.clock import SystemClock
+from pipeline.service.ports import Publication
 from pipeline.settings import KafkaConfig, Settings, TopicsConfig
 from producers.embedded_broker import EmbeddedBroker
 from producers.kafka.sink import KafkaSink
@@ -103,13 +104,13 @@ def taken(
 @pytest.mark.kafka
 def test_a_user_s_newest_list_comes_first_then_what_is_published(site: Settings, sink: KafkaSink) -> None:
     lists = [ranking(user, number) for number in (1, 2) for user in ("ann", "bob", "eve")]
-    sink.publish(lists, [], [], []).wait(10)
-    sink.publish([], [], [], ["eve"]).wait(10)
+    sink.publish(Publication(lists)).wait(10)
+    sink.publish(Publication(removed_users=["eve"])).wait(10)
     lines = watch(site, Wanted(["ann", "new", "eve"], as_json=True), lambda: None)
     ann, eve = json.loads(next(lines)), json.loads(next(lines))
     assert (ann["user_id"], ann["model_version"]) == ("ann", 2)
     assert (eve["user_id"], eve["forgotten"]) == ("eve", True)
-    sink.publish([ranking("bob", 3), ranking("new", 3), ranking("ann", 3)], [], [], []).wait(10)
+    sink.publish(Publication([ranking("bob", 3), ranking("new", 3), ranking("ann", 3)])).wait(10)
     assert {json.loads(next(lines))["user_id"] for _ in range(2)} == {"new", "ann"}
     lines.close()
 
@@ -117,12 +118,12 @@ def test_a_user_s_newest_list_comes_first_then_what_is_published(site: Settings,
 @pytest.mark.kafka
 def test_lists_of_all_users_come_from_now_on_or_from_the_beginning(site: Settings, sink: KafkaSink) -> None:
     alarm = DriftAlarm("adwin", "loss", 9, 0.1, 0.2, AT_MS)
-    sink.publish([ranking("ann"), ranking("ann", 2)], [], [alarm], []).wait(10)
+    sink.publish(Publication([ranking("ann"), ranking("ann", 2)], alarms=[alarm])).wait(10)
     everything = taken(site, Wanted(everything=True, drift=True), 3)
     assert sum("ann: i0 5.00, " in line and line.endswith(", +2") for line in everything) == 2
     assert sum("drift: loss .100 -> .200" in line for line in everything) == 1
 
-    (line,) = taken(site, Wanted(), 1, lambda: sink.publish([ranking("bob")], [], [], []).wait(10))
+    (line,) = taken(site, Wanted(), 1, lambda: sink.publish(Publication([ranking("bob")])).wait(10))
     assert " bob: " in line
 
 
@@ -130,7 +131,7 @@ def test_lists_of_all_users_come_from_now_on_or_from_the_beginning(site: Setting
 def test_other_records_are_skipped(site: Settings, sink: KafkaSink, caplog: pytest.LogCaptureFixture) -> None:
     with closing(KafkaProducer(bootstrap_servers=site.kafka.bootstrap_servers)) as producer:
         producer.send(site.topics.recommendations, key=b"ann", value=b'{"not": "ours"}').get(10)
-    sink.publish([ranking("ann")], [], [], []).wait(10)
+    sink.publish(Publication([ranking("ann")])).wait(10)
     with caplog.at_level(logging.WARNING):
         (line,) = taken(site, Wanted(["ann"], everything=True), 1)
     assert " ann: 7 items, attention 1" in line
@@ -143,7 +144,7 @@ def test_a_signal_ends_it_with_zero(
     site: Settings, sink: KafkaSink, number: int, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    sink.publish([ranking("ann"), ranking("ann", 2)], [], [], []).wait(10)
+    sink.publish(Publication([ranking("ann"), ranking("ann", 2)])).wait(10)
     printed: list[str] = []
 
     def stop_at_the_second(record: MemoryRecord) -> str:

@@ -27,8 +27,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 INTERRUPTED = 130
 READER_CLOSED = 141  # a shell's code of a process that SIGPIPE ended
 
-# The least level of a library's log. The Kafka client logs every attempt to connect, many a second, as an
-# error, of which our own log has one line; numba logs byte code, matplotlib its search for fonts.
+# The Kafka client logs many attempts to connect a second as errors, numba byte code, matplotlib fonts
 LIBRARY_LEVELS = {"kafka": logging.CRITICAL, "matplotlib": logging.ERROR, "numba": logging.WARNING}
 
 logger = logging.getLogger(__name__)
@@ -113,12 +112,10 @@ def _load(name: str) -> Command:
 
 def _parser(name: str, command: Command) -> Parser:
     parser = Parser(
-        prog=f"afresh {name}",
-        description=command.HELP,
+        prog=f"afresh {name}", description=command.HELP,
         epilog="example:\n" + textwrap.indent(command.EXAMPLE.strip(), "  "),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
     command.add_arguments(parser)
     common = parser.add_argument_group("common options")
     common.add_argument("--config", type=Path, metavar="FILE", help="configuration in TOML")
@@ -133,7 +130,6 @@ def _parser(name: str, command: Command) -> Parser:
 
 
 def _overview() -> str:
-    """Return the help of `afresh` itself."""
     lines = [
         "usage: afresh COMMAND [options]",
         "",
@@ -153,13 +149,12 @@ def _overview() -> str:
 
 
 def _no_command(name: str) -> str:
-    commands = f"one of {', '.join(COMMANDS)}"
-    if not name:
-        return f"no command given; expected {commands}"
+    if close := difflib.get_close_matches(name, COMMANDS, 1, 0.5):
+        return f"no command {name!r}; did you mean {close[0]!r}?"
+    problem = f"no command {name!r}" if name else "no command given"
     if name.startswith("-"):
-        return f"{name}: a command comes first; expected {commands}"
-    close = difflib.get_close_matches(name, COMMANDS, 1, 0.5)
-    return f"no command {name!r}; " + (f"did you mean {close[0]!r}?" if close else f"expected {commands}")
+        problem = f"{name}: a command comes first"
+    return f"{problem}; expected one of {', '.join(COMMANDS)}"
 
 
 def _set_up_logging(level: str) -> None:

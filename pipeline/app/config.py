@@ -1,7 +1,7 @@
 """Read the configuration: --set flags over the environment over a TOML file over the defaults of settings.py.
 
-Each value is checked as it is read, so that an error can name key, value, origin and what was expected. Rules
-over several values are checked at the end, in config_rules.py.
+Each value is checked against its type as it is read, so that an error can name key, value, origin and what
+was expected. Rules over several values follow in config_rules.py.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import inspect
 
-from pipeline.app.config_rules import Origins, check, wrong
+from pipeline.app.config_rules import Origins, check, entry_type, words, wrong
 from pipeline.errors import UsageError
 from pipeline.settings import EVENT_FIELDS, ITEM_FIELDS, Settings
 
@@ -38,7 +38,7 @@ ENTRY_NAMES = {"events.fields": EVENT_FIELDS, "items.fields": ITEM_FIELDS}  # ta
 
 
 class Given(NamedTuple):
-    """One value as written by the user; `entry` is the name inside a setting that is a table, or ""."""
+    """One value as the user wrote it; `entry` is the name inside a setting that is a table, or ""."""
 
     table: str
     key: str
@@ -49,12 +49,14 @@ class Given(NamedTuple):
 
     @property
     def setting(self) -> str:
-        """The setting's name, without the entry."""
         return f"{self.table}.{self.key}" if self.key else self.table
 
     @property
+    def is_secret(self) -> bool:
+        return _is_secret(self.table, self.entry or self.key)
+
+    @property
     def name(self) -> str:
-        """The name in messages."""
         return f"{self.setting}.{self.entry}" if self.entry else self.setting
 
 
@@ -69,7 +71,7 @@ def load_settings(config: Path | None, sets: Sequence[str], environ: Mapping[str
 
 
 def resolve(config: Path | None, sets: Sequence[str], environ: Mapping[str, str]) -> tuple[Settings, Origins]:
-    """Return the settings as `load_settings` does, and the origin of each that is not a default."""
+    """Return the settings as `load_settings` does, and the origin of each value."""
     givens = _by_model((*_from_file(config), *_from_environment(environ), *_from_flags(sets)))
     types = TYPES | _model_types(givens)
     values: dict[str, dict[str, Any]] = {given.table: {} for given in givens}
@@ -89,24 +91,24 @@ def resolve(config: Path | None, sets: Sequence[str], environ: Mapping[str, str]
 
 
 def _by_model(givens: Iterable[Given]) -> list[Given]:
-    """Return the values, those of a [model.NAME] table one by one, as of a table of that name."""
+    """Return the values; those of a [model.NAME] table one by one, as of a table of that name."""
     out = []
     for given in givens:
         options = {given.entry: given.value} if given.entry else given.value
-        if given.table != "model" or f"{MODEL}{given.key}" in TYPES or not isinstance(options, dict):
-            out.append(given)
-            continue
         table = f"{MODEL}{given.key}"
-        out += [Given(table, key, "", value, given.raw, given.origin) for key, value in options.items()]
+        if given.table == "model" and table not in TYPES and isinstance(options, dict):
+            out += [given._replace(table=table, key=key, entry="", value=options[key]) for key in options]
+        else:
+            out.append(given)
     return out
 
 
 def _model_types(givens: Sequence[Given]) -> dict[str, Any]:
-    """Return the type of each setting of the models that [model.NAME] tables are for."""
+    """Return the type of each setting in a [model.NAME] table."""
     tables = {given.table: given.origin for given in givens if given.table.startswith(MODEL)}
     if not tables:
         return {}
-    from pipeline.models.registry import MODELS  # needs torch
+    from pipeline.models.registry import MODELS  # imports torch
 
     named = {given.table: given.value for given in givens if given.key == "type"}
     types: dict[str, Any] = {}
@@ -135,12 +137,13 @@ def _not_default(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
 
 def _check_models(settings: Settings) -> None:
     """Raise `UsageError` for an unknown model, and for settings of a model that contradict each other."""
-    if (settings.model.name, settings.model.shadows, settings.model.tables) == ("attention", [], {}):
+    model = settings.model
+    if (model.name, model.shadows, model.tables) == ("attention", [], {}):
         return  # without the import of torch
     from pipeline.models.registry import configured
 
     try:
-        configured(settings.model)
+        configured(model)
     except ValueError as error:
         raise UsageError(str(error)) from None
 
@@ -179,7 +182,7 @@ def _from_file(config: Path | None) -> Iterator[Given]:
         raise UsageError(f"--config {config}: expected TOML in UTF-8; {error}") from None
     for table, content in document.items():
         if table not in TABLES or not isinstance(content, dict):
-            raise _unknown(table, content, origin)
+            raise _unknown(table, content, origin, list(TYPES))
         for key, value in content.items():
             yield Given(table, key, "", value, None, origin)
 
@@ -213,32 +216,34 @@ def _find(given: Given, types: Mapping[str, Any]) -> Any:
     kind = types.get(given.setting)
     if kind is None:
         raise _unknown(given.name, given.value, given.origin, list(types))
-    words = inspect.type_info(kind)
-    if given.entry and _entry_type(words) is None:
-        expected = f"a known setting; {given.setting} has no entries, it is {_words(words)}"
+    info = inspect.type_info(kind)
+    if given.entry and entry_type(info) is None:
+        expected = f"a known setting; {given.setting} has no entries, it is {words(info)}"
         raise wrong(given.name, given.value, given.origin, expected)
     if isinstance(given.value, dict) and not given.entry:
         for entry, value in given.value.items():
-            _check_name(given, entry, value)
+            _check_name(given._replace(entry=entry, value=value))
     else:
-        _check_name(given, given.entry, given.value)
+        _check_name(given)
     return kind
 
 
-def _check_name(given: Given, entry: str, value: object) -> None:
-    """Raise for an unknown entry, and for a secret outside the environment."""
-    name = f"{given.setting}.{entry}" if entry else given.setting
+def _check_name(given: Given) -> None:
+    """Raise `UsageError` for an unknown entry, and for a secret outside the environment."""
     fixed = ENTRY_NAMES.get(given.setting)
-    if entry and fixed and entry not in fixed:
-        raise _unknown(name, value, given.origin, [f"{given.setting}.{each}" for each in fixed])
-    if _is_secret(given.table, entry or given.key) and value and not given.origin.startswith("environment"):
-        variable = PREFIX + name.upper().replace(".", "__")
-        raise UsageError(f"{name} ({given.origin}): a secret comes from the environment only: set {variable}")
+    if given.entry and fixed and given.entry not in fixed:
+        raise _unknown(given.name, given.value, given.origin, [f"{given.setting}.{each}" for each in fixed])
+    if given.is_secret and given.value and not given.origin.startswith("environment"):
+        variable = PREFIX + given.name.upper().replace(".", "__")
+        raise UsageError(
+            f"{given.name} ({given.origin}): a secret comes from the environment only: set {variable}"
+        )
 
 
 def _convert(given: Given, kind: Any) -> Any:
-    """Return the value as the setting's type; typed text is itself where its TOML value has another type."""
-    for value, strict in ((given.value, True), (given.raw, False)):
+    """Return the value as the setting's type; typed text is itself if it is TOML of another type."""
+    text = None if isinstance(given.value, dict | list) else given.raw
+    for value, strict in ((given.value, True), (text, False)):
         if value is None:
             continue
         try:
@@ -248,63 +253,27 @@ def _convert(given: Given, kind: Any) -> Any:
         numbers = converted.values() if isinstance(converted, dict) else [converted]
         if all(math.isfinite(number) for number in numbers if isinstance(number, float)):
             return converted
-    expected = inspect.type_info(kind)
-    if given.entry:
-        expected = _entry_type(expected) or expected
-    shown = HIDDEN if _is_secret(given.table, given.entry or given.key) else given.value
-    raise wrong(given.name, shown, given.origin, _words(expected))
+    info = inspect.type_info(kind)
+    shown = HIDDEN if given.is_secret else given.value
+    expected = (given.entry and entry_type(info)) or info
+    raise wrong(given.name, shown, given.origin, words(expected))
 
 
-def _unknown(name: str, value: object, origin: str, known: Sequence[str] = ()) -> UsageError:
-    """Return the error of an unknown setting, with similar ones."""
-    known = known or list(TYPES)
+def _unknown(name: str, value: object, origin: str, known: Sequence[str]) -> UsageError:
+    """Return the error of an unknown setting, with the nearest known one."""
     if isinstance(value, dict) and "." not in name:  # its content may be a secret, and is not shown
         tables = difflib.get_close_matches(name, TABLES, 1, 0.6)
         meant = f"; did you mean [{tables[0]}]?" if tables else f", one of {TABLE_NAMES}"
         return UsageError(f"[{name}] ({origin}): expected a known table{meant}")
     if name.startswith(MODEL):
         known = [*known, *_model_types([Given(f"{MODEL}attention", "", "", None, None, origin)])]
-        option = name.rpartition(".")[2]  # of which model was not said
-        known = [key for key in known if key.endswith(f".{option}") and key.count(".") == 2] or known
-    close = difflib.get_close_matches(name, known, 1, 0.6)
-    close = close or [key for key in known if key.endswith(f".{name}")]  # without its table
+    in_another_table = [key for key in known if key.endswith(f".{name.rpartition('.')[2]}")]
+    close = in_another_table or difflib.get_close_matches(name, known, 1, 0.6)
     shown = HIDDEN if SECRET.search(" ".join([name, *close])) else value  # a misspelt password is a secret
     if close:
         return wrong(name, shown, origin, f"a known setting; did you mean {close[0]}?")
     siblings = [key for key in known if key.startswith(f"{name.partition('.')[0]}.")]
-    expected = ", ".join(siblings) or TABLE_NAMES
-    return wrong(name, shown, origin, f"a known setting, one of {expected}")
-
-
-def _entry_type(kind: inspect.Type) -> inspect.Type | None:
-    """Return the type of a table's values; None for another type."""
-    members = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
-    return next((member.value_type for member in members if isinstance(member, inspect.DictType)), None)
-
-
-def _words(kind: inspect.Type) -> str:
-    """Return a type in words.
-
-    >>> _words(inspect.type_info(list[str] | dict[str, str]))
-    'an array of text or a table of text'
-    """
-    match kind:
-        case inspect.UnionType():
-            return " or ".join(_words(each) for each in kind.types if not isinstance(each, inspect.NoneType))
-        case inspect.LiteralType():
-            return "one of " + ", ".join(str(value) for value in kind.values)
-        case inspect.ListType():
-            return f"an array of {_words(kind.item_type)}"
-        case inspect.DictType():
-            return f"a table of {_words(kind.value_type)}"
-        case inspect.BoolType():
-            return "true or false"
-        case inspect.IntType() | inspect.FloatType():
-            noun = "a whole number" if isinstance(kind, inspect.IntType) else "a finite number"
-            named = (("above", kind.gt), ("at least", kind.ge), ("below", kind.lt), ("at most", kind.le))
-            limits = " and ".join(f"{word} {limit}" for word, limit in named if limit is not None)
-            return f"{noun}, {limits}" if limits else noun
-    return "text"
+    return wrong(name, shown, origin, f"a known setting, one of {', '.join(siblings) or TABLE_NAMES}")
 
 
 def _is_secret(table: str, name: str) -> bool:

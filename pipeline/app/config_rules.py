@@ -1,6 +1,6 @@
-"""Rules over several settings, and over names, addresses, folders and logins.
+"""Rules over several settings, files, addresses and logins, and the text of errors.
 
-Type and range of a single value are checked in config.py, as it is read.
+Rules of single values are the types in settings.py.
 """
 
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import msgspec
+from msgspec import inspect
 
 from pipeline.errors import UsageError
 from pipeline.events.items import item_names
@@ -18,9 +19,7 @@ from pipeline.settings import KEY_FIELD, POSITIVE, KafkaConfig, Settings, names_
 
 Origins = dict[str, str]  # "table.key" -> the origin of its value; a missing key has its default
 
-TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 FOLDER = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
-BROKER = re.compile(r"(\[[0-9A-Fa-f:]+\]|[^\s:/\[\]]+)(:\d{1,5})?")
 Errors = Iterator[tuple[str, object, str]]  # key, value, what was expected
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "OAUTHBEARER", "AWS_MSK_IAM")
 
@@ -32,26 +31,53 @@ def wrong(name: str, value: object, origin: str, expected: str) -> UsageError:
     return UsageError(f"{name} = {shown} ({origin}): expected {expected}")
 
 
+def words(info: inspect.Type) -> str:
+    """Return a type in words.
+
+    >>> words(inspect.type_info(list[str] | dict[str, str]))
+    'an array of text or a table of text'
+    """
+    match info:
+        case inspect.Metadata():
+            return str((info.extra_json_schema or {})["description"])
+        case inspect.UnionType():
+            return " or ".join(words(each) for each in info.types if not isinstance(each, inspect.NoneType))
+        case inspect.LiteralType():
+            return "one of " + ", ".join(str(value) for value in info.values)
+        case inspect.ListType():
+            return f"an array of {words(info.item_type)}" + ", at least one" * bool(info.min_length)
+        case inspect.DictType():
+            return f"a table of {words(info.value_type)}"
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.IntType() | inspect.FloatType():
+            noun = "a whole number" if isinstance(info, inspect.IntType) else "a finite number"
+            named = (("above", info.gt), ("at least", info.ge), ("below", info.lt), ("at most", info.le))
+            limits = " and ".join(f"{word} {limit}" for word, limit in named if limit is not None)
+            return f"{noun}, {limits}" if limits else noun
+        case inspect.StrType(min_length=1):
+            return "text that is not empty"
+    return "text"
+
+
+def entry_type(info: inspect.Type) -> inspect.Type | None:
+    """Return the type of a table's values; None for another type."""
+    members = info.types if isinstance(info, inspect.UnionType) else (info,)
+    return next((member.value_type for member in members if isinstance(member, inspect.DictType)), None)
+
+
 def check(settings: Settings, origins: Origins) -> Settings:
     """Return the settings with `checkpoint.journal` resolved. Raise `UsageError` at the first wrong one."""
     for errors in (_kafka, _topics, _items, _events, _checkpoint, _metrics):
         for key, value, expected in errors(settings):
             raise wrong(key, value, origins.get(".".join(key.split(".")[:2]), "default"), expected)
     checkpoint = settings.checkpoint
-    journal = checkpoint.journal or checkpoint.path
-    return msgspec.structs.replace(
-        settings, checkpoint=msgspec.structs.replace(checkpoint, journal=_local_folder(journal))
-    )
+    journal = _local_folder(checkpoint.journal or checkpoint.path)
+    return msgspec.structs.replace(settings, checkpoint=msgspec.structs.replace(checkpoint, journal=journal))
 
 
 def _kafka(settings: Settings) -> Errors:
     kafka = settings.kafka
-    for server in kafka.bootstrap_servers.split(","):
-        if not BROKER.fullmatch(server.strip()):
-            expected = "host:port, several with commas between them"
-            yield "kafka.bootstrap_servers", kafka.bootstrap_servers, expected
-    if not kafka.group_id:
-        yield "kafka.group_id", "", "a name for the consumer group"
     if not FOLDER.fullmatch(kafka.worker_id):
         expected = "a folder name of letters, digits, '.', '_' and '-', at most 100"
         yield "kafka.worker_id", kafka.worker_id, expected
@@ -82,14 +108,10 @@ def _login(kafka: KafkaConfig) -> Errors:
 
 def _topics(settings: Settings) -> Errors:
     topics = settings.topics
-    if not topics.events:
-        yield "topics.events", topics.events, "at least one topic"
     named = [("events", name) for name in topics.event_topics()]
     named += [(role, getattr(topics, role)) for role in ("items", "recommendations", "dead_letters", "drift")]
     roles: dict[str, str] = {}
     for role, name in named:
-        if not TOPIC.fullmatch(name) or name in (".", ".."):
-            yield f"topics.{role}", name, "a topic name of letters, digits, '.', '_' and '-', at most 249"
         if name in roles:  # a worker that reads its own output never ends
             yield f"topics.{role}", name, f"a topic of its own; topics.{roles[name]} has this name too"
         roles[name] = role
@@ -99,8 +121,6 @@ def _items(settings: Settings) -> Errors:
     owners: dict[str, str] = {}
     for field, names in item_names(settings.items).items():
         key, given = f"items.fields.{field}", settings.items.fields.get(field, field)
-        if not names or "" in names:
-            yield key, given, "the name that this field has in the records, or several in an array"
         if KEY_FIELD in names and field != "item_id":
             yield key, given, "a field of the records: only item_id is read from the key"
         for name in names:
@@ -111,23 +131,14 @@ def _items(settings: Settings) -> Errors:
 
 
 def _events(settings: Settings) -> Errors:
-    for name, theirs in settings.events.fields.items():
-        if not theirs or not all(names_of(theirs)):
-            yield f"events.fields.{name}", theirs, "the name that this field has in the records, or several"
+    events = settings.events
+    for name, theirs in events.fields.items():
         if KEY_FIELD in names_of(theirs) and name != "user_id":
             yield f"events.fields.{name}", theirs, "a field of the records: only user_id is read from the key"
-    for name in settings.events.positive_from:
-        if settings.events.role(name) != POSITIVE:
-            role = settings.events.roles.get(name) or built_in_role(name)
+    for name in events.positive_from:
+        if events.role(name) != POSITIVE:
+            role = events.roles.get(name) or built_in_role(name)
             yield f"events.positive_from.{name}", name, f"a type of the role positive, not {role}"
-    types: dict[str, list[str]] = {
-        f"events.{key}": list(getattr(settings.events, key)) for key in ("roles", "weights", "positive_from")
-    }
-    types["rank.exclude_event_types"] = settings.rank.exclude_event_types or []
-    types["topics.events"] = list(settings.topics.event_topics().values())
-    for key, names in types.items():
-        if "" in names:
-            yield key, names, "event types, none of them empty"
 
 
 def _checkpoint(settings: Settings) -> Errors:

@@ -1,7 +1,7 @@
 """Standard streams, signals and the progress bar of a command.
 
-A command's work must not depend on its reader: `afresh train ... | head -1` saves its checkpoint even when
-stdout is closed. A failed write raises nothing; `main` turns it into an exit code at the end.
+`afresh train ... | head -1` saves its checkpoint although stdout is closed: a failed write raises nothing,
+and `main` turns it into an exit code at the end.
 """
 
 import io
@@ -36,8 +36,7 @@ class _Output(io.FileIO):
 def guard_streams() -> None:
     """Replace stdout and stderr by streams that never raise, unless a caller has replaced them.
 
-    A stream that was closed before the process began becomes one that discards: else the next file that is
-    opened would get its number, and with it what is printed.
+    A closed stream becomes one that discards: else the next file that is opened would get its number.
     """
     for number in range(STDERR + 1):
         try:

@@ -102,33 +102,14 @@ def show(args: argparse.Namespace, settings: Settings, result: "Result", tally: 
         f"{args.file}: {result.events:,} events in batches of {args.batch}, {tally.rejected.total():,} rows "
         f"rejected, {result.seconds:.1f} s "
         f"({_rate(result.events, result.seconds):,.0f} events/s, lists included)",
-        markup=False, soft_wrap=True,
+        *tally.lines(), *tally.order(), f"Event types: {event_types_text(tally.types, settings.events)}",
+        sep="\n", markup=False, soft_wrap=True,
     )  # fmt: skip
-    for line in [
-        *tally.lines(),
-        *tally.order(),
-        f"Event types: {event_types_text(tally.types, settings.events)}",
-    ]:
-        console.print(line, markup=False, soft_wrap=True)
     if result.skipped_steps:
         console.print(f"{result.skipped_steps:,} steps skipped: their loss or gradient was not finite")
     _print_models(console, result)
     _print_more(console, result)
     _print_grids(console, result)
-
-
-def best_baseline(result: "Result") -> float:
-    """Return the NDCG@10 of the best model beside the first; 0.0 where it is alone."""
-    return max((line.figures["ndcg@10"] for line in list(result.best().values())[1:]), default=0.0)
-
-
-def ratio(ndcg: float, best: float) -> str:
-    """Return how much of the best baseline's NDCG this is, as text.
-
-    >>> ratio(0.11, 0.1), ratio(0.1, 0.0)
-    ('1.100', '-')
-    """
-    return f"{ndcg / best:.3f}" if best else "-"
 
 
 def as_words(settings: dict[str, Any]) -> str:
@@ -141,14 +122,14 @@ def as_words(settings: dict[str, Any]) -> str:
 
 
 def _as_json(line: "Line", result: "Result") -> dict[str, Any]:
-    grid = result.grid(line.variant.model)
+    grid, curve = result.grid(line.variant.model), line.curve
     figures: dict[str, Any] = {
         **line.figures,
         **line.at,
         "new": line.new,
         "old": line.old,
-        "auc": _or_none(line.curve.auc),
-        "average_precision": _or_none(line.curve.average_precision),
+        "auc": None if math.isnan(curve.auc) else curve.auc,  # JSON has no NaN
+        "average_precision": None if math.isnan(curve.average_precision) else curve.average_precision,
         "quarters": [{key: part[key] for key in QUARTER_METRICS} for part in line.quarters],  # type: ignore[literal-required]
         "events_per_s": _rate(result.events, line.seconds),
         "settings": line.settings,
@@ -159,20 +140,22 @@ def _as_json(line: "Line", result: "Result") -> dict[str, Any]:
 
 
 def _print_models(console: "Console", result: "Result") -> None:
-    best = best_baseline(result)
+    lines = result.best()
+    best = max((line.figures["ndcg@10"] for line in list(lines.values())[1:]), default=0.0)
     title = "Predicted, then learned. Ratio: NDCG@10 to the best baseline's; events/s: of training alone"
     headings = ("NDCG@10", "ratio", "HR@10", "MRR@10", "cold", "warm", "NDCG@10 by quarter", "events/s")
     table = _table(title, ["model"], headings)
-    for name, line in result.best().items():
+    for name, line in lines.items():
         figures = line.figures
+        ndcg, *others = (
+            figures["ndcg@10"], figures["hr@10"], figures["mrr@10"],
+            figures["cold"]["ndcg@10"], figures["warm"]["ndcg@10"],
+        )  # fmt: skip
         table.add_row(
             name,
-            f"{figures['ndcg@10']:.4f}",
-            ratio(figures["ndcg@10"], best),
-            f"{figures['hr@10']:.4f}",
-            f"{figures['mrr@10']:.4f}",
-            f"{figures['cold']['ndcg@10']:.4f}",
-            f"{figures['warm']['ndcg@10']:.4f}",
+            f"{ndcg:.4f}",
+            f"{ndcg / best:.3f}" if best else "-",
+            *(f"{value:.4f}" for value in others),
             " ".join(f"{part['ndcg@10']:.3f}" for part in line.quarters),
             f"{_rate(result.events, line.seconds):,.0f}",
         )
@@ -222,11 +205,6 @@ def _print_grids(console: "Console", result: "Result") -> None:
             table.add_row(name, as_words(line.settings), *figures, "chosen" if line is chosen else "")
     if table.row_count:
         console.print(table)
-
-
-def _or_none(value: float) -> float | None:
-    """Return the number; None for NaN, which JSON does not have."""
-    return None if math.isnan(value) else value
 
 
 def _rate(events: int, seconds: float) -> float:

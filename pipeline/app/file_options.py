@@ -59,10 +59,9 @@ def add_column_options(parser: argparse.ArgumentParser) -> None:
 
 
 def recording_of(args: argparse.Namespace, settings: Settings, path: Path) -> "Recording":
-    """Return how the file is read: as given, else by the field names of the configuration that the file has.
+    """Return how the file, stored at `path`, is read: by the options, else by [events] fields; log it.
 
-    So an export of a topic is read by the configuration of the topic. `path` is where the bytes are. What
-    was recognised is logged. Raise `UsageError` when the file can't be read so.
+    Raise `UsageError` when the file can't be read so.
     """
     from consumers.files.format import DELIMITERS, find_columns, recognised  # numpy is not needed for help
 
@@ -99,20 +98,18 @@ def _choices(args: argparse.Namespace, settings: Settings) -> dict[str, list[str
     for column, field in FIELD_OF.items():
         given = getattr(args, f"{column}_column")
         mapped = names_of(settings.events.fields.get(field, column))
-        choices[column] = [given] if given else list(dict.fromkeys((*mapped, column, field)))
         if given == NONE and column in OPTIONAL:
             choices[column] = []
+        else:
+            choices[column] = [given] if given else list(dict.fromkeys((*mapped, column, field)))
     return choices
 
 
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
-    twice = [name for name in names if name and names.count(name) > 1]
-    if twice or not any(names):
-        problem = f"{twice[0]!r} is given twice" if twice else "no name"
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: {problem}; expected a name for each column, such as a,b,c"
-        )
+    named = [name for name in names if name]
+    if not named or len(set(named)) < len(named):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected different names of columns, such as a,b,c")
     return names
 
 

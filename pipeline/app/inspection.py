@@ -30,9 +30,7 @@ def open_newest(
     """
     path = path or settings.checkpoint.path
     if not path:
-        raise UsageError(
-            "no checkpoint named; expected --checkpoint PATH, or checkpoint.path in the configuration"
-        )
+        raise UsageError("no checkpoint named; expected --checkpoint PATH or checkpoint.path")
     folder = UrlFolder(path)
     workers = Checkpoints(folder, settings).workers()
     settings = _of_worker(workers, path, settings)
@@ -40,8 +38,7 @@ def open_newest(
     found = Checkpoints(folder, settings).load()
     if found is None:
         raise UsageError(
-            f"{path}: no checkpoint is there; expected a folder that `afresh run` or `afresh train` "
-            "has saved into"
+            f"{path}: no checkpoint is there; expected a folder of `afresh run` or `afresh train`"
         )
     manifest, snapshot = found
     learner = make(settings)
@@ -63,18 +60,16 @@ def describe(opened: Opened, user_id: str | None, item_id: str | None) -> dict[s
         **learner.digests(),
         "quality": learner.quality.cumulative(),
     }
-    described = (
-        ("user", user_id, learner.describe_user),
-        ("item", item_id, learner.describe_item),
-    )
-    for kind, name, describe_one in described:
-        if name is not None:
-            report[kind] = describe_one(name)
-            if not report[kind]:
-                raise UsageError(
-                    f"--{kind} {name}: not in checkpoint {manifest.seq}; expected an id that occurred before "
-                    "it was saved, exactly as in the events"
-                )
+    if user_id is not None:
+        report["user"] = learner.describe_user(user_id)
+    if item_id is not None:
+        report["item"] = learner.describe_item(item_id)
+    for kind, name in (("user", user_id), ("item", item_id)):
+        if name is not None and not report[kind]:
+            raise UsageError(
+                f"--{kind} {name}: not in checkpoint {manifest.seq}; expected an id of an earlier event, "
+                "exactly as spelled there"
+            )
     return report
 
 

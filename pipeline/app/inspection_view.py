@@ -50,9 +50,7 @@ def lines(report: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 def user_parts(user: Mapping[str, Any]) -> Iterator[RenderableType]:
     """Yield a user's history, the excluded items with reasons, the list of now and the published one."""
     partition, dropped = user["partition"], user["changes"]["dropped"]
-    place = "the list of users without events"
-    if partition is not None:
-        place = f"partition {partition[1]} of {partition[0]}"
+    place = f"partition {partition[1]} of {partition[0]}" if partition else "the list of users without events"
     yield Text(f"user {plain(user['user_id'])}: {place}, {user['events']:,} events in all")
     history = [
         (each["item_id"], each["event_type"] or "?", moment(each["timestamp_ms"])) for each in user["history"]

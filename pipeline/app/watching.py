@@ -42,14 +42,12 @@ def watch(settings: Settings, wanted: Wanted, opened: Callable[[], None]) -> Gen
     keys = [user.encode() for user in wanted.users]
     form: Format = json_line if wanted.as_json else long_text if keys else short_text
     kafka, topics = settings.kafka, settings.topics
+    start: Literal["earliest", "end"] = "earliest" if wanted.everything else "end"
     with ExitStack() as stack:
-        start: Literal["earliest", "end"] = "earliest" if keys or wanted.everything else "end"
         pick = (lambda count: {key_hash(key) % count for key in keys}) if keys else None
-        lists = stack.enter_context(TopicReader(kafka, topics.recommendations, start, pick))
-        alarms = None
-        if wanted.drift:
-            start = "earliest" if wanted.everything else "end"
-            alarms = stack.enter_context(TopicReader(kafka, topics.drift, start))
+        lists = TopicReader(kafka, topics.recommendations, "earliest" if keys else start, pick)
+        stack.enter_context(lists)
+        alarms = stack.enter_context(TopicReader(kafka, topics.drift, start)) if wanted.drift else None
         opened()
         if keys and not wanted.everything:
             yield from _formatted(_newest(lists, keys), form)

@@ -25,10 +25,10 @@ from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
 from pipeline.service.clock import SystemClock
 from pipeline.service.health import Health
-from pipeline.service.loop import Adapters, Durability, Loop
+from pipeline.service.loop import Durability, Loop
 from pipeline.service.metrics import Metric, Metrics
-from pipeline.service.observe import MetricsObserver, ModelStatus, Observer
-from pipeline.service.ports import Clock, Sink
+from pipeline.service.observe import MetricsObserver, ModelStatus
+from pipeline.service.ports import Adapters, Clock, Observer, Sink
 from pipeline.settings import Settings
 from pipeline.state.tables import LIVE
 from pipeline.warm_up import warm_up
@@ -77,11 +77,9 @@ def build_service(settings: Settings, watch: Observer | None = None) -> Service:
         raise
     warm_up(settings)
     recommender = Recommender(settings)
-    # a collection of everything that is loaded now would take a quarter of a second each time
     gc.collect()
-    gc.freeze()
-    # a batch makes thousands of short-lived lists and no cycles
-    gc.set_threshold(50_000, 20, 100)
+    gc.freeze()  # a collection of everything that is loaded now takes a quarter of a second
+    gc.set_threshold(50_000, 20, 100)  # a batch makes thousands of short-lived lists and no cycles
     health = Health(clock)
     metrics.set(Metric.BUILD_INFO, 1, version("afresh"), platform.python_version(), torch.__version__)
     metrics.set_live(lambda: not health.stalled())
@@ -94,7 +92,7 @@ def build_service(settings: Settings, watch: Observer | None = None) -> Service:
 
 
 class _Both:
-    """An observer that forwards every call to two others."""
+    """Forwards every call to two observers."""
 
     def __init__(self, first: Observer, second: Observer) -> None:
         self._observers = first, second

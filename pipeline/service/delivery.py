@@ -1,12 +1,10 @@
 """Publish batches and commit their offsets, at least once or in transactions.
 
-At most one batch is in flight: it is acknowledged while the next one is learned. `Delivery` commits the
-offsets of acknowledged batches, up to the first one that is not acknowledged. `TransactionalDelivery` is for
-a sink that commits a batch's offsets together with the batch.
+One batch is in flight: it is acknowledged while the next one is learned. `Delivery` commits the offsets of
+acknowledged batches; `TransactionalDelivery` is for a sink that commits them with the batch.
 """
 
 import logging
-from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,12 +14,11 @@ from pipeline.errors import CommitRefused, PublishFailed
 from pipeline.events.batch import RawBatch, Span, TopicPartition
 from pipeline.outcome import Outcome
 from pipeline.persistence.journal import Entry
-from pipeline.service.observe import Delivered, Observer, reasons
-from pipeline.service.ports import NOTHING, Clock, Receipt, Sink, Source
+from pipeline.service.observe import reasons
+from pipeline.service.ports import NOTHING, Adapters, Delivered, Publication, Receipt
 
 logger = logging.getLogger(__name__)
 
-MAX_IN_FLIGHT = 1  # batches
 COMMIT_INTERVAL_S = 1.0
 WAIT_SLICE_S = 0.5
 WARN_AFTER_S = 3.0  # without an acknowledgement
@@ -39,9 +36,7 @@ class Sent:
     @property
     def records(self) -> int:
         """The number of records sent."""
-        outcome = self.outcome
-        lists = len(outcome.rankings) + len(outcome.removed_users)
-        return lists + len(self.raw.rejects) + len(outcome.alarms)
+        return sum(map(len, publication_of(self.raw, self.outcome)))
 
 
 class Delivery:
@@ -51,37 +46,54 @@ class Delivery:
     take `timeout_s` seconds.
     """
 
-    def __init__(
-        self, source: Source, sink: Sink, clock: Clock, observer: Observer, timeout_s: float
-    ) -> None:
+    def __init__(self, adapters: Adapters, timeout_s: float) -> None:
         self.acknowledged: dict[TopicPartition, int] = {}
         self.timeout_s = timeout_s
-        self._source = source
-        self._sink = sink
-        self._clock = clock
-        self._observer = observer
-        self._sent: deque[Sent] = deque()
-        self._committed_s = clock.monotonic_s()
+        self._source, self._sink = adapters.source, adapters.sink
+        self._clock, self._observer = adapters.clock, adapters.observer
+        self._sent: Sent | None = None
+        self._committed_s = self._clock.monotonic_s()
 
     def publish(self, raw: RawBatch, outcome: Outcome) -> None:
-        """Send a batch as soon as fewer than `MAX_IN_FLIGHT` are in flight.
-
-        Raise `PublishFailed` when an earlier one failed.
-        """
-        self.settle()
-        while len(self._sent) >= MAX_IN_FLIGHT:
-            self._wait_for_oldest()
-        self._sent.append(self._send(raw, outcome, raw.spans))
-
-    def settle(self) -> None:
-        """Process the acknowledgements that have arrived, without waiting."""
-        while self._sent and self._complete_oldest():
-            pass
+        """Send a batch once the previous one is acknowledged. Raise `PublishFailed` when that failed."""
+        self.drain()
+        self._send(raw, outcome, raw.spans)
 
     def drain(self) -> None:
-        """Wait until nothing is in flight. Raise `PublishFailed` after `timeout_s`."""
-        while self._sent:
-            self._wait_for_oldest()
+        """Wait until nothing is in flight. Raise `PublishFailed` after `timeout_s`.
+
+        The wait is sliced, since a signal to stop shortens the timeout.
+        """
+        waited_s = 0.0
+        while (sent := self.settle()) is not None:
+            try:
+                sent.receipt.wait(WAIT_SLICE_S)
+            except (PublishFailed, CommitRefused) as error:
+                waited_s += WAIT_SLICE_S
+                if waited_s == WARN_AFTER_S:
+                    logger.warning("no acknowledgement for %g s of %g s", waited_s, self.timeout_s)
+                if waited_s >= self.timeout_s:
+                    self._observer.undelivered(sent.records)
+                    raise PublishFailed(str(error)) from error
+
+    def settle(self) -> Sent | None:
+        """Process the acknowledgement if it has arrived, without waiting; return the batch in flight."""
+        sent = self._sent
+        if sent is None:
+            return None
+        try:
+            if not sent.receipt.done():
+                return sent
+        except PublishFailed:
+            self._observer.undelivered(sent.records)
+            raise
+        self._sent = None
+        at_ms = sent.receipt.acknowledged_ms()
+        content = Delivered(len(sent.outcome.rankings), reasons(sent.raw), sent.outcome.append_ms_B)
+        self._observer.delivered(content, self._clock.now_ms() if at_ms is None else at_ms)
+        if not self._sink.commits_offsets:
+            self.acknowledged.update((span.source, span.stop) for span in sent.spans)
+        return None
 
     def commit(self, assigned: Collection[TopicPartition]) -> None:
         """Commit the acknowledged offsets of assigned partitions; drop the others."""
@@ -104,10 +116,9 @@ class Delivery:
         """Never commit what is in flight or acknowledged of partitions that are not assigned any more."""
         for source in partitions:
             self.acknowledged.pop(source, None)
-        self._sent = deque(
-            replace(sent, spans=tuple(span for span in sent.spans if span.source not in partitions))
-            for sent in self._sent
-        )
+        if self._sent is not None:
+            spans = tuple(span for span in self._sent.spans if span.source not in partitions)
+            self._sent = replace(self._sent, spans=spans)
 
     def replayable(self, entries: Sequence[Entry], published: int) -> Sequence[Entry]:
         """Return the journal's batches to replay; the rest is read from the topic as new batches.
@@ -116,47 +127,9 @@ class Delivery:
         """
         return entries
 
-    def _send(self, raw: RawBatch, outcome: Outcome, spans: tuple[Span, ...]) -> Sent:
+    def _send(self, raw: RawBatch, outcome: Outcome, spans: tuple[Span, ...]) -> None:
         offsets = {span.source: span.stop for span in spans}
-        removed = outcome.removed_users
-        receipt = self._sink.publish(outcome.rankings, raw.rejects, outcome.alarms, removed, offsets)
-        return Sent(raw, outcome, spans, receipt)
-
-    def _wait_for_oldest(self) -> None:
-        """Wait in slices, since a signal to stop shortens the timeout."""
-        waited_s = 0.0
-        while not self._complete_oldest():
-            try:
-                self._sent[0].receipt.wait(WAIT_SLICE_S)
-            except (PublishFailed, CommitRefused) as error:
-                waited_s += WAIT_SLICE_S
-                if waited_s == WARN_AFTER_S:
-                    logger.warning(
-                        "no acknowledgement for %g s; waiting up to %g s", WARN_AFTER_S, self.timeout_s
-                    )
-                if waited_s >= self.timeout_s:
-                    self._observer.undelivered(self._sent[0].records)
-                    raise PublishFailed(str(error)) from error
-
-    def _complete_oldest(self) -> bool:
-        """Complete the oldest batch if it is acknowledged; return whether it was."""
-        sent = self._sent[0]
-        try:
-            if not sent.receipt.done():
-                return False
-        except PublishFailed:
-            self._observer.undelivered(sent.records)
-            raise
-        self._sent.popleft()
-        at_ms = sent.receipt.acknowledged_ms()
-        content = Delivered(len(sent.outcome.rankings), reasons(sent.raw), sent.outcome.append_ms_B)
-        self._observer.delivered(content, self._clock.now_ms() if at_ms is None else at_ms)
-        self._delivered(sent)
-        return True
-
-    def _delivered(self, sent: Sent) -> None:
-        """Let the offsets of a delivered batch be committed."""
-        self.acknowledged.update((span.source, span.stop) for span in sent.spans)
+        self._sent = Sent(raw, outcome, spans, self._sink.publish(publication_of(raw, outcome), offsets))
 
 
 class TransactionalDelivery(Delivery):
@@ -171,31 +144,24 @@ class TransactionalDelivery(Delivery):
         undone = (place for place, entry in enumerate(entries) if place >= published and entry.spans)
         return entries[: next(undone, len(entries))]
 
-    def _complete_oldest(self) -> bool:
-        """Complete the oldest batch; send it again if its transaction was aborted by a rebalance."""
+    def settle(self) -> Sent | None:
+        """Process the acknowledgement; send the batch again if a rebalance aborted its transaction."""
+        sent = self._sent
         try:
-            return super()._complete_oldest()
+            return super().settle()
         except CommitRefused as error:
             logger.info("%s", error)
-            return self._send_again()
-
-    def _send_again(self) -> bool:
-        """Send the part of an aborted batch that is still assigned here; return whether there is none."""
-        sent = self._sent.popleft()
-        lost = {span.source: span.stop for span in sent.raw.spans if span not in sent.spans}
-        rest = sent.spans or not sent.raw.spans  # no other worker sends a batch without records
-        if rest:
-            self._sent.appendleft(self._send(*drop_committed(sent.raw, sent.outcome, lost), sent.spans))
-        return not rest
-
-    def _delivered(self, sent: Sent) -> None:
-        """Do nothing: the sink has committed the offsets."""
+        assert sent is not None, "a batch in flight was aborted"
+        self._sent = None
+        if sent.spans or not sent.raw.spans:  # no other worker sends a batch without records
+            lost = {span.source: span.stop for span in sent.raw.spans if span not in sent.spans}
+            self._send(*drop_committed(sent.raw, sent.outcome, lost), sent.spans)
+        return self._sent
 
 
-def delivery_for(source: Source, sink: Sink, clock: Clock, observer: Observer, timeout_s: float) -> Delivery:
-    """Return the delivery that fits the sink."""
-    kind = TransactionalDelivery if sink.commits_offsets else Delivery
-    return kind(source, sink, clock, observer, timeout_s)
+def publication_of(raw: RawBatch, outcome: Outcome) -> Publication:
+    """Return what is published of a batch."""
+    return Publication(outcome.rankings, raw.rejects, outcome.alarms, outcome.removed_users)
 
 
 def drop_committed(
@@ -210,20 +176,16 @@ def drop_committed(
     batch's state, for the lists of users without an event in the batch.
     """
     places = [index for index, span in enumerate(raw.spans) if committed.get(span.source, 0) >= span.stop]
-    users = {
-        user
-        for user, source in outcome.refreshed.items()
-        if committed.get(source, 0) > learned.get(source, 0)
-    }
-    if not places and not users:
-        return raw, outcome
     committed_B = np.isin(raw.events.source_B, places)
-    users |= {raw.events.user_ids[b] for b in np.flatnonzero(committed_B).tolist()}
+    users = {raw.events.user_ids[b] for b in np.flatnonzero(committed_B).tolist()}
+    for user, source in outcome.refreshed.items():
+        if committed.get(source, 0) > learned.get(source, 0):
+            users.add(user)
     rejects = [
         reject
         for reject in raw.rejects
-        if committed.get(TopicPartition(reject.record.topic, reject.record.partition), 0)
-        <= reject.record.offset
+        if reject.record.offset
+        >= committed.get(TopicPartition(reject.record.topic, reject.record.partition), 0)
     ]
     rankings = [ranking for ranking in outcome.rankings if ranking.user_id not in users]
     return replace(raw, rejects=rejects), replace(outcome, rankings=rankings)

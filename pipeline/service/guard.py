@@ -40,17 +40,12 @@ class Guard:
         longest = self._longest_run(bad_R)
         ratio = float(self._bad_W.mean()) if len(self._bad_W) else 0.0
         if longest > self._max_consecutive:
-            raise SafetyLimit(
-                f"{longest} bad records in a row; expected at most "
-                f"limits.max_consecutive_dead_letters = {self._max_consecutive}. "
-                + _advice(raw, "max_consecutive_dead_letters")
+            raise _exceeded(
+                f"{longest} bad records in a row", "max_consecutive_dead_letters", self._max_consecutive, raw
             )
         if len(self._bad_W) >= MIN_RECORDS and ratio > self._max_ratio:
-            raise SafetyLimit(
-                f"{ratio:.0%} of the last {len(self._bad_W)} records are bad; expected at most "
-                f"limits.max_dead_letter_ratio = {self._max_ratio:g}. "
-                + _advice(raw, "max_dead_letter_ratio")
-            )
+            share = f"{ratio:.0%} of the last {len(self._bad_W)} records are bad"
+            raise _exceeded(share, "max_dead_letter_ratio", self._max_ratio, raw)
 
     def check_step(self, seq: int, skipped: str) -> None:
         """Count consecutive non-finite steps; `skipped` is the reason a step was skipped for, or "".
@@ -80,11 +75,12 @@ class Guard:
         return longest
 
 
-def _advice(raw: RawBatch, limit: str) -> str:
-    """Return advice that names the last bad record of the batch that exceeds `limit`."""
+def _exceeded(problem: str, limit: str, value: float, raw: RawBatch) -> SafetyLimit:
+    """Return the error of a batch that exceeds a limit; it names the last bad record."""
     last = raw.rejects[-1]
     record = last.record
-    return (
+    return SafetyLimit(
+        f"{problem}; expected at most limits.{limit} = {value}. "
         f"The last one: {record.topic}-{record.partition} offset {record.offset}, {last.reason}: "
         f"{last.detail}. Check the producers of that topic and [events] in the configuration "
         "(`afresh check` names the key); then start again. "

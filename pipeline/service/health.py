@@ -11,17 +11,16 @@ import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from pipeline.errors import UsageError
-from pipeline.service.ports import Clock
+from pipeline.service.ports import Clock, State
 
 logger = logging.getLogger(__name__)
 
-State = Literal["starting", "resuming", "rebalancing", "ready", "stopping"]
 TEXT, JSON = "text/plain; charset=utf-8", "application/json"
 
 
@@ -92,38 +91,48 @@ def split_address(address: str) -> tuple[str, int]:
     return bare, int(port)
 
 
-class HealthServer:
+class HealthServer(ThreadingHTTPServer):
     """Serves on `metrics.address` until closed. `address` has the actual port for port 0."""
+
+    daemon_threads = True  # a slow scraper must not delay the end of the process
 
     def __init__(self, address: str, registry: CollectorRegistry, health: Health) -> None:
         """Start to listen. Raise `UsageError` when the address is not available."""
         host, port = split_address(address)
+        self.registry, self.health = registry, health
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            self._server = _Server(host, port, registry, health)
+            super().__init__((host, port), _Handler)
         except OSError as error:
             raise UsageError(
                 f"metrics.address = {address!r}: {error.strerror or error}; expected a free local "
                 'address: change it, use port 0 for any free port, or "" for no server'
             ) from None
         shown = f"[{host}]" if ":" in host else host
-        self.address = f"{shown}:{self._server.server_address[1]}"
+        self.address = f"{shown}:{self.server_address[1]}"
         self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.1,), name="afresh-http", daemon=True
+            target=self.serve_forever, args=(0.1,), name="afresh-http", daemon=True
         )
         self._thread.start()
         logger.info("serving /metrics, /live and /ready on %s", self.address)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
+        self.shutdown()
+        self.server_close()
         self._thread.join()
+
+    def server_bind(self) -> None:
+        """Bind without `HTTPServer`'s question to DNS for the host's name, which can take seconds."""
+        socketserver.TCPServer.server_bind(self)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log an error, unless the client closed the connection."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            logger.warning("no answer to %s", client_address, exc_info=True)
 
 
 def serve(address: str, registry: CollectorRegistry, health: Health) -> HealthServer | None:
@@ -131,27 +140,8 @@ def serve(address: str, registry: CollectorRegistry, health: Health) -> HealthSe
     return HealthServer(address, registry, health) if address else None
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True  # a slow scraper must not delay the end of the process
-
-    def __init__(self, host: str, port: int, registry: CollectorRegistry, health: Health) -> None:
-        self.registry, self.health = registry, health
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), _Handler)
-
-    def server_bind(self) -> None:
-        # HTTPServer.server_bind asks DNS for the host's name, which can take seconds
-        socketserver.TCPServer.server_bind(self)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        if not isinstance(
-            sys.exception(), ConnectionError | TimeoutError
-        ):  # the client closed the connection
-            logger.warning("no answer to %s", client_address, exc_info=True)
-
-
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
+    server: HealthServer
     timeout = 10  # seconds for a client to send its request
     server_version = "afresh"
     sys_version = ""

@@ -1,9 +1,8 @@
 """The loop: poll, journal, learn, publish, commit, checkpoint; exact after a crash at any point.
 
 A batch is journaled before it is learned, learned before it is published, and acknowledged before it is
-committed. After a crash the journal names the batches learned since the last checkpoint: they are read from
-the topic again and replayed in the same order and with the same boundaries, and those that the group has not
-committed are published again. delivery.py adds the two protocols, at least once and transactions.
+committed. After a crash the journal's batches since the last checkpoint are read from the topic again and
+replayed with the same boundaries; those that the group has not committed are published again.
 """
 
 import logging
@@ -13,23 +12,14 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from pipeline.errors import AfreshError
-from pipeline.events.batch import (
-    NO_UPDATE,
-    NOTHING_POLLED,
-    CatalogUpdate,
-    Polled,
-    RawBatch,
-    Reject,
-)
-from pipeline.events.decode import Decoder
+from pipeline.events.batch import NO_UPDATE, NOTHING_POLLED, CatalogUpdate, Polled, RawBatch, Reject
 from pipeline.outcome import Learner, Outcome
 from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.journal import Entry, Journal, run_lengths
-from pipeline.service.delivery import count_published, delivery_for, drop_committed
+from pipeline.service.delivery import Delivery, TransactionalDelivery, count_published, drop_committed
 from pipeline.service.guard import Guard
-from pipeline.service.observe import Observer
 from pipeline.service.partitions import Partitions
-from pipeline.service.ports import Clock, ItemSource, Sink, Source
+from pipeline.service.ports import Adapters, Clock, ItemSource
 from pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -37,18 +27,6 @@ logger = logging.getLogger(__name__)
 STOP_TIMEOUT_S = 5.0  # for acknowledgements once the loop is to stop: the whole shutdown must fit into 10 s
 LONG_STEP_S = 600.0  # the tick deadline of /live during a restore, a takeover or a checkpoint
 CATALOG_POLL_S = 0.25  # between polls of an items topic that was read to its end
-
-
-@dataclass(frozen=True, slots=True)
-class Adapters:
-    """The outside world of the loop."""
-
-    source: Source
-    decoder: Decoder
-    sink: Sink
-    clock: Clock
-    observer: Observer
-    items: ItemSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +38,12 @@ class Durability:
 
 
 class CatalogReader:
-    """Reads the items topic: to its end before the first event, in every worker, outside of the group.
-
-    Updates are journaled like events, so that a replayed batch is ranked with the same available items.
-    """
+    """Reads the items topic: to its end before the first event, in every worker, outside of the group."""
 
     def __init__(self, source: ItemSource | None, learner: Learner, clock: Clock) -> None:
         self.complete = source is None  # the topic was read to its end once
         self._source, self._learner, self._clock = source, learner, clock
         self._polled_s = float("-inf")
-
-    def start(self) -> None:
-        """Continue at the learner's offsets."""
-        if self._source is not None:
-            self._source.start(self._learner.item_offsets)
 
     def poll(self) -> CatalogUpdate:
         """Return the changes that have an effect, without waiting."""
@@ -85,34 +55,24 @@ class CatalogReader:
         self.complete = self.complete or ended
         return structs.replace(update, changes=self._learner.catalog_changes(update.changes))
 
-    def close(self) -> None:
-        """Close the source."""
-        if self._source is not None:
-            self._source.close()
-
 
 class Loop:
-    """Drives one learner over one source and one sink.
-
-    Without `durability` no state survives a restart: the loop starts at the group's commit, else at the
-    earliest record.
-    """
+    """Drives one learner over one source and one sink; without `durability` no state survives a restart."""
 
     def __init__(
         self, learner: Learner, adapters: Adapters, settings: Settings, durability: Durability | None = None
     ) -> None:
         self.learner = learner
-        self._source, self._sink = adapters.source, adapters.sink
+        self._source, self._sink, self._items = adapters.source, adapters.sink, adapters.items
         self._decoder, self._clock, self._observer = adapters.decoder, adapters.clock, adapters.observer
-        self._settings = settings
-        self._durability = durability
-        limits, timeout_s = settings.limits, settings.kafka.broker_timeout_s
+        self._settings, self._durability = settings, durability
+        limits = settings.limits
         self._guard = Guard(limits.max_dead_letter_ratio, limits.max_consecutive_dead_letters)
-        self.delivery = delivery_for(self._source, self._sink, self._clock, self._observer, timeout_s)
-        self.catalog = CatalogReader(adapters.items, learner, self._clock)
+        delivery = TransactionalDelivery if self._sink.commits_offsets else Delivery
+        self.delivery = delivery(adapters, settings.kafka.broker_timeout_s)
+        self.catalog = CatalogReader(self._items, learner, self._clock)
         shards = None if durability is None else durability.checkpoints.shards
-        self.partitions = Partitions(learner, self._source, self.delivery, shards, self._observer)
-        self._stopping = False
+        self.partitions = Partitions(learner, adapters, self.delivery, shards)
         self._joined = False
         self._checkpoint_s = self._clock.monotonic_s()
 
@@ -123,11 +83,13 @@ class Loop:
         """
         try:
             self.start()
-            while not self._stopping:
+            while not self.partitions.stopping:
                 self.tick()
             self.leave()
         except AfreshError:
-            self._abandon()
+            self.partitions.leaving = True
+            with suppress(AfreshError):
+                self._source.close()  # other workers take over
             raise
         finally:
             if self._durability is not None:
@@ -135,27 +97,21 @@ class Loop:
 
     def stop(self) -> None:
         """Ask the loop to end after the current batch. Safe in a signal handler."""
-        self._stopping = self.partitions.stopping = True
+        self.partitions.stopping = True
         self.delivery.timeout_s = STOP_TIMEOUT_S
-
-    @property
-    def stopping(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stopping
 
     def start(self) -> None:
         """Restore the newest checkpoint, replay the journal beyond it, and join the group."""
         self._observer.became("resuming")
         if self._durability is None:
-            logger.warning(
-                "checkpoint.path is empty: no state survives a restart; set it to a folder to keep the state"
-            )
+            logger.warning("checkpoint.path is empty: no state survives a restart; set it to a folder")
         else:
             self._resume(self._durability)
-        if not self._stopping:
+        if not self.partitions.stopping:
             self._joined = True
             self._observer.became("rebalancing")
-            self.catalog.start()
+            if self._items is not None:
+                self._items.start(self.learner.item_offsets)
             self._source.start(self.partitions)
 
     def tick(self) -> None:
@@ -172,8 +128,7 @@ class Loop:
         polled = self._poll()  # 0
         self._observer.begin()
         if self.partitions.unsettled:
-            self._put_back(polled)
-            self._settle()
+            self._settle(polled)
             return
         self.learner.held = self.partitions.held
         update = self.catalog.poll()
@@ -232,20 +187,14 @@ class Loop:
             self.delivery.drain()
             self.delivery.commit(self.partitions.held)
         self.partitions.leaving = True
-        self.catalog.close()
+        if self._items is not None:
+            self._items.close()
         self._source.close()
         self._sink.close()
-        saved = "saved" if self._durability is not None and self._saved() else "not saved"
-        learner = self.learner
         logger.info(
-            "left the group: batch %d, %d events learned, %s", learner.seq, learner.events_learned, saved
-        )
-
-    def _abandon(self) -> None:
-        """Leave the group after an error, so that other workers take over; commit nothing."""
-        self.partitions.leaving = True
-        with suppress(AfreshError):
-            self._source.close()
+            "left the group: batch %d, %d events learned, %s", self.learner.seq, self.learner.events_learned,
+            "saved" if self._durability is not None and self._saved() else "not saved",
+        )  # fmt: skip
 
     def _resume(self, durability: Durability) -> None:
         checkpoints, journal = durability.checkpoints, durability.journal
@@ -269,7 +218,7 @@ class Loop:
             raw, outcome = self._learn(entry, polled)
             if entry.seq >= first + published:
                 self.delivery.publish(*drop_committed(raw, outcome, committed, self.learner.offsets))
-            if self._stopping:
+            if self.partitions.stopping:
                 return  # the journal still holds everything
         if len(replayable) < len(entries):
             journal.cut(self.learner.seq)
@@ -288,17 +237,18 @@ class Loop:
         self._observer.learned(raw, outcome, self.learner)
         return raw, outcome
 
-    def _settle(self) -> None:
-        """Bring the state in line with the assignment, and save it: no journal spans a rebalance."""
-        while self.partitions.unsettled and not self._stopping:
-            self._observer.busy("taking partitions over", LONG_STEP_S)
-            self.partitions.settle(self._decoder, self._clock)
-            self.checkpoint()
+    def _settle(self, polled: Polled) -> None:
+        """Put polled records back, bring the state in line with the assignment, and save it.
 
-    def _put_back(self, polled: Polled) -> None:
+        No journal spans a rebalance.
+        """
         for span in polled.spans:
             if span.source in self.partitions.held:
                 self._source.seek(span.source, span.start)
+        while self.partitions.unsettled and not self.partitions.stopping:
+            self._observer.busy("taking partitions over", LONG_STEP_S)
+            self.partitions.settle()
+            self.checkpoint()
 
     def _checkpoint_due(self) -> bool:
         passed_s = self._clock.monotonic_s() - self._checkpoint_s

@@ -1,4 +1,4 @@
-"""What the loop reports while it runs, and its translation into metrics and health."""
+"""The metrics and the health of one worker, from what the loop reports."""
 
 import logging
 from collections import Counter
@@ -7,78 +7,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.events.batch import IntArray, RawBatch, TopicPartition
+from pipeline.events.batch import RawBatch, TopicPartition
 from pipeline.outcome import Learner, Outcome
-from pipeline.service.health import Health, State
+from pipeline.service.health import Health
 from pipeline.service.metrics import Metric, Metrics
-from pipeline.service.ports import Clock
+from pipeline.service.ports import Clock, Delivered, Observer, State
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Delivered:
-    """A batch that was delivered: how many rankings, which dead letters, when its events were appended."""
-
-    rankings: int
-    dead_letters: Mapping[str, int]  # by reason
-    append_ms_B: IntArray  # 0 where not plausible
-
-
-@dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """Quality and progress of the worker, restored or learned.
+    """Quality and progress of the worker, restored or learned."""
 
-    `quality`: (model, measure, segment) -> mean over recent tests. `coverage`: the share of items on recent
-    lists. `version` counts batches.
-    """
-
-    quality: Mapping[tuple[str, str, str], float]
-    coverage: float
+    quality: Mapping[tuple[str, str, str], float]  # (model, measure, segment) -> mean over recent tests
+    coverage: float  # share of items on recent lists
     events_learned: int
-    version: int
-
-
-class Observer:
-    """Called by the loop when something happens. Methods must be quick and must not fail; here they do
-    nothing.
-    """
-
-    def became(self, state: State) -> None:
-        """The worker has entered a state."""
-
-    def ticked(self) -> None:
-        """The loop has made one turn."""
-
-    def busy(self, reason: str, limit_s: float) -> None:
-        """A long step begins: the next tick may take this long."""
-
-    def begin(self) -> None:
-        """A batch has arrived; the time of its first stage starts now."""
-
-    def mark(self, stage: str) -> None:
-        """A stage has ended, and the next one begins."""
-
-    def learned(self, raw: RawBatch, outcome: Outcome, learner: Learner) -> None:
-        """A batch was learned, for the first time or again."""
-
-    def delivered(self, batch: Delivered, at_ms: int) -> None:
-        """All records of a batch are acknowledged."""
-
-    def undelivered(self, records: int) -> None:
-        """The broker did not acknowledge a batch."""
-
-    def committed(self, at_ms: int, lag: Mapping[TopicPartition, int]) -> None:
-        """Offsets were committed."""
-
-    def rebalanced(self) -> None:
-        """The group has rebalanced."""
-
-    def holds(self, partitions: int) -> None:
-        """The worker owns this many partitions now."""
-
-    def checkpointed(self, seconds: float, at_ms: int) -> None:
-        """A checkpoint is complete."""
+    version: int  # batches learned
 
 
 class MetricsObserver(Observer):
@@ -92,37 +37,28 @@ class MetricsObserver(Observer):
         status: Callable[[], ModelStatus] | None = None,
     ) -> None:
         """`status` is called with each commit: about once a second."""
-        self._metrics = metrics
-        self._health = health
-        self._clock = clock
-        self._status = status
+        self._metrics, self._health, self._clock, self._status = metrics, health, clock, status
         self._since_s = clock.monotonic_s()
         self._newest_event_ms = 0
 
     def became(self, state: State) -> None:
-        """Show the state on /ready."""
         self._health.become(state)
 
     def ticked(self) -> None:
-        """Show the tick on /live."""
         self._health.tick()
 
     def busy(self, reason: str, limit_s: float) -> None:
-        """Keep /live up during a long step."""
         self._health.busy(reason, limit_s)
 
     def begin(self) -> None:
-        """Start the stopwatch of the stages."""
         self._since_s = self._clock.monotonic_s()
 
     def mark(self, stage: str) -> None:
-        """Observe the time since the last mark as that of `stage`."""
         now_s = self._clock.monotonic_s()
         self._metrics.observe(Metric.STAGE_SECONDS, now_s - self._since_s, stage)
         self._since_s = now_s
 
     def learned(self, raw: RawBatch, outcome: Outcome, learner: Learner) -> None:
-        """Count the events of a batch, its training step, its rows and its alarms."""
         self._count_events(raw, outcome)
         metrics, figures = self._metrics, outcome.metrics
         metrics.set(Metric.EVENTS_LEARNED, learner.events_learned)
@@ -160,7 +96,6 @@ class MetricsObserver(Observer):
         metrics.set(Metric.LAST_EVENT_TIMESTAMP_SECONDS, self._newest_event_ms / 1000)
 
     def delivered(self, batch: Delivered, at_ms: int) -> None:
-        """Count what was published; observe the latency of events with a plausible record time."""
         self._metrics.add(Metric.RANKINGS_PUBLISHED, batch.rankings)
         for reason, count in batch.dead_letters.items():
             self._metrics.add(Metric.DEAD_LETTERS, count, reason)
@@ -169,11 +104,9 @@ class MetricsObserver(Observer):
             self._metrics.observe_latency((at_ms - known.astype(np.float64)) / 1000)
 
     def undelivered(self, records: int) -> None:
-        """Count the records of a batch that the broker did not acknowledge."""
         self._metrics.add(Metric.PUBLISH_FAILURES, records)
 
     def committed(self, at_ms: int, lag: Mapping[TopicPartition, int]) -> None:
-        """Set the time of the last commit, the lag, and the status of the models."""
         self._metrics.set(Metric.LAST_COMMIT_TIMESTAMP_SECONDS, at_ms / 1000)
         self._metrics.set_lag(lag)
         if self._status is not None:
@@ -186,15 +119,12 @@ class MetricsObserver(Observer):
             self._metrics.set(Metric.MODEL_VERSION, status.version)
 
     def rebalanced(self) -> None:
-        """Count a rebalance."""
         self._metrics.add(Metric.REBALANCES)
 
     def holds(self, partitions: int) -> None:
-        """Set the number of partitions."""
         self._metrics.set(Metric.PARTITIONS_ASSIGNED, partitions)
 
     def checkpointed(self, seconds: float, at_ms: int) -> None:
-        """Observe a checkpoint."""
         self._metrics.observe(Metric.CHECKPOINT_SECONDS, seconds)
         self._metrics.set(Metric.LAST_CHECKPOINT_TIMESTAMP_SECONDS, at_ms / 1000)
 

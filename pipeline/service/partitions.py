@@ -1,11 +1,9 @@
 """The partitions assigned to this worker, and how their users are taken over and released.
 
-The group calls `assigned`, `revoked` and `lost` from inside `poll` or `keep_alive`. These calls do only what
-can't wait: they seek positions and write revoked users. Reading shards and topics takes long and is left to
-`settle`, which the loop calls before the next batch.
-
-With several topics a user's events are in the same partition number of each topic, and the user's state is
-stored with the partition of the newest event. So the partitions of a number are taken over together.
+The group calls `assigned`, `revoked` and `lost` inside `poll` or `keep_alive`. They do only what can't wait:
+seek positions and write revoked users. `settle`, which the loop calls before the next batch, reads shards and
+topics. A user's events are in the same partition number of each topic, and the user's state is stored with
+the partition of the newest event: so the partitions of a number are taken over together.
 """
 
 import logging
@@ -15,22 +13,24 @@ from itertools import groupby
 
 from pipeline.errors import OffsetsGone
 from pipeline.events.batch import Span, TopicPartition
-from pipeline.events.decode import Decoder
 from pipeline.outcome import Learner
 from pipeline.persistence.shard_files import ShardFiles
 from pipeline.service.catch_up import CHUNK_OFFSETS, in_time_order
 from pipeline.service.delivery import Delivery
-from pipeline.service.observe import Observer
-from pipeline.service.ports import Clock, Source
+from pipeline.service.ports import Adapters
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # compared by identity: the same partition may come twice
+@dataclass(slots=True, eq=False)  # compared by identity: the same partition may come twice
 class Takeover:
     """A partition to take over: from its newest shard, then from the topic up to `target`."""
 
     target: int
+    restored: bool = False  # from the shard
+
+
+Group = Mapping[TopicPartition, Takeover]
 
 
 class Partitions:
@@ -42,20 +42,13 @@ class Partitions:
     """
 
     def __init__(
-        self,
-        learner: Learner,
-        source: Source,
-        delivery: Delivery,
-        shards: ShardFiles | None,
-        observer: Observer,
+        self, learner: Learner, adapters: Adapters, delivery: Delivery, shards: ShardFiles | None
     ) -> None:
         self.held: set[TopicPartition] = set()
         self.unsettled = self.stopping = self.leaving = False
-        self._learner = learner
-        self._source = source
-        self._delivery = delivery
-        self._shards = shards
-        self._observer = observer
+        self._learner, self._delivery, self._shards = learner, delivery, shards
+        self._source, self._decoder = adapters.source, adapters.decoder
+        self._clock, self._observer = adapters.clock, adapters.observer
         self._pending: dict[TopicPartition, Takeover] = {}
         self._ready = False
 
@@ -67,21 +60,34 @@ class Partitions:
         ends = self._source.end_offsets(partitions)
         commits = self._source.committed(partitions)
         shards = {} if self._shards is None else self._shards.newest(partitions)
-        targets = {source: _furthest(commits.get(source), shards.get(source)) for source in partitions}
-        behind = {source.partition for source in partitions if self._is_behind(source, targets[source])}
-        stale: list[TopicPartition] = []
-        for source in partitions:
-            is_behind = source.partition in behind
-            position = self._position(source, commits.get(source), targets[source], is_behind, stale)
-            if position is None:
-                position = starts[source]
-            else:
+        local = self._learner.offsets
+        targets = {source: max(commits.get(source, -1), shards.get(source, -1)) for source in partitions}
+        behind = {source.partition for source in partitions if local.get(source, -1) < targets[source]}
+        stale = [source for source in partitions if source in local and source.partition in behind]
+        for source, target in targets.items():
+            if source in local:
+                self._compare(source, local[source], target, commits.get(source))
+            position = max(target, local.get(source, -1))
+            if position >= 0:
                 _check_range(source, position, starts[source], ends[source])
-            self._source.seek(source, position)
+                if self._shards is not None and source.partition in behind:
+                    self._pending[source] = Takeover(position)
+            self._source.seek(source, position if position >= 0 else starts[source])
         self._release(stale)
+        self.unsettled = self.unsettled or bool(stale or self._pending)
         self._observer.rebalanced()
         self._observer.holds(len(self.held))
         self.joined()
+
+    def _compare(self, source: TopicPartition, local: int, target: int, commit: int | None) -> None:
+        """Log a state that is behind the group; let offsets that the group lacks be committed."""
+        if local < target:
+            logger.warning(
+                "%s-%d: learned here up to %d, by the group up to %d; its users are taken from the newest "
+                "shard and the topic", *source, local, target,
+            )  # fmt: skip
+        elif local != commit:
+            self._delivery.acknowledged[source] = local  # published before a restart, not committed
 
     def joined(self) -> None:
         """Become ready once joined and settled, even without a partition: an idle worker is a standby."""
@@ -110,56 +116,47 @@ class Partitions:
 
     def lost(self, partitions: Sequence[TopicPartition]) -> None:
         """Release partitions that another worker owns already: write and commit nothing of them."""
-        logger.warning(
-            "the group assigned %s to another worker", ", ".join(f"{t}-{p}" for t, p in partitions)
-        )
+        names = ", ".join(f"{topic}-{number}" for topic, number in partitions)
+        logger.warning("the group assigned %s to another worker", names)
         self._rebalancing()
         self._drop_assignment(partitions)
 
-    def settle(self, decoder: Decoder, clock: Clock) -> None:
+    def settle(self) -> None:
         """Restore the users of newly assigned partitions from their newest shards and the topic.
 
         A rebalance may happen during the call. When stopping, the remaining partitions are dropped. All
         shards come first: a user may have events in several partitions, and a shard replaces the whole user.
         """
-        begun: dict[TopicPartition, Takeover] = {}
         while self._pending:
             groups = by_number(self._pending)
-            new = [
-                group
-                for group in groups
-                if any(begun.get(source) is not takeover for source, takeover in group.items())
-            ]
-            if new:
-                self._put_shards({source for group in new for source in group})
-                begun |= {source: takeover for group in new for source, takeover in group.items()}
+            self._put_shards(groups)
             starts = self._starts(self._pending)
-            for some in bundles(groups, starts):
-                if not self._catch_up(some, starts, decoder, clock):
+            for bundle in bundles(groups, starts):
+                if not self._catch_up(bundle, starts):
                     break
-                for source in some:
+                for source in bundle:
                     del self._pending[source]
         self.unsettled = False
         self.joined()
 
-    def _put_shards(self, sources: Collection[TopicPartition]) -> None:
-        """Restore the users of partitions from the newest shards."""
-        shards = [] if self._shards is None else self._shards.load_newest(sources)
+    def _put_shards(self, groups: Sequence[Group]) -> None:
+        """Restore the users of groups from the newest shards, except of those restored already."""
+        unrestored = [group for group in groups if not all(each.restored for each in group.values())]
+        new = {source: takeover for group in unrestored for source, takeover in group.items()}
+        if not new:
+            return
+        shards = [] if self._shards is None else self._shards.load_newest(new.keys())
         for shard, some in shards:
             self._learner.put(shard, some)
+        for takeover in new.values():
+            takeover.restored = True
         found = sum(len(some) for _, some in shards)
         logger.info(
             "taking over %d partitions: users of %d from %d shards, then newer events from the topics",
-            len(sources), found, len(shards),
+            len(new), found, len(shards),
         )  # fmt: skip
 
-    def _catch_up(
-        self,
-        group: Mapping[TopicPartition, Takeover],
-        starts: Mapping[TopicPartition, int],
-        decoder: Decoder,
-        clock: Clock,
-    ) -> bool:
+    def _catch_up(self, group: Group, starts: Mapping[TopicPartition, int]) -> bool:
         """Update partitions' users from `starts` up to the targets, or drop them when stopping.
 
         Return False if a rebalance changed the group of partitions.
@@ -171,12 +168,13 @@ class Partitions:
             if self.stopping:
                 self._release(group)
                 return True
-            for part in decoder.parts(polled, CHUNK_OFFSETS):
-                self._learner.catch_up(decoder.decode(self._learner.seq, clock.now_ms(), part))
+            for part in self._decoder.parts(polled, CHUNK_OFFSETS):
+                raw = self._decoder.decode(self._learner.seq, self._clock.now_ms(), part)
+                self._learner.catch_up(raw)
             self._source.keep_alive()
         return self._is_pending(group)
 
-    def _is_pending(self, group: Mapping[TopicPartition, Takeover]) -> bool:
+    def _is_pending(self, group: Group) -> bool:
         return all(self._pending.get(source) is takeover for source, takeover in group.items())
 
     def _starts(self, sources: Collection[TopicPartition]) -> dict[TopicPartition, int]:
@@ -190,43 +188,6 @@ class Partitions:
         """Drop users of partitions that this worker restored and the group assigned to another worker."""
         if self.held:
             self._release(self._learner.offsets.keys() & set(self._source.partitions()) - self.held)
-
-    def _is_behind(self, source: TopicPartition, target: int | None) -> bool:
-        """Return whether the group has committed beyond the users' state of a partition."""
-        return target is not None and self._learner.offsets.get(source, -1) < target
-
-    def _position(
-        self,
-        source: TopicPartition,
-        commit: int | None,
-        target: int | None,
-        behind: bool,
-        stale: list[TopicPartition],
-    ) -> int | None:
-        """Plan where a partition's users come from; return its next offset, None: the earliest.
-
-        `behind`: the users lack events of this partition, or of the same number of another topic. Partitions
-        to drop first are added to `stale`.
-        """
-        local = self._learner.offsets.get(source)
-        if local is not None and (target is None or local >= target):
-            if local != commit:
-                self._delivery.acknowledged[source] = local  # published before a restart, not committed
-            if not behind:
-                return local
-            target = local
-        elif local is not None:
-            logger.warning(
-                "%s-%d: learned here up to %d, committed by the group up to %s; its users are taken from the "
-                "newest shard and the topic", source.topic, source.partition, local, target,
-            )  # fmt: skip
-        if local is not None:
-            stale.append(source)
-            self.unsettled = True
-        if target is not None and self._shards is not None:
-            self._pending[source] = Takeover(target)
-            self.unsettled = True
-        return target
 
     def _rebalancing(self) -> None:
         self._ready = False
@@ -249,15 +210,13 @@ class Partitions:
         return bool(known)
 
 
-def by_number(pending: Mapping[TopicPartition, Takeover]) -> list[dict[TopicPartition, Takeover]]:
+def by_number(pending: Group) -> list[Group]:
     """Group partitions by their number: the partitions of a number share their users."""
     ordered = sorted(pending.items(), key=lambda item: (item[0].partition, item[0].topic))
     return [dict(group) for _, group in groupby(ordered, key=lambda item: item[0].partition)]
 
 
-def bundles(
-    groups: Sequence[Mapping[TopicPartition, Takeover]], starts: Mapping[TopicPartition, int]
-) -> Iterator[dict[TopicPartition, Takeover]]:
+def bundles(groups: Sequence[Group], starts: Mapping[TopicPartition, int]) -> Iterator[Group]:
     """Join groups with at most `CHUNK_OFFSETS` offsets to read: these are read in one call."""
     bundle: dict[TopicPartition, Takeover] = {}
     offsets = 0
@@ -270,10 +229,6 @@ def bundles(
         offsets += more
     if bundle:
         yield bundle
-
-
-def _furthest(*offsets: int | None) -> int | None:
-    return max((offset for offset in offsets if offset is not None), default=None)
 
 
 def _check_range(source: TopicPartition, position: int, start: int, end: int) -> None:

@@ -1,14 +1,17 @@
-"""The interfaces of the loop's adapters: source, item source, sink, clock. consumers/ and producers/
-implement them."""
+"""The interfaces of the loop's adapters; consumers/ and producers/ implement sources and sinks."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
-from pipeline.events.batch import CatalogUpdate, IntArray, Polled, Reject, Span, TopicPartition
+from pipeline.events.batch import CatalogUpdate, IntArray, Polled, RawBatch, Reject, Span, TopicPartition
+from pipeline.events.decode import Decoder
 from pipeline.events.records import DriftAlarm, Ranking
+from pipeline.outcome import Learner, Outcome
 
 NOTHING: Mapping[TopicPartition, int] = MappingProxyType({})  # no offsets
+State = Literal["starting", "resuming", "rebalancing", "ready", "stopping"]  # of the worker
 
 
 class Clock(Protocol):
@@ -21,8 +24,8 @@ class Clock(Protocol):
 class Listener(Protocol):
     """Called by the source, inside `poll`, `keep_alive` or `close`, when the assignment changes.
 
-    `assigned` must `seek` each partition. `revoked`: the partitions are still owned, so the listener can
-    finish, write shards and commit. `lost`: they are owned by another worker, so nothing may be committed.
+    `assigned` must `seek` each partition. Partitions that are `revoked` are still owned: the listener can
+    finish and commit. Those that are `lost` are another worker's: nothing may be committed.
     """
 
     def assigned(self, partitions: Sequence[TopicPartition]) -> None: ...
@@ -31,8 +34,7 @@ class Listener(Protocol):
 
 
 class Source(Protocol):
-    """A consumer of the events topics that merges partitions by record timestamp (equal ones by topic and
-    partition)."""
+    """A consumer of the events topics; merges partitions by record timestamp, then topic and partition."""
 
     def start(self, listener: Listener) -> None:
         """Join the group; from now on `poll` may call the listener."""
@@ -44,10 +46,9 @@ class Source(Protocol):
         """Return the last records of the last poll: the next poll starts with them."""
 
     def read(self, spans: tuple[Span, ...], order_R: Sequence[int] | IntArray | None) -> Polled:
-        """Read exactly these records, in this order, outside of the group.
+        """Read exactly these records outside of the group, in this order or, without, span by span.
 
-        Without an order: every record of the spans, one span after the other. Raise `OffsetsGone` when
-        records are missing.
+        Raise `OffsetsGone` when records are missing.
         """
 
     def seek(self, partition: TopicPartition, offset: int | None) -> None:
@@ -97,11 +98,19 @@ class ItemSource(Protocol):
         """Close the connection."""
 
 
+class Publication(NamedTuple):
+    """What is published of one batch; the lists of `removed_users` are removed (tombstones)."""
+
+    rankings: Sequence[Ranking] = ()
+    rejects: Sequence[Reject] = ()
+    alarms: Sequence[DriftAlarm] = ()
+    removed_users: Sequence[str] = ()
+
+
 class Receipt(Protocol):
     """The acknowledgement of a batch in flight.
 
-    With a sink that commits offsets, its methods may raise `CommitRefused`: the transaction was aborted, so
-    publish the batch again.
+    With a sink that commits offsets, its methods may raise `CommitRefused`: publish the batch again.
     """
 
     def done(self) -> bool:
@@ -121,16 +130,46 @@ class Sink(Protocol):
     def commits_offsets(self) -> bool:
         """Whether the sink commits a batch's offsets with the batch, in one transaction."""
 
-    def publish(
-        self,
-        rankings: Sequence[Ranking],
-        rejects: Sequence[Reject],
-        alarms: Sequence[DriftAlarm],
-        removed_users: Sequence[str],
-        offsets: Mapping[TopicPartition, int],
-    ) -> Receipt:
-        """Send without waiting. The lists of `removed_users` are removed (tombstones). `offsets` are the next
-        offset of each partition after the batch."""
+    def publish(self, publication: Publication, offsets: Mapping[TopicPartition, int] = NOTHING) -> Receipt:
+        """Send without waiting; `offsets` are the next offset of each partition after the batch."""
 
     def close(self) -> None:
         """Flush and close."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A batch that was delivered: how many rankings, which dead letters, when its events were appended."""
+
+    rankings: int
+    dead_letters: Mapping[str, int]  # by reason
+    append_ms_B: IntArray  # 0 where not plausible
+
+
+class Observer:
+    """What the loop reports. Methods must be quick and must not fail; here they do nothing."""
+
+    def became(self, state: State) -> None: ...
+    def ticked(self) -> None: ...  # the loop has made one turn
+    def busy(self, reason: str, limit_s: float) -> None: ...  # the next tick may take this long
+    def begin(self) -> None: ...  # a batch has arrived: the time of its first stage starts now
+    def mark(self, stage: str) -> None: ...  # a stage has ended, and the next one begins
+    def learned(self, raw: RawBatch, outcome: Outcome, learner: Learner) -> None: ...  # also a replayed one
+    def delivered(self, batch: Delivered, at_ms: int) -> None: ...  # all records are acknowledged
+    def undelivered(self, records: int) -> None: ...  # the broker did not acknowledge a batch
+    def committed(self, at_ms: int, lag: Mapping[TopicPartition, int]) -> None: ...
+    def rebalanced(self) -> None: ...
+    def holds(self, partitions: int) -> None: ...  # the worker owns this many partitions now
+    def checkpointed(self, seconds: float, at_ms: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """The outside world of the loop."""
+
+    source: Source
+    decoder: Decoder
+    sink: Sink
+    clock: Clock
+    observer: Observer
+    items: ItemSource | None = None

@@ -1,12 +1,7 @@
-"""Predict-then-learn over recorded events: the service's own `Recommender`, judged on every event.
+"""Prequential evaluation of recorded events: predict, then learn, with the service's own `Recommender`.
 
-A run is a list of models on the same events: the served one first, then what it is compared with. A baseline
-that has a setting runs in every variant of a printed grid; under its plain name stands the variant that did
-best on this very stream (in hindsight, so the comparison errs in the baseline's favour).
-
-A batch holds exactly so many good events (the last one: what is left). Rows that can't be read take no place
-in it, as `replay` sends none of them: so batches are those of a service that reads the replayed topic in full
-batches.
+A run is a list of models on the same events, the served one first. A baseline with settings runs in every
+variant of a printed grid; under its plain name stands the variant that did best on this very stream.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -31,14 +26,13 @@ from pipeline.settings import Settings
 from pipeline.state.queries import Queries
 from pipeline.state.tables import LIVE
 
-# Where a file's users come from. No topic can have this name, so a service that starts from a trained
-# checkpoint never takes the file for a partition of its own: it keeps these users, and each moves to the
-# partition that the first live event comes from.
+# The partition of a file's users. No topic can have this name: a service that starts from a trained
+# checkpoint keeps these users, and each moves to the partition of the first live event.
 FILE_SOURCE = TopicPartition("@file", 0)
 Value = str | int | float | bool
 Setting = dict[str, Value]
 BASELINES = ("popularity", "recent_popularity", "markov", "item_knn", "session_knn", "isgd", "biased_mf")
-# What counts say of neighbours over popularity: at which half-life, and how much. The first only fills up.
+# Half-life and weight of the popularity that counts of neighbours are backed off to
 _BACK_OFFS: list[Setting] = [
     {"popularity": "1000", "weight": 1},
     {"popularity": "300", "weight": 10},
@@ -59,12 +53,11 @@ def _grid(*axes: Sequence[Setting]) -> list[Setting]:
 GRIDS: dict[str, list[Setting]] = {
     "recent_popularity": [{"half_life": each} for each in ("1000", "100", "300", "3000", "10000", "24h")],
     "markov": _grid([{"half_life": each} for each in ("10000", "3000", "100000")], _BACK_OFFS),
-    "item_knn": [
-        {**directed, **counts, **back_off}
-        for directed in ({"directed": True}, {"directed": False})
-        for counts in ({}, *({"half_life": each} for each in ("1000", "3000", "100000", "all")))
-        for back_off in _BACK_OFFS
-    ],
+    "item_knn": _grid(
+        [{"directed": True}, {"directed": False}],
+        [{}, {"half_life": "1000"}, {"half_life": "3000"}, {"half_life": "100000"}, {"half_life": "all"}],
+        _BACK_OFFS,
+    ),
     "session_knn": _grid(
         [{"gap_minutes": 30}, {"gap_minutes": 0}], [{"after": False}, {"after": True}], _BACK_OFFS
     ),
@@ -74,15 +67,13 @@ GRIDS: dict[str, list[Setting]] = {
         {"rate": 0.1, "negatives": 0},  # as first published
     ],
     "biased_mf": [
-        {"rate": 0.005, "negatives": 1},
-        {"rate": 0.01, "negatives": 3},
-        {"rate": 0.05, "negatives": 1},
+        {"rate": rate, "negatives": negatives} for rate, negatives in ((0.005, 1), (0.01, 3), (0.05, 1))
     ],
 }
 
 
 class Variant(NamedTuple):
-    """One model of a run: the name that figures have, and the options that replace its configuration's."""
+    """One model of a run: its name in the metrics, and the options that replace its configuration's."""
 
     model: str
     setting: Setting
@@ -102,9 +93,8 @@ class Variant(NamedTuple):
 def compared(settings: Settings, names: Sequence[str] = ()) -> list[Variant]:
     """Return the variants of a run, the served model's first. Without names: `model.name` and all baselines.
 
-    A name is a model's, or `NAME:key=value[:key=value]` with other settings. `attention` is served wherever
-    it is named, since candidates are made for the served model. Otherwise `model.name` is, otherwise the
-    first.
+    A name is a model's, or `NAME:key=value[:key=value]` with other settings. Served is `attention` if it is
+    named, else `model.name`, else the first: candidates are made for the served model.
     """
     wanted = list(dict.fromkeys(names or (settings.model.name, *BASELINES)))
     wanted.sort(key=lambda name: (name != "attention", name != settings.model.name))
@@ -125,51 +115,44 @@ def as_served(settings: Settings) -> list[Variant]:
 
 
 class Line(NamedTuple):
-    """What one model did. `quarters`: figures of equal parts of the stream; `seconds`: its lessons' time;
-    `at`: hit rate and NDCG at several depths; `new` and `old`: over items known for fewer than 1,000 events,
-    and for longer.
-    """
+    """The metrics of one model."""
 
     variant: Variant
     settings: Setting
     figures: ModelMetrics
-    quarters: list[ModelMetrics]
-    seconds: float
-    at: dict[str, float]
-    new: SegmentMetrics
+    quarters: list[ModelMetrics]  # of equal parts of the stream
+    seconds: float  # of its training
+    at: dict[str, float]  # hit rate and NDCG at several depths
+    new: SegmentMetrics  # items known for fewer than 1,000 events
     old: SegmentMetrics
     curve: Curve
 
 
 class Shown(NamedTuple):
-    """What the lists of the served model showed: no list is made for the others, which are tested alone."""
+    """What the lists of the served model showed; the other models make no lists."""
 
     lists: int
     coverage: float  # share of the known items that stood on any list
     gini: float  # of the places that items had: 0 all alike, 1 one item has all
-    popularity: float  # events that an item shown has had in the whole run, on average over all places
+    popularity: float  # events of an item shown in the whole run, mean over all places
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A run's outcome. `lines` holds every variant in the order of the models, the served one first."""
+    """The outcome of a run."""
 
     events: int
     seconds: float
-    duplicates: int  # events that were left out, as another with their event_id was learned before
-    skipped_steps: int  # batches with a loss or gradient that was not finite: nothing was learned from them
-    lines: list[Line]
+    duplicates: int  # events left out: another one with their event_id was learned before
+    skipped_steps: int  # batches with a loss or gradient that was not finite
+    lines: list[Line]  # every variant in the order of the models, the served one first
     served: ListHits
     shown: Shown
 
     def best(self) -> dict[str, Line]:
         """Return, by plain name, the line of the best variant by NDCG@10 (equal: the first)."""
-        best: dict[str, Line] = {}
-        for line in self.lines:
-            held = best.get(line.variant.model)
-            if held is None or line.figures["ndcg@10"] > held.figures["ndcg@10"]:
-                best[line.variant.model] = line
-        return best
+        models = dict.fromkeys(line.variant.model for line in self.lines)
+        return {model: max(self.grid(model), key=lambda line: line.figures["ndcg@10"]) for model in models}
 
     def grid(self, model: str) -> list[Line]:
         """Return the lines of a model's variants."""
@@ -177,20 +160,15 @@ class Result:
 
 
 class Evaluation:
-    """One run. `recommender` is the service's, with every event tested and a stopwatch at each model."""
+    """One run of the service's recommender, with a stopwatch at each model."""
 
     def __init__(
         self, settings: Settings, variants: Sequence[Variant], clock: Clock, rank_all: bool = False
     ) -> None:
         self._settings, self._variants, self._clock = settings, list(variants), clock
         self._timed: list[_Timed] = []
-        self.recommender = Recommender(
-            settings,
-            [self._configured(each) for each in self._variants],
-            self._time,
-            unread=True,
-            rank_all=rank_all,
-        )
+        configured = [self._configured(each) for each in self._variants]
+        self.recommender = Recommender(settings, configured, self._time, unread=True, rank_all=rank_all)
         self._seconds = 0.0
         self._skipped = self._duplicates = 0
         self._newest_ms = 0  # time of the newest event so far
@@ -198,10 +176,10 @@ class Evaluation:
     def learn(
         self, chunks: Iterable[Events], now_ms: int, watch: Callable[[int], None] = lambda events: None
     ) -> None:
-        """Test and learn the chunks in order, each as one batch. `watch` gets the events so far after each.
+        """Evaluate and learn the chunks in order, each as one batch; call `watch` with the events so far.
 
-        `now_ms` is the wall-clock time; recorded times are capped by it. A batch is closed at the time of the
-        newest event so far: by today's clock all that an old file tells of would have expired.
+        The time of a batch is that of the newest event so far, at most `now_ms`: by today's clock everything
+        in an old file would have expired.
         """
         began_s = self._clock.monotonic_s()
         recommender = self.recommender
@@ -217,28 +195,26 @@ class Evaluation:
         self._seconds += self._clock.monotonic_s() - began_s
 
     def result(self) -> Result:
-        """Return what the models did so far."""
-        track = self.recommender.track()
-        quarters = list(pairwise(track.borders(4)))
-        lines = []
-        for variant, timed in zip(self._variants, self._timed, strict=True):
-            name = variant.name
-            lines.append(
-                Line(
-                    variant,
-                    variant.setting if variant.type in GRIDS else self._settings_of(variant),
-                    self.recommender.quality.cumulative()[name],
-                    [track.metrics(name, start, stop) for start, stop in quarters],
-                    timed.seconds,
-                    self.recommender.quality.at_cutoffs(name),
-                    self.recommender.quality.of_segment(name, "new"),
-                    self.recommender.quality.of_segment(name, "old"),
-                    self.recommender.quality.curve(name),
-                )
+        """Return the metrics of the models so far."""
+        track, quality = self.recommender.track(), self.recommender.quality
+        quarters, figures = list(pairwise(track.borders(4))), quality.cumulative()
+        lines = [
+            Line(
+                variant,
+                self._settings_of(variant),
+                figures[variant.name],
+                [track.metrics(variant.name, start, stop) for start, stop in quarters],
+                timed.seconds,
+                quality.at_cutoffs(variant.name),
+                quality.of_segment(variant.name, "new"),
+                quality.of_segment(variant.name, "old"),
+                quality.curve(variant.name),
             )
+            for variant, timed in zip(self._variants, self._timed, strict=True)
+        ]
         return Result(
             self.recommender.offsets.get(FILE_SOURCE, 0), self._seconds, self._duplicates, self._skipped,
-            lines, self.recommender.quality.list_hits(), self._shown(),
+            lines, quality.list_hits(), self._shown(),
         )  # fmt: skip
 
     def _shown(self) -> Shown:
@@ -254,7 +230,7 @@ class Evaluation:
         )
 
     def _configured(self, each: Variant) -> Configured:
-        """Return the registry's variant under the name that figures have."""
+        """Return the registry's variant under its name in the metrics."""
         return variant_of(self._settings.model, each.type, each.setting)._replace(name=each.name)
 
     def _time(self, model: Model) -> Model:
@@ -264,7 +240,7 @@ class Evaluation:
 
     def _settings_of(self, variant: Variant) -> Setting:
         if variant.type in BASELINES:
-            return {}
+            return variant.setting
         model = self._settings.model
         config: Setting = msgspec.to_builtins(self._configured(variant).config)
         return {**config, "features": model.features, "seed": model.seed}

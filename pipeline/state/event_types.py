@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.roles import is_familiar
+from pipeline.roles import FAMILIAR
 from pipeline.settings import NEGATIVE, POSITIVE, ROLE_CODES, EventsConfig
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class EventTypes:
             )
             if len(self._held) < TYPES_KEPT:
                 self._held[name] = kind
-                if not (is_familiar(name) or name in events.roles or name in events.weights):
+                if not (name in FAMILIAR or name in events.roles or name in events.weights):
                     logger.info(
                         "event type %r is new: taken as %s, weight %g", name, ROLES[role], kind.weight
                     )

@@ -21,7 +21,7 @@ from kafka.producer.future import FutureRecordMetadata
 
 from pipeline.errors import PublishFailed
 from pipeline.events.batch import Record, Reject
-from pipeline.events.records import DriftAlarm, Ranking
+from pipeline.service.ports import Publication
 from pipeline.settings import TopicsConfig
 
 logger = logging.getLogger(__name__)
@@ -89,25 +89,18 @@ class RecordWriter:
         self._hash = functools.lru_cache(maxsize=131_072)(key_hash)
         self._rejected_bytes: dict[str, int] = {}  # topic -> size of the smallest record that it rejected
 
-    def records(
-        self,
-        producer: KafkaProducer,
-        rankings: Sequence[Ranking],
-        rejects: Sequence[Reject],
-        alarms: Sequence[DriftAlarm],
-        removed_users: Sequence[str],
-    ) -> list[Outbound]:
+    def records(self, producer: KafkaProducer, publication: Publication) -> list[Outbound]:
         """Return the records of a batch in the order of sending."""
         topics, encode, hashed = self._topics, self._encode, self._hash
         keyed: list[tuple[str, bytes, bytes | None]] = [
-            (topics.recommendations, each.user_id.encode(), encode(each)) for each in rankings
+            (topics.recommendations, each.user_id.encode(), encode(each)) for each in publication.rankings
         ]
-        keyed += [(topics.recommendations, user_id.encode(), None) for user_id in removed_users]
-        keyed += [(topics.drift, each.signal.encode(), encode(each)) for each in alarms]
+        keyed += [(topics.recommendations, user_id.encode(), None) for user_id in publication.removed_users]
+        keyed += [(topics.drift, each.signal.encode(), encode(each)) for each in publication.alarms]
         count = functools.cache(lambda topic: len(producer.partitions_for(topic)))
         out = [Outbound(topic, hashed(key) % count(topic), key, value, []) for topic, key, value in keyed]
         topic = topics.dead_letters  # those of one source partition stay together and in order
-        return out + [_dead_letter(topic, count(topic), reject) for reject in rejects]
+        return out + [_dead_letter(topic, count(topic), reject) for reject in publication.rejects]
 
     def send(self, producer: KafkaProducer, records: Sequence[Outbound], singly_s: float = 0.0) -> Sent:
         """Send records without waiting; with `singly_s`, wait up to that many seconds for each one.

@@ -13,9 +13,8 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 
 from consumers.kafka.client import connect
 from pipeline.errors import CommitRefused, PublishFailed
-from pipeline.events.batch import Reject, TopicPartition
-from pipeline.events.records import DriftAlarm, Ranking
-from pipeline.service.ports import NOTHING
+from pipeline.events.batch import TopicPartition
+from pipeline.service.ports import NOTHING, Publication
 from pipeline.settings import KafkaConfig, TopicsConfig
 from producers.kafka.client import producer_options
 from producers.kafka.records import Outbound, RecordWriter, ReducedCounts, Sent, flush, publish_failed
@@ -68,12 +67,7 @@ class KafkaSink:
         self._failure: BaseException | None = None
 
     def publish(
-        self,
-        rankings: Sequence[Ranking],
-        rejects: Sequence[Reject],
-        alarms: Sequence[DriftAlarm],
-        removed_users: Sequence[str],
-        offsets: Mapping[TopicPartition, int] = NOTHING,
+        self, publication: Publication, offsets: Mapping[TopicPartition, int] = NOTHING
     ) -> KafkaReceipt:
         """Send everything; a thread waits for the acknowledgements.
 
@@ -85,7 +79,7 @@ class KafkaSink:
         commit = self._commit_of(offsets)
         try:
             producer = self._begin()
-            records = self._writer.records(producer, rankings, rejects, alarms, removed_users)
+            records = self._writer.records(producer, publication)
             sent = self._writer.send(producer, records)
         except (KafkaError, PublishFailed) as error:
             raise self._failed(error, 1) from error.__cause__

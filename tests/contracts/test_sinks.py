@@ -13,7 +13,7 @@ import producers
 from consumers.memory import MemoryRecord
 from pipeline.events.batch import Reject
 from pipeline.events.records import DriftAlarm, RankedItem, Ranking
-from pipeline.service.ports import Sink
+from pipeline.service.ports import Publication, Sink
 
 
 def ranking(user_id: str, ranking_id: str = "r1") -> Ranking:
@@ -45,7 +45,7 @@ def test_every_sink_of_the_product_runs_the_contract() -> None:
 
 def test_rankings_are_published_under_their_user_with_their_content(world: World, sink: Sink) -> None:
     users = ("ann", "böb", "u-\U0001f40c", "x" * 256)
-    sink.publish([ranking(user_id) for user_id in users], [], [], [], {}).wait(10)
+    sink.publish(Publication([ranking(user_id) for user_id in users])).wait(10)
     for user_id in users:
         assert world.rankings(user_id) == [ranking(user_id)]
 
@@ -53,8 +53,8 @@ def test_rankings_are_published_under_their_user_with_their_content(world: World
 def test_the_newest_ranking_of_a_user_is_last_and_a_removed_user_gets_a_tombstone(
     world: World, sink: Sink
 ) -> None:
-    sink.publish([ranking("ann", "old"), ranking("bob")], [], [], [], {}).wait(10)
-    sink.publish([ranking("ann", "new")], [], [], ["bob"], {}).wait(10)
+    sink.publish(Publication([ranking("ann", "old"), ranking("bob")])).wait(10)
+    sink.publish(Publication([ranking("ann", "new")], removed_users=["bob"])).wait(10)
     assert world.rankings("ann") == [ranking("ann", "old"), ranking("ann", "new")]
     assert world.rankings("bob") == [ranking("bob"), None]
 
@@ -73,18 +73,18 @@ def test_the_newest_ranking_of_a_user_is_last_and_a_removed_user_gets_a_tombston
 def test_a_dead_letter_keeps_its_bytes(
     world: World, sink: Sink, value: bytes | None, key: bytes | None
 ) -> None:
-    sink.publish([], [reject(value, key)], [], [], {}).wait(10)
+    sink.publish(Publication(rejects=[reject(value, key)])).wait(10)
     assert world.letters() == [(key, value, "not_json")]
 
 
 def test_a_drift_alarm_keeps_its_fields(world: World, sink: Sink) -> None:
     alarm = DriftAlarm("adwin", "hit_rate", 5_000, 0.3, 0.1, 1_700_000_000_000)
-    sink.publish([], [], [alarm], [], {}).wait(10)
+    sink.publish(Publication(alarms=[alarm])).wait(10)
     assert world.alarms() == [alarm]
 
 
 def test_a_batch_is_published_without_a_wait(world: World, sink: Sink) -> None:
-    receipt = sink.publish([ranking("ann")], [], [], [], {})
+    receipt = sink.publish(Publication([ranking("ann")]))
     until = time.monotonic() + 10
     while not receipt.done():
         assert time.monotonic() < until
@@ -92,21 +92,21 @@ def test_a_batch_is_published_without_a_wait(world: World, sink: Sink) -> None:
 
 
 def test_an_empty_batch_is_acknowledged(sink: Sink) -> None:
-    receipt = sink.publish([], [], [], [], {})
+    receipt = sink.publish(Publication())
     receipt.wait(10)
     assert receipt.done()
 
 
 def test_offsets_are_committed_with_the_batch_by_a_sink_that_commits_them(world: World, sink: Sink) -> None:
-    sink.publish([ranking("ann")], [], [], [], {world.source: 7}).wait(20)
+    sink.publish(Publication([ranking("ann")]), {world.source: 7}).wait(20)
     assert world.committed() == (7 if sink.commits_offsets else None)
-    sink.publish([], [], [], [], {world.source: 9}).wait(20)
+    sink.publish(Publication(), {world.source: 9}).wait(20)
     assert world.committed() == (9 if sink.commits_offsets else None)
 
 
 def test_a_new_sink_continues_where_the_last_one_was_closed(world: World) -> None:
     for name in ("r1", "r2"):
         sink = world.sink()
-        sink.publish([ranking("ann", name)], [], [], [], {}).wait(20)
+        sink.publish(Publication([ranking("ann", name)])).wait(20)
         sink.close()
     assert world.rankings("ann") == [ranking("ann", "r1"), ranking("ann", "r2")]

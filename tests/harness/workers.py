@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 import msgspec
 
 from consumers.memory import MemoryItems, MemoryLog, MemorySource
+from harness.clock import ManualClock
 from harness.learners import CountingLearner
 from harness.streams import START_MS
 from pipeline.events.batch import TopicPartition
@@ -20,9 +21,8 @@ from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.files import UrlFolder
 from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
-from pipeline.service.clock import ManualClock
 from pipeline.service.loop import Adapters, Durability, Loop
-from pipeline.service.observe import Observer
+from pipeline.service.ports import Observer
 from pipeline.settings import (
     BatchConfig,
     CheckpointConfig,

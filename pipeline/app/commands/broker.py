@@ -18,12 +18,11 @@ POLL_S = 0.5  # between two checks whether the broker still runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's own options."""
     parser.add_argument(
-        "--port", type=_port, default=9092, metavar="P", help="0: any free port (default: 9092)"
+        "--port", type=_port, default=9092, metavar="P", help="0: a free port (default: 9092)"
     )
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="keep the data here (default: a temporary folder)"
+        "--data", type=Path, metavar="DIR", help="keeps the data (default: a temporary folder)"
     )
 
 

@@ -26,7 +26,6 @@ EXAMPLE = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's own options."""
     add_evaluation_options(parser)
     parser.add_argument("--repeats", action="store_true", help="a consumed item may be recommended again")
     parser.add_argument(

@@ -15,7 +15,6 @@ EXAMPLE = "afresh inspect --checkpoint /var/lib/afresh --user ann\nafresh inspec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's own options."""
     parser.add_argument(
         "--checkpoint", metavar="PATH", help="folder or URL of the checkpoints (default: checkpoint.path)"
     )

@@ -30,7 +30,6 @@ CLOSE_S = 1.0  # everything is flushed by then, or lost
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's own options."""
     speed = parser.add_mutually_exclusive_group()
     speed.add_argument(
         "--speed", type=not_negative, default=0.0, metavar="X", help="keep the recorded gaps, divided by X"
@@ -90,8 +89,7 @@ def _send(
         with interruption() as interrupted, progress_bar() as move:
 
             def wait(seconds: float) -> bool:
-                share = sending.sent / args.limit if args.limit else tally.share
-                move(share, sending.sent)
+                move(sending.sent / args.limit if args.limit else tally.share, sending.sent)
                 return sleep(seconds) or interrupted()
 
             pace = Pace(args.rate, args.speed)
@@ -103,7 +101,7 @@ def _send(
 
 def _read(args: argparse.Namespace, settings: Settings, path: Path, tally: "Tally") -> Iterator["Events"]:
     """Return the file's events in its order; errors of the first events are raised at once."""
-    from itertools import chain
+    from itertools import chain, islice
 
     from consumers.files.order import counted, survey
     from consumers.files.source import read_events
@@ -116,10 +114,10 @@ def _read(args: argparse.Namespace, settings: Settings, path: Path, tally: "Tall
         read_events(recording, CHUNK_EVENTS, now_ms=now_ms, start=args.start, limit=args.limit, tally=tally),
         tally,
     )
-    first = next(chunks, None)
-    if first is None and tally.rejected:
+    first = list(islice(chunks, 1))
+    if not first and tally.rejected:
         raise UsageError(f"{args.file}: no row can be read: {tally.lines()[0]}")
-    return chain([] if first is None else [first], chunks)
+    return chain(first, chunks)
 
 
 def _report(args: argparse.Namespace, topic: str, sending: "Sending", tally: "Tally") -> None:

@@ -28,7 +28,6 @@ PROGRESS_INTERVAL_S = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's own options."""
     add_simulation_options(parser)
     parser.add_argument("--truth", type=Path, metavar="PATH", help="JSON file for what changed when")
     parser.add_argument(
@@ -62,7 +61,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _write(args: argparse.Namespace, order: "Order") -> int:
-    """Write the file."""
     from producers.simulator.file import START_MS, write_events
     from producers.simulator.simulation import Simulation
     from producers.simulator.users import span_ms
@@ -80,7 +78,6 @@ def _write(args: argparse.Namespace, order: "Order") -> int:
 
 
 def _send(args: argparse.Namespace, order: "Order", settings: Settings) -> int:
-    """Send into the topic."""
     from producers.kafka.topics import ensure_topics
     from producers.rate_limiter import pause
     from producers.simulator.simulation import Sender, until_stdin_closes

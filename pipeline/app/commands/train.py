@@ -3,11 +3,15 @@
 import argparse
 import json
 import sys
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from pipeline.app.evaluation import add_evaluation_options, document, evaluate_file, show
 from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from pipeline.persistence.files import UrlFolder
 
 HELP = """Learn a recorded file and save a checkpoint that the service starts from; nothing is published.
 
@@ -21,7 +25,6 @@ PROBE = "writable"  # a file that is written and deleted to test access
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's own options."""
     add_evaluation_options(parser)
     parser.add_argument(
         "--checkpoint", required=True, metavar="PATH", help="a new or empty folder, or any fsspec URL"
@@ -30,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Train and save; return 0. Raise `UsageError` for a file without events, or a folder with files."""
-    from pipeline.errors import UsageError  # help needs no torch
-    from pipeline.persistence.checkpoint import TRAINED, Checkpoints
-    from pipeline.persistence.files import UrlFolder
+    from pipeline.persistence.checkpoint import TRAINED, Checkpoints  # help needs no torch
     from pipeline.service.clock import SystemClock
     from pipeline.service.prequential import as_served
 
@@ -41,21 +42,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     settings = msgspec.structs.replace(
         settings, checkpoint=msgspec.structs.replace(before, path=args.checkpoint, journal=journal)
     )
-    folder = UrlFolder(args.checkpoint)
-    held = folder.names("")
-    if held:  # a worker with a checkpoint resumes from that, and would ignore this one
-        raise UsageError(
-            f"--checkpoint {args.checkpoint}: holds {len(held)} files, such as {held[0]}; expected a new or "
-            "empty folder. Choose another one, or move the files away"
-        )
-    try:  # before training, which may take hours
-        folder.write(PROBE, b"")
-        folder.delete(PROBE)
-    except OSError as error:
-        raise UsageError(
-            f"--checkpoint {args.checkpoint}: can't be written ({error.strerror or error}); expected a "
-            "folder with write access"
-        ) from None
+    folder = _new_folder(args.checkpoint)
     evaluation, tally = evaluate_file(args, settings, as_served(settings))
     kafka = msgspec.structs.replace(settings.kafka, worker_id=TRAINED)
     checkpoints = Checkpoints(folder, msgspec.structs.replace(settings, kafka=kafka))
@@ -72,3 +59,22 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     if args.json:
         print(json.dumps({**document(args, result, tally), "checkpoint": args.checkpoint}))
     return 0
+
+
+def _new_folder(path: str) -> "UrlFolder":
+    """Return an empty folder that can be written. Raise `UsageError` for another one."""
+    from pipeline.errors import UsageError
+    from pipeline.persistence.files import UrlFolder
+
+    folder = UrlFolder(path)
+    if held := folder.names(""):  # a worker with a checkpoint resumes from that, and would ignore this one
+        raise UsageError(
+            f"--checkpoint {path}: holds {len(held)} files, such as {held[0]}; expected a new or empty folder"
+        )
+    try:  # before training, which may take hours
+        folder.write(PROBE, b"")
+        folder.delete(PROBE)
+    except OSError as error:
+        problem = f"can't be written ({error.strerror or error}); expected a folder with write access"
+        raise UsageError(f"--checkpoint {path}: {problem}") from None
+    return folder

@@ -17,7 +17,6 @@ EXAMPLE = "afresh watch --user ann\nafresh watch --json | jq .items[0].item_id"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's own options."""
     parser.add_argument(
         "--user", action="append", default=[], dest="users", metavar="ID",
         help="only this user's; may be repeated",

@@ -16,8 +16,7 @@ from pipeline.events.batch import IntArray, RawBatch, TopicPartition
 from pipeline.events.records import DriftAlarm, Ranking
 from pipeline.outcome import Learner, Outcome
 from pipeline.service.loop import Loop
-from pipeline.service.observe import Delivered, Observer
-from pipeline.service.ports import Clock
+from pipeline.service.ports import Clock, Delivered, Observer
 from producers.sender_process import SenderProcess
 
 MAX_LATENCY_MS = 60_000
