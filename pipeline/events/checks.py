@@ -205,7 +205,7 @@ def too_deep(document: bytes) -> bool:
     >>> too_deep(b"[" * 500), too_deep(b'"' + b"[" * 500 + b'"')
     (True, False)
     """
-    if document.count(b"[") + document.count(b"{") <= MAX_DEPTH:
+    if len(document) <= MAX_DEPTH or document.count(b"[") + document.count(b"{") <= MAX_DEPTH:
         return False
     bare = np.frombuffer(_STRING.sub(b"", document), np.uint8)
     return bool(np.cumsum(_STEPS[bare]).max(initial=0) > MAX_DEPTH)

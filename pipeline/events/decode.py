@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.events.batch import Events, Polled, RawBatch, Record, Reject
 from pipeline.events.careful import MALFORMED, TO_MS, CarefulParser
-from pipeline.events.checks import AHEAD_MS, EARLIEST_MS, MAX_DEPTH, passes, too_deep, unreadable
+from pipeline.events.checks import AHEAD_MS, EARLIEST_MS, passes, too_deep, unreadable
 from pipeline.events.fields import READ_FIELDS, TEXT_FIELDS, field_choices, key_text
 from pipeline.events.plan import FieldPath, Plan, Steps, kind_of, plan_of, struct_of
 from pipeline.events.problems import payload_of, unparsed_problem
@@ -44,7 +44,6 @@ class Decoder:
         self._default_types = topics.event_topics()
         self._ignored = settings.ignored()
         self._to_ms = TO_MS[settings.time_unit]
-        self._whole_is_ms = settings.time_unit == "ms"
         user_paths = plan.paths["user_id"]
         self._user_is_key = bool(user_paths) and user_paths[0].name == KEY_FIELD
         self._has_array = bool(plan.array)
@@ -57,11 +56,17 @@ class Decoder:
         `now_ms` is the wall-clock time that event times are checked against.
         """
         read = Read([], [], Counter())
-        if self._parse is not None and not self._ignored:
-            self._read_single(self._parse, polled, now_ms, read)
-        else:
-            for record, source in zip(polled.records, polled.order_R.tolist(), strict=True):
-                self._read_one(record, source, now_ms, read)
+        for record, source in zip(polled.records, polled.order_R.tolist(), strict=True):
+            value = record.value
+            if value is None:
+                if problem := unreadable(record):
+                    read.rejects.append(Reject(record, *problem))
+                else:
+                    read.ignored[TOMBSTONE] += 1
+            elif len(value) > self._record_bytes or too_deep(value):
+                read.rejects.append(Reject(record, *unparsed_problem(value, self._record_bytes)))
+            elif self._parse is None or not self._read_quickly(self._parse, record, source, now_ms, read):
+                self._read_carefully(record, value, source, now_ms, read)
         events = self._columns(polled, read.good, now_ms)
         return RawBatch(seq, now_ms, polled.spans, events, read.rejects, ignored=read.ignored)
 
@@ -87,64 +92,29 @@ class Decoder:
     def _default_type(self, topic: str) -> str:
         return self._default_types.get(topic, "click")
 
-    def _read_single(self, parse: Parse, polled: Polled, now_ms: int, read: Read) -> None:
-        """Read records that are one event each; one that passes at first sight takes no further call."""
-        longest, to_ms, whole_is_ms = self._record_bytes, self._to_ms, self._whole_is_ms
-        user_is_key, latest_ms, good = self._user_is_key, now_ms + AHEAD_MS, read.good
-        for record, source in zip(polled.records, polled.order_R.tolist(), strict=True):
-            value = record.value
-            if value is None or len(value) > longest or (len(value) > 2 * MAX_DEPTH and too_deep(value)):
-                self._read_one(record, source, now_ms, read)
-                continue
-            try:
-                event = parse(value.decode())  # all of it must be UTF-8; unknown fields are skipped
-                time_ms = event.timestamp_ms
-                if time_ms is None:
-                    time_ms = record.timestamp
-                elif time_ms.__class__ is not int or not whole_is_ms:
-                    time_ms = to_ms(time_ms)
-                if user_is_key:
-                    event.user_id = key_text(record.key)
-                if passes(event, time_ms, latest_ms):
-                    good.append((event, time_ms, record.timestamp, source))
-                    continue
-            except (*MALFORMED, TypeError):  # a whole number has no length
-                pass
-            self._read_one(record, source, now_ms, read)
-
-    def _read_one(self, record: Record, source: int, now_ms: int, read: Read) -> None:
-        """Read any record; reject one that is too long, too deep or stands for an unreadable batch."""
-        value = record.value
-        if value is None and (problem := unreadable(record)):
-            read.rejects.append(Reject(record, *problem))
-        elif value is None:
-            read.ignored[TOMBSTONE] += 1
-        elif len(value) > self._record_bytes or too_deep(value):
-            read.rejects.append(Reject(record, *unparsed_problem(value, self._record_bytes)))
-        elif self._parse is None or not self._read_quickly(self._parse, record, source, now_ms, read):
-            self._read_carefully(record, value, source, now_ms, read)
-
     def _read_quickly(self, parse: Parse, record: Record, source: int, now_ms: int, read: Read) -> bool:
-        """Read a record that holds what is expected, framed or not; return False, with nothing read, for all
-        others.
-        """
+        """Read a record that holds what is expected; return False, with nothing read, for all others."""
         try:
-            event = parse(payload_of(record.value or b"").decode())
-            as_text(event)
-            kind = event.event_type or self._default_type(record.topic)
-            if kind in self._ignored:
-                read.ignored[kind] += 1
-                return True
+            event = parse(payload_of(record.value or b"").decode())  # all of it must be UTF-8
+            if self._ignored:
+                kind = str(event.event_type or self._default_type(record.topic))
+                if kind in self._ignored:
+                    read.ignored[kind] += 1
+                    return True
             time = event.timestamp_ms
             time_ms = record.timestamp if time is None else self._to_ms(time)
             if self._user_is_key:
                 event.user_id = key_text(record.key)
-            if not passes(event, time_ms, now_ms + AHEAD_MS):
-                return False
+            try:
+                passed = passes(event, time_ms, now_ms + AHEAD_MS)
+            except TypeError:  # a whole number has no length
+                as_text(event)
+                passed = passes(event, time_ms, now_ms + AHEAD_MS)
         except (*MALFORMED, TypeError):
             return False
-        read.good.append((event, time_ms, record.timestamp, source))
-        return True
+        if passed:
+            read.good.append((event, time_ms, record.timestamp, source))
+        return passed
 
     def _read_carefully(self, record: Record, value: bytes, source: int, now_ms: int, read: Read) -> None:
         """Read any record that can be parsed at all."""
