@@ -1,6 +1,4 @@
-"""From bytes to columns: every record of a poll becomes events or a reject, or is ignored, in one pass. No
-record raises.
-"""
+"""From bytes to columns: every record becomes events or a reject, or is ignored. No record raises."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -33,9 +31,8 @@ class Read(NamedTuple):
 class Decoder:
     """Decode records by the configured field names, unit of time, event types and roles.
 
-    Raise `UsageError` when the field names contradict each other. Holds no state between batches.
-
-    The quick parser reads nearly every record; the careful one reads those that it cannot.
+    The quick parser reads nearly every record; the careful one reads those that it cannot. Raise `UsageError`
+    when the field names contradict each other. Holds no state between batches.
     """
 
     def __init__(self, settings: EventsConfig, topics: TopicsConfig, record_bytes: int) -> None:
@@ -73,7 +70,7 @@ class Decoder:
     def parts(self, polled: Polled, max_events: int) -> Iterator[Polled]:
         """Yield records in parts of at most `max_events` events, but of one record at least.
 
-        Only records that may be several events each are counted: all others are one part.
+        Records that are one event each are one part.
         """
         while (count := self._fitting(polled, max_events)) < len(polled.records):
             first, polled = polled.split(count)
@@ -141,12 +138,10 @@ class Decoder:
 
 
 def quick_parser(plan: Plan, time_unit: str) -> Parse:
-    """Return a parser of an event's JSON text: its result has an attribute for each field that is read, None
-    where nothing is found.
+    """Return a parser of events as JSON text, for records that hold what is expected and no array.
 
-    It is correct for records that hold what is expected, of a plan without an array. Ids and types come as
-    `str | int`, see `as_text`. It raises msgspec's errors, and ValueError where the careful parser must
-    decide.
+    Its result has an attribute for each field that is read, None where nothing is found; ids and types are
+    `str | int`, see `as_text`. It raises msgspec's errors, and ValueError where the careful parser decides.
     """
     present = {node.attribute for node in plan.record.values()}
     absent = dict.fromkeys(field for field in READ_FIELDS if field not in present)

@@ -19,7 +19,7 @@ class Refresh(Store):
 
     def __init__(self, capacity: int) -> None:
         self.due = Column(np.zeros(capacity, np.uint8), "user")
-        self._perhaps = {LATER: True, NOW: True}  # whether a look at all users is worth it; derived
+        self.look_again()
 
     def mark(self, rows: IntArray, level: int) -> None:
         """Let these users have a new list, at `LATER` or `NOW`; the more urgent one stays."""
@@ -29,7 +29,7 @@ class Refresh(Store):
 
     def look_again(self) -> None:
         """Let the next calls look at all users: some were added with pending rankings."""
-        self._perhaps = {LATER: True, NOW: True}
+        self._perhaps = {LATER: True, NOW: True}  # whether a look at all users is worth it; derived
 
     def done(self, rows: IntArray) -> None:
         """Remove the marks of users with a new list."""
