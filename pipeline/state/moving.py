@@ -97,7 +97,7 @@ def put(
     state.items.reorder()
     state.refresh.look_again()
     state.published.look_again()
-    numbers = np.array([state.number_of(source) for source in ordered], np.int32)
+    numbers = np.array([state.partition_of.number_of(source) for source in ordered], np.int32)
     state.partition_of.partition.data[rows] = np.repeat(numbers, np.diff(arrays["user_borders"]))
     state.offsets |= shard.offsets
     if state.availability.withdrawn or state.availability.blocked:  # here, and shown by another worker
@@ -135,7 +135,7 @@ def part_of(shard: Shard, sources: Collection[TopicPartition]) -> Shard:
 
 def _users_of(state: State, sources: Sequence[TopicPartition]) -> tuple[IntArray, npt.NDArray[np.int64]]:
     """Return the rows of the partitions' users, one partition behind the other, and the borders [P + 1]."""
-    numbers = [state.number_of(source) for source in sources]
+    numbers = [state.partition_of.number_of(source) for source in sources]
     place_of_number = np.full(len(state.partitions) + 1, -1, np.int64)  # the last for rows of no partition
     place_of_number[numbers] = np.arange(len(numbers))
     place_U = place_of_number[state.partition_of.partition.data]

@@ -1,6 +1,5 @@
 """The state: everything that is known of users and items, updated batch by batch. Axis B = its events."""
 
-import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
@@ -24,8 +23,6 @@ from pipeline.state.store import HasColumns, clear, grow
 from pipeline.state.tables import FREE, HIDDEN, LIVE, NEVER, RETIRED, IdTable
 from pipeline.state.user_partition import UserPartition
 from pipeline.state.user_sessions import UserSessions
-
-logger = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.int32]
 FILED = "@"  # begins the name of what is no topic but a recorded file: no topic's name can
@@ -74,29 +71,17 @@ class State:
             "user_sessions": self.user_sessions,
         }
         self.reclaimer = Reclaimer(self.items, self.consumed)
-        self.partitions: list[TopicPartition] = []  # by registered number; a number is never given twice
-        self._numbers: dict[TopicPartition, int] = {}
-        self._filed: set[int] = set()  # numbers of what is no topic but a recorded file
+        self.partitions = self.partition_of.sources
         self.offsets: dict[TopicPartition, int] = {}
         self.item_offsets: dict[TopicPartition, int] = {}  # of the items topic
         self.duplicates: dict[TopicPartition, Duplicates] = {}
         self.events_learned = 0
-        self._moves_logged = False
         self.users.settle(self.users.admit([NO_USER]))
         self.users.last_event.data[0] = NEVER
 
     def register(self, name: str, store: HasColumns) -> None:
         """Let a store's columns be grown, cleared, saved and digested with the state's own."""
         self.stores[name] = store
-
-    def number_of(self, source: TopicPartition) -> int:
-        """Return the partition's number, a new one at its first appearance."""
-        number = self._numbers.setdefault(source, len(self.partitions))
-        if number == len(self.partitions):
-            self.partitions.append(source)
-            if source.topic.startswith(FILED):
-                self._filed.add(number)
-        return number
 
     def admit(self, raw: RawBatch) -> Batch:
         """Turn ids into rows, new ones admitted, duplicates left out. Histories and counts stay."""
@@ -138,7 +123,7 @@ class State:
             previous_B=previous_B,
             types=dict(Counter(events.types[b] for b in keep)),
             duplicates=len(events) - len(keep),
-            moved=self._update_partitions(user_B, source_B, previous_B),
+            moved=self.partition_of.update(user_B, source_B, previous_B, self.users.id_of),
             new_users=new_users,
             new_items=new_items,
         )
@@ -221,8 +206,9 @@ class State:
         limits = self.limits
         most = limits.users and limits.users + 1  # and the row of the user without events
         users, ids = self.users.evict(most, limits.user_ttl_days, now_ms, FREE)
-        numbers = self.partition_of.partition.data[users].tolist()
-        removed = [text for text, number in zip(ids, numbers, strict=True) if number not in self._filed]
+        sources = [self.partitions[number] for number in self.partition_of.partition.data[users].tolist()]
+        filed = [source.topic.startswith(FILED) for source in sources]
+        removed = [text for text, from_file in zip(ids, filed, strict=True) if not from_file]
         items, _ = self.items.evict(limits.items, limits.item_ttl_days, now_ms, RETIRED)
         return Expired(users, items, removed)
 
@@ -252,35 +238,16 @@ class State:
 
     def drop_partitions(self, sources: Collection[TopicPartition]) -> None:
         """Forget partitions: their users, their offsets, their duplicates."""
-        numbers = [self._numbers[source] for source in sources if source in self._numbers]
+        numbers = [self.partition_of.number_of(source) for source in sources]
         self.forget_users(np.flatnonzero(np.isin(self.partition_of.partition.data, numbers)).astype(np.int32))
         for source in sources:
             self.offsets.pop(source, None)
             self.duplicates.pop(source, None)
 
-    def _update_partitions(self, user_B: IntArray, source_B: IntArray, previous_B: IntArray) -> int:
-        """Let users follow their newest event; return how many moved to another partition of a topic.
-
-        The first one is logged: such users lose part of their history with every change of workers.
-        """
-        moved, before_B = self.partition_of.update(user_B, source_B, previous_B, self.partitions)
-        if moved.size and not self._moves_logged:
-            self._moves_logged = True
-            b = moved[0]
-            topic, now = self.partitions[source_B[b]]
-            logger.warning(
-                "an event of user %r lies in partition %d of topic %s, the one before in %d: expected one "
-                "partition, as the user's state lies there. Let every producer take the user's id as key and "
-                "the same partitioner (murmur2, Kafka's own; librdkafka needs partitioner=murmur2_random). "
-                "After partitions were added this ends by itself. Counted in afresh_user_moves_total",
-                self.users.id_of[user_B[b]], now, topic, self.partitions[before_B[b]].partition,
-            )  # fmt: skip
-        return int(moved.size)
-
     def _advance(self, spans: Sequence[Span]) -> list[int]:
         for span in spans:
             self.offsets[span.source] = max(span.stop, self.offsets.get(span.source, 0))
-        return [self.number_of(span.source) for span in spans]
+        return [self.partition_of.number_of(span.source) for span in spans]
 
     def _first_sightings(self, raw: RawBatch) -> list[int]:
         """Return the places of the events that are no duplicates."""
