@@ -1,11 +1,9 @@
 """The names of our fields in the user's records.
 
-A name with dots is a path into nested objects: `payload.user.id` is the `id` of the `user` of the `payload`.
-A top-level field of the very name comes first. A step that ends in `[]` is an array: `items[].sku` is the
-`sku` of each element of `items`, and the record is an event for each of them. `$key` as a name of `user_id`
-stands for the record's key.
-
-Of several names of a field, the first with a value in the record is used; null and empty text are none.
+A name with dots is a path into nested objects, though a top-level field of the very name comes first. A step
+that ends in `[]` is an array: `items[].sku` is the `sku` of each element of `items`, each an event. `$key` as
+a name of `user_id` stands for the record's key. Of several names, the first with a value in the record is
+used; null and empty text are none.
 """
 
 from collections.abc import Mapping, Sequence

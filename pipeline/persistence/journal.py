@@ -79,8 +79,7 @@ def unroll(order: list[tuple[int, int]]) -> IntArray:
 class Journal:
     """The journal of one worker, in its own local folder.
 
-    `keep_all` keeps the segments that no checkpoint needs: with them a whole run can be repeated from an
-    empty state. `write` is an argument so that tests can tear a line.
+    `keep_all` keeps segments that no checkpoint needs, to repeat a whole run. `write` lets tests tear a line.
     """
 
     def __init__(

@@ -81,16 +81,11 @@ def put(
         for name, column in columns.items()
         if f"user.{name}" in arrays and (own or not column.own)
     }
-    new_items, row_of_place = _admit_items_of(
-        state, arrays, [pieces[name] for name in pieces if columns[name].of_items]
-    )
+    of_items = [pieces[name] for name in pieces if columns[name].of_items]
+    new_items, row_of_place = _admit_items_of(state, arrays, of_items)
     for name, piece in pieces.items():
         columns[name].data[rows] = translate(piece, row_of_place) if columns[name].of_items else piece
-    state.consumed.size.data[rows] = 0
-    room, state.consumed.room.data[rows] = state.consumed.room.data[rows].copy(), 0
-    if not state.repeats:  # where repeats are allowed, what another rule has recorded would exclude them
-        consumed = translate(arrays["consumed_values"], row_of_place)
-        state.consumed.put(rows, consumed, arrays["consumed_borders"], room)
+    _put_consumed(state, rows, translate(arrays["consumed_values"], row_of_place), arrays["consumed_borders"])
     state.users.last_event.data[rows] = arrays["user.last_event"]
     state.users.last_ms.data[rows] = arrays["user.last_ms"]
     state.users.reorder()
@@ -100,17 +95,26 @@ def put(
     numbers = np.array([state.partition_of.number_of(source) for source in ordered], np.int32)
     state.partition_of.partition.data[rows] = np.repeat(numbers, np.diff(arrays["user_borders"]))
     state.offsets |= shard.offsets
+    if "published.items" in pieces:
+        lost = (translate(pieces["published.items"], row_of_place) < 0) & (pieces["published.items"] >= 0)
+        state.refresh.mark(rows[lost.any(1)], NOW)
     if state.availability.withdrawn or state.availability.blocked:  # here, and shown by another worker
         state.mark_holders(state.items.status.data == HIDDEN)
-    served = np.asarray(pieces.get("published.items", np.empty((rows.size, 0), np.int32)), np.int32)
-    lost = (translate(served, row_of_place) < 0) & (served >= 0)
-    state.refresh.mark(rows[lost.any(1)], NOW)
     for source, (start, stop) in zip(ordered, pairwise(arrays["duplicate_borders"].tolist()), strict=True):
         if start < stop:
             state.duplicates[source] = Duplicates(arrays["duplicates"][start:stop])
     known = {f"user.{name}" for name in (*columns, "last_event", "last_ms")}
     saved = {name for name in arrays if name.startswith("user.")}
     return Added(rows, new_items, differences(known, saved))
+
+
+def _put_consumed(state: State, rows: IntArray, values: IntArray, borders: npt.NDArray[np.int64]) -> None:
+    """Restore consumed items, but not where repeats are allowed now: they would be excluded."""
+    consumed = state.consumed
+    room_N = consumed.room.data[rows].copy()
+    consumed.size.data[rows] = consumed.room.data[rows] = 0
+    if not state.repeats:
+        consumed.put(rows, values, borders, room_N)
 
 
 def part_of(shard: Shard, sources: Collection[TopicPartition]) -> Shard:

@@ -1,6 +1,4 @@
-"""Pending rankings: users who get a new list without an event of their own, because an item of their list was
-withdrawn, or because their events were learned late, from a backlog. Axis U = user rows.
-"""
+"""Pending rankings: users who get a new list without an event of their own. Axis U = user rows."""
 
 from collections.abc import Sequence
 
@@ -46,11 +44,7 @@ class Refresh(Store):
     def next(
         self, level: int, limit: int, last_event_U: npt.NDArray[np.int64], id_of_U: Sequence[str]
     ) -> IntArray:
-        """Return up to `limit` users who wait at this level, those seen last first.
-
-        Users whom another worker taught may have the number of an event of ours: then the id decides, since
-        rows are others after a restart.
-        """
+        """Return up to `limit` users who wait at this level, those seen last first, ties by id."""
         if not self._perhaps[level]:
             return np.empty(0, np.int32)
         rows = np.flatnonzero(self.due.data == level).astype(np.int32)
