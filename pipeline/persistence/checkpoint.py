@@ -146,7 +146,7 @@ class Checkpoints:
         """
         manifest = next(self._readable(), None)
         try:
-            return manifest and msgspec.convert(manifest.configuration, Settings)
+            return msgspec.convert(manifest.configuration, Settings) if manifest else None
         except (msgspec.ValidationError, ValueError):
             return None
 
