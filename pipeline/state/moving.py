@@ -96,7 +96,8 @@ def put(
     state.partition_of.partition.data[rows] = np.repeat(numbers, np.diff(arrays["user_borders"]))
     state.offsets |= shard.offsets
     if "published.items" in pieces:
-        lost = (translate(pieces["published.items"], row_of_place) < 0) & (pieces["published.items"] >= 0)
+        served = np.asarray(pieces["published.items"], np.int32)
+        lost = (translate(served, row_of_place) < 0) & (served >= 0)
         state.refresh.mark(rows[lost.any(1)], NOW)
     if state.availability.withdrawn or state.availability.blocked:  # here, and shown by another worker
         state.mark_holders(state.items.status.data == HIDDEN)
