@@ -12,7 +12,7 @@ from pipeline.events.records import DEFAULT_USER, Ranking
 from pipeline.models.training import draw_negatives
 from pipeline.outcome import Outcome
 from pipeline.settings import LimitsConfig
-from pipeline.state import announced
+from pipeline.state import availability
 from pipeline.state.tables import ANNOUNCED, HIDDEN, LIVE, RETIRED
 
 K = 5
@@ -190,8 +190,8 @@ def test_a_huge_catalogue_is_announced_in_few_rows() -> None:
         shop.step([], *announce(*(f"new{n}" for n in range(first, first + 5_000))))
     items = shop.recommender.state.items
     assert len(shop.recommender.state.availability.announced) == 200_000
-    assert len(items.announced) <= announced.ROWS
-    assert items.used < 2 * announced.ROWS
+    assert len(items.announced) <= availability.ROWS
+    assert items.used < 2 * availability.ROWS
     shop.step([], *withdraw(*(f"new{n}" for n in range(200, 200_000))))
     shop.step([], *withdraw(*numbered("i", 30)))
     shop.settle()
@@ -321,7 +321,7 @@ steps = st.lists(
 @settings(max_examples=40)
 def test_every_list_holds_k_of_what_its_user_can_be_listed(stream: list[Step], name: str, rows: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(announced, "ROWS", rows)  # 0: the K newest alone have rows
+        patch.setattr(availability, "ROWS", rows)  # 0: the K newest alone have rows
         shop = Shop(small_settings(blocked=["i3", "i13"], name=name))
         known, available, consumed = set[str](), dict[str, bool](), dict[str, set[str]]()
         for events, changes, restart in stream:

@@ -135,7 +135,7 @@ def test_a_shard_carries_users_into_tables_with_other_rows() -> None:
     taker = fed([Batches(ends={3: 0})([Event(f"x{n}", f"i{200 - n}", partition=3) for n in range(60)])])
     shard = giver.take([source(1)])
     taker.put(shard)
-    number = giver.state.number_of(source(1))
+    number = giver.state.partition_of.number_of(source(1))
     users = [u for u in giver.state.users.row_of
              if giver.state.partition_of.partition.data[giver.state.users.row_of[u]] == number]  # fmt: skip
     assert len(users) == 5

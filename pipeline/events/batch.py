@@ -57,8 +57,7 @@ class Record(Protocol):
 class Polled:
     """Records of one batch in learning order, and their spans.
 
-    `order_R[i]` is the index in `spans` of the partition of `records[i]`: with the spans it makes the batch
-    repeatable, record by record, from the topic alone.
+    `order_R[i]` is the index in `spans` of the partition of `records[i]`.
     """
 
     spans: tuple[Span, ...]
@@ -147,10 +146,9 @@ class ItemChange(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class CatalogUpdate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The records of the items topic of one poll, as the journal keeps them.
+    """The records of the items topic of one poll, kept in the journal since compaction may remove them.
 
-    They are kept whole, since compaction may remove a record before it is read again. `offsets` are the next
-    ones: topic, partition, offset.
+    `offsets` are the next ones: topic, partition, offset.
     """
 
     changes: tuple[ItemChange, ...] = ()
@@ -166,10 +164,10 @@ NO_UPDATE = CatalogUpdate()
 
 @dataclass(frozen=True, slots=True)
 class RawBatch:
-    """One batch before the state has seen it: good events as columns beside the bad records.
+    """One decoded batch: good events as columns beside the bad records.
 
-    `seq` numbers the batches of one worker from 0; `now_ms` is the wall-clock time at which the batch was
-    closed, the only clock of learning, so that the journal can repeat it.
+    `seq` numbers the batches of one worker from 0; `now_ms` is the time at which the batch was closed, the
+    only clock of learning.
     """
 
     seq: int

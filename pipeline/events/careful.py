@@ -1,7 +1,4 @@
-"""The careful parser of events, correct for all records: one value after the other.
-
-A value is parsed when it is needed, so that one that is not used may be of any kind.
-"""
+"""The careful parser of events, correct for all records. A value that is not used may be of any kind."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -39,9 +36,7 @@ TO_MS: dict[str, Callable[[Any], int]] = {"ms": round, "s": _seconds_to_ms, "iso
 
 
 class Event(msgspec.Struct, gc=False):
-    """One parsed event, its time still in its unit. `own_id`: its `event_id` is that of the array's element,
-    not of the record.
-    """
+    """One parsed event, its time still in its unit. `own_id`: its `event_id` lies in the array's element."""
 
     user_id: Any
     item_id: Any
@@ -117,7 +112,7 @@ class CarefulParser:
     ) -> tuple[Event, int] | Problem | str:
         """Return an event and its time in ms, or why it is none, or its type if that is to be ignored.
 
-        `shared` collects the values that all elements of a record have in common.
+        `shared` collects the values that a record's elements have in common.
         """
         try:
             if self._ignored:
@@ -145,10 +140,7 @@ class CarefulParser:
             return 0
 
     def _elements(self, parsed: Parsed, default_type: str) -> list[Parsed]:
-        """Return the elements that are events; the record itself where it is one event, or to be ignored.
-
-        The type is looked at first: an event to ignore may lack what others need, and its array be too long.
-        """
+        """Return the elements that are events; the record itself where it is one event, or to be ignored."""
         if self._is_ignored(parsed, default_type):
             return [parsed]
         raw = _at(parsed.root, self._array) if self._array else b""
@@ -178,7 +170,7 @@ class CarefulParser:
         return False
 
     def _event(self, parsed: Parsed, shared: Values) -> Event:
-        """Return an event of a record. Raise `RecordError` for what is missing or of the wrong type."""
+        """Return an event. Raise `RecordError` for what is missing or of the wrong type."""
         values = dict(shared)
         for field in READ_FIELDS:
             if field not in values:
@@ -221,8 +213,8 @@ class CarefulParser:
         return "` or `".join(each.shown(parsed.number) for each in paths)
 
     def _chosen(self, field: str, parsed: Parsed) -> tuple[FieldPath | None, bytes]:
-        """Return the first path of a field that leads to a value, and its JSON; where all values are empty
-        text, the first of these.
+        """Return the first path of a field to a value that is not empty text, else to empty text, and the
+        JSON.
         """
         empty: FieldPath | None = None
         for path in self._candidates(field, parsed):
@@ -251,16 +243,12 @@ class CarefulParser:
 
 
 def _as_one(problems: Sequence[Problem], elements: int) -> Problem | None:
-    """Return the first of the problems, with the number of the others; None for none.
-
-    One that all elements share, as it is the record's, is one.
-    """
+    """Return the first of the problems, with the number of other ones; None for none."""
     if not problems:
         return None
     first, more = problems[0], sum(problem != problems[0] for problem in problems)
-    return (
-        first._replace(detail=f"{first.detail} (and {more} more of {elements} elements)") if more else first
-    )
+    detail = f"{first.detail} (and {more} more of {elements} elements)"
+    return first._replace(detail=detail) if more else first
 
 
 def _found(path: FieldPath, parsed: Parsed) -> bytes | None:

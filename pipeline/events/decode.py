@@ -1,6 +1,4 @@
-"""From bytes to columns: every record of a poll becomes events or a reject, or is ignored, in one pass. No
-record raises.
-"""
+"""From bytes to columns: every record becomes events or a reject, or is ignored. No record raises."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +10,7 @@ import numpy as np
 
 from pipeline.events.batch import Events, Polled, RawBatch, Record, Reject
 from pipeline.events.careful import MALFORMED, TO_MS, CarefulParser
-from pipeline.events.checks import AHEAD_MS, EARLIEST_MS, MAX_DEPTH, passes, too_deep, unreadable
+from pipeline.events.checks import AHEAD_MS, EARLIEST_MS, passes, too_deep, unreadable
 from pipeline.events.fields import READ_FIELDS, TEXT_FIELDS, field_choices, key_text
 from pipeline.events.plan import FieldPath, Plan, Steps, kind_of, plan_of, struct_of
 from pipeline.events.problems import payload_of, unparsed_problem
@@ -33,9 +31,8 @@ class Read(NamedTuple):
 class Decoder:
     """Decode records by the configured field names, unit of time, event types and roles.
 
-    Raise `UsageError` when the field names contradict each other. Holds no state between batches.
-
-    The quick parser reads nearly every record; the careful one reads those that it cannot.
+    The quick parser reads nearly every record; the careful one reads those that it cannot. Raise `UsageError`
+    when the field names contradict each other. Holds no state between batches.
     """
 
     def __init__(self, settings: EventsConfig, topics: TopicsConfig, record_bytes: int) -> None:
@@ -44,7 +41,6 @@ class Decoder:
         self._default_types = topics.event_topics()
         self._ignored = settings.ignored()
         self._to_ms = TO_MS[settings.time_unit]
-        self._whole_is_ms = settings.time_unit == "ms"
         user_paths = plan.paths["user_id"]
         self._user_is_key = bool(user_paths) and user_paths[0].name == KEY_FIELD
         self._has_array = bool(plan.array)
@@ -57,18 +53,24 @@ class Decoder:
         `now_ms` is the wall-clock time that event times are checked against.
         """
         read = Read([], [], Counter())
-        if self._parse is not None and not self._ignored:
-            self._read_single(self._parse, polled, now_ms, read)
-        else:
-            for record, source in zip(polled.records, polled.order_R.tolist(), strict=True):
-                self._read_one(record, source, now_ms, read)
+        for record, source in zip(polled.records, polled.order_R.tolist(), strict=True):
+            value = record.value
+            if value is None:
+                if problem := unreadable(record):
+                    read.rejects.append(Reject(record, *problem))
+                else:
+                    read.ignored[TOMBSTONE] += 1
+            elif len(value) > self._record_bytes or too_deep(value):
+                read.rejects.append(Reject(record, *unparsed_problem(value, self._record_bytes)))
+            elif self._parse is None or not self._read_quickly(self._parse, record, source, now_ms, read):
+                self._read_carefully(record, value, source, now_ms, read)
         events = self._columns(polled, read.good, now_ms)
         return RawBatch(seq, now_ms, polled.spans, events, read.rejects, ignored=read.ignored)
 
     def parts(self, polled: Polled, max_events: int) -> Iterator[Polled]:
         """Yield records in parts of at most `max_events` events, but of one record at least.
 
-        Only records that may be several events each are counted: all others are one part.
+        Records that are one event each are one part.
         """
         while (count := self._fitting(polled, max_events)) < len(polled.records):
             first, polled = polled.split(count)
@@ -87,64 +89,29 @@ class Decoder:
     def _default_type(self, topic: str) -> str:
         return self._default_types.get(topic, "click")
 
-    def _read_single(self, parse: Parse, polled: Polled, now_ms: int, read: Read) -> None:
-        """Read records that are one event each; one that passes at first sight takes no further call."""
-        longest, to_ms, whole_is_ms = self._record_bytes, self._to_ms, self._whole_is_ms
-        user_is_key, latest_ms, good = self._user_is_key, now_ms + AHEAD_MS, read.good
-        for record, source in zip(polled.records, polled.order_R.tolist(), strict=True):
-            value = record.value
-            if value is None or len(value) > longest or (len(value) > 2 * MAX_DEPTH and too_deep(value)):
-                self._read_one(record, source, now_ms, read)
-                continue
-            try:
-                event = parse(value.decode())  # all of it must be UTF-8; unknown fields are skipped
-                time_ms = event.timestamp_ms
-                if time_ms is None:
-                    time_ms = record.timestamp
-                elif time_ms.__class__ is not int or not whole_is_ms:
-                    time_ms = to_ms(time_ms)
-                if user_is_key:
-                    event.user_id = key_text(record.key)
-                if passes(event, time_ms, latest_ms):
-                    good.append((event, time_ms, record.timestamp, source))
-                    continue
-            except (*MALFORMED, TypeError):  # a whole number has no length
-                pass
-            self._read_one(record, source, now_ms, read)
-
-    def _read_one(self, record: Record, source: int, now_ms: int, read: Read) -> None:
-        """Read any record; reject one that is too long, too deep or stands for an unreadable batch."""
-        value = record.value
-        if value is None and (problem := unreadable(record)):
-            read.rejects.append(Reject(record, *problem))
-        elif value is None:
-            read.ignored[TOMBSTONE] += 1
-        elif len(value) > self._record_bytes or too_deep(value):
-            read.rejects.append(Reject(record, *unparsed_problem(value, self._record_bytes)))
-        elif self._parse is None or not self._read_quickly(self._parse, record, source, now_ms, read):
-            self._read_carefully(record, value, source, now_ms, read)
-
     def _read_quickly(self, parse: Parse, record: Record, source: int, now_ms: int, read: Read) -> bool:
-        """Read a record that holds what is expected, framed or not; return False, with nothing read, for all
-        others.
-        """
+        """Read a record that holds what is expected; return False, with nothing read, for all others."""
         try:
-            event = parse(payload_of(record.value or b"").decode())
-            as_text(event)
-            kind = event.event_type or self._default_type(record.topic)
-            if kind in self._ignored:
-                read.ignored[kind] += 1
-                return True
+            event = parse(payload_of(record.value or b"").decode())  # all of it must be UTF-8
+            if self._ignored:
+                kind = str(event.event_type or self._default_type(record.topic))
+                if kind in self._ignored:
+                    read.ignored[kind] += 1
+                    return True
             time = event.timestamp_ms
             time_ms = record.timestamp if time is None else self._to_ms(time)
             if self._user_is_key:
                 event.user_id = key_text(record.key)
-            if not passes(event, time_ms, now_ms + AHEAD_MS):
-                return False
+            try:
+                passed = passes(event, time_ms, now_ms + AHEAD_MS)
+            except TypeError:  # a whole number has no length
+                as_text(event)
+                passed = passes(event, time_ms, now_ms + AHEAD_MS)
         except (*MALFORMED, TypeError):
             return False
-        read.good.append((event, time_ms, record.timestamp, source))
-        return True
+        if passed:
+            read.good.append((event, time_ms, record.timestamp, source))
+        return passed
 
     def _read_carefully(self, record: Record, value: bytes, source: int, now_ms: int, read: Read) -> None:
         """Read any record that can be parsed at all."""
@@ -171,12 +138,10 @@ class Decoder:
 
 
 def quick_parser(plan: Plan, time_unit: str) -> Parse:
-    """Return a parser of an event's JSON text: its result has an attribute for each field that is read, None
-    where nothing is found.
+    """Return a parser of events as JSON text, for records that hold what is expected and no array.
 
-    It is correct for records that hold what is expected, of a plan without an array. Ids and types come as
-    `str | int`, see `as_text`. It raises msgspec's errors, and ValueError where the careful parser must
-    decide.
+    Its result has an attribute for each field that is read, None where nothing is found; ids and types are
+    `str | int`, see `as_text`. It raises msgspec's errors, and ValueError where the careful parser decides.
     """
     present = {node.attribute for node in plan.record.values()}
     absent = dict.fromkeys(field for field in READ_FIELDS if field not in present)

@@ -1,14 +1,13 @@
 """The names of our fields in the user's records.
 
-A name with dots is a path into nested objects: `payload.user.id` is the `id` of the `user` of the `payload`.
-A top-level field of the very name comes first. A step that ends in `[]` is an array: `items[].sku` is the
-`sku` of each element of `items`, and the record is an event for each of them. `$key` as a name of `user_id`
-stands for the record's key.
-
-Of several names of a field, the first with a value in the record is used; null and empty text are none.
+A name with dots is a path into nested objects, though a top-level field of the very name comes first. A step
+that ends in `[]` is an array: `items[].sku` is the `sku` of each element of `items`, each an event. `$key` as
+a name of `user_id` stands for the record's key. Of several names, the first with a value in the record is
+used; null and empty text are none.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -36,24 +35,19 @@ def field_choices(settings: EventsConfig) -> dict[str, Names]:
     """
     choices = {field: names_of(settings.fields.get(field, field)) for field in READ_FIELDS}
     pairs = [(field, name) for field, names in choices.items() for name in names]
-    owners: dict[str, str] = {}
-    for field, name in pairs:
-        owner = owners.setdefault(name, field)
-        if owner != field:
-            raise UsageError(
-                f"events.fields: {owner} and {field} are both read from {name!r}; expected a name for each. "
-                f"Map the one that your records don't have to a name that doesn't occur in them"
-            )
     _check_arrays(pairs)
-    for field, name in pairs:
-        for other, path in pairs:
-            if path.startswith((f"{name}.", f"{name}{ARRAY}")) and (
-                field in settings.fields or field in REQUIRED_FIELDS
-            ):
-                raise UsageError(
-                    f"events.fields: {field} is read from {name!r}, and {other} from {path!r}, inside of it; "
-                    f"expected a field or an object. Map {field} to another name"
-                )
+    for (field, name), (other, path) in product(pairs, pairs):
+        if name == path and field != other:
+            raise UsageError(
+                f"events.fields: {field} and {other} are both read from {name!r}; expected a name for each. "
+                "Map the one that your records don't have to a name that doesn't occur in them"
+            )
+        chosen = field in settings.fields or field in REQUIRED_FIELDS
+        if chosen and path.startswith((f"{name}.", f"{name}{ARRAY}")):
+            raise UsageError(
+                f"events.fields: {field} is read from {name!r}, and {other} from {path!r}, inside of it; "
+                f"expected a field or an object. Map {field} to another name"
+            )
     return choices
 
 
@@ -96,8 +90,9 @@ def value_at(record: Mapping[str, Any], name: str) -> Any:
 
 
 def spread(record: Mapping[str, Any], choices: Mapping[str, Names], item: str) -> list[dict[str, Any]]:
-    """Return what a parsed record holds under names that may be several or lead through an array, one object
-    for each of its events; `item` is the field that makes them. As `Decoder` reads it.
+    """Return what a parsed record holds under names, one object for each event, as `Decoder` reads it.
+
+    `item` is the field that makes events of an array's elements.
 
     >>> spread({"u": "", "v": 1, "a": [{"b": 2}, {"b": 3}]}, {"user": ("u", "v"), "item": ("a[].b",)}, "item")
     [{'user': 1, 'item': 2}, {'user': 1, 'item': 3}]
@@ -117,7 +112,7 @@ def spread(record: Mapping[str, Any], choices: Mapping[str, Names], item: str) -
 
 
 def put_at(record: dict[str, Any], name: str, value: object) -> None:
-    """Put a value where `value_at`, or a path through an array of one element, finds it; nothing for the key.
+    """Put a value where `value_at` or a path through an array finds it; nothing for the key.
 
     >>> record = {"user_id": "ann"}
     >>> put_at(record, "order.items[].sku", "tea")
@@ -185,6 +180,7 @@ def _check_arrays(pairs: Sequence[tuple[str, str]]) -> None:
         return
     first, path = inside[0]
     array, where = path.partition(ARRAY)[0], f"events.fields: {first} is read from {path!r}"
+    why = "a record becomes an event for each of its elements"
     for field, name in inside:
         before, _, after = name.partition(ARRAY)
         steps = [*before.split("."), *after.removeprefix(".").split(".")][: None if after else -1]
@@ -194,14 +190,10 @@ def _check_arrays(pairs: Sequence[tuple[str, str]]) -> None:
                 f"items{ARRAY}.id or order.items{ARRAY}.product.id"
             )
         if before != array:
-            raise UsageError(
-                f"{where}, and {field} from {name!r}; expected one array for all: a record becomes an event "
-                "for each of its elements"
-            )
+            raise UsageError(f"{where}, and {field} from {name!r}; expected one array for all: {why}")
     if all(field != "item_id" for field, _ in inside):
         raise UsageError(
-            f"{where}, in an array that item_id is not read from; expected item_id in the same array: a "
-            "record becomes an event for each of its elements"
+            f"{where}, in an array that item_id is not read from; expected item_id in the same array: {why}"
         )
     for field, name in pairs:
         if name.startswith(f"{array}."):

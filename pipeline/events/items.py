@@ -71,27 +71,23 @@ def item_news(records: Iterable[Record], settings: ItemsConfig = OUR_NAMES) -> C
         else:
             raw = (record.topic, record.partition, record.offset, record.timestamp, record.key, record.value)
             bad.append(BadItem(*raw, *read))
-    return CatalogUpdate(
-        tuple(changes.values()), tuple(bad), tuple((*at, offset) for at, offset in offsets.items())
-    )
+    next_offsets = tuple((*at, offset) for at, offset in offsets.items())
+    return CatalogUpdate(tuple(changes.values()), tuple(bad), next_offsets)
 
 
 def item_row(record: Record) -> Row:
-    """Return where a record holds an item's fields. Raise `RecordError` for what is no JSON object.
-
-    An envelope of `schema` and `payload` is opened, and so is a change record: the row `after` the change,
-    of a deletion the one `before` it.
+    """Return where a record holds an item's fields, in an envelope (`schema`, `payload`) or a change record
+    too. Raise `RecordError` for what is no JSON object.
     """
     parsed = _parsed(record)
     if parsed is None:
         return Row((), True)
     places: tuple[Object, ...] = (parsed,)
     if parsed.keys() == {"schema", "payload"}:
-        inner = parsed["payload"]
-        if inner is None:
+        if parsed["payload"] is None:
             return Row(places, True)
-        if isinstance(inner, dict):
-            places = (*places, inner)
+        if isinstance(parsed["payload"], dict):
+            places = (*places, parsed["payload"])
     deleted, row = _changed_row(places[-1])
     if row is not None:
         places = (*places, row)
@@ -148,9 +144,8 @@ def _changed_row(record: Object) -> tuple[bool, Object | None]:
     """
     before, after, op = record.get("before"), record.get("after"), record.get("op")
     sides = record.keys() & {"before", "after"}
-    if len(sides) < (1 if isinstance(op, str) else 2) or not isinstance(before, dict | None):
-        return False, None
-    if not isinstance(after, dict | None):
+    are_rows = isinstance(before, dict | None) and isinstance(after, dict | None)
+    if not are_rows or len(sides) < (1 if isinstance(op, str) else 2):
         return False, None
     if op not in (None, "c", "u", "r", "d"):
         raise RecordError("wrong_type", f"op = {shown(str(op))}: expected c, u, r or d in a change record")
@@ -212,11 +207,7 @@ def _availability(value: Any, names: tuple[str, ...]) -> bool:
 
 
 def _key_id(key: bytes | None, names: tuple[str, ...]) -> str:
-    """Return the item's id out of a record's key: its text, JSON text, or the field of a JSON object.
-
-    A JSON object may hold the id under one of its names, the last step of a path alone included, or as its
-    only field. Raise `RecordError` where there is none.
-    """
+    """Return the item's id in a record's key, text or JSON. Raise `RecordError` where there is none."""
     if key is None:
         raise RecordError("missing_field", f"no item_id in the value, and no key; {EXAMPLE}")
     framed = unframed(key)
@@ -237,7 +228,9 @@ def _key_id(key: bytes | None, names: tuple[str, ...]) -> str:
 
 
 def _id_in(key: Object, names: tuple[str, ...]) -> Any:
-    """Return the id that a key's JSON object holds."""
+    """Return the id in a key's JSON object: under one of its names or the last step of a path, or its only
+    field.
+    """
     if key.keys() == {"schema", "payload"}:
         if not isinstance(key["payload"], dict):
             return key["payload"]
@@ -249,10 +242,8 @@ def _id_in(key: Object, names: tuple[str, ...]) -> Any:
     while isinstance(found, dict) and len(found) == 1:
         (found,) = found.values()
     if isinstance(found, dict):
-        has = _keys_of(found)
-        raise RecordError(
-            "missing_field", f"no item_id in the key, which has {has}; map it with items.fields"
-        )
+        detail = f"no item_id in the key, which has {_keys_of(found)}; map it with items.fields"
+        raise RecordError("missing_field", detail)
     return found
 
 

@@ -24,9 +24,7 @@ class Node(NamedTuple):
 
 
 class FieldPath(NamedTuple):
-    """One name of a field, the places where it may lie, in order of preference, and whether they are in an
-    element of the array.
-    """
+    """One name of a field, the places where it may lie, the first choice first; `inside` the array or not."""
 
     name: str
     places: tuple[Steps, ...]
@@ -38,8 +36,8 @@ class FieldPath(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """All paths to our fields, and the trees of records and of elements that they lead through. `array`: the
-    steps to the array, empty without one.
+    """All paths to our fields, the trees of records and elements that they lead through, and the steps to
+    the array, empty without one.
     """
 
     paths: dict[str, tuple[FieldPath, ...]]
@@ -81,8 +79,8 @@ def kind_of(field: str, time_unit: str) -> Any:
 def struct_of(
     tree: Tree, leaf: Callable[[str], tuple[Any, ...]], absent: Mapping[str, Any] | None = None
 ) -> Any:
-    """Return a struct for a tree. `leaf` gives the type of a field's value, and its default where it is
-    optional; `absent` are attributes that no name leads to.
+    """Return a struct for a tree. `leaf` gives a field's type, and its default where it is optional;
+    `absent` are attributes that no name leads to.
     """
     members: list[Any] = []
     for attribute, below in tree.values():

@@ -1,9 +1,7 @@
 """Why a record cannot be read as an event, and the frames of schema registries around a payload.
 
 Confluent's serializers write a byte 0 and the schema's id in four bytes, big-endian, or a byte 1 and the
-schema's GUID in sixteen, before the payload: Avro's binary, the text of JSON Schema, or Protobuf's binary
-after varints that index its message. Newer serializers can put all of this into a header instead: the value
-is the bare payload then.
+schema's GUID in sixteen, before the payload, or all of this into a header.
 """
 
 import json
@@ -40,7 +38,7 @@ class Framed(NamedTuple):
 
 
 def unframed(data: bytes) -> Framed | None:
-    """Return what is behind a frame; None without one. No JSON text begins like one.
+    """Return the frame's schema and the payload behind it; None without a frame.
 
     >>> unframed(bytes([0, 0, 0, 1, 2]) + b'{"user_id":"ann"}')
     Framed(schema='schema id 258', payload=b'{"user_id":"ann"}')

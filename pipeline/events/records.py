@@ -1,6 +1,4 @@
-"""The records that afresh writes, as they lie on the wire (JSON, UTF-8). Events, read by decode.py, have a
-reader of their own.
-"""
+"""The records that afresh writes, as they lie on the wire (JSON, UTF-8)."""
 
 import msgspec
 

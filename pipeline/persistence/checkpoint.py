@@ -72,15 +72,14 @@ class Checkpoints:
     ) -> Manifest:
         """Write a checkpoint, and delete those beyond the newest `checkpoint.keep`.
 
-        Only the users of partitions in `held` are offered to other workers: another worker may have newer
-        ones of the rest. `heartbeat` is called between files, as writing many users takes long; it may change
-        `held`.
+        Other workers take only users of partitions in `held` from it: they may have newer ones of the rest.
+        `heartbeat` is called between files, as writing takes long; it may change `held`.
         """
         held = frozenset(held)
         seq, events_learned, snapshot = learner.seq, learner.events_learned, learner.snapshot()
         try:
             heartbeat()
-            shard = self._save_shard(snapshot.shard, generation, seq, held)
+            shard, checksum = self.shards.save(snapshot.shard, generation, seq, held)
             heartbeat()
             model = self._save_model(pack(snapshot.arrays, {"format": str(FORMAT)}), seq)
             heartbeat()
@@ -94,7 +93,7 @@ class Checkpoints:
                     PartitionOffset(*at, offset) for at, offset in sorted(snapshot.shard.offsets.items())
                 ],
                 model=model,
-                shard=shard,
+                shard=FileSum(shard.path, checksum),
                 meta=snapshot.meta,
                 topic_ids=self.topic_ids,
                 configuration=without_secrets(self._settings),
@@ -108,12 +107,11 @@ class Checkpoints:
         return manifest
 
     def load(self, newcomer: bool = False) -> tuple[Manifest, Snapshot] | None:
-        """Read the newest complete checkpoint, as far as it is valid under the current settings.
+        """Read the newest complete checkpoint, as far as it is valid under the current settings; None: none.
 
-        Return None when there is none. `newcomer`: the worker has learned nothing yet, so without a
-        checkpoint it starts from the trained one, or logs that it starts empty. A damaged checkpoint is
-        skipped with a warning. Raise `CheckpointError` when all are damaged, a topic was recreated, or a
-        format is newer.
+        `newcomer`: the worker has learned nothing yet, so without a checkpoint it starts from the trained
+        one, or logs that it starts empty. Damaged checkpoints are skipped with a warning. Raise
+        `CheckpointError` when all are damaged, a topic was recreated, or a format is newer.
         """
         names = self._manifests()
         if not names and newcomer and self._adopt_trained():
@@ -146,29 +144,22 @@ class Checkpoints:
 
         None without a checkpoint, or when this version doesn't know all of its settings.
         """
-        for manifest in self._readable():
-            try:
-                return msgspec.convert(manifest.configuration, Settings)
-            except (msgspec.ValidationError, ValueError):
-                return None
-        return None
+        manifest = next(self._readable(), None)
+        try:
+            return msgspec.convert(manifest.configuration, Settings) if manifest else None
+        except (msgspec.ValidationError, ValueError):
+            return None
 
     def offsets(self) -> dict[TopicPartition, int]:
         """Return the offsets of the newest readable checkpoint; empty without one."""
-        for manifest in self._readable():
-            return {TopicPartition(each.topic, each.partition): each.offset for each in manifest.offsets}
-        return {}
+        manifest = next(self._readable(), None)
+        offsets = manifest.offsets if manifest else ()
+        return {TopicPartition(each.topic, each.partition): each.offset for each in offsets}
 
     def workers(self) -> list[str]:
         """Return the workers that have checkpoints in the folder; `TRAINED` if it is the only one."""
         names = {name.split("/")[0] for name in self.folder.names("") if is_manifest(name)}
         return sorted(names - {TRAINED} or names)
-
-    def _save_shard(
-        self, shard: Shard, generation: int, seq: int, held: Collection[TopicPartition] = ()
-    ) -> FileSum:
-        name, checksum = self.shards.save(shard, generation, seq, held, set(held) - shard.offsets.keys())
-        return FileSum(name.path, checksum)
 
     def _save_model(self, data: bytes, seq: int) -> FileSum:
         checksum = hashlib.sha256(data).hexdigest()
@@ -193,9 +184,12 @@ class Checkpoints:
                 for name, fill in UNPUBLISHED.items()
                 if name in shard.arrays
             }
-            users = self._save_shard(replace(shard, arrays=shard.arrays | reset), 0, trained.seq)
-            own = msgspec.structs.replace(trained, worker_id=self.shards.worker, model=model, shard=users)
-            write_manifest(self.folder, own)
+            users, checksum = self.shards.save(replace(shard, arrays=shard.arrays | reset), 0, trained.seq)
+            own = FileSum(users.path, checksum)
+            write_manifest(
+                self.folder,
+                msgspec.structs.replace(trained, worker_id=self.shards.worker, model=model, shard=own),
+            )
         except OSError as error:
             raise self._unwritable(error, "the trained checkpoint is unchanged") from None
         except Damaged as damage:

@@ -1,8 +1,7 @@
 """The effect of a changed configuration or file format on a checkpoint.
 
-Settings are grouped by effect. A setting that is in no group takes effect at once and leaves the checkpoint
-as it is. One line for each group of changed settings is logged when the checkpoint is loaded; the same text
-makes the table in deploy/guides/changing-configuration.md.
+Settings are grouped by effect; one in no group leaves the checkpoint as it is. A line for each group of
+changed settings is logged, and the same text makes the table in deploy/guides/changing-configuration.md.
 """
 
 from collections.abc import Mapping
@@ -88,10 +87,9 @@ def changes(saved: Mapping[str, Any], settings: Settings) -> list[Change]:
     for table, key in ((table, key) for table, keys in default.items() for key in keys):
         name = f"{table}.{key}"
         before, current = saved.get(table, {}).get(key, default[table][key]), now[table][key]
+        same = before == current
         if name == "model.tables":
             found += _model_changes(before, current)
-            continue
-        if name == "kafka.sasl_password":
             continue
         if name == "topics.events":
             topics = msgspec.convert({"events": before}, TopicsConfig).event_topics()
@@ -100,9 +98,7 @@ def changes(saved: Mapping[str, Any], settings: Settings) -> list[Change]:
             path = saved.get(table, {}).get("path", "")
             before, current = before or path, current or now[table]["path"]
             same = before == current or (before == path and current == now[table]["path"])
-        else:
-            same = bool(before == current)
-        if not same:
+        if not same and name != "kafka.sasl_password":
             found.append(Change(name, before, current))
     return found
 
@@ -119,8 +115,7 @@ def rule_of(key: str) -> Rule | None:
 def reconciled(snapshot: Snapshot, changed: list[Change]) -> tuple[Snapshot, list[Change]]:
     """Return the part of a snapshot that is valid under the current settings, and the relevant changes.
 
-    The arrays of models that restart are left out. A change of a model that is not in the snapshot is not
-    relevant.
+    The arrays of models that restart are left out. Changes of models that aren't in it are not relevant.
     """
     models = {model_of(name) for name in snapshot.arrays} - {""}
     removed: set[str] = set()
@@ -141,11 +136,7 @@ def reconciled(snapshot: Snapshot, changed: list[Change]) -> tuple[Snapshot, lis
 
 
 def lines(changed: list[Change]) -> list[tuple[int, str]]:
-    """Return a level and a text for each rule with changed settings.
-
-    >>> lines([Change("rank.explain", True, False), Change("model.seed", 0, 7)])[0][1][:44]
-    'model.seed was 0, is 7: applies to records r'
-    """
+    """Return a level and a text for each rule with changed settings."""
     found = []
     for rule in RULES:
         some = [change for change in changed if rule_of(change.key) is rule]

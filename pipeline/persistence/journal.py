@@ -11,8 +11,7 @@ holds the update from the items topic. Each line is one unbuffered `os.write`, s
 batch is learned: `kill -9` loses nothing, and no fsync is needed. (A power cut may lose the last lines; their
 records are then read from the topic as new batches.)
 
-The file is cut into segments `journal-<first seq>.jsonl`, a new one after each checkpoint. The first line of
-a segment states the format.
+A segment `journal-<first seq>.jsonl` starts after each checkpoint; its first line states the format.
 """
 
 import fcntl
@@ -40,10 +39,7 @@ class Header(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One batch: its number, its time, its records in order, and the catalogue update.
-
-    A batch without records brings a catalogue update, or makes pending lists.
-    """
+    """One batch. Without records it brings a catalogue update, or makes pending lists."""
 
     seq: int
     now_ms: int
@@ -83,8 +79,7 @@ def unroll(order: list[tuple[int, int]]) -> IntArray:
 class Journal:
     """The journal of one worker, in its own local folder.
 
-    `keep_all` keeps the segments that no checkpoint needs: with them a whole run can be repeated from an
-    empty state. `write` is an argument so that tests can tear a line.
+    `keep_all` keeps segments that no checkpoint needs, to repeat a whole run. `write` lets tests tear a line.
     """
 
     def __init__(
@@ -107,21 +102,21 @@ class Journal:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder / "journal.lock", os.O_RDWR | os.O_CREAT, 0o644)
+            lock = os.open(self.folder / "journal.lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise CheckpointError(
                 f"{self.folder}: can't be written ({error.strerror}); expected a writable folder: "
                 "give access, or choose another checkpoint.path or checkpoint.journal"
             ) from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            os.close(self._lock)
-            self._lock = -1
+            os.close(lock)
             raise CheckpointError(
                 f"{self.folder}: another process is writing this journal; expected one process a worker. "
                 "Stop it, or set another kafka.worker_id here"
             ) from None
+        self._lock = lock
 
     def open(self, seq: int) -> None:
         """Prepare to append batch `seq`, to the last segment if it ends there, else to a new one.
@@ -150,7 +145,7 @@ class Journal:
         self._start_segment(seq)
 
     def append(self, entry: Entry) -> None:
-        """Write a batch. When this returns, a crash can't change the batch any more."""
+        """Write a batch; from then on a crash can't change it."""
         if entry.seq != self._next:
             raise CheckpointError(
                 f"journal {self.folder}: batch {entry.seq}, expected {self._next}; {ADVICE}"
@@ -247,15 +242,13 @@ class Journal:
                 f"{path}: format {header.format}, expected {FORMAT}; use the version of afresh "
                 "that wrote it, or move the folder away to start empty"
             )
-        entries = []
-        for number, line in enumerate(lines[1:], 2):
-            found = _decode(line, Entry, path, number)
+        entries = [_decode(line, Entry, path, number) for number, line in enumerate(lines[1:], 2)]
+        for number, found in enumerate(entries, 2):
             expected = first_seq(path) + number - 2
             if found.seq != expected:
                 raise CheckpointError(
                     f"{path}, line {number}: batch {found.seq}, expected {expected}; {ADVICE}"
                 )
-            entries.append(found)
         return entries, len(whole)
 
 

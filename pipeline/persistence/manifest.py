@@ -17,7 +17,7 @@ LIBRARIES = ("afresh", "numpy", "torch", "numba", "safetensors")
 
 
 class Damaged(Exception):
-    """A checkpoint that is incomplete or unreadable, and why."""
+    """A checkpoint is incomplete or unreadable."""
 
 
 class FileSum(msgspec.Struct, frozen=True):
@@ -58,8 +58,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 class _Header(msgspec.Struct, frozen=True):
-    """The part of a manifest that is the same in every format."""
-
+    # the same in every format
     format: int
     versions: Any = None
 

@@ -3,9 +3,8 @@
     shards/<generation>-<worker>-<seq>-<checksum>.safetensors
 
 A file holds the users of all partitions that a worker saved together, in a checkpoint or at a revocation. Its
-header names the partitions and their offsets, so the newest users of a partition are found without reading
-users: those of the highest group generation, then of the highest offset. The name ends in the content's
-checksum, so a file never changes under its name.
+header names the partitions and their offsets, so the newest users of a partition (of the highest group
+generation, then of the highest offset) are found without reading users.
 """
 
 import hashlib
@@ -46,8 +45,7 @@ class ShardName(NamedTuple):
 class SavedPartition(NamedTuple):
     """A partition in a shard, with the next offset to learn.
 
-    `held`: the worker owned the partition. Only the worker itself restores the others, since another worker
-    may have newer users of them.
+    `held`: the worker owned the partition. Only the worker itself restores the others.
     """
 
     topic: str
@@ -57,10 +55,9 @@ class SavedPartition(NamedTuple):
 
 
 class Header(msgspec.Struct, frozen=True):
-    """The content of a shard; `empty` are held partitions without a learned record."""
+    """The content of a shard."""
 
     partitions: list[SavedPartition]
-    empty: list[TopicPartition]
 
     @property
     def offsets(self) -> dict[TopicPartition, int]:
@@ -114,19 +111,15 @@ class ShardFiles:
         self._headers: dict[ShardName, Header] = {}  # cache; a file never changes under its name
 
     def save(
-        self,
-        shard: Shard,
-        generation: int,
-        seq: int,
-        held: Collection[TopicPartition] = (),
-        empty: Collection[TopicPartition] = (),
+        self, shard: Shard, generation: int, seq: int, held: Collection[TopicPartition] = ()
     ) -> tuple[ShardName, str]:
         """Write a shard as one file; return its name and the sha256 of its content.
 
-        `held` are the worker's assigned partitions, `empty` those of them without a learned record.
+        `held` are the worker's assigned partitions.
         """
-        saved = [SavedPartition(*at, offset, at in held) for at, offset in sorted(shard.offsets.items())]
-        header = Header(saved, sorted(empty))
+        header = Header(
+            [SavedPartition(*at, offset, at in held) for at, offset in sorted(shard.offsets.items())]
+        )
         text = msgspec.json.encode(header).decode()
         writer = versions().get("afresh", "")
         data = pack(shard.arrays, {"format": str(FORMAT), "afresh": writer, "header": text})
@@ -147,8 +140,9 @@ class ShardFiles:
         return Shard(header.offsets, unpack(data))
 
     def load_newest(self, sources: Collection[TopicPartition]) -> list[tuple[Shard, list[TopicPartition]]]:
-        """Return the newest complete shards of partitions, oldest first, each with the partitions to take
-        from it. Each file is read once; damaged files are skipped with a warning.
+        """Return the newest complete shards of partitions, oldest first, each with the partitions to take.
+
+        Each file is read once; damaged files are skipped with a warning.
         """
         headers, read = dict(self.headers()), dict[ShardName, Shard]()
         while True:
@@ -206,28 +200,21 @@ class ShardFiles:
 def choose(headers: Headers, sources: Collection[TopicPartition]) -> dict[ShardName, list[TopicPartition]]:
     """Return the files with the newest users of these partitions, and the partitions to take from each.
 
-    A user with events in several topics is stored with the partition of the newest event. So partitions of
-    one number come from one file as far as it has them: another file may hold the same user again, or miss
-    the user. Within a generation one worker owns a number, so the higher sum of offsets is the newer.
+    A user with events in several topics is stored with the partition of the newest event, so all partitions
+    of one number come from one file. One worker of a generation owns a number, so the higher sum of offsets
+    is the newer.
     """
-    by_number: dict[int, set[TopicPartition]] = defaultdict(set)
-    for source in sources:
-        by_number[source.partition].add(source)
-    found: dict[int, list[tuple[int, int, int, ShardName]]] = defaultdict(list)
-    for name, header in headers.items():
+    held = {name: header.held for name, header in headers.items()}
+    newest: dict[int, tuple[int, int, int, ShardName]] = {}  # by partition number
+    for name, offsets in held.items():
         totals: dict[int, int] = defaultdict(int)
-        for source, offset in header.held.items():
-            if source in by_number[source.partition]:
-                totals[source.partition] += offset
+        for source, offset in offsets.items():
+            totals[source.partition] += offset
         for number, total in totals.items():
-            found[number].append((name.generation, total, name.seq, name))
-    held = {name: set(header.held) for name, header in headers.items()}
-    empty = {name: set(header.empty) for name, header in headers.items()}
+            found = (name.generation, total, name.seq, name)
+            newest[number] = max(newest.get(number, found), found)
     chosen: dict[ShardName, list[TopicPartition]] = defaultdict(list)
-    for number, files in sorted(found.items()):
-        left = set(by_number[number])
-        for *_, name in sorted(files, reverse=True):
-            if some := left & held[name]:
-                chosen[name] += sorted(some)
-                left -= some | empty[name]
+    for source in sorted(sources):
+        if source.partition in newest and source in held[name := newest[source.partition][-1]]:
+            chosen[name].append(source)
     return chosen

@@ -109,9 +109,8 @@ class Partitions:
             offsets, pending = self._learner.offsets, self._pending
             whole = [source for source in partitions if source in offsets and source not in pending]
             if whole:
-                shard, generation = self._learner.take(whole), self._source.generation()
-                empty = self.held - offsets.keys() - pending.keys()
-                self._shards.save(shard, generation, self._learner.seq, whole, empty)
+                shard = self._learner.take(whole)
+                self._shards.save(shard, self._source.generation(), self._learner.seq, whole)
         self._drop_assignment(partitions)
 
     def lost(self, partitions: Sequence[TopicPartition]) -> None:

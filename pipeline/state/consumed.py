@@ -1,8 +1,7 @@
 """Which items each user has consumed: packed item rows, at most `LIMIT` a user, the oldest given up first.
 
-All users share one flat array of blocks with sizes that are powers of two; a block that is full moves to a
-larger one. Which rows are still known decides alone what a block drops, so content never depends on when a
-sweep came by.
+All users share one flat array of blocks with sizes that are powers of two; a full block moves to a larger
+one, without items that are no longer known.
 """
 
 from typing import Any
@@ -22,12 +21,10 @@ IntArray = npt.NDArray[np.int32]
 
 
 class Consumed(Store):
-    """Packed sets of consumed items.
+    """Columns: `start` int64 [U] (-1: no block), `size` int32 [U], `room` int32 [U].
 
-    Columns: `start` int64 [U] (-1: no block), `size` int32 [U], `room` int32 [U]. `values` int32 is the
-    shared array; it is not a column of its own, since its places mean nothing: `ragged` and `put` move its
-    content. A free block's first entry holds the next free block of its size as -2 - start, so that no sweep
-    takes it for an item.
+    `values` int32 is the shared array. It is no column, since its places mean nothing: `ragged` and `put`
+    move its content. The first entry of a free block is -2 - start of the next free one of its size.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -56,9 +53,7 @@ class Consumed(Store):
         return rows[(rows >= 0) & np.isin(status_M[rows], HELD)]
 
     def ragged(self, user_B: IntArray) -> tuple[IntArray, npt.NDArray[np.int64]]:
-        """Return all blocks of these users one behind the other (-1 where an item went) and the borders [B +
-        1].
-        """
+        """Return the users' blocks one behind the other (-1 where an item went) and the borders [B + 1]."""
         border = np.zeros(user_B.shape[0] + 1, np.int64)
         np.cumsum(self.size.data[user_B], out=border[1:])
         out = np.empty(border[-1], np.int32)
@@ -85,10 +80,7 @@ class Consumed(Store):
                 _release(self.start.data[u], self.room.data[u], self.values, self._free)
 
     def remove_references(self, start: int, stop: int, doomed_M: npt.NDArray[np.bool_]) -> None:
-        """Replace doomed items by -1 in the blocks of users `start <= row < stop`.
-
-        By user, not by stretch of the shared array: an entry may move within its block between two calls.
-        """
+        """Replace doomed items by -1 in the blocks of users `start <= row < stop`."""
         _remove(start, stop, self.start.data, self.size.data, self.values, doomed_M)
 
     def _extend(self) -> None:

@@ -27,11 +27,6 @@ class Duplicates:
         self._seen.add(number)
         return False
 
-    @property
-    def count(self) -> int:
-        """How many ids are remembered."""
-        return len(self._ring)
-
     def hashes(self) -> npt.NDArray[np.uint64]:
         """Return the hashes, oldest first."""
         return np.array(self._ring, np.uint64)

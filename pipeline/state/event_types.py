@@ -1,7 +1,4 @@
-"""Event types: what the configuration says of each, or its name where the configuration is silent.
-
-Axis B = events of a batch.
-"""
+"""Event types, by the configuration or else by their names. Axis B = events of a batch."""
 
 import logging
 import math
@@ -23,7 +20,7 @@ ROLES = {code: role for role, code in ROLE_CODES.items()}
 
 @dataclass(frozen=True, slots=True)
 class EventType:
-    """What is to be made of one event type."""
+    """The effect of one event type."""
 
     role: int
     weight: float
@@ -35,8 +32,8 @@ class EventType:
 class EventTypes:
     """All types of a stream, each looked up once.
 
-    Without `exclude` what a user liked and what a user disliked is consumed alike: neither is shown to that
-    user again. With it exactly the types that it names are.
+    Events of the types in `exclude` consume their item: it is not shown to that user again. None: all
+    positive and negative types.
     """
 
     def __init__(self, events: EventsConfig, exclude: Sequence[str] | None) -> None:
@@ -44,27 +41,21 @@ class EventTypes:
         self._held: dict[str, EventType] = {}
 
     def of(self, name: str) -> EventType:
-        """Return what is to be made of a type. An unknown one is logged the first time."""
-        kind = self._held.get(name)
-        if kind is None:
-            events, role = self.events, self.events.role(name)
-            consumes = role in (POSITIVE, NEGATIVE) if self.exclude is None else name in self.exclude
-            code = type_code(name)
-            kind = EventType(
-                role, events.weight(name), code, consumes, events.positive_from.get(name, -math.inf)
-            )
-            if len(self._held) < TYPES_KEPT:
-                self._held[name] = kind
-                if not (name in FAMILIAR or name in events.roles or name in events.weights):
-                    logger.info(
-                        "event type %r is new: taken as %s, weight %g", name, ROLES[role], kind.weight
-                    )
+        """Return the effect of a type. An unknown one is logged the first time."""
+        if name in self._held:
+            return self._held[name]
+        events, role = self.events, self.events.role(name)
+        consumes = role in (POSITIVE, NEGATIVE) if self.exclude is None else name in self.exclude
+        least = events.positive_from.get(name, -math.inf)
+        kind = EventType(role, events.weight(name), type_code(name), consumes, least)
+        if len(self._held) < TYPES_KEPT:
+            self._held[name] = kind
+            if not (name in FAMILIAR or name in events.roles or name in events.weights):
+                logger.info("event type %r is new: taken as %s, weight %g", name, ROLES[role], kind.weight)
         return kind
 
     def roles(self, kinds: Sequence[EventType], value_B: npt.NDArray[np.float64]) -> npt.NDArray[np.int8]:
-        """Return the role of each event: of its type, but negative where its value is below the type's
-        `events.positive_from`. An event without a value (NaN) keeps its type's role.
-        """
+        """Return the role of each event: its type's, but negative where its value is too low."""
         role_B = np.array([kind.role for kind in kinds], np.int8)
         if self.events.positive_from:
             least_B = np.array([kind.least for kind in kinds], np.float64)

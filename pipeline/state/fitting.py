@@ -1,6 +1,6 @@
-"""What a checkpoint holds, made to fit columns of today: settings choose some lengths, versions add columns.
+"""Saved arrays, made to fit today's columns: settings choose some lengths, versions add columns.
 
-Axes: N = saved rows, H = ring slots a user, P = places of the present ring.
+Axes: N = saved rows, H = ring slots a user.
 """
 
 import logging
@@ -17,7 +17,7 @@ RINGS = ("histories.items", "histories.types", "histories.times")  # slot = numb
 
 
 class Differences(NamedTuple):
-    """Full names of columns that a checkpoint lacks, and of those in it that this version doesn't know."""
+    """Columns that a checkpoint lacks, and columns in it that this version doesn't know, by full name."""
 
     lacking: frozenset[str] = frozenset()
     unknown: frozenset[str] = frozenset()
@@ -25,45 +25,32 @@ class Differences(NamedTuple):
     def __or__(self, other: "Differences") -> "Differences":
         return Differences(self.lacking | other.lacking, self.unknown | other.unknown)
 
-    def words(self) -> str:
-        """Return what becomes of these columns, "" where there are none.
-
-        >>> Differences(frozenset(["a.b"])).words()
-        'a.b: not in it, an older version saved it; starts empty'
-        """
-        parts = []
-        if self.lacking:
-            names = ", ".join(sorted(self.lacking))
-            parts.append(f"{names}: not in it, an older version saved it; starts empty")
-        if self.unknown:
-            names = ", ".join(sorted(self.unknown))
-            parts.append(f"{names}: not known to this version; left out")
-        return "; ".join(parts)
-
     def tell(self) -> None:
         """Log what becomes of these columns, in one line."""
-        if words := self.words():
-            logger.info("checkpoint of another version: %s", words)
+        effects = (
+            (self.lacking, "not in it, an older version saved it; starts empty"),
+            (self.unknown, "not known to this version; left out"),
+        )
+        parts = [f"{', '.join(sorted(names))}: {effect}" for names, effect in effects if names]
+        if parts:
+            logger.info("checkpoint of another version: %s", "; ".join(parts))
 
 
 def misfit(saved: AnyArray, column: Column) -> str:
-    """Say why a saved array can't be taken into a column; "" where it can, cut or filled up perhaps."""
-    shapes = []
-    for array in (saved, column.data):
-        shape: list[int | None] = list(array.shape)
-        if column.axis != "none" and shape:
-            shape[0] = None
-        if 0 <= column.stretch < len(shape):
-            shape[column.stretch] = None
-        shapes.append(shape)
-    if shapes[0] == shapes[1] and saved.dtype == column.data.dtype:
+    """Return why a saved array can't be taken into a column; "" where it can, perhaps cut or filled up."""
+    free_axes = {column.stretch} if column.axis == "none" else {0, column.stretch}
+    held, wanted = (
+        (array.dtype, [size for axis, size in enumerate(array.shape) if axis not in free_axes], array.ndim)
+        for array in (saved, column.data)
+    )
+    if held == wanted:
         return ""
-    held, wanted = (f"{array.dtype}{list(array.shape)}" for array in (saved, column.data))
-    return f"it holds {held}, this version expects {wanted}"
+    held_text, wanted_text = (f"{array.dtype}{list(array.shape)}" for array in (saved, column.data))
+    return f"it holds {held_text}, this version expects {wanted_text}"
 
 
 def fitted(saved: AnyArray, column: Column) -> AnyArray:
-    """Return a saved array in the column's length along its stretch: cut, or filled up with what is empty.
+    """Return a saved array in the column's length along its stretch: cut, or filled up.
 
     >>> fitted(np.array([[1, 2, 3]]), Column(np.zeros((8, 2), np.int64), "user", stretch=1)).tolist()
     [[1, 2]]
@@ -81,8 +68,7 @@ def fitted(saved: AnyArray, column: Column) -> AnyArray:
 
 
 def laid_anew(ring_NH: AnyArray, pushed_N: npt.NDArray[np.int64], length: int, fill: float) -> AnyArray:
-    """Return rings of another length [N, length]: the newest pushes that both have room for, each in the slot
-    where it lies now.
+    """Return rings of another length [N, length] with the newest pushes that both have room for.
 
     >>> laid_anew(np.array([[4, 5, 3]]), np.array([5]), 4, -1).tolist()  # pushed: 1 to 5
     [[5, -1, 3, 4]]

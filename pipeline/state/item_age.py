@@ -1,4 +1,4 @@
-"""When each item came, in learned events: what makes an item a young one."""
+"""The age of each item, in learned events."""
 
 from typing import Any
 
@@ -15,13 +15,12 @@ class ItemAge(Store):
         self.at_event = Column(np.zeros(capacity, np.int64), "item")
 
     def note(self, rows: Any, at_event: int) -> None:
-        """Let these rows' items be born now."""
+        """Note that these rows' items are admitted after `at_event` learned events."""
         self.at_event.data[rows] = at_event
 
     def young(self, item_B: Any, first_event: int, events: int) -> npt.NDArray[np.float64]:
-        """Say of each event [B] whether its item is younger than `events` learned events: 1 or 0.
-
-        The events are numbered from `first_event` on. An item without a row (below 0) is as young as can be.
+        """Return 1 for each event, numbered from `first_event` on, with an item younger than `events` learned
+        events or without a row (below 0), else 0, [B].
         """
         number_B = first_event + np.arange(len(item_B))
         age_B = number_B - self.at_event.data[np.maximum(item_B, 0)]

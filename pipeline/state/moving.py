@@ -14,7 +14,7 @@ from pipeline.errors import CheckpointError
 from pipeline.events.batch import TopicPartition
 from pipeline.state.duplicates import Duplicates
 from pipeline.state.fitting import RINGS, Differences, fitted, laid_anew, misfit
-from pipeline.state.packing import ADVICE, as_bytes, as_longs, differences, model_of, user_columns
+from pipeline.state.packing import ADVICE, differences, model_of, user_columns
 from pipeline.state.refresh import NOW
 from pipeline.state.shards import Arrays, Shard, pack_texts, pick, unpack_texts
 from pipeline.state.state import State
@@ -25,16 +25,11 @@ IntArray = npt.NDArray[np.int32]
 
 
 def take(state: State, sources: Collection[TopicPartition]) -> Shard:
-    """Copy the users of partitions out, in one pass over all users.
-
-    Items that are no longer known leave an empty place, so that rings keep their pace.
-    """
+    """Copy the users of partitions out; items that are no longer known leave an empty place in rings."""
     ordered = sorted(sources)
     rows, user_borders = _users_of(state, ordered)
     arrays: Arrays = {"user_borders": user_borders}
-    arrays["user_ids"], arrays["user_id_borders"] = pack_texts(
-        [state.users.id_of[row] for row in rows.tolist()]
-    )
+    arrays["user_ids"], arrays["user_id_borders"] = pack_texts(state.users.ids(rows))
     values, borders = state.consumed.ragged(rows)
     columns = user_columns(state)
     pieces = {name: column.data[rows] for name, column in columns.items()}
@@ -43,21 +38,16 @@ def take(state: State, sources: Collection[TopicPartition]) -> Shard:
     mentioned = mentioned[np.isin(state.items.status.data[mentioned], HELD)]
     place = np.full(state.items.capacity, -1, np.int32)
     place[mentioned] = np.arange(mentioned.size, dtype=np.int32)
-    arrays["item_ids"], arrays["item_id_borders"] = pack_texts(
-        [state.items.id_of[row] for row in mentioned.tolist()]
-    )
+    arrays["item_ids"], arrays["item_id_borders"] = pack_texts(state.items.ids(mentioned))
     arrays["item_announced"] = (state.items.status.data[mentioned] == ANNOUNCED).astype(np.uint8)
     for name, piece in pieces.items():
         arrays[f"user.{name}"] = translate(piece, place) if name in of_items else piece
     arrays["consumed_values"], arrays["consumed_borders"] = translate(values, place), borders
-    arrays["user.last_event"], arrays["user.last_ms"] = (
-        state.users.last_event.data[rows],
-        state.users.last_ms.data[rows],
-    )
-    hashes = [state.duplicates[source].hashes() for source in ordered if source in state.duplicates]
-    sizes = [state.duplicates[source].count if source in state.duplicates else 0 for source in ordered]
+    arrays["user.last_event"] = state.users.last_event.data[rows]
+    arrays["user.last_ms"] = state.users.last_ms.data[rows]
+    hashes = [state.duplicates.get(source, Duplicates()).hashes() for source in ordered]
     arrays["duplicates"] = np.concatenate([np.zeros(0, np.uint64), *hashes])
-    arrays["duplicate_borders"] = np.cumsum([0, *sizes], dtype=np.int64)
+    arrays["duplicate_borders"] = np.cumsum([0, *map(len, hashes)], dtype=np.int64)
     return Shard({source: state.offsets.get(source, 0) for source in ordered}, arrays)
 
 
@@ -72,16 +62,15 @@ class Added(NamedTuple):
 def put(
     state: State, shard: Shard, sources: Collection[TopicPartition] | None = None, own: bool = False
 ) -> Added:
-    """Add the users of a shard's partitions, of these or of all, in the place of what is held of them;
-    unknown items are admitted without counts.
+    """Replace the users of a shard's partitions, of these or of all; admit unknown items without counts.
 
-    `own`: the shard is of this worker's own checkpoint, so that its `own` columns (see `Column`) are
-    restored. Raise `CheckpointError` for a column that can't be made to fit.
+    `own`: the shard is of this worker's own checkpoint, so `own` columns (see `Column`) are restored. Raise
+    `CheckpointError` for a column that can't be made to fit.
     """
     shard = shard if sources is None else part_of(shard, sources)
     arrays, ordered = shard.arrays, sorted(shard.offsets)
     state.drop_partitions(ordered)
-    ids = unpack_texts(as_bytes(arrays["user_ids"]), as_longs(arrays["user_id_borders"]))
+    ids = unpack_texts(arrays["user_ids"], arrays["user_id_borders"])
     twice = state.users.rows(ids)
     state.forget_users(twice[twice >= 0])  # the newest owner's copy of a user wins
     state.add_users(ids)
@@ -92,36 +81,41 @@ def put(
         for name, column in columns.items()
         if f"user.{name}" in arrays and (own or not column.own)
     }
-    new_items, row_of_place = _admit_items_of(
-        state, arrays, [pieces[name] for name in pieces if columns[name].of_items]
-    )
+    of_items = [pieces[name] for name in pieces if columns[name].of_items]
+    new_items, row_of_place = _admit_items_of(state, arrays, of_items)
     for name, piece in pieces.items():
         columns[name].data[rows] = translate(piece, row_of_place) if columns[name].of_items else piece
-    state.consumed.size.data[rows] = 0
-    room, state.consumed.room.data[rows] = state.consumed.room.data[rows].copy(), 0
-    if not state.repeats:  # where repeats are allowed, what another rule has recorded would exclude them
-        consumed = translate(arrays["consumed_values"], row_of_place)
-        state.consumed.put(rows, consumed, as_longs(arrays["consumed_borders"]), room)
+    _put_consumed(state, rows, translate(arrays["consumed_values"], row_of_place), arrays["consumed_borders"])
     state.users.last_event.data[rows] = arrays["user.last_event"]
     state.users.last_ms.data[rows] = arrays["user.last_ms"]
     state.users.reorder()
     state.items.reorder()
     state.refresh.look_again()
     state.published.look_again()
-    numbers = np.array([state.number_of(source) for source in ordered], np.int32)
-    state.partition_of.partition.data[rows] = np.repeat(numbers, np.diff(as_longs(arrays["user_borders"])))
+    numbers = np.array([state.partition_of.number_of(source) for source in ordered], np.int32)
+    state.partition_of.partition.data[rows] = np.repeat(numbers, np.diff(arrays["user_borders"]))
     state.offsets |= shard.offsets
+    if "published.items" in pieces:
+        served = np.asarray(pieces["published.items"], np.int32)
+        lost = (translate(served, row_of_place) < 0) & (served >= 0)
+        state.refresh.mark(rows[lost.any(1)], NOW)
     if state.availability.withdrawn or state.availability.blocked:  # here, and shown by another worker
         state.mark_holders(state.items.status.data == HIDDEN)
-    served = np.asarray(pieces.get("published.items", np.empty((rows.size, 0), np.int32)), np.int32)
-    lost = (translate(served, row_of_place) < 0) & (served >= 0)
-    state.refresh.mark(rows[lost.any(1)], NOW)
     for source, (start, stop) in zip(ordered, pairwise(arrays["duplicate_borders"].tolist()), strict=True):
         if start < stop:
-            state.duplicates[source] = Duplicates(arrays["duplicates"][start:stop].astype(np.uint64))
+            state.duplicates[source] = Duplicates(arrays["duplicates"][start:stop])
     known = {f"user.{name}" for name in (*columns, "last_event", "last_ms")}
     saved = {name for name in arrays if name.startswith("user.")}
     return Added(rows, new_items, differences(known, saved))
+
+
+def _put_consumed(state: State, rows: IntArray, values: IntArray, borders: npt.NDArray[np.int64]) -> None:
+    """Restore consumed items, but not where repeats are allowed now: they would be excluded."""
+    consumed = state.consumed
+    room_N = consumed.room.data[rows].copy()
+    consumed.size.data[rows] = consumed.room.data[rows] = 0
+    if not state.repeats:
+        consumed.put(rows, values, borders, room_N)
 
 
 def part_of(shard: Shard, sources: Collection[TopicPartition]) -> Shard:
@@ -131,23 +125,22 @@ def part_of(shard: Shard, sources: Collection[TopicPartition]) -> Shard:
         return shard
     arrays = shard.arrays
     places = np.array([place for place, source in enumerate(sorted(shard.offsets)) if source in offsets])
-    all_rows = np.arange(as_longs(arrays["user_borders"])[-1])
-    rows, user_borders = pick(all_rows, as_longs(arrays["user_borders"]), places)
-    part = {name: array[rows] if name.startswith("user.") else array for name, array in arrays.items()} | {
-        "user_borders": user_borders
-    }
+    all_rows = np.arange(arrays["user_borders"][-1])
+    rows, user_borders = pick(all_rows, arrays["user_borders"], places)
+    part = {name: array[rows] if name.startswith("user.") else array for name, array in arrays.items()}
+    part["user_borders"] = user_borders
     for values, borders, which in (
         ("user_ids", "user_id_borders", rows),
         ("consumed_values", "consumed_borders", rows),
         ("duplicates", "duplicate_borders", places),
     ):
-        part[values], part[borders] = pick(arrays[values], as_longs(arrays[borders]), which)
+        part[values], part[borders] = pick(arrays[values], arrays[borders], which)
     return Shard(offsets, part)
 
 
 def _users_of(state: State, sources: Sequence[TopicPartition]) -> tuple[IntArray, npt.NDArray[np.int64]]:
     """Return the rows of the partitions' users, one partition behind the other, and the borders [P + 1]."""
-    numbers = [state.number_of(source) for source in sources]
+    numbers = [state.partition_of.number_of(source) for source in sources]
     place_of_number = np.full(len(state.partitions) + 1, -1, np.int64)  # the last for rows of no partition
     place_of_number[numbers] = np.arange(len(numbers))
     place_U = place_of_number[state.partition_of.partition.data]
@@ -169,7 +162,7 @@ def _admit_items_of(state: State, arrays: Arrays, of_items: Sequence[AnyArray]) 
 
     -1: no user mentions it, or it is announced where the shard comes from and not here.
     """
-    item_ids = unpack_texts(as_bytes(arrays["item_ids"]), as_longs(arrays["item_id_borders"]))
+    item_ids = unpack_texts(arrays["item_ids"], arrays["item_id_borders"])
     places = _mentioned(len(item_ids), [arrays["consumed_values"], *of_items])
     mentioned = [item_ids[place] for place in places.tolist()]
     announced = dict(zip(mentioned, arrays["item_announced"][places].tolist(), strict=True))
@@ -192,6 +185,5 @@ def _of_users(name: str, arrays: Arrays, column: Column) -> npt.NDArray[np.gener
             raise CheckpointError(f"column {name} of a shard: {why}; {ADVICE}")
         return np.full((piece.shape[0], *column.data.shape[1:]), column.fill, column.data.dtype)
     if name in RINGS:
-        pushed = as_longs(arrays["user.histories.pushed"])
-        return laid_anew(piece, pushed, column.data.shape[1], column.fill)
+        return laid_anew(piece, arrays["user.histories.pushed"], column.data.shape[1], column.fill)
     return fitted(piece, column)

@@ -1,12 +1,9 @@
-"""The item side of the state out of and into checkpoints, as it lies, and digests of all of it.
-
-Axis M = item rows.
-"""
+"""The item side of the state out of and into checkpoints, as it lies, and digests of all of it."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +13,7 @@ from pipeline.events.batch import TopicPartition
 from pipeline.state.fitting import Differences, fitted, misfit
 from pipeline.state.shards import Arrays, pack_texts, unpack_texts
 from pipeline.state.state import NO_USER, State
-from pipeline.state.store import Column, translate, update_digest
+from pipeline.state.store import Column, HasColumns, translate, update_digest
 from pipeline.state.tables import ANNOUNCED
 
 IntArray = npt.NDArray[np.int32]
@@ -27,10 +24,7 @@ _TABLE = ("ids", "id_borders", "free", "pending_ids", "pending_borders", "pendin
 
 
 class Loaded(NamedTuple):
-    """What differed in the item side of a checkpoint.
-
-    `restarted`: each model that restarts, and the column that does not fit; "": none of it was saved.
-    """
+    """Each model that restarts with the column that does not fit, "" where none of it was saved."""
 
     differences: Differences
     restarted: dict[str, str]
@@ -39,8 +33,7 @@ class Loaded(NamedTuple):
 def save_items(state: State) -> tuple[Arrays, dict[str, object]]:
     """Copy the item side out: all columns but the users', the table, and plain values."""
     items = state.items
-    arrays: Arrays = {name: column.data.copy() for name, column in shared_columns(state).items()}
-    arrays |= {f"items.{name}": column.data.copy() for name, column in items.columns().items()}
+    arrays: Arrays = {name: column.data.copy() for name, column in item_columns(state).items()}
     arrays["items.ids"], arrays["items.id_borders"] = pack_texts(items.id_of)
     arrays["items.free"] = np.array(items.free, np.int32)
     arrays["items.pending_ids"], arrays["items.pending_borders"] = pack_texts(list(items.pending))
@@ -59,15 +52,15 @@ def save_items(state: State) -> tuple[Arrays, dict[str, object]]:
     return arrays, meta
 
 
-def load_items(state: State, arrays: Arrays, meta: Mapping[str, object]) -> Loaded:
-    """Undo `save_items` on a fresh state; what an older version has not saved stays as it is there.
+def load_items(state: State, arrays: Arrays, meta: Mapping[str, Any]) -> Loaded:
+    """Undo `save_items` on a fresh state; what was not saved stays empty.
 
     A model restarts when `arrays` hold nothing of it, or when a shape is another. Raise `CheckpointError`
     for any other column that can't be made to fit.
     """
     items = state.items
     restarted = _restarted(state, arrays)
-    columns = shared_columns(state) | _prefixed("items", items.columns())
+    columns = item_columns(state)
     for name, column in columns.items():
         if name in arrays and model_of(name) not in restarted:
             if why := misfit(arrays[name], column):
@@ -76,24 +69,24 @@ def load_items(state: State, arrays: Arrays, meta: Mapping[str, object]) -> Load
         elif column.axis == "item":
             shape = (arrays["items.status"].shape[0], *column.data.shape[1:])
             column.data = np.full(shape, column.fill, column.data.dtype)
-    items.id_of = unpack_texts(as_bytes(arrays["items.ids"]), as_longs(arrays["items.id_borders"]))
+    items.id_of = unpack_texts(arrays["items.ids"], arrays["items.id_borders"])
     announced = (items.status.data == ANNOUNCED).tolist()
     items.row_of = {text: row for row, text in enumerate(items.id_of) if text and not announced[row]}
     items.announced = {text: row for row, text in enumerate(items.id_of) if text and announced[row]}
     items.free = arrays["items.free"].tolist()
-    pending = unpack_texts(as_bytes(arrays["items.pending_ids"]), as_longs(arrays["items.pending_borders"]))
+    pending = unpack_texts(arrays["items.pending_ids"], arrays["items.pending_borders"])
     items.pending = dict(zip(pending, arrays["items.pending_counts"].tolist(), strict=True))
-    numbers = {name: int(str(value)) for name, value in meta.items() if isinstance(value, int)}
-    state.events_learned = numbers["events_learned"]
-    items.admitted, items.evicted = numbers["items_admitted"], numbers["items_evicted"]
-    state.users.admitted, state.users.evicted = numbers["users_admitted"], numbers["users_evicted"]
+    state.events_learned = meta["events_learned"]
+    items.admitted, items.evicted, items.used = (
+        meta[f"items_{name}"] for name in ("admitted", "evicted", "used")
+    )
+    state.users.admitted, state.users.evicted = meta["users_admitted"], meta["users_evicted"]
     available = {name: array for name, array in arrays.items() if name.startswith("availability.")}
     state.availability.load({name.partition(".")[2]: array for name, array in available.items()})
-    for topic, partition, offset in meta.get("item_offsets", []):  # type: ignore[attr-defined]
+    for topic, partition, offset in meta.get("item_offsets", []):
         state.item_offsets[TopicPartition(topic, partition)] = offset
-    items.used = numbers["items_used"]
     items.recount()
-    state.reclaimer.resume(state.stores.values(), numbers["reclaim_step"])
+    state.reclaimer.resume(state.stores.values(), meta["reclaim_step"])
     others = {*available, *(f"items.{name}" for name in _TABLE)}
     saved = {name for name in arrays if not ("/" in name or name in others)}
     known = {name for name in columns if model_of(name) not in restarted}
@@ -103,8 +96,8 @@ def load_items(state: State, arrays: Arrays, meta: Mapping[str, object]) -> Load
 def digests(state: State) -> dict[str, str]:
     """Return `digest_model` and `digest_users`, the same for the same content in whatever rows it lies."""
     item_rows, canonical = state.items.canonical()
-    model = hashlib.sha256(json.dumps([state.items.id_of[row] for row in item_rows.tolist()]).encode())
-    for name, column in sorted((shared_columns(state) | _prefixed("items", state.items.columns())).items()):
+    model = hashlib.sha256(json.dumps(state.items.ids(item_rows)).encode())
+    for name, column in sorted(item_columns(state).items()):
         if name not in _DERIVED:
             update_digest(model, name, column, item_rows, canonical)
     users = hashlib.sha256()
@@ -112,57 +105,52 @@ def digests(state: State) -> dict[str, str]:
     rows = state.users.rows(ids)
     sources = [state.partitions[number] for number in state.partition_of.partition.data[rows].tolist()]
     users.update(json.dumps([ids, [list(source) for source in sources]]).encode())
-    for name, column in sorted((user_columns(state) | _prefixed("users", state.users.columns())).items()):
+    table = {f"users.{name}": column for name, column in state.users.columns().items()}
+    for name, column in sorted((user_columns(state) | table).items()):
         if name not in ("consumed.size", "consumed.room"):  # what a set holds counts, not how it is packed
             update_digest(users, name, column, rows, canonical)
     values, borders = state.consumed.ragged(rows)
     kept = translate(values, canonical)
-    counts = (
-        np.add.reduceat(np.append(kept >= 0, False).astype(np.int64), borders[:-1])
-        if rows.size
-        else borders[:-1]
-    )
-    counts[np.diff(borders) == 0] = 0
+    counts = np.diff(np.append(0, np.cumsum(kept >= 0))[borders])
     users.update(kept[kept >= 0].tobytes() + counts.tobytes())
     for source in sorted(state.duplicates):
         users.update(f"{source}".encode() + state.duplicates[source].hashes().tobytes())
     return {"digest_model": model.hexdigest(), "digest_users": users.hexdigest()}
 
 
+def item_columns(state: State) -> dict[str, Column]:
+    """Return all columns but the users', the items' table included, by full name."""
+    return shared_columns(state) | _columns({"items": state.items})
+
+
 def shared_columns(state: State) -> dict[str, Column]:
-    """Return all columns but the users', by full name."""
-    return {
-        f"{name}.{key}": column
-        for name, store in state.stores.items()
-        for key, column in store.columns().items()
-        if column.axis != "user"
-    }
+    """Return the columns of stores that belong to no user, by full name."""
+    columns = _columns(state.stores)
+    return {name: column for name, column in columns.items() if column.axis != "user"}
 
 
 def user_columns(state: State) -> dict[str, Column]:
     """Return the columns that belong to users and mean something in any process, by full name."""
+    columns = _columns(state.stores)
+    return {name: column for name, column in columns.items() if column.axis == "user" and name not in _OWN}
+
+
+def _columns(stores: Mapping[str, HasColumns]) -> dict[str, Column]:
     return {
-        f"{name}.{key}": column
-        for name, store in state.stores.items()
-        for key, column in store.columns().items()
-        if column.axis == "user" and f"{name}.{key}" not in _OWN
+        f"{name}.{key}": column for name, store in stores.items() for key, column in store.columns().items()
     }
-
-
-def _prefixed(prefix: str, columns: Mapping[str, Column]) -> dict[str, Column]:
-    return {f"{prefix}.{name}": column for name, column in columns.items()}
 
 
 def _restarted(state: State, arrays: Arrays) -> dict[str, str]:
     """Return the models that can't go on from these arrays, each with the reason."""
     restarted: dict[str, str] = {}
     columns: dict[str, dict[str, Column]] = {}
-    for name, column in shared_columns(state).items():
+    for name, column in item_columns(state).items():
         if model_of(name):
             columns.setdefault(model_of(name), {})[name] = column
     for model, of_model in columns.items():
-        held = {name: column for name, column in of_model.items() if name in arrays}
-        whys = [f"{name}: {why}" for name, column in held.items() if (why := misfit(arrays[name], column))]
+        held = {name: misfit(arrays[name], column) for name, column in of_model.items() if name in arrays}
+        whys = [f"{name}: {why}" for name, why in held.items() if why]
         if whys or not held:
             restarted[model] = whys[0] if whys else ""
     return restarted
@@ -178,11 +166,11 @@ def model_of(name: str) -> str:
 
 
 def differences(known: set[str], saved: set[str]) -> Differences:
-    """Compare names of columns. What is not known of a model is one's that is configured no longer."""
+    """Compare names of columns. Unknown ones of a model are of one that is no longer configured."""
     lacking, unknown = (
-        {name.removeprefix("user.") for name in names} for names in (known - saved, saved - known)
+        frozenset(name.removeprefix("user.") for name in names) for names in (known - saved, saved - known)
     )
-    return Differences(frozenset(lacking), frozenset(name for name in unknown if not model_of(name)))
+    return Differences(lacking, frozenset(name for name in unknown if not model_of(name)))
 
 
 def _set(column: Column, data: npt.NDArray[np.generic]) -> None:
@@ -191,13 +179,3 @@ def _set(column: Column, data: npt.NDArray[np.generic]) -> None:
         column.data[...] = data
     else:
         column.data = data.copy()
-
-
-def as_bytes(array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    """Return the array as bytes of texts."""
-    return array.astype(np.uint8, copy=False)
-
-
-def as_longs(array: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
-    """Return the array as 64-bit integers."""
-    return array.astype(np.int64, copy=False)

@@ -1,6 +1,4 @@
-"""Queries: a moment of a user each, which models score. Axes: B = queries, L = places of a window, newest
-first.
-"""
+"""Queries: a moment of a user each. Axes: B = queries, L = places of a window, newest first."""
 
 from typing import NamedTuple
 
@@ -21,9 +19,8 @@ class Queries(NamedTuple):
     """What each user had done just before a moment, and which items are excluded.
 
     `excluded[excluded_indptr[b]:excluded_indptr[b + 1]]` are the item rows that are not shown for query b,
-    each once (-1: none). `position_B` is the moment's session position (see `pipeline.state.positions`),
-    `session_B` the key of the user's newest session (0: none), `earlier_B` counts the user's interactions so
-    far.
+    each once (-1: none). `position_B` is the moment's session position, `session_B` the key of the user's
+    newest session (0: none), `earlier_B` counts the user's interactions so far.
     """
 
     user_B: IntArray
@@ -49,25 +46,17 @@ class Queries(NamedTuple):
 def training_queries(state: State, batch: Batch) -> Queries:
     """Return each event's moment just before it, the batch's own earlier events included."""
     push_B = pushes(batch)
-    items, types, times, length = state.histories.windows(
-        batch.user_B,
-        batch.previous_B,
-        batch.item_B,
-        batch.type_B,
-        batch.moment_ms_B,
-        push_B,
+    windows = state.histories.windows(
+        batch.user_B, batch.previous_B, batch.item_B, batch.type_B, batch.moment_ms_B, push_B,
         state.items.status.data,
-    )
+    )  # fmt: skip
     held, held_indptr = state.consumed.ragged(batch.user_B)
-    indptr = held_indptr + np.concatenate(
-        ([0], np.cumsum(earlier_events(batch.previous_B, batch.consumes_B)))
-    )
+    consumed_before_B = earlier_events(batch.previous_B, batch.consumes_B)
+    indptr = held_indptr + np.append(0, np.cumsum(consumed_before_B))
     excluded = np.full(indptr[-1], -1, np.int32)
     _exclude(batch.previous_B, batch.item_B, batch.consumes_B, held, held_indptr, indptr, excluded)
     earlier = state.histories.pushed.data[batch.user_B] + earlier_events(batch.previous_B, push_B)
-    return _queries(
-        state, batch.user_B, (items, types, times, length), batch.moment_ms_B, earlier, (excluded, indptr)
-    )
+    return _queries(state, batch.user_B, windows, batch.moment_ms_B, earlier, (excluded, indptr))
 
 
 def list_queries(state: State, user_B: IntArray) -> Queries:

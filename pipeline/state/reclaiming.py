@@ -1,13 +1,11 @@
-"""Reclaiming item rows: bounded work a batch removes all references to freed rows, then they are reused.
+"""Reclaiming item rows: all references to freed rows are removed, then the rows are reused.
 
-A row that is reused while an old history still names it would show an old user a new item as their own. A
-cycle takes all rows that are RETIRED at its start, removes them from every store in STEPS batches, and frees
+A cycle takes all RETIRED rows, removes them from every store in STEPS batches, and frees
 them. Readers skip rows that are not live, so no result depends on how far a cycle has come.
 """
 
 import sys
 from collections.abc import Collection
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,36 +17,30 @@ STEPS = 16  # batches a cycle takes
 ROWS_WORTH_A_CYCLE = 64
 
 
-class Extent(NamedTuple):
-    """How much a cycle has to go through: rows that came after its start can't name a row it reclaims."""
-
-    users: int
-    items: int
-
-
 class Reclaimer:
     """Removes references in steps. State: `step` (0: idle) and the rows' status, both in checkpoints."""
 
     def __init__(self, items: IdTable, consumed: Consumed) -> None:
         self.items, self.consumed = items, consumed
         self.step = 0
-        self._extent = Extent(0, 0)
+        self._users = self._items = 0  # rows at the cycle's start: later ones can't name what it reclaims
 
-    def advance(self, stores: Collection[HasColumns], users: int, wanted_rows: bool) -> None:
-        """Do one batch's share; all that is left at once when rows are wanted and none are free."""
+    def advance(self, stores: Collection[HasColumns], capacity: int, wanted_rows: bool) -> None:
+        """Do one batch's share, or all that is left when rows are wanted; `capacity` counts user rows."""
         status = self.items.status.data
         if self.step == 0:
             if self.items.retired < ROWS_WORTH_A_CYCLE and not wanted_rows:
                 return
             status[status == RETIRED] = SWEPT
             self.items.retired = 0
-            self._extent = Extent(users, self.items.capacity)
+            self._users, self._items = capacity, self.items.capacity
         doomed = status == SWEPT
         last = STEPS if wanted_rows else self.step + 1
-        users_n, items_n = self._extent
-        remove_references(stores, "user", users_n * self.step // STEPS, users_n * last // STEPS, doomed)
-        remove_references(stores, "item", items_n * self.step // STEPS, items_n * last // STEPS, doomed)
-        self.consumed.remove_references(users_n * self.step // STEPS, users_n * last // STEPS, doomed)
+        users = self._users * self.step // STEPS, self._users * last // STEPS
+        items = self._items * self.step // STEPS, self._items * last // STEPS
+        remove_references(stores, "user", *users, doomed)
+        remove_references(stores, "item", *items, doomed)
+        self.consumed.remove_references(*users, doomed)
         self.step = last % STEPS
         if self.step == 0:
             remove_references(stores, "none", 0, sys.maxsize, doomed)  # small: at once

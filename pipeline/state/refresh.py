@@ -1,6 +1,4 @@
-"""Pending rankings: users who get a new list without an event of their own, because an item of their list was
-withdrawn, or because their events were learned late, from a backlog. Axis U = user rows.
-"""
+"""Pending rankings: users who get a new list without an event of their own. Axis U = user rows."""
 
 from collections.abc import Sequence
 
@@ -19,7 +17,7 @@ class Refresh(Store):
 
     def __init__(self, capacity: int) -> None:
         self.due = Column(np.zeros(capacity, np.uint8), "user")
-        self._perhaps = {LATER: True, NOW: True}  # whether a look at all users is worth it; derived
+        self.look_again()
 
     def mark(self, rows: IntArray, level: int) -> None:
         """Let these users have a new list, at `LATER` or `NOW`; the more urgent one stays."""
@@ -29,7 +27,7 @@ class Refresh(Store):
 
     def look_again(self) -> None:
         """Let the next calls look at all users: some were added with pending rankings."""
-        self._perhaps = {LATER: True, NOW: True}
+        self._perhaps = {LATER: True, NOW: True}  # whether a look at all users is worth it; derived
 
     def done(self, rows: IntArray) -> None:
         """Remove the marks of users with a new list."""
@@ -46,11 +44,7 @@ class Refresh(Store):
     def next(
         self, level: int, limit: int, last_event_U: npt.NDArray[np.int64], id_of_U: Sequence[str]
     ) -> IntArray:
-        """Return up to `limit` users who wait at this level, those seen last first.
-
-        Users whom another worker taught may have the number of an event of ours: then the id decides, since
-        rows are others after a restart.
-        """
+        """Return up to `limit` users who wait at this level, those seen last first, ties by id."""
         if not self._perhaps[level]:
             return np.empty(0, np.int32)
         rows = np.flatnonzero(self.due.data == level).astype(np.int32)

@@ -1,7 +1,6 @@
 """What a checkpoint holds: one snapshot of the model side, and a shard with the users of all partitions.
 
-A shard names items by id, never by row, so another worker can put any of its partitions into tables of its
-own.
+A shard names items by id, never by row, so other workers can load it.
 """
 
 import itertools

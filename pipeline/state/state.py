@@ -1,10 +1,6 @@
-"""The state: everything that is known of users and items, moved on by one batch at a time.
+"""The state: everything that is known of users and items, updated batch by batch. Axis B = its events."""
 
-Axis B = events of a batch. Shards (what moves with a partition) are packed and unpacked in moving.py.
-"""
-
-import logging
-import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -14,13 +10,12 @@ import numpy.typing as npt
 from pipeline.events.batch import Batch, CatalogUpdate, RawBatch, Span, TopicPartition
 from pipeline.events.records import DEFAULT_USER
 from pipeline.settings import NEUTRAL, POSITIVE, Settings
-from pipeline.state.announced import plan, rows_allowed
-from pipeline.state.availability import Availability
+from pipeline.state.availability import Availability, plan_rows, rows_allowed
 from pipeline.state.consumed import Consumed
 from pipeline.state.duplicates import Duplicates
 from pipeline.state.event_types import EventTypes
 from pipeline.state.histories import Histories
-from pipeline.state.positions import DAY_MS, GAP_MS
+from pipeline.state.positions import GAP_MS
 from pipeline.state.published_lists import PublishedLists
 from pipeline.state.reclaiming import Reclaimer
 from pipeline.state.refresh import LATER, NOW, Refresh
@@ -28,8 +23,6 @@ from pipeline.state.store import HasColumns, clear, grow
 from pipeline.state.tables import FREE, HIDDEN, LIVE, NEVER, RETIRED, IdTable
 from pipeline.state.user_partition import UserPartition
 from pipeline.state.user_sessions import UserSessions
-
-logger = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.int32]
 FILED = "@"  # begins the name of what is no topic but a recorded file: no topic's name can
@@ -39,8 +32,7 @@ NO_USER = DEFAULT_USER  # the user without events: row 0, never seen in a batch,
 class Expired(NamedTuple):
     """Rows to give back: over the limits, or unseen for too long; their ids are forgotten already.
 
-    `removed_users` are the ids of users who may have a published list. Users known from a file alone are left
-    out: if a list of theirs was published, another worker did.
+    `removed_users` are the ids of users who may have a published list, so not those known from a file alone.
     """
 
     users: IntArray
@@ -79,29 +71,17 @@ class State:
             "user_sessions": self.user_sessions,
         }
         self.reclaimer = Reclaimer(self.items, self.consumed)
-        self.partitions: list[TopicPartition] = []  # by registered number; a number is never given twice
-        self._numbers: dict[TopicPartition, int] = {}
-        self._filed: set[int] = set()  # numbers of what is no topic but a recorded file
+        self.partitions = self.partition_of.sources
         self.offsets: dict[TopicPartition, int] = {}
         self.item_offsets: dict[TopicPartition, int] = {}  # of the items topic
         self.duplicates: dict[TopicPartition, Duplicates] = {}
         self.events_learned = 0
-        self._moves_logged = False
         self.users.settle(self.users.admit([NO_USER]))
         self.users.last_event.data[0] = NEVER
 
     def register(self, name: str, store: HasColumns) -> None:
         """Let a store's columns be grown, cleared, saved and digested with the state's own."""
         self.stores[name] = store
-
-    def number_of(self, source: TopicPartition) -> int:
-        """Return the partition's number, a new one at its first appearance."""
-        number = self._numbers.setdefault(source, len(self.partitions))
-        if number == len(self.partitions):
-            self.partitions.append(source)
-            if source.topic.startswith(FILED):
-                self._filed.add(number)
-        return number
 
     def admit(self, raw: RawBatch) -> Batch:
         """Turn ids into rows, new ones admitted, duplicates left out. Histories and counts stay."""
@@ -122,20 +102,15 @@ class State:
         self.items.touch(item_B, number_B, moment_B)
         first = self.events_learned
         self.events_learned += len(keep)
-        types: dict[str, int] = {}
-        for b in keep:
-            types[events.types[b]] = types.get(events.types[b], 0) + 1
-        source_B = np.array(numbers, np.int32)[events.source_B[where]] if len(keep) else np.zeros(0, np.int32)
+        source_B = np.array(numbers, np.int32)[events.source_B[where]]
         previous_B = previous_of(user_B)
-        moved = self._update_partitions(user_B, source_B, previous_B)
-        known_B = (item_B >= 0) & (self.items.status.data[item_B] == LIVE)
         return Batch(
             seq=raw.seq,
             now_ms=raw.now_ms,
             first_event=first,
             user_B=user_B,
             item_B=item_B,
-            known_B=known_B,
+            known_B=(item_B >= 0) & (self.items.status.data[item_B] == LIVE),
             role_B=self.types.roles(kinds, events.value_B[where]),
             value_B=events.value_B[where],
             weight_B=np.array([kind.weight for kind in kinds], np.float32),
@@ -146,9 +121,9 @@ class State:
             append_ms_B=events.append_ms_B[where],
             source_B=source_B,
             previous_B=previous_B,
-            types=types,
+            types=dict(Counter(events.types[b] for b in keep)),
             duplicates=len(events) - len(keep),
-            moved=moved,
+            moved=self.partition_of.update(user_B, source_B, previous_B, self.users.id_of),
             new_users=new_users,
             new_items=new_items,
         )
@@ -192,9 +167,8 @@ class State:
         self.refresh.mark(holders[holders > 0], NOW)  # not row 0: the default list has a rule of its own
 
     def mark_short(self) -> None:
-        """Let users with fewer than K items on their list have a new one, if more can be shown than before.
-
-        After a backlog: while one is read, more can be shown with every batch.
+        """Let users with fewer than K items on their list have a new one after the backlog, if more can be
+        shown than before.
         """
         if self._more_to_show:
             self._more_to_show = False
@@ -202,14 +176,12 @@ class State:
             self.refresh.mark(short[short > 0], LATER)
 
     def announce(self) -> None:
-        """Give the newest announced items rows, and free those of others; who was shown these gets a new
-        list.
-        """
+        """Give the newest announced items rows and free those of others; holders of these get new lists."""
         items, said, k = self.items, self.availability, self.published.items.data.shape[1]
         most = rows_allowed(items, self.limits.items, k)
         if self._newest_of == said.version and len(items.announced) <= most:
             return
-        newest, new, over = plan(items, said, most, k)
+        newest, new, over = plan_rows(items, said, most, k)
         if over:
             self.mark_holders(np.isin(np.arange(items.capacity), items.retract(over)))
         self._make_room(len(new))
@@ -225,17 +197,19 @@ class State:
     def settle_items(self, rows: IntArray) -> None:
         """End the admission of items: they may be shown from now on, or are hidden."""
         self.items.settle(rows)
-        hidden = self.availability.hidden([self.items.id_of[row] for row in rows.tolist()])
+        hidden = self.availability.hidden(self.items.ids(rows))
         self.items.show(rows[hidden], False)
         self._more_to_show |= not bool(hidden.all())
 
     def expire(self, now_ms: int) -> Expired:
         """Forget ids over the limits, or unseen for too long; `reclaim` frees their rows."""
         limits = self.limits
-        users, ids = self._evict(self.users, limits.users, limits.user_ttl_days, now_ms, FREE)
-        numbers = self.partition_of.partition.data[users].tolist()
-        removed = [text for text, number in zip(ids, numbers, strict=True) if number not in self._filed]
-        items, _ = self._evict(self.items, limits.items, limits.item_ttl_days, now_ms, RETIRED)
+        most = limits.users and limits.users + 1  # and the row of the user without events
+        users, ids = self.users.evict(most, limits.user_ttl_days, now_ms, FREE)
+        sources = [self.partitions[number] for number in self.partition_of.partition.data[users].tolist()]
+        filed = [source.topic.startswith(FILED) for source in sources]
+        removed = [text for text, from_file in zip(ids, filed, strict=True) if not from_file]
+        items, _ = self.items.evict(limits.items, limits.item_ttl_days, now_ms, RETIRED)
         return Expired(users, items, removed)
 
     def reclaim(self, expired: Expired) -> None:
@@ -264,36 +238,16 @@ class State:
 
     def drop_partitions(self, sources: Collection[TopicPartition]) -> None:
         """Forget partitions: their users, their offsets, their duplicates."""
-        numbers = [self._numbers[source] for source in sources if source in self._numbers]
+        numbers = [self.partition_of.number_of(source) for source in sources]
         self.forget_users(np.flatnonzero(np.isin(self.partition_of.partition.data, numbers)).astype(np.int32))
         for source in sources:
             self.offsets.pop(source, None)
             self.duplicates.pop(source, None)
 
-    def _update_partitions(self, user_B: IntArray, source_B: IntArray, previous_B: IntArray) -> int:
-        """Let users follow their newest event; return how often one came to another partition of its topic.
-
-        The first time ever is logged: users without a fixed partition lose part of their history with every
-        change of workers.
-        """
-        moved, before_B = self.partition_of.update(user_B, source_B, previous_B, self.partitions)
-        if moved.size and not self._moves_logged:
-            self._moves_logged = True
-            b = moved[0]
-            topic, now = self.partitions[source_B[b]]
-            logger.warning(
-                "an event of user %r lies in partition %d of topic %s, the one before in %d: expected one "
-                "partition, as the user's state lies there. Let every producer take the user's id as key and "
-                "the same partitioner (murmur2, Kafka's own; librdkafka needs partitioner=murmur2_random). "
-                "After partitions were added this ends by itself. Counted in afresh_user_moves_total",
-                self.users.id_of[user_B[b]], now, topic, self.partitions[before_B[b]].partition,
-            )  # fmt: skip
-        return int(moved.size)
-
     def _advance(self, spans: Sequence[Span]) -> list[int]:
         for span in spans:
             self.offsets[span.source] = max(span.stop, self.offsets.get(span.source, 0))
-        return [self.number_of(span.source) for span in spans]
+        return [self.partition_of.number_of(span.source) for span in spans]
 
     def _first_sightings(self, raw: RawBatch) -> list[int]:
         """Return the places of the events that are no duplicates."""
@@ -326,22 +280,6 @@ class State:
     def _clear_users(self, rows: IntArray) -> None:
         self.consumed.release(rows)
         clear(self.stores.values(), "user", rows)
-
-    def _evict(
-        self, table: IdTable, limit: int, ttl_days: float, now_ms: int, status: int
-    ) -> tuple[IntArray, list[str]]:
-        """Take the ids of overdue rows away, the longest unseen first; return these rows and ids."""
-        rows: list[int] = []
-        ids: list[str] = []
-        too_old_ms = now_ms - math.floor(ttl_days * DAY_MS)
-        held = limit + (table is self.users)  # and the row of the user without events
-        while (limit and len(table) > held) or ttl_days:
-            row = table.oldest()
-            if row < 0 or not ((limit and len(table) > held) or table.last_ms.data[row] < too_old_ms):
-                break
-            rows.append(row)
-            ids.append(table.forget(row, status))
-        return np.array(rows, np.int32), ids
 
 
 def pushes(batch: Batch) -> npt.NDArray[np.bool_]:

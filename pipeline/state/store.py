@@ -1,9 +1,4 @@
-"""One mechanism for everything that the state and the models keep: named columns.
-
-A column says what its first axis counts (users, items, neither) and whether its values are item rows. That is
-enough to grow it, clear rows of it, remove references to freed rows, save it, move it between workers, weigh
-it and digest it; a store adds nothing but its names and its arithmetic.
-"""
+"""Named columns: one mechanism to grow, clear, save, move and digest all that the state and models keep."""
 
 import hashlib
 from collections.abc import Iterable
@@ -44,23 +39,18 @@ class HasColumns(Protocol):
 
 
 class Store:
-    """A part of the state or a model that keeps columns: all that is a Column, or holds some, among its
-    attributes.
-    """
+    """A part of the state or a model that keeps columns among its attributes."""
 
     def columns(self) -> dict[str, Column]:
-        """Return the columns by name: the attribute's, `attribute.key` of a dictionary, `attribute_name` of a
-        store.
-        """
+        """Return the columns by name: `attribute`, or `attribute_key` of a dictionary or store."""
         found: dict[str, Column] = {}
         for name, value in vars(self).items():
             if isinstance(value, Column):
                 found[name] = value
-            elif isinstance(value, Store) and not name.startswith("_"):
-                found |= {f"{name}_{key}": column for key, column in value.columns().items()}
-            elif isinstance(value, dict):
-                parts = {key: part for key, part in value.items() if isinstance(part, Column)}
-                found |= {f"{name}_{key}": part for key, part in parts.items()}
+                continue
+            parts = value.columns() if isinstance(value, Store) and name[0] != "_" else value
+            if isinstance(parts, dict):
+                found |= {f"{name}_{key}": part for key, part in parts.items() if isinstance(part, Column)}
         return found
 
 
@@ -86,9 +76,7 @@ def clear(stores: Iterable[HasColumns], axis: Axis, rows: Rows) -> None:
 def remove_references(
     stores: Iterable[HasColumns], axis: Axis, start: int, stop: int, doomed_M: npt.NDArray[np.bool_]
 ) -> None:
-    """Replace doomed item rows by -1 in rows `start <= row < stop` of every column of `axis` that holds
-    items.
-    """
+    """Replace doomed item rows by -1 in rows `start <= row < stop` of the columns of `axis` with items."""
     for store in stores:
         for column in store.columns().values():
             if column.axis == axis and column.of_items:

@@ -2,27 +2,22 @@
 
 A row is FREE, NEW (admitted in this batch), LIVE, HIDDEN (known, but shown to no user), ANNOUNCED (of an item
 that no event has named: it can be on a list, and nothing is learned about it), or RETIRED (without an id, but
-perhaps still referred to by histories and transitions; reused once all references are removed).
+perhaps still referred to by histories and transitions; reused once all references are removed). SWEPT: the
+running cycle removes the references.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels import inlined
+from pipeline.state.positions import DAY_MS
 from pipeline.state.store import Column, Store
 
-FREE, LIVE, NEW, RETIRED, SWEPT, HIDDEN = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    5,
-)  # SWEPT: the running cycle removes all references to it
-ANNOUNCED = 6
+FREE, LIVE, NEW, RETIRED, SWEPT, HIDDEN, ANNOUNCED = range(7)
 HELD = (LIVE, NEW, HIDDEN, ANNOUNCED)  # the row belongs to an id
 NEVER = np.iinfo(np.int64).max  # as `last_event`: this row is never the oldest
 IntRows = npt.NDArray[np.int32]
@@ -69,11 +64,7 @@ class IdTable(Store):
         return len(self.id_of)
 
     def missing(self, ids: Sequence[str]) -> list[str]:
-        """Return the ids that have no row, each once, in order of appearance, counting them towards
-        admission.
-
-        An id is returned at its `admit_after`-th sighting.
-        """
+        """Return the ids without a row at their `admit_after`-th sighting, each once, in order."""
         row_of = self.row_of
         unknown = [text for text in ids if text not in row_of]
         if not unknown:
@@ -93,15 +84,13 @@ class IdTable(Store):
         return list(ready)
 
     def admit(self, ids: Sequence[str]) -> IntRows:
-        """Give each of these ids a row, status NEW: its own where it is announced. The caller has made room
-        (`room`).
-        """
+        """Give each id a row, status NEW: its own where it is announced. The caller has made `room`."""
         rows = self._take(ids, self.row_of, NEW)
         self.admitted += len(ids)
         return rows
 
     def announce(self, ids: Sequence[str]) -> IntRows:
-        """Give each of these ids without a row one of status ANNOUNCED. The caller has made room (`room`)."""
+        """Give each id without a row one of status ANNOUNCED. The caller has made `room`."""
         return self._take(ids, self.announced, ANNOUNCED)
 
     def retract(self, ids: Sequence[str]) -> IntRows:
@@ -141,6 +130,10 @@ class IdTable(Store):
         self.id_hash = np.concatenate((self.id_hash, np.zeros(capacity - self.capacity, np.uint64)))
         self.id_of.extend([""] * (capacity - self.capacity))
 
+    def ids(self, rows: npt.NDArray[np.integer]) -> list[str]:
+        """Return the id of each row."""
+        return [self.id_of[row] for row in rows.tolist()]
+
     def rows(self, ids: Sequence[str]) -> IntRows:
         """Return the row of each id, -1 where it has none."""
         get = self.row_of.get
@@ -179,11 +172,9 @@ class IdTable(Store):
         return int(np.count_nonzero(np.isin(self.status.data, (RETIRED, SWEPT))))
 
     def oldest(self) -> int:
-        """Return the live row that was touched longest ago; -1 when no row may go (`last_event` NEVER holds
-        one).
+        """Return the live row that was touched longest ago; -1 without one (`last_event` NEVER keeps a row).
 
-        The queue is made from one pass over the table and used until it is spent: a row touched since has a
-        newer number and is passed over, so the answer is exact whenever the queue was made.
+        The queue is made in one pass over the table. Rows touched since have a newer number and are skipped.
         """
         status, last = self.status.data, self.last_event.data
         for _ in range(2):
@@ -220,6 +211,21 @@ class IdTable(Store):
         self.evicted += 1
         return text
 
+    def evict(self, limit: int, ttl_days: float, now_ms: int, status: int) -> tuple[IntRows, list[str]]:
+        """Forget ids over `limit` or unseen for `ttl_days` (0: no limit), the longest unseen first; return
+        their rows and ids.
+        """
+        rows: list[int] = []
+        ids: list[str] = []
+        too_old_ms = now_ms - math.floor(ttl_days * DAY_MS)
+        while (over := 0 < limit < len(self)) or ttl_days:
+            row = self.oldest()
+            if row < 0 or not (over or self.last_ms.data[row] < too_old_ms):
+                break
+            rows.append(row)
+            ids.append(self.forget(row, status))
+        return np.array(rows, np.int32), ids
+
     def reuse(self, rows: IntRows) -> None:
         """Put scrubbed rows back on the stack of free ones."""
         self.status.data[rows] = FREE
@@ -231,9 +237,7 @@ class IdTable(Store):
         self.retired = int(np.count_nonzero(self.status.data == RETIRED))
 
     def canonical(self) -> tuple[IntRows, IntRows]:
-        """Return the held rows in order of their ids, and the table row -> place in that order (-1: not
-        held).
-        """
+        """Return the held rows in order of their ids, and the place of each row in it (-1: not held)."""
         order = self.find(sorted([*self.row_of, *self.announced]))
         place = np.full(self.capacity, -1, np.int32)
         place[order] = np.arange(order.size, dtype=np.int32)

@@ -3,6 +3,7 @@
 Axes: B = events of a batch, U = user rows.
 """
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,30 +12,52 @@ import numpy.typing as npt
 from pipeline.events.batch import TopicPartition
 from pipeline.state.store import Column, Store
 
+logger = logging.getLogger(__name__)
+
 IntArray = npt.NDArray[np.int32]
 
 
 class UserPartition(Store):
-    """The partition each user's newest event came from, as a column `partition` int32 [U] of registered
-    numbers.
-    """
+    """Column: `partition` int32 [U], the place in `sources` of the partition of each user's newest event."""
 
     def __init__(self, capacity: int) -> None:
         self.partition = Column(np.full(capacity, -1, np.int32), "user", -1)
+        self.sources: list[TopicPartition] = []  # all that were ever seen
+        self._numbers: dict[TopicPartition, int] = {}
+        self._moves_logged = False
+
+    def number_of(self, source: TopicPartition) -> int:
+        """Return the partition's place in `sources`, a new one at its first appearance."""
+        number = self._numbers.setdefault(source, len(self.sources))
+        if number == len(self.sources):
+            self.sources.append(source)
+        return number
 
     def update(
-        self, user_B: IntArray, source_B: IntArray, previous_B: IntArray, partitions: Sequence[TopicPartition]
-    ) -> tuple[npt.NDArray[np.intp], IntArray]:
-        """Note where a batch's events came from; return the places of those that came from another partition
-        of the same topic than their user's event before, and the number of the partition of each [B].
+        self, user_B: IntArray, source_B: IntArray, previous_B: IntArray, id_of_U: Sequence[str]
+    ) -> int:
+        """Let users follow their newest event; return how many moved to another partition of a topic.
 
-        `source_B` are numbers of `partitions`, `previous_B` the places of the users' events before in this
-        batch, -1 for none. A user's events of two topics lie in two partitions by nature: that is no move.
+        `source_B` are places in `sources`, `previous_B` those of the users' events before in this batch, -1
+        for none. A user's events of two topics lie in two partitions by nature: that is no move. The first
+        move is logged: such users lose part of their history with every change of workers.
         """
         before_B = np.where(previous_B >= 0, source_B[previous_B], self.partition.data[user_B])
         self.partition.data[user_B] = source_B
-        moved = np.flatnonzero((before_B >= 0) & (before_B != source_B))
-        if moved.size:
-            topic_of = np.unique([source.topic for source in partitions], return_inverse=True)[1]
-            moved = moved[topic_of[before_B[moved]] == topic_of[source_B[moved]]]
-        return moved, before_B
+        moved = [
+            b
+            for b in np.flatnonzero((before_B >= 0) & (before_B != source_B)).tolist()
+            if self.sources[before_B[b]].topic == self.sources[source_B[b]].topic
+        ]
+        if moved and not self._moves_logged:
+            self._moves_logged = True
+            b = moved[0]
+            topic, now = self.sources[source_B[b]]
+            logger.warning(
+                "an event of user %r lies in partition %d of topic %s, the one before in %d: expected one "
+                "partition, as the user's state lies there. Let every producer take the user's id as key and "
+                "the same partitioner (murmur2, Kafka's own; librdkafka needs partitioner=murmur2_random). "
+                "After partitions were added this ends by itself. Counted in afresh_user_moves_total",
+                id_of_U[user_B[b]], now, topic, self.sources[before_B[b]].partition,
+            )  # fmt: skip
+        return len(moved)
