@@ -8,6 +8,7 @@ count features.
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +23,10 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 Rows = Literal["item", "user", "event_type"]
 MISS = np.iinfo(np.int32).max  # as `greater_B`: the target is none of its candidates
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of a model: the keys of its table `[model.NAME]`."""
 
 
 class Targets(NamedTuple):
