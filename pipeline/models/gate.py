@@ -9,7 +9,7 @@ negatives, F = features, G = gate inputs.
 
 import numpy as np
 
-from pipeline.kernels import kernel
+from pipeline.kernels import summing
 from pipeline.models.loss import Logits
 from pipeline.models.model import FloatArray, TrainingCandidates
 from pipeline.models.optimizer import adagrad
@@ -59,9 +59,7 @@ def add_training_features(
     _add_negatives(coef_BF, queries.position_B, training.negative_features, logits.negatives_BS)
 
 
-def coefficient_gradient(
-    coef_BF: FloatArray, queries: Queries, training: TrainingCandidates, slopes: Logits
-) -> FloatArray:
+def coefficient_gradient(queries: Queries, training: TrainingCandidates, slopes: Logits) -> FloatArray:
     """Return the gradient of the loss with respect to c [B, F]."""
     out: FloatArray = training.target_features * slopes.target_B[:, None]
     _gradient(
@@ -71,7 +69,7 @@ def coefficient_gradient(
     return out
 
 
-@kernel(fastmath={"reassoc", "contract", "nsz", "arcp"})
+@summing
 def _add(coef_BF, indptr, features_NF, out_N):  # type: ignore[no-untyped-def]
     for b in range(coef_BF.shape[0]):
         for n in range(indptr[b], indptr[b + 1]):
@@ -81,7 +79,7 @@ def _add(coef_BF, indptr, features_NF, out_N):  # type: ignore[no-untyped-def]
             out_N[n] += total
 
 
-@kernel(fastmath={"reassoc", "contract", "nsz", "arcp"})
+@summing
 def _add_negatives(coef_BF, position_B, features_PSF, out_BS):  # type: ignore[no-untyped-def]
     for b in range(coef_BF.shape[0]):
         for s in range(out_BS.shape[1]):
@@ -91,7 +89,7 @@ def _add_negatives(coef_BF, position_B, features_PSF, out_BS):  # type: ignore[n
             out_BS[b, s] += total
 
 
-@kernel(fastmath={"reassoc", "contract", "nsz", "arcp"})
+@summing
 def _gradient(indptr, features_NF, position_B, features_PSF, slopes, out_BF):  # type: ignore[no-untyped-def]
     slope_N, _, slope_BS = slopes
     for b in range(out_BF.shape[0]):

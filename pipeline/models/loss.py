@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.kernels import kernel
-from pipeline.models.model import FloatArray, RankResult, Targets, TrainingCandidates, ranks_within
+from pipeline.models.model import FloatArray, TrainingCandidates
 
 # measured on recorded streams: a background of .0003 to .003 does as well; without the floor .2 % less
 BACKGROUND, FLOOR = np.float32(1e-3), np.float32(0.1)
@@ -62,12 +62,6 @@ def softmax_loss(
         loss_B, below_B,
     )  # fmt: skip
     return Loss(loss_B, slopes, below_B)
-
-
-def ranks_of(loss: Loss, logits: Logits, training: TrainingCandidates, targets: Targets) -> RankResult:
-    """Return where the targets stand among their candidates, with their losses."""
-    ranks = ranks_within(logits.candidates_N, training, targets, loss.below_B)
-    return ranks._replace(loss_B=np.where(training.place_B >= -1, loss.loss_B, np.float32(np.nan)))
 
 
 @kernel()

@@ -14,11 +14,11 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.model import ModelContext
+from pipeline.models.model import Config, ModelContext
 from pipeline.models.torch_model import TorchBatch, TorchModel
 
 
-class NcfConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NcfConfig(Config, frozen=True):
     """Settings of the model `ncf`."""
 
     dim: Annotated[int, msgspec.Meta(ge=2, le=256)] = 16  # of the factorisation, and of each input of the MLP

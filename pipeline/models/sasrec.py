@@ -14,11 +14,11 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.model import ModelContext
+from pipeline.models.model import Config, ModelContext
 from pipeline.models.torch_model import TorchBatch, TorchModel
 
 
-class SasRecConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SasRecConfig(Config, frozen=True):
     """Settings of the model `sasrec`."""
 
     dim: Annotated[int, msgspec.Meta(ge=4, le=1024)] = 64
