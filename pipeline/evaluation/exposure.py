@@ -22,9 +22,7 @@ class Exposure:
     """
 
     def __init__(self, window: int = WINDOW_LISTS) -> None:
-        """Start with no list. `window`: newest lists that coverage is over; ValueError when below 1."""
-        if window < 1:
-            raise ValueError(f"window {window}: expected 1 list or more")
+        """Start with no list. `window`: newest lists that coverage is over."""
         self.window = window
         self.lists = 0
         self._places_I = np.zeros(0, np.int64)
