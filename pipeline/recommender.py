@@ -1,6 +1,4 @@
-"""The stages in order: a batch in, rankings out. Everything that a checkpoint holds; no Kafka, no clock, no
-thread.
-"""
+"""The stages in order: a batch in, rankings out. Holds everything that a checkpoint does."""
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -28,7 +26,7 @@ from pipeline.models.registry import (
     lists_of,
     restart_models,
 )
-from pipeline.models.training import Trainer
+from pipeline.models.training import Trainer, targets_of
 from pipeline.outcome import Mark, Outcome, no_mark
 from pipeline.ranking.lists import Ranked, Stamp, ranking_records
 from pipeline.ranking.ranker import rank
@@ -36,11 +34,11 @@ from pipeline.ranking.recipients import no_recipients, recipients
 from pipeline.settings import POSITIVE, Settings
 from pipeline.state import moving, packing
 from pipeline.state.item_age import ItemAge
-from pipeline.state.queries import Queries, excluded_targets, training_queries
+from pipeline.state.queries import Queries, training_queries
 from pipeline.state.refresh import LATER, NOW
 from pipeline.state.shards import Shard, Snapshot
 from pipeline.state.state import State
-from pipeline.state.tables import HIDDEN, LIVE
+from pipeline.state.tables import LIVE
 from pipeline.step_metrics import step_metrics_of, tables_of
 
 logger = logging.getLogger(__name__)
@@ -90,6 +88,8 @@ class Recommender:
         self.evaluator = Evaluator([model.name for model in self.models], settings.drift.reaction)
         self.quality, self.exposure = self.evaluator.quality, self.evaluator.exposure
         self.seq = 0
+        # the next offsets of every partition held, and of the items topic
+        self.offsets, self.item_offsets = state.offsets, state.item_offsets
         self.held: Collection[TopicPartition] = ()  # partitions that the loop holds, with events or without
         # items of the default list last published; not saved: after a restart it goes out again
         self._default: list[str] | None = None
@@ -102,21 +102,11 @@ class Recommender:
         return self.state.events_learned
 
     @property
-    def offsets(self) -> dict[TopicPartition, int]:
-        """The next offset of every partition held."""
-        return self.state.offsets
-
-    @property
     def pending_rankings(self) -> bool:
         """Whether lists are to go out that wait for no event: a batch without any will make them."""
         refresh = self.state.refresh
         due = refresh.waiting(NOW) or refresh.waiting(LATER)
         return bool(due) or (self._default is None and self._leads())
-
-    @property
-    def item_offsets(self) -> dict[TopicPartition, int]:
-        """The next offsets of the items topic."""
-        return self.state.item_offsets
 
     def catalog_changes(self, changes: Iterable[ItemChange]) -> tuple[ItemChange, ...]:
         """Return those changes of items that change anything."""
@@ -137,7 +127,7 @@ class Recommender:
         self._init_rows(batch.new_users, batch.new_items)
         mark("event")
         queries = training_queries(state, batch)
-        targets = self._targets(batch, queries)
+        targets = targets_of(state, batch, queries, self.evaluator.reaction.step_factor(batch.first_event))
         mark("state")
         training = self.trainer.candidates(queries, self.bank.candidates(queries), targets.item_B, batch.seq)
         results = self._learn(queries, training, targets)
@@ -147,7 +137,8 @@ class Recommender:
         alarms = self._evaluate(batch, queries, results)
         mark("measure")
         session_B = state.update(batch)
-        self.bank.update(lessons_of(batch, queries, session_B))
+        weight_B = np.where(batch.role_B == POSITIVE, batch.weight_B, np.float32(0))
+        self.bank.update(Lessons.of(queries, batch.item_B, weight_B, batch.type_B, session_B, batch.seq))
         expired = state.expire(raw.now_ms)
         self.bank.forget(expired.items)
         state.reclaim(expired)
@@ -163,7 +154,8 @@ class Recommender:
         rankings = self._publish(to.users, raw)
         rankings += self._default_ranking(raw, bool(rankings))
         mark("rank")
-        metrics = step_metrics_of(state, batch, served, before, to, self.reacting)
+        reacting = self.evaluator.reaction.running(self.events_learned)
+        metrics = step_metrics_of(state, batch, served, before, to, reacting)
         in_time_ms_B = np.where(to.late_B, 0, batch.append_ms_B)
         return Outcome(rankings, expired.removed_users, alarms, metrics, in_time_ms_B, self._sources(to.due))
 
@@ -185,18 +177,17 @@ class Recommender:
             if model.name in self.disabled:
                 continue
             try:
-                ranks = full_ranks(model, self.bank, queries, training, targets) if self.rank_all else None
+                full = full_ranks(model, self.bank, queries, training, targets) if self.rank_all else None
                 result = model.learn(queries, training, targets)
-                if ranks is not None:
-                    result = result._replace(
-                        ranks=result.ranks._replace(greater_B=ranks.greater_B, equal_B=ranks.equal_B)
-                    )
-                results[model.name] = result
             except Exception:
                 if model is self.models[0]:
                     raise
                 self.disabled.add(model.name)
                 logger.warning("model %s failed: disabled until the next start", model.name, exc_info=True)
+                continue
+            if full is not None:
+                result = result._replace(ranks=result.ranks._replace(**full._asdict()))
+            results[model.name] = result
         return results
 
     def _default_ranking(self, raw: RawBatch, published: bool) -> list[Ranking]:
@@ -223,7 +214,7 @@ class Recommender:
         return first in self.state.offsets or first in self.held
 
     def _init_rows(self, users: IntArray, items: IntArray) -> None:
-        """Initialise everything that is kept of new users and items, independent of row order."""
+        """Initialise what is kept of new users and items, independent of row order."""
         self.item_age.note(items, self.state.events_learned)
         self.exposure.clear(items)
         user_ids = [self.state.users.id_of[row] for row in users.tolist()]
@@ -231,24 +222,6 @@ class Recommender:
         for model in self.models:
             model.init_rows("user", users, user_ids)
             model.init_rows("item", items, item_ids)
-
-    def _targets(self, batch: Batch, queries: Queries) -> Targets:
-        """Return what is learned and what is tested: positive events with items that may be shown."""
-        hidden_B = (self.state.items.status.data[batch.item_B] == HIDDEN) & (batch.item_B >= 0)
-        positive_B = batch.role_B == POSITIVE
-        tested_B = positive_B & ~excluded_targets(queries, batch.item_B) & ~hidden_B
-        return Targets(
-            item_B=np.where(tested_B & batch.known_B, batch.item_B, -1).astype(np.int32),
-            weight_B=batch.weight_B,
-            type_B=batch.type_B,
-            role_B=batch.role_B,
-            value_B=batch.value_B,
-            tested_B=tested_B,
-            known_B=batch.known_B,
-            counted_B=np.where(positive_B, batch.item_B, -1).astype(np.int32),
-            seq=batch.seq,
-            step_scale=self.evaluator.reaction.step_factor(batch.first_event),
-        )
 
     def _evaluate(
         self, batch: Batch, queries: Queries, results: Mapping[str, TrainResult]
@@ -270,15 +243,10 @@ class Recommender:
     def react(self, response: Response) -> None:
         """Let the past count less, as the response to drift alarms requires."""
         if response.fade is not None:
-            self.bank.fade(response.fade.weakening, response.fade.share_left)
+            self.bank.fade(*response.fade)
 
     def _live_rows(self) -> npt.NDArray[np.intp]:
         return np.flatnonzero(self.state.items.status.data == LIVE)
-
-    @property
-    def reacting(self) -> bool:
-        """Whether a reaction to drift runs at the next event."""
-        return self.evaluator.reaction.running(self.state.events_learned)
 
     def track(self) -> Track:
         """Return the metrics over time, up to now."""
@@ -377,12 +345,3 @@ class Recommender:
     def describe_item(self, item_id: str) -> dict[str, object] | None:
         """Return what is held of an item, as JSON values; None when nothing is known of it."""
         return item_document(self.state, self.bank, item_id)
-
-
-def lessons_of(batch: Batch, queries: Queries, session_B: npt.NDArray[np.uint64]) -> Lessons:
-    """Return what count features learn from a batch: its positive events and the moments before them."""
-    weight_B = np.where(batch.role_B == POSITIVE, batch.weight_B, np.float32(0))
-    return Lessons(
-        batch.item_B, weight_B, batch.type_B, batch.moment_ms_B, session_B, queries.position_B,
-        queries.items_BL, queries.length_B, batch.seq,
-    )  # fmt: skip

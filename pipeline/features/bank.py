@@ -80,19 +80,14 @@ class FeatureBank:
         self.names: tuple[str, ...] = tuple(names)
         self.least = max(k, POPULAR)
         self._workspace = Workspace(RETRIEVED + len(lists) * POPULAR + self.least, len(names))
-        first = self.at["popularity"]
-        self.bare = slice(
-            first, first + len(self.popularity.features)
-        )  # features that are defined for every item
         places = tuple(names.index(kind) for kind in KINDS)
-        always = tuple(self.bare.start <= place < self.bare.stop for place in places)
-        self.success: Success = Success(users, places, always)
+        always = tuple(kind in self.popularity.features for kind in KINDS)
+        self.success = Success(users, places, always)
 
     @property
     def stores(self) -> Mapping[str, Store]:
         """Return what is to be saved, grown and cleared, by name."""
-        families = {name: family for name, family in self.families.items() if isinstance(family, Store)}
-        return {**families, "success": self.success}
+        return {**self.families, "success": self.success}
 
     def candidates(self, queries: Queries) -> Candidates:
         """Return each query's candidates with their features.

@@ -12,18 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.features.block import RETRIEVED, Block, slot_of
-from pipeline.features.family import CountFamily, FloatArray, Shown
+from pipeline.features.family import Family, FloatArray, Shown
 from pipeline.features.lessons import Lessons
 from pipeline.features.popularity import SCALE
 from pipeline.kernels import kernel
-from pipeline.state.store import Column, Store
+from pipeline.state.store import Column
 
 OCCURRENCES = 32  # kept of an item
 BEFORE = 4  # items kept before each
 CLOSE = 6  # places of the history that are close by
 
 
-class ContextMatches(CountFamily, Store):
+class ContextMatches(Family):
     """Columns: `occurrence` int32 [M, R, 1 + BEFORE] (what followed, then what came before, newest first) and
     `seen` int64 [M] (occurrences since the past was last cut off).
     """

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.features.block import Block, may_show, slot_of
-from pipeline.features.family import CountFamily, Shown
+from pipeline.features.family import Family, Shown
 from pipeline.features.lessons import Lessons
 from pipeline.kernels import inlined, kernel, log32, log_all
 from pipeline.state.positions import DAY_MS, POSITIONS
-from pipeline.state.store import Column, Store
+from pipeline.state.store import Column
 from pipeline.state.tables import LIVE, IdTable
 
 FloatArray = npt.NDArray[np.float32]
@@ -46,7 +46,7 @@ class Counts(NamedTuple):
     total_W: npt.NDArray[np.float64]
 
 
-class Popularity(CountFamily, Store):
+class Popularity(Family):
     """Columns: `stored` float32 [M, W], `gain` float64 [W] (the present g), `total` float64 [W] (sum over
     items, stored scale), `clock_ms` int64 [1] (newest event time that the one-day column has seen), `listed`
     int32 [W, LISTED] (item rows, most popular first, -1 at the end) and `complete` bool [W] (whether the list

@@ -7,19 +7,18 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.features.block import RETRIEVED, Block, slot_of
-from pipeline.features.family import CountFamily, FloatArray, Shown
+from pipeline.features.family import Family, FloatArray, Shown
 from pipeline.features.lessons import Lessons
 from pipeline.features.pair_table import PairTable
 from pipeline.features.popularity import P300, SCALE, Popularity, share_of
 from pipeline.kernels import kernel
-from pipeline.state.store import Store
 from pipeline.state.tables import IdTable
 
 HALF_LIFE = 3000.0  # events
 BACK_OFF = 10.0  # pseudo-count
 
 
-class RecentTransitions(CountFamily, Store):
+class RecentTransitions(Family):
     """Its columns are those of a `PairTable` that looks one item back."""
 
     features = ("recent_back_off",)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.features.block import RETRIEVED, Block, slot_of
-from pipeline.features.family import CountFamily, FloatArray, Shown
+from pipeline.features.family import Family, FloatArray, Shown
 from pipeline.features.lessons import Lessons
 from pipeline.features.popularity import SCALE
 from pipeline.kernels import inlined, kernel, log_all
@@ -77,7 +77,7 @@ class SessionIndex(Store):
         _add(session_B, item_B, weight_B, self.index, self.last.data)
 
 
-class Sessions(CountFamily, Store):
+class Sessions(Family):
     """Its columns are those of a `SessionIndex`."""
 
     features = ("session",)

@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.features.block import RETRIEVED, Block, find_slot, slot_of
-from pipeline.features.family import CountFamily, Shown
+from pipeline.features.family import Family, Shown
 from pipeline.features.lessons import Lessons
 from pipeline.features.popularity import P1000, SCALE, Popularity, share_of
 from pipeline.kernels import inlined, kernel, log_all
 from pipeline.state.splitmix import next_uniform
-from pipeline.state.store import Column, Store
+from pipeline.state.store import Column
 from pipeline.state.tables import IdTable, is_held
 
 FloatArray = npt.NDArray[np.float32]
@@ -48,7 +48,7 @@ class Partners(NamedTuple):
     count_M: FloatArray
 
 
-class Transitions(CountFamily, Store):
+class Transitions(Family):
     """Columns: `partner` int32 [M, S] (-1: empty), `forward`, `backward` float32 [M, S], `count` float32 [M]
     (events), `followed` float32 [M] (all forward weight, kept or not).
     """

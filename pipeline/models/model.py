@@ -37,8 +37,6 @@ class Targets(NamedTuple):
     item_B: IntArray
     weight_B: FloatArray
     type_B: npt.NDArray[np.uint16]  # a stable hash of the event type's name
-    role_B: npt.NDArray[np.int8]
-    value_B: npt.NDArray[np.float64]  # NaN where the event had none
     tested_B: npt.NDArray[np.bool_]  # a positive event, its item neither excluded nor hidden
     known_B: npt.NDArray[np.bool_]  # its item was known when the batch began
     counted_B: IntArray  # the item rows of all positive events, new and excluded ones too (-1: not admitted)

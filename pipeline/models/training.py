@@ -1,20 +1,40 @@
-"""What a batch is trained on: its candidates, a uniform draw of negatives, and what both stand for.
+"""What a batch is trained on: its targets, candidates, a uniform draw of negatives, and what both stand for.
 
 Axes as in model.py; M = item rows.
 """
 
 import numpy as np
 
+from pipeline.events.batch import Batch
 from pipeline.features.bank import FeatureBank
 from pipeline.features.block import Candidates
 from pipeline.kernels import kernel
-from pipeline.models.model import IntArray, TrainingCandidates
+from pipeline.models.model import IntArray, Targets, TrainingCandidates
+from pipeline.settings import POSITIVE
 from pipeline.state.positions import POSITIONS
-from pipeline.state.queries import Queries
-from pipeline.state.tables import LIVE, IdTable
+from pipeline.state.queries import Queries, excluded_targets
+from pipeline.state.state import State
+from pipeline.state.tables import HIDDEN, LIVE, IdTable
 
 NEGATIVES = 128  # measured: from 64 to 1,024 no difference in quality, since the candidates carry the mass
 DENSE_DRAW = 4096  # rows up to which all are looked at
+
+
+def targets_of(state: State, batch: Batch, queries: Queries, step_scale: float) -> Targets:
+    """Return what is learned and what is tested: positive events with items that may be shown."""
+    hidden_B = (state.items.status.data[batch.item_B] == HIDDEN) & (batch.item_B >= 0)
+    positive_B = batch.role_B == POSITIVE
+    tested_B = positive_B & ~excluded_targets(queries, batch.item_B) & ~hidden_B
+    return Targets(
+        item_B=np.where(tested_B & batch.known_B, batch.item_B, -1).astype(np.int32),
+        weight_B=batch.weight_B,
+        type_B=batch.type_B,
+        tested_B=tested_B,
+        known_B=batch.known_B,
+        counted_B=np.where(positive_B, batch.item_B, -1).astype(np.int32),
+        seq=batch.seq,
+        step_scale=step_scale,
+    )
 
 
 def draw_negatives(items: IdTable, seed: int, seq: int) -> IntArray:

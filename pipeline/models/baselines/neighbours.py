@@ -104,10 +104,9 @@ class PairsModel(Neighbours):
     def count(self, queries: Queries, targets: Targets) -> None:
         """Count the batch's positive events after the items before them."""
         seed = int(np.random.default_rng((self._seed, targets.seq, 2)).integers(2**63))
-        lessons = Lessons(
-            targets.counted_B, targets.weight_B, targets.type_B, queries.now_ms_B, queries.session_B,
-            queries.position_B, queries.items_BL, queries.length_B, targets.seq,
-        )  # fmt: skip
+        lessons = Lessons.of(
+            queries, targets.counted_B, targets.weight_B, targets.type_B, queries.session_B, targets.seq
+        )
         self.pairs.update(lessons, self._items.status.data, seed)
 
 
