@@ -81,9 +81,7 @@ class CurveHistogram:
         return Curve(int(tests), int(unknown), area / tests, average, EDGES_E, tpr_E, precision_E)
 
     def arrays(self) -> Arrays:
-        """Return the histogram and the sums."""
         return {"curve": self._mass_E.copy(), "curve_sums": self._sums.copy()}
 
     def load(self, arrays: Arrays) -> None:
-        """Restore the state from `arrays`."""
         self._mass_E[:], self._sums[:] = arrays["curve"], arrays["curve_sums"]

@@ -115,7 +115,6 @@ class DriftWatch:
         return sorted(alarms, key=lambda alarm: alarm.at_event)
 
     def arrays(self) -> Arrays:
-        """Return each detector's state, incomplete value and remaining warm-up."""
         return {
             f"{signal}.{name}": array
             for signal, each in self._signals.items()
@@ -123,7 +122,6 @@ class DriftWatch:
         }
 
     def load(self, arrays: Arrays) -> None:
-        """Restore the state from `arrays`; a signal that is not in there starts from zero."""
         for signal, each in self._signals.items():
             if f"{signal}.pending" in arrays:
                 each.load({name: arrays[f"{signal}.{name}"] for name in each.arrays()})

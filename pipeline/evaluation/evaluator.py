@@ -70,7 +70,6 @@ class Evaluator:
         return self.timeline.track(self._now(events, live_rows))
 
     def arrays(self) -> Arrays:
-        """Return the state of every measure, as "<measure>/<name>"."""
         return {
             f"{measure}/{name}": array
             for measure, part in self._measures().items()

@@ -22,7 +22,6 @@ class Exposure:
     """
 
     def __init__(self, window: int = WINDOW_LISTS) -> None:
-        """Start with no list. `window`: newest lists that coverage is over."""
         self.window = window
         self.lists = 0
         self._places_I = np.zeros(0, np.int64)
@@ -61,7 +60,6 @@ class Exposure:
         return float(np.count_nonzero(newest > max(self.lists - self.window, 0))) / len(rows)
 
     def arrays(self) -> Arrays:
-        """Return the counts by row and the number of lists so far."""
         return {
             "places": self._places_I.copy(),
             "last_list": self._last_list_I.copy(),
@@ -69,7 +67,6 @@ class Exposure:
         }
 
     def load(self, arrays: Arrays) -> None:
-        """Restore the state from `arrays`."""
         self._places_I = np.array(arrays["places"], np.int64)
         self._last_list_I = np.array(arrays["last_list"], np.int64)
         self.lists = int(np.asarray(arrays["lists"], np.int64)[0])

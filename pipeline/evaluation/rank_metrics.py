@@ -181,14 +181,12 @@ class RankMetrics:
         return ListHits(events, hits / events if events else 0.0)
 
     def arrays(self) -> Arrays:
-        """Return the counts and histograms of each model, and the recent ranks, oldest first."""
         out: Arrays = {"list_hits": self._list_hits.copy(), "list_hits.recent": self._recent_list_hits.rows()}
         for model, ranks in self._ranks.items():
             out |= {f"model.{model}.{name}": array for name, array in ranks.arrays().items()}
         return out
 
     def load(self, arrays: Arrays) -> None:
-        """Restore the state from `arrays`; a model that is not in there starts from zero."""
         self._list_hits[:] = arrays["list_hits"]
         if "list_hits.recent" in arrays:
             self._recent_list_hits.add(arrays["list_hits.recent"])

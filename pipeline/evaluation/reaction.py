@@ -61,7 +61,6 @@ class Reaction:
     """
 
     def __init__(self, on: bool = True) -> None:
-        """`on=False`: react to nothing."""
         self.on = on
         self._until = 0  # the event at which it ends
         self._left = 1.0  # the smallest share of quality left in the one that runs
@@ -91,11 +90,9 @@ class Reaction:
         return Response(answered, Fade(weakening(smallest) - weakening(start), smallest))
 
     def arrays(self) -> Arrays:
-        """Return the end and the strength of the running reaction."""
         return {"until": np.array([self._until], np.int64), "left": np.array([self._left])}
 
     def load(self, arrays: Arrays) -> None:
-        """Restore the state from `arrays`."""
         self._until, self._left = int(arrays["until"][0]), float(arrays["left"][0])
 
 

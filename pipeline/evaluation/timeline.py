@@ -71,7 +71,6 @@ class Timeline:
     """Keep moments and alarms. A store: checkpoints use `arrays` and `load`."""
 
     def __init__(self, models: Sequence[str], max_moments: int = MAX_MOMENTS) -> None:
-        """Start with the moment before the first event."""
         self.models = list(models)
         self.max_moments = max_moments
         tests = np.zeros((len(models), len(USER_SEGMENTS)), np.int64)
@@ -112,7 +111,6 @@ class Timeline:
         )  # fmt: skip
 
     def arrays(self) -> Arrays:
-        """Return the moments by column, each model's counts by its name, and the alarms as JSON bytes."""
         track = self.track(self._moments[-1])
         rows = (track.events_N, track.time_ms_N, track.items_N, *track.list_hits_N2.T)
         out: Arrays = {
@@ -127,7 +125,6 @@ class Timeline:
         return out
 
     def load(self, arrays: Arrays) -> None:
-        """Restore the state from `arrays`; a model that is not in there had no tests until now."""
         rows = np.asarray(arrays["moments"], np.int64)
         tests_NMS = np.zeros((len(rows), len(self.models), len(USER_SEGMENTS)), np.int64)
         sums_NMSF = np.zeros((*tests_NMS.shape, len(MEASURES)))

@@ -36,19 +36,15 @@ class ContextMatches(Family):
         self.seen = Column(np.zeros(capacity, np.int64), "item")
 
     def retrieve(self, block: Block, at: int) -> None:
-        """Add what followed the newest item, with the sums; as shares of all weight at once."""
         _retrieve(block, self.occurrence.data, self.seen.data, at)
 
     def finish(self, block: Block, at: int) -> None:
-        """Take logarithms."""
         _finish(block, at)
 
     def attribute(self, shown: Shown, at: int, out_BKP: FloatArray) -> None:
-        """Give all to the newest item: its occurrences are what was looked up."""
         out_BKP[:, :, 0] += shown.value_BKF[:, :, at : at + 2].sum(2)
 
     def update(self, lessons: Lessons, status_M: npt.NDArray[np.uint8], seed: int) -> None:
-        """Keep each event as an occurrence of the item before it."""
         _add(lessons, self.occurrence.data, self.seen.data)
 
     def fade(self, weakening: float, share: float) -> None:

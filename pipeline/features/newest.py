@@ -25,7 +25,6 @@ class Newest(Family):
         self.count = Column(np.zeros(1, np.int64), "none")
 
     def retrieve(self, block: Block, at: int) -> None:
-        """Add the newest items that may be shown."""
         _retrieve(block, self.ring.data, self.count.data)
 
     def update(self, lessons: Lessons, status_M: npt.NDArray[np.uint8], seed: int) -> None:

@@ -67,7 +67,6 @@ class Popularity(Family):
 
     @property
     def counts(self) -> Counts:
-        """Return the arrays that kernels read."""
         return Counts(self.stored.data, self.gain.data, self.total.data)
 
     def values(self, column: int) -> FloatArray:
@@ -75,11 +74,9 @@ class Popularity(Family):
         return np.asarray(self.stored.data[:, column] / np.float32(self.gain.data[column]), np.float32)
 
     def retrieve(self, block: Block, at: int) -> None:
-        """Add the most popular items that may be shown, POPULAR of each list."""
         _retrieve(block, self.listed.data, self.lists)
 
     def finish(self, block: Block, at: int) -> None:
-        """Look up every candidate's popularity."""
         _finish(block, self.counts, at)
 
     def bare(
@@ -89,18 +86,15 @@ class Popularity(Family):
         _bare(rows_N, position_N, self.counts, at, out_NF)
 
     def attribute(self, shown: Shown, at: int, out_BKP: FloatArray) -> None:
-        """Popularity rests on no item of the history."""
         out_BKP[:, :, -1] += shown.value_BKF[:, :, at : at + len(self.features)].sum(2)
 
     def update(self, lessons: Lessons, status_M: npt.NDArray[np.uint8], seed: int) -> None:
-        """Count events in order; rows below 0 and weights of 0 are left out."""
         self._rescaled += _add(
             lessons, HALF_LIVES, self.stored.data, self.gain.data, self.total.data, self.clock_ms.data,
             np.zeros(WIDTH),
         )  # fmt: skip
 
     def forget(self, rows: IntArray) -> None:
-        """Remove rows from the totals, before their counts are cleared."""
         if rows.size:
             self.total.data -= self.stored.data[rows].sum(0, dtype=np.float64)
             np.maximum(self.total.data, 0, out=self.total.data)

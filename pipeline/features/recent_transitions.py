@@ -28,20 +28,16 @@ class RecentTransitions(Family):
         self.pairs = PairTable(items.capacity, 1, 1.0, HALF_LIFE, both=False)
 
     def retrieve(self, block: Block, at: int) -> None:
-        """Add the partners of the newest item, with their weights."""
         scale = np.float32(self.pairs.scale)
         _retrieve(block, self.pairs.partner.data, self.pairs.stored.data, scale, at)
 
     def finish(self, block: Block, at: int) -> None:
-        """Take logarithms."""
         _finish(block, self._popularity.counts, max(len(self._items), 1), at)
 
     def attribute(self, shown: Shown, at: int, out_BKP: FloatArray) -> None:
-        """Give all to the newest item."""
         out_BKP[:, :, 0] += shown.value_BKF[:, :, at]
 
     def update(self, lessons: Lessons, status_M: npt.NDArray[np.uint8], seed: int) -> None:
-        """Count events in order."""
         self.pairs.update(lessons, status_M, seed)
 
 

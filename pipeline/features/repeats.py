@@ -26,12 +26,10 @@ class Repeats(Family):
         self.allowed = allowed
 
     def retrieve(self, block: Block, at: int) -> None:
-        """Add the items of the window; `last` as 1 / (1 + k)."""
         if self.allowed:
             _retrieve(block, at)
 
     def finish(self, block: Block, at: int) -> None:
-        """Take logarithms."""
         if self.allowed:
             _finish(block, at)
 

@@ -64,7 +64,6 @@ class SessionIndex(Store):
 
     @property
     def index(self) -> Index:
-        """Return the arrays that kernels read."""
         return Index(
             self.items.data, self.key.data, self.number.data, self.steps.data, self.visits.data,
             self.visited.data,
@@ -89,11 +88,9 @@ class Sessions(Family):
         self._shared = np.empty(REACH * VISITS, np.int32)
 
     def retrieve(self, block: Block, at: int) -> None:
-        """Add the items of near sessions, with the sums."""
         _retrieve(block, self.index.index, self._near, self._found, self._shared, at)
 
     def finish(self, block: Block, at: int) -> None:
-        """Take logarithms."""
         _finish(block, at)
 
     def attribute(self, shown: Shown, at: int, out_BKP: FloatArray) -> None:
@@ -102,7 +99,6 @@ class Sessions(Family):
         _attribute(shown, self.index.index, self._near, self._found, self._shared, part, at, out_BKP)
 
     def update(self, lessons: Lessons, status_M: npt.NDArray[np.uint8], seed: int) -> None:
-        """Add events to their sessions."""
         self.index.update(lessons.session_B, lessons.item_B, lessons.weight_B)
 
 

@@ -69,11 +69,9 @@ class Transitions(Family):
         return Partners(self.partner.data, self.forward.data, self.backward.data, self.count.data)
 
     def retrieve(self, block: Block, at: int) -> None:
-        """Add the partners of the newest items, with their sums."""
         _retrieve(block, self._partners, self._popularity.counts, max(len(self._items), 1), at)
 
     def finish(self, block: Block, at: int) -> None:
-        """Add the lift of the items past the newest, and take logarithms."""
         _finish(block, self._partners, self._popularity.counts, max(len(self._items), 1), at)
 
     def attribute(self, shown: Shown, at: int, out_BKP: FloatArray) -> None:
@@ -84,7 +82,6 @@ class Transitions(Family):
         )  # fmt: skip
 
     def update(self, lessons: Lessons, status_M: npt.NDArray[np.uint8], seed: int) -> None:
-        """Count events in order, each after the items of its window."""
         _add(lessons, status_M, np.uint64(seed), self._partners, self.followed.data)
 
     def fade(self, weakening: float, share: float) -> None:

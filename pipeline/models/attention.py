@@ -17,7 +17,7 @@ from pipeline.features.block import Candidates
 from pipeline.models import optimizer
 from pipeline.models.attention_net import Attention, side_buckets
 from pipeline.models.embeddings import Table, dot_candidates, dot_gradients
-from pipeline.models.gradient_model import GradientModel
+from pipeline.models.gradient_model import GradientModel, TorchParameters
 from pipeline.models.loss import Logits, Loss
 from pipeline.models.model import (
     Config,
@@ -29,10 +29,8 @@ from pipeline.models.model import (
     Targets,
     TrainingCandidates,
 )
-from pipeline.models.torch_parameters import TorchParameters
 from pipeline.state.queries import Queries
 
-EMBEDDING_RATE = 0.05
 ATTENDED = 20  # newest places of a window: 50 rank no better on any stream, and take a quarter of all time
 
 
@@ -45,9 +43,7 @@ class AttentionConfig(Config, frozen=True):
 
 
 class Detail(NamedTuple):
-    """What an explanation needs of scores: coefficients [B, F] of the features, the window's embeddings, the
-    attention weights, and the user vectors before the layer norm.
-    """
+    """What an explanation needs of scores: coefficients [B, F], the net's inputs and intermediate values."""
 
     coef_BF: FloatArray | None
     items_BLD: Any
@@ -62,16 +58,14 @@ class AttentionModel(GradientModel):
         super().__init__(context, name, config.count_features)
         dim = config.dim
         self.net = Attention(dim, 2 if dim % 2 == 0 else 1, min(config.history, ATTENDED), context.seed)
-        self.items = Table("item", context.items.capacity, dim, context.seed, EMBEDDING_RATE)
-        self.parameters = TorchParameters(self.net, stretch={"place": 0})
+        self.items = Table("item", context.items.capacity, dim, context.seed)
+        self.parameters = TorchParameters(self.net, stretched=("place",))
 
     def init_rows(self, axis: Rows, rows: IntArray, ids: Sequence[str]) -> None:
-        """Draw the embeddings of new items from their ids."""
         if axis == "item":
             self.items.init_rows(rows, ids)
 
     def score(self, queries: Queries, candidates: Candidates) -> Scores:
-        """Return scores [N]; see `Model`."""
         items_BLD, *sides = self._inputs(queries)
         with torch.no_grad():
             alpha_BHL = self.net.weights(items_BLD, *sides)
@@ -82,7 +76,6 @@ class AttentionModel(GradientModel):
         return Scores(scores_N, Detail(coef_BF, items_BLD, alpha_BHL, z_BD))
 
     def forward(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> tuple[Logits, Any]:
-        """Return the inner products of users and items; the window's embeddings and the user vectors."""
         items_BLD, *sides = self._inputs(queries)
         items_BLD.requires_grad_()
         vectors = self.net(items_BLD, *sides)
@@ -96,7 +89,6 @@ class AttentionModel(GradientModel):
     def backward(
         self, held: Any, queries: Queries, training: TrainingCandidates, targets: Targets, loss: Loss
     ) -> Sequence[tuple[Table, optimizer.RowSums]]:
-        """Set the gradients of the net's parameters; return those of item embeddings, of both sides."""
         items_BLD, vectors = held
         user_BD, values = vectors.detach().numpy(), self.items.values.data
         candidates, negatives, slope_BS = training.candidates, training.negatives_S, loss.slopes.negatives_BS
@@ -115,7 +107,6 @@ class AttentionModel(GradientModel):
         return [(self.items, sums)]
 
     def explain(self, queries: Queries, candidates: Candidates, scores: Scores, places_BK: Any) -> FloatArray:
-        """Return the parts of the scores [B, K, L + 1]; see `Model`."""
         detail: Detail = scores.detail
         out = np.zeros((*places_BK.shape, queries.items_BL.shape[1] + 1), np.float32)
         if candidates.rows.size == 0:

@@ -2,9 +2,8 @@
 
     c_bf = w_f + sum over g of W_fg input_bg                 logit_n += sum over f of x_nf c_bf
 
-Linear, trained by the loss's gradient with respect to c. Few features with a free gate can diverge, so every
-parameter is held within BOUND and moves at most MAX_STEP at once. Axes: B = queries, N = candidates, S =
-negatives, F = features, G = gate inputs.
+Few features with a free gate can diverge, so every parameter is held within BOUND and moves at most MAX_STEP
+at once. Axes: B = queries, N = candidates, S = negatives, F = features, G = gate inputs.
 """
 
 import numpy as np
@@ -45,16 +44,11 @@ class Gate(Store):
             np.clip(parameter.data, -BOUND, BOUND, out=parameter.data)
 
 
-def add_features(coef_BF: FloatArray, indptr: np.ndarray, features_NF: FloatArray, out_N: FloatArray) -> None:
-    """Add every candidate's gated features to its logit."""
-    _add(coef_BF, indptr, features_NF, out_N)
-
-
 def add_training_features(
     coef_BF: FloatArray, queries: Queries, training: TrainingCandidates, logits: Logits
 ) -> None:
     """Add the gated features of candidates, other targets and negatives to their logits."""
-    _add(coef_BF, training.candidates.indptr, training.candidates.features, logits.candidates_N)
+    add_features(coef_BF, training.candidates.indptr, training.candidates.features, logits.candidates_N)
     logits.target_B[...] += (training.target_features * coef_BF).sum(1)
     _add_negatives(coef_BF, queries.position_B, training.negative_features, logits.negatives_BS)
 
@@ -70,7 +64,8 @@ def coefficient_gradient(queries: Queries, training: TrainingCandidates, slopes:
 
 
 @summing
-def _add(coef_BF, indptr, features_NF, out_N):  # type: ignore[no-untyped-def]
+def add_features(coef_BF, indptr, features_NF, out_N):  # type: ignore[no-untyped-def]
+    """Add every candidate's gated features to its logit."""
     for b in range(coef_BF.shape[0]):
         for n in range(indptr[b], indptr[b + 1]):
             total = np.float32(0)

@@ -63,7 +63,7 @@ class Variant(NamedTuple):
 def variant_of(model: ModelConfig, name: str, options: Mapping[str, Any] | None = None) -> Variant:
     """Return the variant that `[model.NAME]` configures; `options` replace what the table says.
 
-    Raises ValueError for a type that is none, an unknown key or a value out of range.
+    Raises ValueError for an unknown type or key, or a value out of range.
     """
     table = {**model.tables.get(name, {}), **(options or {})}
     kind = table.pop("type", name)
@@ -113,7 +113,7 @@ def build_model(context: ModelContext, variant: Variant) -> Model:
 def restart_models(models: Sequence[Model], restarted: Mapping[str, str], items: IdTable) -> None:
     """Initialise the rows of models without parameters in the checkpoint.
 
-    `restarted` names them, each with the reason; "": the settings are the reason, and that is logged already.
+    `restarted` names them, each with the reason; "": logged already.
     """
     for model in models:
         if model.name in restarted:

@@ -3,9 +3,9 @@
     x_l = e(item_l) + p_l;  twice: x = x + attention(norm(x)) with causal mask, x = x + ffn(norm(x));
     score_n = norm(x_newest) . e_n
 
-Kang and McAuley, "Self-attentive sequential recommendation" (ICDM 2018). Trained at its newest position, as
-every model here: events come one after the other, so that each position of a window has been the newest once.
-No dropout: an event is seen once, so there is nothing to overfit in many passes. Axes as in torch_model.py.
+Kang and McAuley, "Self-attentive sequential recommendation" (ICDM 2018). Trained at its newest position:
+each position of a window has been the newest once. No dropout: an event is seen once. Axes as in
+torch_model.py.
 """
 
 from typing import Annotated
@@ -70,7 +70,6 @@ class SasRecModel(TorchModel):
         self.ready()
 
     def logits(self, batch: TorchBatch) -> Tensor:
-        """Return the inner products of user vectors and item embeddings [P]."""
         items_RD = batch.items()
         newest = slice(0, self._history)
         user_BD: Tensor = self.net(items_RD[batch.window_BL[:, newest]], batch.empty_BL[:, newest])

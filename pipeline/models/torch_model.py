@@ -1,8 +1,7 @@
-"""What models written in torch share: gathering, autograd, optimizers, growth, saving.
+"""What models written in torch share: gathering, autograd, growth, saving.
 
-A model is a subclass of 50 to 120 lines: tables of embeddings, a net, and `logits`, which torch
-differentiates. Axes as in model.py; R = distinct item rows of a batch, P = (query, item) pairs to be scored:
-all candidates, then the target of each query, then each query's negatives.
+Axes as in model.py; R = distinct item rows of a batch, P = (query, item) pairs to be scored: all candidates,
+then the target of each query, then each query's negatives.
 """
 
 import zlib
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.features.block import Candidates
 from pipeline.models.embeddings import Table
-from pipeline.models.gradient_model import GradientModel
+from pipeline.models.gradient_model import GradientModel, TorchParameters
 from pipeline.models.loss import Logits, Loss
 from pipeline.models.model import (
     FloatArray,
@@ -28,7 +27,6 @@ from pipeline.models.model import (
     TrainingCandidates,
 )
 from pipeline.models.optimizer import RowSums, add_rows
-from pipeline.models.torch_parameters import TorchParameters
 from pipeline.state.queries import Queries
 
 
@@ -102,7 +100,7 @@ class TorchModel(GradientModel):
     """Base of models that are written in torch.
 
     A subclass calls `super().__init__`, sets `net` with `seeded` and fills `tables` (read through
-    `TorchBatch.items` and `.users` alone), then calls `ready`. All columns are found by introspection.
+    `TorchBatch.items` and `.users` alone), then calls `ready`.
     """
 
     net: nn.Module
@@ -121,20 +119,19 @@ class TorchModel(GradientModel):
             torch.manual_seed(self._context.seed * 2**32 + zlib.crc32(self.name.encode()))
             return build()
 
-    def item_table(self, name: str, dim: int, rate: float = 0.05) -> None:
+    def item_table(self, name: str, dim: int) -> None:
         """Add a table of item embeddings, drawn from the items' ids."""
-        self.tables[name] = Table("item", self._context.items.capacity, dim, self._context.seed, rate)
+        self.tables[name] = Table("item", self._context.items.capacity, dim, self._context.seed)
 
-    def user_table(self, name: str, dim: int, rate: float = 0.05) -> None:
+    def user_table(self, name: str, dim: int) -> None:
         """Add a table of user embeddings that starts at 0: add a learned default to it."""
-        self.tables[name] = Table("user", self._context.users.capacity, dim, self._context.seed, rate)
+        self.tables[name] = Table("user", self._context.users.capacity, dim, self._context.seed)
 
     def ready(self) -> None:
         """Make columns of the net's parameters."""
         self.parameters = TorchParameters(self.net)
 
     def columns(self) -> dict[str, Any]:
-        """Return the columns by name."""
         found = super().columns()
         for name, table in self.tables.items():
             found |= {f"table_{name}_{key}": column for key, column in table.columns().items()}
@@ -152,7 +149,6 @@ class TorchModel(GradientModel):
 
     @torch.no_grad()
     def score(self, queries: Queries, candidates: Candidates) -> Scores:
-        """Return scores [N]; see `Model`."""
         if candidates.rows.size == 0:
             return Scores(np.zeros(0, np.float32))
         logits = self.logits(TorchBatch(self.tables, queries, candidates))
@@ -160,7 +156,6 @@ class TorchModel(GradientModel):
         return Scores(scores_N, self.add_features(candidates, scores_N))
 
     def forward(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> tuple[Logits, Any]:
-        """Return the logits; the leaves and the outputs of the net."""
         candidates, size = training.candidates, targets.item_B.shape[0]
         batch = TorchBatch(self.tables, queries, candidates, targets.item_B, training.negatives_S)
         outputs = self.logits(batch)
@@ -171,7 +166,6 @@ class TorchModel(GradientModel):
     def backward(
         self, held: Any, queries: Queries, training: TrainingCandidates, targets: Targets, loss: Loss
     ) -> Sequence[tuple[Table, RowSums]]:
-        """Set the gradients of the net's parameters; return those of the tables' rows."""
         batch, outputs = held
         outputs.backward(torch.from_numpy(np.concatenate([part.reshape(-1) for part in loss.slopes])))
         moved = []

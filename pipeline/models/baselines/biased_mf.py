@@ -2,11 +2,9 @@
 
     score(user, item) = mean + b_user + b_item + u . v
 
-River keeps every user's and item's factors in a dictionary, and its `rank` asks for one prediction after the
-other: over a catalogue that takes hours. Here the dictionaries are views of columns, so river learns into the
-very matrices that one product scores with. It learns 1 from each positive event and 0 from `negatives` items
-drawn from the known ones: from positive events alone it would learn that everything is 1.
-Axes as in factors.py.
+River keeps factors in dictionaries and predicts one pair at a time: over a catalogue that takes hours. Here
+the dictionaries are views of columns, so river learns into the matrices that one product scores with. It
+learns 1 from each positive event and 0 from `negatives` drawn known items. Axes as in factors.py.
 """
 
 from collections.abc import Iterator, MutableMapping
@@ -33,9 +31,7 @@ class BiasedMfConfig(FactorConfig, frozen=True):
 
 
 class BiasedMfModel(FactorModel):
-    """Beside the vectors, the columns `user_bias` float32 [U], `item_bias` float32 [M] and `mean` float64 [2]
-    (river's running mean of the targets and how many there were).
-    """
+    """Columns beside the vectors: the biases, and river's running mean of the targets with their number."""
 
     def __init__(self, context: ModelContext, name: str, config: BiasedMfConfig) -> None:
         super().__init__(context, name, config)
@@ -50,14 +46,12 @@ class BiasedMfModel(FactorModel):
         self.learner.u_biases, self.learner.i_biases = _Rows(self.user_bias), _Rows(self.item_bias)
 
     def score(self, queries: Queries, candidates: Candidates) -> Scores:
-        """Return the predictions [N] of the candidates; pure."""
         user_N, rows = queries.user_B[candidates.query_N], candidates.rows
         product_N = np.einsum("nd,nd->n", self.users.data[user_N], self.items.data[rows])
         bias_N = self.mean.data[0] + self.user_bias.data[user_N] + self.item_bias.data[rows]
         return Scores((product_N + bias_N).astype(np.float32))
 
     def learn(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> TrainResult:
-        """Rank the targets, then let river learn event by event; see `Model`."""
         user_BD, bias_M = self.users.data[queries.user_B], self.item_bias.data
         ranks = self.ranks(user_BD, bias_M, queries, training, targets)
         learner, at, losses = self.learner, 0, []

@@ -28,10 +28,9 @@ from pipeline.state.tables import LIVE
 
 
 class Entries(NamedTuple):
-    """Values added to the scores of items: those of query b lie from `indptr[b]` to `indptr[b + 1]`.
+    """Values added to the scores of items, named once or more: query b's are `indptr[b]` to `indptr[b + 1]`.
 
-    `place_E` is the place in the window of the item that the value comes from. An item may be named more than
-    once.
+    `place_E` is the place in the window of the item that the value comes from.
     """
 
     row_E: IntArray
@@ -49,9 +48,7 @@ class Entries(NamedTuple):
 
 
 class Base(NamedTuple):
-    """Every item's base score: `stored_M[m] * scale`. `ordered` [listed] are those of the most popular items,
-    ascending; from `floor` on it is complete.
-    """
+    """Every item's base score: `stored_M[m] * scale`. `ordered` are the largest: all from `floor` on."""
 
     stored_M: FloatArray
     scale: np.float32
@@ -93,14 +90,12 @@ class CountModel(Baseline):
         """Count the batch's positive events. Nothing to do where the count features count them."""
 
     def score(self, queries: Queries, candidates: Candidates) -> Scores:
-        """Return the scores [N]; pure."""
         out, entries = np.zeros(candidates.rows.shape[0], np.float32), self.entries(queries)
         tag = self._tags(queries)
         _scores(entries, self.base(), candidates.rows, candidates.indptr, self._scratch, tag, out)
         return Scores(out, entries)
 
     def learn(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> TrainResult:
-        """Rank the targets, then count the batch; see `Model`."""
         batch = targets.item_B.shape[0]
         greater_B, equal_B = np.full(batch, MISS, np.int64), np.zeros(batch, np.int64)
         below_B = np.full(batch, np.nan, np.float32)

@@ -48,7 +48,6 @@ class FactorModel(Baseline):
         self.items = Column(np.zeros((context.items.capacity, config.dim), np.float32), "item")
 
     def init_rows(self, axis: Rows, rows: IntArray, ids: Sequence[str]) -> None:
-        """Draw the vectors of new items from their ids."""
         if axis == "item" and rows.size:
             self.items.data[rows] = first_embeddings(ids, self._seed, self.dim)
 

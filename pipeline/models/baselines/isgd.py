@@ -2,9 +2,8 @@
 
 Vinagre, Jorge and Gama, "Fast incremental matrix factorization for recommendation with positive-only
 feedback" (UMAP 2014): for every positive event (u, v) one step down (1 - u . v)^2 / 2 + DECAY (|u|^2 + |v|^2)
-/ 2. With `negatives` (the same authors, "Collaborative filtering with recency-based negative feedback", SAC
-2015; here drawn from all known items) each event pulls so many other items towards 0 as well. Ranks by u . v.
-Axes as in factors.py.
+/ 2. Each event pulls `negatives` other known items towards 0 as well (after the same authors' "Collaborative
+filtering with recency-based negative feedback", SAC 2015). Axes as in factors.py.
 """
 
 import numpy as np
@@ -30,8 +29,8 @@ TYPICAL_STEP = 0.001  # how far a user's step moves the typical user
 
 
 class IsgdModel(FactorModel):
-    """Beside the vectors, the column `typical` float32 [D]: a running mean of the users that came, from which
-    new ones start. (From random vectors, as in the paper, a user's first lists are random too.)
+    """`typical` float32 [D]: a running mean of the users that came, from which new ones start. (From random
+    vectors, as in the paper, a user's first lists are random too.)
     """
 
     def __init__(self, context: ModelContext, name: str, config: FactorConfig) -> None:
@@ -45,12 +44,10 @@ class IsgdModel(FactorModel):
         return np.asarray(np.where(met_B1, held_BD, self.typical.data), np.float32)
 
     def score(self, queries: Queries, candidates: Candidates) -> Scores:
-        """Return u . v of the candidates [N]; pure."""
         user_ND = self.vectors(queries.user_B)[candidates.query_N]
         return Scores(np.einsum("nd,nd->n", user_ND, self.items.data[candidates.rows]).astype(np.float32))
 
     def learn(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> TrainResult:
-        """Rank the targets, then step down event by event; see `Model`."""
         no_bias = np.zeros(self.items.data.shape[0], np.float32)
         ranks = self.ranks(self.vectors(queries.user_B), no_bias, queries, training, targets)
         events, loss, squares = _step(

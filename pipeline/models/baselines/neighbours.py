@@ -63,7 +63,6 @@ class Neighbours(CountModel):
     def explain(
         self, queries: Queries, candidates: Candidates, scores: Scores, places_BK: npt.NDArray[np.int64]
     ) -> FloatArray:
-        """Return each history item's summand, popularity's in the last place: [B, K, L + 1]."""
         rows_BK = candidates.at(places_BK)
         base = self.base()
         out = np.zeros((*rows_BK.shape, queries.items_BL.shape[1] + 1), np.float32)
@@ -73,16 +72,13 @@ class Neighbours(CountModel):
 
 
 class ItemKnnModel(Neighbours):
-    """Item-kNN on the transitions of the count features, so that it costs next to nothing beside the served
-    model: how often m came after h_k (directed), or after or before it (undirected).
-    """
+    """Item-kNN on the transitions of the count features: how often m came after h_k, or near it."""
 
     def __init__(self, context: ModelContext, name: str, config: ItemKnnConfig) -> None:
         super().__init__(context, name, config)
         self._transitions, self._directed = context.bank.transitions, config.directed
 
     def entries(self, queries: Queries) -> Entries:
-        """Return the partners of the history's items."""
         t = self._transitions
         pairs = Pairs(t.partner.data, t.forward.data, t.backward.data, not self._directed)
         return pair_entries(queries, pairs, 1.0, REACH)
@@ -96,13 +92,11 @@ class PairsModel(Neighbours):
         self.pairs, self._seed = pairs, context.seed
 
     def entries(self, queries: Queries) -> Entries:
-        """Return the partners of the history's items."""
         table = self.pairs
         pairs = Pairs(table.partner.data, table.stored.data, table.stored.data, False)
         return pair_entries(queries, pairs, table.scale, table.reach)
 
     def count(self, queries: Queries, targets: Targets) -> None:
-        """Count the batch's positive events after the items before them."""
         seed = int(np.random.default_rng((self._seed, targets.seq, 2)).integers(2**63))
         lessons = Lessons.of(
             queries, targets.counted_B, targets.weight_B, targets.type_B, queries.session_B, targets.seq

@@ -55,7 +55,6 @@ class PopularityModel(CountModel):
         return popularity_base(self._popularity, self._column, 1)
 
     def score(self, queries: Queries, candidates: Candidates) -> Scores:
-        """Return the decayed counts [N]."""
         gain = np.float32(self._popularity.gain.data[self._column])
         stored_N = self._popularity.stored.data[candidates.rows, self._column]
         return Scores(np.asarray(stored_N / gain, np.float32))
@@ -74,18 +73,15 @@ class FadingModel(CountModel):
         self.gain = Column(np.ones(1), "none")
 
     def base(self) -> Base:
-        """Return the stored counts."""
         rows = np.flatnonzero((self._items.status.data == LIVE) & (self.counts.data > 0)).astype(np.int32)
         listed = most_popular(rows, self.counts.data[rows], LISTED)
         return base_of(self.counts.data, 1, listed, rows.size <= LISTED)
 
     def score(self, queries: Queries, candidates: Candidates) -> Scores:
-        """Return the decayed counts [N]."""
         gain = np.float32(self.gain.data[0])
         return Scores(np.asarray(self.counts.data[candidates.rows] / gain, np.float32))
 
     def count(self, queries: Queries, targets: Targets) -> None:
-        """Count the batch's positive events."""
         growth = 2.0 ** (1 / self.half_life)
         _fade(targets.counted_B, targets.weight_B, growth, self.counts.data, self.gain.data)
 

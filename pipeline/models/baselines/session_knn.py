@@ -49,7 +49,6 @@ class SessionKnnModel(Neighbours):
         self._room = 1 << 14  # for entries
 
     def entries(self, queries: Queries) -> Entries:
-        """Return the items of near sessions."""
         own_B = self.user_sessions.keys(queries.user_B, self._users.id_hash)
         while True:
             entries = Entries.empty(queries, self._room)
@@ -62,7 +61,6 @@ class SessionKnnModel(Neighbours):
             self._room = needed
 
     def count(self, queries: Queries, targets: Targets) -> None:
-        """Add the batch's positive events to their users' sessions."""
         counted_B = (targets.counted_B >= 0) & (targets.weight_B > 0)
         key_B = self.user_sessions.update(queries.user_B, counted_B, queries.now_ms_B, self._users.id_hash)
         self.index.update(key_B, targets.counted_B, targets.weight_B)
@@ -70,7 +68,7 @@ class SessionKnnModel(Neighbours):
 
 @kernel()
 def _neighbours(history, length, own, index, near, found, shared):  # type: ignore[no-untyped-def]
-    """Find the sessions that share items with a history, and how near each is; return how many there are.
+    """Find the sessions that share items with a history, and how near each is; return how many.
 
     `shared` gets the place of the newest item that a session shares.
     """
