@@ -1,11 +1,9 @@
 """Drift detection: ADWIN on the hit rate and the loss of the served model and on the share of events on new
 items, one value every ten tests.
 
-ADWIN (Bifet and Gavalda, "Learning from time-changing data with adaptive windowing", SDM 2007) keeps a window
-of values and detects when two parts of it differ in their mean by more than chance allows. A value is the
-mean of a fixed number of tests in learning order, whatever batches they came in: means of batches depend on
-timing, and blur a fall until it is detected thousands of events late, or never.
-Axis: B = events of a batch.
+ADWIN (Bifet and Gavalda, "Learning from time-changing data with adaptive windowing", SDM 2007) detects when
+two parts of a window of values differ in their mean by more than chance allows. A value is the mean of a
+fixed number of tests in learning order, whatever batches they came in. Axis: B = events of a batch.
 """
 
 from typing import NamedTuple
@@ -78,9 +76,8 @@ class AdwinDetector:
 def scaled_loss(result: RankResult) -> npt.NDArray[np.float64]:
     """Return each test's loss as a share of ln(candidates), at most 1; NaN where the event has none.
 
-    ln(candidates) is the loss of a uniform guess, so the value stays comparable while the catalogue grows,
-    and 1 means no better than chance. Larger values are clipped: ADWIN needs bounded values, and a single
-    confident mistake must not outweigh ten ordinary ones.
+    ln(candidates) is the loss of a uniform guess: the value stays comparable while the catalogue grows. ADWIN
+    needs bounded values, and one confident mistake must not outweigh ten ordinary ones.
     """
     if result.loss_B is None:
         return np.full(len(result.tested_B), np.nan)
@@ -90,10 +87,7 @@ def scaled_loss(result: RankResult) -> npt.NDArray[np.float64]:
 
 
 class DriftWatch:
-    """Raise an alarm when a signal of the stream gets worse. A store: checkpoints use `arrays` and `load`.
-
-    An improvement raises none, so a model that learns from zero raises none.
-    """
+    """Raise an alarm when a signal of the stream gets worse; an improvement raises none."""
 
     def __init__(self) -> None:
         self._signals = {name: _Signal(worse) for name, worse in SIGNALS.items()}
@@ -166,8 +160,8 @@ class _Signal:
 def likeliest_change(values: npt.NDArray[np.float64]) -> int:
     """Return the index at which the means before and after differ most, in units of their standard error.
 
-    It is the first index after the change, at least `MIN_PART_VALUES` from either end, with the largest
-    |mean before - mean after| / sqrt(1 / values before + 1 / values after).
+    At least `MIN_PART_VALUES` from either end, with the largest |mean before - mean after| / sqrt(1 / values
+    before + 1 / values after).
 
     >>> likeliest_change(np.array([0.5] * 9 + [0.1] * 7))
     9

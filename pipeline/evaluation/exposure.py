@@ -16,10 +16,7 @@ WINDOW_LISTS = 10_000
 
 
 class Exposure:
-    """Count the places of each item on published lists. A store: checkpoints use `arrays` and `load`.
-
-    Coverage is exact at 8 bytes an item: `_last_list_I` holds the number of the newest list with the item.
-    """
+    """Count the places of each item on published lists. Coverage is exact, over the last `window` lists."""
 
     def __init__(self, window: int = WINDOW_LISTS) -> None:
         self.window = window
@@ -73,10 +70,8 @@ class Exposure:
 
 
 def gini(counts: Numbers) -> float:
-    """Return the Gini coefficient: 0 where all counts are equal, towards 1 where one item has everything.
-
-    It is the mean absolute difference of two items' counts over twice their mean (Gini, 1912), here by the
-    formula over sorted counts. 0.0 where nothing was counted.
+    """Return the Gini coefficient: 0 where all counts are equal or 0, towards 1 where one item has
+    everything.
 
     >>> gini(np.array([1, 1, 1, 1])), gini(np.array([0, 0, 0, 8]))
     (0.0, 0.75)
@@ -105,9 +100,8 @@ def lorenz(counts: Numbers) -> tuple[Floats, Floats]:
 
 
 def share_of_most(counts: Numbers, share: float) -> float:
-    """Return the part of all counts that this share of the items has, those with the most first.
-
-    At least one item is taken. 0.0 where nothing was counted.
+    """Return the part of all counts that this share of the items has, at least one, those with the most
+    first.
 
     >>> share_of_most(np.array([5, 3, 1, 1]), 0.25)
     0.5

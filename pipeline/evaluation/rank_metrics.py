@@ -1,8 +1,8 @@
 """Rank metrics by segment: hit rate, NDCG and reciprocal rank at several cutoffs, cumulative and recent.
 
-Every event is predicted before it is learned. One histogram of ranks for each model and segment holds what
-all cumulative metrics are derived from; a window of ranks holds the recent ones.
-Axes: B = events of a batch, N = tests, S = segments, P = places, F = measures (hit rate, NDCG, MRR).
+One histogram of ranks for each model and segment holds what all cumulative metrics are derived from; a window
+of ranks holds the recent ones. Axes: B = events of a batch, N = tests, S = segments, P = places, F =
+measures.
 """
 
 from collections.abc import Iterator, Sequence
@@ -100,10 +100,9 @@ class Totals(NamedTuple):
 
 
 class RankMetrics:
-    """Accumulate the ranks of several models. A store: checkpoints use `arrays` and `load`.
+    """Accumulate the ranks of several models, `models[0]` the served one.
 
-    `models[0]` is the served one. Cumulative metrics cover all tests since the first event, recent ones the
-    last `window` tests.
+    Cumulative metrics cover all tests since the first event, recent ones the last `window` tests.
     """
 
     def __init__(self, models: Sequence[str], window: int = WINDOW_TESTS) -> None:
@@ -113,9 +112,8 @@ class RankMetrics:
         self._recent_list_hits = _Ring(window, 1)
 
     def update(self, model: str, result: RankResult, cold_B: Bools, new_B: npt.NDArray[np.generic]) -> None:
-        """Add one model's tests of a batch.
-
-        `cold_B`: the user had fewer than `COLD_EVENTS` earlier events; `new_B`: the item is a new one.
+        """Add a model's tests of a batch; `cold_B`: fewer than `COLD_EVENTS` earlier events, `new_B`: a new
+        item.
         """
         every_B, young_B = np.ones(len(cold_B), bool), np.asarray(new_B, bool)
         flags_BS = np.column_stack((every_B, cold_B, ~cold_B, young_B, ~young_B))
@@ -127,10 +125,7 @@ class RankMetrics:
         self._recent_list_hits.add(hit_N[:, None])
 
     def ratios(self) -> dict[tuple[str, str, str], float]:
-        """Return (model, measure, segment) -> mean over the recent tests; without tests there is no entry.
-
-        A segment's mean is over its share of the model's last `window` tests.
-        """
+        """Return (model, measure, segment) -> mean over the model's recent tests; no entry without tests."""
         out: dict[tuple[str, str, str], float] = {}
         for model, ranks in self._ranks.items():
             for segment, means in ranks.recent_means():

@@ -1,7 +1,6 @@
 """The reaction to a drift alarm: the past counts less from now on, and learning steps are longer for a while.
 
-Both depend on the share of the served model's quality that is left. A fall to nine tenths removes little, one
-to a fifth removes most of the transition counts. Measured, with what did not help:
+Both depend on the share of the served model's quality that is left. Measured, with what did not help:
 tests/benchmarks/drift_reaction.py and its reports.
 """
 
@@ -54,10 +53,10 @@ def share_left(alarm: DriftAlarm) -> float:
 
 
 class Reaction:
-    """React to alarms. A store: checkpoints use `arrays` and `load`.
+    """React to alarms, unless it is off.
 
-    While a reaction runs, another alarm adds only the difference, so the signals of one change do not add up:
-    in `DURATION_EVENTS` events the past is weakened at most as much as the worst fall requires.
+    While a reaction runs, another alarm adds only the difference: in `DURATION_EVENTS` events the past is
+    weakened at most as much as the worst fall requires.
     """
 
     def __init__(self, on: bool = True) -> None:

@@ -1,10 +1,7 @@
 """Metrics over time: cumulative counts at up to some hundred moments of the stream, and the drift alarms.
 
-A moment holds the cumulative counts at the end of a batch, so the metrics of any interval are the difference
-of two moments, exactly. When there are too many moments, those closest together are dropped: intervals grow
-longer and no count is lost.
-
-Axes: N = moments, M = models, S = segments, F = measures (see rank_metrics.py).
+The metrics of any interval are the difference of two moments, exactly. When there are too many moments, those
+closest together are dropped. Axes: N = moments, M = models, S = segments, F = measures (see rank_metrics.py).
 """
 
 from collections.abc import Sequence

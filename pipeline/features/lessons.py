@@ -11,7 +11,7 @@ from pipeline.state.queries import Queries
 class Lessons(NamedTuple):
     """Events in order, each with the moment just before it: all that count features ever see of a batch.
 
-    No user rows: with its item rows translated through ids a lesson teaches another worker's bank the same.
+    No user rows: with its item rows translated, a lesson teaches another worker's bank the same.
     """
 
     item_B: npt.NDArray[np.int32]  # -1: not admitted

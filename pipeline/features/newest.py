@@ -1,7 +1,4 @@
-"""The items that appeared last: candidates before anything is known of them. No features: others' hold.
-
-Without them an item that users have only been shown, or that is a few events old, would be on no list.
-"""
+"""The items that appeared last: candidates before anything is known of them, without features."""
 
 import numpy as np
 import numpy.typing as npt

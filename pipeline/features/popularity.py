@@ -48,9 +48,8 @@ class Counts(NamedTuple):
 
 class Popularity(Family):
     """Columns: `stored` float32 [M, W], `gain` float64 [W] (the present g), `total` float64 [W] (sum over
-    items, stored scale), `clock_ms` int64 [1] (newest event time that the one-day column has seen), `listed`
-    int32 [W, LISTED] (item rows, most popular first, -1 at the end) and `complete` bool [W] (whether the list
-    holds every live item with a count).
+    items), `clock_ms` int64 [1] (newest event time of the one-day column), `listed` int32 [W, LISTED] (item
+    rows, most popular first, -1 at the end) and `complete` bool [W] (every live item with a count is listed).
     """
 
     features = ("long", "recent", "day", "position")
@@ -100,7 +99,7 @@ class Popularity(Family):
             np.maximum(self.total.data, 0, out=self.total.data)
 
     def update_lists(self, touched: IntArray, items: IdTable) -> None:
-        """Bring the lists up to date after the rows `touched` were counted. Order: (value desc, row asc).
+        """Update the lists after the rows `touched` were counted. Order: (value desc, row asc).
 
         All of a column decays alike, so only touched rows can rise: the next list is among the last one and
         them, as long as what is left of it is long enough. It is made from all items after hidden ones were
@@ -132,9 +131,8 @@ class Popularity(Family):
             self.complete.data[column] = complete and int(kept.sum()) <= LISTED
 
     def longer(self, column: int, count: int, items: IdTable) -> IntArray:
-        """Return the `count` most popular live rows by one column, those without a count included.
-
-        Looks at all items: for queries that too few candidates are left for.
+        """Return the `count` most popular live rows by one column, of all items: for queries with few
+        candidates.
         """
         live = np.flatnonzero(items.status.data == LIVE).astype(np.int32)
         return most_popular(live, self.stored.data[live, column], count)
@@ -242,7 +240,7 @@ def _add(lessons, half_lives, stored, gain, total, clock, growth):  # type: igno
 def _rescale(c, stored, gain, total):  # type: ignore[no-untyped-def]
     """Bring a column's weights back to 1 before float32 can't hold them; return how often (0 or 1).
 
-    At once, not after the batch: three pauses of two months in one batch are more than float32 holds.
+    Within the batch: three pauses of two months in one batch are more than float32 holds.
     """
     if gain[c] <= _MAX_GAIN:
         return 0

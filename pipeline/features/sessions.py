@@ -3,12 +3,9 @@
     session  ln(1 + 300 sum near_s^2 / sqrt(1 + length of s))     over the places that hold m in sessions s
 
 near_s = sum over the distinct h_k, k < REACH, with s among their newest sessions, of .8^k / sqrt(1 + sessions
-of h_k): rare items bind more. The user's own session is left out, and so is, in each session, the newest item
-that it shares.
-
-The index is after Kersbergen, Sprangers and Schelter, "Serenade: low-latency session-based recommendation in
-e-commerce at scale" (SIGMOD 2022); their index of each item's newest sessions is built once a day. Axes: M =
-item rows, N = session slots, P = places of a session, R = sessions kept of an item.
+of h_k): rare items bind more. Left out: the user's own session, and in each the newest item that it shares.
+An incremental form of Kersbergen, Sprangers and Schelter, "Serenade" (SIGMOD 2022). Axes: M = item rows, N =
+session slots, P = places of a session, R = sessions kept of an item.
 """
 
 from typing import NamedTuple
