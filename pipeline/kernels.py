@@ -42,9 +42,7 @@ summing = kernel(fastmath={"reassoc", "contract", "nsz", "arcp"})
 
 @inlined
 def log32(x):  # type: ignore[no-untyped-def]
-    """Return ln x of a positive normal float32, within 2e-7 of it: Cephes' logf, several times as fast as
-    libm.
-    """
+    """Return ln x of a positive normal float32, within 2e-7 of it: logf of Moshier's Cephes library."""
     one, half = np.float32(1), np.float32(0.5)
     bits = np.float32(x).view(np.int32)
     exponent = (bits >> np.int32(23)) - np.int32(126)

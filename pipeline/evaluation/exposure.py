@@ -70,8 +70,7 @@ class Exposure:
 
 
 def gini(counts: Numbers) -> float:
-    """Return the Gini coefficient: 0 where all counts are equal or 0, towards 1 where one item has
-    everything.
+    """Return the Gini coefficient: 0 where all counts are equal or 0, towards 1 where one item has all.
 
     >>> gini(np.array([1, 1, 1, 1])), gini(np.array([0, 0, 0, 8]))
     (0.0, 0.75)
@@ -100,8 +99,7 @@ def lorenz(counts: Numbers) -> tuple[Floats, Floats]:
 
 
 def share_of_most(counts: Numbers, share: float) -> float:
-    """Return the part of all counts that this share of the items has, at least one, those with the most
-    first.
+    """Return the part of all counts that this share of the items has, at least one, the largest first.
 
     >>> share_of_most(np.array([5, 3, 1, 1]), 0.25)
     0.5

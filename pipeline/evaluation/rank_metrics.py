@@ -2,7 +2,7 @@
 
 One histogram of ranks for each model and segment holds what all cumulative metrics are derived from; a window
 of ranks holds the recent ones. Axes: B = events of a batch, N = tests, S = segments, P = places, F =
-measures.
+MEASURES.
 """
 
 from collections.abc import Iterator, Sequence
@@ -112,9 +112,7 @@ class RankMetrics:
         self._recent_list_hits = _Ring(window, 1)
 
     def update(self, model: str, result: RankResult, cold_B: Bools, new_B: npt.NDArray[np.generic]) -> None:
-        """Add a model's tests of a batch; `cold_B`: fewer than `COLD_EVENTS` earlier events, `new_B`: a new
-        item.
-        """
+        """Add a model's tests of a batch, by users with few earlier events (cold) and by new items."""
         every_B, young_B = np.ones(len(cold_B), bool), np.asarray(new_B, bool)
         flags_BS = np.column_stack((every_B, cold_B, ~cold_B, young_B, ~young_B))
         self._ranks[model].update(result, flags_BS[result.tested_B])

@@ -87,9 +87,7 @@ class FeatureBank:
         return {**self.families, "success": self.success}
 
     def candidates(self, queries: Queries) -> Candidates:
-        """Return each query's candidates with their features: at least `least`, by popularity where families
-        give fewer.
-        """
+        """Return each query's candidates with their features: `least` at least, filled up by popularity."""
         queries, batch = self._within(queries), queries.user_B.shape[0]
         most = batch * self._workspace.slots  # pages that nothing is written to take no memory
         rows, features = np.empty(most, np.int32), np.empty((most, len(self.names)), np.float32)

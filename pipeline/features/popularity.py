@@ -131,9 +131,7 @@ class Popularity(Family):
             self.complete.data[column] = complete and int(kept.sum()) <= LISTED
 
     def longer(self, column: int, count: int, items: IdTable) -> IntArray:
-        """Return the `count` most popular live rows by one column, of all items: for queries with few
-        candidates.
-        """
+        """Return the `count` most popular live rows by one column, of all items: for short lists."""
         live = np.flatnonzero(items.status.data == LIVE).astype(np.int32)
         return most_popular(live, self.stored.data[live, column], count)
 
