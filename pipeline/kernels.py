@@ -1,12 +1,10 @@
 """How kernels are compiled: by numba, cached on disk, without the interpreter's lock.
 
-numba counts references to arrays, also to the views that a loop makes of them (`row = table[m]`): an atomic
-addition and a subtraction each, in the innermost loops. `_nrt=False` compiles a kernel without numba's memory
-manager (NRT): it counts nothing, which saves a tenth of a step's time and changes no figure. The flag is not
-documented. Two rules follow from it: such a kernel makes no array, so that scratch space and results are
-arguments; and it calls no kernel that returns one, which numba would compile and which would leak memory.
-tests/test_kernels.py holds them, and fails where the installed numba ignores the flag or rejects it. A numba
-that rejects it compiles the same kernels with counting.
+numba counts references to arrays, also to the views that a loop makes of them. `_nrt=False`, which is not
+documented, compiles a kernel without that: a tenth of a step's time less, and no figure changes. Such a
+kernel makes no array (scratch space and results are arguments), and calls no kernel that returns one, which
+would leak memory. tests/test_kernels.py holds both rules, and fails where the installed numba ignores or
+rejects the flag; one that rejects it compiles the same kernels with counting.
 """
 
 from typing import Any
@@ -44,10 +42,7 @@ summing = kernel(fastmath={"reassoc", "contract", "nsz", "arcp"})
 
 @inlined
 def log32(x):  # type: ignore[no-untyped-def]
-    """Return ln x of a positive normal float32, within 2e-7 of it; several times as fast as libm.
-
-    The polynomial is that of logf in S. Moshier's Cephes library, on sqrt(1/2) .. sqrt(2).
-    """
+    """Return ln x of a positive normal float32, within 2e-7 of it: logf of Moshier's Cephes library."""
     one, half = np.float32(1), np.float32(0.5)
     bits = np.float32(x).view(np.int32)
     exponent = (bits >> np.int32(23)) - np.int32(126)

@@ -1,6 +1,4 @@
-"""The stages in order: a batch in, rankings out. Everything that a checkpoint holds; no Kafka, no clock, no
-thread.
-"""
+"""The stages in order: a batch in, rankings out. Holds everything that a checkpoint does."""
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -18,44 +16,33 @@ from pipeline.events.batch import Batch, ItemChange, RawBatch, TopicPartition
 from pipeline.events.records import DriftAlarm, Ranking
 from pipeline.features.bank import FeatureBank
 from pipeline.features.lessons import Lessons
-from pipeline.models.full_ranks import full_ranks
-from pipeline.models.model import Model, ModelContext, Targets, TrainingCandidates, TrainResult
-from pipeline.models.registry import (
-    Variant,
-    build_model,
-    configured,
-    history_of,
-    lists_of,
-    restart_models,
-)
-from pipeline.models.training import Trainer
+from pipeline.models.model import Model, ModelContext, TrainResult
+from pipeline.models.registry import Variant, build_model, configured, history_of, lists_of, restart_models
+from pipeline.models.training import Trainer, targets_of
 from pipeline.outcome import Mark, Outcome, no_mark
-from pipeline.ranking.lists import Ranked, Stamp, ranking_records
-from pipeline.ranking.ranker import rank
+from pipeline.ranking.lists import Ranked, Stamp, rank, ranking_records
 from pipeline.ranking.recipients import no_recipients, recipients
 from pipeline.settings import POSITIVE, Settings
 from pipeline.state import moving, packing
 from pipeline.state.item_age import ItemAge
-from pipeline.state.queries import Queries, excluded_targets, training_queries
+from pipeline.state.queries import Queries, training_queries
 from pipeline.state.refresh import LATER, NOW
 from pipeline.state.shards import Shard, Snapshot
 from pipeline.state.state import State
-from pipeline.state.tables import HIDDEN, LIVE
+from pipeline.state.tables import LIVE
 from pipeline.step_metrics import step_metrics_of, tables_of
 
 logger = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.int32]
 DEFAULT_LIST_EVERY = 64  # events between two rankings of the default list, at least
-Wrap = Callable[[Model], Model]
 
 
 class Recommender:
     """Learns batches in order. Two of them fed the same batches hold the same content, bit for bit.
 
-    `models[0]` is served; the others, shadows and live baselines, learn and are measured on the same events.
-    `variants`: the models of the settings, unless others are given; `wrap` is put around each, as a
-    stopwatch. `unread`: lists are measured, but not read, so that they need no explanations and no records.
+    `models[0]` is served; shadows and live baselines learn the same events. `variants`: other models than
+    those of the settings; `wrap` is put around each. `unread`: lists need no explanations and no records.
     `rank_all`: targets are ranked over all items, not within their candidates.
     """
 
@@ -63,26 +50,24 @@ class Recommender:
         self,
         settings: Settings,
         variants: Sequence[Variant] = (),
-        wrap: Wrap = lambda model: model,
+        wrap: Callable[[Model], Model] = lambda model: model,
         unread: bool = False,
         rank_all: bool = False,
     ) -> None:
         config, seed = settings.rank, settings.model.seed
         variants = variants or configured(settings.model)
-        self.settings, self.unread, self.rank_all = settings, unread, rank_all
+        self.settings, self.unread = settings, unread
         served_history = history_of(variants[:1])
-        self.state = State(settings, history_of(variants), served_history)
-        state = self.state
+        self.state = state = State(settings, history_of(variants), served_history)
         self.bank = FeatureBank(
             state.items, state.users.capacity, config.k, config.exclude_event_types is not None, seed,
             lists_of(variants[0]), served_history,
         )  # fmt: skip
-        self.trainer = Trainer(self.bank, seed)
+        self.trainer = Trainer(self.bank, seed, rank_all)
         for name, store in self.bank.stores.items():
             state.register(f"features.{name}", store)
         context = ModelContext(state.users, state.items, self.bank, seed, settings.model.features != "none")
         self.models = [wrap(build_model(context, each)) for each in variants]
-        self.disabled: set[str] = set()  # models that have failed
         for model in self.models:
             state.register(f"model.{model.name}", model)
         self.item_age = ItemAge(state.items.capacity)
@@ -90,11 +75,12 @@ class Recommender:
         self.evaluator = Evaluator([model.name for model in self.models], settings.drift.reaction)
         self.quality, self.exposure = self.evaluator.quality, self.evaluator.exposure
         self.seq = 0
+        # the next offsets of every partition held, and of the items topic
+        self.offsets, self.item_offsets = state.offsets, state.item_offsets
         self.held: Collection[TopicPartition] = ()  # partitions that the loop holds, with events or without
-        # items of the default list last published; not saved: after a restart it goes out again
-        self._default: list[str] | None = None
-        self._moved_logged = False
+        self._default: list[str] | None = None  # default list last published; not saved, so goes out again
         self._default_at = 0  # events learned when it was last ranked
+        self._moved_logged = False
 
     @property
     def events_learned(self) -> int:
@@ -102,31 +88,17 @@ class Recommender:
         return self.state.events_learned
 
     @property
-    def offsets(self) -> dict[TopicPartition, int]:
-        """The next offset of every partition held."""
-        return self.state.offsets
-
-    @property
     def pending_rankings(self) -> bool:
         """Whether lists are to go out that wait for no event: a batch without any will make them."""
-        refresh = self.state.refresh
-        due = refresh.waiting(NOW) or refresh.waiting(LATER)
-        return bool(due) or (self._default is None and self._leads())
-
-    @property
-    def item_offsets(self) -> dict[TopicPartition, int]:
-        """The next offsets of the items topic."""
-        return self.state.item_offsets
+        waiting = self.state.refresh.waiting
+        return bool(waiting(NOW) or waiting(LATER)) or (self._default is None and self._leads())
 
     def catalog_changes(self, changes: Iterable[ItemChange]) -> tuple[ItemChange, ...]:
         """Return those changes of items that change anything."""
         return self.state.availability.news(changes, self.state.items.row_of.keys())
 
     def step(self, raw: RawBatch, mark: Mark = no_mark) -> Outcome:
-        """Learn a batch and rank its users; the lines are the stages.
-
-        `raw.seq` must be `seq`, the number of batches learned so far: ValueError otherwise.
-        """
+        """Learn a batch and rank its users; ValueError where `raw.seq` is not `seq`, the next one."""
         if raw.seq != self.seq:
             raise ValueError(f"batch {raw.seq}: expected {self.seq}; batches are learned in order, each once")
         state, before = self.state, tables_of(self.state)
@@ -137,17 +109,18 @@ class Recommender:
         self._init_rows(batch.new_users, batch.new_items)
         mark("event")
         queries = training_queries(state, batch)
-        targets = self._targets(batch, queries)
+        targets = targets_of(state, batch, queries, self.evaluator.reaction.step_factor(batch.first_event))
         mark("state")
         training = self.trainer.candidates(queries, self.bank.candidates(queries), targets.item_B, batch.seq)
-        results = self._learn(queries, training, targets)
+        results = self.trainer.learn(self.models, queries, training, targets)
         self.bank.success.update(queries.user_B, training.candidates, training.place_B)
         mark("train")
         served = results[self.models[0].name]
         alarms = self._evaluate(batch, queries, results)
         mark("measure")
         session_B = state.update(batch)
-        self.bank.update(lessons_of(batch, queries, session_B))
+        weight_B = np.where(batch.role_B == POSITIVE, batch.weight_B, np.float32(0))
+        self.bank.update(Lessons.of(queries, batch.item_B, weight_B, batch.type_B, session_B, batch.seq))
         expired = state.expire(raw.now_ms)
         self.bank.forget(expired.items)
         state.reclaim(expired)
@@ -157,50 +130,27 @@ class Recommender:
         self.bank.popularity.update_lists(batch.item_B, state.items)
         self.seq += 1
         mark("state")
-        # after a step that was skipped for its numbers no list is published
-        spoilt = served.skipped == "non_finite"
-        to = no_recipients(batch) if spoilt else recipients(state, batch, raw.now_ms, self.settings.rank)
+        publishes = served.skipped != "non_finite"
+        to = recipients(state, batch, raw.now_ms, self.settings.rank) if publishes else no_recipients(batch)
         rankings = self._publish(to.users, raw)
         rankings += self._default_ranking(raw, bool(rankings))
         mark("rank")
-        metrics = step_metrics_of(state, batch, served, before, to, self.reacting)
+        reacting = self.evaluator.reaction.running(self.events_learned)
+        metrics = step_metrics_of(state, batch, served, before, to, reacting)
         in_time_ms_B = np.where(to.late_B, 0, batch.append_ms_B)
         return Outcome(rankings, expired.removed_users, alarms, metrics, in_time_ms_B, self._sources(to.due))
 
     def catch_up(self, raw: RawBatch) -> None:
         """Bring users' state alone up to date with events that another worker has learned; `seq` stays."""
-        learned = self.state.events_learned
-        batch = self.state.admit(raw)
+        state, learned = self.state, self.state.events_learned
+        batch = state.admit(raw)
         self._init_rows(batch.new_users, batch.new_items)
-        self.state.update(batch)
-        self.state.mark_short()
-        self.state.events_learned = learned
-
-    def _learn(
-        self, queries: Queries, training: TrainingCandidates, targets: Targets
-    ) -> dict[str, TrainResult]:
-        """Let every model rank and learn a batch. One that fails is disabled, unless it is the served one."""
-        results: dict[str, TrainResult] = {}
-        for model in self.models:
-            if model.name in self.disabled:
-                continue
-            try:
-                ranks = full_ranks(model, self.bank, queries, training, targets) if self.rank_all else None
-                result = model.learn(queries, training, targets)
-                if ranks is not None:
-                    result = result._replace(
-                        ranks=result.ranks._replace(greater_B=ranks.greater_B, equal_B=ranks.equal_B)
-                    )
-                results[model.name] = result
-            except Exception:
-                if model is self.models[0]:
-                    raise
-                self.disabled.add(model.name)
-                logger.warning("model %s failed: disabled until the next start", model.name, exc_info=True)
-        return results
+        state.update(batch)
+        state.mark_short()
+        state.events_learned = learned
 
     def _default_ranking(self, raw: RawBatch, published: bool) -> list[Ranking]:
-        """Return the list for people without events when it is ours to publish and its items have changed."""
+        """Return the list for users without events, where its items have changed and this worker leads."""
         if self.unread or not self._leads():
             self._default = None  # another worker's is the newest by the time that this one leads again
             return []
@@ -209,7 +159,7 @@ class Recommender:
         if not (short or aged or raw.catalog):
             return []
         self._default_at = self.events_learned
-        users = np.zeros(1, np.int32)
+        users = np.zeros(1, np.int32)  # row 0 is the user without events
         ranked = self.rank(users)
         items = [self.state.items.id_of[row] for row in ranked.rows_BK[0].tolist() if row >= 0]
         if items == self._default:
@@ -218,12 +168,12 @@ class Recommender:
         return self._records(users, ranked, raw, "default")
 
     def _leads(self) -> bool:
-        """Return whether the first partition is ours: its owner publishes the default list."""
+        """Return whether this worker holds the first partition: its owner publishes the default list."""
         first = TopicPartition(next(iter(self.settings.topics.event_topics())), 0)
         return first in self.state.offsets or first in self.held
 
     def _init_rows(self, users: IntArray, items: IntArray) -> None:
-        """Initialise everything that is kept of new users and items, independent of row order."""
+        """Initialise what is kept of new users and items, independent of row order."""
         self.item_age.note(items, self.state.events_learned)
         self.exposure.clear(items)
         user_ids = [self.state.users.id_of[row] for row in users.tolist()]
@@ -231,24 +181,6 @@ class Recommender:
         for model in self.models:
             model.init_rows("user", users, user_ids)
             model.init_rows("item", items, item_ids)
-
-    def _targets(self, batch: Batch, queries: Queries) -> Targets:
-        """Return what is learned and what is tested: positive events with items that may be shown."""
-        hidden_B = (self.state.items.status.data[batch.item_B] == HIDDEN) & (batch.item_B >= 0)
-        positive_B = batch.role_B == POSITIVE
-        tested_B = positive_B & ~excluded_targets(queries, batch.item_B) & ~hidden_B
-        return Targets(
-            item_B=np.where(tested_B & batch.known_B, batch.item_B, -1).astype(np.int32),
-            weight_B=batch.weight_B,
-            type_B=batch.type_B,
-            role_B=batch.role_B,
-            value_B=batch.value_B,
-            tested_B=tested_B,
-            known_B=batch.known_B,
-            counted_B=np.where(positive_B, batch.item_B, -1).astype(np.int32),
-            seq=batch.seq,
-            step_scale=self.evaluator.reaction.step_factor(batch.first_event),
-        )
 
     def _evaluate(
         self, batch: Batch, queries: Queries, results: Mapping[str, TrainResult]
@@ -270,25 +202,18 @@ class Recommender:
     def react(self, response: Response) -> None:
         """Let the past count less, as the response to drift alarms requires."""
         if response.fade is not None:
-            self.bank.fade(response.fade.weakening, response.fade.share_left)
+            self.bank.fade(*response.fade)
+
+    def track(self) -> Track:
+        """Return the metrics over time, up to now."""
+        return self.evaluator.track(self.events_learned, self._live_rows())
 
     def _live_rows(self) -> npt.NDArray[np.intp]:
         return np.flatnonzero(self.state.items.status.data == LIVE)
 
-    @property
-    def reacting(self) -> bool:
-        """Whether a reaction to drift runs at the next event."""
-        return self.evaluator.reaction.running(self.state.events_learned)
-
-    def track(self) -> Track:
-        """Return the metrics over time, up to now."""
-        return self.evaluator.track(self.state.events_learned, self._live_rows())
-
     def _publish(self, users: IntArray, raw: RawBatch) -> list[Ranking]:
-        """Return these users' lists, by the new parameters and histories: score > top K > explanations."""
-        if users.size == 0:
-            return []
-        return self._records(users, self.rank(users, explained=not self.unread), raw, "")
+        """Return these users' lists, by the new parameters and histories."""
+        return self._records(users, self.rank(users, not self.unread), raw, "") if users.size else []
 
     def _records(self, users: IntArray, ranked: Ranked, raw: RawBatch, label: str) -> list[Ranking]:
         """Note lists as published, and return their records."""
@@ -305,27 +230,23 @@ class Recommender:
         return rank(self.state, self.bank, self.models[0], self.settings.rank, users, explained)
 
     def _sources(self, users: IntArray) -> dict[str, TopicPartition]:
-        """Return the partition of each of these users, by id."""
-        state = self.state
-        numbers = state.partition_of.partition.data[users].tolist()
-        return {
-            state.users.id_of[user]: state.partitions[number]
-            for user, number in zip(users.tolist(), numbers, strict=True)
-        }
+        """Return each user's partition, by id."""
+        id_of, partitions = self.state.users.id_of, self.state.partitions
+        numbers = self.state.partition_of.partition.data[users].tolist()
+        return {id_of[u]: partitions[number] for u, number in zip(users.tolist(), numbers, strict=True)}
 
     def take(self, sources: Collection[TopicPartition]) -> Shard:
         """Copy the partitions' users out."""
         return moving.take(self.state, sources)
 
     def put(self, shard: Shard, sources: Collection[TopicPartition] | None = None) -> None:
-        """Add the users of a shard's partitions, of these or of all, in the place of what is held of them."""
+        """Replace the users of a shard's partitions, of these or of all."""
         added = moving.put(self.state, shard, sources)
         self._init_rows(added.users, added.items)
-        relearned = [m.name for m in self.models if any(column.own for column in m.columns().values())]
-        if relearned and added.users.size and not self._moved_logged:
+        own = [m.name for m in self.models if any(column.own for column in m.columns().values())]
+        if own and added.users.size and not self._moved_logged:
             self._moved_logged = True
-            names = ", ".join(relearned)
-            logger.info("user parameters of %s start again for users of other workers", names)
+            logger.info("user parameters of %s start again for users of other workers", ", ".join(own))
         self.state.mark_short()
 
     def release(self, sources: Collection[TopicPartition]) -> None:
@@ -333,23 +254,22 @@ class Recommender:
         self.state.drop_partitions(sources)
 
     def snapshot(self) -> Snapshot:
-        """Copy everything out, the users of every partition held too."""
+        """Copy everything out, the users of every partition too."""
         arrays, meta = packing.save_items(self.state)
         arrays |= self.evaluator.arrays()
         meta |= {"seq": self.seq, "served_model": self.models[0].name}
         return Snapshot(arrays, meta, self.take(self.state.offsets))
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Restore the state from a snapshot, users included; a model that does not fit restarts.
+        """Restore the state from a snapshot; a model that does not fit restarts.
 
         Raises ValueError where something is learned, `CheckpointError` where a column can't be made to fit.
         """
         if self.seq or self.offsets:
             raise ValueError(f"{self.seq} batches are learned already: expected a fresh one")
-        state = self.state
+        state, served = self.state, self.models[0].name
         different, restarted = packing.load_items(state, snapshot.arrays, snapshot.meta)
         restart_models(self.models, restarted, state.items)
-        served = self.models[0].name
         other_served = served in restarted or snapshot.meta.get("served_model", served) != served
         self.evaluator.load(snapshot.arrays, restarted, other_served)
         admitted, evicted = state.users.admitted, state.users.evicted
@@ -364,7 +284,7 @@ class Recommender:
         self.bank.popularity.update_lists(np.empty(0, np.int32), state.items)
 
     def digests(self) -> dict[str, str]:
-        """Return `digest_model` and `digest_users`: equal for equal content, whatever the row numbers."""
+        """Return `digest_model` and `digest_users`: equal for equal content, whatever the rows."""
         return packing.digests(self.state)
 
     def describe_user(self, user_id: str) -> dict[str, object] | None:
@@ -375,14 +295,5 @@ class Recommender:
         return user_document(self.state, self.settings, row, self.rank(np.array([row], np.int32)))
 
     def describe_item(self, item_id: str) -> dict[str, object] | None:
-        """Return what is held of an item, as JSON values; None when nothing is known of it."""
+        """Return what is held of an item, as JSON values; None for an unknown id."""
         return item_document(self.state, self.bank, item_id)
-
-
-def lessons_of(batch: Batch, queries: Queries, session_B: npt.NDArray[np.uint64]) -> Lessons:
-    """Return what count features learn from a batch: its positive events and the moments before them."""
-    weight_B = np.where(batch.role_B == POSITIVE, batch.weight_B, np.float32(0))
-    return Lessons(
-        batch.item_B, weight_B, batch.type_B, batch.moment_ms_B, session_B, queries.position_B,
-        queries.items_BL, queries.length_B, batch.seq,
-    )  # fmt: skip

@@ -19,7 +19,6 @@ from pipeline.models.baselines.biased_mf import L2
 from pipeline.models.baselines.popularity import HALF_LIFE_COLUMNS
 from pipeline.models.embeddings import first_embeddings
 from pipeline.models.model import Model, Targets, TrainingCandidates, TrainResult
-from pipeline.models.registry import KNN_FADE, KNN_REACH
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig
 from pipeline.state import reclaiming
@@ -124,7 +123,7 @@ def popular_scores(half_life: str):  # type: ignore[no-untyped-def]
 
 GAP_MS = 45 * MINUTE_MS  # pauses of the simulated users lie on both sides of it
 NEAR = (transitions.REACH, transitions.FADE)
-COUNTED = (KNN_REACH, KNN_FADE)
+COUNTED = (neighbours.OWN_REACH, neighbours.OWN_FADE)
 CASES: list[tuple[str, dict[str, Any], Any]] = [
     *(
         ("recent_popularity", {"half_life": each}, popular_scores(each))

@@ -12,9 +12,9 @@ from test_loss import Array, objective
 
 from pipeline.features.gate_inputs import KEPT, KINDS, TYPICAL_KEPT
 from pipeline.models import gate as gates
-from pipeline.models import torch_parameters
-from pipeline.models.attention import EMBEDDING_RATE, AttentionModel
-from pipeline.models.embeddings import FAINT
+from pipeline.models import gradient_model
+from pipeline.models.attention import AttentionModel
+from pipeline.models.embeddings import FAINT, RATE
 from pipeline.models.full_ranks import full_ranks
 from pipeline.models.model import MISS, Targets, TrainingCandidates, TrainResult
 from pipeline.models.optimizer import AGREE, EPSILON
@@ -140,14 +140,14 @@ def obvious_step(at: Lesson) -> Expected:
     total, squares = moving_BM.T @ user_BD, (moving_BM**2).T @ (user_BD**2).mean(1)
     np.add.at(total, window[held], single)
     np.add.at(squares, window[held], (single**2).mean(1))
-    moved = values - scale * EMBEDDING_RATE * total / np.sqrt(1 + squares + EPSILON)[:, None]
+    moved = values - scale * RATE * total / np.sqrt(1 + squares + EPSILON)[:, None]
     each = np.einsum("bm,bmf->bf", slope_BM, x)
     norms, weights = [np.linalg.norm(total), np.linalg.norm(each.sum(0))], {}
     for name, parameter in module.named_parameters():
         gradient = parameter.grad.numpy()
         norms.append(np.linalg.norm(gradient))
-        step = scale * torch_parameters.RATE * gradient / np.sqrt(1 + gradient**2)
-        most = torch_parameters.MAX_STEP
+        step = scale * gradient_model.RATE * gradient / np.sqrt(1 + gradient**2)
+        most = gradient_model.MAX_STEP
         weights[name] = parameter.detach().numpy() - np.clip(step, -most, most)
     after = []
     for start, g, s in (

@@ -1,9 +1,8 @@
 """ROC and precision-recall curves of targets against the other candidates: one histogram a model.
 
-Scores of different users are not comparable, so a threshold on scores has no meaning over a stream of events.
-The position of an item within its user's own ranking is comparable. The target's depth x is the share of all
-other items that score above it, ties counted half: an estimate, from the uniform negatives that training
-draws. That of a random item is uniform on [0, 1]. "Show the top x of every ranking" is the threshold:
+Scores of different users are not comparable, but positions within a user's own ranking are. The target's
+depth x is the share of all other items that score above it, ties counted half: an estimate, from the uniform
+negatives that training draws. "Show the top x of every ranking" is the threshold:
 
     true positive rate  TPR(x) = share of the tests with a target at depth x or less
     false positive rate FPR(x) = x
@@ -13,12 +12,8 @@ With N sampled non-clicks a click, N x of them pass the threshold on average, so
 
     recall(x) = TPR(x),  precision(x) = TPR(x) / (TPR(x) + N x)
 
-(Fawcett, "An introduction to ROC analysis", 2006, for both curves; Krichene and Rendle, "On sampled metrics
-for item recommendation", KDD 2020, for the effect of sampling on ranks.) `river.metrics.ROCAUC` and the like
-compare scores across users, which is not possible here.
-
-Tests of unknown items are counted and left out, since no model can rank these.
-Axes: N = tests, E = edges of the histogram.
+(Fawcett, "An introduction to ROC analysis", 2006; Krichene and Rendle, "On sampled metrics for item
+recommendation", KDD 2020.) Tests of unknown items are counted and left out. Axes: N = tests, E = edges.
 """
 
 from typing import NamedTuple
@@ -56,9 +51,7 @@ class CurveHistogram:
         self._sums = np.zeros(3)  # tests, tests of unknown items, sum of 1 - depth
 
     def update(self, below_N: Floats, known_N: npt.NDArray[np.bool_]) -> None:
-        """Add tests: the share of other items that score below the target (NaN: not estimated), and whether
-        the item is known.
-        """
+        """Add tests: the share of other items below the target (NaN: unknown); whether the item is known."""
         self._sums[1] += np.count_nonzero(~known_N)
         depth_N = 1.0 - below_N[known_N & np.isfinite(below_N)]
         np.add.at(self._mass_E, np.searchsorted(EDGES_E, depth_N), 1.0)
@@ -81,9 +74,7 @@ class CurveHistogram:
         return Curve(int(tests), int(unknown), area / tests, average, EDGES_E, tpr_E, precision_E)
 
     def arrays(self) -> Arrays:
-        """Return the histogram and the sums."""
         return {"curve": self._mass_E.copy(), "curve_sums": self._sums.copy()}
 
     def load(self, arrays: Arrays) -> None:
-        """Restore the state from `arrays`."""
         self._mass_E[:], self._sums[:] = arrays["curve"], arrays["curve_sums"]

@@ -1,15 +1,12 @@
 """Drift detection: ADWIN on the hit rate and the loss of the served model and on the share of events on new
 items, one value every ten tests.
 
-ADWIN (Bifet and Gavalda, "Learning from time-changing data with adaptive windowing", SDM 2007) keeps a window
-of values and detects when two parts of it differ in their mean by more than chance allows. A value is the
-mean of a fixed number of tests in learning order, whatever batches they came in: means of batches depend on
-timing, and blur a fall until it is detected thousands of events late, or never.
-Axis: B = events of a batch.
+ADWIN (Bifet and Gavalda, "Learning from time-changing data with adaptive windowing", SDM 2007) detects when
+two parts of a window of values differ in their mean by more than chance allows. A value is the mean of a
+fixed number of tests in learning order, whatever batches they came in. Axis: B = events of a batch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +17,7 @@ from pipeline.models.model import RankResult
 
 # Each with the direction that raises an alarm. A falling share of new items raises none: a catalogue fills.
 SIGNALS = {"hit_rate": -1, "loss": 1, "young_items": 1}
+DETECTOR = "adwin"  # as alarms name it
 NEW_ITEM_EVENTS = 1_000  # an item is new for so many events after its admission
 TESTS_PER_VALUE = 10
 DELTA = 0.002  # measured: tests/benchmarks/results/drift-first-form.md
@@ -38,24 +36,8 @@ class Change(NamedTuple):
     after: float
 
 
-class Detector(Protocol):
-    """Detects a change of the mean of a sequence of values between 0 and 1. A store: `arrays`, `load`.
-
-    A restored detector finds the same changes at the same values.
-    """
-
-    def update(self, value: float) -> Change | None:
-        """Add a value; return the change that it reveals, in either direction."""
-
-    def arrays(self) -> Arrays:
-        """Return the state."""
-
-    def load(self, arrays: Arrays) -> None:
-        """Restore the state from `arrays`."""
-
-
 class AdwinDetector:
-    """river's ADWIN, and the values since the last change.
+    """Detects a change of the mean of values between 0 and 1: river's ADWIN, and the values since then.
 
     river drops only the oldest bucket at a time, which would report a fall a dozen times, each with means
     that hardly differ. ADWIN decides that there was a change; the likeliest place decides where.
@@ -65,6 +47,7 @@ class AdwinDetector:
         self._rebuild([])
 
     def update(self, value: float) -> Change | None:
+        """Add a value; return the change that it reveals, in either direction."""
         self.window.append(value)
         self._adwin.update(value)
         if self._adwin.drift_detected:
@@ -90,15 +73,11 @@ class AdwinDetector:
             self._adwin.update(value)
 
 
-DETECTORS: Mapping[str, Callable[[], Detector]] = {"adwin": AdwinDetector}
-
-
 def scaled_loss(result: RankResult) -> npt.NDArray[np.float64]:
     """Return each test's loss as a share of ln(candidates), at most 1; NaN where the event has none.
 
-    ln(candidates) is the loss of a uniform guess, so the value stays comparable while the catalogue grows,
-    and 1 means no better than chance. Larger values are clipped: ADWIN needs bounded values, and a single
-    confident mistake must not outweigh ten ordinary ones.
+    ln(candidates) is the loss of a uniform guess: the value stays comparable while the catalogue grows. ADWIN
+    needs bounded values, and one confident mistake must not outweigh ten ordinary ones.
     """
     if result.loss_B is None:
         return np.full(len(result.tested_B), np.nan)
@@ -108,38 +87,28 @@ def scaled_loss(result: RankResult) -> npt.NDArray[np.float64]:
 
 
 class DriftWatch:
-    """Raise an alarm when a signal of the stream gets worse. A store: checkpoints use `arrays` and `load`.
+    """Raise an alarm when a signal of the stream gets worse; an improvement raises none."""
 
-    An improvement raises none, so a model that learns from zero raises none.
-    """
-
-    def __init__(self, signals: Sequence[str] = tuple(SIGNALS), detector: str = "adwin") -> None:
-        """Watch these signals. Raises ValueError for an unknown one."""
-        for signal in signals:
-            if signal not in SIGNALS:
-                raise ValueError(f"drift signal {signal!r}: expected one of {', '.join(SIGNALS)}")
-        self._name = detector
-        self._signals = {signal: _Signal(SIGNALS[signal], DETECTORS[detector]()) for signal in signals}
+    def __init__(self) -> None:
+        self._signals = {name: _Signal(worse) for name, worse in SIGNALS.items()}
 
     def update(
         self, hit_B: Floats, loss_B: Floats, new_B: Floats, at_event: int, now_ms: int
     ) -> list[DriftAlarm]:
-        """Add a batch's values and return the alarms that they raise, in order of events.
+        """Return the alarms that a batch raises, in order of events.
 
         `hit_B` is each event's expected hit, `loss_B` its `scaled_loss`, `new_B` 1 where its item is new,
-        else 0; NaN where the event has no such value. `at_event` is the number of events learned before this
-        batch. An alarm names the event that raised it.
+        else 0; NaN: none. `at_event`: events learned before this batch.
         """
         columns = {"hit_rate": hit_B, "loss": loss_B, "young_items": new_B}
         alarms = [
-            DriftAlarm(self._name, name, at_event + place + 1, change.before, change.after, now_ms)
+            DriftAlarm(DETECTOR, name, at_event + place + 1, change.before, change.after, now_ms)
             for name, signal in self._signals.items()
             for place, change in signal.update(np.asarray(columns[name], np.float64))
         ]
         return sorted(alarms, key=lambda alarm: alarm.at_event)
 
     def arrays(self) -> Arrays:
-        """Return each detector's state, incomplete value and remaining warm-up."""
         return {
             f"{signal}.{name}": array
             for signal, each in self._signals.items()
@@ -147,7 +116,6 @@ class DriftWatch:
         }
 
     def load(self, arrays: Arrays) -> None:
-        """Restore the state from `arrays`; a signal that is not in there starts from zero."""
         for signal, each in self._signals.items():
             if f"{signal}.pending" in arrays:
                 each.load({name: arrays[f"{signal}.{name}"] for name in each.arrays()})
@@ -156,9 +124,9 @@ class DriftWatch:
 class _Signal:
     """One signal: turns tests into values for its detector and keeps the changes for the worse."""
 
-    def __init__(self, worse: int, detector: Detector) -> None:
+    def __init__(self, worse: int) -> None:
         self._worse = worse  # 1: a rise is worse, -1: a fall
-        self._detector = detector
+        self._detector = AdwinDetector()
         self._warm_up = WARM_UP_VALUES  # values still to skip
         self._pending: list[float] = []  # tests of the incomplete value
 
@@ -192,17 +160,13 @@ class _Signal:
 def likeliest_change(values: npt.NDArray[np.float64]) -> int:
     """Return the index at which the means before and after differ most, in units of their standard error.
 
-    It is the first index after the change, at least `MIN_PART_VALUES` from either end, with the largest
-    |mean before - mean after| / sqrt(1 / values before + 1 / values after).
-
-    Raises ValueError when there are fewer than 2 * MIN_PART_VALUES values.
+    At least `MIN_PART_VALUES` from either end, with the largest |mean before - mean after| / sqrt(1 / values
+    before + 1 / values after).
 
     >>> likeliest_change(np.array([0.5] * 9 + [0.1] * 7))
     9
     """
     n = len(values)
-    if n < 2 * MIN_PART_VALUES:
-        raise ValueError(f"{n} values: expected at least {2 * MIN_PART_VALUES}")
     head = np.arange(MIN_PART_VALUES, n - MIN_PART_VALUES + 1)
     total = np.cumsum(values)
     gap = np.abs(total[head - 1] / head - (total[-1] - total[head - 1]) / (n - head))

@@ -70,7 +70,6 @@ class Evaluator:
         return self.timeline.track(self._now(events, live_rows))
 
     def arrays(self) -> Arrays:
-        """Return the state of every measure, as "<measure>/<name>"."""
         return {
             f"{measure}/{name}": array
             for measure, part in self._measures().items()
@@ -78,10 +77,9 @@ class Evaluator:
         }
 
     def load(self, arrays: Mapping[str, Any], restarted: Collection[str], other_served: bool) -> None:
-        """Restore what is still true of the state in `arrays`.
+        """Restore the state from `arrays`, but that of models in `restarted`.
 
-        Models in `restarted` start from zero. `other_served`: another model was served, so drift, the
-        reaction and the recent hits of published lists are dropped.
+        `other_served`: another model was served, so drift, the reaction and recent list hits are dropped.
         """
         stale = [f"/model.{name}." for name in restarted]
         for measure, part in self._measures().items():

@@ -16,15 +16,9 @@ WINDOW_LISTS = 10_000
 
 
 class Exposure:
-    """Count the places of each item on published lists. A store: checkpoints use `arrays` and `load`.
-
-    Coverage is exact at 8 bytes an item: `_last_list_I` holds the number of the newest list with the item.
-    """
+    """Count the places of each item on published lists. Coverage is exact, over the last `window` lists."""
 
     def __init__(self, window: int = WINDOW_LISTS) -> None:
-        """Start with no list. `window`: newest lists that coverage is over; ValueError when below 1."""
-        if window < 1:
-            raise ValueError(f"window {window}: expected 1 list or more")
         self.window = window
         self.lists = 0
         self._places_I = np.zeros(0, np.int64)
@@ -63,7 +57,6 @@ class Exposure:
         return float(np.count_nonzero(newest > max(self.lists - self.window, 0))) / len(rows)
 
     def arrays(self) -> Arrays:
-        """Return the counts by row and the number of lists so far."""
         return {
             "places": self._places_I.copy(),
             "last_list": self._last_list_I.copy(),
@@ -71,17 +64,13 @@ class Exposure:
         }
 
     def load(self, arrays: Arrays) -> None:
-        """Restore the state from `arrays`."""
         self._places_I = np.array(arrays["places"], np.int64)
         self._last_list_I = np.array(arrays["last_list"], np.int64)
         self.lists = int(np.asarray(arrays["lists"], np.int64)[0])
 
 
 def gini(counts: Numbers) -> float:
-    """Return the Gini coefficient: 0 where all counts are equal, towards 1 where one item has everything.
-
-    It is the mean absolute difference of two items' counts over twice their mean (Gini, 1912), here by the
-    formula over sorted counts. 0.0 where nothing was counted.
+    """Return the Gini coefficient: 0 where all counts are equal or 0, towards 1 where one item has all.
 
     >>> gini(np.array([1, 1, 1, 1])), gini(np.array([0, 0, 0, 8]))
     (0.0, 0.75)
@@ -110,9 +99,7 @@ def lorenz(counts: Numbers) -> tuple[Floats, Floats]:
 
 
 def share_of_most(counts: Numbers, share: float) -> float:
-    """Return the part of all counts that this share of the items has, those with the most first.
-
-    At least one item is taken. 0.0 where nothing was counted.
+    """Return the part of all counts that this share of the items has, at least one, the largest first.
 
     >>> share_of_most(np.array([5, 3, 1, 1]), 0.25)
     0.5

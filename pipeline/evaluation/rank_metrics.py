@@ -1,8 +1,8 @@
 """Rank metrics by segment: hit rate, NDCG and reciprocal rank at several cutoffs, cumulative and recent.
 
-Every event is predicted before it is learned. One histogram of ranks for each model and segment holds what
-all cumulative metrics are derived from; a window of ranks holds the recent ones.
-Axes: B = events of a batch, N = tests, S = segments, P = places, F = measures (hit rate, NDCG, MRR).
+One histogram of ranks for each model and segment holds what all cumulative metrics are derived from; a window
+of ranks holds the recent ones. Axes: B = events of a batch, N = tests, S = segments, P = places, F =
+MEASURES.
 """
 
 from collections.abc import Iterator, Sequence
@@ -50,50 +50,26 @@ def expected_gains(greater_B: npt.ArrayLike, equal_B: npt.ArrayLike, k: int = CU
     greater + 1 .. greater + 1 + equal with equal probability. With one relevant item the ideal gain is 1, so
     NDCG is 1 / log2(place + 1) and the reciprocal rank 1 / place; both are 0 beyond place `k`.
 
-    Raises ValueError where a count is negative.
-
     >>> gains = expected_gains([0, 9, 10], [0, 1, 0])
     >>> gains.hit_B.tolist()
     [1.0, 0.5, 0.0]
     """
     greater_B, equal_B = np.asarray(greater_B, np.int64), np.asarray(equal_B, np.int64)
-    if greater_B.size and min(greater_B.min(), equal_B.min()) < 0:
-        raise ValueError(
-            f"candidate counts as low as {greater_B.min()} (greater) and {equal_B.min()} (equal): "
-            "expected 0 or more; do not count the target among the equal ones"
-        )
     first_B, last_B = np.minimum(greater_B, k), np.minimum(greater_B + equal_B + 1, k)
     gains_BF = _CUMULATIVE_GAINS[last_B] - _CUMULATIVE_GAINS[first_B]
     return Gains(*(gains_BF / (equal_B + 1.0)[:, None]).T)
 
 
-class TargetRanks(NamedTuple):
-    """Ranks of the targets of a batch's tests: the only reading of a `RankResult` in this package."""
-
-    greater_N: Ints  # candidates with a higher score
-    equal_N: Ints  # other candidates with the same score
-    below_N: Float64s  # estimated share of all other items that score below; NaN: unknown
-    known_N: Bools  # False: the item was unknown, which is a miss
-
-
-def target_ranks(result: RankResult) -> TargetRanks:
-    """Return the ranks of the tests of a batch; events that are no test are left out."""
-    tested_B = result.tested_B
-    return TargetRanks(
-        result.greater_B[tested_B], result.equal_B[tested_B],
-        result.below_B[tested_B].astype(np.float64), result.known_B[tested_B],
-    )  # fmt: skip
+def ranked(result: RankResult) -> tuple[Ints, Ints]:
+    """Return `greater` and `equal` [B], those of an unknown item beyond every cutoff."""
+    known_B = result.tested_B & result.known_B
+    return np.where(known_B, result.greater_B, MAX_PLACES), np.where(known_B, result.equal_B, 0)
 
 
 def gains_of(result: RankResult, k: int = CUTOFF) -> Gains:
     """Return the gains [B] of a batch: 0 where the item was unknown, NaN where the event is no test."""
-    ranks = target_ranks(result)
-    # the counts of an unknown item mean nothing
-    greater_N, equal_N = (np.where(ranks.known_N, counts, 0) for counts in (ranks.greater_N, ranks.equal_N))
-    out = [np.full(len(result.tested_B), np.nan) for _ in MEASURES]
-    for gain_B, gain_N in zip(out, expected_gains(greater_N, equal_N, k), strict=True):
-        gain_B[result.tested_B] = np.where(ranks.known_N, gain_N, 0.0)
-    return Gains(*out)
+    gains = expected_gains(*ranked(result), k)
+    return Gains(*(np.where(result.tested_B, gain_B, np.nan) for gain_B in gains))
 
 
 SegmentMetrics = TypedDict(
@@ -124,35 +100,22 @@ class Totals(NamedTuple):
 
 
 class RankMetrics:
-    """Accumulate the ranks of several models. A store: checkpoints use `arrays` and `load`.
+    """Accumulate the ranks of several models, `models[0]` the served one.
 
-    `models[0]` is the served one. Cumulative metrics cover all tests since the first event, recent ones the
-    last `window` tests.
+    Cumulative metrics cover all tests since the first event, recent ones the last `window` tests.
     """
 
     def __init__(self, models: Sequence[str], window: int = WINDOW_TESTS) -> None:
-        """Start from zero. Raises ValueError for no model, one named twice, or a window below 1."""
-        if not models or len(set(models)) != len(models):
-            raise ValueError(f"models {models}: expected one or more names, each once")
-        if window < 1:
-            raise ValueError(f"window {window}: expected 1 test or more")
         self.models = list(models)
         self._ranks = {model: _ModelRanks(window) for model in models}
         self._list_hits = np.zeros(2, np.int64)  # events, hits
         self._recent_list_hits = _Ring(window, 1)
 
     def update(self, model: str, result: RankResult, cold_B: Bools, new_B: npt.NDArray[np.generic]) -> None:
-        """Add one model's tests of a batch.
-
-        `cold_B`: the user had fewer than `COLD_EVENTS` earlier events; `new_B`: the item is a new one.
-        Raises KeyError for a model that was not named at the start.
-        """
-        flags_NS = np.zeros((np.count_nonzero(result.tested_B), len(SEGMENTS)), bool)
-        flags_NS[:, 0] = True
-        for column, flag_B in ((1, cold_B), (3, new_B)):
-            flags_NS[:, column] = np.asarray(flag_B, bool)[result.tested_B]
-            flags_NS[:, column + 1] = ~flags_NS[:, column]
-        self._ranks[model].update(target_ranks(result), flags_NS)
+        """Add a model's tests of a batch, by users with few earlier events (cold) and by new items."""
+        every_B, young_B = np.ones(len(cold_B), bool), np.asarray(new_B, bool)
+        flags_BS = np.column_stack((every_B, cold_B, ~cold_B, young_B, ~young_B))
+        self._ranks[model].update(result, flags_BS[result.tested_B])
 
     def update_list_hits(self, hit_N: Bools) -> None:
         """Add events of users with a published list; `hit_N`: the event's item was on it."""
@@ -160,14 +123,13 @@ class RankMetrics:
         self._recent_list_hits.add(hit_N[:, None])
 
     def ratios(self) -> dict[tuple[str, str, str], float]:
-        """Return (model, measure, segment) -> mean over the recent tests; without tests there is no entry.
-
-        A segment's mean is over its share of the model's last `window` tests.
-        """
+        """Return (model, measure, segment) -> mean over the model's recent tests; no entry without tests."""
         out: dict[tuple[str, str, str], float] = {}
         for model, ranks in self._ranks.items():
             for segment, means in ranks.recent_means():
-                out |= dict(zip([(model, measure, segment) for measure in MEASURES], means, strict=True))
+                out |= {
+                    (model, measure, segment): mean for measure, mean in zip(MEASURES, means, strict=True)
+                }
         hits = self._recent_list_hits.rows()
         if len(hits):
             out[self.models[0], "served_hr", "all"] = float(hits.mean())
@@ -212,14 +174,12 @@ class RankMetrics:
         return ListHits(events, hits / events if events else 0.0)
 
     def arrays(self) -> Arrays:
-        """Return the counts and histograms of each model, and the recent ranks, oldest first."""
         out: Arrays = {"list_hits": self._list_hits.copy(), "list_hits.recent": self._recent_list_hits.rows()}
         for model, ranks in self._ranks.items():
             out |= {f"model.{model}.{name}": array for name, array in ranks.arrays().items()}
         return out
 
     def load(self, arrays: Arrays) -> None:
-        """Restore the state from `arrays`; a model that is not in there starts from zero."""
         self._list_hits[:] = arrays["list_hits"]
         if "list_hits.recent" in arrays:
             self._recent_list_hits.add(arrays["list_hits.recent"])
@@ -243,13 +203,12 @@ class _ModelRanks:
         self.curve = CurveHistogram()
         self._recent = _Ring(window, 3)  # greater, equal, whether the user is cold
 
-    def update(self, ranks: TargetRanks, flags_NS: Bools) -> None:
-        # an unknown item has no rank: beyond every cutoff it is a miss
-        greater_N = np.where(ranks.known_N, ranks.greater_N, MAX_PLACES)
-        equal_N = np.where(ranks.known_N, ranks.equal_N, 0)
+    def update(self, result: RankResult, flags_NS: Bools) -> None:
+        tested_B = result.tested_B
+        greater_N, equal_N = (counts_B[tested_B] for counts_B in ranked(result))
         self.tests_S += flags_NS.sum(axis=0)
         _add_mass(greater_N, equal_N, flags_NS, self.mass_SP)
-        self.curve.update(ranks.below_N, ranks.known_N)
+        self.curve.update(result.below_B[tested_B].astype(np.float64), result.known_B[tested_B])
         self._recent.add(np.column_stack((greater_N, equal_N, flags_NS[:, 1])))
 
     def sums(self, k: int) -> Float64s:

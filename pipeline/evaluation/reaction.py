@@ -1,7 +1,6 @@
 """The reaction to a drift alarm: the past counts less from now on, and learning steps are longer for a while.
 
-Both depend on the share of the served model's quality that is left. A fall to nine tenths removes little, one
-to a fifth removes most of the transition counts. Measured, with what did not help:
+Both depend on the share of the served model's quality that is left. Measured, with what did not help:
 tests/benchmarks/drift_reaction.py and its reports.
 """
 
@@ -54,14 +53,13 @@ def share_left(alarm: DriftAlarm) -> float:
 
 
 class Reaction:
-    """React to alarms. A store: checkpoints use `arrays` and `load`.
+    """React to alarms, unless it is off.
 
-    While a reaction runs, another alarm adds only the difference, so the signals of one change do not add up:
-    in `DURATION_EVENTS` events the past is weakened at most as much as the worst fall requires.
+    While a reaction runs, another alarm adds only the difference: in `DURATION_EVENTS` events the past is
+    weakened at most as much as the worst fall requires.
     """
 
     def __init__(self, on: bool = True) -> None:
-        """`on=False`: react to nothing."""
         self.on = on
         self._until = 0  # the event at which it ends
         self._left = 1.0  # the smallest share of quality left in the one that runs
@@ -91,11 +89,9 @@ class Reaction:
         return Response(answered, Fade(weakening(smallest) - weakening(start), smallest))
 
     def arrays(self) -> Arrays:
-        """Return the end and the strength of the running reaction."""
         return {"until": np.array([self._until], np.int64), "left": np.array([self._left])}
 
     def load(self, arrays: Arrays) -> None:
-        """Restore the state from `arrays`."""
         self._until, self._left = int(arrays["until"][0]), float(arrays["left"][0])
 
 

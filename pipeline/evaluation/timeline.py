@@ -1,10 +1,7 @@
 """Metrics over time: cumulative counts at up to some hundred moments of the stream, and the drift alarms.
 
-A moment holds the cumulative counts at the end of a batch, so the metrics of any interval are the difference
-of two moments, exactly. When there are too many moments, those closest together are dropped: intervals grow
-longer and no count is lost.
-
-Axes: N = moments, M = models, S = segments, F = measures (see rank_metrics.py).
+The metrics of any interval are the difference of two moments, exactly. When there are too many moments, those
+closest together are dropped. Axes: N = moments, M = models, S = segments, F = measures (see rank_metrics.py).
 """
 
 from collections.abc import Sequence
@@ -71,9 +68,6 @@ class Timeline:
     """Keep moments and alarms. A store: checkpoints use `arrays` and `load`."""
 
     def __init__(self, models: Sequence[str], max_moments: int = MAX_MOMENTS) -> None:
-        """Start with the moment before the first event. Raises ValueError when `max_moments` is below 4."""
-        if max_moments < 4:
-            raise ValueError(f"max_moments {max_moments}: expected 4 moments or more")
         self.models = list(models)
         self.max_moments = max_moments
         tests = np.zeros((len(models), len(USER_SEGMENTS)), np.int64)
@@ -105,22 +99,15 @@ class Timeline:
 
     def track(self, now: Moment) -> Track:
         """Return all moments, the present one included."""
-        moments = list(self._moments)
-        if moments[-1].events < now.events:
-            moments.append(now)
+        newer = [now] if self._moments[-1].events < now.events else []
+        events, times_ms, totals, coverage, items = zip(*self._moments, *newer, strict=True)
+        tests, sums, list_hits = zip(*totals, strict=True)
         return Track(
-            self.models,
-            np.array([each.events for each in moments], np.int64),
-            np.array([each.time_ms for each in moments], np.int64),
-            np.stack([each.totals.tests_MS for each in moments]),
-            np.stack([each.totals.sums_MSF for each in moments]),
-            np.stack([each.totals.list_hits for each in moments]),
-            np.array([each.coverage for each in moments]),
-            np.array([each.items for each in moments], np.int64),
-        )
+            self.models, np.array(events, np.int64), np.array(times_ms, np.int64), np.stack(tests),
+            np.stack(sums), np.stack(list_hits), np.array(coverage), np.array(items, np.int64),
+        )  # fmt: skip
 
     def arrays(self) -> Arrays:
-        """Return the moments by column, each model's counts by its name, and the alarms as JSON bytes."""
         track = self.track(self._moments[-1])
         rows = (track.events_N, track.time_ms_N, track.items_N, *track.list_hits_N2.T)
         out: Arrays = {
@@ -135,7 +122,6 @@ class Timeline:
         return out
 
     def load(self, arrays: Arrays) -> None:
-        """Restore the state from `arrays`; a model that is not in there had no tests until now."""
         rows = np.asarray(arrays["moments"], np.int64)
         tests_NMS = np.zeros((len(rows), len(self.models), len(USER_SEGMENTS)), np.int64)
         sums_NMSF = np.zeros((*tests_NMS.shape, len(MEASURES)))
@@ -144,12 +130,9 @@ class Timeline:
                 tests_NMS[:, place] = arrays[f"model.{model}.tests"]
                 sums_NMSF[:, place] = arrays[f"model.{model}.sums"]
         coverage_N = np.asarray(arrays["coverage"], np.float64).tolist()
-        self._moments = [
-            Moment(events, time_ms, Totals(tests, sums, np.array(hits, np.int64)), coverage, items)
-            for (events, time_ms, items, *hits), tests, sums, coverage in zip(
-                rows.tolist(), tests_NMS, sums_NMSF, coverage_N, strict=True
-            )
-        ]
+        totals = map(Totals, tests_NMS, sums_NMSF, rows[:, 3:])
+        events_N, time_ms_N, items_N = rows[:, :3].T.tolist()
+        self._moments = list(map(Moment, events_N, time_ms_N, totals, coverage_N, items_N))
         self._min_gap, self.newest_ms = np.asarray(arrays["state"], np.int64).tolist()
         self._alarms = msgspec.json.decode(
             np.asarray(arrays["alarms"], np.uint8).tobytes(), type=list[DriftAlarm]

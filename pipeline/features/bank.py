@@ -1,7 +1,4 @@
-"""The bank of count features: one pass over the families returns a query's candidates with all features.
-
-To add a family: its file, and a line in `families_of`.
-"""
+"""The bank of count features: one pass over the families returns a query's candidates with all features."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -51,7 +48,7 @@ def families_of(items: IdTable, repeats: bool, lists: tuple[int, ...]) -> dict[s
 
 
 class FeatureBank:
-    """All families. What it keeps are the stores of `stores`; everything else is scratch space or derived.
+    """All families, the stores of `stores`; everything else is scratch space or derived.
 
     `k`: candidates a query, at least, where so many may be shown. `lists`: the popularity lists that
     candidates are drawn from. `history`: newest places of a window that are read (0: all), so that a shadow
@@ -80,25 +77,17 @@ class FeatureBank:
         self.names: tuple[str, ...] = tuple(names)
         self.least = max(k, POPULAR)
         self._workspace = Workspace(RETRIEVED + len(lists) * POPULAR + self.least, len(names))
-        first = self.at["popularity"]
-        self.bare = slice(
-            first, first + len(self.popularity.features)
-        )  # features that are defined for every item
         places = tuple(names.index(kind) for kind in KINDS)
-        always = tuple(self.bare.start <= place < self.bare.stop for place in places)
-        self.success: Success = Success(users, places, always)
+        always = tuple(kind in self.popularity.features for kind in KINDS)
+        self.success = Success(users, places, always)
 
     @property
     def stores(self) -> Mapping[str, Store]:
         """Return what is to be saved, grown and cleared, by name."""
-        families = {name: family for name, family in self.families.items() if isinstance(family, Store)}
-        return {**families, "success": self.success}
+        return {**self.families, "success": self.success}
 
     def candidates(self, queries: Queries) -> Candidates:
-        """Return each query's candidates with their features.
-
-        Where families and popular lists give fewer than `least`, the next most popular items follow.
-        """
+        """Return each query's candidates with their features: `least` at least, filled up by popularity."""
         queries, batch = self._within(queries), queries.user_B.shape[0]
         most = batch * self._workspace.slots  # pages that nothing is written to take no memory
         rows, features = np.empty(most, np.int32), np.empty((most, len(self.names)), np.float32)
@@ -129,10 +118,7 @@ class FeatureBank:
         mark_excluded(block, excluded, indptr_B, False)
 
     def bare_features(self, rows_N: IntArray, position_N: npt.NDArray[np.integer]) -> FloatArray:
-        """Return the features [N, F] of items at session positions, as of items that are no candidates.
-
-        Only those defined for every item are not 0.
-        """
+        """Return the features [N, F] of items that are no candidates: 0 but where defined for every item."""
         out = np.zeros((rows_N.shape[0], len(self.names)), np.float32)
         self.popularity.bare(rows_N, position_N, out, self.at["popularity"])
         return out
@@ -147,8 +133,7 @@ class FeatureBank:
         """Return what each place of the window adds to the features' part of each score [B, K, L + 1].
 
         `places` are candidates (-1: none), `value` is what each feature adds to their scores. A sum over
-        history items is shared as it was summed, whatever logarithm was taken of it; the last place gets what
-        rests on no history item.
+        history items is shared as it was summed; the last place gets what rests on no history item.
         """
         rows_BK = candidates.at(places_BK)
         value_BKF = np.where((rows_BK >= 0)[:, :, None], value_BKF, np.float32(0))
@@ -177,10 +162,10 @@ class FeatureBank:
             family.forget(rows)
 
     def fade(self, weakening: float, share: float) -> None:
-        """Let the past count less after a drift.
+        """Let the past count less after a drift; ValueError where an argument is out of range.
 
         `weakening` (0: nothing) bounds the weight that is left in a row of transitions, `share` [0..1] is
-        kept of the occurrences of each item. Raise ValueError where either is out of range.
+        kept of the context matches of each item.
         """
         if weakening < 0 or not 0 <= share <= 1:
             raise ValueError(f"fade({weakening}, {share}): expected 0 or more, and a share from 0 to 1")

@@ -48,8 +48,8 @@ class Candidates(NamedTuple):
 class Block(NamedTuple):
     """Queries, and for each of them a growing list of candidates with their features.
 
-    `key` and `slot` are a hash table a query, from item rows to slots. Bit b of `excluded_M[m]` says that
-    item m is excluded for query b. `scratch` is for one family at a time.
+    `key` and `slot`: a query's hash table from item rows to slots. Bit b of `excluded_M[m]`: item m is
+    excluded for query b. `scratch` is for one family at a time.
     """
 
     items_BL: npt.NDArray[np.int32]
@@ -68,10 +68,7 @@ class Block(NamedTuple):
 
 @inlined
 def _place_of(keys_H, m):  # type: ignore[no-untyped-def]
-    """Return the place of item row `m` in a query's hash table, else the empty one where it belongs.
-
-    Unsigned, so that no index can be negative.
-    """
+    """Return the place of item row `m` in a query's hash table, else the empty one where it belongs."""
     mask = np.uint64(keys_H.shape[0] - 1)
     h = (np.uint64(m) * np.uint64(2654435761) >> np.uint64(7)) & mask
     while keys_H[h] >= 0 and keys_H[h] != m:
@@ -94,7 +91,7 @@ def may_show(block, b, m):  # type: ignore[no-untyped-def]
 
 @inlined
 def slot_of(block, b, m, limit):  # type: ignore[no-untyped-def]
-    """Return the slot of item row `m` in query b's list; the next one, its features 0, where it has none yet.
+    """Return the slot of item row `m` in query b's list, the next one, zeroed, where it has none yet.
 
     -1: the row holds no item that may be shown for this query, or `limit` slots are taken.
     """

@@ -12,18 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.features.block import RETRIEVED, Block, slot_of
-from pipeline.features.family import CountFamily, FloatArray, Shown
+from pipeline.features.family import Family, FloatArray, Shown
 from pipeline.features.lessons import Lessons
 from pipeline.features.popularity import SCALE
 from pipeline.kernels import kernel
-from pipeline.state.store import Column, Store
+from pipeline.state.store import Column
 
 OCCURRENCES = 32  # kept of an item
 BEFORE = 4  # items kept before each
 CLOSE = 6  # places of the history that are close by
 
 
-class ContextMatches(CountFamily, Store):
+class ContextMatches(Family):
     """Columns: `occurrence` int32 [M, R, 1 + BEFORE] (what followed, then what came before, newest first) and
     `seen` int64 [M] (occurrences since the past was last cut off).
     """
@@ -36,19 +36,15 @@ class ContextMatches(CountFamily, Store):
         self.seen = Column(np.zeros(capacity, np.int64), "item")
 
     def retrieve(self, block: Block, at: int) -> None:
-        """Add what followed the newest item, with the sums; as shares of all weight at once."""
         _retrieve(block, self.occurrence.data, self.seen.data, at)
 
     def finish(self, block: Block, at: int) -> None:
-        """Take logarithms."""
         _finish(block, at)
 
     def attribute(self, shown: Shown, at: int, out_BKP: FloatArray) -> None:
-        """Give all to the newest item: its occurrences are what was looked up."""
         out_BKP[:, :, 0] += shown.value_BKF[:, :, at : at + 2].sum(2)
 
     def update(self, lessons: Lessons, status_M: npt.NDArray[np.uint8], seed: int) -> None:
-        """Keep each event as an occurrence of the item before it."""
         _add(lessons, self.occurrence.data, self.seen.data)
 
     def fade(self, weakening: float, share: float) -> None:

@@ -1,13 +1,17 @@
-"""The protocol of a family of count features. To add one: a file with such a class, and a line in bank.py."""
+"""The base of a family of count features. To add one: a file with such a class, and a line in bank.py.
 
-from typing import NamedTuple, Protocol
+Axes of all families: B = queries, L = places of a window (newest first), C = candidate slots of a query, F =
+features, M = item rows, K = shown items, P = L + 1. h_k is the k-th newest item of the history.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.features.block import Block
 from pipeline.features.lessons import Lessons
-from pipeline.state.store import Column
+from pipeline.state.store import Store
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -25,17 +29,13 @@ class Shown(NamedTuple):
     value_BKF: FloatArray
 
 
-class Family(Protocol):
-    """Storage, update, features and attribution of one family. It is a store: its columns are saved, grown
-    and cleared with everything else. `at` is the place of its first feature among all features of the bank.
+class Family(Store):
+    """Storage, update, features and attribution of one family; what it has no need of stays as it is here.
+
+    `at` is the place of its first feature among all features of the bank.
     """
 
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The features' names; their number is the number of places that it fills."""
-
-    def columns(self) -> dict[str, Column]:
-        """Return the columns by name."""
+    features: tuple[str, ...] = ()  # names
 
     def retrieve(self, block: Block, at: int) -> None:
         """Add candidates to the block's queries (`slot_of`), and sums to their features."""
@@ -44,8 +44,7 @@ class Family(Protocol):
         """Turn sums into features once all families have retrieved; look up each candidate's features."""
 
     def attribute(self, shown: Shown, at: int, out_BKP: FloatArray) -> None:
-        """Add the family's part of each shown item's score to the places of the window [0..L) that it rests
-        on.
+        """Add the family's part of each shown item's score to the places of the window that it rests on.
 
         What no place accounts for is added to the last place, L.
         """
@@ -58,16 +57,3 @@ class Family(Protocol):
 
     def fade(self, weakening: float, share: float) -> None:
         """Let the past count less after a drift: see FeatureBank.fade."""
-
-
-class CountFamily:
-    """Defaults of a family: nothing to remove from totals, nothing that fades."""
-
-    def forget(self, rows: npt.NDArray[np.int32]) -> None:
-        """Do nothing."""
-
-    def fade(self, weakening: float, share: float) -> None:
-        """Do nothing."""
-
-    def finish(self, block: Block, at: int) -> None:
-        """Do nothing."""

@@ -1,9 +1,8 @@
 """What the gate knows of a user and a moment, and how well each kind of count feature has ranked so far.
 
 What is not known of a user yet is taken to be what is typical of the last events. (From zero instead, the
-gate learned that count features are worth nothing to new users, since the first of them come while the counts
-are empty: in a chain that all users follow, 85 to 99 of 100 new users got the next item first, now all do.)
-Axes: B = queries, U = user rows, K = kinds of features, G = gate inputs.
+gate learns that count features are worth nothing to new users, since the first of them come while the counts
+are empty.) Axes: B = queries, U = user rows, K = kinds of features, G = gate inputs.
 """
 
 import numpy as np
@@ -43,10 +42,9 @@ class Success(Store):
         return mixed
 
     def update(self, user_B: IntArray, candidates: Candidates, place_B: npt.NDArray[np.int64]) -> None:
-        """Move the figures towards the reciprocal rank [0..1] of the target by each kind, event by event.
+        """Move the figures towards the reciprocal rank of the target by each kind, event by event.
 
-        `place_B`: where the target stands among all candidates; -1: none of them, which counts 0; -2: the
-        event has no target.
+        `place_B`: its place among all candidates; -1: none of them, which counts 0; -2: no target.
         """
         _update(
             user_B, candidates.indptr, candidates.features, place_B, self._places, self._always,
@@ -57,9 +55,8 @@ class Success(Store):
 def gate_inputs(queries: Queries, transitions: Transitions, success_BK: FloatArray) -> FloatArray:
     """Return the gate's inputs [B, GATE] of each moment, every entry about -1 .. 2.
 
-    Log history length, log count of the newest item, log time since it, log support of its row of
-    transitions, steps in this session, new session, no history, rate of repeats, and the figures of
-    `Success`.
+    Log history length, log count of the newest item, log time since it, log support of its transitions, steps
+    in this session, new session, no history, rate of repeats, and the figures of `Success`.
     """
     out = np.zeros((queries.user_B.shape[0], GATE), np.float32)
     has = queries.length_B > 0

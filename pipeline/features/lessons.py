@@ -5,11 +5,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.state.queries import Queries
+
 
 class Lessons(NamedTuple):
     """Events in order, each with the moment just before it: all that count features ever see of a batch.
 
-    No user rows: with its item rows translated through ids a lesson teaches another worker's bank the same.
+    No user rows: with its item rows translated, a lesson teaches another worker's bank the same.
     """
 
     item_B: npt.NDArray[np.int32]  # -1: not admitted
@@ -21,3 +23,19 @@ class Lessons(NamedTuple):
     items_BL: npt.NDArray[np.int32]  # the window, newest first
     length_B: npt.NDArray[np.int32]
     seq: int  # of the batch: with the seed it decides every draw
+
+    @classmethod
+    def of(
+        cls,
+        queries: Queries,
+        item_B: npt.NDArray[np.int32],
+        weight_B: npt.NDArray[np.float32],
+        type_B: npt.NDArray[np.uint16],
+        session_B: npt.NDArray[np.uint64],
+        seq: int,
+    ) -> "Lessons":
+        """Return the events of these queries as lessons."""
+        return cls(
+            item_B, weight_B, type_B, queries.now_ms_B, session_B, queries.position_B, queries.items_BL,
+            queries.length_B, seq,
+        )  # fmt: skip

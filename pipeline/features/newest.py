@@ -1,25 +1,20 @@
-"""The items that appeared last: candidates before anything is known of them. No features: others' hold.
-
-Without them an item that users have only been shown, or that is a few events old, would be on no list.
-"""
+"""The items that appeared last: candidates before anything is known of them, without features."""
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.features.block import RETRIEVED, Block, may_show, slot_of
-from pipeline.features.family import CountFamily, FloatArray, Shown
+from pipeline.features.family import Family
 from pipeline.features.lessons import Lessons
 from pipeline.kernels import kernel
-from pipeline.state.store import Column, Store
+from pipeline.state.store import Column
 
 KEPT = 64
 NEWEST = 8  # candidates
 
 
-class Newest(CountFamily, Store):
+class Newest(Family):
     """Columns: `seen` bool [M], `ring` int32 [KEPT] (item rows, -1: empty), `count` int64 [1] (so far)."""
-
-    features: tuple[str, ...] = ()
 
     def __init__(self, capacity: int) -> None:
         self.seen = Column(np.zeros(capacity, np.bool_), "item")
@@ -27,11 +22,7 @@ class Newest(CountFamily, Store):
         self.count = Column(np.zeros(1, np.int64), "none")
 
     def retrieve(self, block: Block, at: int) -> None:
-        """Add the newest items that may be shown."""
         _retrieve(block, self.ring.data, self.count.data)
-
-    def attribute(self, shown: Shown, at: int, out_BKP: FloatArray) -> None:
-        """Do nothing: there are no features."""
 
     def update(self, lessons: Lessons, status_M: npt.NDArray[np.uint8], seed: int) -> None:
         """Keep the items that no lesson has named before, whether the event is counted or not."""

@@ -1,8 +1,7 @@
 """Which item came how often after which, with a half-life: bounded rows of partners.
 
-Used by recent_transitions.py and by baselines. Which slot of a full row is replaced is decided as in
-transitions.py. Decay touches no table: new counts weigh more and more, and value = stored / gain. Axes: M =
-item rows, S = slots, B = events.
+Decay touches no table: new counts weigh more and more, and value =
+stored / gain. Axes: M = item rows, S = slots, B = events.
 """
 
 import numpy as np
@@ -19,9 +18,8 @@ _MAX_GAIN = 1e20
 
 
 class PairTable(Store):
-    """Bounded rows of partners.
+    """Columns: `partner` int32 [M, SLOTS] (-1: empty), `stored` float32 [M, SLOTS], `gain` float64 [1].
 
-    Columns: `partner` int32 [M, SLOTS] (-1: empty), `stored` float32 [M, SLOTS], `gain` float64 [1].
     `reach`: how many items back a pair is counted, each step back with `fade` times the weight. `both`: the
     later item's row counts the earlier one as well. `half_life`: in events; infinite: counts never fade.
     """
@@ -33,9 +31,7 @@ class PairTable(Store):
         self.gain = Column(np.ones(1), "none")
 
     def update(self, lessons: Lessons, status_M: npt.NDArray[np.uint8], seed: int) -> None:
-        """Count events in order, each after the items of its window; weights of 0 and rows below 0 are left
-        out.
-        """
+        """Count events in order, each after the items of its window."""
         growth = 2.0 ** (1.0 / self.half_life)
         how = (self.reach, np.float32(self.fade), self.both, growth)
         _add(lessons, status_M, np.uint64(seed), how, self.partner.data, self.stored.data, self.gain.data)
@@ -47,25 +43,35 @@ class PairTable(Store):
 
 
 @kernel()
-def _put(row, m, w, chance, status_M, partner, stored):  # type: ignore[no-untyped-def]
-    slots = partner.shape[1]
-    for s in range(slots):
+def enter(row, m, w, chance, status_M, partner, weights):  # type: ignore[no-untyped-def]
+    """Return the slot of `m` in a row and the weight to add there; -1 where the newcomer does not enter.
+
+    `weights`: a tuple of arrays [M, S]. A newcomer of weight w meets the slot with the smallest sum s: w >= s
+    replaces it, else it enters with probability w / s and keeps s. A row's sum stays, and a newcomer's weight
+    is right on average.
+    """
+    for s in range(partner.shape[1]):
         if partner[row, s] == m:
-            stored[row, s] += w
-            return
+            return s, w
     weakest, least = -1, np.float32(np.inf)
-    for s in range(slots):
+    for s in range(partner.shape[1]):
         p = partner[row, s]
         if p < 0 or not is_held(status_M[p]):
             weakest, least = s, np.float32(0)
             break
-        if stored[row, s] < least:
-            weakest, least = s, stored[row, s]
+        held = np.float32(0)
+        for weight in weights:
+            held += weight[row, s]
+        if held < least:
+            weakest, least = s, held
     if w < least:
         if chance * least >= w:
-            return
+            return -1, w
         w = least
-    partner[row, weakest], stored[row, weakest] = m, w
+    partner[row, weakest] = m
+    for weight in weights:
+        weight[row, weakest] = 0
+    return weakest, w
 
 
 @kernel()
@@ -80,10 +86,14 @@ def _add(lessons, status_M, seed, how, partner, stored, gain):  # type: ignore[n
         for k in range(min(lessons.length_B[b], reach)):
             h = lessons.items_BL[b, k]
             state, chance = next_uniform(state)
-            _put(h, m, w, chance, status_M, partner, stored)
+            s, entered = enter(h, m, w, chance, status_M, partner, (stored,))
+            if s >= 0:
+                stored[h, s] += entered
             if both:
                 state, chance = next_uniform(state)
-                _put(m, h, w, chance, status_M, partner, stored)
+                s, entered = enter(m, h, w, chance, status_M, partner, (stored,))
+                if s >= 0:
+                    stored[m, s] += entered
             w *= fade
         gain[0] *= growth
         if gain[0] > _MAX_GAIN:

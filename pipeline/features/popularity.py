@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.features.block import Block, may_show, slot_of
-from pipeline.features.family import CountFamily, Shown
+from pipeline.features.family import Family, Shown
 from pipeline.features.lessons import Lessons
 from pipeline.kernels import inlined, kernel, log32, log_all
 from pipeline.state.positions import DAY_MS, POSITIONS
-from pipeline.state.store import Column, Store
+from pipeline.state.store import Column
 from pipeline.state.tables import LIVE, IdTable
 
 FloatArray = npt.NDArray[np.float32]
@@ -46,11 +46,10 @@ class Counts(NamedTuple):
     total_W: npt.NDArray[np.float64]
 
 
-class Popularity(CountFamily, Store):
+class Popularity(Family):
     """Columns: `stored` float32 [M, W], `gain` float64 [W] (the present g), `total` float64 [W] (sum over
-    items, stored scale), `clock_ms` int64 [1] (newest event time that the one-day column has seen), `listed`
-    int32 [W, LISTED] (item rows, most popular first, -1 at the end) and `complete` bool [W] (whether the list
-    holds every live item with a count).
+    items), `clock_ms` int64 [1] (newest event time of the one-day column), `listed` int32 [W, LISTED] (item
+    rows, most popular first, -1 at the end) and `complete` bool [W] (every live item with a count is listed).
     """
 
     features = ("long", "recent", "day", "position")
@@ -67,7 +66,6 @@ class Popularity(CountFamily, Store):
 
     @property
     def counts(self) -> Counts:
-        """Return the arrays that kernels read."""
         return Counts(self.stored.data, self.gain.data, self.total.data)
 
     def values(self, column: int) -> FloatArray:
@@ -75,11 +73,9 @@ class Popularity(CountFamily, Store):
         return np.asarray(self.stored.data[:, column] / np.float32(self.gain.data[column]), np.float32)
 
     def retrieve(self, block: Block, at: int) -> None:
-        """Add the most popular items that may be shown, POPULAR of each list."""
         _retrieve(block, self.listed.data, self.lists)
 
     def finish(self, block: Block, at: int) -> None:
-        """Look up every candidate's popularity."""
         _finish(block, self.counts, at)
 
     def bare(
@@ -89,24 +85,21 @@ class Popularity(CountFamily, Store):
         _bare(rows_N, position_N, self.counts, at, out_NF)
 
     def attribute(self, shown: Shown, at: int, out_BKP: FloatArray) -> None:
-        """Popularity rests on no item of the history."""
         out_BKP[:, :, -1] += shown.value_BKF[:, :, at : at + len(self.features)].sum(2)
 
     def update(self, lessons: Lessons, status_M: npt.NDArray[np.uint8], seed: int) -> None:
-        """Count events in order; rows below 0 and weights of 0 are left out."""
         self._rescaled += _add(
             lessons, HALF_LIVES, self.stored.data, self.gain.data, self.total.data, self.clock_ms.data,
             np.zeros(WIDTH),
         )  # fmt: skip
 
     def forget(self, rows: IntArray) -> None:
-        """Remove rows from the totals, before their counts are cleared."""
         if rows.size:
             self.total.data -= self.stored.data[rows].sum(0, dtype=np.float64)
             np.maximum(self.total.data, 0, out=self.total.data)
 
     def update_lists(self, touched: IntArray, items: IdTable) -> None:
-        """Bring the lists up to date after the rows `touched` were counted. Order: (value desc, row asc).
+        """Update the lists after the rows `touched` were counted. Order: (value desc, row asc).
 
         All of a column decays alike, so only touched rows can rise: the next list is among the last one and
         them, as long as what is left of it is long enough. It is made from all items after hidden ones were
@@ -138,10 +131,7 @@ class Popularity(CountFamily, Store):
             self.complete.data[column] = complete and int(kept.sum()) <= LISTED
 
     def longer(self, column: int, count: int, items: IdTable) -> IntArray:
-        """Return the `count` most popular live rows by one column, those without a count included.
-
-        Looks at all items: for queries that too few candidates are left for.
-        """
+        """Return the `count` most popular live rows by one column, of all items: for short lists."""
         live = np.flatnonzero(items.status.data == LIVE).astype(np.int32)
         return most_popular(live, self.stored.data[live, column], count)
 
@@ -248,7 +238,7 @@ def _add(lessons, half_lives, stored, gain, total, clock, growth):  # type: igno
 def _rescale(c, stored, gain, total):  # type: ignore[no-untyped-def]
     """Bring a column's weights back to 1 before float32 can't hold them; return how often (0 or 1).
 
-    At once, not after the batch: three pauses of two months in one batch are more than float32 holds.
+    Within the batch: three pauses of two months in one batch are more than float32 holds.
     """
     if gain[c] <= _MAX_GAIN:
         return 0

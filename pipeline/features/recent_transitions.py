@@ -7,19 +7,18 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.features.block import RETRIEVED, Block, slot_of
-from pipeline.features.family import CountFamily, FloatArray, Shown
+from pipeline.features.family import Family, FloatArray, Shown
 from pipeline.features.lessons import Lessons
 from pipeline.features.pair_table import PairTable
 from pipeline.features.popularity import P300, SCALE, Popularity, share_of
 from pipeline.kernels import kernel
-from pipeline.state.store import Store
 from pipeline.state.tables import IdTable
 
 HALF_LIFE = 3000.0  # events
 BACK_OFF = 10.0  # pseudo-count
 
 
-class RecentTransitions(CountFamily, Store):
+class RecentTransitions(Family):
     """Its columns are those of a `PairTable` that looks one item back."""
 
     features = ("recent_back_off",)
@@ -29,20 +28,16 @@ class RecentTransitions(CountFamily, Store):
         self.pairs = PairTable(items.capacity, 1, 1.0, HALF_LIFE, both=False)
 
     def retrieve(self, block: Block, at: int) -> None:
-        """Add the partners of the newest item, with their weights."""
         scale = np.float32(self.pairs.scale)
         _retrieve(block, self.pairs.partner.data, self.pairs.stored.data, scale, at)
 
     def finish(self, block: Block, at: int) -> None:
-        """Take logarithms."""
         _finish(block, self._popularity.counts, max(len(self._items), 1), at)
 
     def attribute(self, shown: Shown, at: int, out_BKP: FloatArray) -> None:
-        """Give all to the newest item."""
         out_BKP[:, :, 0] += shown.value_BKF[:, :, at]
 
     def update(self, lessons: Lessons, status_M: npt.NDArray[np.uint8], seed: int) -> None:
-        """Count events in order."""
         self.pairs.update(lessons, status_M, seed)
 
 

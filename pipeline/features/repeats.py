@@ -8,19 +8,16 @@ again   ln(1 + sum over places k > 0 of a_k where the place after k, in time, ho
 """
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.features.block import RETRIEVED, Block, slot_of
-from pipeline.features.family import CountFamily, FloatArray, Shown
-from pipeline.features.lessons import Lessons
+from pipeline.features.family import Family, FloatArray, Shown
 from pipeline.features.popularity import SCALE
 from pipeline.kernels import inlined, kernel
-from pipeline.state.store import Store
 
 SAME, SAME_TWO, PASSED = 1.0, 3.0, 0.3
 
 
-class Repeats(CountFamily, Store):
+class Repeats(Family):
     """Keeps nothing: the window has it all. `allowed`: whether an item of the history may be shown again."""
 
     features = ("last", "often", "again")
@@ -29,12 +26,10 @@ class Repeats(CountFamily, Store):
         self.allowed = allowed
 
     def retrieve(self, block: Block, at: int) -> None:
-        """Add the items of the window; `last` as 1 / (1 + k)."""
         if self.allowed:
             _retrieve(block, at)
 
     def finish(self, block: Block, at: int) -> None:
-        """Take logarithms."""
         if self.allowed:
             _finish(block, at)
 
@@ -42,9 +37,6 @@ class Repeats(CountFamily, Store):
         """Give recency and number to m's own newest place, and `again` to the places before its returns."""
         if self.allowed:
             _attribute(shown, at, out_BKP)
-
-    def update(self, lessons: Lessons, status_M: npt.NDArray[np.uint8], seed: int) -> None:
-        """Do nothing."""
 
 
 @inlined

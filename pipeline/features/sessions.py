@@ -3,12 +3,9 @@
     session  ln(1 + 300 sum near_s^2 / sqrt(1 + length of s))     over the places that hold m in sessions s
 
 near_s = sum over the distinct h_k, k < REACH, with s among their newest sessions, of .8^k / sqrt(1 + sessions
-of h_k): rare items bind more. The user's own session is left out, and so is, in each session, the newest item
-that it shares.
-
-The index is after Kersbergen, Sprangers and Schelter, "Serenade: low-latency session-based recommendation in
-e-commerce at scale" (SIGMOD 2022); their index of each item's newest sessions is built once a day. Axes: M =
-item rows, N = session slots, P = places of a session, R = sessions kept of an item.
+of h_k): rare items bind more. Left out: the user's own session, and in each the newest item that it shares.
+An incremental form of Kersbergen, Sprangers and Schelter, "Serenade" (SIGMOD 2022). Axes: M = item rows, N =
+session slots, P = places of a session, R = sessions kept of an item.
 """
 
 from typing import NamedTuple
@@ -17,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.features.block import RETRIEVED, Block, slot_of
-from pipeline.features.family import CountFamily, FloatArray, Shown
+from pipeline.features.family import Family, FloatArray, Shown
 from pipeline.features.lessons import Lessons
 from pipeline.features.popularity import SCALE
 from pipeline.kernels import inlined, kernel, log_all
@@ -64,7 +61,6 @@ class SessionIndex(Store):
 
     @property
     def index(self) -> Index:
-        """Return the arrays that kernels read."""
         return Index(
             self.items.data, self.key.data, self.number.data, self.steps.data, self.visits.data,
             self.visited.data,
@@ -77,7 +73,7 @@ class SessionIndex(Store):
         _add(session_B, item_B, weight_B, self.index, self.last.data)
 
 
-class Sessions(CountFamily, Store):
+class Sessions(Family):
     """Its columns are those of a `SessionIndex`."""
 
     features = ("session",)
@@ -89,11 +85,9 @@ class Sessions(CountFamily, Store):
         self._shared = np.empty(REACH * VISITS, np.int32)
 
     def retrieve(self, block: Block, at: int) -> None:
-        """Add the items of near sessions, with the sums."""
         _retrieve(block, self.index.index, self._near, self._found, self._shared, at)
 
     def finish(self, block: Block, at: int) -> None:
-        """Take logarithms."""
         _finish(block, at)
 
     def attribute(self, shown: Shown, at: int, out_BKP: FloatArray) -> None:
@@ -102,7 +96,6 @@ class Sessions(CountFamily, Store):
         _attribute(shown, self.index.index, self._near, self._found, self._shared, part, at, out_BKP)
 
     def update(self, lessons: Lessons, status_M: npt.NDArray[np.uint8], seed: int) -> None:
-        """Add events to their sessions."""
         self.index.update(lessons.session_B, lessons.item_B, lessons.weight_B)
 
 

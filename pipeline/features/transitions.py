@@ -7,10 +7,8 @@
 both = forward + backward; k < PARENTS, in `lift` k < REACHED; n counts events; p_m is the smoothed popularity
 share at a half-life of 1,000 events. Items past the newest PARENTS add lift to candidates of others alone.
 
-An item's row holds SLOTS partners, each with a forward weight (the partner came after) and a backward weight
-(it came before). Which slot is replaced decides quality: a newcomer of weight w meets the smallest slot s;
-w >= s replaces it, else it enters with probability w / s and keeps s: a row's sum stays, and a newcomer's
-weight is right on average. Axes: M = item rows, S = slots.
+An item's row holds SLOTS partners, each with a forward weight (it came after) and a backward weight (it came
+before); slots are replaced as `enter` in pair_table.py says. Axes: M = item rows, S = slots.
 """
 
 from typing import NamedTuple
@@ -19,13 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.features.block import RETRIEVED, Block, find_slot, slot_of
-from pipeline.features.family import CountFamily, Shown
+from pipeline.features.family import Family, Shown
 from pipeline.features.lessons import Lessons
+from pipeline.features.pair_table import enter
 from pipeline.features.popularity import P1000, SCALE, Popularity, share_of
 from pipeline.kernels import inlined, kernel, log_all
 from pipeline.state.splitmix import next_uniform
-from pipeline.state.store import Column, Store
-from pipeline.state.tables import IdTable, is_held
+from pipeline.state.store import Column
+from pipeline.state.tables import IdTable
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -48,7 +47,7 @@ class Partners(NamedTuple):
     count_M: FloatArray
 
 
-class Transitions(CountFamily, Store):
+class Transitions(Family):
     """Columns: `partner` int32 [M, S] (-1: empty), `forward`, `backward` float32 [M, S], `count` float32 [M]
     (events), `followed` float32 [M] (all forward weight, kept or not).
     """
@@ -69,11 +68,9 @@ class Transitions(CountFamily, Store):
         return Partners(self.partner.data, self.forward.data, self.backward.data, self.count.data)
 
     def retrieve(self, block: Block, at: int) -> None:
-        """Add the partners of the newest items, with their sums."""
         _retrieve(block, self._partners, self._popularity.counts, max(len(self._items), 1), at)
 
     def finish(self, block: Block, at: int) -> None:
-        """Add the lift of the items past the newest, and take logarithms."""
         _finish(block, self._partners, self._popularity.counts, max(len(self._items), 1), at)
 
     def attribute(self, shown: Shown, at: int, out_BKP: FloatArray) -> None:
@@ -84,14 +81,12 @@ class Transitions(CountFamily, Store):
         )  # fmt: skip
 
     def update(self, lessons: Lessons, status_M: npt.NDArray[np.uint8], seed: int) -> None:
-        """Count events in order, each after the items of its window."""
         _add(lessons, status_M, np.uint64(seed), self._partners, self.followed.data)
 
     def fade(self, weakening: float, share: float) -> None:
         """Weaken what every row holds: w becomes w / (1 + weakening * F) where F is the row's `followed`.
 
-        The more a row has learned, the more it forgets, and no row is left with more than 1 / weakening.
-        Fading by a and then by b is fading by a + b.
+        No row is left with more than 1 / weakening. Fading by a and then by b is fading by a + b.
         """
         _fade(np.float32(weakening), self.forward.data, self.backward.data, self.followed.data)
 
@@ -195,33 +190,8 @@ def _attribute(shown, partners, counts, known, at, part, out_BKP):  # type: igno
 
 
 @kernel()
-def _slot(row, m, w, chance, status_M, partners):  # type: ignore[no-untyped-def]
-    """Return the slot of `m` in a row and the weight to add there, -1 when the newcomer does not enter."""
-    partner, forward, backward = partners.partner_MS, partners.forward_MS, partners.backward_MS
-    slots = partner.shape[1]
-    for s in range(slots):
-        if partner[row, s] == m:
-            return s, w
-    weakest, least = -1, np.float32(np.inf)
-    for s in range(slots):
-        p = partner[row, s]
-        if p < 0 or not is_held(status_M[p]):
-            weakest, least = s, np.float32(0)
-            break
-        held = forward[row, s] + backward[row, s]
-        if held < least:
-            weakest, least = s, held
-    if w < least:
-        if chance * least >= w:
-            return -1, w
-        w = least
-    partner[row, weakest], forward[row, weakest], backward[row, weakest] = m, 0, 0
-    return weakest, w
-
-
-@kernel()
 def _add(lessons, status_M, seed, partners, followed_M):  # type: ignore[no-untyped-def]
-    state = seed
+    state, weights = seed, (partners.forward_MS, partners.backward_MS)
     for b in range(lessons.item_B.shape[0]):
         m, weight = lessons.item_B[b], lessons.weight_B[b]
         if m < 0 or weight <= 0:
@@ -231,12 +201,12 @@ def _add(lessons, status_M, seed, partners, followed_M):  # type: ignore[no-unty
         for k in range(min(lessons.length_B[b], REACH)):
             h = lessons.items_BL[b, k]
             state, chance = next_uniform(state)
-            s, entered = _slot(h, m, w, chance, status_M, partners)
+            s, entered = enter(h, m, w, chance, status_M, partners.partner_MS, weights)
             if s >= 0:
                 partners.forward_MS[h, s] += entered
             followed_M[h] += w
             state, chance = next_uniform(state)
-            s, entered = _slot(m, h, w, chance, status_M, partners)
+            s, entered = enter(m, h, w, chance, status_M, partners.partner_MS, weights)
             if s >= 0:
                 partners.backward_MS[m, s] += entered
             w *= np.float32(FADE)

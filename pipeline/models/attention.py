@@ -2,9 +2,8 @@
 
     score_n = u_b . e_n + x_n . c_b
 
-u_b from attention_net.py over the tied item embeddings e, x the count features, c from gate.py. The ranks,
-the loss and the gradients come from the same parameters, which move only afterwards. Axes as in model.py and
-attention_net.py.
+u_b from attention_net.py over the tied item embeddings e, x the count features, c from gate.py. Axes as in
+model.py and attention_net.py.
 """
 
 from collections.abc import Sequence
@@ -15,13 +14,13 @@ import numpy as np
 import torch
 
 from pipeline.features.block import Candidates
-from pipeline.features.gate_inputs import GATE
 from pipeline.models import optimizer
 from pipeline.models.attention_net import Attention, side_buckets
 from pipeline.models.embeddings import Table, dot_candidates, dot_gradients
-from pipeline.models.gate import Gate, add_features, add_training_features, coefficient_gradient
-from pipeline.models.loss import Logits, Loss, ranks_of, softmax_loss
+from pipeline.models.gradient_model import GradientModel, TorchParameters
+from pipeline.models.loss import Logits, Loss
 from pipeline.models.model import (
+    Config,
     FloatArray,
     IntArray,
     ModelContext,
@@ -29,17 +28,13 @@ from pipeline.models.model import (
     Scores,
     Targets,
     TrainingCandidates,
-    TrainResult,
 )
-from pipeline.models.torch_parameters import TorchParameters
 from pipeline.state.queries import Queries
-from pipeline.state.store import Store
 
-EMBEDDING_RATE = 0.05
 ATTENDED = 20  # newest places of a window: 50 rank no better on any stream, and take a quarter of all time
 
 
-class AttentionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AttentionConfig(Config, frozen=True):
     """Settings of the model `attention`."""
 
     dim: Annotated[int, msgspec.Meta(ge=4, le=1024)] = 64  # of an item's embedding
@@ -48,9 +43,7 @@ class AttentionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class Detail(NamedTuple):
-    """What an explanation needs of scores: coefficients [B, F] of the features, the window's embeddings, the
-    attention weights, and the user vectors before the layer norm.
-    """
+    """What an explanation needs of scores: coefficients [B, F], the net's inputs and intermediate values."""
 
     coef_BF: FloatArray | None
     items_BLD: Any
@@ -58,85 +51,71 @@ class Detail(NamedTuple):
     z_BD: Any
 
 
-class AttentionModel(Store):
+class AttentionModel(GradientModel):
     """Columns: those of the item embeddings, of the gate, and of the net's parameters."""
 
     def __init__(self, context: ModelContext, name: str, config: AttentionConfig) -> None:
-        self.name, self.config, self._bank = name, config, context.bank
+        super().__init__(context, name, config.count_features)
         dim = config.dim
         self.net = Attention(dim, 2 if dim % 2 == 0 else 1, min(config.history, ATTENDED), context.seed)
-        self.items = Table("item", context.items.capacity, dim, context.seed, EMBEDDING_RATE)
-        self.parameters = TorchParameters(self.net, stretch={"place": 0})
-        gated = context.gated and config.count_features
-        self.gate = Gate(len(context.bank.names), GATE) if gated else None
+        self.items = Table("item", context.items.capacity, dim, context.seed)
+        self.parameters = TorchParameters(self.net, stretched=("place",))
 
     def init_rows(self, axis: Rows, rows: IntArray, ids: Sequence[str]) -> None:
-        """Draw the embeddings of new items from their ids."""
         if axis == "item":
             self.items.init_rows(rows, ids)
 
     def score(self, queries: Queries, candidates: Candidates) -> Scores:
-        """Return scores [N]; see `Model`."""
         items_BLD, *sides = self._inputs(queries)
         with torch.no_grad():
             alpha_BHL = self.net.weights(items_BLD, *sides)
             z_BD = self.net.pre_norm(items_BLD, alpha_BHL)
             user_BD = self.net.normed(z_BD).numpy()
-        scores = np.zeros(candidates.rows.shape[0], np.float32)
-        dot_candidates(user_BD, self.items.values.data, candidates.rows, candidates.indptr, scores)
-        coef = None
-        if self.gate is not None:
-            coef = self.gate.coefficients(candidates.gate_inputs)
-            add_features(coef, candidates.indptr, candidates.features, scores)
-        return Scores(scores, Detail(coef, items_BLD, alpha_BHL, z_BD))
+        scores_N = self._products(user_BD, candidates)
+        coef_BF = self.add_features(candidates, scores_N)
+        return Scores(scores_N, Detail(coef_BF, items_BLD, alpha_BHL, z_BD))
 
-    def learn(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> TrainResult:
-        """Rank the targets, then update; see `Model`."""
-        candidates = training.candidates
+    def forward(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> tuple[Logits, Any]:
         items_BLD, *sides = self._inputs(queries)
         items_BLD.requires_grad_()
         vectors = self.net(items_BLD, *sides)
         user_BD = vectors.detach().numpy()
-        logits = self._logits(user_BD, training, targets)
-        coef = None
-        if self.gate is not None:
-            coef = self.gate.coefficients(candidates.gate_inputs)
-            add_training_features(coef, queries, training, logits)
-        loss = softmax_loss(logits, training, targets.weight_B)
-        ranks = ranks_of(loss, logits, training, targets)
-        taught_B = training.place_B >= -1
-        if not taught_B.any():
-            return TrainResult(ranks, float("nan"), 0.0, "no_target")
-        mean = float(loss.loss_B[taught_B].mean())
-        sums, user_gradient = self._item_gradients(queries, training, targets, user_BD, loss)
+        scores_N = self._products(user_BD, training.candidates)
+        target_B = np.einsum("bd,bd->b", user_BD, self.items.gather(targets.item_B))
+        negatives_BS = user_BD @ self.items.values.data[training.negatives_S].T
+        logits = Logits(scores_N, target_B.astype(np.float32), np.ascontiguousarray(negatives_BS))
+        return logits, (items_BLD, vectors)
+
+    def backward(
+        self, held: Any, queries: Queries, training: TrainingCandidates, targets: Targets, loss: Loss
+    ) -> Sequence[tuple[Table, optimizer.RowSums]]:
+        items_BLD, vectors = held
+        user_BD, values = vectors.detach().numpy(), self.items.values.data
+        candidates, negatives, slope_BS = training.candidates, training.negatives_S, loss.slopes.negatives_BS
+        sums = self.items.begin(
+            candidates.rows.size + queries.items_BL.size + targets.item_B.size + negatives.size
+        )
+        user_gradient = np.ascontiguousarray(slope_BS @ values[negatives])
+        norm_B = (user_BD**2).mean(1)
+        dot_gradients(
+            user_BD, norm_B, values, candidates.rows, candidates.indptr, training.place_B, targets.item_B,
+            loss.slopes, user_gradient, sums,
+        )  # fmt: skip
+        optimizer.add_rows(negatives, np.ascontiguousarray(slope_BS.T @ user_BD), norm_B @ slope_BS**2, sums)
         vectors.backward(torch.from_numpy(user_gradient))
         optimizer.add_windows(queries.items_BL, queries.length_B, items_BLD.grad.numpy(), sums)
-        norms = [self.parameters.norm(), optimizer.norm_of(sums)]
-        if coef is not None:
-            gradient_BF = coefficient_gradient(coef, queries, training, loss.slopes)
-            norms.append(float(np.linalg.norm(gradient_BF.sum(0))))
-        norm = float(np.linalg.norm(norms))
-        if not (np.isfinite(mean) and np.isfinite(norm)):
-            self.parameters.drop_gradients()
-            return TrainResult(ranks, mean, norm, "non_finite")
-        self.items.step(sums, targets.step_scale)
-        self.parameters.step(targets.step_scale)
-        if self.gate is not None:
-            self.gate.update(candidates.gate_inputs, gradient_BF, targets.step_scale)
-        return TrainResult(ranks, mean, norm, "")
+        return [(self.items, sums)]
 
     def explain(self, queries: Queries, candidates: Candidates, scores: Scores, places_BK: Any) -> FloatArray:
-        """Return the parts of the scores [B, K, L + 1]; see `Model`."""
         detail: Detail = scores.detail
-        held_BK = np.maximum(places_BK, 0)
         out = np.zeros((*places_BK.shape, queries.items_BL.shape[1] + 1), np.float32)
         if candidates.rows.size == 0:
             return out
         if detail.coef_BF is not None:
-            value_BKF = candidates.features[held_BK] * detail.coef_BF[:, None, :]
-            out = self._bank.attribute(queries, candidates, places_BK, value_BKF)
-        held = torch.from_numpy(self.items.gather(candidates.at(places_BK)))
-        parts, rest = self.net.contributions(detail.items_BLD, detail.alpha_BHL, detail.z_BD, held)
+            value_BKF = candidates.features[np.maximum(places_BK, 0)] * detail.coef_BF[:, None, :]
+            out = self._context.bank.attribute(queries, candidates, places_BK, value_BKF)
+        shown = torch.from_numpy(self.items.gather(candidates.at(places_BK)))
+        parts, rest = self.net.contributions(detail.items_BLD, detail.alpha_BHL, detail.z_BD, shown)
         out[:, :, : parts.shape[2]] += parts.numpy()
         out[:, :, -1] += rest.numpy()
         return out
@@ -150,34 +129,8 @@ class AttentionModel(Store):
         )
         return torch.from_numpy(self.items.gather(items_BL)), torch.from_numpy(items_BL < 0), gaps, types
 
-    def _logits(self, user_BD: FloatArray, training: TrainingCandidates, targets: Targets) -> Logits:
-        """Return the inner products of users and items."""
-        candidates, values = training.candidates, self.items.values.data
-        scores_N = np.zeros(candidates.rows.shape[0], np.float32)
-        dot_candidates(user_BD, values, candidates.rows, candidates.indptr, scores_N)
-        target_B = np.einsum("bd,bd->b", user_BD, self.items.gather(targets.item_B))
-        negatives_BS = user_BD @ values[training.negatives_S].T
-        return Logits(scores_N, target_B.astype(np.float32), np.ascontiguousarray(negatives_BS))
-
-    def _item_gradients(
-        self,
-        queries: Queries,
-        training: TrainingCandidates,
-        targets: Targets,
-        user_BD: FloatArray,
-        loss: Loss,
-    ) -> tuple[optimizer.RowSums, FloatArray]:
-        """Return the item rows' gradients of the output side, and the users' [B, D]."""
-        candidates, negatives, slope_BS = training.candidates, training.negatives_S, loss.slopes.negatives_BS
-        sums = self.items.begin(
-            candidates.rows.size + queries.items_BL.size + targets.item_B.size + negatives.size
-        )
-        values = self.items.values.data
-        user_gradient = np.ascontiguousarray(slope_BS @ values[negatives])
-        norm_B = (user_BD**2).mean(1)
-        dot_gradients(
-            user_BD, norm_B, values, candidates.rows, candidates.indptr, training.place_B, targets.item_B,
-            loss.slopes, user_gradient, sums,
-        )  # fmt: skip
-        optimizer.add_rows(negatives, np.ascontiguousarray(slope_BS.T @ user_BD), norm_B @ slope_BS**2, sums)
-        return sums, user_gradient
+    def _products(self, user_BD: FloatArray, candidates: Candidates) -> FloatArray:
+        """Return the inner product of each candidate's embedding and its query's vector [N]."""
+        out_N = np.zeros(candidates.rows.shape[0], np.float32)
+        dot_candidates(user_BD, self.items.values.data, candidates.rows, candidates.indptr, out_N)
+        return out_N

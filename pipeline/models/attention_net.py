@@ -3,9 +3,8 @@
 Axes: B = queries, L = places of a window (newest first), H = heads, D = embedding, E = D / H, S = side rows.
 
 One query a user (the newest item) keeps a step linear in L. The keys' projection is folded into the query and
-the values' projection is applied after pooling, so nothing of size [B, L, D] is computed but the gathered
-items. Place, time gap and event type add learned keys (never values): they say how much an interaction
-counts, not what it means.
+the values' projection follows the pooling, so that nothing [B, L, D] is computed but the gathered items.
+Place, time gap and event type add learned keys, never values.
 """
 
 import math
@@ -33,7 +32,7 @@ class Attention(nn.Module):
         z = W_o [sum_l alpha_l W_v x_l] + W_p x_0
         user = gamma * (z - mean z) / std z + beta
 
-    gamma starts small: an untrained vector must not drown the memories it is added to.
+    gamma starts small: an untrained vector must not drown the count features that it is added to.
     """
 
     def __init__(self, dim: int, heads: int, length: int, seed: int) -> None:
@@ -91,8 +90,7 @@ class Attention(nn.Module):
     def contributions(
         self, items_BLD: Tensor, alpha: Tensor, z: Tensor, targets_BKD: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return what each place adds to user . target [B, K, L], and beta's part [B, K], from `weights` and
-        `pre_norm`.
+        """Return what each place adds to user . target [B, K, L], and beta's part [B, K].
 
         The layer norm is linear once its standard deviation is known, so the parts sum to the whole.
         """

@@ -16,7 +16,7 @@ from pipeline.state.store import Axis, Column, Store
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
-STD = 0.1
+RATE, STD = 0.05, 0.1
 FAINT = 1e-3  # slopes below this move no embedding: most candidates, and nothing of the quality
 
 
@@ -51,12 +51,11 @@ def _normals(hash_N, out):  # type: ignore[no-untyped-def]
 class Table(Store):
     """A growing table of embeddings: row-wise Adagrad on the touched rows, each within BOUND.
 
-    Columns: `values` float32 [M, D] and `squares` float32 [M], the accumulator. `own`: the rows mean
-    something beside this process's other parameters alone, see `Column`.
+    Columns: `values` float32 [M, D] and `squares` float32 [M], the accumulator.
     """
 
-    def __init__(self, axis: Axis, rows: int, dim: int, seed: int, rate: float) -> None:
-        self.dim, self.seed, self.rate = dim, seed, rate
+    def __init__(self, axis: Axis, rows: int, dim: int, seed: int) -> None:
+        self.dim, self.seed = dim, seed
         own = axis == "user"
         self.values = Column(np.zeros((rows, dim), np.float32), axis, own=own)
         self.squares = Column(np.zeros(rows, np.float32), axis, own=own)
@@ -80,7 +79,7 @@ class Table(Store):
 
     def step(self, sums: RowSums, step_scale: float) -> None:
         """Move the touched rows, `step_scale` times as far as usual."""
-        apply(self.values.data, self.squares.data, np.float32(step_scale * self.rate), sums)
+        apply(self.values.data, self.squares.data, np.float32(step_scale * RATE), sums)
 
 
 @kernel()

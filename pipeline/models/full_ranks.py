@@ -36,15 +36,8 @@ def full_ranks(
     for some in np.array_split(wanted, -(-wanted.size // QUERIES)) if wanted.size else []:
         part = queries.pick(some)
         everything = _all_items(bank, part, candidates.pick(some), live)
-        place_b = np.array(
-            [
-                a + int(np.flatnonzero(everything.rows[a:b] == item)[0])
-                for item, a, b in zip(
-                    targets.item_B[some], everything.indptr[:-1], everything.indptr[1:], strict=True
-                )
-            ],
-            np.int64,
-        )
+        target_N = np.repeat(targets.item_B[some], np.diff(everything.indptr))
+        place_b = np.flatnonzero(everything.rows == target_N)  # each item once a query
         scores = model.score(part, everything).values
         greater_b, equal_b = greater_B[some], equal_B[some]
         count_ranks(scores, everything.indptr, place_b, greater_b, equal_b)

@@ -2,14 +2,13 @@
 
     c_bf = w_f + sum over g of W_fg input_bg                 logit_n += sum over f of x_nf c_bf
 
-Linear, trained by the loss's gradient with respect to c. Few features with a free gate can diverge, so every
-parameter is held within BOUND and moves at most MAX_STEP at once. Axes: B = queries, N = candidates, S =
-negatives, F = features, G = gate inputs.
+Few features with a free gate can diverge, so every parameter is held within BOUND and moves at most MAX_STEP
+at once. Axes: B = queries, N = candidates, S = negatives, F = features, G = gate inputs.
 """
 
 import numpy as np
 
-from pipeline.kernels import kernel
+from pipeline.kernels import summing
 from pipeline.models.loss import Logits
 from pipeline.models.model import FloatArray, TrainingCandidates
 from pipeline.models.optimizer import adagrad
@@ -45,23 +44,16 @@ class Gate(Store):
             np.clip(parameter.data, -BOUND, BOUND, out=parameter.data)
 
 
-def add_features(coef_BF: FloatArray, indptr: np.ndarray, features_NF: FloatArray, out_N: FloatArray) -> None:
-    """Add every candidate's gated features to its logit."""
-    _add(coef_BF, indptr, features_NF, out_N)
-
-
 def add_training_features(
     coef_BF: FloatArray, queries: Queries, training: TrainingCandidates, logits: Logits
 ) -> None:
     """Add the gated features of candidates, other targets and negatives to their logits."""
-    _add(coef_BF, training.candidates.indptr, training.candidates.features, logits.candidates_N)
+    add_features(coef_BF, training.candidates.indptr, training.candidates.features, logits.candidates_N)
     logits.target_B[...] += (training.target_features * coef_BF).sum(1)
     _add_negatives(coef_BF, queries.position_B, training.negative_features, logits.negatives_BS)
 
 
-def coefficient_gradient(
-    coef_BF: FloatArray, queries: Queries, training: TrainingCandidates, slopes: Logits
-) -> FloatArray:
+def coefficient_gradient(queries: Queries, training: TrainingCandidates, slopes: Logits) -> FloatArray:
     """Return the gradient of the loss with respect to c [B, F]."""
     out: FloatArray = training.target_features * slopes.target_B[:, None]
     _gradient(
@@ -71,8 +63,9 @@ def coefficient_gradient(
     return out
 
 
-@kernel(fastmath={"reassoc", "contract", "nsz", "arcp"})
-def _add(coef_BF, indptr, features_NF, out_N):  # type: ignore[no-untyped-def]
+@summing
+def add_features(coef_BF, indptr, features_NF, out_N):  # type: ignore[no-untyped-def]
+    """Add every candidate's gated features to its logit."""
     for b in range(coef_BF.shape[0]):
         for n in range(indptr[b], indptr[b + 1]):
             total = np.float32(0)
@@ -81,7 +74,7 @@ def _add(coef_BF, indptr, features_NF, out_N):  # type: ignore[no-untyped-def]
             out_N[n] += total
 
 
-@kernel(fastmath={"reassoc", "contract", "nsz", "arcp"})
+@summing
 def _add_negatives(coef_BF, position_B, features_PSF, out_BS):  # type: ignore[no-untyped-def]
     for b in range(coef_BF.shape[0]):
         for s in range(out_BS.shape[1]):
@@ -91,7 +84,7 @@ def _add_negatives(coef_BF, position_B, features_PSF, out_BS):  # type: ignore[n
             out_BS[b, s] += total
 
 
-@kernel(fastmath={"reassoc", "contract", "nsz", "arcp"})
+@summing
 def _gradient(indptr, features_NF, position_B, features_PSF, slopes, out_BF):  # type: ignore[no-untyped-def]
     slope_N, _, slope_BS = slopes
     for b in range(out_BF.shape[0]):

@@ -5,14 +5,11 @@
 
     objective_b = FLOOR * -ln p_b + (1 - FLOOR) * -ln(p_b + BACKGROUND)
 
-Many events can't be foreseen: their item stands far below any list's end whatever is learned from it. Plain
-cross entropy spends most of its gradient on them; the second term is that of a mixture with a uniform
-background probability, so that an event teaches in proportion to how likely it was foreseen. The first term
-lets even a model that foresees nothing learn.
-
-The candidates carry most of the mass and are summed exactly; R_b counts the items that are neither candidate,
+Plain cross entropy spends most of its gradient on events that can't be foreseen. The second term is that of a
+mixture with a uniform background probability: an event teaches in proportion to how likely it was foreseen.
+The first lets even a model that foresees nothing learn. R_b counts the items that are neither candidate,
 target nor excluded, and n_b how many of them were drawn, so the sum is unbiased (log-Q correction of a
-uniform draw). With every other item drawn it is the full softmax. Axes as in model.py.
+uniform draw). Axes as in model.py.
 """
 
 from typing import NamedTuple
@@ -20,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.kernels import kernel
-from pipeline.models.model import FloatArray, RankResult, Targets, TrainingCandidates, ranks_within
+from pipeline.models.model import FloatArray, TrainingCandidates
 
 # measured on recorded streams: a background of .0003 to .003 does as well; without the floor .2 % less
 BACKGROUND, FLOOR = np.float32(1e-3), np.float32(0.1)
@@ -35,9 +32,8 @@ class Logits(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """Losses -ln p [B], the objective's slopes with respect to `Logits`, and the share of all other items
-    below the target [B], ties counted half: counted among the candidates, estimated by the drawn others.
-    Losses are 0 and shares NaN where an event has no target.
+    """Losses -ln p [B], the objective's slopes with respect to `Logits`, and the estimated share of all other
+    items below the target [B], ties counted half. 0 and NaN where an event has no target.
     """
 
     loss_B: FloatArray
@@ -62,12 +58,6 @@ def softmax_loss(
         loss_B, below_B,
     )  # fmt: skip
     return Loss(loss_B, slopes, below_B)
-
-
-def ranks_of(loss: Loss, logits: Logits, training: TrainingCandidates, targets: Targets) -> RankResult:
-    """Return where the targets stand among their candidates, with their losses."""
-    ranks = ranks_within(logits.candidates_N, training, targets, loss.below_B)
-    return ranks._replace(loss_B=np.where(training.place_B >= -1, loss.loss_B, np.float32(np.nan)))
 
 
 @kernel()

@@ -1,13 +1,13 @@
 """The protocol of every model, and what it sees: queries, candidates, targets.
 
-Axes: B = queries, L = places of a window (newest first), N = candidates of all queries (CSR: those of query b
-lie from `indptr[b]` to `indptr[b + 1]`), S = sampled negatives, K = places of a list, G = gate inputs, F =
-count features.
+Axes: B = queries, L = places of a window (newest first), N = candidates of all queries (those of query b are
+`indptr[b]` to `indptr[b + 1]`), S = sampled negatives, K = places of a list, F = count features.
 """
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -24,10 +24,12 @@ Rows = Literal["item", "user", "event_type"]
 MISS = np.iinfo(np.int32).max  # as `greater_B`: the target is none of its candidates
 
 
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of a model: the keys of its table `[model.NAME]`."""
+
+
 class Targets(NamedTuple):
-    """What a batch teaches, and where it tests. `item_B` is -1 where the event is no target: another role
-    than positive, excluded, or an item that was not known when the batch began.
-    """
+    """What a batch teaches, and where it tests. `item_B` is -1 where the event is no target."""
 
     item_B: IntArray
     weight_B: FloatArray
@@ -44,10 +46,9 @@ class Targets(NamedTuple):
 class TrainingCandidates(NamedTuple):
     """What a batch is scored on: candidates, and a uniform draw of all items that stands for the others.
 
-    The draw is one for all models. `used_BS` is False where a negative is a candidate, the target or excluded
-    of that query, `other_BS` only where it is the target or excluded. `stands_for_B` is how many items each
-    used negative of a query stands for. `place_B`: where the target stands among the candidates; -1: none of
-    them, -2: the event has no target.
+    `used_BS` is False where a negative is a candidate, the target or excluded of that query, `other_BS` only
+    where it is the target or excluded. `stands_for_B`: how many items each used negative stands for.
+    `place_B`: where the target stands among the candidates; -1: none of them, -2: the event has no target.
     """
 
     candidates: Candidates
@@ -69,10 +70,7 @@ class Scores(NamedTuple):
 
 
 class RankResult(NamedTuple):
-    """Where each target stood before the update, as counts that no later stage can misread.
-
-    Rows where `tested_B` is False hold nothing of meaning in the other columns.
-    """
+    """Where each target stood before the update; rows where `tested_B` is False mean nothing."""
 
     greater_B: npt.NDArray[np.int64]  # items that score above the target; MISS where it was not ranked
     equal_B: npt.NDArray[np.int64]  # other items that score the same as the target
@@ -103,9 +101,7 @@ class ModelContext(NamedTuple):
 
 
 class Model(Protocol):
-    """A ranking model. It is a store: its columns are saved, digested, grown and cleared with everything
-    else.
-    """
+    """A ranking model. It is a store: its columns are saved, digested, grown and cleared."""
 
     @property
     def name(self) -> str:
@@ -123,8 +119,7 @@ class Model(Protocol):
     def explain(
         self, queries: Queries, candidates: Candidates, scores: Scores, places_BK: npt.NDArray[np.int64]
     ) -> FloatArray | None:
-        """Return what each history item adds to the scores of these candidates: [B, K, L + 1], the rest in
-        the last place. None where the model's form gives no such parts.
+        """Return what each history item adds to scores [B, K, L + 1], the rest last; None: no such parts.
 
         `places` [B, K] are places among all candidates, -1 for none. The sum over the last axis is the score.
         """
@@ -136,9 +131,9 @@ class Model(Protocol):
 def ranks_within(
     scores_N: FloatArray, training: TrainingCandidates, targets: Targets, below_B: FloatArray
 ) -> RankResult:
-    """Return where each target stands among its query's candidates; one that is none of them is a miss.
+    """Return where each target stands among its query's candidates.
 
-    A target without a finite score stands below all.
+    One that is none of them is a miss; one without a finite score stands below all.
     """
     indptr, place_B = training.candidates.indptr, training.place_B
     greater_B = np.full(place_B.shape[0], MISS, np.int64)

@@ -2,9 +2,8 @@
 
     g = p_u * q_i (elementwise),  h = MLP([p'_u, q'_i]),  score = w . [g, h]
 
-He, Liao, Zhang, Nie, Hu and Chua, "Neural collaborative filtering" (WWW 2017): separate tables for both
-parts. A user's vectors are a learned default plus an offset that starts at 0, so that unknown users have
-scores too. Trained by the softmax loss that all models share. Axes as in torch_model.py.
+He, Liao, Zhang, Nie, Hu and Chua, "Neural collaborative filtering" (WWW 2017). A user's vectors are a learned
+default plus an offset that starts at 0, so that unknown users have scores too. Axes as in torch_model.py.
 """
 
 from itertools import pairwise
@@ -14,11 +13,11 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.model import ModelContext
+from pipeline.models.model import Config, ModelContext
 from pipeline.models.torch_model import TorchBatch, TorchModel
 
 
-class NcfConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NcfConfig(Config, frozen=True):
     """Settings of the model `ncf`."""
 
     dim: Annotated[int, msgspec.Meta(ge=2, le=256)] = 16  # of the factorisation, and of each input of the MLP
@@ -41,7 +40,6 @@ class _Net(nn.Module):
         self.output = nn.Linear(config.dim + widths[-1], 1)
 
     def forward(self, user_gmf: Tensor, item_gmf: Tensor, user_mlp: Tensor, item_mlp: Tensor) -> Tensor:
-        """Return the logit of every pair [P]; all inputs [P, D]."""
         product = (self.default_gmf + user_gmf) * item_gmf
         hidden = self.mlp(torch.cat((self.default_mlp + user_mlp, item_mlp), 1))
         logits_P: Tensor = self.output(torch.cat((product, hidden), 1)).squeeze(1)
@@ -60,7 +58,6 @@ class NcfModel(TorchModel):
         self.ready()
 
     def logits(self, batch: TorchBatch) -> Tensor:
-        """Return the net's output of every pair [P]."""
         inputs = []
         for part in ("gmf", "mlp"):
             inputs.append(batch.users(f"user_{part}")[batch.query_P])

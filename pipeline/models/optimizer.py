@@ -1,14 +1,12 @@
-"""Adagrad, in the three shapes that a stream needs; one scaling rule for all.
+"""Adagrad for streams: of dense parameters, and of touched rows.
 
-The rule: the accumulator takes the sum of the squared gradients of single events, not the square of their
-sum:
+The accumulator takes the sum of the squared gradients of single events, not the square of their sum, so that
+n events move a parameter nearly as far in one batch as in n batches of one (Duchi et al. 2011):
 
     A += sum_b g_b^2          step = lr * sum_b g_b / sqrt(A)
 
-so that n events move a parameter nearly as far in one batch as in n batches of one (Duchi et al. 2011 is the
-case of one event a batch). For dense parameters, which every event pulls at, A takes (sum_b g_b)^2 / AGREE
-where that is larger: many events that pull the same way are not independent.
-Axes: R = touched rows, D = row width.
+For dense parameters, which every event pulls at, A takes (sum_b g_b)^2 / AGREE where that is larger: many
+events that pull the same way are not independent. Axes: R = touched rows, D = row width.
 """
 
 from typing import NamedTuple
@@ -36,8 +34,7 @@ def adagrad(
     rate: float,
     most: float,
 ) -> None:
-    """Move a dense parameter in place. No entry moves further than `most` at once: the first steps have no
-    scale yet.
+    """Move a dense parameter in place, no entry further than `most`: the first steps have no scale yet.
 
     >>> p, a = np.zeros(1, np.float32), np.zeros(1, np.float32)
     >>> adagrad(p, a, np.float32([2.0]), np.float32([4.0]), rate=0.1, most=1.0)

@@ -16,11 +16,11 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.model import ModelContext
+from pipeline.models.model import Config, ModelContext
 from pipeline.models.torch_model import TorchBatch, TorchModel
 
 
-class SasRecConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SasRecConfig(Config, frozen=True):
     """Settings of the model `sasrec`."""
 
     dim: Annotated[int, msgspec.Meta(ge=4, le=1024)] = 64
@@ -73,7 +73,6 @@ class SasRecModel(TorchModel):
         self.ready()
 
     def logits(self, batch: TorchBatch) -> Tensor:
-        """Return the inner products of user vectors and item embeddings [P]."""
         items_RD = batch.items()
         window_BL, empty_BL = batch.window_BL[:, : self._history], batch.empty_BL[:, : self._history]
         vectors_BLD: Tensor = self.net(items_RD[window_BL], empty_BL)

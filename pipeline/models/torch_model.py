@@ -1,8 +1,7 @@
-"""What every torch model shares: gathering, loss, backward pass, optimizers, growth, saving.
+"""What models written in torch share: gathering, autograd, growth, saving.
 
-A model is a subclass of 50 to 120 lines: tables of embeddings, a net, and `logits`, which torch
-differentiates. Axes as in model.py; R = distinct item rows of a batch, P = (query, item) pairs to be scored:
-all candidates, then the target of each query, then each query's negatives.
+Axes as in model.py; R = distinct item rows of a batch, P = (query, item) pairs to be scored: all candidates,
+then the target of each query, then each query's negatives.
 """
 
 import zlib
@@ -15,11 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.features.block import Candidates
-from pipeline.features.gate_inputs import GATE
-from pipeline.models.attention_net import side_buckets
 from pipeline.models.embeddings import Table
-from pipeline.models.gate import Gate, add_features, add_training_features, coefficient_gradient
-from pipeline.models.loss import Logits, ranks_of, softmax_loss
+from pipeline.models.gradient_model import GradientModel, TorchParameters
+from pipeline.models.loss import Logits, Loss
 from pipeline.models.model import (
     FloatArray,
     IntArray,
@@ -28,15 +25,9 @@ from pipeline.models.model import (
     Scores,
     Targets,
     TrainingCandidates,
-    TrainResult,
-    ranks_within,
 )
-from pipeline.models.optimizer import add_rows, norm_of
-from pipeline.models.torch_parameters import TorchParameters
+from pipeline.models.optimizer import RowSums, add_rows
 from pipeline.state.queries import Queries
-from pipeline.state.store import Store
-
-Ints = npt.NDArray[np.integer]
 
 
 class TorchBatch:
@@ -87,11 +78,6 @@ class TorchBatch:
         order = np.argsort(first)  # of appearance: no row number may decide the order of a sum
         return self._leaf(table, rows[order].astype(np.int32))[torch.from_numpy(np.argsort(order)[places])]
 
-    def sides(self) -> tuple[Tensor, Tensor]:
-        """Return the buckets of the time gap and the event type of every place of the window [B, L]."""
-        q, length = self.queries, self.window_BL.shape[1]
-        return side_buckets(q.times_BL[:, :length], q.now_ms_B, q.types_BL[:, :length])
-
     def dot(self, user_BD: Tensor, items_RD: Tensor) -> Tensor:
         """Return the inner product of every pair [P]."""
         own = slice(self.n_pairs)
@@ -115,20 +101,18 @@ class TorchBatch:
         }
 
 
-class TorchModel(Store):
+class TorchModel(GradientModel):
     """Base of models that are written in torch.
 
     A subclass calls `super().__init__`, sets `net` with `seeded` and fills `tables` (read through
-    `TorchBatch.items` and `.users` alone), then calls `ready`. All columns are found by introspection.
+    `TorchBatch.items` and `.users` alone), then calls `ready`.
     """
 
     net: nn.Module
 
     def __init__(self, context: ModelContext, name: str, count_features: bool) -> None:
-        self.name, self._context = name, context
+        super().__init__(context, name, count_features)
         self.tables: dict[str, Table] = {}
-        gated = context.gated and count_features
-        self.gate = Gate(len(context.bank.names), GATE) if gated else None
 
     def logits(self, batch: TorchBatch) -> Tensor:
         """Return the logit of every pair of the batch [P], without count features."""
@@ -140,20 +124,19 @@ class TorchModel(Store):
             torch.manual_seed(self._context.seed * 2**32 + zlib.crc32(self.name.encode()))
             return build()
 
-    def item_table(self, name: str, dim: int, rate: float = 0.05) -> None:
+    def item_table(self, name: str, dim: int) -> None:
         """Add a table of item embeddings, drawn from the items' ids."""
-        self.tables[name] = Table("item", self._context.items.capacity, dim, self._context.seed, rate)
+        self.tables[name] = Table("item", self._context.items.capacity, dim, self._context.seed)
 
-    def user_table(self, name: str, dim: int, rate: float = 0.05) -> None:
+    def user_table(self, name: str, dim: int) -> None:
         """Add a table of user embeddings that starts at 0: add a learned default to it."""
-        self.tables[name] = Table("user", self._context.users.capacity, dim, self._context.seed, rate)
+        self.tables[name] = Table("user", self._context.users.capacity, dim, self._context.seed)
 
     def ready(self) -> None:
         """Make columns of the net's parameters."""
         self.parameters = TorchParameters(self.net)
 
     def columns(self) -> dict[str, Any]:
-        """Return the columns by name."""
         found = super().columns()
         for name, table in self.tables.items():
             found |= {f"table_{name}_{key}": column for key, column in table.columns().items()}
@@ -171,60 +154,32 @@ class TorchModel(Store):
 
     @torch.no_grad()
     def score(self, queries: Queries, candidates: Candidates) -> Scores:
-        """Return scores [N]; see `Model`."""
         if candidates.rows.size == 0:
             return Scores(np.zeros(0, np.float32))
         logits = self.logits(TorchBatch(self.tables, queries, candidates))
-        scores = np.ascontiguousarray(logits.numpy(), np.float32)
-        coef = None
-        if self.gate is not None:
-            coef = self.gate.coefficients(candidates.gate_inputs)
-            scores = scores.copy()
-            add_features(coef, candidates.indptr, candidates.features, scores)
-        return Scores(scores, coef)
+        scores_N = np.array(logits.numpy(), np.float32)
+        return Scores(scores_N, self.add_features(candidates, scores_N))
 
-    def learn(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> TrainResult:
-        """Rank the targets, then update; see `Model`."""
-        candidates, batch_size = training.candidates, targets.item_B.shape[0]
-        taught_B = training.place_B >= -1
-        if not taught_B.any():
-            nothing = np.full(batch_size, np.nan, np.float32)
-            ranks = ranks_within(nothing, training, targets, nothing)._replace(loss_B=nothing)
-            return TrainResult(ranks, float("nan"), 0.0, "no_target")
+    def forward(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> tuple[Logits, Any]:
+        candidates, size = training.candidates, targets.item_B.shape[0]
         batch = TorchBatch(self.tables, queries, candidates, targets.item_B, training.negatives_S)
         outputs = self.logits(batch)
-        flat = outputs.detach().numpy().copy()
-        edges = (candidates.rows.size, candidates.rows.size + batch_size)
-        logits = Logits(flat[: edges[0]], flat[edges[0] : edges[1]], flat[edges[1] :].reshape(batch_size, -1))
-        coef = None
-        if self.gate is not None:
-            coef = self.gate.coefficients(candidates.gate_inputs)
-            add_training_features(coef, queries, training, logits)
-        loss = softmax_loss(logits, training, targets.weight_B)
-        ranks = ranks_of(loss, logits, training, targets)
-        mean = float(loss.loss_B[taught_B].mean())
-        slopes = np.concatenate([part.reshape(-1) for part in loss.slopes])
-        gradients = (torch.from_numpy(slopes), *(None for _ in batch.losses))
-        torch.autograd.backward((outputs, *batch.losses), gradients)
-        found, norms = [], [self.parameters.norm()]
+        flat, count = outputs.detach().numpy().copy(), candidates.rows.size
+        negatives_BS = flat[count + size :].reshape(size, -1)
+        return Logits(flat[:count], flat[count : count + size], negatives_BS), (batch, outputs)
+
+    def backward(
+        self, held: Any, queries: Queries, training: TrainingCandidates, targets: Targets, loss: Loss
+    ) -> Sequence[tuple[Table, RowSums]]:
+        batch, outputs = held
+        slopes = torch.from_numpy(np.concatenate([part.reshape(-1) for part in loss.slopes]))
+        torch.autograd.backward((outputs, *batch.losses), (slopes, *(None for _ in batch.losses)))
+        moved = []
         for name, (rows, gradient) in batch.gradients().items():
             sums = self.tables[name].begin(rows.size)
             add_rows(rows, gradient, (gradient**2).mean(1), sums)
-            found.append((self.tables[name], sums))
-            norms.append(norm_of(sums))
-        if coef is not None:
-            gradient_BF = coefficient_gradient(coef, queries, training, loss.slopes)
-            norms.append(float(np.linalg.norm(gradient_BF.sum(0))))
-        norm = float(np.linalg.norm(norms))
-        if not (np.isfinite(mean) and np.isfinite(norm)):
-            self.parameters.drop_gradients()
-            return TrainResult(ranks, mean, norm, "non_finite")
-        for table, sums in found:
-            table.step(sums, targets.step_scale)
-        self.parameters.step(targets.step_scale)
-        if self.gate is not None:
-            self.gate.update(candidates.gate_inputs, gradient_BF, targets.step_scale)
-        return TrainResult(ranks, mean, norm, "")
+            moved.append((self.tables[name], sums))
+        return moved
 
     def explain(
         self, queries: Queries, candidates: Candidates, scores: Scores, places_BK: npt.NDArray[np.int64]

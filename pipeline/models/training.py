@@ -1,25 +1,52 @@
-"""What a batch is trained on: its candidates, a uniform draw of negatives, and what both stand for.
+"""What a batch is trained on: its targets, candidates, a uniform draw of negatives, and what both stand for.
 
 Axes as in model.py; M = item rows.
 """
 
+import logging
+from collections.abc import Sequence
+
 import numpy as np
 
+from pipeline.events.batch import Batch
 from pipeline.features.bank import FeatureBank
 from pipeline.features.block import Candidates
 from pipeline.kernels import kernel
-from pipeline.models.model import IntArray, TrainingCandidates
+from pipeline.models.full_ranks import full_ranks
+from pipeline.models.model import IntArray, Model, Targets, TrainingCandidates, TrainResult
+from pipeline.settings import POSITIVE
 from pipeline.state.positions import POSITIONS
-from pipeline.state.queries import Queries
-from pipeline.state.tables import LIVE, IdTable
+from pipeline.state.queries import Queries, excluded_targets
+from pipeline.state.state import State
+from pipeline.state.tables import HIDDEN, LIVE, IdTable
+
+logger = logging.getLogger(__name__)
 
 NEGATIVES = 128  # measured: from 64 to 1,024 no difference in quality, since the candidates carry the mass
 DENSE_DRAW = 4096  # rows up to which all are looked at
 
 
+def targets_of(state: State, batch: Batch, queries: Queries, step_scale: float) -> Targets:
+    """Return what is learned and what is tested: positive events with items that may be shown."""
+    hidden_B = (state.items.status.data[batch.item_B] == HIDDEN) & (batch.item_B >= 0)
+    positive_B = batch.role_B == POSITIVE
+    tested_B = positive_B & ~excluded_targets(queries, batch.item_B) & ~hidden_B
+    return Targets(
+        item_B=np.where(tested_B & batch.known_B, batch.item_B, -1).astype(np.int32),
+        weight_B=batch.weight_B,
+        type_B=batch.type_B,
+        role_B=batch.role_B,
+        value_B=batch.value_B,
+        tested_B=tested_B,
+        known_B=batch.known_B,
+        counted_B=np.where(positive_B, batch.item_B, -1).astype(np.int32),
+        seq=batch.seq,
+        step_scale=step_scale,
+    )
+
+
 def draw_negatives(items: IdTable, seed: int, seq: int) -> IntArray:
-    """Return a uniform draw of NEGATIVES live item rows, or all where there are fewer, from (seed, seq)
-    alone.
+    """Return a uniform draw of NEGATIVES live item rows, or all if fewer, from (seed, seq) alone.
 
     Of a large table rows are drawn until enough of them are live, so that no batch looks at all rows.
     """
@@ -38,10 +65,11 @@ def draw_negatives(items: IdTable, seed: int, seq: int) -> IntArray:
 
 
 class Trainer:
-    """Makes training candidates; holds scratch space only."""
+    """Makes training candidates, and lets models learn. `rank_all`: targets are ranked over all items."""
 
-    def __init__(self, bank: FeatureBank, seed: int) -> None:
-        self.bank, self.seed = bank, seed
+    def __init__(self, bank: FeatureBank, seed: int, rank_all: bool = False) -> None:
+        self.bank, self.seed, self.rank_all = bank, seed, rank_all
+        self.disabled: set[str] = set()  # models that have failed
         self._stamp = np.zeros(0, np.int64)
         self._tag = 1
 
@@ -75,6 +103,28 @@ class Trainer:
             candidates, place_B, target_features, negatives, negative_features.reshape(shape), used_BS,
             other_BS, stands_for_B, shown_B,
         )  # fmt: skip
+
+    def learn(
+        self, models: Sequence[Model], queries: Queries, training: TrainingCandidates, targets: Targets
+    ) -> dict[str, TrainResult]:
+        """Let every model rank and learn a batch. One that fails is disabled, unless it is the served one."""
+        results: dict[str, TrainResult] = {}
+        for model in models:
+            if model.name in self.disabled:
+                continue
+            try:
+                full = full_ranks(model, self.bank, queries, training, targets) if self.rank_all else None
+                result = model.learn(queries, training, targets)
+            except Exception:
+                if model is models[0]:
+                    raise
+                self.disabled.add(model.name)
+                logger.warning("model %s failed: disabled until the next start", model.name, exc_info=True)
+                continue
+            if full is not None:
+                result = result._replace(ranks=result.ranks._replace(**full._asdict()))
+            results[model.name] = result
+        return results
 
 
 @kernel()

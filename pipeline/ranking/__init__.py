@@ -1,1 +1,1 @@
-"""The stage rank: pools of candidates, rules, top K and reasons."""
+"""The stage rank: candidates, top K, explanations, recipients, records."""

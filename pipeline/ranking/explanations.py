@@ -15,8 +15,8 @@ def reasons(
 ) -> npt.NDArray[np.int32]:
     """Return item rows [B, K, REASONS], the strongest first, -1 where there is no further reason.
 
-    `parts` [B, K, L + 1] are a model's contributions, the last place being what no history item accounts for.
-    Places of the same item count together. An item is no reason for itself.
+    `parts` [B, K, L + 1] are a model's contributions. Places of the same item count together. An item is no
+    reason for itself.
     """
     out = np.full((*rows_BK.shape, REASONS), -1, np.int32)
     _reasons(

@@ -1,10 +1,8 @@
 """The recipients of lists with a batch: its users, and users with a pending ranking.
 
-An event is late when its record is old: the worker reads a backlog. Late events are learned like all others,
-but their users' lists wait until most of a batch is not late, and are then published once each, the most
-recently active users first. (Single records may always be late, as those of a phone that was offline.) Users
-without an event for long wait for their next one: a list made now would be outdated by then. Axis B = events
-of a batch.
+An event is late when its record is old: the worker reads a backlog. Users of late events wait until most of a
+batch is not late, and then get one list each, the most recently active first; users without an event for long
+wait for their next one. Axis B = events of a batch.
 """
 
 from typing import NamedTuple

@@ -31,8 +31,7 @@ def top_k(
 def filled_up(
     rows_BK: npt.NDArray[np.int32], scores_BK: npt.NDArray[np.float32], newest_N: npt.NDArray[np.int32]
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """Return lists and scores with `newest_N` in their empty places, in this order: items that no event has
-    named, so that they are on none of the lists and no user has consumed them.
+    """Return lists and scores with `newest_N`, items that no event has named, in their empty places.
 
     They score 0, or as much as the item before them where that is less.
 

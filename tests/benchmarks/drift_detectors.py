@@ -51,7 +51,8 @@ def falling(make: Callable[[], Any], block: int, sign: float) -> Callable[[np.nd
 
 def watch(hit_N: np.ndarray) -> list[int]:
     """Run the service's own watch."""
-    alarms = DriftWatch(("hit_rate",)).update(hit_N, hit_N, hit_N, 0, 0)
+    none_N = np.full_like(hit_N, np.nan)
+    alarms = DriftWatch().update(hit_N, none_N, none_N, 0, 0)
     return [alarm.at_event for alarm in alarms]
 
 

@@ -1,23 +1,11 @@
-"""The contract of drift detectors, over every detector of the registry.
-
-A detector finds changes of a mean in either direction, few where there is none, in bounded memory, and goes
-on after a restart as if there had been none.
+"""The drift detector finds changes of a mean in either direction, few where there is none, in bounded memory,
+and goes on after a restart as if there had been none.
 """
-
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from pipeline.evaluation.drift import DETECTORS, MAX_WINDOW_VALUES, Change, Detector
-
-Make = Callable[[], Detector]
-
-
-@pytest.fixture(params=DETECTORS.values(), ids=DETECTORS)
-def make(request: pytest.FixtureRequest) -> Make:
-    made: Make = request.param
-    return made
+from pipeline.evaluation.drift import MAX_WINDOW_VALUES, AdwinDetector, Change
 
 
 def values(mean: float, count: int, seed: int) -> list[float]:
@@ -26,16 +14,14 @@ def values(mean: float, count: int, seed: int) -> list[float]:
     return [hits / 10 for hits in drawn]
 
 
-def changes(detector: Detector, of: list[float]) -> list[tuple[int, Change]]:
+def changes(detector: AdwinDetector, of: list[float]) -> list[tuple[int, Change]]:
     found = [(place, detector.update(value)) for place, value in enumerate(of)]
     return [(place, change) for place, change in found if change is not None]
 
 
 @pytest.mark.parametrize(("before", "after"), [(0.3, 0.15), (0.15, 0.3), (0.6, 0.1), (0.0, 0.5)])
-def test_a_change_is_found_soon_with_the_means_before_and_after(
-    make: Make, before: float, after: float
-) -> None:
-    found = changes(make(), values(before, 2_000, 1) + values(after, 1_000, 2))
+def test_a_change_is_found_soon_with_the_means_before_and_after(before: float, after: float) -> None:
+    found = changes(AdwinDetector(), values(before, 2_000, 1) + values(after, 1_000, 2))
     assert found
     place, change = found[0]
     assert 2_000 <= place <= 2_160
@@ -44,14 +30,14 @@ def test_a_change_is_found_soon_with_the_means_before_and_after(
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.02, 0.2, 0.6, 1.0])
-def test_without_a_change_nearly_none_is_found(make: Make, mean: float) -> None:
-    assert max(len(changes(make(), values(mean, 6_000, seed))) for seed in range(3)) <= 1
+def test_without_a_change_nearly_none_is_found(mean: float) -> None:
+    assert max(len(changes(AdwinDetector(), values(mean, 6_000, seed))) for seed in range(3)) <= 1
 
 
 @pytest.mark.parametrize("restart", [0, 1, 7, 700, 1_005, 1_400])
-def test_a_restart_changes_nothing_that_is_found(make: Make, restart: int) -> None:
+def test_a_restart_changes_nothing_that_is_found(restart: int) -> None:
     stream = values(0.4, 1_000, 3) + values(0.1, 500, 4) + values(0.5, 500, 5)
-    whole, first, second = make(), make(), make()
+    whole, first, second = AdwinDetector(), AdwinDetector(), AdwinDetector()
     expected = changes(whole, stream)
     assert len(expected) >= 2
     found = changes(first, stream[:restart])
@@ -62,8 +48,8 @@ def test_a_restart_changes_nothing_that_is_found(make: Make, restart: int) -> No
         assert array.tobytes() == second.arrays()[name].tobytes()
 
 
-def test_memory_is_bounded_and_a_fall_is_found_after_it_was_full(make: Make) -> None:
-    detector, restored = make(), make()
+def test_memory_is_bounded_and_a_fall_is_found_after_it_was_full() -> None:
+    detector, restored = AdwinDetector(), AdwinDetector()
     assert changes(detector, values(0.3, MAX_WINDOW_VALUES + MAX_WINDOW_VALUES // 4, 21)) == []
     assert sum(array.size for array in detector.arrays().values()) <= MAX_WINDOW_VALUES
     restored.load(detector.arrays())

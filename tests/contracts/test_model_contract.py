@@ -12,6 +12,7 @@ from pipeline.events.batch import RawBatch
 from pipeline.features.block import Candidates
 from pipeline.models.model import MISS, Model, Targets, TrainingCandidates
 from pipeline.models.registry import MODELS
+from pipeline.models.training import targets_of
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig, Settings
 from pipeline.state.queries import Queries, list_queries, training_queries
@@ -79,7 +80,7 @@ def ready_with(recommender: Recommender, raw: RawBatch | None = None) -> Ready:
     batch = state.admit(raw)
     recommender._init_rows(batch.new_users, batch.new_items)
     queries = training_queries(state, batch)
-    targets = recommender._targets(batch, queries)
+    targets = targets_of(state, batch, queries, 1.0)
     found = recommender.bank.candidates(queries)
     training = recommender.trainer.candidates(queries, found, targets.item_B, raw.seq)
     return Ready(recommender, recommender.models[0], queries, training, targets)

@@ -29,7 +29,7 @@ def recommender(monkeypatch: pytest.MonkeyPatch) -> Recommender:
     types = ("click", "click", "buy", "view", "dislike", "impression")
     for raw in shoppers(rng, Batches(), 6, size=30, window=60, pace=3, types=types):
         recommender.step(raw)
-    assert not recommender.disabled
+    assert not recommender.trainer.disabled
     return recommender
 
 

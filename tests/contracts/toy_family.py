@@ -7,13 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.features.block import RETRIEVED, Block, slot_of
-from pipeline.features.family import CountFamily, FloatArray, Shown
+from pipeline.features.family import Family, FloatArray, Shown
 from pipeline.features.lessons import Lessons
 from pipeline.kernels import kernel
-from pipeline.state.store import Column, Store
+from pipeline.state.store import Column
 
 
-class Toy(CountFamily, Store):
+class Toy(Family):
     """Column: `last` int32 [M], what came last after an item (-1: nothing)."""
 
     features = ("follows_last",)

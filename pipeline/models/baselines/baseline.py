@@ -1,4 +1,4 @@
-"""What all baselines share: a name, no rows to initialise, parts of scores that rest on no history item."""
+"""What all baselines share. Axes as in pipeline/models/model.py."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.features.block import Candidates
-from pipeline.models.model import MISS, FloatArray, IntArray, RankResult, Rows, Scores, TrainResult
+from pipeline.models.model import (
+    MISS,
+    FloatArray,
+    IntArray,
+    RankResult,
+    Rows,
+    Scores,
+    Targets,
+    TrainingCandidates,
+)
 from pipeline.state.queries import Queries
 from pipeline.state.store import Store
 
@@ -15,7 +24,6 @@ class Baseline(Store):
     """A model without gated count features. Its ranks are exact, over all items that may be shown."""
 
     name: str
-    lists: tuple[int, ...]  # the popularity lists that candidates are drawn from when it is served
 
     def init_rows(self, axis: Rows, rows: IntArray, ids: Sequence[str]) -> None:
         """Do nothing: there are no vectors."""
@@ -27,30 +35,15 @@ class Baseline(Store):
         return None
 
 
-def counted(ranks: RankResult) -> TrainResult:
-    """Return the result of a model that takes no steps."""
-    return TrainResult(exact_below(ranks), float("nan"), 0.0, "no_parameters")
-
-
-def exact_below(ranks: RankResult) -> RankResult:
-    """Return ranks with the share of other items below each target counted where it was ranked."""
-    others_B = np.maximum(ranks.candidates_B - 1, 1)
-    exact_B = 1 - (ranks.greater_B + ranks.equal_B / 2) / others_B
-    below_B = np.where(ranks.greater_B < MISS, np.clip(exact_B, 0, 1), ranks.below_B)
-    return ranks._replace(below_B=below_B.astype(np.float32))
-
-
-def share_below(own_B: FloatArray, negative_BS: FloatArray, used_BS: npt.NDArray[np.bool_]) -> FloatArray:
-    """Return the share of each query's used negatives that score below the target, ties counted half [B].
-
-    NaN where none is used.
-
-    >>> used = np.array([[True, True, True, False]])
-    >>> share_below(np.float32([2]), np.float32([[1, 2, 3, 0]]), used).tolist()
-    [0.5]
-    """
-    below_BS = (negative_BS < own_B[:, None]) + 0.5 * (negative_BS == own_B[:, None])
-    drawn_B = used_BS.sum(1)
-    total_B = np.where(used_BS, below_BS, 0).sum(1)
-    share_B = np.divide(total_B, drawn_B, out=np.full(own_B.shape, np.nan), where=drawn_B > 0)
-    return np.asarray(share_B, np.float32)
+def exact_ranks(
+    greater_B: npt.NDArray[np.int64],
+    equal_B: npt.NDArray[np.int64],
+    below_B: FloatArray,
+    training: TrainingCandidates,
+    targets: Targets,
+) -> RankResult:
+    """Return ranks over all items; `below_B` is replaced by the exact share where the target was ranked."""
+    others_B = np.maximum(training.shown_B - 1, 1)
+    exact_B = np.clip(1 - (greater_B + equal_B / 2) / others_B, 0, 1)
+    below_B = np.where(greater_B < MISS, exact_B, below_B).astype(np.float32)
+    return RankResult(greater_B, equal_B, training.shown_B, targets.tested_B, targets.known_B, below_B)

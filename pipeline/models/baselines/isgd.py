@@ -2,25 +2,19 @@
 
 Vinagre, Jorge and Gama, "Fast incremental matrix factorization for recommendation with positive-only
 feedback" (UMAP 2014): for every positive event (u, v) one step down (1 - u . v)^2 / 2 + DECAY (|u|^2 + |v|^2)
-/ 2. With `negatives` (the same authors, "Collaborative filtering with recency-based negative feedback", SAC
-2015; here drawn from all known items) each event pulls so many other items towards 0 as well. Ranks by u . v.
-Axes: B = queries, C = candidate slots, D = factors, K = rows asked for, M = item rows, U = user rows.
+/ 2. Each event pulls `negatives` other known items towards 0 as well (after the same authors' "Collaborative
+filtering with recency-based negative feedback", SAC 2015). Axes as in factors.py.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 
 from pipeline.features.block import Candidates
-from pipeline.features.popularity import P1000
 from pipeline.kernels import kernel
-from pipeline.models.baselines.baseline import Baseline
-from pipeline.models.baselines.factors import factor_ranks
-from pipeline.models.embeddings import first_embeddings
+from pipeline.models.baselines.factors import FactorConfig, FactorModel
 from pipeline.models.model import (
     FloatArray,
     IntArray,
-    Rows,
+    ModelContext,
     Scores,
     Targets,
     TrainingCandidates,
@@ -28,41 +22,20 @@ from pipeline.models.model import (
 )
 from pipeline.state.queries import Queries
 from pipeline.state.store import Column
-from pipeline.state.tables import IdTable
 
 DECAY = 0.05  # of 0.001 to 0.05: the best on three of four recorded streams
 MOST = 2.0  # errors are held within -MOST .. MOST, so that no vector can run away
 TYPICAL_STEP = 0.001  # how far a user's step moves the typical user
 
 
-class IsgdModel(Baseline):
-    """Columns: `users` float32 [U, D] (0: not met yet), `items` float32 [M, D], `typical` float32 [D]: a
-    running mean of the users that came, from which new ones start. (From random vectors, as in the paper, a
-    user's first lists are random too.)
+class IsgdModel(FactorModel):
+    """`typical` float32 [D]: a running mean of the users that came, from which new ones start. (From random
+    vectors, as in the paper, a user's first lists are random too.)
     """
 
-    lists: tuple[int, ...] = (P1000,)
-
-    def __init__(
-        self,
-        users: IdTable,
-        items: IdTable,
-        dim: int,
-        rate: float,
-        negatives: int,
-        name: str = "isgd",
-        seed: int = 0,
-    ) -> None:
-        self.name, self.dim, self.rate, self.negatives, self.seed = name, dim, rate, negatives, seed
-        self._items = items
-        self.users = Column(np.zeros((users.capacity, dim), np.float32), "user", own=True)
-        self.items = Column(np.zeros((items.capacity, dim), np.float32), "item")
-        self.typical = Column(np.full(dim, 0.1, np.float32), "none")
-
-    def init_rows(self, axis: Rows, rows: IntArray, ids: Sequence[str]) -> None:
-        """Draw the vectors of new items from their ids."""
-        if axis == "item" and rows.size:
-            self.items.data[rows] = first_embeddings(ids, self.seed, self.dim)
+    def __init__(self, context: ModelContext, name: str, config: FactorConfig) -> None:
+        super().__init__(context, name, config)
+        self.typical = Column(np.full(config.dim, 0.1, np.float32), "none")
 
     def vectors(self, user_B: IntArray) -> FloatArray:
         """Return the users' vectors [B, D], the typical one of those not met yet."""
@@ -71,15 +44,12 @@ class IsgdModel(Baseline):
         return np.asarray(np.where(met_B1, held_BD, self.typical.data), np.float32)
 
     def score(self, queries: Queries, candidates: Candidates) -> Scores:
-        """Return u . v of the candidates [N]; pure."""
         user_ND = self.vectors(queries.user_B)[candidates.query_N]
         return Scores(np.einsum("nd,nd->n", user_ND, self.items.data[candidates.rows]).astype(np.float32))
 
     def learn(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> TrainResult:
-        """Rank the targets, then step down event by event; see `Model`."""
-        ranks = factor_ranks(
-            self.vectors(queries.user_B), self.items.data, self._items, queries, training, targets
-        )
+        no_bias = np.zeros(self.items.data.shape[0], np.float32)
+        ranks = self.ranks(self.vectors(queries.user_B), no_bias, queries, training, targets)
         events, loss, squares = _step(
             queries.user_B, targets.counted_B, targets.weight_B, self.users.data, self.items.data,
             self.typical.data, np.float32(self.rate), self.negatives, training.negatives_S,

@@ -12,62 +12,55 @@ item after it with STEP^j. The user's own session is no neighbour. Axes as there
 
 import numpy as np
 
-from pipeline.features.popularity import Popularity
 from pipeline.features.sessions import SessionIndex, is_repeat, session_of
 from pipeline.kernels import kernel
-from pipeline.models.baselines.neighbours import FILL, BackOff, Entries, Neighbours
-from pipeline.models.model import Targets
+from pipeline.models.baselines.counts import Entries
+from pipeline.models.baselines.neighbours import Neighbours, NeighboursConfig
+from pipeline.models.model import ModelContext, Targets
 from pipeline.state.queries import Queries
-from pipeline.state.tables import IdTable
 from pipeline.state.user_sessions import UserSessions
 
 REACH = 8  # newest items that look for sessions
 VISITS = 64  # newest sessions kept of an item
+MINUTE_MS = 60_000
 # measured on recorded streams: .4 and .8 are each better on one stream and worse on others
 FADE = 0.6
 STEP = 0.7
 
 
-class SessionKnnModel(Neighbours):
-    """Its columns are those of a `SessionIndex` and, as `gap_ms` is its own, of `UserSessions`."""
+class SessionKnnConfig(NeighboursConfig, frozen=True):
+    """Settings of `session_knn`. A gap of 0: all of a user's events are one session."""
 
-    def __init__(
-        self,
-        users: IdTable,
-        items: IdTable,
-        popularity: Popularity,
-        gap_ms: int,
-        after: bool,
-        back_off: BackOff = FILL,
-        name: str = "session_knn",
-    ) -> None:
-        super().__init__(popularity, items, back_off, name)
-        self.index = SessionIndex(items.capacity, VISITS)
-        self.user_sessions = UserSessions(users.capacity, gap_ms)
-        self._users, self._after = users, after
+    gap_minutes: int = 30
+    after: bool = False
+
+
+class SessionKnnModel(Neighbours):
+    """Its columns are those of a `SessionIndex` and, as the gap is its own, of `UserSessions`."""
+
+    def __init__(self, context: ModelContext, name: str, config: SessionKnnConfig) -> None:
+        super().__init__(context, name, config)
+        self.index = SessionIndex(context.items.capacity, VISITS)
+        self.user_sessions = UserSessions(context.users.capacity, config.gap_minutes * MINUTE_MS or 2**62)
+        self._users, self._after = context.users, config.after
         self._near = np.zeros(self.index.number.data.shape[0], np.float32)
         self._found = np.empty(REACH * VISITS, np.int64)
         self._shared = np.empty(REACH * VISITS, np.int32)
-        self._most = 1 << 14  # entries that there is room for
+        self._room = 1 << 14  # for entries
 
     def entries(self, queries: Queries) -> Entries:
-        """Return the entries of the history's items; pure."""
         own_B = self.user_sessions.keys(queries.user_B, self._users.id_hash)
         while True:
-            room = self._most
-            entries = Entries(
-                np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.float32),
-                np.zeros(queries.items_BL.shape[0] + 1, np.int64),
-            )  # fmt: skip
-            self._most = max(room, _entries(
+            entries = Entries.empty(queries, self._room)
+            needed = _entries(
                 queries.items_BL, queries.length_B, own_B, self.index.index, self._after, self._near,
                 self._found, self._shared, entries,
-            ))  # fmt: skip
-            if self._most == room:
+            )  # fmt: skip
+            if needed <= self._room:
                 return entries
+            self._room = needed
 
     def count(self, queries: Queries, targets: Targets) -> None:
-        """Add the batch's positive events to their users' sessions."""
         counted_B = (targets.counted_B >= 0) & (targets.weight_B > 0)
         key_B = self.user_sessions.update(queries.user_B, counted_B, queries.now_ms_B, self._users.id_hash)
         self.index.update(key_B, targets.counted_B, targets.weight_B)
@@ -75,7 +68,7 @@ class SessionKnnModel(Neighbours):
 
 @kernel()
 def _neighbours(history, length, own, index, near, found, shared):  # type: ignore[no-untyped-def]
-    """Find the sessions that share items with a history, and how near each is; return how many there are.
+    """Find the sessions that share items with a history, and how near each is; return how many.
 
     `shared` gets the place of the newest item that a session shares.
     """
