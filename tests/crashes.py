@@ -23,14 +23,7 @@ from pipeline.persistence.journal import Journal
 from pipeline.service.clock import ManualClock
 from pipeline.service.loop import Adapters, Durability, Loop
 from pipeline.service.observe import Observer
-from pipeline.settings import (
-    BatchConfig,
-    CheckpointConfig,
-    EventsConfig,
-    RankConfig,
-    Settings,
-    TopicsConfig,
-)
+from pipeline.settings import BatchConfig, CheckpointConfig, EventsConfig, RankConfig, Settings, TopicsConfig
 from producers.memory import MemorySink, Outbox
 
 START_MS = 1_700_000_000_000

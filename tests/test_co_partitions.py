@@ -208,10 +208,7 @@ def test_members_that_share_no_topic_are_served_one_by_one() -> None:
     group.join("worker-0", topics=["views"])
     group.join("worker-1", topics=["buys"])
     group.settle()
-    assert group.held == {
-        "worker-0": {("views", 0), ("views", 1)},
-        "worker-1": {("buys", 0), ("buys", 1)},
-    }
+    assert group.held == {"worker-0": {("views", 0), ("views", 1)}, "worker-1": {("buys", 0), ("buys", 1)}}
 
 
 def test_what_a_member_had_before_it_was_thrown_out_does_not_count() -> None:

@@ -179,10 +179,7 @@ SASL = ("kafka.security_protocol=SASL_SSL", "kafka.sasl_mechanism=PLAIN", "kafka
         (["kafka.transactions=yes"], "kafka.transactions = 'yes' (--set): expected true or false"),
         (["rank.exclude_event_types=purchase"], "'purchase' (--set): expected an array of text"),
         (["checkpoint.interval_s=nan"], "expected a finite number, above 0"),
-        (
-            ["events.weights.buy=inf"],
-            "weights.buy = inf (--set): expected a finite number, at least 0",
-        ),
+        (["events.weights.buy=inf"], "weights.buy = inf (--set): expected a finite number, at least 0"),
         (["events.positive_from.rating=good"], "positive_from.rating = 'good' (--set): expected a finite"),
         (["events.time_unit=us"], "events.time_unit = 'us' (--set): expected one of auto, iso, ms, s"),
         (["events.roles.buy=good"], "events.roles.buy = 'good' (--set): expected one of exposure, ignore"),

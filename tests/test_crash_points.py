@@ -129,10 +129,7 @@ def test_one_crash_at_any_operation_changes_nothing(
 
 @pytest.mark.parametrize(
     ("make", "rows"),
-    [
-        pytest.param(CountingLearner, 50, id="counting"),
-        pytest.param(small_recommender, 2, id="recommender"),
-    ],
+    [pytest.param(CountingLearner, 50, id="counting"), pytest.param(small_recommender, 2, id="recommender")],
 )
 def test_crashes_in_a_row_change_nothing(tmp_path: Path, make: Any, rows: int) -> None:
     """Crash runs over 300 records again and again."""

@@ -372,10 +372,7 @@ def test_a_long_event_id_is_measured_without_the_number_of_the_element() -> None
         ({"user_id": ["user", "user.id"]}, "user_id is read from 'user', and user_id from 'user.id'"),
         ({"user_id": ["uid", "item_id"]}, "user_id and item_id are both read from 'item_id'"),
         ({"item_id": "event_id"}, "item_id and event_id are both read from 'event_id'"),
-        (
-            {"item_id": "thing", "user_id": "thing.user"},
-            "and user_id from 'thing.user', inside of it",
-        ),
+        ({"item_id": "thing", "user_id": "thing.user"}, "and user_id from 'thing.user', inside of it"),
         ({"user_id": "item_id.user"}, "item_id is read from 'item_id', and user_id from 'item_id.user'"),
     ],
 )

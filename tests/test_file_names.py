@@ -14,13 +14,7 @@ from pipeline.errors import UsageError
 from pipeline.settings import EventsConfig, Settings
 
 NOW = 1_700_000_000_000
-NESTED = {
-    "user_id": "who.id",
-    "item_id": "sku",
-    "timestamp_ms": "at",
-    "event_type": "kind",
-    "value": "price",
-}
+NESTED = {"user_id": "who.id", "item_id": "sku", "timestamp_ms": "at", "event_type": "kind", "value": "price"}
 
 
 def columns(path: Path, *options: str, **fields: str) -> Columns:
