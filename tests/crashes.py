@@ -45,12 +45,10 @@ class Fate:
         self.last = -1
 
     def due(self) -> bool:
-        """Count an operation; return whether it is the last one."""
         self.done += 1
         return self.done == self.last
 
     def strike(self, *_: object) -> None:
-        """Count an operation, and crash if it is the last one."""
         if self.due():
             raise Crash
 
@@ -81,7 +79,6 @@ class FatedFolder(UrlFolder):
         self.fate = fate
 
     def write(self, name: str, data: bytes) -> None:
-        """Write, or crash before, during or after it."""
         if self.fate.due():
             path = Path(self.url, f"{name}.part")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +88,6 @@ class FatedFolder(UrlFolder):
         self.fate.strike()
 
     def delete(self, name: str) -> None:
-        """Delete, or crash before."""
         self.fate.strike()
         super().delete(name)
 
@@ -105,14 +101,12 @@ class SlowReceipt:
         self.asked = 0
 
     def done(self) -> bool:
-        """Return whether the broker has taken the batch."""
         self.asked += 1
         if self.asked == 2:
             self.sink.deliver(self)
         return self.acknowledged
 
     def wait(self, timeout_s: float) -> None:
-        """Take the batch."""
         self.sink.deliver(self)
 
     def acknowledged_ms(self) -> None:
@@ -137,7 +131,6 @@ class SlowSink:
         removed_users: Sequence[str],
         offsets: Mapping[TopicPartition, int],
     ) -> SlowReceipt:
-        """Send a batch."""
         receipt = SlowReceipt(self)
         self.open.append((receipt, rankings, rejects))
         return receipt
@@ -158,7 +151,6 @@ class SlowSink:
                 return
 
     def close(self) -> None:
-        """Take the rest."""
         if self.open:
             self.deliver(self.open[-1][0])
 
@@ -173,7 +165,6 @@ class RestlessSource(MemorySource):
         self.idle = False
 
     def poll(self, max_events: int, max_wait_s: float) -> Polled:
-        """Return one to `max_events` records."""
         self.clock.advance(0.3)
         polled = super().poll(self.fate.random.randint(1, max_events), max_wait_s)
         self.idle = not polled
@@ -188,7 +179,6 @@ class GradualItems(MemoryItems):
         self.learner = learner
 
     def poll(self) -> tuple[CatalogUpdate, bool]:
-        """Return the next record if it is due."""
         (at,) = self._next.values()
         if at * EVENTS_AN_ITEM > self.learner.events_learned:
             return NO_UPDATE, True
@@ -196,7 +186,6 @@ class GradualItems(MemoryItems):
 
     @property
     def idle(self) -> bool:
-        """Whether all due records are read."""
         (at,) = self._next.values()
         return at >= self._log.end(ITEMS) or at * EVENTS_AN_ITEM > self.learner.events_learned
 
@@ -216,7 +205,6 @@ class World:
         self.crashes = 0
 
     def decoder(self) -> Decoder:
-        """Create the decoder of one life."""
         return Decoder(self.settings.events, self.settings.topics, self.settings.limits.record_bytes)
 
     def journal(self) -> Journal:
@@ -233,7 +221,6 @@ class World:
         return Journal(self.folder / self.settings.kafka.worker_id, keep_all=True, write=write)
 
     def sink(self) -> SlowSink:
-        """Create the sink of one life."""
         return SlowSink(self.outbox, self.fate)
 
     def live(self, operations: int = -1) -> Learner | None:
@@ -264,7 +251,6 @@ class World:
 
 
 def settings_for(folder: Path) -> Settings:
-    """Return settings under which batches are small and checkpoints frequent."""
     return Settings(
         topics=TopicsConfig(events=list(TOPICS)),
         events=EventsConfig(fields={"item_id": ["lines[].id", "item_id"]}, roles={"look": "ignore"}),
@@ -315,18 +301,15 @@ def item_log(seed: int) -> MemoryLog:
 
 
 def is_spoiled(record: Record) -> bool:
-    """Return whether a record of `fill`, or a line of it, is bad."""
     return record.value in SPOILED or (record.value not in IGNORED and BAD_LINE in lines_of(record))
 
 
 def events_in(record: Record) -> int:
-    """Return how many events a record of `fill` is."""
     if record.value in (*SPOILED, *IGNORED):
         return 0
     return sum(line != BAD_LINE for line in lines_of(record)) or 1
 
 
 def lines_of(record: Record) -> list[dict[str, str]]:
-    """Return the lines of a record of `fill`."""
     found: list[dict[str, str]] = msgspec.json.decode(record.value or b"").get("lines", [])
     return found

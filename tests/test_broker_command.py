@@ -33,7 +33,6 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 
 def address(process: Process) -> str:
-    """Return the address of the first line."""
     process.until(process.printed, "the address")
     first_line = re.fullmatch(r"bootstrap_servers=(127\.0\.0\.1:\d+)\n", process.printed())
     assert first_line, process.printed()

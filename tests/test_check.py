@@ -87,7 +87,6 @@ def problems(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def only(findings: Sequence[Finding], level: Level) -> Finding:
-    """The one problem, of this level."""
     (found,) = problems(findings)
     assert found.level is level
     return found

@@ -156,7 +156,6 @@ def test_changes_are_settings_or_nothing() -> None:
 
 
 def found(some: Sequence[MemoryRecord], **fields: str | list[str]) -> tuple[list[Finding], list[Finding]]:
-    """Return the good findings, and the others."""
     findings = check_items("items", some, Settings(items=ItemsConfig(fields=fields)))
     good = [each for each in findings if each.level is Level.OK]
     return good, [each for each in findings if each.level is not Level.OK]

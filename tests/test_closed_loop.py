@@ -25,8 +25,6 @@ FAR_FUTURE_MS = 10**15
 
 
 class NoLists:
-    """No ranking for any user."""
-
     def __init__(self, sessions):
         self.sessions, self.made = sessions, 0
         self.rng = np.random.default_rng(5)
@@ -72,8 +70,6 @@ class Unknown(NoLists):
 
 
 class WatchedLoop(ClosedLoop):
-    """Passes the number of events to the lists."""
-
     def _visit(self, turn_S, made, limit):
         self._lists.made = made
         return super()._visit(turn_S, made, limit)

@@ -38,8 +38,6 @@ class Cluster:
 
 
 class Joined(NamedTuple):
-    """A member as the leader sees it."""
-
     member_id: str
     group_instance_id: str
     metadata: ConsumerProtocolSubscription
@@ -82,7 +80,6 @@ class Group:
         return revoked
 
     def settle(self) -> None:
-        """Rebalance until nothing is revoked any more."""
         rounds = 1
         while self.rebalance():
             rounds += 1
@@ -103,7 +100,6 @@ def numbers(held: Held) -> dict[str, set[int]]:
 
 
 def assert_together(group: Group) -> None:
-    """Every partition is read, those of one number by one member, and numbers are assigned evenly."""
     assert frozenset().union(*group.held.values()) == group.cluster.partitions()
     owner = defaultdict(set)
     for name, mine in numbers(group.held).items():
@@ -283,6 +279,5 @@ def test_a_broker_lets_both_topics_partitions_of_a_number_move_together(
 
 
 def poll_until(source: KafkaSource, enough: Callable[[], bool]) -> None:
-    """Poll until it is so; the test's time limit ends it otherwise."""
     while not enough():
         source.poll(10, 0.02)

@@ -82,7 +82,6 @@ def event(number: int, item: str) -> bytes:
 
 
 def send(broker: str, topic: str, values: Iterable[bytes], codec: str | None) -> None:
-    """Write records as one batch, or few."""
     producer = KafkaProducer(
         bootstrap_servers=broker, compression_type=codec, batch_size=4 << 20, linger_ms=2_000,
         max_request_size=8 << 20,
@@ -154,12 +153,10 @@ def test_a_service_reads_every_codec_on_every_topic_and_writes_one(
 
 
 def too_large(service: Process) -> dict[str, float]:
-    """Return the counts of records that were larger than their topic takes."""
     return {name: n for name, n in service.metrics().items() if "records_too_large" in name and n}
 
 
 def readable(found: Iterable[Finding]) -> set[str]:
-    """Return the topics of which `check` has read records."""
     read = [each for each in found if each.about.startswith("records of ") and "newest" in each.found]
     return {each.about.removeprefix("records of ") for each in read}
 

@@ -45,7 +45,6 @@ def learned(settings: Settings | None = None, batches: int = 12) -> Recommender:
 
 
 def restored(snapshot: Snapshot, arrays: dict[str, Any] | None = None, **settings: Any) -> Recommender:
-    """Restore a snapshot under other settings, or with other arrays."""
     recommender = Recommender(small_settings(**settings))
     arrays = snapshot.arrays if arrays is None else arrays
     recommender.restore(Snapshot(arrays, snapshot.meta, snapshot.shard))
@@ -53,7 +52,6 @@ def restored(snapshot: Snapshot, arrays: dict[str, Any] | None = None, **setting
 
 
 def assert_equal(found: Any, expected: Any, skip: str = "\0") -> None:
-    """Compare dicts of arrays."""
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         if not name.startswith(skip):

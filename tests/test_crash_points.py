@@ -36,8 +36,6 @@ def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Reference(NamedTuple):
-    """The end of an unbroken run."""
-
     digests: dict[str, str]
     events_learned: int
     newest: dict[str, Ranking]
@@ -57,7 +55,6 @@ def never_killed(world: World) -> Reference:
 
 
 def make_world(folder: Path, make: Any, events: int, seed: int) -> World:
-    """Return a new world with a filled log."""
     log = MemoryLog(TOPICS)
     fill(log, events, seed)
     return World(folder, make, settings_for(folder), log, seed)
@@ -81,12 +78,10 @@ def assert_as_if_never_killed(world: World) -> None:
 
 
 def catalog_read(world: World, learner: Any) -> list[Record]:
-    """Return the records of the items topic that were read."""
     return list(world.items.read(ITEMS, 0, learner.item_offsets.get(ITEMS, 0)))
 
 
 def shown(world: World) -> set[str]:
-    """Return all items of the newest lists."""
     return {item.item_id for ranking in world.outbox.newest.values() for item in ranking.items}
 
 
@@ -116,7 +111,6 @@ def of_users(newest: dict[str, Ranking]) -> dict[str, Ranking]:
 def test_one_crash_at_any_operation_changes_nothing(
     tmp_path: Path, make: Any, stride: int, seed: int
 ) -> None:
-    """Crash a run over 110 records at every `stride`-th operation."""
     whole = make_world(tmp_path / "whole", make, 110, seed)
     assert whole.live() is not None
     operations = whole.fate.done
@@ -132,7 +126,6 @@ def test_one_crash_at_any_operation_changes_nothing(
     [pytest.param(CountingLearner, 50, id="counting"), pytest.param(small_recommender, 2, id="recommender")],
 )
 def test_crashes_in_a_row_change_nothing(tmp_path: Path, make: Any, rows: int) -> None:
-    """Crash runs over 300 records again and again."""
     crashes = 0
     for seed in range(rows):
         world = make_world(tmp_path / str(seed), make, 300, seed)

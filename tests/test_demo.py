@@ -83,8 +83,6 @@ class ListSender:
 
 
 class AlarmingLearner(CountingLearner):
-    """Raise one alarm, in the third batch."""
-
     def step(self, raw, *arguments):
         outcome = super().step(raw, *arguments)
         if raw.seq == 2:
@@ -275,7 +273,6 @@ def test_the_demo_keeps_its_own_broker_topics_and_records_and_the_users_model():
 
 
 def served(address):
-    """Return the lines printed while metrics are served, and the answer of the server."""
     lines, service = [], argparse.Namespace(metrics=Metrics(), health=Health(ManualClock(NOW_MS)))
     with command.metrics_served(address, service, lines.append):
         for url in (line.removeprefix("metrics at ") for line in lines if line.startswith("metrics at ")):
@@ -416,7 +413,6 @@ DEMO = [sys.executable, "-m", "pipeline.app.cli", "demo"]
 
 
 def children(pid):
-    """Every process that descends from this one."""
     found = []
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         found += [int(child), *children(child)]
@@ -424,7 +420,6 @@ def children(pid):
 
 
 def read_until(stream, text):
-    """Read lines up to one with this text."""
     for shown in iter(stream.readline, ""):
         if text in shown:
             return

@@ -45,7 +45,6 @@ def rows_of(width, height, **parts):
 
 
 def dots(canvas):
-    """Return the dots of a canvas one by one, [Y, X]."""
     height, width = canvas.bits_HW.shape
     grid = np.zeros((4 * height, 2 * width), bool)
     for y in range(4 * height):
@@ -153,8 +152,6 @@ def test_wide_letters_keep_the_columns_in_line():
 
 
 class Terminal(io.StringIO):
-    """A stream that says that it is a terminal."""
-
     encoding = "utf-8"
 
     def isatty(self):

@@ -211,7 +211,6 @@ def test_the_channels_are_the_default_topics() -> None:
 
 
 def bare(schema: object) -> object:
-    """Return a schema without titles and descriptions."""
     if isinstance(schema, dict):
         kept = {key: bare(value) for key, value in schema.items() if key not in ("title", "description")}
         return {key: sorted(value) if key == "required" else value for key, value in kept.items()}

@@ -44,7 +44,6 @@ LIVE = TopicPartition("events", 0)
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recorded file of simulated users."""
     chunks = simulate_users(EVENTS, 0, config=SimulatorConfig(120, 120, 16))
     columns = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
     rows = zip(*(column.tolist() for column in columns), strict=True)
@@ -77,7 +76,6 @@ def judged(file: Path, settings: Settings, names: list[str], batch: int = 64) ->
 
 
 def replayed(file: Path, log: MemoryLog) -> None:
-    """Append the file's events to the live topic, as `replay` sends them."""
     for events in read_recording(file, 100, now_ms=NOW_MS):
         for user, item, kind, time_ms in zip(
             events.user_ids, events.item_ids, events.types, events.time_ms_B.tolist(), strict=True
@@ -91,7 +89,6 @@ def append(log: MemoryLog, user: str, item: str, kind: str = "click", time_ms: i
 
 
 def lived(settings: Settings, log: MemoryLog, outbox: Outbox, folder: Path | None = None) -> Recommender:
-    """Let a service live until the log is read, and stop it."""
     learner = Recommender(settings)
     source = MemorySource(log)
     decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)

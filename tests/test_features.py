@@ -192,12 +192,10 @@ def slow_sums(slow: SlowCounts, history: list[Life], own_session: int, repeats: 
 
 
 def prior(slow: SlowCounts, values: dict[Life, float], m: Life, weight: float) -> float:
-    """Return `weight` times the smoothed popularity share of an item."""
     return (values.get(m, 0) + SMALL) / (sum(values.values()) + SMALL * len(slow.state.items)) * weight
 
 
 def slow_features(slow: SlowCounts, sums: Sums, m: Life, position: int) -> dict[str, float]:
-    """Return an item's features by name."""
     total = {name: sum(places[m]) if m in places else 0.0 for name, places in sums.of.items()}
     total = defaultdict(float, total)
     columns = {"long": P1000, "recent": P300, "day": DAY, "position": POSITION + position}
@@ -226,7 +224,6 @@ class World(NamedTuple):
     repeats: bool
 
     def histories(self) -> Iterator[tuple[int, list[Life]]]:
-        """Yield each query with its history."""
         for b in range(self.queries.user_B.size):
             rows = self.queries.items_BL[b, : self.queries.length_B[b]].tolist()
             yield b, [self.slow.life(row) for row in rows]

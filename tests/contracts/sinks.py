@@ -54,8 +54,6 @@ class World(Protocol):
 
 
 class MemoryWorld:
-    """The world of `MemorySink`."""
-
     source = TopicPartition("events", 0)
 
     def __init__(self, commits: bool) -> None:
@@ -109,11 +107,9 @@ class KafkaWorld:
         return made
 
     def records(self) -> list[ConsumerRecord]:
-        """Return the committed records of the recommendations topic."""
         return lying_on(self.address, self.topics.recommendations)
 
     def users(self) -> list[str]:
-        """Return the users of all rankings, sorted."""
         return sorted(record.key.decode() for record in self.records())
 
     def rankings(self, user_id: str) -> list[Ranking | None]:
@@ -121,7 +117,6 @@ class KafkaWorld:
         return [None if value is None else msgspec.json.decode(value, type=Ranking) for value in found]
 
     def dead_letters(self) -> list[ConsumerRecord]:
-        """Return the committed records of the dead-letter topic."""
         return lying_on(self.address, self.topics.dead_letters)
 
     def letters(self) -> list[Letter]:
@@ -135,7 +130,6 @@ class KafkaWorld:
         return self.offsets()[self.source]
 
     def offsets(self) -> Mapping[TopicPartition, int | None]:
-        """Return the group's committed offsets."""
         consumer = KafkaConsumer(
             bootstrap_servers=self.address, group_id=self.kafka.group_id, isolation_level="read_committed"
         )
@@ -149,7 +143,6 @@ class KafkaWorld:
 
 
 def topics_named(topic_name: Callable[[str], str]) -> TopicsConfig:
-    """Return topics that no other test uses."""
     return TopicsConfig(
         events=[topic_name("events")],
         items=topic_name("items"),

@@ -39,8 +39,6 @@ class World(Protocol):
 
 
 class MemoryWorld:
-    """The world of `MemorySource`."""
-
     topic = "events"
 
     def __init__(self, request: pytest.FixtureRequest, partitions: int) -> None:
@@ -60,8 +58,6 @@ class MemoryWorld:
 
 
 class KafkaWorld:
-    """A topic of its own, read by members of one group."""
-
     def __init__(self, broker: str, topic: str, partitions: int) -> None:
         self.topic, self._broker = topic, broker
         make_topic(broker, topic, partitions)

@@ -43,7 +43,6 @@ def stream(count: int = 8) -> list[RawBatch]:
 
 
 def learned(name: str, prepare: Callable[[Recommender], object] = lambda _: None) -> Recommender:
-    """Return a recommender that has learned some batches."""
     recommender = Recommender(settings_of(name))
     prepare(recommender)
     for raw in stream():

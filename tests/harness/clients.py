@@ -17,15 +17,12 @@ QUICK = {"heartbeat_interval_ms": 100, "session_timeout_ms": 6_000, "retry_backo
 
 
 class Row(NamedTuple):
-    """A record to write."""
-
     partition: int
     timestamp: int
     value: bytes
 
 
 def config(address: str, group: str = "group", **more: object) -> KafkaConfig:
-    """Return the table [kafka] of a test."""
     return KafkaConfig(bootstrap_servers=address, group_id=group, options=QUICK, **more)  # type: ignore[arg-type]
 
 
@@ -40,7 +37,6 @@ def make_topic(address: str, topic: str, partitions: int = 1, configs: dict[str,
 
 
 def write(address: str, topic: str, rows: Iterable[Row], **options: object) -> None:
-    """Write records and wait for their acknowledgement."""
     producer = KafkaProducer(bootstrap_servers=address, linger_ms=5, batch_size=65_536, **options)
     futures = [
         producer.send(topic, value=row.value, key=b"k", partition=row.partition, timestamp_ms=row.timestamp)
@@ -109,7 +105,6 @@ class Recorder:
 
 
 def open_source(kafka: KafkaConfig, *topics: str) -> tuple[KafkaSource, Recorder]:
-    """Open a source with a `Recorder` as its listener."""
     source = KafkaSource(kafka, topics, BatchConfig())
     return source, Recorder(source)
 

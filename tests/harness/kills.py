@@ -75,7 +75,6 @@ def kill_at(process: Process, moment: Moment, events: int) -> int:
 
 
 def sleep(process: Process, seconds: float) -> None:
-    """Let a process work for some seconds."""
     end = time.monotonic() + seconds
     process.until(lambda: time.monotonic() > end, "its kill")
 

@@ -39,7 +39,6 @@ def tool(name: str) -> str:
 
 
 def dashboard() -> dict[str, Any]:
-    """Return the dashboard."""
     content: dict[str, Any] = json.loads(DASHBOARD.read_text("utf-8"))
     return content
 
@@ -66,7 +65,6 @@ def panel_queries(job: str = "afresh", instance: str = ".*", interval: str = RAT
 
 
 def rules() -> Iterator[dict[str, Any]]:
-    """Yield the alert rules."""
     content = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text("utf-8"))
     for group in content["groups"]:
         yield from group["rules"]
@@ -94,5 +92,4 @@ def without_thresholds(expr: str) -> str:
 
 
 def metric_names(expr: str) -> set[str]:
-    """Return the names of afresh's metrics in an expression, without the prefix."""
     return set(re.findall(r"\bafresh_(\w+)", expr))

@@ -153,7 +153,6 @@ class Process:
         self.wait()
 
     def wait(self, wait_s: float = WAIT_S) -> int:
-        """Return the exit code. Raise AssertionError at the deadline."""
         until(lambda: self.code is not None, f"the end of the process; {self.log.name}", wait_s)
         assert self.code is not None
         return self.code
@@ -180,7 +179,6 @@ class Process:
         return until(checked, what, wait_s)
 
     def wait_said(self, text: str) -> None:
-        """Wait for text on stderr."""
         self.until(lambda: text in self.said(), f"{text!r} on stderr")
 
     def ask(self, path: str) -> tuple[int, str]:
@@ -206,7 +204,6 @@ class Process:
         return state
 
     def wait_state(self, state: str) -> None:
-        """Wait until /ready returns a state."""
         self.until(lambda: self.state() == state, state)
 
     def metrics(self) -> dict[str, float]:
@@ -215,7 +212,6 @@ class Process:
         return {name: float(value) for name, value in series}
 
     def held(self) -> int:
-        """Return the number of assigned partitions."""
         return int(self.metrics().get("afresh_partitions_assigned", 0))
 
     def learned(self) -> int:
@@ -223,7 +219,6 @@ class Process:
         return int(self.metrics().get("afresh_events_learned", 0))
 
     def wait_learned(self, events: int, wait_s: float = WAIT_S) -> None:
-        """Wait until so many events are learned, restored ones included."""
         self.until(lambda: self.learned() >= events, f"{events} events learned", wait_s)
 
 
@@ -267,7 +262,6 @@ class Site:
         return [word for text in self.sets(worker) for word in ("--set", text)]
 
     def configured(self, worker: str = "worker-0") -> Settings:
-        """Return a worker's settings."""
         return load_settings(None, self.sets(worker), {})
 
     def __enter__(self) -> Self:
@@ -277,7 +271,6 @@ class Site:
         self._open.close()
 
     def create_topics(self) -> None:
-        """Create the topics."""
         settings = self.configured()
         create_topics(settings.kafka, settings.topics, self.partitions, 1)
 
@@ -291,7 +284,6 @@ class Site:
         return self._open.enter_context(process)
 
     def run(self, worker: str = "worker-0") -> Process:
-        """Start a worker."""
         return self.start("run", worker=worker)
 
     def call(self, command: str, *args: str, wait_s: float = WAIT_S) -> str:
@@ -351,7 +343,6 @@ class Site:
         return len(futures)
 
     def read(self, topic: str) -> list[ConsumerRecord]:
-        """Return every committed record of a topic, by partition and offset."""
         return lying_on(self.broker, topic)
 
     def newest(self) -> dict[str, dict[str, Any]]:
@@ -367,7 +358,6 @@ class Site:
         return consumer
 
     def partitions_there(self) -> int:
-        """Return how many partitions the events topic has."""
         return len(self._onlooker.partitions_for_topic(self.events))
 
     def _event_partitions(self) -> list[KafkaPartition]:
@@ -383,7 +373,6 @@ class Site:
         return {each.partition: end for each, end in ends.items()}
 
     def all_committed(self) -> bool:
-        """Return whether the group has committed everything that the events topic holds."""
         return self.commits() == self.ends()
 
     def remove_member(self, worker: str) -> None:

@@ -107,7 +107,6 @@ class Worker:
 
     @property
     def outbox(self) -> Outbox:
-        """What was published."""
         return self.sink.outbox
 
     def finish(self, max_ticks: int = 200) -> None:
@@ -119,7 +118,6 @@ class Worker:
         raise AssertionError(f"still behind after {max_ticks} ticks: {self.source.lag()}")
 
     def settle(self) -> None:
-        """Commit what is acknowledged."""
         self.clock.advance(1.5)
         self.loop.tick()
 
@@ -148,7 +146,6 @@ class Life(Worker):
         self.loop.start()
 
     def read(self) -> Self:
-        """Learn everything in the log."""
         self.finish()
         return self
 
