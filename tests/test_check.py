@@ -1,32 +1,27 @@
 """`afresh check`: the findings about a cluster, records and this machine, and the fixes that they name."""
 
 import dataclasses
-import fcntl
 import io
 import json
 import re
 import socket
-import sys
 import zlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from harness.clients import config, make_topic
-from harness.workers import Worker, publish, settings_for
 from kafka import KafkaAdminClient, KafkaProducer
 from rich.console import Console
 from rich.text import Text
 
 from consumers.kafka.survey import GroupSeen, Rights, Survey, TopicSeen, survey
-from consumers.memory import MemoryLog, MemoryRecord
+from consumers.memory import MemoryRecord
 from pipeline.app import cli
 from pipeline.app.check.cluster import check_cluster
 from pipeline.app.check.findings import Finding, Level, as_line, ok, on_terminal, warn
-from pipeline.app.check.machine import checkpoint, checkpoint_offsets, import_names, port, worker_runs
-from pipeline.app.check.records import check_offsets, check_records
+from pipeline.app.check.records import check_records
 from pipeline.errors import UsageError
 from pipeline.settings import (
     CheckpointConfig,
@@ -40,6 +35,8 @@ from producers.kafka.records import key_hash
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 
+Out, Name = pytest.CaptureFixture[str], Callable[[str], str]
+TOPICS = ("events", "items", "recommendations", "dead_letters", "drift")
 NOW_MS = 1_800_000_000_000
 DAY_MS = 86_400_000
 ALL: Rights = frozenset({"READ", "WRITE", "CREATE", "DESCRIBE"})
@@ -47,6 +44,7 @@ GOOD = {
     "cleanup.policy": "delete", "max.message.bytes": "1048588", "message.timestamp.type": "CreateTime",
     "min.insync.replicas": "1", "retention.bytes": "-1", "retention.ms": str(7 * DAY_MS),
 }  # fmt: skip
+LARGE = GOOD | {"max.message.bytes": "12582912"}
 COMPACT = GOOD | {"cleanup.policy": "compact"}
 SAVED = Settings(
     kafka=KafkaConfig(
@@ -54,7 +52,6 @@ SAVED = Settings(
     ),
     checkpoint=CheckpointConfig(path="/state"),
 )
-ROOT = Path(cli.__file__).parents[2]
 
 
 def seen(group: GroupSeen | None = None, **topics: TopicSeen) -> Survey:
@@ -63,9 +60,7 @@ def seen(group: GroupSeen | None = None, **topics: TopicSeen) -> Survey:
         "events": TopicSeen("events", True, ALL, "", 4, (), 1, 1, GOOD),
         "items": TopicSeen("items", True, ALL, "", 1, (), 1, 1, COMPACT),
         "recommendations": TopicSeen("recommendations", True, ALL, "", 4, (), 1, 1, COMPACT),
-        "dead_letters": TopicSeen(
-            "events.dead-letter", True, ALL, "", 1, (), 1, 1, GOOD | {"max.message.bytes": "12582912"}
-        ),
+        "dead_letters": TopicSeen("events.dead-letter", True, ALL, "", 1, (), 1, 1, LARGE),
         "drift": TopicSeen("events.drift", True, ALL, "", 1, (), 1, 1, GOOD),
     } | topics
     by_name = {topic.name: topic for topic in by_key.values()}
@@ -75,8 +70,7 @@ def seen(group: GroupSeen | None = None, **topics: TopicSeen) -> Survey:
 
 def changed(key: str, **changes: Any) -> Survey:
     """That cluster with one topic changed: its fields, or its configs (names with a dot)."""
-    keys = ("events", "items", "recommendations", "dead_letters", "drift")
-    topic = dict(zip(keys, seen().topics.values(), strict=True))[key]
+    topic = dict(zip(TOPICS, seen().topics.values(), strict=True))[key]
     configs = topic.configs | {name: value for name, value in changes.items() if "." in name}
     fields = {name: value for name, value in changes.items() if "." not in name}
     return seen(**{key: dataclasses.replace(topic, **({"configs": configs} | fields))})
@@ -110,9 +104,9 @@ ACL = "--allow-principal 'User:shop' --operation Read --group afresh$"
     [
         (changed("events", rights=frozenset({"DESCRIBE"})), "fault", "READ is denied.*Read --topic events$"),
         (changed("recommendations", rights=frozenset()), "fault", "WRITE is denied.*--operation Write"),
+        (changed("events", **ABSENT), "fault", "nothing to learn.*--create-topics.*--create --topic events"),
         (changed("drift", **UNSEEN), "fault", "denies DESCRIBE.*User:shop' --operation Write"),
         (changed("items", **UNSEEN), "warn", "denies DESCRIBE.*Read --topic items"),
-        (changed("events", **ABSENT), "fault", "nothing to learn.*--create-topics.*--create --topic events"),
         (changed("items", **ABSENT), "warn", "no item can be withdrawn.*cleanup.policy=compact"),
         (changed("drift", **ABSENT), "warn", "afresh run creates it.*--topic events.drift"),
         (changed("drift", **(ABSENT | {"rights": frozenset()})), "fault", "CREATE is denied.*administrator"),
@@ -139,18 +133,12 @@ def test_a_problem_of_a_cluster_is_reported_with_its_fix(cluster: Survey, level:
     assert re.search(words, f"{problem.found} -> {problem.to_do}")
 
 
-def test_a_missing_events_topic_proposes_similar_ones() -> None:
+def test_a_problem_of_several_topics_is_reported() -> None:
     missing = TopicSeen("events", False, ALL, "E")
     cluster = seen(events=missing, other=dataclasses.replace(MORE, name="shop-events"))
     assert "there is shop-events" in only(check_cluster(cluster, SAVED), Level.FAULT).to_do
-
-
-def test_one_replica_is_a_warning_where_there_are_more_brokers() -> None:
     several = dataclasses.replace(seen(), brokers=3)
     assert {finding.found[:11] for finding in problems(check_cluster(several, SAVED))} == {"one replica"}
-
-
-def test_events_topics_with_different_numbers_of_partitions_are_a_warning() -> None:
     settings = msgspec.structs.replace(SAVED, topics=TopicsConfig(events=["events", "more"]))
     problem = only(check_cluster(seen(more=MORE), settings), Level.WARN)
     assert "events has 4, more has 6" in problem.found
@@ -165,12 +153,10 @@ def test_a_transactional_id_is_checked_where_transactions_are_on() -> None:
     assert problem.to_do.endswith("--operation Write --transactional-id afresh-worker-0")
 
 
-def event(
-    user: str, partition: int, offset: int = 0, key: bytes | None = b"", **fields: object
-) -> MemoryRecord:
+def event(user: str, partition: int, key: bytes | None = b"", **fields: object) -> MemoryRecord:
     """A record of an event; `key` b"": the user's id."""
     value = json.dumps({"user_id": user, "item_id": "i", "timestamp_ms": NOW_MS} | fields).encode()
-    return MemoryRecord("events", partition, offset, NOW_MS, user.encode() if key == b"" else key, value)
+    return MemoryRecord("events", partition, 0, NOW_MS, user.encode() if key == b"" else key, value)
 
 
 def placed(user: str, partitions: int = 4) -> MemoryRecord:
@@ -192,10 +178,7 @@ def test_events_keyed_by_user_id_in_the_partitions_of_murmur2_have_no_problem() 
     assert any(finding.found == "click 40 (positive)" for finding in findings)
 
 
-def by_crc32(user: str) -> MemoryRecord:
-    return event(user, zlib.crc32(user.encode()) % 4)
-
-
+BY_CRC32 = [event(user, zlib.crc32(user.encode()) % 4) for user in map("u{}".format, range(20))]
 OLD, NEW = (event("ann", 2, timestamp_ms=NOW_MS - days * DAY_MS) for days in (11, 9))
 LIMITS = LimitsConfig(user_ttl_days=10, item_ttl_days=20)
 
@@ -208,13 +191,11 @@ LIMITS = LimitsConfig(user_ttl_days=10, item_ttl_days=20)
         ([event("ann", 2, key=None), placed("bob")], "warn", "1 of 2 events without a key.*as key"),
         ([event("ann", 2, key=b"s1")], "warn", "key 's1' of user 'ann'.*key events by user id"),
         ([event("ann", 1), placed("bob")], "warn", "'ann' in partition 1, expected 2.*one partitioner"),
-        ([by_crc32(f"u{number}") for number in range(20)], "warn", "partitioned by crc32"),
+        (BY_CRC32, "warn", "partitioned by crc32"),
         ([OLD, OLD, NEW], "warn", "2 of the newest 3 .*user_ttl_days = 10: .*--set limits.user_ttl_days=0$"),
     ],
 )
-def test_a_problem_of_keys_or_times_is_reported_with_its_fix(
-    records: list[MemoryRecord], level: str, words: str
-) -> None:
+def test_a_problem_of_keys_or_times_is_reported(records: list[MemoryRecord], level: str, words: str) -> None:
     found = [each for each in problems(checked(records, limits=LIMITS)) if re.search(words, as_line(each))]
     assert [problem.level for problem in found] == [level]
 
@@ -238,7 +219,7 @@ def test_one_partition_needs_no_keys_and_few_old_events_are_no_problem() -> None
         (b"not json", "not_json: 1, such as events-0 offset 7", "fix the producer"),
     ],
 )  # fmt: skip
-def test_records_that_do_not_decode_are_reported_by_reason_with_a_setting_that_fixes_them(
+def test_records_that_do_not_decode_have_a_setting(
     value: bytes, reason: str, to_do: str
 ) -> None:
     whole, example, *_ = problems(checked([raw(value)], partitions=1))
@@ -262,11 +243,8 @@ def test_a_few_bad_records_are_a_warning_and_mapped_records_have_no_problem() ->
 
 def test_records_of_several_events_and_ignored_records_are_counted_as_records() -> None:
     events = EventsConfig(fields={"item_id": "lines[].sku"}, roles={"look": "ignore"})
-    records = [
-        raw(b'{"user_id":"ann","lines":[{"sku":1},{"sku":2},{"sku":3}]}'),
-        raw(b'{"event_type":"look"}'),
-        raw(b'{"user_id":"ann","lines":[{"sku":1},{}]}'),
-    ]
+    values = [b'{"user_id":"ann","lines":[{"sku":1},{"sku":2},{"sku":3}]}', b'{"event_type":"look"}']
+    records = [*map(raw, values), raw(b'{"user_id":"ann","lines":[{"sku":1},{}]}')]
     assert "1 of the newest 3 records would be dead letters" in checked(records, events=events)[0].found
     (fine, *_) = checked(records[:2], events=events)
     assert fine.found == "the newest 2 records decode, 1 of them are ignored"
@@ -275,82 +253,6 @@ def test_records_of_several_events_and_ignored_records_are_counted_as_records() 
 def test_a_field_mapped_twice_is_an_error() -> None:
     with pytest.raises(UsageError, match="user_id and item_id are both read from 'user_id'"):
         checked([placed("ann")], events=EventsConfig(fields={"item_id": "user_id"}))
-
-
-def test_another_owner_of_an_import_name_is_a_fault() -> None:
-    (fine,) = import_names({"pipeline": ["afresh"], "consumers": ["Afresh"]}, ROOT)
-    assert (fine.level, fine.about) == (Level.OK, "import names")
-    problem = only(list(import_names({"consumers": ["afresh", "acme-bus"]}, ROOT)), Level.FAULT)
-    assert "import name consumers: is installed by acme-bus too" in f"{problem.about}: {problem.found}"
-    assert "pip uninstall acme-bus" in problem.to_do
-
-
-def test_a_package_that_hides_ours_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "producers").mkdir()
-    (tmp_path / "producers" / "__init__.py").touch()
-    for name in [name for name in sys.modules if name.split(".")[0] == "producers"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.syspath_prepend(tmp_path)
-    problem = only(list(import_names({}, ROOT)), Level.FAULT)
-    assert problem.about == "import name producers"
-    assert f"comes from {tmp_path}" in problem.found
-
-
-def on_disk(folder: Path) -> Settings:
-    return Settings(checkpoint=CheckpointConfig(path=str(folder), journal=str(folder)))
-
-
-def test_a_checkpoint_folder_is_checked_and_not_changed(tmp_path: Path) -> None:
-    findings = list(checkpoint(on_disk(tmp_path / "deep" / "state"), running=False))
-    assert problems(findings) == []
-    assert "will be created" in findings[0].found
-    assert "has none yet" in findings[1].found
-    assert list(tmp_path.iterdir()) == []
-    assert "nothing survives" in only(list(checkpoint(Settings(), running=False)), Level.WARN).found
-    file = tmp_path / "file"
-    file.touch()
-    assert "is no folder" in problems(list(checkpoint(on_disk(file / "state"), running=False)))[0].found
-
-
-def test_a_checkpoint_beyond_the_end_of_the_topic_is_a_fault(tmp_path: Path) -> None:
-    log, settings = MemoryLog(), settings_for(tmp_path)
-    assert checkpoint_offsets(settings) == {}
-    publish(log, ["ann", "bob", "ann"])
-    worker = Worker(log, settings)
-    worker.loop.start()
-    worker.finish()
-    worker.loop.checkpoint()
-    worker.kill()
-    learned = checkpoint_offsets(settings)
-    assert list(check_offsets("events", {0: 3}, learned)) == []
-    assert list(check_offsets("others", {0: 0}, learned)) == []
-    problem = only(list(check_offsets("events", {0: 2}, learned)), Level.FAULT)
-    assert "offset 3 of partition 0, which ends at 2" in problem.found
-
-
-def test_a_damaged_checkpoint_is_a_fault(tmp_path: Path) -> None:
-    (tmp_path / "worker-0").mkdir()
-    (tmp_path / "worker-0" / "manifest-000000000007.json").write_text("{")
-    problem = only(list(checkpoint(on_disk(tmp_path), running=False)), Level.FAULT)
-    assert "worker worker-0" in problem.found
-
-
-def test_a_port_in_use_is_a_fault_unless_our_own_worker_holds_it(tmp_path: Path) -> None:
-    settings = on_disk(tmp_path)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        assert "can't be bound" in only([port(address, worker_runs(settings))], Level.FAULT).found
-        (tmp_path / "worker-0").mkdir()
-        with (tmp_path / "worker-0" / "journal.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            assert worker_runs(settings)
-            assert port(address, running=True).level is Level.OK
-            found = [finding.found for finding in checkpoint(settings, running=True)]
-        assert not worker_runs(settings)
-    assert any("a process runs as worker-0" in text for text in found)
-    assert port(address, running=False).found == "is free"
 
 
 def test_on_a_terminal_commands_stay_on_one_line_and_markup_is_text() -> None:
@@ -366,14 +268,12 @@ def test_on_a_terminal_commands_stay_on_one_line_and_markup_is_text() -> None:
     assert printed.endswith("\n0 faults, 1 warning: afresh run can start\n")
 
 
-def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str]:
+def run(capsys: Out, *args: str) -> tuple[int, str]:
     code = cli.main(["check", *args, "--set", "metrics.address=", "--log-level", "error"])
     return code, capsys.readouterr().out
 
 
-def test_without_a_broker_this_machine_is_checked(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_broker_this_machine_is_checked(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AFRESH_KAFKA__OPTIONS__SSL_PASSWORD", "hunter2")
     timeout = ("--set", "kafka.start_timeout_s=0.3")
     code, out = run(capsys, "--set", "kafka.bootstrap_servers=127.0.0.1:1", *timeout)
@@ -381,9 +281,7 @@ def test_without_a_broker_this_machine_is_checked(
     lines = out.splitlines()
     assert 'kafka.bootstrap_servers = "127.0.0.1:1"  (--set)' in lines
     assert any(line.startswith("ok     import names: ") for line in lines)
-    assert lines[-2].startswith(
-        "fault  broker: no broker answered at kafka.bootstrap_servers = '127.0.0.1:1'"
-    )
+    assert lines[-2].startswith("fault  broker: no broker answered at kafka.bootstrap_servers = '127.0.0.1")
     assert lines[-1] == "1 fault, 1 warning: fix the faults first"
     assert "hunter2" not in out
     with socket.socket() as other:
@@ -394,11 +292,8 @@ def test_without_a_broker_this_machine_is_checked(
 
 
 @pytest.mark.kafka
-def test_topics_are_created_on_request_alone(
-    embedded_broker: str, topic_name: Callable[[str], str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    roles = ("events", "items", "recommendations", "dead_letters", "drift")
-    names = {role: topic_name(role) for role in roles}
+def test_topics_are_created_on_request_alone(embedded_broker: str, topic_name: Name, capsys: Out) -> None:
+    names = {role: topic_name(role) for role in TOPICS}
     events = names["events"]
     make_topic(embedded_broker, events, 3)
     producer = KafkaProducer(bootstrap_servers=embedded_broker)
@@ -410,7 +305,6 @@ def test_topics_are_created_on_request_alone(
     sets = [f"topics.{role}={name}" for role, name in names.items() if role != "events"]
     sets += [f'topics.events=["{events}"]', f"kafka.bootstrap_servers={embedded_broker}"]
     options = [word for text in sets for word in ("--set", text)]
-
     code, out = run(capsys, *options, "--json")
     report = json.loads(out.splitlines()[-1])
     assert (code, report["faults"]) == (0, 0)
@@ -422,7 +316,6 @@ def test_topics_are_created_on_request_alone(
     assert report["configuration"]["rank.k"] == {"value": "10", "origin": "default"}
     admin = KafkaAdminClient(bootstrap_servers=embedded_broker)
     assert not set(admin.list_topics()) & (set(names.values()) - {events})
-
     code, out = run(capsys, *options, "--create-topics")
     assert code == 0
     assert f"ok     topic {names['recommendations']}: 3 partitions, compacted" in out
@@ -432,7 +325,7 @@ def test_topics_are_created_on_request_alone(
 
 
 @pytest.mark.kafka
-def test_a_survey_joins_no_group(embedded_broker: str, topic_name: Callable[[str], str]) -> None:
+def test_a_survey_joins_no_group(embedded_broker: str, topic_name: Name) -> None:
     group = topic_name("group")
     found = survey(config(embedded_broker, group), [topic_name("absent")], f"{group}-worker-0")
     assert (found.group.members, found.group.error, found.transactional_id) == (0, "", "")

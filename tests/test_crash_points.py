@@ -13,20 +13,18 @@ import msgspec
 import pytest
 from crashes import ITEMS, TOPICS, World, events_in, fill, is_spoiled, settings_for
 from harness.learners import CountingLearner
+from harness.workers import changed, repeat
 
 from consumers.memory import MemoryLog, MemorySource
 from pipeline.events.batch import Record
 from pipeline.events.records import DEFAULT_USER, Ranking
 from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
-from pipeline.service.loop import with_catalog
-from pipeline.settings import ModelConfig, Settings
+from pipeline.settings import Settings
 
 
 def small_recommender(settings: Settings) -> Recommender:
-    return Recommender(
-        msgspec.structs.replace(settings, model=ModelConfig(tables={"attention": {"dim": 8, "history": 8}}))
-    )
+    return Recommender(changed(settings, model__tables={"attention": {"dim": 8, "history": 8}}))
 
 
 @pytest.fixture(autouse=True)
@@ -44,13 +42,8 @@ class Reference(NamedTuple):
 def never_killed(world: World) -> Reference:
     """Repeat the batches of a world's journal from an empty state."""
     learner = world.make(world.settings)
-    source, decoder = MemorySource(world.log), world.decoder()
-    newest: dict[str, Ranking] = {}
-    for entry in Journal(world.folder / world.settings.kafka.worker_id).entries(0):
-        polled = source.read(entry.spans, entry.order_R)
-        raw = with_catalog(decoder.decode(entry.seq, entry.now_ms, polled), entry.catalog)
-        outcome = learner.step(raw)
-        newest.update((ranking.user_id, ranking) for ranking in outcome.rankings)
+    journal = Journal(world.folder / world.settings.kafka.worker_id)
+    newest = repeat(journal, learner, MemorySource(world.log), world.decoder())
     return Reference(learner.digests(), learner.events_learned, newest)
 
 
@@ -101,16 +94,9 @@ def of_users(newest: dict[str, Ranking]) -> dict[str, Ranking]:
 
 
 @pytest.mark.parametrize(
-    ("make", "stride", "seed"),
-    [
-        pytest.param(CountingLearner, 1, 0, id="counting-0"),
-        pytest.param(CountingLearner, 1, 1, id="counting-1"),
-        pytest.param(small_recommender, 17, 0, id="recommender"),
-    ],
+    ("make", "stride", "seed"), [(CountingLearner, 1, 0), (CountingLearner, 1, 1), (small_recommender, 17, 0)]
 )
-def test_one_crash_at_any_operation_changes_nothing(
-    tmp_path: Path, make: Any, stride: int, seed: int
-) -> None:
+def test_a_crash_at_any_operation_changes_nothing(tmp_path: Path, make: Any, stride: int, seed: int) -> None:
     whole = make_world(tmp_path / "whole", make, 110, seed)
     assert whole.live() is not None
     operations = whole.fate.done

@@ -65,13 +65,12 @@ def test_a_full_event_fills_every_column() -> None:
     assert (events.value_B.tolist(), events.source_B.tolist()) == ([2.5], [0])
 
 
-@pytest.mark.parametrize(
-    "value", [event(), event(event_type=None, timestamp_ms=None, value=None, event_id=None)]
-)
-def test_what_an_event_leaves_out_has_its_default(value: bytes) -> None:
-    events = decoded(value, timestamp=NOW - 7).events
-    assert (events.types, events.event_ids, events.time_ms_B.tolist()) == (["click"], [None], [NOW - 7])
-    assert math.isnan(events.value_B[0])
+def test_what_an_event_leaves_out_has_its_default() -> None:
+    empty = event(event_type=None, timestamp_ms=None, value=None, event_id=None)
+    events = decoded(event(), empty, timestamp=NOW - 7).events
+    assert (events.types, events.event_ids) == (["click"] * 2, [None] * 2)
+    assert events.time_ms_B.tolist() == [NOW - 7] * 2
+    assert np.isnan(events.value_B).all()
 
 
 def test_events_know_the_span_that_they_came_from() -> None:
@@ -80,21 +79,6 @@ def test_events_know_the_span_that_they_came_from() -> None:
     polled = Polled(spans, list(records), np.array([0, 1, 0], np.int32))
     events = Decoder(EventsConfig(), TopicsConfig(), LIMIT).decode(0, NOW, polled).events
     assert events.source_B.tolist() == [0, 1, 0]
-
-
-def test_an_empty_poll_gives_empty_columns() -> None:
-    events = decoded().events
-    assert len(events) == 0
-    assert events.time_ms_B.dtype == np.int64
-    assert events.value_B.dtype == np.float64
-
-
-def test_field_names_of_the_user_are_read() -> None:
-    fields = {"user_id": "uid", "item_id": "sku", "timestamp_ms": "at", "event_type": "kind"}
-    value = json.dumps({"uid": "ann", "sku": "tea", "at": NOW - 1, "kind": "buy", "item_id": 5}).encode()
-    events = decoded(value, fields=fields).events
-    assert (events.user_ids, events.item_ids, events.types) == (["ann"], ["tea"], ["buy"])
-    assert events.time_ms_B.tolist() == [NOW - 1]
 
 
 GOOD_TIMES = {
@@ -126,11 +110,6 @@ def test_times_are_read_in_their_unit(unit: str, time: object) -> None:
     assert decoded(event(timestamp_ms=time), time_unit=unit).events.time_ms_B.tolist() == [1_600_000_000_123]
 
 
-def test_whole_seconds_are_seconds() -> None:
-    batch = decoded(event(timestamp_ms=1_600_000_000), time_unit="s")
-    assert batch.events.time_ms_B.tolist() == [1_600_000_000_000]
-
-
 @pytest.mark.parametrize(("unit", "time"), by_unit(BAD_TIMES))
 def test_what_is_no_time_since_1980_is_refused(unit: str, time: object) -> None:
     batch = decoded(event(timestamp_ms=time), time_unit=unit)
@@ -152,44 +131,28 @@ def test_an_append_time_that_cannot_be_is_zero(timestamp: int) -> None:
 
 BAD = [
     ("too_large", event(note="x" * LIMIT)),
-    ("not_utf8", b'{"user_id":"ann","item_id":"\xff"}'),
     ("not_utf8", b'{"user_id":"ann","item_id":"tea","ignored":"\xff"}'),
     ("not_utf8", b'{"user_id":"ann","item_id":"\xed\xa0\x80"}'),
     ("not_json", b""),
-    ("not_json", b"hello"),
-    ("not_json", b'{"user_id":"ann","item_id":"tea"'),
     ("not_json", b'{"user_id":"ann","item_id":"tea"} {}'),
-    ("not_json", b'{"user_id":"ann","item_id":"tea","value":01}'),
-    ("not_json", b'{"user_id":"ann\x00","item_id":"tea"}'),
     ("not_json", b'\xef\xbb\xbf{"user_id":"ann","item_id":"tea"}'),
-    ("not_json", b'{"user_id":"\\ud800","item_id":"tea"}'),
     ("not_json", b'{"user_id":"ann","item_id":"\\udc00\\ud800"}'),
     ("not_json", b'{"user_id":"ann","item_id":"tea","ignored":"\\ud800"}'),
-    ("not_json", b'{"a":' * 100),
     ("too_deep", b'{"user_id":"ann","item_id":"tea","ignored":' + b"[" * 150 + b"]" * 150 + b"}"),
     ("too_deep", b'{"user_id":' * 160),
-    ("not_object", b"[]"),
     ("not_object", b'[{"user_id":"ann","item_id":"tea"}]'),
     ("not_object", b"null"),
-    ("not_object", b'"ann"'),
-    ("missing_field", b"{}"),
-    ("missing_field", b'{"user_id":"ann"}'),
     ("missing_field", b'{"item_id":"tea"}'),
     ("reserved_id", event(user_id="__default__")),
     ("wrong_type", event(user_id=5.0)),
-    ("wrong_type", event(user_id=False)),
     ("wrong_type", b'{"user_id":1e3,"item_id":"tea"}'),
     ("missing_field", event(item_id=None)),
     ("wrong_type", event(item_id=["tea"])),
-    ("wrong_type", event(event_type=True)),
-    ("wrong_type", event(timestamp_ms="2020-09-13")),
     ("wrong_type", event(timestamp_ms=True)),
     ("wrong_type", event(value="5")),
-    ("wrong_type", event(value=False)),
     ("wrong_type", event(event_id=7.5)),
     ("wrong_type", b'{"user_id":"ann","user_id":5.5,"item_id":"tea"}'),
     ("empty_id", event(user_id="")),
-    ("empty_id", event(item_id="")),
     ("long_id", event(user_id="x" * 257)),
     ("long_id", event(item_id="ü" * 129)),
     ("long_id", event(event_id="x" * 257)),
@@ -201,9 +164,7 @@ BAD = [
     ("not_finite", event(ignored=math.nan)),
     ("not_finite", b'{"user_id":"ann","item_id":"tea","value":1e999}'),
     ("not_finite", b'{"user_id":"ann","item_id":"tea","value":1' + b"0" * 400 + b"}"),
-    ("bad_time", event(timestamp_ms=0)),
     ("bad_time", event(timestamp_ms=-(10**40))),
-    ("bad_time", event(timestamp_ms=1_600_000_000)),
     ("bad_time", event(timestamp_ms=EARLIEST_MS - 1)),
     ("bad_time", event(timestamp_ms=NOW + AHEAD_MS + 1)),
     ("bad_time", event(timestamp_ms=1e308)),
@@ -228,14 +189,14 @@ def test_details_name_the_users_field_and_the_value() -> None:
     assert refused(event(note="x" * LIMIT))[1].endswith("expected at most limits.record_bytes = 2000")
 
 
-@pytest.mark.parametrize("text", ["0444778", "nan", "1e5", " a ", "ü" * 128, "x" * 256, "\u0000", "null"])
-def test_ids_are_text_byte_for_byte(text: str) -> None:
-    assert decoded(event(user_id=text, item_id=text)).events.user_ids == [text]
+def test_ids_are_text_byte_for_byte() -> None:
+    texts = ["0444778", "nan", "1e5", " a ", "ü" * 128, "x" * 256, "\u0000", "null"]
+    assert decoded(*(event(user_id=text, item_id=text) for text in texts)).events.user_ids == texts
 
 
-@pytest.mark.parametrize("time", [EARLIEST_MS, NOW + AHEAD_MS])
-def test_times_at_the_borders_are_good(time: int) -> None:
-    assert decoded(event(timestamp_ms=time)).events.time_ms_B.tolist() == [time]
+def test_times_at_the_borders_are_good() -> None:
+    times = [EARLIEST_MS, NOW + AHEAD_MS]
+    assert decoded(*(event(timestamp_ms=time) for time in times)).events.time_ms_B.tolist() == times
 
 
 def test_depth_is_judged_alike_however_little_stack_is_left() -> None:

@@ -32,9 +32,7 @@ def changes(detector: Detector, of: list[float]) -> list[tuple[int, Change]]:
 
 
 @pytest.mark.parametrize(("before", "after"), [(0.3, 0.15), (0.15, 0.3), (0.6, 0.1), (0.0, 0.5)])
-def test_a_change_is_found_soon_with_the_means_before_and_after(
-    make: Make, before: float, after: float
-) -> None:
+def test_a_change_is_found_soon_with_both_means(make: Make, before: float, after: float) -> None:
     found = changes(make(), values(before, 2_000, 1) + values(after, 1_000, 2))
     assert found
     place, change = found[0]

@@ -50,9 +50,7 @@ def test_rankings_are_published_under_their_user_with_their_content(world: World
         assert world.rankings(user_id) == [ranking(user_id)]
 
 
-def test_the_newest_ranking_of_a_user_is_last_and_a_removed_user_gets_a_tombstone(
-    world: World, sink: Sink
-) -> None:
+def test_the_newest_ranking_is_last_and_a_removed_user_gets_a_tombstone(world: World, sink: Sink) -> None:
     sink.publish([ranking("ann", "old"), ranking("bob")], [], [], [], {}).wait(10)
     sink.publish([ranking("ann", "new")], [], [], ["bob"], {}).wait(10)
     assert world.rankings("ann") == [ranking("ann", "old"), ranking("ann", "new")]
@@ -61,18 +59,9 @@ def test_the_newest_ranking_of_a_user_is_last_and_a_removed_user_gets_a_tombston
 
 @pytest.mark.parametrize(
     ("value", "key"),
-    [
-        (b"{not json", b"ann"),
-        (b"\xff\xfe\x00", b"\x00\xff"),
-        (b"", b""),
-        (b"no key", None),
-        (None, b"tombstone"),
-    ],
-    ids=["text", "not utf-8", "empty", "no key", "tombstone"],
+    [(b"{", b"ann"), (b"\xff\xfe\x00", b"\x00\xff"), (b"", b""), (b"no key", None), (None, b"tombstone")],
 )
-def test_a_dead_letter_keeps_its_bytes(
-    world: World, sink: Sink, value: bytes | None, key: bytes | None
-) -> None:
+def test_a_dead_letter_is_kept(world: World, sink: Sink, value: bytes | None, key: bytes | None) -> None:
     sink.publish([], [reject(value, key)], [], [], {}).wait(10)
     assert world.letters() == [(key, value, "not_json")]
 

@@ -13,12 +13,11 @@ import msgspec
 from consumers.kafka.source import KafkaSource
 from harness.service import WAIT_S, Process, Site
 from harness.truth import Stream
-from pipeline.events.batch import NOTHING_POLLED
+from harness.workers import repeat
 from pipeline.events.decode import Decoder
-from pipeline.events.records import DEFAULT_USER, Ranking
+from pipeline.events.records import DEFAULT_USER
 from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
-from pipeline.service.loop import with_catalog
 from pipeline.thread_limits import limit_threads
 
 # Small batches and five checkpoints a second: kills fall between and into many of both. All checkpoints are
@@ -127,12 +126,7 @@ def never_killed(site: Site, worker: str = "worker-0") -> tuple[Recommender, dic
     recommender = Recommender(settings)
     decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
     source = KafkaSource(settings.kafka, list(settings.topics.event_topics()), settings.batch)
-    newest: dict[str, Ranking] = {}
-    for entry in Journal(site.whole_journal(worker)).entries(0):
-        polled = source.read(entry.spans, entry.order_R) if entry.spans else NOTHING_POLLED
-        raw = with_catalog(decoder.decode(entry.seq, entry.now_ms, polled), entry.catalog)
-        outcome = recommender.step(raw)
-        newest.update((ranking.user_id, ranking) for ranking in outcome.rankings)
+    newest = repeat(Journal(site.whole_journal(worker)), recommender, source, decoder)
     source.close()
     return recommender, json.loads(msgspec.json.encode(newest))
 

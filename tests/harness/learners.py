@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from pipeline.outcome import Mark, Outcome, StepMetrics, no_mark
 from pipeline.settings import Settings
 from pipeline.state.shards import Arrays, Shard, Snapshot, pack_texts, unpack_texts
 
-MakeLearner = Callable[[Settings], "CountingLearner"]
 Users = dict[str, list[object]]  # user -> [newest event time, digest of all events so far, [recent items]]
 
 

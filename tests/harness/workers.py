@@ -14,14 +14,15 @@ import msgspec
 from consumers.memory import MemoryItems, MemoryLog, MemorySource
 from harness.learners import CountingLearner
 from harness.streams import START_MS
-from pipeline.events.batch import TopicPartition
+from pipeline.events.batch import NOTHING_POLLED, TopicPartition
 from pipeline.events.decode import Decoder
+from pipeline.events.records import Ranking
 from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.files import UrlFolder
 from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
 from pipeline.service.clock import ManualClock
-from pipeline.service.loop import Adapters, Durability, Loop
+from pipeline.service.loop import Adapters, Durability, Loop, with_catalog
 from pipeline.service.observe import Observer
 from pipeline.settings import (
     BatchConfig,
@@ -63,6 +64,16 @@ def changed(settings: Settings, **keys: object) -> Settings:
         new = msgspec.structs.replace(getattr(settings, table), **{key: value})
         settings = msgspec.structs.replace(settings, **{table: new})
     return settings
+
+
+def repeat(journal: Journal, learner: Any, source: Any, decoder: Decoder) -> dict[str, Ranking]:
+    """Learn a journal's batches with a new learner; return each user's newest ranking."""
+    newest: dict[str, Ranking] = {}
+    for entry in journal.entries(0):
+        polled = source.read(entry.spans, entry.order_R) if entry.spans else NOTHING_POLLED
+        raw = with_catalog(decoder.decode(entry.seq, entry.now_ms, polled), entry.catalog)
+        newest |= {ranking.user_id: ranking for ranking in learner.step(raw).rankings}
+    return newest
 
 
 class Worker:
