@@ -1,12 +1,11 @@
 """A world in which the loop can be killed at any operation.
 
-The log, the group's commits, the records that the broker has taken, the folder and the journal survive a
-crash. Everything else is created again for the next life, as in a new process.
+Topics, commits, the checkpoints' folder and the journal survive a crash; all else is created again.
 """
 
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import msgspec
 from consumers.memory import MemoryItems, MemoryLog, MemorySource
 from pipeline.events.batch import NO_UPDATE, CatalogUpdate, Polled, Record, Reject, TopicPartition
 from pipeline.events.decode import Decoder
-from pipeline.events.records import DriftAlarm, Ranking
+from pipeline.events.records import Ranking
 from pipeline.outcome import Learner
 from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.files import UrlFolder
@@ -40,9 +39,7 @@ class Fate:
     """Counts operations, and ends the process at operation `last` (-1: never)."""
 
     def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.done = 0
-        self.last = -1
+        self.random, self.done, self.last = random.Random(seed), 0, -1
 
     def due(self) -> bool:
         self.done += 1
@@ -96,9 +93,7 @@ class SlowReceipt:
     """Acknowledged by `wait`, or by the second call of `done`."""
 
     def __init__(self, sink: "SlowSink") -> None:
-        self.sink = sink
-        self.acknowledged = False
-        self.asked = 0
+        self.sink, self.acknowledged, self.asked = sink, False, 0
 
     def done(self) -> bool:
         self.asked += 1
@@ -119,18 +114,10 @@ class SlowSink:
     commits_offsets = False
 
     def __init__(self, outbox: Outbox, fate: Fate) -> None:
-        self.taken = MemorySink(outbox)
-        self.fate = fate
+        self.taken, self.fate = MemorySink(outbox), fate
         self.open: list[tuple[SlowReceipt, Sequence[Ranking], Sequence[Reject]]] = []
 
-    def publish(
-        self,
-        rankings: Sequence[Ranking],
-        rejects: Sequence[Reject],
-        alarms: Sequence[DriftAlarm],
-        removed_users: Sequence[str],
-        offsets: Mapping[TopicPartition, int],
-    ) -> SlowReceipt:
+    def publish(self, rankings: Sequence[Ranking], rejects: Sequence[Reject], *_: object) -> SlowReceipt:
         receipt = SlowReceipt(self)
         self.open.append((receipt, rankings, rejects))
         return receipt
@@ -160,9 +147,7 @@ class RestlessSource(MemorySource):
 
     def __init__(self, log: MemoryLog, fate: Fate, clock: ManualClock) -> None:
         super().__init__(log)
-        self.fate = fate
-        self.clock = clock
-        self.idle = False
+        self.fate, self.clock, self.idle = fate, clock, False
 
     def poll(self, max_events: int, max_wait_s: float) -> Polled:
         self.clock.advance(0.3)
@@ -194,15 +179,9 @@ class World:
     """What survives a crash, and the lives of the worker."""
 
     def __init__(self, folder: Path, make: Any, settings: Settings, log: MemoryLog, seed: int) -> None:
-        self.folder = folder
-        self.make = make
-        self.settings = settings
-        self.log = log
-        self.items = item_log(seed)
-        self.fate = Fate(seed)
-        self.clock = ManualClock(START_MS)
-        self.outbox = Outbox()
-        self.crashes = 0
+        self.folder, self.make, self.settings = folder, make, settings
+        self.log, self.items, self.outbox = log, item_log(seed), Outbox()
+        self.fate, self.clock, self.crashes = Fate(seed), ManualClock(START_MS), 0
 
     def decoder(self) -> Decoder:
         return Decoder(self.settings.events, self.settings.topics, self.settings.limits.record_bytes)
@@ -227,12 +206,10 @@ class World:
         """Run a process until everything is learned; return None if it crashed at operation `operations`."""
         fate = self.fate
         fate.done, fate.last = 0, operations
-        learner = self.make(self.settings)
-        sink = self.sink()
+        learner, sink, journal = self.make(self.settings), self.sink(), self.journal()
         source = RestlessSource(self.log, fate, self.clock)
-        journal = self.journal()
-        checkpoints = Checkpoints(FatedFolder(str(self.folder), fate), self.settings)
         items = GradualItems(self.items, learner)
+        checkpoints = Checkpoints(FatedFolder(str(self.folder), fate), self.settings)
         fated = Fated(source, fate), self.decoder(), Fated(sink, fate)
         adapters = Adapters(*fated, self.clock, Observer(), Fated(items, fate))
         loop = Loop(Fated(learner, fate), adapters, self.settings, Durability(checkpoints, journal))
@@ -266,10 +243,7 @@ BAD_LINE = {"id": ""}
 
 
 def fill(log: MemoryLog, records: int, seed: int) -> None:
-    """Append records of a few users, with gaps in the offsets.
-
-    Of twelve records about one is bad, one is ignored, and two have several lines, one of them perhaps bad.
-    """
+    """Append records with gaps in the offsets; some are bad, ignored, or hold several lines."""
     chance = random.Random(seed)
     for number in range(records):
         topic, partition = chance.choice(log.partitions())
@@ -279,19 +253,15 @@ def fill(log: MemoryLog, records: int, seed: int) -> None:
         if kind in (2, 3):
             fields["lines"] = [{"id": f"i{chance.randrange(9)}"} for _ in range(chance.randint(1, 12))]
             fields["lines"] += [BAD_LINE] * chance.randrange(2)
-        log.append(
-            chance.choice(SPOILED if kind == 0 else IGNORED) if kind < 2 else msgspec.json.encode(fields),
-            topic=topic,
-            partition=partition,
-            timestamp=START_MS + 10 * number,
-            skip=chance.randrange(5) // 4,
-        )
+        value = msgspec.json.encode(fields)
+        if kind < 2:
+            value = chance.choice(SPOILED if kind == 0 else IGNORED)
+        at = {"topic": topic, "partition": partition, "timestamp": START_MS + 10 * number}
+        log.append(value, **at, skip=chance.randrange(5) // 4)
 
 
 def item_log(seed: int) -> MemoryLog:
-    """Return an items topic that withdraws items of `fill`, makes them available again, and announces
-    items without events; one record is bad.
-    """
+    """Return an items topic that withdraws, readmits and announces items; one record is bad."""
     chance, log = random.Random(seed), MemoryLog({"items": 1})
     for number in range(40):
         item = f"i{chance.randrange(16)}"

@@ -1,11 +1,11 @@
 """Worlds for the contract of sinks: topics that outlive the sinks that publish to them.
 
-A factory takes pytest's request (for fixtures such as a broker) and returns a world.
+`rankings` returns a user's in order (None: a tombstone), `committed` the offset of `source`. A factory takes
+pytest's request, for fixtures such as a broker.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import msgspec
 import pytest
@@ -18,7 +18,6 @@ from kafka.structs import ConsumerGroupMetadata
 from pipeline.events.batch import TopicPartition
 from pipeline.events.records import DriftAlarm, Ranking
 from pipeline.service.clock import SystemClock
-from pipeline.service.ports import Sink
 from pipeline.settings import TopicsConfig
 from producers.kafka.sink import KafkaSink
 from producers.kafka.topics import create_topics
@@ -27,30 +26,6 @@ from producers.memory import MemorySink, Outbox
 
 now_ms = SystemClock().now_ms
 Letter = tuple[bytes | None, bytes | None, str]  # key, value, reason
-
-
-class World(Protocol):
-    """What a kind of sink needs to offer to run the contract."""
-
-    source: TopicPartition
-
-    def sink(self) -> Sink:
-        """Make a sink over the world's topics; the world closes it."""
-
-    def rankings(self, user_id: str) -> list[Ranking | None]:
-        """Return the published rankings of a user in order; None: a tombstone."""
-
-    def letters(self) -> list[Letter]:
-        """Return the dead letters."""
-
-    def alarms(self) -> list[DriftAlarm]:
-        """Return the drift alarms."""
-
-    def committed(self) -> int | None:
-        """Return the committed offset of `source`."""
-
-    def close(self) -> None:
-        """Release what the world holds."""
 
 
 class MemoryWorld:
@@ -142,6 +117,9 @@ class KafkaWorld:
             sink.close()
 
 
+World = MemoryWorld | KafkaWorld
+
+
 def topics_named(topic_name: Callable[[str], str]) -> TopicsConfig:
     return TopicsConfig(
         events=[topic_name("events")],
@@ -153,7 +131,6 @@ def topics_named(topic_name: Callable[[str], str]) -> TopicsConfig:
 
 
 def kafka_world(broker: str, transactions: bool) -> Callable[[pytest.FixtureRequest], World]:
-    """Return the factory of a Kafka sink's worlds on one kind of broker."""
 
     def make(request: pytest.FixtureRequest) -> World:
         topics = topics_named(request.getfixturevalue("topic_name"))
@@ -162,7 +139,6 @@ def kafka_world(broker: str, transactions: bool) -> Callable[[pytest.FixtureRequ
     return make
 
 
-Factory = Callable[[pytest.FixtureRequest], World]
 FACTORIES: list[object] = [
     pytest.param(lambda request: MemoryWorld(commits=False), id="memory"),
     pytest.param(lambda request: MemoryWorld(commits=True), id="memory-commits"),

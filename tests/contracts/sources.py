@@ -1,11 +1,10 @@
 """Worlds for the contract of sources: a stream with partitions, and members of one group that read it.
 
-A factory takes pytest's request (for fixtures such as a broker) and the number of partitions, and returns a
-world.
+A member buffers at most 8 records a partition if it can. A factory takes pytest's request,
+for fixtures such as a broker, and the number of partitions.
 """
 
 from collections.abc import Callable
-from typing import Protocol
 
 import pytest
 from harness.clients import config, make_topic
@@ -17,25 +16,6 @@ from consumers.memory import MemoryLog, MemorySource
 from pipeline.events.batch import TopicPartition
 from pipeline.service.ports import Source
 from pipeline.settings import BatchConfig
-
-
-class World(Protocol):
-    """What a kind of source needs to offer to run the contract."""
-
-    topic: str
-
-    def publish(self, partition: int, timestamp: int, value: bytes | None, key: bytes | None = None) -> None:
-        """Append a record, so that a source which polls from now on finds it."""
-
-    def source(self) -> Source:
-        """Make a new member of the group, not started; its buffers hold at most 8 records a partition if it
-        can."""
-
-    def trim(self, partition: int, offset: int) -> None:
-        """Delete the partition's records before `offset`."""
-
-    def close(self) -> None:
-        """Release what the world holds; sources are closed by the test."""
 
 
 class MemoryWorld:
@@ -81,12 +61,11 @@ class KafkaWorld:
         self._producer.close(timeout=5)
 
 
+World = MemoryWorld | KafkaWorld
 Factory = Callable[[pytest.FixtureRequest, int], World]
 
 
 def kafka_world(broker: str) -> Factory:
-    """Return the factory of worlds on one kind of broker."""
-
     def make(request: pytest.FixtureRequest, partitions: int) -> World:
         topic = request.getfixturevalue("topic_name")("contract")
         return KafkaWorld(request.getfixturevalue(broker), topic, partitions)

@@ -4,10 +4,11 @@ them."""
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import pytest
+from harness.clients import Recorder
 from sources import FACTORIES, SOURCES, Factory, World
 
 import consumers
@@ -18,29 +19,6 @@ from pipeline.service.ports import Source
 POLLS = 60  # a test gives up after that many
 WAIT_S = 0.5
 START_MS = 1_700_000_000_000
-
-
-class Recorder:
-    """A listener that seeks to the given offsets and records its calls."""
-
-    def __init__(self, source: Source, offsets: dict[TopicPartition, int] | None = None) -> None:
-        self.source = source
-        self.offsets = offsets or {}
-        self.calls: list[tuple[str, list[TopicPartition]]] = []
-        self.on_revoked: Callable[[], None] = lambda: None
-        source.start(self)
-
-    def assigned(self, partitions: Sequence[TopicPartition]) -> None:
-        self.calls.append(("assigned", sorted(partitions)))
-        for partition in partitions:
-            self.source.seek(partition, self.offsets.get(partition))
-
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        self.calls.append(("revoked", sorted(partitions)))
-        self.on_revoked()
-
-    def lost(self, partitions: Sequence[TopicPartition]) -> None:
-        self.calls.append(("lost", sorted(partitions)))
 
 
 @pytest.fixture(params=FACTORIES)
@@ -273,7 +251,7 @@ def test_the_listener_is_called_once_for_each_change_and_may_commit_what_is_revo
     source = world.source()
     listener = Recorder(source)
     polls = drain(source, 3)
-    listener.on_revoked = lambda: source.commit(ends(polls))
+    listener.on_revoked = lambda partitions: source.commit(ends(polls))
     source.close()
     source.close()
     calls = [call for call in listener.calls if call[1]]

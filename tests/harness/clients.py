@@ -1,7 +1,7 @@
 """Plain Kafka clients for broker tests: create topics, write and read records, record rebalance callbacks."""
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
@@ -10,6 +10,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from consumers.kafka.source import KafkaSource
 from pipeline.events.batch import Polled, TopicPartition
+from pipeline.service.ports import Source
 from pipeline.settings import BatchConfig, KafkaConfig
 
 # a member that stops polling or is removed notices within seconds
@@ -69,10 +70,10 @@ def lying_on(address: str, topic: str) -> list[ConsumerRecord]:
 
 
 class Recorder:
-    """A rebalance listener that seeks to the commit, else to the earliest record, and records its calls."""
+    """A rebalance listener that records calls, and seeks to `offsets`, the commit or the earliest record."""
 
-    def __init__(self, source: KafkaSource) -> None:
-        self.source = source
+    def __init__(self, source: Source, offsets: Mapping[TopicPartition, int] | None = None) -> None:
+        self.source, self.offsets = source, offsets or {}
         self.held: set[TopicPartition] = set()
         self.calls: list[tuple[str, list[TopicPartition]]] = []
         self.threads: set[int] = set()
@@ -82,9 +83,9 @@ class Recorder:
     def assigned(self, partitions: Sequence[TopicPartition]) -> None:
         self._record("assigned", partitions)
         self.held.update(partitions)
-        committed = self.source.committed(partitions)
+        offsets = {**self.source.committed(partitions), **self.offsets}
         for partition in partitions:
-            self.source.seek(partition, committed.get(partition))
+            self.source.seek(partition, offsets.get(partition))
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> None:
         self._record("revoked", partitions)
@@ -100,7 +101,7 @@ class Recorder:
         return [partition for kind, partitions in self.calls if kind == event for partition in partitions]
 
     def _record(self, event: str, partitions: Sequence[TopicPartition]) -> None:
-        self.calls.append((event, list(partitions)))
+        self.calls.append((event, sorted(partitions)))
         self.threads.add(threading.get_ident())
 
 
