@@ -20,14 +20,7 @@ from pipeline.features.bank import FeatureBank
 from pipeline.features.lessons import Lessons
 from pipeline.models.full_ranks import full_ranks
 from pipeline.models.model import Model, ModelContext, Targets, TrainingCandidates, TrainResult
-from pipeline.models.registry import (
-    Variant,
-    build_model,
-    configured,
-    history_of,
-    lists_of,
-    restart_models,
-)
+from pipeline.models.registry import Variant, build_model, configured, history_of, lists_of, restart_models
 from pipeline.models.training import Trainer
 from pipeline.outcome import Mark, Outcome, no_mark
 from pipeline.ranking.lists import Ranked, Stamp, ranking_records

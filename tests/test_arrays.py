@@ -110,11 +110,6 @@ def test_an_array_of_more_than_a_thousand_elements_is_refused() -> None:
     assert (reject.reason, reject.detail) == ("too_many", "1001 elements in the array; expected at most 1000")
 
 
-def test_a_long_event_id_is_measured_without_the_number_of_the_element() -> None:
-    batch = decoded(purchase({"item_id": "tea"}, event_id="x" * 256), fields=GA4)
-    assert batch.events.event_ids == ["x" * 256 + "#0"]
-
-
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -162,12 +157,6 @@ def test_a_topic_of_an_ignored_type_gives_only_what_names_another() -> None:
     topics = TopicsConfig(events={"events": "look"})
     batch = decoded(b"{}", event(), event(event_type="buy"), topics=topics, roles={"look": "ignore"})
     assert (batch.events.types, batch.ignored, batch.rejects) == (["buy"], {"look": 2}, [])
-
-
-def test_an_ignored_record_is_counted_once_whatever_its_array_holds() -> None:
-    value = purchase(*[{}] * 1_500, event_type="view_item_list")
-    batch = decoded(value, limit=100_000, fields=GA4, roles={"view_item_list": "ignore"})
-    assert (batch.ignored, batch.rejects, len(batch.events)) == ({"view_item_list": 1}, [], 0)
 
 
 def test_types_of_elements_are_judged_element_by_element() -> None:

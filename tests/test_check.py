@@ -1,26 +1,19 @@
 """`afresh check`: the findings about a cluster, records and this machine, and the fixes that they name."""
 
 import dataclasses
-import io
 import json
 import re
-import socket
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pytest
-from harness.clients import config, make_topic
-from kafka import KafkaAdminClient, KafkaProducer
-from rich.console import Console
-from rich.text import Text
 
-from consumers.kafka.survey import GroupSeen, Rights, Survey, TopicSeen, survey
+from consumers.kafka.survey import GroupSeen, Rights, Survey, TopicSeen
 from consumers.memory import MemoryRecord
-from pipeline.app import cli
 from pipeline.app.check.cluster import check_cluster
-from pipeline.app.check.findings import Finding, Level, as_line, ok, on_terminal, warn
+from pipeline.app.check.findings import Finding, Level, as_line
 from pipeline.app.check.records import check_records
 from pipeline.errors import UsageError
 from pipeline.settings import (
@@ -33,9 +26,6 @@ from pipeline.settings import (
 )
 from producers.kafka.records import key_hash
 
-pytestmark = pytest.mark.usefixtures("logging_as_before")
-
-Out, Name = pytest.CaptureFixture[str], Callable[[str], str]
 TOPICS = ("events", "items", "recommendations", "dead_letters", "drift")
 NOW_MS = 1_800_000_000_000
 DAY_MS = 86_400_000
@@ -219,9 +209,7 @@ def test_one_partition_needs_no_keys_and_few_old_events_are_no_problem() -> None
         (b"not json", "not_json: 1, such as events-0 offset 7", "fix the producer"),
     ],
 )  # fmt: skip
-def test_records_that_do_not_decode_have_a_setting(
-    value: bytes, reason: str, to_do: str
-) -> None:
+def test_records_that_do_not_decode_have_a_setting(value: bytes, reason: str, to_do: str) -> None:
     whole, example, *_ = problems(checked([raw(value)], partitions=1))
     assert (whole.level, example.level) == (Level.FAULT, Level.FAULT)
     assert "1 of the newest 1 record would be dead letters, more than limits.max_dead" in whole.found
@@ -253,84 +241,3 @@ def test_records_of_several_events_and_ignored_records_are_counted_as_records() 
 def test_a_field_mapped_twice_is_an_error() -> None:
     with pytest.raises(UsageError, match="user_id and item_id are both read from 'user_id'"):
         checked([placed("ann")], events=EventsConfig(fields={"item_id": "user_id"}))
-
-
-def test_on_a_terminal_commands_stay_on_one_line_and_markup_is_text() -> None:
-    stream = io.StringIO()
-    console = Console(file=stream, width=60)
-    command = "kafka-topics.sh --create " + "x" * 80
-    findings = [ok("broker", "[red]there[/]"), warn("topic items", "does not exist", command)]
-    for part in on_terminal(findings):
-        console.print(part, soft_wrap=isinstance(part, Text))
-    printed = stream.getvalue()
-    assert "[red]there[/]" in printed
-    assert f"\ntopic items: {command}\n" in printed
-    assert printed.endswith("\n0 faults, 1 warning: afresh run can start\n")
-
-
-def run(capsys: Out, *args: str) -> tuple[int, str]:
-    code = cli.main(["check", *args, "--set", "metrics.address=", "--log-level", "error"])
-    return code, capsys.readouterr().out
-
-
-def test_without_a_broker_this_machine_is_checked(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AFRESH_KAFKA__OPTIONS__SSL_PASSWORD", "hunter2")
-    timeout = ("--set", "kafka.start_timeout_s=0.3")
-    code, out = run(capsys, "--set", "kafka.bootstrap_servers=127.0.0.1:1", *timeout)
-    assert code == 2
-    lines = out.splitlines()
-    assert 'kafka.bootstrap_servers = "127.0.0.1:1"  (--set)' in lines
-    assert any(line.startswith("ok     import names: ") for line in lines)
-    assert lines[-2].startswith("fault  broker: no broker answered at kafka.bootstrap_servers = '127.0.0.1")
-    assert lines[-1] == "1 fault, 1 warning: fix the faults first"
-    assert "hunter2" not in out
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        _, out = run(capsys, "--set", f"kafka.bootstrap_servers=127.0.0.1:{other.getsockname()[1]}")
-    assert "Something accepts connections at 127.0.0.1:" in out
-
-
-@pytest.mark.kafka
-def test_topics_are_created_on_request_alone(embedded_broker: str, topic_name: Name, capsys: Out) -> None:
-    names = {role: topic_name(role) for role in TOPICS}
-    events = names["events"]
-    make_topic(embedded_broker, events, 3)
-    producer = KafkaProducer(bootstrap_servers=embedded_broker)
-    for number in range(30):
-        value = msgspec.json.encode({"user_id": f"u{number}", "item_id": "i"})
-        producer.send(events, key=f"u{number}".encode(), value=value)
-    producer.send(events, key=b"u1", value=b"{").get(10)
-    producer.close()
-    sets = [f"topics.{role}={name}" for role, name in names.items() if role != "events"]
-    sets += [f'topics.events=["{events}"]', f"kafka.bootstrap_servers={embedded_broker}"]
-    options = [word for text in sets for word in ("--set", text)]
-    code, out = run(capsys, *options, "--json")
-    report = json.loads(out.splitlines()[-1])
-    assert (code, report["faults"]) == (0, 0)
-    checks = {check["about"]: check for check in report["checks"]}
-    assert checks[f"topic {names['drift']}"]["level"] == "warn"
-    assert checks[f"keys of {events}"]["level"] == "ok"
-    assert "not_json: 1" in checks[f"records of {events}"]["found"]
-    assert report["configuration"]["topics.drift"] == {"value": f'"{names["drift"]}"', "origin": "--set"}
-    assert report["configuration"]["rank.k"] == {"value": "10", "origin": "default"}
-    admin = KafkaAdminClient(bootstrap_servers=embedded_broker)
-    assert not set(admin.list_topics()) & (set(names.values()) - {events})
-    code, out = run(capsys, *options, "--create-topics")
-    assert code == 0
-    assert f"ok     topic {names['recommendations']}: 3 partitions, compacted" in out
-    assert f"ok     records of {names['items']}: no record yet" in out
-    assert set(admin.list_topics()) >= set(names.values())
-    admin.close()
-
-
-@pytest.mark.kafka
-def test_a_survey_joins_no_group(embedded_broker: str, topic_name: Name) -> None:
-    group = topic_name("group")
-    found = survey(config(embedded_broker, group), [topic_name("absent")], f"{group}-worker-0")
-    assert (found.group.members, found.group.error, found.transactional_id) == (0, "", "")
-    assert [topic.exists for topic in found.topics.values()] == [False]
-    assert found.latency_ms > 0
-    admin = KafkaAdminClient(bootstrap_servers=embedded_broker)
-    assert group not in {each["group_id"] for each in admin.list_groups()}
-    admin.close()

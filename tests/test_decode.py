@@ -84,9 +84,7 @@ def test_events_know_the_span_that_they_came_from() -> None:
 GOOD_TIMES = {
     "ms": [1_600_000_000_123, 1_600_000_000_123.0],
     "s": [1_600_000_000.123],
-    "iso": [
-        "2020-09-13T12:26:40.123Z", "2020-09-13 14:26:40.123+02:00", "2020-09-13T12:26:40.123",
-    ],
+    "iso": ["2020-09-13T12:26:40.123Z", "2020-09-13 14:26:40.123+02:00", "2020-09-13T12:26:40.123"],
     "auto": [
         1_600_000_000.123, 1_600_000_000_123, 1_600_000_000_123.0, 1_600_000_000_123_456,
         1_600_000_000_123_456_789, "2020-09-13T12:26:40.123Z", "2020-09-13 14:26:40.123+02:00",
@@ -136,38 +134,25 @@ BAD = [
     ("not_json", b""),
     ("not_json", b'{"user_id":"ann","item_id":"tea"} {}'),
     ("not_json", b'\xef\xbb\xbf{"user_id":"ann","item_id":"tea"}'),
-    ("not_json", b'{"user_id":"ann","item_id":"\\udc00\\ud800"}'),
     ("not_json", b'{"user_id":"ann","item_id":"tea","ignored":"\\ud800"}'),
     ("too_deep", b'{"user_id":"ann","item_id":"tea","ignored":' + b"[" * 150 + b"]" * 150 + b"}"),
     ("too_deep", b'{"user_id":' * 160),
     ("not_object", b'[{"user_id":"ann","item_id":"tea"}]'),
-    ("not_object", b"null"),
     ("missing_field", b'{"item_id":"tea"}'),
     ("reserved_id", event(user_id="__default__")),
-    ("wrong_type", event(user_id=5.0)),
-    ("wrong_type", b'{"user_id":1e3,"item_id":"tea"}'),
-    ("missing_field", event(item_id=None)),
     ("wrong_type", event(item_id=["tea"])),
-    ("wrong_type", event(timestamp_ms=True)),
     ("wrong_type", event(value="5")),
-    ("wrong_type", event(event_id=7.5)),
     ("wrong_type", b'{"user_id":"ann","user_id":5.5,"item_id":"tea"}'),
     ("empty_id", event(user_id="")),
-    ("long_id", event(user_id="x" * 257)),
     ("long_id", event(item_id="ü" * 129)),
-    ("long_id", event(event_id="x" * 257)),
     ("long_id", event(user_id=int("9" * 257))),
     ("not_finite", b'{"user_id":' + b"9" * 1900 + b'9e999,"item_id":"tea"}'),
     ("long_id", event(event_type="x" * 257)),
-    ("not_finite", event(value=math.nan)),
-    ("not_finite", event(value=-math.inf)),
     ("not_finite", event(ignored=math.nan)),
     ("not_finite", b'{"user_id":"ann","item_id":"tea","value":1e999}'),
     ("not_finite", b'{"user_id":"ann","item_id":"tea","value":1' + b"0" * 400 + b"}"),
-    ("bad_time", event(timestamp_ms=-(10**40))),
     ("bad_time", event(timestamp_ms=EARLIEST_MS - 1)),
     ("bad_time", event(timestamp_ms=NOW + AHEAD_MS + 1)),
-    ("bad_time", event(timestamp_ms=1e308)),
     ("bad_time", event(timestamp_ms=int("9" * 400))),
     ("bad_time", b'{"user_id":"ann","item_id":"tea","timestamp_ms":1e999}'),
 ]
@@ -181,9 +166,8 @@ def test_a_bad_record_is_refused_with_its_reason(reason: str, value: bytes | Non
 def test_details_name_the_users_field_and_the_value() -> None:
     config = {"fields": {"user_id": "uid", "timestamp_ms": "at"}}
     value = b'{"uid":"ann","item_id":"tea","at":12}'
-    assert decoded(value, **config).rejects[0].detail == (
-        "at is 12 in ms: expected 1980-01-01 to 2023-11-15T22:13:20Z (a day ahead)"
-    )
+    detail = decoded(value, **config).rejects[0].detail
+    assert detail == "at is 12 in ms: expected 1980-01-01 to 2023-11-15T22:13:20Z (a day ahead)"
     assert "`uid`" in decoded(b'{"item_id":"tea"}', **config).rejects[0].detail
     assert refused(event(item_id="x" * 300))[1] == "item_id has 300 bytes; expected 1 to 256 bytes"
     assert refused(event(note="x" * LIMIT))[1].endswith("expected at most limits.record_bytes = 2000")
@@ -209,23 +193,14 @@ def test_depth_is_judged_alike_however_little_stack_is_left() -> None:
     assert not at_depth(500).rejects
 
 
-def nested(document: object) -> int:
-    if isinstance(document, dict):
-        return 1 + max(map(nested, document.values()), default=0)
-    return 1 + max(map(nested, document), default=0) if isinstance(document, list) else 0
-
-
-brackets = st.lists(st.sampled_from([*'[]{}"\\:,a']), max_size=40).map("".join)
-
-
-@given(brackets, st.integers(0, 140), st.integers(0, 140))
+@given(st.text('[]{}"\\:,a', max_size=40), st.integers(0, 140), st.integers(0, 140))
 def test_depth_counts_brackets_outside_of_strings(noise: str, arrays: int, objects: int) -> None:
     document: object = noise
     for _ in range(arrays):
         document = [document, noise]
     for _ in range(objects):
         document = {noise: document}
-    assert too_deep(json.dumps(document).encode()) == (nested(document) > MAX_DEPTH)
+    assert too_deep(json.dumps(document).encode()) == (arrays + objects > MAX_DEPTH)
 
 
 def test_strings_that_never_end_are_scanned_in_linear_time() -> None:

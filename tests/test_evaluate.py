@@ -16,7 +16,7 @@ from pipeline.events.batch import TopicPartition
 from pipeline.recommender import Recommender
 from pipeline.service.clock import ManualClock
 from pipeline.service.prequential import BASELINES, GRIDS, Evaluation, Variant, as_served, compared
-from pipeline.settings import BatchConfig, ModelConfig, RankConfig, Settings
+from pipeline.settings import ModelConfig, RankConfig, Settings
 from producers.memory import Outbox
 from producers.simulator.events import TYPES, Columns, SimulatorConfig
 from producers.simulator.users import simulate_users
@@ -59,13 +59,6 @@ def judged(file: Path, settings: Settings, names: list[str], batch: int = 64) ->
     return evaluation
 
 
-def replayed(file: Path, log: MemoryLog) -> None:
-    for events in read_recording(file, 100, now_ms=NOW_MS):
-        columns = (events.user_ids, events.item_ids, events.types, events.time_ms_B.tolist())
-        for user, item, kind, time_ms in zip(*columns, strict=True):
-            append(log, user, item, kind, time_ms)
-
-
 def append(log: MemoryLog, user: str, item: str, kind: str = "click", time_ms: int = NOW_MS) -> None:
     value = {"user_id": user, "item_id": item, "event_type": kind, "timestamp_ms": time_ms}
     log.append(msgspec.json.encode(value), key=user.encode(), timestamp=NOW_MS)
@@ -88,19 +81,6 @@ def run(capsys: Out, *argv: object) -> tuple[int, str, str]:
     code = main([str(each) for each in argv])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
-
-
-def test_live_figures_are_those_of_evaluate(file: Path) -> None:
-    settings = settings_for(batch=BatchConfig(max_events=64))
-    log = MemoryLog()
-    replayed(file, log)
-    live = lived(settings, log, Outbox()).quality.cumulative()
-    offline = judged(file, settings, [])
-    best = {line.variant.name: line.figures for line in offline.result().lines}
-    assert live["attention"]["tests"] > 500
-    assert live["attention"] == best["attention"]
-    assert live["popularity"] == best["popularity"]
-    assert live["recent_popularity"] == best["recent_popularity half_life=1000"]
 
 
 def test_parts_add_up_to_the_whole_and_models_do_not_change_each_other(file: Path) -> None:

@@ -32,9 +32,7 @@ def topics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TopicAsked]:
     return {topic.name: topic for topic in map(topic_of, calls)}
 
 
-def test_every_topic_is_created_as_the_service_would_create_it(
-    topics: dict[str, TopicAsked],
-) -> None:
+def test_every_topic_is_created_as_the_service_would_create_it(topics: dict[str, TopicAsked]) -> None:
     wanted = {topic.name: topic for topic in wanted_topics(TopicsConfig(), 6)}
     assert topics.keys() == wanted.keys()
     for name, topic in wanted.items():

@@ -13,16 +13,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from harness.clients import (
-    Recorder,
-    Row,
-    config,
-    make_topic,
-    open_source,
-    poll_forever,
-    poll_until,
-    write,
-)
+from harness.clients import Recorder, Row, config, make_topic, open_source, poll_forever, poll_until, write
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import MemberToRemove
 from kafka.errors import KafkaError, KafkaTimeoutError

@@ -166,9 +166,7 @@ def test_a_moments_position_is_its_place_in_the_session(gaps: list[int]) -> None
 
 
 @pytest.mark.parametrize("limit", [0, 300])
-def test_popular_lists_are_a_full_sort_after_every_batch(
-    limit: int,
-) -> None:
+def test_popular_lists_are_a_full_sort_after_every_batch(limit: int) -> None:
     """Under eviction, while items are hidden and shown again, and when weights are rescaled."""
     recommender, batches = (
         Recommender(small_settings(name="popularity", limits=LimitsConfig(items=limit))),

@@ -36,12 +36,7 @@ class PartitionReader:
     """
 
     def __init__(
-        self,
-        kafka: KafkaConfig,
-        reading: str,
-        *,
-        in_group: bool = False,
-        patience: Patience | None = None,
+        self, kafka: KafkaConfig, reading: str, *, in_group: bool = False, patience: Patience | None = None
     ) -> None:
         options = consumer_options(kafka, in_group=in_group)
         self.consumer: KafkaConsumer = connect(KafkaConsumer, options)

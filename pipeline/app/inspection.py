@@ -63,10 +63,7 @@ def describe(opened: Opened, user_id: str | None, item_id: str | None) -> dict[s
         **learner.digests(),
         "quality": learner.quality.cumulative(),
     }
-    described = (
-        ("user", user_id, learner.describe_user),
-        ("item", item_id, learner.describe_item),
-    )
+    described = (("user", user_id, learner.describe_user), ("item", item_id, learner.describe_item))
     for kind, name, describe_one in described:
         if name is not None:
             report[kind] = describe_one(name)

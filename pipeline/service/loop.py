@@ -13,14 +13,7 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from pipeline.errors import AfreshError
-from pipeline.events.batch import (
-    NO_UPDATE,
-    NOTHING_POLLED,
-    CatalogUpdate,
-    Polled,
-    RawBatch,
-    Reject,
-)
+from pipeline.events.batch import NO_UPDATE, NOTHING_POLLED, CatalogUpdate, Polled, RawBatch, Reject
 from pipeline.events.decode import Decoder
 from pipeline.outcome import Learner, Outcome
 from pipeline.persistence.checkpoint import Checkpoints

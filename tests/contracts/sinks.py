@@ -105,9 +105,8 @@ class KafkaWorld:
         return self.offsets()[self.source]
 
     def offsets(self) -> Mapping[TopicPartition, int | None]:
-        consumer = KafkaConsumer(
-            bootstrap_servers=self.address, group_id=self.kafka.group_id, isolation_level="read_committed"
-        )
+        options = {"group_id": self.kafka.group_id, "isolation_level": "read_committed"}
+        consumer = KafkaConsumer(bootstrap_servers=self.address, **options)
         offsets = {each: consumer.committed(KafkaPartition(*each)) for each in (self.source, self.other)}
         consumer.close(autocommit=False)
         return offsets

@@ -44,10 +44,8 @@ class KafkaWorld:
         self._producer = KafkaProducer(bootstrap_servers=broker)
 
     def publish(self, partition: int, timestamp: int, value: bytes | None, key: bytes | None = None) -> None:
-        sent = self._producer.send(
-            self.topic, value=value, key=key, partition=partition, timestamp_ms=timestamp
-        )
-        sent.get(timeout=20)
+        at = {"partition": partition, "timestamp_ms": timestamp}
+        self._producer.send(self.topic, value=value, key=key, **at).get(timeout=20)
 
     def source(self) -> Source:
         return KafkaSource(config(self._broker, self.topic), [self.topic], BatchConfig())

@@ -30,10 +30,9 @@ def config(address: str, group: str = "group", **more: object) -> KafkaConfig:
 def make_topic(address: str, topic: str, partitions: int = 1, configs: dict[str, str] | None = None) -> None:
     """Create a topic that keeps records of any age, and wait until it can be used."""
     admin = KafkaAdminClient(bootstrap_servers=address)
-    spec = {"num_partitions": partitions, "replication_factor": 1}
-    admin.create_topics(
-        {topic: spec | {"configs": {"retention.ms": "-1"} | (configs or {})}}, wait_for_metadata=True
-    )
+    configs = {"retention.ms": "-1"} | (configs or {})
+    spec = {"num_partitions": partitions, "replication_factor": 1, "configs": configs}
+    admin.create_topics({topic: spec}, wait_for_metadata=True)
     admin.close()
 
 

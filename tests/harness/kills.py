@@ -106,7 +106,7 @@ def kill_and_compare(site: Site, stream: Stream, seed: int) -> Outcome:
         **reference.digests(),
     }
     faults = [
-        f"{key}: {found[key]}, expected {expected[key]}" for key in expected if found[key] != expected[key]
+        f"{key}: {found[key]}, expected {value}" for key, value in expected.items() if found[key] != value
     ]
     faults += [f"learned {reference.events_learned}"] * (reference.events_learned != stream.truth.events)
     faults += stream.truth.wrong(newest)

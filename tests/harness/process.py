@@ -147,9 +147,8 @@ class Process:
 
         def checked() -> Answer:
             if self.code is not None:
-                raise AssertionError(
-                    f"exit code {self.code} before {what}; stderr ends:\n{self.said()[-2_000:]}"
-                )
+                end = self.said()[-2_000:]
+                raise AssertionError(f"exit code {self.code} before {what}; stderr ends:\n{end}")
             return met()
 
         return until(checked, what, wait_s)

@@ -86,9 +86,8 @@ def without_thresholds(expr: str) -> str:
     >>> without_thresholds('absent(up{job="afresh"})')
     'up{job="afresh"}'
     """
-    return re.sub(
-        r"\s*(?:==|!=|<=|>=|<|>)\s*-?[\d.]+(?![\w.])", "", re.sub(r"^absent\((.*)\)$", r"\1", expr.strip())
-    )
+    expr = re.sub(r"^absent\((.*)\)$", r"\1", expr.strip())
+    return re.sub(r"\s*(?:==|!=|<=|>=|<|>)\s*-?[\d.]+(?![\w.])", "", expr)
 
 
 def metric_names(expr: str) -> set[str]:

@@ -89,10 +89,8 @@ class Site:
     def start(self, command: str, *args: str, worker: str = "worker-0", program: str = "") -> Process:
         """Start a command with this site's configuration; `args` may set other values."""
         self._started += 1
-        name = f"{self._started:02d}-{command}-{worker}"
-        process = Process(
-            command, *self.options(worker), *args, folder=self.folder, name=name, program=program
-        )
+        name, args = f"{self._started:02d}-{command}-{worker}", (*self.options(worker), *args)
+        process = Process(command, *args, folder=self.folder, name=name, program=program)
         return self._open.enter_context(process)
 
     def run(self, worker: str = "worker-0") -> Process:
@@ -140,13 +138,10 @@ class Site:
         `places` receives the partition and offset of each.
         """
         producer = KafkaProducer(**producer_options(self.configured().kafka))
-        futures = [
-            producer.send(
-                self.events, key=record.key, value=record.value,
-                partition=key_hash(record.key) % self.partitions,
-            )
-            for record in records
-        ]  # fmt: skip
+        futures = []
+        for key, value in records:
+            partition = key_hash(key) % self.partitions
+            futures.append(producer.send(self.events, key=key, value=value, partition=partition))
         for future in futures:
             metadata = future.get(timeout=WAIT_S)
             if places is not None:

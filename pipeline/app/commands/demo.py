@@ -13,13 +13,7 @@ import msgspec
 
 from pipeline.app.file_options import NONE, add_column_options, recording_of
 from pipeline.errors import UsageError
-from pipeline.settings import (
-    CheckpointConfig,
-    EventsConfig,
-    KafkaConfig,
-    Settings,
-    TopicsConfig,
-)
+from pipeline.settings import CheckpointConfig, EventsConfig, KafkaConfig, Settings, TopicsConfig
 from producers.simulator.options import EVENTS, RATE, events_a_second, whole
 
 if TYPE_CHECKING:

@@ -17,15 +17,7 @@ from pipeline.kernels import kernel
 from pipeline.models.baselines.baseline import Baseline
 from pipeline.models.baselines.factors import factor_ranks
 from pipeline.models.embeddings import first_embeddings
-from pipeline.models.model import (
-    FloatArray,
-    IntArray,
-    Rows,
-    Scores,
-    Targets,
-    TrainingCandidates,
-    TrainResult,
-)
+from pipeline.models.model import FloatArray, IntArray, Rows, Scores, Targets, TrainingCandidates, TrainResult
 from pipeline.state.queries import Queries
 from pipeline.state.store import Column
 from pipeline.state.tables import IdTable
