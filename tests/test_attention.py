@@ -71,13 +71,6 @@ def test_a_users_vector_is_that_of_the_formula(heads: int) -> None:
         np.testing.assert_allclose(found[b].detach().numpy(), expected, rtol=2e-4, atol=2e-5)
 
 
-def test_weights_sum_to_one_over_the_window_and_to_zero_over_an_empty_one() -> None:
-    module = random_attention(2)
-    alpha = module.weights(*random_windows(4, [5, 2, 1, 0])).detach()
-    np.testing.assert_allclose(alpha.sum(2), [[1, 1], [1, 1], [1, 1], [0, 0]], atol=1e-6)
-    assert (alpha[1, :, 2:] == 0).all()
-
-
 def test_an_empty_window_gives_beta_and_finite_gradients() -> None:
     module = random_attention(2)
     items, *rest = random_windows(2, [0, 0])

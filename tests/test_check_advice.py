@@ -7,11 +7,9 @@ from typing import Any
 import pytest
 
 from consumers.memory import MemoryRecord
-from pipeline.app.check.advice import with_changes
 from pipeline.app.check.findings import Finding, Level
 from pipeline.app.check.items import check_items
 from pipeline.app.check.records import check_records
-from pipeline.errors import UsageError
 from pipeline.settings import EventsConfig, ItemsConfig, Settings
 
 NOW_MS = 1_800_000_000_000
@@ -134,13 +132,6 @@ def test_a_proposal_keeps_what_is_read_today() -> None:
     for hint in advice(some, Settings())[1:]:
         assert 'user_id = "userId"' not in hint  # it would read 10 records in the place of 30
         assert "set " not in hint or "then 40 of the newest 40" in hint
-
-
-def test_changes_are_settings_or_nothing() -> None:
-    changed = with_changes(Settings(), {"events.fields.item_id": "sku", "events.time_unit": "auto"})
-    assert (changed.events.fields, changed.events.time_unit) == ({"item_id": "sku"}, "auto")
-    with pytest.raises(UsageError):
-        with_changes(Settings(), {"events.time_unit": "weeks"})
 
 
 def found(make: Make, **fields: str) -> tuple[list[Finding], list[Finding]]:

@@ -1,8 +1,6 @@
 """Kill the loop at thousands of points and restart it: the end equals that of an unbroken run.
 
-Each life ends during some operation (a call of source, sink or learner, a line of the journal, a file of a
-checkpoint); the next one starts with new objects over what survived. The reference is a learner that repeats
-the journal's batches from an empty state.
+Each life ends in a call of source, sink or learner, a line of the journal or a file of a checkpoint.
 """
 
 import os

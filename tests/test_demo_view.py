@@ -100,7 +100,7 @@ def test_the_screen_fits_any_terminal(arms):
 def test_80_by_24_has_room_for_everything_and_little_room_for_the_most_important():
     def parts(width, height):
         text = "\n".join(rows_of(width, height, arms=arms_of(UPLIFT)))
-        signs = {"counts": "7 of 2,000", "plot": "┤", "models": "attention", "arms": "+8.0 ±1.0"}
+        signs = {"counts": "7 of 2,000", "plot": "┤", "models": "attention", "arms": "+8.2 ±1.0"}
         signs |= {"alarm": "▲ drift", "list": "[red]tea"}
         return {part for part, sign in signs.items() if sign in text}
 
@@ -255,7 +255,7 @@ def test_a_plain_line_has_every_model_and_what_was_clicked():
 def test_the_uplift_in_words_has_both_rates_and_the_interval_of_their_difference():
     assert list(uplift_lines(arms_of(UPLIFT))) == [
         "of 100 recommended items 12.3 were clicked and 0.40 bought",
-        "of 100 popular items 4.1 and 0.10: recommended +8.0 ±1.0 and +0.30 ±0.40",
+        "of 100 popular items 4.1 and 0.10: recommended +8.2 ±1.0 and +0.30 ±0.40",
         "of 100 random items - and -: recommended - and -",
     ]
     assert list(uplift_lines(())) == []

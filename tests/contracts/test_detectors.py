@@ -1,8 +1,4 @@
-"""The contract of drift detectors, over every detector of the registry.
-
-A detector finds changes of a mean in either direction, few where there is none, in bounded memory, and goes
-on after a restart as if there had been none.
-"""
+"""The contract of drift detectors, over every detector of the registry."""
 
 from collections.abc import Callable
 

@@ -1,5 +1,4 @@
-"""The contract of every source: order, offsets, reading again, commits, the listener. One suite over all of
-them."""
+"""The contract of every source: order, offsets, reading again, commits, the listener."""
 
 import importlib
 import inspect

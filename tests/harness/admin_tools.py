@@ -48,14 +48,9 @@ def right_of(arguments: list[str]) -> Right:
     parser.add_argument("--resource-pattern-type", default="literal")
     resource = parser.add_mutually_exclusive_group(required=True)
     for kind in ("topic", "group", "transactional-id"):
-        resource.add_argument(f"--{kind}")
+        resource.add_argument(f"--{kind}", dest="resource", type=lambda name, kind=kind: (kind, name))
     given = parser.parse_args(arguments)
-    kind, name = next(
-        (kind, name)
-        for kind in ("topic", "group", "transactional-id")
-        if (name := getattr(given, kind.replace("-", "_"))) is not None
-    )
-    return Right(given.allow_principal, given.operation, kind, name, given.resource_pattern_type)
+    return Right(given.allow_principal, given.operation, *given.resource, given.resource_pattern_type)
 
 
 class TopicAsked(NamedTuple):

@@ -17,11 +17,9 @@ Users = dict[str, list[object]]  # user -> [newest event time, digest of all eve
 
 
 class CountingLearner:
-    """Counts items over all partitions, and keeps each user's recent items.
+    """Counts items over all partitions, and lists each user's recent items, scored by their counts.
 
-    The model's digest depends on the boundaries, times and order of all batches; a user's on the order of
-    that user's events. A ranking holds the recent items, scored by their counts. Skipped or repeated records
-    raise AssertionError.
+    The model's digest depends on boundaries, times and order of all batches; a user's on that user's events.
     """
 
     def __init__(self, settings: Settings) -> None:

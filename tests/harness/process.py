@@ -32,8 +32,7 @@ Answer = TypeVar("Answer")
 
 
 def until(met: Callable[[], Answer], what: str, wait_s: float = WAIT_S) -> Answer:
-    """Evaluate `met` until its result is true, and return it. Raise AssertionError that names `what` at the
-    deadline."""
+    """Evaluate `met` until its result is true, and return it. Raise AssertionError at the deadline."""
     deadline = time.monotonic() + wait_s
     while not (answer := met()):
         if time.monotonic() > deadline:
@@ -68,9 +67,8 @@ def run_forked(args: Sequence[str], environment: Mapping[str, str], out: Path, e
 class Process:
     """`afresh COMMAND` in a process group of its own, its output in files; `log` is the file of stderr.
 
-    `program` "-m" starts a new interpreter, a file is run with the module and the arguments. Otherwise, where
-    `forks` is set, the command runs in a fork of a process that has loaded all code: four CPU seconds less.
-    As a context manager it kills the process at the end.
+    `program` "-m" starts a new interpreter; a file is run with the module and the arguments. Otherwise, where
+    `forks` is set, the command runs in a fork of a process with all code: four CPU seconds less.
     """
 
     forks = False
@@ -134,8 +132,7 @@ class Process:
         return self.code
 
     def end(self, number: int = signal.SIGTERM) -> float:
-        """Stop the process by a signal; return the seconds that it took. Raise AssertionError unless the
-        exit code is 0."""
+        """Stop the process by a signal; return the seconds. Raise AssertionError unless it exits with 0."""
         began = time.monotonic()
         self.tell(number)
         code = self.wait(2 * STOP_S)

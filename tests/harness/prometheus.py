@@ -1,7 +1,4 @@
-"""The queries of deploy/prometheus and deploy/grafana, and the programs that check and run them.
-
-Tests read the queries' text; `benchmarks/monitoring.py` sends them to a Prometheus that scrapes a service.
-"""
+"""The queries of deploy/prometheus and deploy/grafana, and the programs that check and run them."""
 
 import json
 import os

@@ -113,11 +113,7 @@ class Site:
         return report
 
     def keep_first_segment(self, worker: str = "worker-0") -> None:
-        """Create a worker's journal, and keep its first segment under a second name.
-
-        With a `checkpoint.keep` that no test reaches, the service deletes this segment alone, after its
-        first checkpoint.
-        """
+        """Keep a journal's first segment under a second name: it is deleted after the first checkpoint."""
         journal = Journal(self.state / worker)
         journal.open(0)
         journal.close()
@@ -133,10 +129,7 @@ class Site:
         return kept
 
     def send(self, records: Iterable[Sent], places: list[tuple[int, int]] | None = None) -> int:
-        """Send records as `replay` does, with the current time; return how many.
-
-        `places` receives the partition and offset of each.
-        """
+        """Send records as `replay` does; return how many. `places` receives partitions and offsets."""
         producer = KafkaProducer(**producer_options(self.configured().kafka))
         futures = []
         for key, value in records:
