@@ -26,8 +26,7 @@ FAR_FUTURE_MS = 10**15
 
 class NoLists:
     def __init__(self, sessions):
-        self.sessions, self.made = sessions, 0
-        self.rng = np.random.default_rng(5)
+        self.sessions, self.made, self.rng = sessions, 0, np.random.default_rng(5)
 
     def refresh(self):
         pass
@@ -36,17 +35,13 @@ class NoLists:
         return None
 
 
-class BestLists(NoLists):
-    """A recommender with access to the sessions; subclasses choose the best places."""
+class Perfect(NoLists):
+    """A recommender that knows the preferences of every user."""
 
     def of(self, user_id):
         user = np.array([int(user_id.partition("-")[2])])
         places = self.best(user, self.sessions.items.available(self.made))
         return Listed([item_name(int(self.sessions.items.item_P[place])) for place in places], FAR_FUTURE_MS)
-
-
-class Perfect(BestLists):
-    """Knows the preferences of every user."""
 
     def best(self, user, available):
         last = self.sessions.item_S[np.flatnonzero(self.sessions.user_S == user)]
@@ -54,8 +49,8 @@ class Perfect(BestLists):
         return available[np.argsort(-step)[:10]]
 
 
-class Guess(BestLists):
-    """Knows only what the user has consumed."""
+class Guess(Perfect):
+    """A recommender that knows only what the user has consumed."""
 
     def best(self, user, available):
         order = self.rng.permutation(available)

@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from harness.clients import config, make_topic, open_source
@@ -37,12 +38,6 @@ class Cluster:
         return {TopicPartition(topic, n) for topic, count in self.counts.items() for n in range(count)}
 
 
-class Joined(NamedTuple):
-    member_id: str
-    group_instance_id: str
-    metadata: ConsumerProtocolSubscription
-
-
 class Group:
     """A group of clients; it does with strategies what kafka-python's coordinator does, bytes included."""
 
@@ -53,21 +48,29 @@ class Group:
         self.topics: dict[str, set[str]] = {}
         self.held: dict[str, frozenset[TopicPartition]] = {}
 
-    def join(self, name: str, topics: Collection[str] = ()) -> None:
-        self.members[name] = CoPartitionAssignor()
-        self.topics[name] = set(topics) or self.cluster.topics()
-        self.held[name] = frozenset()
+    def join(self, *names: str, topics: Collection[str] = ()) -> None:
+        for name in names:
+            self.members[name] = CoPartitionAssignor()
+            self.topics[name] = set(topics) or self.cluster.topics()
+            self.held[name] = frozenset()
 
     def leave(self, name: str) -> None:
         del self.members[name], self.topics[name], self.held[name]
+
+    def restart(self, name: str) -> None:
+        self.leave(name)
+        self.settle()
+        self.join(name)
+        self.settle()
 
     def rebalance(self) -> bool:
         """Go through one generation; return whether partitions were revoked, so that another one follows."""
         self.generation += 1
         joined = []
         for name, assignor in self.members.items():
-            metadata = assignor.metadata(self.topics[name]).encode()
-            joined.append(Joined(f"{name}-id", name, ConsumerProtocolSubscription.decode(metadata)))
+            metadata = ConsumerProtocolSubscription.decode(assignor.metadata(self.topics[name]).encode())
+            ids = {"member_id": f"{name}-id", "group_instance_id": name}
+            joined.append(SimpleNamespace(**ids, metadata=metadata))
         answers = next(iter(self.members.values())).assign(self.cluster, joined)
         before, revoked = dict(self.held), False
         for name, assignor in self.members.items():
@@ -84,11 +87,7 @@ class Group:
         while self.rebalance():
             rounds += 1
             assert rounds <= 3
-        assert_once(self.held)
-
-
-def assert_once(held: Held) -> None:
-    assert sum(map(len, held.values())) == len(frozenset().union(*held.values()))
+        assert sum(map(len, self.held.values())) == len(frozenset().union(*self.held.values()))
 
 
 def numbers(held: Held) -> dict[str, set[int]]:
@@ -107,9 +106,8 @@ def assert_together(group: Group) -> None:
 
 
 COUNTS = st.dictionaries(st.sampled_from(["buys", "carts", "views"]), st.integers(1, 9), min_size=1)
-CHANGES = st.lists(
-    st.tuples(st.sampled_from(["join", "leave", "again", "grow"]), st.integers(0, 4)), max_size=8
-)
+KINDS = st.sampled_from(["join", "leave", "again", "grow"])
+CHANGES = st.lists(st.tuples(KINDS, st.integers(0, 4)), max_size=8)
 
 
 @given(COUNTS, CHANGES, st.booleans())
@@ -154,8 +152,7 @@ def assert_sticky(before: Mapping[str, set[int]], after: Mapping[str, set[int]])
 @pytest.mark.parametrize(("views", "buys", "workers", "sizes"), [(4, 4, 3, [2, 2, 4]), (3, 1, 2, [1, 3])])
 def test_numbers_are_not_split(views: int, buys: int, workers: int, sizes: list[int]) -> None:
     group = Group({"views": views, "buys": buys})
-    for number in range(workers):
-        group.join(f"worker-{number}")
+    group.join(*(f"worker-{number}" for number in range(workers)))
     group.settle()
     assert_together(group)
     assert sorted(len(mine) for mine in group.held.values()) == sizes
@@ -163,23 +160,16 @@ def test_numbers_are_not_split(views: int, buys: int, workers: int, sizes: list[
 
 def test_a_topic_that_a_worker_does_not_read_yet_waits_for_it(caplog: pytest.LogCaptureFixture) -> None:
     group = Group({"views": 4, "buys": 4})
-    for name in ("worker-0", "worker-1"):
-        group.join(name, topics=["views"])
+    group.join("worker-0", "worker-1", topics=["views"])
     group.settle()
     before = numbers(group.held)
-    group.leave("worker-1")
-    group.settle()
-    group.join("worker-1")
-    group.settle()
+    group.restart("worker-1")
     after = numbers(group.held)
     assert {name: len(mine) for name, mine in after.items()} == dict.fromkeys(before, 2)
     assert {topic for topic, _ in group.held["worker-0"]} == {"views"}
     assert {topic for topic, _ in group.held["worker-1"]} == {"views", "buys"}
     assert "topic buys: partitions [0, 1] are not read" in caplog.text
-    group.leave("worker-0")
-    group.settle()
-    group.join("worker-0")
-    group.settle()
+    group.restart("worker-0")
     assert_together(group)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from harness.streams import MINUTE_MS, START_MS, Batches, Event, copied, same, small_settings
+from harness.streams import MINUTE_MS, START_MS, Batches, Event, small_settings
 from slow_counts import HISTORY, Life, SlowCounts, slow_features, slow_sums
 
 from pipeline.events.batch import RawBatch
@@ -229,13 +229,3 @@ def test_the_popular_have_room_however_many_items_the_history_leads_to() -> None
     found = found_of(recommender.bank.candidates(list_queries(state, state.users.rows(["u"]))), 0)
     assert len(found) <= RETRIEVED + 3 * POPULAR + recommender.bank.least
     assert set(range(301, 340)) <= found.keys()
-
-
-def test_candidates_change_nothing(world: World) -> None:
-    stores = world.recommender.state.stores
-    before = {name: copied(store.columns()) for name, store in stores.items()}
-    first, second = (world.recommender.bank.candidates(world.queries) for _ in range(2))
-    for one, two in zip(first, second, strict=True):
-        np.testing.assert_array_equal(one, two)
-    for name, store in stores.items():
-        same(store.columns(), before[name])
