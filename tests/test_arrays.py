@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_decode import NOW, decoded, event
+from test_decode import NOW, decoded, event, refuse
 from test_fields import GA4, as_bytes, columns, only
 
 from consumers.memory import MemoryRecord
@@ -117,7 +117,6 @@ def test_an_array_of_more_than_a_thousand_elements_is_refused() -> None:
         ({"value": "items[].price"}, "value is read from 'items[].price', in an array that item_id is not"),
         ({"item_id": "orders[].items[].id"}, "expected a path through one array"),
         ({"item_id": "items[]id"}, "expected a path through one array"),
-        ({"item_id": "items[]..id"}, "expected a path through one array"),
         ({"item_id": "items[].id", "event_id": "items"}, "event_id is read from 'items', and item_id from"),
         ({"item_id": "items[].id", "value": "items.total"}, "of an array, and value from 'items.total'"),
         ({"item_id": "items[]", "value": "items[].price"}, "item_id is read from 'items[]', and value"),
@@ -137,16 +136,10 @@ def test_names_that_contradict_each_other_are_one_line(fields: dict[str, Any], s
 
 
 def test_ignored_types_need_no_user_and_no_item_and_are_counted() -> None:
-    records = [
-        b'{"event_type":"page_view"}',
-        b'{"event_type":"page_view","user_id":[],"timestamp_ms":"soon"}',
-        event(event_type=3),
-        event(event_type="buy"),
-        b'{"event_type":"Page_View"}',  # as the records spell it
-        b"\0\0\0\0\7" + b'{"event_type":"page_view"}',
-        b'{"event_type":"page_view"',
-        b'{"event_type":["page_view"]}',
-    ]
+    view = b'{"event_type":"page_view"}'
+    records = [view, b'{"event_type":"page_view","user_id":[],"timestamp_ms":"soon"}', event(event_type=3)]
+    records += [event(event_type="buy"), view.replace(b"page", b"Page"), b"\0\0\0\0\7" + view, view[:-1]]
+    records += [b'{"event_type":["page_view"]}']
     batch = decoded(*records, roles={"page_view": "ignore", "3": "ignore"})
     assert batch.ignored == {"page_view": 3, "3": 1}
     assert batch.events.types == ["buy"]
@@ -190,8 +183,6 @@ def test_a_debezium_table_of_events_is_read_as_the_guide_maps_it() -> None:
     ]  # fmt: skip
 
 
-# Quick and careful
-
 leaves = st.sampled_from(["", "ann", "tea", 7, NOW, 5.5, None, True, [], "look", "e1"])
 lines = st.lists(
     st.dictionaries(st.sampled_from(["id", "sku", "price", "event_id"]), leaves, max_size=4) | leaves,
@@ -217,16 +208,12 @@ MAPPINGS: list[dict[str, str | list[str]]] = [
 ]
 
 
-def raise_unexpected(text: str) -> None:
-    raise ValueError(text)
-
-
 @given(st.lists(documents, max_size=3), st.sampled_from(MAPPINGS), st.booleans(), st.booleans())
 def test_a_quick_reading_is_a_careful_one(records: Any, fields: Any, ignoring: bool, with_key: bool) -> None:
     """The careful reader looks at one value after the other; the quick one must never differ from it."""
     config = EventsConfig(fields=fields, roles={"look": "ignore"} if ignoring else {})
     quick, careful = (Decoder(config, TopicsConfig(), 2_000) for _ in range(2))
-    careful._parse = raise_unexpected if careful._parse else None
+    careful._parse = refuse if careful._parse else None
     key = b"key" if with_key else None
     given = [MemoryRecord("events", 0, n, NOW, key, as_bytes(each)) for n, each in enumerate(records)]
     polled = Polled((Span("events", 0, 0, len(given)),), list(given), np.zeros(len(given), np.int32))

@@ -28,6 +28,8 @@ from pipeline.persistence.shard_files import ShardFiles, parse
 from pipeline.settings import CheckpointConfig, KafkaConfig, ModelConfig, Settings
 from pipeline.state.shards import Shard, Snapshot
 
+Log = pytest.LogCaptureFixture
+
 
 def saved(folder: Path | str, rounds: int = 1, settings: Settings | None = None) -> Worker:
     """Learn and save `rounds` times, four events each, as the only worker of a group."""
@@ -52,15 +54,12 @@ def manifests(folder: Path) -> list[Path]:
     return sorted((folder / "worker-0").glob("manifest-*.json"))
 
 
-@given(
-    st.dictionaries(
-        st.text("abcdef./", min_size=1, max_size=8),
-        st.sampled_from([np.float32, np.float64, np.int32, np.int64, np.uint8, np.bool_]).flatmap(
-            lambda kind: arrays.arrays(kind, arrays.array_shapes(min_dims=0, min_side=0, max_side=4))
-        ),
-        max_size=4,
-    )
-)
+kinds = st.sampled_from([np.float32, np.float64, np.int32, np.int64, np.uint8, np.bool_])
+shapes = arrays.array_shapes(min_dims=0, min_side=0, max_side=4)
+columns = kinds.flatmap(lambda kind: arrays.arrays(kind, shapes))
+
+
+@given(st.dictionaries(st.text("abcdef./", min_size=1, max_size=8), columns, max_size=4))
 def test_packed_arrays_are_unpacked_unchanged(columns: dict[str, Any]) -> None:
     turned = {name: array.T for name, array in columns.items()}  # not in C order
     back = unpack(pack(turned, {}))
@@ -102,9 +101,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("part", ["model", "shard", "manifest"])
-def test_the_previous_checkpoint_replaces_a_damaged_one(
-    tmp_path: Path, part: str, damage: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_previous_one_replaces_a_damaged_one(tmp_path: Path, part: str, damage: str, caplog: Log) -> None:
     worker = saved(tmp_path, rounds=2)
     newest = manifests(tmp_path)[-1]
     name = msgspec.json.decode(newest.read_bytes())[part]["name"] if part != "manifest" else newest.name

@@ -52,10 +52,8 @@ def refused(value: bytes | None, **config: Any) -> tuple[str, str]:
 
 
 def test_a_full_event_fills_every_column() -> None:
-    full = event(
-        event_type="buy", timestamp_ms=NOW - 5, value=2.5, event_id="e1", session_id="s", ranking_id="r",
-        context={"page": "home"}, unknown=[1, {"deep": None}],
-    )  # fmt: skip
+    more = {"session_id": "s", "ranking_id": "r", "context": {"page": "home"}, "unknown": [1, {"deep": None}]}
+    full = event(event_type="buy", timestamp_ms=NOW - 5, value=2.5, event_id="e1", **more)
     batch = decoded(full, timestamp=NOW - 1)
     events = batch.events
     assert (batch.seq, batch.now_ms, batch.spans, batch.rejects) == (3, NOW, (Span("events", 0, 0, 1),), [])
@@ -74,11 +72,9 @@ def test_what_an_event_leaves_out_has_its_default() -> None:
 
 
 def test_events_know_the_span_that_they_came_from() -> None:
-    records = [MemoryRecord("events", index % 2, index, NOW, None, event()) for index in range(3)]
-    spans = (Span("events", 0, 0, 3), Span("events", 1, 1, 2))
-    polled = Polled(spans, list(records), np.array([0, 1, 0], np.int32))
-    events = Decoder(EventsConfig(), TopicsConfig(), LIMIT).decode(0, NOW, polled).events
-    assert events.source_B.tolist() == [0, 1, 0]
+    topics = TopicsConfig(events=["one", "two"])
+    records = [MemoryRecord(topic, 0, 0, NOW, None, event()) for topic in ("one", "two", "one")]
+    assert decoded(*records, topics=topics).events.source_B.tolist() == [0, 1, 0]
 
 
 GOOD_TIMES = {
@@ -114,6 +110,11 @@ def test_what_is_no_time_since_1980_is_refused(unit: str, time: object) -> None:
     assert [reject.reason for reject in batch.rejects] == ["bad_time"]
 
 
+def test_times_at_the_borders_are_good() -> None:
+    times = [EARLIEST_MS, NOW + AHEAD_MS]
+    assert decoded(*(event(timestamp_ms=time) for time in times)).events.time_ms_B.tolist() == times
+
+
 @given(st.integers(EARLIEST_MS, NOW))
 def test_no_unit_is_mistaken_for_another(time_ms: int) -> None:
     for time in (time_ms / 1000, time_ms, time_ms * 1000, time_ms * 1_000_000):
@@ -136,24 +137,19 @@ BAD = [
     ("not_json", b'\xef\xbb\xbf{"user_id":"ann","item_id":"tea"}'),
     ("not_json", b'{"user_id":"ann","item_id":"tea","ignored":"\\ud800"}'),
     ("too_deep", b'{"user_id":"ann","item_id":"tea","ignored":' + b"[" * 150 + b"]" * 150 + b"}"),
-    ("too_deep", b'{"user_id":' * 160),
     ("not_object", b'[{"user_id":"ann","item_id":"tea"}]'),
     ("missing_field", b'{"item_id":"tea"}'),
     ("reserved_id", event(user_id="__default__")),
     ("wrong_type", event(item_id=["tea"])),
     ("wrong_type", event(value="5")),
-    ("wrong_type", b'{"user_id":"ann","user_id":5.5,"item_id":"tea"}'),
     ("empty_id", event(user_id="")),
     ("long_id", event(item_id="ü" * 129)),
     ("long_id", event(user_id=int("9" * 257))),
     ("not_finite", b'{"user_id":' + b"9" * 1900 + b'9e999,"item_id":"tea"}'),
     ("long_id", event(event_type="x" * 257)),
-    ("not_finite", event(ignored=math.nan)),
-    ("not_finite", b'{"user_id":"ann","item_id":"tea","value":1e999}'),
     ("not_finite", b'{"user_id":"ann","item_id":"tea","value":1' + b"0" * 400 + b"}"),
     ("bad_time", event(timestamp_ms=EARLIEST_MS - 1)),
     ("bad_time", event(timestamp_ms=NOW + AHEAD_MS + 1)),
-    ("bad_time", event(timestamp_ms=int("9" * 400))),
     ("bad_time", b'{"user_id":"ann","item_id":"tea","timestamp_ms":1e999}'),
 ]
 
@@ -176,11 +172,6 @@ def test_details_name_the_users_field_and_the_value() -> None:
 def test_ids_are_text_byte_for_byte() -> None:
     texts = ["0444778", "nan", "1e5", " a ", "ü" * 128, "x" * 256, "\u0000", "null"]
     assert decoded(*(event(user_id=text, item_id=text) for text in texts)).events.user_ids == texts
-
-
-def test_times_at_the_borders_are_good() -> None:
-    times = [EARLIEST_MS, NOW + AHEAD_MS]
-    assert decoded(*(event(timestamp_ms=time) for time in times)).events.time_ms_B.tolist() == times
 
 
 def test_depth_is_judged_alike_however_little_stack_is_left() -> None:
@@ -207,8 +198,8 @@ def test_strings_that_never_end_are_scanned_in_linear_time() -> None:
     assert not too_deep(b"[" * 100 + b"]" * 100 + b"{" * 20 + b'"' + b'\\"[' * 300_000)
 
 
-def refuse_constant(name: str) -> None:
-    raise ValueError(name)
+def refuse(text: str) -> None:
+    raise ValueError(text)
 
 
 def finite(number: float) -> bool:
@@ -232,7 +223,7 @@ def right_type(name: str, got: object) -> bool:
 def acceptable(value: bytes) -> dict[str, Any] | None:
     """The oracle: the event if the bytes are a good one, by `json` and one check after the other."""
     try:
-        pairs = json.loads(value.decode(), object_pairs_hook=list, parse_constant=refuse_constant)
+        pairs = json.loads(value.decode(), object_pairs_hook=list, parse_constant=refuse)
         json.dumps(pairs, ensure_ascii=False).encode()  # lone surrogates can't be written
     except ValueError:
         return None
