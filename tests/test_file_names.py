@@ -50,10 +50,7 @@ def test_an_export_is_read_by_the_names_of_the_topic(tmp_path: Path) -> None:
     [
         ("who.id,sku,at,kind,price", Columns("who.id", "sku", "at", "kind", "price")),
         ("user,item,timestamp,event,value", Columns()),
-        (
-            "user_id,item_id,timestamp_ms,event_type",
-            Columns("user_id", "item_id", "timestamp_ms", "event_type"),
-        ),
+        ("user_id,item_id,timestamp_ms", Columns("user_id", "item_id", "timestamp_ms")),
         ("price,kind,event,sku,item,at,user,who.id", Columns("who.id", "sku", "at", "kind", "price")),
         ("user,sku,at", Columns("user", "sku", "at")),  # a type and a value are optional
     ],
