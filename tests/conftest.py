@@ -31,10 +31,7 @@ _numbers = itertools.count()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Move the longest tests to the start of each half, where each of two processes begins.
-
-    At the end, one process would be idle while the other runs them.
-    """
+    """Move the longest tests to the start of each half, where each of two processes begins."""
     early = [[item for item in items if item.path.name in files] for files in LONGEST]
     rest = [item for item in items if not any(item.path.name in files for files in LONGEST)]
     cut = max(0, len(items) // 2 - len(early[0]))

@@ -1,12 +1,11 @@
 """A world in which the loop can be killed at any operation.
 
-The log, the group's commits, the records that the broker has taken, the folder and the journal survive a
-crash. Everything else is created again for the next life, as in a new process.
+Topics, commits, the checkpoints' folder and the journal survive a crash; all else is created again.
 """
 
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +46,13 @@ class Fate:
     """Counts operations, and ends the process at operation `last` (-1: never)."""
 
     def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.done = 0
-        self.last = -1
+        self.random, self.done, self.last = random.Random(seed), 0, -1
 
     def due(self) -> bool:
-        """Count an operation; return whether it is the last one."""
         self.done += 1
         return self.done == self.last
 
     def strike(self, *_: object) -> None:
-        """Count an operation, and crash if it is the last one."""
         if self.due():
             raise Crash
 
@@ -88,7 +83,6 @@ class FatedFolder(UrlFolder):
         self.fate = fate
 
     def write(self, name: str, data: bytes) -> None:
-        """Write, or crash before, during or after it."""
         if self.fate.due():
             path = Path(self.url, f"{name}.part")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +92,6 @@ class FatedFolder(UrlFolder):
         self.fate.strike()
 
     def delete(self, name: str) -> None:
-        """Delete, or crash before."""
         self.fate.strike()
         super().delete(name)
 
@@ -107,19 +100,15 @@ class SlowReceipt:
     """Acknowledged by `wait`, or by the second call of `done`."""
 
     def __init__(self, sink: "SlowSink") -> None:
-        self.sink = sink
-        self.acknowledged = False
-        self.asked = 0
+        self.sink, self.acknowledged, self.asked = sink, False, 0
 
     def done(self) -> bool:
-        """Return whether the broker has taken the batch."""
         self.asked += 1
         if self.asked == 2:
             self.sink.deliver(self)
         return self.acknowledged
 
     def wait(self, timeout_s: float) -> None:
-        """Take the batch."""
         self.sink.deliver(self)
 
     def acknowledged_ms(self) -> None:
@@ -132,8 +121,7 @@ class SlowSink:
     commits_offsets = False
 
     def __init__(self, outbox: Outbox, fate: Fate) -> None:
-        self.taken = MemorySink(outbox)
-        self.fate = fate
+        self.taken, self.fate = MemorySink(outbox), fate
         self.open: list[tuple[SlowReceipt, Sequence[Ranking], Sequence[Reject]]] = []
 
     def publish(self, publication: Publication, offsets: Mapping[TopicPartition, int]) -> SlowReceipt:
@@ -158,7 +146,6 @@ class SlowSink:
                 return
 
     def close(self) -> None:
-        """Take the rest."""
         if self.open:
             self.deliver(self.open[-1][0])
 
@@ -168,12 +155,9 @@ class RestlessSource(MemorySource):
 
     def __init__(self, log: MemoryLog, fate: Fate, clock: ManualClock) -> None:
         super().__init__(log)
-        self.fate = fate
-        self.clock = clock
-        self.idle = False
+        self.fate, self.clock, self.idle = fate, clock, False
 
     def poll(self, max_events: int, max_wait_s: float) -> Polled:
-        """Return one to `max_events` records."""
         self.clock.advance(0.3)
         polled = super().poll(self.fate.random.randint(1, max_events), max_wait_s)
         self.idle = not polled
@@ -188,7 +172,6 @@ class GradualItems(MemoryItems):
         self.learner = learner
 
     def poll(self) -> tuple[CatalogUpdate, bool]:
-        """Return the next record if it is due."""
         (at,) = self._next.values()
         if at * EVENTS_AN_ITEM > self.learner.events_learned:
             return NO_UPDATE, True
@@ -196,7 +179,6 @@ class GradualItems(MemoryItems):
 
     @property
     def idle(self) -> bool:
-        """Whether all due records are read."""
         (at,) = self._next.values()
         return at >= self._log.end(ITEMS) or at * EVENTS_AN_ITEM > self.learner.events_learned
 
@@ -205,18 +187,11 @@ class World:
     """What survives a crash, and the lives of the worker."""
 
     def __init__(self, folder: Path, make: Any, settings: Settings, log: MemoryLog, seed: int) -> None:
-        self.folder = folder
-        self.make = make
-        self.settings = settings
-        self.log = log
-        self.items = item_log(seed)
-        self.fate = Fate(seed)
-        self.clock = ManualClock(START_MS)
-        self.outbox = Outbox()
-        self.crashes = 0
+        self.folder, self.make, self.settings = folder, make, settings
+        self.log, self.items, self.outbox = log, item_log(seed), Outbox()
+        self.fate, self.clock, self.crashes = Fate(seed), ManualClock(START_MS), 0
 
     def decoder(self) -> Decoder:
-        """Create the decoder of one life."""
         return Decoder(self.settings.events, self.settings.topics, self.settings.limits.record_bytes)
 
     def journal(self) -> Journal:
@@ -233,19 +208,16 @@ class World:
         return Journal(self.folder / self.settings.kafka.worker_id, keep_all=True, write=write)
 
     def sink(self) -> SlowSink:
-        """Create the sink of one life."""
         return SlowSink(self.outbox, self.fate)
 
     def live(self, operations: int = -1) -> Learner | None:
         """Run a process until everything is learned; return None if it crashed at operation `operations`."""
         fate = self.fate
         fate.done, fate.last = 0, operations
-        learner = self.make(self.settings)
-        sink = self.sink()
+        learner, sink, journal = self.make(self.settings), self.sink(), self.journal()
         source = RestlessSource(self.log, fate, self.clock)
-        journal = self.journal()
-        checkpoints = Checkpoints(FatedFolder(str(self.folder), fate), self.settings)
         items = GradualItems(self.items, learner)
+        checkpoints = Checkpoints(FatedFolder(str(self.folder), fate), self.settings)
         fated = Fated(source, fate), self.decoder(), Fated(sink, fate)
         adapters = Adapters(*fated, self.clock, Observer(), Fated(items, fate))
         loop = Loop(Fated(learner, fate), adapters, self.settings, Durability(checkpoints, journal))
@@ -264,7 +236,6 @@ class World:
 
 
 def settings_for(folder: Path) -> Settings:
-    """Return settings under which batches are small and checkpoints frequent."""
     return Settings(
         topics=TopicsConfig(events=list(TOPICS)),
         events=EventsConfig(fields={"item_id": ["lines[].id", "item_id"]}, roles={"look": "ignore"}),
@@ -280,10 +251,7 @@ BAD_LINE = {"id": ""}
 
 
 def fill(log: MemoryLog, records: int, seed: int) -> None:
-    """Append records of a few users, with gaps in the offsets.
-
-    Of twelve records about one is bad, one is ignored, and two have several lines, one of them perhaps bad.
-    """
+    """Append records with gaps in the offsets; some are bad, ignored, or hold several lines."""
     chance = random.Random(seed)
     for number in range(records):
         topic, partition = chance.choice(log.partitions())
@@ -293,19 +261,15 @@ def fill(log: MemoryLog, records: int, seed: int) -> None:
         if kind in (2, 3):
             fields["lines"] = [{"id": f"i{chance.randrange(9)}"} for _ in range(chance.randint(1, 12))]
             fields["lines"] += [BAD_LINE] * chance.randrange(2)
-        log.append(
-            chance.choice(SPOILED if kind == 0 else IGNORED) if kind < 2 else msgspec.json.encode(fields),
-            topic=topic,
-            partition=partition,
-            timestamp=START_MS + 10 * number,
-            skip=chance.randrange(5) // 4,
-        )
+        value = msgspec.json.encode(fields)
+        if kind < 2:
+            value = chance.choice(SPOILED if kind == 0 else IGNORED)
+        at = {"topic": topic, "partition": partition, "timestamp": START_MS + 10 * number}
+        log.append(value, **at, skip=chance.randrange(5) // 4)
 
 
 def item_log(seed: int) -> MemoryLog:
-    """Return an items topic that withdraws items of `fill`, makes them available again, and announces
-    items without events; one record is bad.
-    """
+    """Return an items topic that withdraws, readmits and announces items; one record is bad."""
     chance, log = random.Random(seed), MemoryLog({"items": 1})
     for number in range(40):
         item = f"i{chance.randrange(16)}"
@@ -315,18 +279,15 @@ def item_log(seed: int) -> MemoryLog:
 
 
 def is_spoiled(record: Record) -> bool:
-    """Return whether a record of `fill`, or a line of it, is bad."""
     return record.value in SPOILED or (record.value not in IGNORED and BAD_LINE in lines_of(record))
 
 
 def events_in(record: Record) -> int:
-    """Return how many events a record of `fill` is."""
     if record.value in (*SPOILED, *IGNORED):
         return 0
     return sum(line != BAD_LINE for line in lines_of(record)) or 1
 
 
 def lines_of(record: Record) -> list[dict[str, str]]:
-    """Return the lines of a record of `fill`."""
     found: list[dict[str, str]] = msgspec.json.decode(record.value or b"").get("lines", [])
     return found

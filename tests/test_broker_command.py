@@ -1,5 +1,6 @@
 """`afresh broker` and the embedded broker: it reports its address, ends when asked, leaves nothing behind."""
 
+import errno
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ from kafka import KafkaConsumer, TopicPartition
 from pipeline.errors import UsageError
 from producers.embedded_broker import EmbeddedBroker
 
+Start = Callable[..., Process]
 pytestmark = pytest.mark.kafka
 
 
@@ -33,7 +35,6 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 
 def address(process: Process) -> str:
-    """Return the address of the first line."""
     process.until(process.printed, "the address")
     first_line = re.fullmatch(r"bootstrap_servers=(127\.0\.0\.1:\d+)\n", process.printed())
     assert first_line, process.printed()
@@ -42,13 +43,8 @@ def address(process: Process) -> str:
 
 def refuses_connections(server: str) -> bool:
     host, port = server.split(":")
-    try:
-        socket.create_connection((host, int(port)), 1).close()
-    except ConnectionRefusedError:
-        return True
-    except OSError:  # it is about to end
-        pass
-    return False
+    with socket.socket() as client:
+        return client.connect_ex((host, int(port))) == errno.ECONNREFUSED
 
 
 def scratch_folders(folder: Path) -> list[Path]:
@@ -56,9 +52,7 @@ def scratch_folders(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_signal_ends_the_broker_and_removes_its_folder(
-    start: Callable[..., Process], number: signal.Signals, tmp_path: Path
-) -> None:
+def test_a_signal_ends_the_broker_and_removes_its_folder(start: Start, number: int, tmp_path: Path) -> None:
     process = start()
     server = address(process)
     make_topic(server, "events")
@@ -69,7 +63,7 @@ def test_a_signal_ends_the_broker_and_removes_its_folder(
     until(lambda: not scratch_folders(tmp_path), "the folder is removed")
 
 
-def test_data_in_a_given_folder_is_kept(start: Callable[..., Process], tmp_path: Path) -> None:
+def test_data_in_a_given_folder_is_kept(start: Start, tmp_path: Path) -> None:
     options = ("--data", str(tmp_path / "data"))
     process = start(*options)
     server = address(process)
@@ -81,7 +75,7 @@ def test_data_in_a_given_folder_is_kept(start: Callable[..., Process], tmp_path:
     consumer.close()
 
 
-def test_a_port_that_is_in_use_or_impossible_is_an_error(start: Callable[..., Process]) -> None:
+def test_a_port_that_is_in_use_or_impossible_is_an_error(start: Start) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -93,7 +87,7 @@ def test_a_port_that_is_in_use_or_impossible_is_an_error(start: Callable[..., Pr
     assert start(port=70_000, name="impossible").wait() == 2
 
 
-def test_a_broker_that_dies_ends_the_command(start: Callable[..., Process]) -> None:
+def test_a_broker_that_dies_ends_the_command(start: Start) -> None:
     process = start()
     address(process)
     pid = process._process.pid

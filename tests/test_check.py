@@ -4,8 +4,6 @@ import dataclasses
 import fcntl
 import json
 import re
-import socket
-import sys
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,9 +15,8 @@ from harness.clients import config, make_topic
 from harness.workers import Worker, publish, settings_for
 from kafka import KafkaAdminClient, KafkaProducer
 
-from consumers.kafka.survey import GroupSeen, Rights, Survey, TopicSeen, survey
-from consumers.memory import MemoryLog, MemoryRecord
-from pipeline.app import cli
+from consumers.kafka.survey import GroupSeen, Rights, Survey, TopicSeen
+from consumers.memory import MemoryRecord
 from pipeline.app.check.cluster import check_cluster
 from pipeline.app.check.findings import Finding, Level, as_line, ok, show, warn
 from pipeline.app.check.machine import checkpoint, checkpoint_offsets, import_names, port, worker_runs
@@ -35,8 +32,7 @@ from pipeline.settings import (
 )
 from producers.kafka.records import key_hash
 
-pytestmark = pytest.mark.usefixtures("logging_as_before")
-
+TOPICS = ("events", "items", "recommendations", "dead_letters", "drift")
 NOW_MS = 1_800_000_000_000
 DAY_MS = 86_400_000
 ALL: Rights = frozenset({"READ", "WRITE", "CREATE", "DESCRIBE"})
@@ -44,6 +40,7 @@ GOOD = {
     "cleanup.policy": "delete", "max.message.bytes": "1048588", "message.timestamp.type": "CreateTime",
     "min.insync.replicas": "1", "retention.bytes": "-1", "retention.ms": str(7 * DAY_MS),
 }  # fmt: skip
+LARGE = GOOD | {"max.message.bytes": "12582912"}
 COMPACT = GOOD | {"cleanup.policy": "compact"}
 SAVED = Settings(
     kafka=KafkaConfig(
@@ -51,7 +48,6 @@ SAVED = Settings(
     ),
     checkpoint=CheckpointConfig(path="/state"),
 )
-ROOT = Path(cli.__file__).parents[2]
 
 
 def seen(group: GroupSeen | None = None, **topics: TopicSeen) -> Survey:
@@ -60,9 +56,7 @@ def seen(group: GroupSeen | None = None, **topics: TopicSeen) -> Survey:
         "events": TopicSeen("events", True, ALL, "", 4, (), 1, 1, GOOD),
         "items": TopicSeen("items", True, ALL, "", 1, (), 1, 1, COMPACT),
         "recommendations": TopicSeen("recommendations", True, ALL, "", 4, (), 1, 1, COMPACT),
-        "dead_letters": TopicSeen(
-            "events.dead-letter", True, ALL, "", 1, (), 1, 1, GOOD | {"max.message.bytes": "12582912"}
-        ),
+        "dead_letters": TopicSeen("events.dead-letter", True, ALL, "", 1, (), 1, 1, LARGE),
         "drift": TopicSeen("events.drift", True, ALL, "", 1, (), 1, 1, GOOD),
     } | topics
     by_name = {topic.name: topic for topic in by_key.values()}
@@ -72,8 +66,7 @@ def seen(group: GroupSeen | None = None, **topics: TopicSeen) -> Survey:
 
 def changed(key: str, **changes: Any) -> Survey:
     """That cluster with one topic changed: its fields, or its configs (names with a dot)."""
-    keys = ("events", "items", "recommendations", "dead_letters", "drift")
-    topic = dict(zip(keys, seen().topics.values(), strict=True))[key]
+    topic = dict(zip(TOPICS, seen().topics.values(), strict=True))[key]
     configs = topic.configs | {name: value for name, value in changes.items() if "." in name}
     fields = {name: value for name, value in changes.items() if "." not in name}
     return seen(**{key: dataclasses.replace(topic, **({"configs": configs} | fields))})
@@ -108,9 +101,9 @@ ACL = "--allow-principal 'User:shop' --operation Read --group afresh$"
     [
         (changed("events", rights=frozenset({"DESCRIBE"})), "fault", "READ is denied.*Read --topic events$"),
         (changed("recommendations", rights=frozenset()), "fault", "WRITE is denied.*--operation Write"),
+        (changed("events", **ABSENT), "fault", "nothing to learn.*--create-topics.*--create --topic events"),
         (changed("drift", **UNSEEN), "fault", "denies DESCRIBE.*User:shop' --operation Write"),
         (changed("items", **UNSEEN), "warn", "denies DESCRIBE.*Read --topic items"),
-        (changed("events", **ABSENT), "fault", "nothing to learn.*--create-topics.*--create --topic events"),
         (changed("items", **ABSENT), "warn", "no item can be withdrawn.*cleanup.policy=compact"),
         (changed("drift", **ABSENT), "warn", "afresh run creates it.*--topic events.drift"),
         (changed("drift", **(ABSENT | {"rights": frozenset()})), "fault", "CREATE is denied.*administrator"),
@@ -137,18 +130,12 @@ def test_a_problem_of_a_cluster_is_reported_with_its_fix(cluster: Survey, level:
     assert re.search(words, f"{problem.found} -> {problem.to_do}")
 
 
-def test_a_missing_events_topic_proposes_similar_ones() -> None:
+def test_a_problem_of_several_topics_is_reported() -> None:
     missing = TopicSeen("events", False, ALL, "E")
     cluster = seen(events=missing, other=dataclasses.replace(MORE, name="shop-events"))
     assert "there is shop-events" in only(check_cluster(cluster, SAVED), Level.FAULT).to_do
-
-
-def test_one_replica_is_a_warning_where_there_are_more_brokers() -> None:
     several = dataclasses.replace(seen(), brokers=3)
     assert {finding.found[:11] for finding in problems(check_cluster(several, SAVED))} == {"one replica"}
-
-
-def test_events_topics_with_different_numbers_of_partitions_are_a_warning() -> None:
     settings = msgspec.structs.replace(SAVED, topics=TopicsConfig(events=["events", "more"]))
     problem = only(check_cluster(seen(more=MORE), settings), Level.WARN)
     assert "events has 4, more has 6" in problem.found
@@ -163,12 +150,10 @@ def test_a_transactional_id_is_checked_where_transactions_are_on() -> None:
     assert problem.to_do.endswith("--operation Write --transactional-id afresh-worker-0")
 
 
-def event(
-    user: str, partition: int, offset: int = 0, key: bytes | None = b"", **fields: object
-) -> MemoryRecord:
+def event(user: str, partition: int, key: bytes | None = b"", **fields: object) -> MemoryRecord:
     """A record of an event; `key` b"": the user's id."""
     value = json.dumps({"user_id": user, "item_id": "i", "timestamp_ms": NOW_MS} | fields).encode()
-    return MemoryRecord("events", partition, offset, NOW_MS, user.encode() if key == b"" else key, value)
+    return MemoryRecord("events", partition, 0, NOW_MS, user.encode() if key == b"" else key, value)
 
 
 def placed(user: str, partitions: int = 4) -> MemoryRecord:
@@ -190,10 +175,7 @@ def test_events_keyed_by_user_id_in_the_partitions_of_murmur2_have_no_problem() 
     assert any(finding.found == "click 40 (positive)" for finding in findings)
 
 
-def by_crc32(user: str) -> MemoryRecord:
-    return event(user, zlib.crc32(user.encode()) % 4)
-
-
+BY_CRC32 = [event(user, zlib.crc32(user.encode()) % 4) for user in map("u{}".format, range(20))]
 OLD, NEW = (event("ann", 2, timestamp_ms=NOW_MS - days * DAY_MS) for days in (11, 9))
 LIMITS = LimitsConfig(user_ttl_days=10, item_ttl_days=20)
 
@@ -210,9 +192,7 @@ LIMITS = LimitsConfig(user_ttl_days=10, item_ttl_days=20)
         ([OLD, OLD, NEW], "warn", "2 of the newest 3 .*user_ttl_days = 10: .*--set limits.user_ttl_days=0$"),
     ],
 )
-def test_a_problem_of_keys_or_times_is_reported_with_its_fix(
-    records: list[MemoryRecord], level: str, words: str
-) -> None:
+def test_a_problem_of_keys_or_times_is_reported(records: list[MemoryRecord], level: str, words: str) -> None:
     found = [each for each in problems(checked(records, limits=LIMITS)) if re.search(words, as_line(each))]
     assert [problem.level for problem in found] == [level]
 
@@ -236,9 +216,7 @@ def test_one_partition_needs_no_keys_and_few_old_events_are_no_problem() -> None
         (b"not json", "not_json: 1, such as events-0 offset 7", "fix the producer"),
     ],
 )  # fmt: skip
-def test_records_that_do_not_decode_are_reported_by_reason_with_a_setting_that_fixes_them(
-    value: bytes, reason: str, to_do: str
-) -> None:
+def test_records_that_do_not_decode_have_a_setting(value: bytes, reason: str, to_do: str) -> None:
     whole, example, *_ = problems(checked([raw(value)], partitions=1))
     assert (whole.level, example.level) == (Level.FAULT, Level.FAULT)
     assert "1 of the newest 1 record would be dead letters, more than limits.max_dead" in whole.found
@@ -260,11 +238,8 @@ def test_a_few_bad_records_are_a_warning_and_mapped_records_have_no_problem() ->
 
 def test_records_of_several_events_and_ignored_records_are_counted_as_records() -> None:
     events = EventsConfig(fields={"item_id": "lines[].sku"}, roles={"look": "ignore"})
-    records = [
-        raw(b'{"user_id":"ann","lines":[{"sku":1},{"sku":2},{"sku":3}]}'),
-        raw(b'{"event_type":"look"}'),
-        raw(b'{"user_id":"ann","lines":[{"sku":1},{}]}'),
-    ]
+    values = [b'{"user_id":"ann","lines":[{"sku":1},{"sku":2},{"sku":3}]}', b'{"event_type":"look"}']
+    records = [*map(raw, values), raw(b'{"user_id":"ann","lines":[{"sku":1},{}]}')]
     assert "1 of the newest 3 records would be dead letters" in checked(records, events=events)[0].found
     (fine, *_) = checked(records[:2], events=events)
     assert fine.found == "the newest 2 records decode, 1 of them are ignored"

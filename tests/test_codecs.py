@@ -31,6 +31,8 @@ from producers.kafka.sink import KafkaSink
 
 pytestmark = pytest.mark.kafka
 Name = Callable[[str], str]
+Log = pytest.LogCaptureFixture
+Broken = tuple[KafkaConfig, str]  # [kafka] and a topic
 
 CODECS = {"gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}  # with the number that a record batch has for it
 EVENTS = 400  # a topic
@@ -73,17 +75,11 @@ def batches_of(broker: str, topic: str) -> list[tuple[int, int]]:
 
 def event(number: int, item: str) -> bytes:
     """Return an event that is three kilobytes with what is not read of it."""
-    record = {
-        "user_id": f"u{number % 40}",
-        "item_id": item,
-        "timestamp_ms": now_ms(),
-        "context": {"page": f"{number:04d}" * 720},
-    }
-    return json.dumps(record).encode()
+    record = {"user_id": f"u{number % 40}", "item_id": item, "timestamp_ms": now_ms()}
+    return json.dumps(record | {"context": {"page": f"{number:04d}" * 720}}).encode()
 
 
 def send(broker: str, topic: str, values: Iterable[bytes], codec: str | None) -> None:
-    """Write records as one batch, or few."""
     producer = KafkaProducer(
         bootstrap_servers=broker, compression_type=codec, batch_size=4 << 20, linger_ms=2_000,
         max_request_size=8 << 20,
@@ -96,8 +92,7 @@ def send(broker: str, topic: str, values: Iterable[bytes], codec: str | None) ->
 
 
 def fill(site: Site, in_java: bool) -> None:
-    """Write a large batch by each codec to an events topic of its own, and items by each codec to the items
-    topic.
+    """Write a large batch by each codec to a topic of its own, and items by each to one topic.
 
     `in_java`: the broker compresses the events, as the topic's `compression.type` says.
     """
@@ -124,7 +119,7 @@ def withdrawn(item: str) -> bytes:
     return json.dumps({"item_id": item, "available": False}).encode()
 
 
-def test_a_service_reads_every_codec_on_every_topic_and_writes_one(
+def test_a_service_reads_every_codec_and_writes_one(
     broker: str, request: pytest.FixtureRequest, topic_name: Name, tmp_path: Path
 ) -> None:
     stem = topic_name("codecs")
@@ -155,12 +150,10 @@ def test_a_service_reads_every_codec_on_every_topic_and_writes_one(
 
 
 def too_large(service: Process) -> dict[str, float]:
-    """Return the counts of records that were larger than their topic takes."""
     return {name: n for name, n in service.metrics().items() if "records_too_large" in name and n}
 
 
 def readable(found: Iterable[Finding]) -> set[str]:
-    """Return the topics of which `check` has read records."""
     read = [each for each in found if each.about.startswith("records of ") and "newest" in each.found]
     return {each.about.removeprefix("records of ") for each in read}
 
@@ -179,13 +172,8 @@ def watched_codecs(settings: Settings) -> set[str]:
     return users
 
 
-# batches that can't be read
-
-
 @pytest.fixture
-def broken(
-    embedded_broker: str, topic_name: Name, monkeypatch: pytest.MonkeyPatch
-) -> tuple[KafkaConfig, str]:
+def broken(embedded_broker: str, topic_name: Name, monkeypatch: pytest.MonkeyPatch) -> Broken:
     """A topic with good batches, and between them one that is broken for each codec.
 
     On the embedded broker alone: Apache Kafka looks into each batch that is written.
@@ -201,27 +189,20 @@ def broken(
     return config(embedded_broker, topic), topic
 
 
-def test_a_batch_that_can_not_be_read_is_one_record_that_says_so_at_every_read(
-    broken: tuple[KafkaConfig, str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unreadable_batch_is_one_record_at_every_read(broken: Broken, caplog: Log) -> None:
     kafka, topic = broken
     source, _ = open_source(kafka, topic)
     polled = [record for batch in poll_until(source, 19) for record in batch.records]
-    offsets = [
-        *range(3),
-        *itertools.chain(*([52 + 53 * n, *range(53 + 53 * n, 56 + 53 * n)] for n in range(4))),
-    ]
+    last = [52 + 53 * n for n in range(4)]  # of each broken batch
+    offsets = [*range(3), *(offset for at in last for offset in range(at, at + 4))]
     assert [record.offset for record in polled] == offsets
     bad = [record for record in polled if getattr(record, "unreadable", "")]
-    assert [(record.offset, record.value, record.key) for record in bad] == [
-        (52 + 53 * n, None, None) for n in range(4)
-    ]
+    assert [(record.offset, record.value, record.key) for record in bad] == [(at, None, None) for at in last]
     assert bad[0].unreadable.startswith("the record batch at offsets 3 to 52 can't be read: ")
     assert {record.stands_for for record in bad} == {50}
     span = Span(topic, 0, 2, offsets[-1] + 1)
-    assert [(r.offset, r.value) for r in source.read((span,), None).records] == [
-        (r.offset, r.value) for r in polled[2:]
-    ]
+    again = source.read((span,), None).records
+    assert [(r.offset, r.value) for r in again] == [(r.offset, r.value) for r in polled[2:]]
     inside = Span(topic, 0, 20, 54)  # begins within the batch
     assert [r.offset for r in source.read((inside,), None).records] == [52, 53]
     source.close()
@@ -229,9 +210,7 @@ def test_a_batch_that_can_not_be_read_is_one_record_that_says_so_at_every_read(
     assert len(warned) == 2  # of the member and of the reader, each once a partition
 
 
-def test_a_broken_batch_of_items_is_a_dead_letter_and_the_next_ones_are_read(
-    broken: tuple[KafkaConfig, str],
-) -> None:
+def test_a_broken_batch_of_items_is_a_dead_letter_and_the_next_ones_are_read(broken: Broken) -> None:
     kafka, topic = broken
     items = KafkaItems(kafka, topic)
     items.start({})
@@ -241,16 +220,15 @@ def test_a_broken_batch_of_items_is_a_dead_letter_and_the_next_ones_are_read(
         some, whole = items.poll()
         news.append(some)
     items.close()
-    assert {change.item_id for some in news for change in some.changes} == {
-        f"{stem}-{n}" for stem in ("first", *CODECS) for n in range(3)
-    }
+    expected = {f"{stem}-{n}" for stem in ("first", *CODECS) for n in range(3)}
+    assert {change.item_id for some in news for change in some.changes} == expected
     bad = [each for some in news for each in some.bad]
     assert Counter(each.reason for each in bad) == {"unreadable_batch": 4}
     assert "offsets 3 to 52" in bad[0].detail
 
 
 def test_check_tells_what_can_not_be_read(
-    broken: tuple[KafkaConfig, str], topic_name: Name, monkeypatch: pytest.MonkeyPatch
+    broken: Broken, topic_name: Name, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kafka, topic = broken
     empty = topic_name("empty")

@@ -60,9 +60,7 @@ def test_without_sources_every_setting_has_its_default_whatever_variables_others
         ("kafka.options.client_rack=eu", "options", {"client_rack": "eu"}),
     ],
 )
-def test_typed_text_is_a_toml_value_where_that_fits_and_itself_otherwise(
-    text: str, key: str, value: object
-) -> None:
+def test_typed_text_is_a_toml_value_where_that_fits(text: str, key: str, value: object) -> None:
     read = getattr(load_settings(None, [text], {}).kafka, key)
     assert read == value
     assert type(read) is type(value)
@@ -72,8 +70,6 @@ def test_typed_text_is_a_toml_value_where_that_fits_and_itself_otherwise(
     ("text", "words"),
     [
         ("batch_size=big", "'big' (--set): expected a whole number, at least 0"),
-        ("batch_size=1.5", "1.5 (--set): expected a whole number"),
-        ("request_timeout_ms=x", "'x' (--set): expected a whole number, at least 1"),
         ("request_timeout_ms=0", "0 (--set): expected a whole number, at least 1"),
         ("request_timeout_ms=50", "expected more than kafka.options.fetch_max_wait_ms = 100"),
         ("session_timeout_ms=500", "expected more than kafka.options.heartbeat_interval_ms = 1000"),
@@ -81,14 +77,12 @@ def test_typed_text_is_a_toml_value_where_that_fits_and_itself_otherwise(
         ("fetch_max_bytes=3000000000", "at least 1 and at most 2147483647"),
         ("max_in_flight_requests_per_connection=6", "at least 1 and at most 5"),
         ("check_crcs=1", "expected true or false"),
-        ("retries=many", "expected a whole number"),
         ("send_buffer_bytes=true", "expected a whole number"),
         ("compression_type=zip", "expected one of none, gzip, snappy, lz4, zstd"),
         ("client_id=7", "expected text"),
         ("ssl_keyfile=/nowhere", "expected a file that exists"),
         ("api_version=3.9", 'such as "3.9"'),
         ("ssl_context=x", "only a Python program can set this option"),
-        ("selector=x", "only a Python program can set this option"),
         ("lingerms=5", "did you mean linger_ms?"),
         ("acks=1", "afresh sets this option itself"),
         ("bootstrap_timeout_ms=9", "set kafka.start_timeout_s"),
@@ -125,20 +119,16 @@ def test_every_command_ends_at_a_wrong_option(command: str, capsys: pytest.Captu
     assert shown.err.count("\n") == 1
 
 
-def test_no_excluded_types_differs_from_the_default() -> None:
-    assert load_settings(None, [], {}).rank.exclude_event_types is None
-    assert load_settings(None, ["rank.exclude_event_types=[]"], {}).rank.exclude_event_types == []
-
-
 def test_entries_are_merged_over_the_layers_and_may_hold_dots(tmp_path: Path) -> None:
     config = write(tmp_path, '[events.roles]\nbuy = "positive"\nsee = "neutral"')
-    settings = load_settings(
-        config, ["events.roles.cart.add=neutral"], {"AFRESH_EVENTS__ROLES__SEE": "exposure"}
-    )
+    environ = {"AFRESH_EVENTS__ROLES__SEE": "exposure"}
+    settings = load_settings(config, ["events.roles.cart.add=neutral"], environ)
     assert settings.events.roles == {"buy": "positive", "see": "exposure", "cart.add": "neutral"}
 
 
-def test_events_topics_are_an_array_or_a_table_with_default_types() -> None:
+def test_topics_are_an_array_or_a_table_and_no_excluded_type_differs_from_the_default() -> None:
+    assert load_settings(None, [], {}).rank.exclude_event_types is None
+    assert load_settings(None, ["rank.exclude_event_types=[]"], {}).rank.exclude_event_types == []
     array = load_settings(None, ['topics.events=["a", "b"]'], {}).topics
     assert array.event_topics() == {"a": "click", "b": "click"}
     table = load_settings(None, ["topics.events.shop.orders=purchase"], {}).topics
@@ -154,14 +144,11 @@ def test_an_unknown_key_names_the_nearest_one_and_its_origin(tmp_path: Path) -> 
     assert error_of(config).startswith(expected)
 
 
-def test_an_unknown_table_lists_the_tables(tmp_path: Path) -> None:
+def test_an_unknown_table_names_the_nearest_one_or_all_and_nothing_that_it_holds(tmp_path: Path) -> None:
     message = error_of(write(tmp_path, "[zzzz]"))
     assert "[zzzz] (file " in message
     assert "expected a known table, one of [kafka], [topics]" in message
     assert "expected a known setting" in error_of(write(tmp_path, "kafka = 1"))
-
-
-def test_a_misspelt_table_names_the_nearest_one_and_shows_nothing_of_what_it_holds(tmp_path: Path) -> None:
     config = write(tmp_path, '[kafkas]\nsasl_password = "hush"')
     assert error_of(config) == f"[kafkas] (file {config}): expected a known table; did you mean [kafka]?"
 
@@ -173,16 +160,12 @@ SASL = ("kafka.security_protocol=SASL_SSL", "kafka.sasl_mechanism=PLAIN", "kafka
     ("sets", "words"),
     [
         (["batch.max_events=0"], "batch.max_events = 0 (--set): expected a whole number, at least 1"),
-        (["batch.max_events=many"], "batch.max_events = 'many' (--set): expected a whole number, at least 1"),
         (["model.attention.dim=2000"], "expected a whole number, at least 4 and at most 1024"),
         (["model.name=atention"], "expected one of attention, sasrec, ncf, popularity"),
         (["kafka.transactions=yes"], "kafka.transactions = 'yes' (--set): expected true or false"),
         (["rank.exclude_event_types=purchase"], "'purchase' (--set): expected an array of text"),
         (["checkpoint.interval_s=nan"], "expected a finite number, above 0"),
-        (
-            ["events.weights.buy=inf"],
-            "weights.buy = inf (--set): expected a finite number, at least 0",
-        ),
+        (["events.weights.buy=inf"], "weights.buy = inf (--set): expected a finite number, at least 0"),
         (["events.positive_from.rating=good"], "positive_from.rating = 'good' (--set): expected a finite"),
         (["events.time_unit=us"], "events.time_unit = 'us' (--set): expected one of auto, iso, ms, s"),
         (["events.roles.buy=good"], "events.roles.buy = 'good' (--set): expected one of exposure, ignore"),
@@ -191,7 +174,6 @@ SASL = ("kafka.security_protocol=SASL_SSL", "kafka.sasl_mechanism=PLAIN", "kafka
         (["checkpoint.path=/c", "checkpoint.journal=s3://b/j"], "expected a local folder, as it is written"),
         (["checkpoint.journal=/j"], "'/j' (--set): expected nothing while checkpoint.path"),
         (["kafka.worker_id=a/b"], "kafka.worker_id = 'a/b' (--set): expected a folder name"),
-        (["kafka.worker_id=.."], "expected a folder name"),
         (["kafka.bootstrap_servers=kafka:9092,"], "expected host:port, several with commas"),
         (["kafka.bootstrap_servers=http://kafka:9092"], "expected host:port"),
         (["kafka.group_id="], "kafka.group_id = '' (--set): expected text that is not empty"),
@@ -215,7 +197,6 @@ SASL = ("kafka.security_protocol=SASL_SSL", "kafka.sasl_mechanism=PLAIN", "kafka
         (["events.positive_from.returned=3"], "expected a type of the role positive, not negative"),
         (["events.positive_from.stars=3", "events.roles.stars=neutral"], "role positive, not neutral"),
         (["metrics.address=9464"], "expected host:port, such as 127.0.0.1:9464"),
-        (["metrics.address=::1:9464"], "expected host:port"),
         (["metrics.address=localhost:99999"], "expected host:port with a port from 0"),
         (["events.fields.user=uid"], "did you mean events.fields.user_id?"),
         (['events.fields={items = "i"}'], "did you mean events.fields.item_id?"),
@@ -228,24 +209,15 @@ def test_a_wrong_configuration_is_one_line_with_what_was_expected(sets: tuple[st
     assert words in error_of(sets=sets)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *(f"metrics.address={address}" for address in ("", "127.0.0.1:0", "[::1]:9464", "localhost:9464")),
-        "kafka.bootstrap_servers=kafka-1.example:9092, 10.0.0.1:9092,[::1]:9092,kafka",
-    ],
-)
-def test_addresses_of_every_kind_are_accepted(text: str) -> None:
-    name, _, address = text.partition("=")
-    table, key = name.split(".")
-    assert getattr(getattr(load_settings(None, [text], {}), table), key) == address
+def test_addresses_of_every_kind_are_accepted() -> None:
+    for address in ("", "127.0.0.1:0", "[::1]:9464", "localhost:9464"):
+        assert load_settings(None, [f"metrics.address={address}"], {}).metrics.address == address
+    servers = "kafka-1.example:9092, 10.0.0.1:9092,[::1]:9092,kafka"
+    assert load_settings(None, [f"kafka.bootstrap_servers={servers}"], {}).kafka.bootstrap_servers == servers
 
 
-def test_a_file_has_typed_values(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_one_line_and_its_values_have_types(tmp_path: Path) -> None:
     assert "expected a whole number" in error_of(write(tmp_path, '[batch]\nmax_events = "512"'))
-
-
-def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     assert "No such file or directory; expected a readable TOML file" in error_of(tmp_path / "none.toml")
     assert "expected TOML in UTF-8" in error_of(write(tmp_path, "[kafka"))
     latin = tmp_path / "latin.toml"
@@ -283,22 +255,14 @@ def test_describe_hides_secrets_and_logins_and_is_toml() -> None:
     assert 'checkpoint.path = "s3://********@bucket/path"' in text
 
 
-def test_an_item_s_field_has_one_name_or_several() -> None:
-    sets = ["items.fields.item_id=['sku', 'id']", "items.fields.available=in_stock"]
-    fields = load_settings(None, sets, {}).items.fields
-    assert fields == {"item_id": ["sku", "id"], "available": "in_stock"}
-
-
 def test_describe_read_back_gives_the_same_settings(tmp_path: Path) -> None:
-    sets = [
-        'kafka.group_id=a"b\\c\té\x7f☃😀',
-        "rank.exclude_event_types=['buy']",
-        "topics.events={'a.b' = 'buy'}",
-    ]
+    sets = ['kafka.group_id=a"b\\c\té\x7f☃😀', "rank.exclude_event_types=['buy']"]
+    sets += ["topics.events={'a.b' = 'buy'}", "items.fields.item_id=['sku', 'id']"]
     environ = {"AFRESH_EVENTS__WEIGHTS": "{buy = 2.5, see = 1e-7}", "AFRESH_CHECKPOINT__PATH": "/data"}
     settings = load_settings(None, sets, environ)
     text = describe(settings)
     assert load_settings(write(tmp_path, text), [], {}) == settings
+    assert settings.items.fields == {"item_id": ["sku", "id"]}
     assert set(tomllib.loads(text)) == {field.name for field in msgspec.structs.fields(Settings)}
 
 
@@ -312,5 +276,5 @@ def test_the_journal_lies_beside_a_local_checkpoint() -> None:
 def test_events_topics_of_unequal_size_are_a_warning() -> None:
     sources = [TopicPartition("clicks", number) for number in range(3)]
     assert not partition_counts_warning(sources)
-    assert not partition_counts_warning([*sources, *(source._replace(topic="orders") for source in sources)])
+    assert not partition_counts_warning([*sources, *(each._replace(topic="orders") for each in sources)])
     assert "(clicks 3, orders 1)" in partition_counts_warning([*sources, TopicPartition("orders", 0)])

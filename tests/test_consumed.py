@@ -15,11 +15,8 @@ Events = list[tuple[int, int, bool]]  # user, item, whether it is to be added
 
 
 def columns(events: Events) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # type: ignore[type-arg]
-    return (
-        np.array([user for user, _, _ in events], np.int32),
-        np.array([item for _, item, _ in events], np.int32),
-        np.array([wanted for _, _, wanted in events], np.bool_),
-    )
+    users, items, wanted = zip(*events, strict=True) if events else ([], [], [])
+    return np.array(users, np.int32), np.array(items, np.int32), np.array(wanted, np.bool_)
 
 
 def add_plainly(held: dict[int, list[int]], events: Events) -> None:
@@ -39,9 +36,8 @@ def check(consumed: Consumed, held: dict[int, list[int]], status: np.ndarray) ->
         block = values[border[place] : border[place + 1]]
         alive = [item for item in block.tolist() if item >= 0 and status[item] in known]
         assert alive == consumed.of(user, status).tolist()
-    taken = sorted(
-        (int(s), int(s + r)) for s, r in zip(consumed.start.data, consumed.room.data, strict=True) if r
-    )
+    start, room = consumed.start.data, consumed.room.data
+    taken = sorted(zip(start[room > 0].tolist(), (start + room)[room > 0].tolist(), strict=True))
     assert all(stop <= start for (_, stop), (start, _) in itertools.pairwise(taken))
 
 
@@ -110,9 +106,8 @@ def test_what_a_block_drops_is_independent_of_reclaiming() -> None:
         if swept:
             consumed.remove_references(0, 1, status == SWEPT)
         consumed.add(*columns([(0, item, True) for item in range(10, 25)]), status)
-        contents.append(
-            (consumed.of(0, status).tolist(), consumed.size.data.tolist(), consumed.room.data.tolist())
-        )
+        sizes = consumed.size.data.tolist(), consumed.room.data.tolist()
+        contents.append((consumed.of(0, status).tolist(), *sizes))
     assert contents[0] == contents[1]
     assert contents[0][0] == [1, 3, *range(10, 25)]
 

@@ -1,8 +1,6 @@
 """Kill the loop at thousands of points and restart it: the end equals that of an unbroken run.
 
-Each life ends during some operation (a call of source, sink or learner, a line of the journal, a file of a
-checkpoint); the next one starts with new objects over what survived. The reference is a learner that repeats
-the journal's batches from an empty state.
+Each life ends in a call of source, sink or learner, a line of the journal or a file of a checkpoint.
 """
 
 import os
@@ -13,20 +11,18 @@ import msgspec
 import pytest
 from crashes import ITEMS, TOPICS, World, events_in, fill, is_spoiled, settings_for
 from harness.learners import CountingLearner
+from harness.workers import changed, repeat
 
 from consumers.memory import MemoryLog, MemorySource
 from pipeline.events.batch import Record
 from pipeline.events.records import DEFAULT_USER, Ranking
 from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
-from pipeline.service.loop import with_catalog
-from pipeline.settings import ModelConfig, Settings
+from pipeline.settings import Settings
 
 
 def small_recommender(settings: Settings) -> Recommender:
-    return Recommender(
-        msgspec.structs.replace(settings, model=ModelConfig(tables={"attention": {"dim": 8, "history": 8}}))
-    )
+    return Recommender(changed(settings, model__tables={"attention": {"dim": 8, "history": 8}}))
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +32,6 @@ def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Reference(NamedTuple):
-    """The end of an unbroken run."""
-
     digests: dict[str, str]
     events_learned: int
     newest: dict[str, Ranking]
@@ -46,18 +40,12 @@ class Reference(NamedTuple):
 def never_killed(world: World) -> Reference:
     """Repeat the batches of a world's journal from an empty state."""
     learner = world.make(world.settings)
-    source, decoder = MemorySource(world.log), world.decoder()
-    newest: dict[str, Ranking] = {}
-    for entry in Journal(world.folder / world.settings.kafka.worker_id).entries(0):
-        polled = source.read(entry.spans, entry.order_R)
-        raw = with_catalog(decoder.decode(entry.seq, entry.now_ms, polled), entry.catalog)
-        outcome = learner.step(raw)
-        newest.update((ranking.user_id, ranking) for ranking in outcome.rankings)
+    journal = Journal(world.folder / world.settings.kafka.worker_id)
+    newest = repeat(journal, learner, MemorySource(world.log), world.decoder())
     return Reference(learner.digests(), learner.events_learned, newest)
 
 
 def make_world(folder: Path, make: Any, events: int, seed: int) -> World:
-    """Return a new world with a filled log."""
     log = MemoryLog(TOPICS)
     fill(log, events, seed)
     return World(folder, make, settings_for(folder), log, seed)
@@ -81,12 +69,10 @@ def assert_as_if_never_killed(world: World) -> None:
 
 
 def catalog_read(world: World, learner: Any) -> list[Record]:
-    """Return the records of the items topic that were read."""
     return list(world.items.read(ITEMS, 0, learner.item_offsets.get(ITEMS, 0)))
 
 
 def shown(world: World) -> set[str]:
-    """Return all items of the newest lists."""
     return {item.item_id for ranking in world.outbox.newest.values() for item in ranking.items}
 
 
@@ -106,17 +92,9 @@ def of_users(newest: dict[str, Ranking]) -> dict[str, Ranking]:
 
 
 @pytest.mark.parametrize(
-    ("make", "stride", "seed"),
-    [
-        pytest.param(CountingLearner, 1, 0, id="counting-0"),
-        pytest.param(CountingLearner, 1, 1, id="counting-1"),
-        pytest.param(small_recommender, 17, 0, id="recommender"),
-    ],
+    ("make", "stride", "seed"), [(CountingLearner, 1, 0), (CountingLearner, 1, 1), (small_recommender, 17, 0)]
 )
-def test_one_crash_at_any_operation_changes_nothing(
-    tmp_path: Path, make: Any, stride: int, seed: int
-) -> None:
-    """Crash a run over 110 records at every `stride`-th operation."""
+def test_a_crash_at_any_operation_changes_nothing(tmp_path: Path, make: Any, stride: int, seed: int) -> None:
     whole = make_world(tmp_path / "whole", make, 110, seed)
     assert whole.live() is not None
     operations = whole.fate.done
@@ -129,13 +107,9 @@ def test_one_crash_at_any_operation_changes_nothing(
 
 @pytest.mark.parametrize(
     ("make", "rows"),
-    [
-        pytest.param(CountingLearner, 50, id="counting"),
-        pytest.param(small_recommender, 2, id="recommender"),
-    ],
+    [pytest.param(CountingLearner, 50, id="counting"), pytest.param(small_recommender, 2, id="recommender")],
 )
 def test_crashes_in_a_row_change_nothing(tmp_path: Path, make: Any, rows: int) -> None:
-    """Crash runs over 300 records again and again."""
     crashes = 0
     for seed in range(rows):
         world = make_world(tmp_path / str(seed), make, 300, seed)

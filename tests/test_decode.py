@@ -52,10 +52,8 @@ def refused(value: bytes | None, **config: Any) -> tuple[str, str]:
 
 
 def test_a_full_event_fills_every_column() -> None:
-    full = event(
-        event_type="buy", timestamp_ms=NOW - 5, value=2.5, event_id="e1", session_id="s", ranking_id="r",
-        context={"page": "home"}, unknown=[1, {"deep": None}],
-    )  # fmt: skip
+    more = {"session_id": "s", "ranking_id": "r", "context": {"page": "home"}, "unknown": [1, {"deep": None}]}
+    full = event(event_type="buy", timestamp_ms=NOW - 5, value=2.5, event_id="e1", **more)
     batch = decoded(full, timestamp=NOW - 1)
     events = batch.events
     assert (batch.seq, batch.now_ms, batch.spans, batch.rejects) == (3, NOW, (Span("events", 0, 0, 1),), [])
@@ -65,44 +63,24 @@ def test_a_full_event_fills_every_column() -> None:
     assert (events.value_B.tolist(), events.source_B.tolist()) == ([2.5], [0])
 
 
-@pytest.mark.parametrize(
-    "value", [event(), event(event_type=None, timestamp_ms=None, value=None, event_id=None)]
-)
-def test_what_an_event_leaves_out_has_its_default(value: bytes) -> None:
-    events = decoded(value, timestamp=NOW - 7).events
-    assert (events.types, events.event_ids, events.time_ms_B.tolist()) == (["click"], [None], [NOW - 7])
-    assert math.isnan(events.value_B[0])
+def test_what_an_event_leaves_out_has_its_default() -> None:
+    empty = event(event_type=None, timestamp_ms=None, value=None, event_id=None)
+    events = decoded(event(), empty, timestamp=NOW - 7).events
+    assert (events.types, events.event_ids) == (["click"] * 2, [None] * 2)
+    assert events.time_ms_B.tolist() == [NOW - 7] * 2
+    assert np.isnan(events.value_B).all()
 
 
 def test_events_know_the_span_that_they_came_from() -> None:
-    records = [MemoryRecord("events", index % 2, index, NOW, None, event()) for index in range(3)]
-    spans = (Span("events", 0, 0, 3), Span("events", 1, 1, 2))
-    polled = Polled(spans, list(records), np.array([0, 1, 0], np.int32))
-    events = Decoder(EventsConfig(), TopicsConfig(), LIMIT).decode(0, NOW, polled).events
-    assert events.source_B.tolist() == [0, 1, 0]
-
-
-def test_an_empty_poll_gives_empty_columns() -> None:
-    events = decoded().events
-    assert len(events) == 0
-    assert events.time_ms_B.dtype == np.int64
-    assert events.value_B.dtype == np.float64
-
-
-def test_field_names_of_the_user_are_read() -> None:
-    fields = {"user_id": "uid", "item_id": "sku", "timestamp_ms": "at", "event_type": "kind"}
-    value = json.dumps({"uid": "ann", "sku": "tea", "at": NOW - 1, "kind": "buy", "item_id": 5}).encode()
-    events = decoded(value, fields=fields).events
-    assert (events.user_ids, events.item_ids, events.types) == (["ann"], ["tea"], ["buy"])
-    assert events.time_ms_B.tolist() == [NOW - 1]
+    topics = TopicsConfig(events=["one", "two"])
+    records = [MemoryRecord(topic, 0, 0, NOW, None, event()) for topic in ("one", "two", "one")]
+    assert decoded(*records, topics=topics).events.source_B.tolist() == [0, 1, 0]
 
 
 GOOD_TIMES = {
     "ms": [1_600_000_000_123, 1_600_000_000_123.0],
     "s": [1_600_000_000.123],
-    "iso": [
-        "2020-09-13T12:26:40.123Z", "2020-09-13 14:26:40.123+02:00", "2020-09-13T12:26:40.123",
-    ],
+    "iso": ["2020-09-13T12:26:40.123Z", "2020-09-13 14:26:40.123+02:00", "2020-09-13T12:26:40.123"],
     "auto": [
         1_600_000_000.123, 1_600_000_000_123, 1_600_000_000_123.0, 1_600_000_000_123_456,
         1_600_000_000_123_456_789, "2020-09-13T12:26:40.123Z", "2020-09-13 14:26:40.123+02:00",
@@ -126,15 +104,15 @@ def test_times_are_read_in_their_unit(unit: str, time: object) -> None:
     assert decoded(event(timestamp_ms=time), time_unit=unit).events.time_ms_B.tolist() == [1_600_000_000_123]
 
 
-def test_whole_seconds_are_seconds() -> None:
-    batch = decoded(event(timestamp_ms=1_600_000_000), time_unit="s")
-    assert batch.events.time_ms_B.tolist() == [1_600_000_000_000]
-
-
 @pytest.mark.parametrize(("unit", "time"), by_unit(BAD_TIMES))
 def test_what_is_no_time_since_1980_is_refused(unit: str, time: object) -> None:
     batch = decoded(event(timestamp_ms=time), time_unit=unit)
     assert [reject.reason for reject in batch.rejects] == ["bad_time"]
+
+
+def test_times_at_the_borders_are_good() -> None:
+    times = [EARLIEST_MS, NOW + AHEAD_MS]
+    assert decoded(*(event(timestamp_ms=time) for time in times)).events.time_ms_B.tolist() == times
 
 
 @given(st.integers(EARLIEST_MS, NOW))
@@ -152,62 +130,26 @@ def test_an_append_time_that_cannot_be_is_zero(timestamp: int) -> None:
 
 BAD = [
     ("too_large", event(note="x" * LIMIT)),
-    ("not_utf8", b'{"user_id":"ann","item_id":"\xff"}'),
     ("not_utf8", b'{"user_id":"ann","item_id":"tea","ignored":"\xff"}'),
     ("not_utf8", b'{"user_id":"ann","item_id":"\xed\xa0\x80"}'),
     ("not_json", b""),
-    ("not_json", b"hello"),
-    ("not_json", b'{"user_id":"ann","item_id":"tea"'),
     ("not_json", b'{"user_id":"ann","item_id":"tea"} {}'),
-    ("not_json", b'{"user_id":"ann","item_id":"tea","value":01}'),
-    ("not_json", b'{"user_id":"ann\x00","item_id":"tea"}'),
     ("not_json", b'\xef\xbb\xbf{"user_id":"ann","item_id":"tea"}'),
-    ("not_json", b'{"user_id":"\\ud800","item_id":"tea"}'),
-    ("not_json", b'{"user_id":"ann","item_id":"\\udc00\\ud800"}'),
     ("not_json", b'{"user_id":"ann","item_id":"tea","ignored":"\\ud800"}'),
-    ("not_json", b'{"a":' * 100),
     ("too_deep", b'{"user_id":"ann","item_id":"tea","ignored":' + b"[" * 150 + b"]" * 150 + b"}"),
-    ("too_deep", b'{"user_id":' * 160),
-    ("not_object", b"[]"),
     ("not_object", b'[{"user_id":"ann","item_id":"tea"}]'),
-    ("not_object", b"null"),
-    ("not_object", b'"ann"'),
-    ("missing_field", b"{}"),
-    ("missing_field", b'{"user_id":"ann"}'),
     ("missing_field", b'{"item_id":"tea"}'),
     ("reserved_id", event(user_id="__default__")),
-    ("wrong_type", event(user_id=5.0)),
-    ("wrong_type", event(user_id=False)),
-    ("wrong_type", b'{"user_id":1e3,"item_id":"tea"}'),
-    ("missing_field", event(item_id=None)),
     ("wrong_type", event(item_id=["tea"])),
-    ("wrong_type", event(event_type=True)),
-    ("wrong_type", event(timestamp_ms="2020-09-13")),
-    ("wrong_type", event(timestamp_ms=True)),
     ("wrong_type", event(value="5")),
-    ("wrong_type", event(value=False)),
-    ("wrong_type", event(event_id=7.5)),
-    ("wrong_type", b'{"user_id":"ann","user_id":5.5,"item_id":"tea"}'),
     ("empty_id", event(user_id="")),
-    ("empty_id", event(item_id="")),
-    ("long_id", event(user_id="x" * 257)),
     ("long_id", event(item_id="ü" * 129)),
-    ("long_id", event(event_id="x" * 257)),
     ("long_id", event(user_id=int("9" * 257))),
     ("not_finite", b'{"user_id":' + b"9" * 1900 + b'9e999,"item_id":"tea"}'),
     ("long_id", event(event_type="x" * 257)),
-    ("not_finite", event(value=math.nan)),
-    ("not_finite", event(value=-math.inf)),
-    ("not_finite", event(ignored=math.nan)),
-    ("not_finite", b'{"user_id":"ann","item_id":"tea","value":1e999}'),
     ("not_finite", b'{"user_id":"ann","item_id":"tea","value":1' + b"0" * 400 + b"}"),
-    ("bad_time", event(timestamp_ms=0)),
-    ("bad_time", event(timestamp_ms=-(10**40))),
-    ("bad_time", event(timestamp_ms=1_600_000_000)),
     ("bad_time", event(timestamp_ms=EARLIEST_MS - 1)),
     ("bad_time", event(timestamp_ms=NOW + AHEAD_MS + 1)),
-    ("bad_time", event(timestamp_ms=1e308)),
-    ("bad_time", event(timestamp_ms=int("9" * 400))),
     ("bad_time", b'{"user_id":"ann","item_id":"tea","timestamp_ms":1e999}'),
 ]
 
@@ -220,22 +162,16 @@ def test_a_bad_record_is_refused_with_its_reason(reason: str, value: bytes | Non
 def test_details_name_the_users_field_and_the_value() -> None:
     config = {"fields": {"user_id": "uid", "timestamp_ms": "at"}}
     value = b'{"uid":"ann","item_id":"tea","at":12}'
-    assert decoded(value, **config).rejects[0].detail == (
-        "at is 12 in ms: expected 1980-01-01 to 2023-11-15T22:13:20Z (a day ahead)"
-    )
+    detail = decoded(value, **config).rejects[0].detail
+    assert detail == "at is 12 in ms: expected 1980-01-01 to 2023-11-15T22:13:20Z (a day ahead)"
     assert "`uid`" in decoded(b'{"item_id":"tea"}', **config).rejects[0].detail
     assert refused(event(item_id="x" * 300))[1] == "item_id has 300 bytes; expected 1 to 256 bytes"
     assert refused(event(note="x" * LIMIT))[1].endswith("expected at most limits.record_bytes = 2000")
 
 
-@pytest.mark.parametrize("text", ["0444778", "nan", "1e5", " a ", "ü" * 128, "x" * 256, "\u0000", "null"])
-def test_ids_are_text_byte_for_byte(text: str) -> None:
-    assert decoded(event(user_id=text, item_id=text)).events.user_ids == [text]
-
-
-@pytest.mark.parametrize("time", [EARLIEST_MS, NOW + AHEAD_MS])
-def test_times_at_the_borders_are_good(time: int) -> None:
-    assert decoded(event(timestamp_ms=time)).events.time_ms_B.tolist() == [time]
+def test_ids_are_text_byte_for_byte() -> None:
+    texts = ["0444778", "nan", "1e5", " a ", "ü" * 128, "x" * 256, "\u0000", "null"]
+    assert decoded(*(event(user_id=text, item_id=text) for text in texts)).events.user_ids == texts
 
 
 def test_depth_is_judged_alike_however_little_stack_is_left() -> None:
@@ -248,31 +184,22 @@ def test_depth_is_judged_alike_however_little_stack_is_left() -> None:
     assert not at_depth(500).rejects
 
 
-def nested(document: object) -> int:
-    if isinstance(document, dict):
-        return 1 + max(map(nested, document.values()), default=0)
-    return 1 + max(map(nested, document), default=0) if isinstance(document, list) else 0
-
-
-brackets = st.lists(st.sampled_from([*'[]{}"\\:,a']), max_size=40).map("".join)
-
-
-@given(brackets, st.integers(0, 140), st.integers(0, 140))
+@given(st.text('[]{}"\\:,a', max_size=40), st.integers(0, 140), st.integers(0, 140))
 def test_depth_counts_brackets_outside_of_strings(noise: str, arrays: int, objects: int) -> None:
     document: object = noise
     for _ in range(arrays):
         document = [document, noise]
     for _ in range(objects):
         document = {noise: document}
-    assert too_deep(json.dumps(document).encode()) == (nested(document) > MAX_DEPTH)
+    assert too_deep(json.dumps(document).encode()) == (arrays + objects > MAX_DEPTH)
 
 
 def test_strings_that_never_end_are_scanned_in_linear_time() -> None:
     assert not too_deep(b"[" * 100 + b"]" * 100 + b"{" * 20 + b'"' + b'\\"[' * 300_000)
 
 
-def refuse_constant(name: str) -> None:
-    raise ValueError(name)
+def refuse(text: str) -> None:
+    raise ValueError(text)
 
 
 def finite(number: float) -> bool:
@@ -296,7 +223,7 @@ def right_type(name: str, got: object) -> bool:
 def acceptable(value: bytes) -> dict[str, Any] | None:
     """The oracle: the event if the bytes are a good one, by `json` and one check after the other."""
     try:
-        pairs = json.loads(value.decode(), object_pairs_hook=list, parse_constant=refuse_constant)
+        pairs = json.loads(value.decode(), object_pairs_hook=list, parse_constant=refuse)
         json.dumps(pairs, ensure_ascii=False).encode()  # lone surrogates can't be written
     except ValueError:
         return None

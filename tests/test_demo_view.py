@@ -47,7 +47,6 @@ def rows_of(width, height, **parts):
 
 
 def dots(canvas):
-    """Return the dots of a canvas one by one, [Y, X]."""
     height, width = canvas.bits_HW.shape
     grid = np.zeros((4 * height, 2 * width), bool)
     for y in range(4 * height):
@@ -115,11 +114,8 @@ def test_80_by_24_has_room_for_everything_and_little_room_for_the_most_important
 
 
 def test_a_higher_terminal_has_a_higher_plot():
-    def plot_height(height):
-        return sum("│" in row or "┤" in row for row in rows_of(100, height))
-
-    assert plot_height(24) == 9
-    assert 9 < plot_height(35) < plot_height(40)
+    heights = [sum("│" in row or "┤" in row for row in rows_of(100, height)) for height in (24, 35, 40)]
+    assert 9 == heights[0] < heights[1] < heights[2]
 
 
 def test_the_change_of_taste_and_alarms_stand_at_their_events_on_the_axis():
@@ -155,8 +151,6 @@ def test_wide_letters_keep_the_columns_in_line():
 
 
 class Terminal(io.StringIO):
-    """A stream that says that it is a terminal."""
-
     encoding = "utf-8"
 
     def isatty(self):
@@ -172,17 +166,21 @@ def terminal(monkeypatch):
     return Terminal()
 
 
-def test_a_terminal_gets_a_screen_of_its_own_and_keeps_the_last_picture(terminal):
-    with View(terminal) as view:
+def shown(stream):
+    with View(stream) as view:
         view.show(progress(), now_s=0.0)
+    return stream
+
+
+def test_a_terminal_gets_a_screen_of_its_own_and_keeps_the_last_picture(terminal):
+    shown(terminal)
     drawn, _, left = terminal.getvalue().partition("\x1b[?1049l")  # the terminal's own screen is back
     assert drawn.startswith("\x1b[?1049h")
     assert drawn.endswith("\x1b[?25h")  # and the cursor
-    for shown in (drawn, left):
-        for text in ("7 of 2,000 events | 12/s | lag 3", "p50 9 ms, p99 80 ms", ".300", "drift: hit_rate"):
-            assert text in shown
-        assert "ranking of [bold]ann[/]" in shown  # an id is text, never markup
-        assert "[red]tea" in shown
+    for text in ("7 of 2,000 events | 12/s | lag 3", "p50 9 ms, p99 80 ms", ".300", "drift: hit_rate"):
+        assert (text in drawn, text in left) == (True, True)
+    for text in ("ranking of [bold]ann[/]", "[red]tea"):  # an id is text, never markup
+        assert (text in drawn, text in left) == (True, True)
 
 
 def test_a_screen_is_drawn_over_the_one_before_and_never_wiped(terminal):
@@ -197,18 +195,14 @@ def test_a_screen_is_drawn_over_the_one_before_and_never_wiped(terminal):
 
 
 def test_the_served_line_stands_out(terminal):
-    with View(terminal) as view:
-        view.show(progress(), now_s=0.0)
+    shown(terminal)
     assert "\x1b[1;32m⠒⠒⠒\x1b[0m\x1b[1m attention" in terminal.getvalue()
     assert re.search(r"\x1b\[1;32m[^ ]*[⠁-⣿]", terminal.getvalue().split("attention")[0])
 
 
 def test_no_colour_is_sent_where_none_is_wanted(terminal, monkeypatch):
     def colours():
-        shown = Terminal()
-        with View(shown) as view:
-            view.show(progress(), now_s=0.0)
-        return re.search(r"\x1b\[[0-9;]*3[0-7]m", shown.getvalue()) is not None
+        return re.search(r"\x1b\[[0-9;]*3[0-7]m", shown(Terminal()).getvalue()) is not None
 
     assert colours()
     monkeypatch.setenv("NO_COLOR", "1")
@@ -216,19 +210,14 @@ def test_no_colour_is_sent_where_none_is_wanted(terminal, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "isatty", "encoding"),
-    [
-        ("FORCE_COLOR", "1", False, "utf-8"),
-        ("TERM", "dumb", True, "utf-8"),
-        ("TERM", "xterm", True, "iso8859-1"),
-    ],
+    ("setting", "isatty", "encoding"),
+    [("FORCE_COLOR=1", False, "utf-8"), ("TERM=dumb", True, "utf-8"), ("TERM=xterm", True, "iso8859-1")],
 )
-def test_what_cannot_draw_gets_plain_lines(variable, value, isatty, encoding, terminal, monkeypatch):
-    monkeypatch.setenv(variable, value)
+def test_what_cannot_draw_gets_plain_lines(setting, isatty, encoding, terminal, monkeypatch):
+    monkeypatch.setenv(*setting.split("="))
     monkeypatch.setattr(Terminal, "isatty", lambda self: isatty)
     monkeypatch.setattr(Terminal, "encoding", encoding)
-    with View(terminal) as view:
-        view.show(progress(), now_s=0.0)
+    shown(terminal)
     assert terminal.getvalue().splitlines() == [
         "drift: hit_rate .374 -> .061 at event 900, 300 after the change of preferences",
         line(progress()),

@@ -3,7 +3,6 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,13 +10,9 @@ import pytest
 from harness.clock import ManualClock
 from recordings import read_recording
 
-from consumers.memory import MemoryLog, MemorySource
+from consumers.memory import MemoryLog
 from pipeline.app.cli import main
 from pipeline.events.batch import TopicPartition
-from pipeline.events.decode import Decoder
-from pipeline.persistence.checkpoint import TRAINED, Checkpoints
-from pipeline.persistence.files import UrlFolder
-from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
 from pipeline.service.loop import Adapters, Durability, Loop
 from pipeline.service.ports import Observer
@@ -35,6 +30,7 @@ from producers.memory import MemorySink, Outbox
 from producers.simulator.events import TYPES, Columns, SimulatorConfig
 from producers.simulator.users import simulate_users
 
+Out = pytest.CaptureFixture[str]
 START_S = 1_700_000_000
 NOW_MS = START_S * 1000 + 10**9
 EVENTS = 1500
@@ -44,22 +40,18 @@ LIVE = TopicPartition("events", 0)
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recorded file of simulated users."""
     chunks = simulate_users(EVENTS, 0, config=SimulatorConfig(120, 120, 16))
     columns = Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
     rows = zip(*(column.tolist() for column in columns), strict=True)
-    lines = [
-        f"u{user},i{item},{START_S + time_ms // 1000},{TYPES[type]}," for user, item, type, _, time_ms in rows
-    ][:EVENTS]
+    lines = ["user,item,timestamp,event,value"]
+    lines += [f"u{user},i{item},{START_S + ms // 1000},{TYPES[type]}," for user, item, type, _, ms in rows]
     path = tmp_path_factory.mktemp("recorded") / "events.csv"
-    path.write_text("user,item,timestamp,event,value\n" + "\n".join(lines) + "\n", "utf-8")
+    path.write_text("\n".join(lines[: EVENTS + 1]) + "\n", "utf-8")
     return path
 
 
 def settings_for(**tables: msgspec.Struct) -> Settings:
-    return msgspec.structs.replace(
-        Settings(model=ModelConfig(tables={"attention": {"dim": 8, "history": 6}})), **tables
-    )
+    return Settings(model=ModelConfig(tables={"attention": {"dim": 8, "history": 6}}), **tables)
 
 
 class Ticks(ManualClock):
@@ -76,60 +68,34 @@ def judged(file: Path, settings: Settings, names: list[str], batch: int = 64) ->
     return evaluation
 
 
-def replayed(file: Path, log: MemoryLog) -> None:
-    """Append the file's events to the live topic, as `replay` sends them."""
-    for events in read_recording(file, 100, now_ms=NOW_MS):
-        for user, item, kind, time_ms in zip(
-            events.user_ids, events.item_ids, events.types, events.time_ms_B.tolist(), strict=True
-        ):
-            append(log, user, item, kind, time_ms)
-
-
 def append(log: MemoryLog, user: str, item: str, kind: str = "click", time_ms: int = NOW_MS) -> None:
     value = {"user_id": user, "item_id": item, "event_type": kind, "timestamp_ms": time_ms}
     log.append(msgspec.json.encode(value), key=user.encode(), timestamp=NOW_MS)
 
 
-def lived(settings: Settings, log: MemoryLog, outbox: Outbox, folder: Path | None = None) -> Recommender:
-    """Let a service live until the log is read, and stop it."""
-    learner = Recommender(settings)
-    source = MemorySource(log)
-    decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
-    clock = ManualClock(NOW_MS)
-    survival = None
-    if folder is not None:
-        survival = Durability(Checkpoints(UrlFolder(str(folder)), settings), Journal(folder / "worker-0"))
-    loop = Loop(learner, Adapters(source, decoder, MemorySink(outbox), clock, Observer()), settings, survival)
-    loop.start()
-    while learner.offsets.get(LIVE, 0) < log.end(LIVE):
-        loop.tick()
-    loop.leave()
-    if survival is not None:
-        survival.journal.close()
-    return learner
+class Service(Worker):
+    now_ms, keep_all = NOW_MS, False
 
 
-def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
+def lived(settings: Settings, log: MemoryLog, outbox: Outbox, folder: str = "") -> Recommender:
+    worker = Service(log, settings, outbox, learner=Recommender(settings), folder=folder)
+    worker.loop.start()
+    worker.finish()
+    worker.loop.leave()
+    worker.kill()
+    return worker.learner
+
+
+def run(capsys: Out, *argv: object) -> tuple[int, str, str]:
     code = main([str(each) for each in argv])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
 
-def test_live_figures_are_those_of_evaluate(file: Path) -> None:
-    settings = settings_for(batch=BatchConfig(max_events=64))
-    log = MemoryLog()
-    replayed(file, log)
-    live = lived(settings, log, Outbox()).quality.cumulative()
-    offline = judged(file, settings, [])
-    best = {line.variant.name: line.figures for line in offline.result().lines}
-    assert live["attention"]["tests"] > 500
-    assert live["attention"] == best["attention"]
-    assert live["popularity"] == best["popularity"]
-    assert live["recent_popularity"] == best["recent_popularity half_life=1000"]
-
-
-def test_parts_add_up_to_the_whole(file: Path) -> None:
+def test_parts_add_up_to_the_whole_and_models_do_not_change_each_other(file: Path) -> None:
     result = judged(file, settings_for(), []).result()
+    alone = judged(file, settings_for(), ["attention"]).result()
+    assert result.best()["attention"].figures == alone.best()["attention"].figures
     for line in result.lines:
         assert len(line.quarters) == 4
         assert sum(part["tests"] for part in line.quarters) == line.figures["tests"]
@@ -164,32 +130,23 @@ def test_a_baseline_stands_for_its_best_setting(file: Path) -> None:
     assert [line.settings for line in result.grid("item_knn")] == GRIDS["item_knn"]
 
 
-def test_the_models_beside_it_change_nothing_for_a_model(file: Path) -> None:
-    alone = judged(file, settings_for(), ["attention"]).result().best()["attention"].figures
-    assert judged(file, settings_for(), []).result().best()["attention"].figures == alone
-
-
-def test_json_stands_alone_on_stdout_with_the_promised_names(
-    file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_stands_alone_on_stdout_with_the_promised_names(file: Path, capsys: Out) -> None:
     code, out, err = run(capsys, "evaluate", file, "--events", 600, "--json", *SMALL)
     assert code == 0
     assert out.count("\n") == 1
     got = json.loads(out)
     assert (got["file"], got["events"], got["batch"], got["default"]) == (str(file), 600, 128, "attention")
     assert list(got["models"]) == ["attention", *BASELINES]
+    names = "ndcg@10 hr@10 mrr@10 cold warm quarters events_per_s settings hr@1 ndcg@5 hr@20 ndcg@50"
     for name, figures in got["models"].items():
-        assert {"ndcg@10", "hr@10", "mrr@10", "cold", "warm"} <= set(figures)
-        assert {"quarters", "events_per_s", "settings"} <= set(figures)
-        assert {"hr@1", "ndcg@5", "hr@20", "ndcg@50"} <= set(figures)
+        assert set(names.split()) <= set(figures)
         assert figures["new"]["tests"] + figures["old"]["tests"] == figures["tests"]
         assert 0 < figures["average_precision"] < figures["auc"] < 1
         assert figures["cold"]["tests"] + figures["warm"]["tests"] == figures["tests"]
         assert len(figures["quarters"]) == 4
         assert f"{name} " in err
-    assert {each["settings"]["half_life"] for each in got["models"]["recent_popularity"]["grid"]} == {
-        "100", "300", "1000", "3000", "10000", "24h"
-    }  # fmt: skip
+    half_lives = {each["settings"]["half_life"] for each in got["models"]["recent_popularity"]["grid"]}
+    assert half_lives == {"100", "300", "1000", "3000", "10000", "24h"}
     assert "ratio" in err
     shown = got["shown"]
     assert 0 < shown["coverage"] <= 1
@@ -198,19 +155,16 @@ def test_json_stands_alone_on_stdout_with_the_promised_names(
     assert shown["lists"] > 100
 
 
-def test_without_json_the_table_is_the_product(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(
-        capsys, "evaluate", file, "--events", 300, "--models", "attention,popularity", *SMALL
-    )
+def test_without_json_the_table_is_the_product(file: Path, capsys: Out) -> None:
+    models = ("--models", "attention,popularity")
+    code, out, err = run(capsys, "evaluate", file, "--events", 300, *models, *SMALL)
     assert (code, err) == (0, "")
     assert "NDCG@10" in out
     assert re.search(r"attention +0\.\d{4} +[\d.]+ ", out)
     assert "half_life" not in out
 
 
-def test_start_and_events_choose_a_slice(
-    file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_start_and_events_choose_a_slice(file: Path, capsys: Out, tmp_path: Path) -> None:
     lines = file.read_text("utf-8").splitlines()
     part = tmp_path / "part.csv"
     part.write_text("\n".join([lines[0], *lines[101:301]]) + "\n", "utf-8")
@@ -222,9 +176,7 @@ def test_start_and_events_choose_a_slice(
     assert figures[0]["models"]["attention"]["ndcg@10"] == figures[1]["models"]["attention"]["ndcg@10"]
 
 
-def test_repeated_items_are_tests_only_where_repeats_are_allowed(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_repeated_items_are_tests_only_where_repeats_are_allowed(capsys: Out, tmp_path: Path) -> None:
     file = tmp_path / "plays.csv"
     rows = "".join(f"ann,{'ab'[k % 2]},{START_S + k}\n" for k in range(10))
     file.write_text(f"user,item,timestamp\n{rows}", "utf-8")
@@ -235,14 +187,11 @@ def test_repeated_items_are_tests_only_where_repeats_are_allowed(
     assert tests == [2, 10]
 
 
-def test_rows_that_cannot_be_read_are_counted_and_take_no_place(
-    file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_rows_that_cannot_be_read_are_counted(file: Path, capsys: Out, tmp_path: Path) -> None:
     lines = file.read_text("utf-8").splitlines()[:301]
+    lines[100:100] = [",x,1,click,", "u,x,never,click,"]
     spoiled = tmp_path / "spoiled.csv"
-    spoiled.write_text(
-        "\n".join([*lines[:100], ",x,1,click,", "u,x,never,click,", *lines[100:]]) + "\n", "utf-8"
-    )
+    spoiled.write_text("\n".join(lines) + "\n", "utf-8")
     _, out, err = run(capsys, "evaluate", spoiled, "--models", "attention", "--json", *SMALL)
     whole = json.loads(out)
     _, out, _ = run(capsys, "evaluate", file, "--events", 300, "--models", "attention", "--json", *SMALL)
@@ -258,121 +207,14 @@ def test_rows_that_cannot_be_read_are_counted_and_take_no_place(
     [
         (("--models", "magic"), r"'magic': expected one of attention, sasrec, ncf"),
         (("--batch", "0"), r"0: expected a whole number, 1 or more"),
-        (
-            ("--start", "9999"),
-            r"no event to learn: nothing after the first 9999 events; expected one row or more",
-        ),
+        (("--start", "9999"), r"no event to learn: nothing after the first 9999 events; expected one row"),
         (("--item-column", "film"), r"no column 'film'; found"),
     ],
 )
-def test_wrong_use_is_one_line(
-    file: Path, options: tuple[str, str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_use_is_one_line(file: Path, options: list[str], message: str, capsys: Out) -> None:
     code, out, err = run(capsys, "evaluate", file, *options, *SMALL)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert re.search(message, err)
-
-
-@pytest.fixture
-def trained(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    """A checkpoint folder that `train` has made of the file."""
-    folder = tmp_path / "state"
-    code, out, err = run(capsys, "train", file, "--checkpoint", folder, "--batch", 64, "--json", *SMALL)
-    assert code == 0
-    assert json.loads(out)["checkpoint"] == str(folder)
-    assert f"afresh run --set checkpoint.path={folder}" in err
-    assert "Event types: view " in err
-    return folder
-
-
-def told_of(learner: Recommender, user: str) -> dict[str, Any]:
-    told = learner.describe_user(user)
-    assert told is not None
-    return told
-
-
-def service(folder: Path, **tables: msgspec.Struct) -> Settings:
-    return settings_for(checkpoint=CheckpointConfig(path=str(folder)), **tables)
-
-
-def test_a_trained_checkpoint_holds_what_evaluate_has_learned(file: Path, trained: Path) -> None:
-    settings = service(trained, kafka=KafkaConfig(worker_id=TRAINED))
-    found = Checkpoints(UrlFolder(str(trained)), settings).load()
-    assert found is not None
-    restored = Recommender(settings)
-    restored.restore(found[1])
-    offline = Evaluation(settings, as_served(settings), ManualClock(NOW_MS))
-    offline.learn(read_recording(file, 64, now_ms=NOW_MS), NOW_MS)
-    assert restored.digests() == offline.recommender.digests()
-    assert restored.quality.cumulative() == offline.recommender.quality.cumulative()
-
-
-def test_inspect_of_one_user_says_how_old_the_checkpoint_is_and_leaves_the_figures_out(
-    trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, out, _ = run(capsys, "inspect", "--checkpoint", trained, "--user", "__default__")
-    assert code == 0
-    assert re.match(r"checkpoint \d+, saved 20\d\d-.*Z: [\d,]+ events learned\nuser __default__: ", out)
-    assert re.search(r"^quality:$", run(capsys, "inspect", "--checkpoint", trained)[1], re.MULTILINE)
-
-
-def test_a_service_starts_warm_and_a_user_moves_to_the_live_partition(trained: Path) -> None:
-    settings = service(trained)
-    log, outbox = MemoryLog(), Outbox()
-    found = Checkpoints(UrlFolder(str(trained)), settings).load(newcomer=True)
-    assert found is not None
-    before = Recommender(settings)
-    before.restore(found[1])
-    known = told_of(before, "u1")
-    append(log, "u1", "brand new")
-    learner = lived(settings, log, outbox, trained)
-    after = told_of(learner, "u1")
-    assert after["partition"] == [*LIVE]
-    assert set(after["consumed"]) == {"brand new", *known["consumed"]}
-    shown = {item.item_id for item in outbox.newest["u1"].items}
-    assert shown
-    assert not shown & set(after["consumed"])
-    other = next(user for user in learner.state.users.row_of if user not in ("u1", "__default__"))
-    assert told_of(learner, other)["partition"] == [*FILE_SOURCE]
-    assert learner.events_learned == EVENTS + 1
-
-
-def test_the_files_users_outlive_restarts_and_the_loss_of_a_partition(trained: Path) -> None:
-    settings = service(trained)
-    log = MemoryLog()
-    append(log, "u1", "brand new")
-    first = lived(settings, log, Outbox(), trained)
-    append(log, "stranger", "brand new")
-    second = lived(settings, log, Outbox(), trained)
-    held = len(first.state.users)
-    assert len(second.state.users) == held + 1
-    assert second.offsets == {FILE_SOURCE: EVENTS, LIVE: 2}
-    second.release([LIVE])
-    assert len(second.state.users) == held - 1
-    assert second.describe_user("u1") is None
-
-
-def test_training_into_a_folder_that_cannot_be_written_is_told_before_the_file_is_learned(
-    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    taken = tmp_path / "taken"
-    taken.write_text("a file, no folder")
-    code, out, err = run(capsys, "train", file, "--checkpoint", taken / "state", *SMALL)
-    assert (code, out) == (2, "")
-    assert "state: can't be written" in err
-    assert "ndcg" not in err.lower()
-
-
-def test_training_into_a_folder_in_use_is_refused(
-    file: Path, trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    held = sorted(path for path in trained.rglob("*") if path.is_file())
-    code, _, err = run(capsys, "train", file, "--checkpoint", trained, *SMALL)
-    assert (code, err.count("\n")) == (2, 1)
-    assert re.search(
-        rf"--checkpoint {trained}: holds {len(held)} files, such as .*; expected a new or empty", err
-    )
-    assert sorted(path for path in trained.rglob("*") if path.is_file()) == held
 
 
 def test_variant_names_tell_settings_apart() -> None:

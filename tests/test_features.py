@@ -3,218 +3,26 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-from harness.streams import MINUTE_MS, START_MS, Batches, Event, copied, same, small_settings
+from harness.streams import MINUTE_MS, START_MS, Batches, Event, small_settings
+from slow_counts import HISTORY, Life, SlowCounts, slow_features, slow_sums
 
 from pipeline.events.batch import RawBatch
-from pipeline.features import context_matches, recent_transitions, sessions, transitions
-from pipeline.features.bank import FeatureBank
+from pipeline.features import transitions
 from pipeline.features.block import RETRIEVED, Candidates
 from pipeline.features.gate_inputs import GATE
-from pipeline.features.lessons import Lessons
 from pipeline.features.newest import NEWEST
-from pipeline.features.popularity import DAY, HALF_LIVES, LISTED, P300, P1000, POPULAR, POSITION, SMALL
+from pipeline.features.popularity import DAY, LISTED, P1000, POPULAR, POSITION
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig
 from pipeline.state import reclaiming
-from pipeline.state.positions import DAY_MS
 from pipeline.state.queries import Queries, list_queries
-from pipeline.state.tables import HIDDEN, LIVE, IdTable
+from pipeline.state.tables import LIVE
 
-SECTIONS, HISTORY = 6, 25
-Life = tuple[str, int]  # an id, and which of its admissions
-Places = dict[Life, list[float]]  # what each place of a history adds to the sum of an item
-
-
-class Taught(NamedTuple):
-    """One positive event of the log."""
-
-    item: Life
-    weight: float
-    window: list[Life]
-    position: int
-    session: int
-    time_ms: int
-
-
-class SlowCounts:
-    """A log of everything learned; an item that was evicted and comes back is another one."""
-
-    def __init__(self, recommender: Recommender) -> None:
-        self.log: list[Taught] = []
-        self.lives: dict[str, int] = defaultdict(int)
-        self.held: set[str] = set()
-        self.follow(recommender)
-
-    def follow(self, recommender: Recommender) -> None:
-        """Log what this recommender's bank is taught from now on."""
-        self.state, self.bank, update = recommender.state, recommender.bank, recommender.bank.update
-
-        def logged(lessons: Lessons) -> None:
-            self._add(lessons)
-            update(lessons)
-
-        recommender.bank.update = logged  # type: ignore[method-assign]
-
-    def life(self, row: int) -> Life:
-        return (self.state.items.id_of[row], self.lives[self.state.items.id_of[row]])
-
-    def row(self, life: Life) -> int:
-        return self.state.items.row_of[life[0]]
-
-    def _add(self, lessons: Lessons) -> None:
-        for b in np.flatnonzero((lessons.item_B >= 0) & (lessons.weight_B > 0)).tolist():
-            window = [self.life(row) for row in lessons.items_BL[b, : lessons.length_B[b]].tolist()]
-            self.log.append(
-                Taught(
-                    self.life(int(lessons.item_B[b])), float(lessons.weight_B[b]), window,
-                    int(lessons.position_B[b]), int(lessons.session_B[b]), int(lessons.time_ms_B[b]),
-                )
-            )  # fmt: skip
-
-    def end_step(self) -> None:
-        """Note which items were evicted with a batch."""
-        held = set(self.state.items.row_of)
-        for text in self.held - held:
-            self.lives[text] += 1
-        self.held = held
-
-    def alive(self, life: Life) -> bool:
-        return life[0] in self.state.items.row_of and self.lives[life[0]] == life[1]
-
-    @cache  # noqa: B019
-    def popularity(self, column: int) -> dict[Life, float]:
-        """Return what an item's events weigh by now, once all is learned."""
-        out: dict[Life, float] = defaultdict(float)
-        days, clock, at = 0.0, None, []
-        for each in self.log:
-            if clock is not None and each.time_ms > clock:
-                days += min((each.time_ms - clock) / DAY_MS, 60.0)
-            clock = max(clock or 0, each.time_ms)
-            at.append(days)
-        for i, each in enumerate(self.log):
-            if column < POSITION or each.position == column - POSITION:
-                age = days - at[i] if column == DAY else (len(self.log) - i) / HALF_LIVES[column]
-                out[each.item] += each.weight * 0.5**age
-        return {life: value for life, value in out.items() if self.alive(life)}
-
-    @cache  # noqa: B019
-    def pairs(self) -> dict[str, Any]:
-        """Return forward, backward and recent weights, counts, followed weights and occurrences."""
-        forward, backward, recent = (defaultdict(lambda: defaultdict(float)) for _ in range(3))
-        count, followed, occurrences = defaultdict(float), defaultdict(float), defaultdict(list)
-        for age, each in zip(range(len(self.log), 0, -1), self.log, strict=True):
-            count[each.item] += each.weight
-            for k, h in enumerate(each.window[: transitions.REACH]):
-                w = each.weight * transitions.FADE**k
-                forward[h][each.item] += w
-                backward[each.item][h] += w
-                followed[h] += w
-            for h in each.window[:1]:
-                recent[h][each.item] += each.weight * 0.5 ** (age / recent_transitions.HALF_LIFE)
-                occurrences[h].append((each.item, each.window[1 : 1 + context_matches.BEFORE]))
-        return {
-            "forward": forward, "backward": backward, "recent": recent, "count": count,
-            "followed": followed, "occurrences": occurrences,
-        }  # fmt: skip
-
-    @cache  # noqa: B019
-    def sessions(self) -> tuple[dict[int, list[Life]], dict[Life, list[int]]]:
-        """Return each session's items, and each item's sessions, both in order."""
-        items: dict[int, list[Life]] = defaultdict(list)
-        visits: dict[Life, list[int]] = defaultdict(list)
-        for each in self.log:
-            if each.item not in items[each.session]:
-                visits[each.item].append(each.session)
-            items[each.session].append(each.item)
-        return items, visits
-
-
-class Sums(NamedTuple):
-    """What a history and the log say of each item, by feature; `weights`: of all occurrences."""
-
-    of: dict[str, Places]
-    weights: float
-
-
-def slow_sums(slow: SlowCounts, history: list[Life], own_session: int, repeats: bool) -> Sums:
-    """Return the sums over a history, newest first, straight from the docstrings."""
-    pairs, shares = slow.pairs(), slow.popularity(P1000)
-    sums: dict[str, Places] = defaultdict(lambda: defaultdict(lambda: [0.0] * HISTORY))
-    for k, h in enumerate(history[: transitions.REACHED]):
-        for m in {**pairs["forward"][h], **pairs["backward"][h]}:
-            forward, both = pairs["forward"][h][m], pairs["forward"][h][m] + pairs["backward"][h][m]
-            norm = math.sqrt(1 + pairs["count"][h]) * (1 + pairs["count"][m])
-            sums["lift"][m][k] += 0.9**k * both / norm
-            if k < transitions.PARENTS:
-                sums["back_off"][m][k] += 0.6**k * forward
-                sums["each"][m][k] += 0.8**k * math.log(1 + both / (2 * prior(slow, shares, m, 20)))
-    weights = 0.0
-    for h in history[:1]:
-        for m, value in pairs["recent"][h].items():
-            sums["recent_back_off"][m][0] += value
-        for m, before in pairs["occurrences"][h][-context_matches.OCCURRENCES :]:
-            match = 1.0
-            for q, p in enumerate(before, 1):
-                if slow.alive(p) and q < len(history) and history[q] == p:
-                    match += 1
-                elif slow.alive(p) and p in history[1 : context_matches.CLOSE]:
-                    match += 0.5
-            weights += match**2
-            sums["matched"][m][0] += match**2
-            sums["sharp"][m][0] += match**4
-    items, visits = slow.sessions()
-    for key, whole in items.items():
-        words = {
-            k: sessions.FADE**k / math.sqrt(1 + len(visits[h]))
-            for k, h in enumerate(history[: sessions.REACH])
-            if h not in history[:k] and key in visits[h][-sessions.VISITS :]
-        }
-        if words and key != own_session:
-            for m in whole[-sessions.PLACES :]:
-                for k, word in words.items() if m != history[min(words)] else ():
-                    part = sum(words.values()) * word / math.sqrt(1 + min(len(whole), sessions.PLACES))
-                    sums["session"][m][k] += part
-    for k, m in enumerate(history if repeats else ()):
-        if m not in history[:k]:
-            sums["last"][m][k] = 1 / (1 + k)
-            sums["often"][m][k] = history.count(m)
-        if k + 1 < len(history):
-            two = k + 2 < len(history) and history[k + 2] == history[1]
-            like = (3.0 if two else 1.0) if history[k + 1] == history[0] else 0.0
-            passed = 0.3 if history[k + 1] == history[1] else 0.0
-            sums["again"][m][k + 1] += like or passed
-    return Sums(sums, weights)
-
-
-def prior(slow: SlowCounts, values: dict[Life, float], m: Life, weight: float) -> float:
-    """Return `weight` times the smoothed popularity share of an item."""
-    return (values.get(m, 0) + SMALL) / (sum(values.values()) + SMALL * len(slow.state.items)) * weight
-
-
-def slow_features(slow: SlowCounts, sums: Sums, m: Life, position: int) -> dict[str, float]:
-    """Return an item's features by name."""
-    total = {name: sum(places[m]) if m in places else 0.0 for name, places in sums.of.items()}
-    total = defaultdict(float, total)
-    columns = {"long": P1000, "recent": P300, "day": DAY, "position": POSITION + position}
-    values = {name: slow.popularity(column) for name, column in columns.items()}
-    return {
-        "back_off": math.log(1 + total["back_off"] / prior(slow, values["long"], m, 20)) / 3,
-        "each": total["each"] / 3,
-        "lift": math.log(1 + 300 * total["lift"]) / 3,
-        "recent_back_off": math.log(1 + total["recent_back_off"] / prior(slow, values["recent"], m, 10)) / 3,
-        "matched": math.log(1 + 1000 * total["matched"] / (sums.weights or 1)) / 3,
-        "sharp": math.log(1 + total["sharp"]) / 3,
-        "last": (4 + math.log(total["last"])) / 3 if total["last"] else 0.0,
-        "often": math.log(1 + total["often"]),
-        "again": math.log(1 + total["again"]),
-        "session": math.log(1 + 300 * total["session"]) / 3,
-        **{name: math.log(of.get(m, 0) + SMALL) / 3 for name, of in values.items()},
-    }
+SECTIONS = 6
 
 
 class World(NamedTuple):
@@ -226,7 +34,6 @@ class World(NamedTuple):
     repeats: bool
 
     def histories(self) -> Iterator[tuple[int, list[Life]]]:
-        """Yield each query with its history."""
         for b in range(self.queries.user_B.size):
             rows = self.queries.items_BL[b, : self.queries.length_B[b]].tolist()
             yield b, [self.slow.life(row) for row in rows]
@@ -383,14 +190,11 @@ def test_queries_of_one_batch_share_nothing(world: World) -> None:
         np.testing.assert_array_equal(whole.features[span], alone.features)
         np.testing.assert_array_equal(whole.gate_inputs[b], alone.gate_inputs[0])
     nothing = bank.candidates(list_queries(state, users[:0]))
-    assert (nothing.rows.size, nothing.indptr.tolist(), nothing.features.shape[1]) == (
-        0,
-        [0],
-        len(bank.names),
-    )
+    assert (nothing.rows.size, nothing.indptr.tolist()) == (0, [0])
+    assert nothing.features.shape[1] == len(bank.names)
 
 
-@pytest.mark.parametrize("k", [5, 60, 100])
+@pytest.mark.parametrize("k", [5, 100])
 def test_too_few_candidates_are_topped_up_with_what_may_be_shown(k: int) -> None:
     recommender, batches = Recommender(small_settings(k=k)), Batches()
     recommender.step(batches([Event(f"v{n}", f"i{n}", "impression") for n in range(90)]))
@@ -425,88 +229,3 @@ def test_the_popular_have_room_however_many_items_the_history_leads_to() -> None
     found = found_of(recommender.bank.candidates(list_queries(state, state.users.rows(["u"]))), 0)
     assert len(found) <= RETRIEVED + 3 * POPULAR + recommender.bank.least
     assert set(range(301, 340)) <= found.keys()
-
-
-def test_a_context_that_matches_better_weighs_more() -> None:
-    recommender, batches = Recommender(small_settings(exclude=[])), Batches()
-    for user, items in (("s1", ["far", "x", "hub", "wrong"]), ("s2", ["a", "b", "hub", "right"])):
-        for n, item in enumerate(items):
-            recommender.step(batches([Event(user, item, time_ms=START_MS + n * MINUTE_MS)]))
-    for item in ("a", "b", "hub"):
-        recommender.step(batches([Event("new", item)]))
-    state = recommender.state
-    candidates = recommender.bank.candidates(list_queries(state, state.users.rows(["new"])))
-    found, at = found_of(candidates, 0), recommender.bank.names.index("matched")
-    # two places in their place against none: (1 + 2)^2 = 9 parts of 10 against 1
-    for name, parts in (("right", 9), ("wrong", 1)):
-        expected = math.log(1 + 1000 * parts / 10) / 3
-        assert found[state.items.row_of[name]][at] == pytest.approx(expected, rel=1e-4)
-
-
-def test_a_second_bank_that_gets_the_lessons_through_ids_ends_with_equal_item_columns() -> None:
-    """Without the users: the lessons of another worker are applied by the same call."""
-    recommender = Recommender(small_settings(exclude=["buy"], limits=LimitsConfig()))
-    first, items = recommender.bank, recommender.state.items
-    others = IdTable("item")
-    np.random.default_rng(3).shuffle(others.free)
-    second = FeatureBank(others, 8, 5, repeats=True, seed=0)
-    update = first.update
-
-    def shared(lessons: Lessons) -> None:
-        update(lessons)
-        ids = items.id_of
-        new = [text for row, text in enumerate(ids) if text and text not in others.row_of]
-        others.settle(others.admit(new))
-        there = np.append(others.rows(ids), -1)  # -1 stays -1
-        second.update(
-            lessons._replace(
-                item_B=there[lessons.item_B].astype(np.int32),
-                items_BL=there[lessons.items_BL].astype(np.int32),
-            )
-        )
-
-    first.update = shared  # type: ignore[method-assign]
-    for raw in sectioned(20, 2.0):
-        recommender.step(raw)
-    order, place = items.canonical()
-    other_order, other_place = others.canonical()
-    assert order.tolist() != other_order.tolist()
-    checked = 0
-    for name, store in first.stores.items():
-        for key, column in store.columns().items():
-            other = second.stores[name].columns()[key]
-            if column.axis == "user" or key in ("listed", "complete", "typical"):
-                continue
-            mine, theirs = column.data, other.data
-            if column.axis == "item":
-                mine, theirs = mine[order], theirs[other_order]
-            if column.of_items:
-                mine, theirs = (np.where(m >= 0, p[m], -1) for m, p in ((mine, place), (theirs, other_place)))
-            np.testing.assert_array_equal(mine, theirs, err_msg=f"{name}.{key}")
-            checked += 1
-    assert checked > 15
-
-
-def test_candidates_change_nothing(world: World) -> None:
-    stores = {
-        f"{name}.{key}": column
-        for name, store in world.recommender.state.stores.items()
-        for key, column in store.columns().items()
-    }
-    before = copied(stores)
-    first, second = (world.recommender.bank.candidates(world.queries) for _ in range(2))
-    for one, two in zip(first, second, strict=True):
-        np.testing.assert_array_equal(one, two)
-    same(stores, before)
-
-
-def test_hidden_items_are_no_candidates() -> None:
-    recommender, batches = Recommender(small_settings(exclude=[])), Batches()
-    for _ in range(3):
-        recommender.step(batches([Event(f"u{n % 5}", f"i{n}") for n in range(30)]))
-    state = recommender.state
-    state.items.show(state.items.rows(["i3", "i4"]), False)
-    candidates = recommender.bank.candidates(list_queries(state, state.users.rows(["u3", "u4"])))
-    assert (state.items.status.data == HIDDEN).sum() == 2
-    assert (state.items.status.data[candidates.rows] == LIVE).all()
-    assert candidates.rows.size == 2 * 28

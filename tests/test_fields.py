@@ -1,8 +1,6 @@
 """Topics that exist already: names, nesting, whole numbers, keys, times and a schema registry's frame."""
 
 import json
-import re
-import tomllib
 import uuid
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,12 +13,10 @@ from hypothesis import strategies as st
 from test_decode import NOW, decoded, event
 
 from consumers.memory import MemoryLog, MemoryRecord
-from pipeline.errors import UsageError
-from pipeline.events.batch import Polled, RawBatch, Span
+from pipeline.events.batch import RawBatch
 from pipeline.events.checks import MAX_DEPTH
-from pipeline.events.decode import Decoder
-from pipeline.events.fields import field_names, value_at
-from pipeline.settings import EventsConfig, TopicsConfig
+from pipeline.events.fields import value_at
+from pipeline.settings import TopicsConfig
 
 GUIDES = Path(__file__).parent.parent / "deploy" / "guides"
 PATHS = {"user_id": "payload.user.id", "item_id": "payload.sku", "timestamp_ms": "payload.at.$date"}
@@ -57,30 +53,20 @@ def test_each_topic_gives_its_default_type_and_a_record_may_name_its_own() -> No
     assert types == ["view", "gift", "view", "view", "purchase", "gift", "purchase", "purchase"]
 
 
-@pytest.mark.parametrize("number", [42, 0, -7, 2**63, 10**255])
-def test_a_whole_number_is_the_text_of_its_digits(number: int) -> None:
-    value = event(user_id=number, item_id=number, event_type=number, event_id=number, session_id=number)
-    events = decoded(value).events
-    assert events.user_ids == events.item_ids == events.types == events.event_ids == [str(number)]
+def test_a_whole_number_is_the_text_of_its_digits() -> None:
+    numbers = [42, 0, -7, 2**63, 10**255, "042", " 42"]
+    events = decoded(*(event(user_id=n, item_id=n, event_type=n, event_id=n) for n in numbers)).events
+    assert events.user_ids == events.item_ids == events.types == events.event_ids == [*map(str, numbers)]
 
 
-def test_a_number_and_its_text_are_one_user_beside_texts_that_only_look_like_it() -> None:
-    records = [event(user_id=user) for user in (42, "42", "042", " 42")]
-    assert decoded(*records).events.user_ids == ["42", "42", "042", " 42"]
-
-
-# Paths
-
-
-def nested(user: object = "ann") -> dict[str, Any]:
-    return {"payload": {"user": {"id": user}, "sku": "tea", "at": {"$date": NOW - 5}}, "event_type": "buy"}
+def nested(user: object = "ann", at: object = NOW - 5) -> dict[str, Any]:
+    return {"payload": {"user": {"id": user}, "sku": "tea", "at": {"$date": at}}, "event_type": "buy"}
 
 
 def test_a_path_leads_into_nested_objects_and_what_it_leaves_open_has_its_default() -> None:
     fields = PATHS | {"value": "payload.price", "event_type": "meta.kind"}
-    batch = decoded(
-        as_bytes(nested(7)), as_bytes({"payload": {"user": {"id": "b"}, "sku": "t"}}), fields=fields
-    )
+    other = {"payload": {"user": {"id": "b"}, "sku": "t"}}
+    batch = decoded(as_bytes(nested(7)), as_bytes(other), fields=fields)
     assert columns(batch, "user_ids", "item_ids", "types", "time_ms_B") == [
         ["7", "b"], ["tea", "t"], ["click", "click"], [NOW - 5, NOW],
     ]  # fmt: skip
@@ -107,33 +93,23 @@ NO_USER = "Object missing required field `payload.user.id`"
     ("fields", "record", "reason", "detail"),
     [
         (PATHS, {"payload": {"sku": "tea"}}, "missing_field", NO_USER),
-        (PATHS, {"payload": {"sku": "tea", "user": "ann"}}, "missing_field", NO_USER),
         (PATHS, {"payload": {"sku": "tea", "user": [{"id": "ann"}]}}, "missing_field", NO_USER),
         (PATHS, {"payload": {"sku": "tea", "user": {"id": None}}}, "missing_field", NO_USER),
-        (PATHS, {"payload": None}, "missing_field", NO_USER),
         (PATHS, {"payload": "text"}, "missing_field", NO_USER),
         (PATHS, {"payload": {"sku": "tea", "user": {"id": 5.5}}}, "wrong_type", "`$.payload.user.id`"),
         (PATHS, {"payload": {"sku": "tea", "user": {"id": ""}}}, "empty_id", "payload.user.id is empty"),
-        (PATHS, {"payload": {"sku": "", "user": {"id": "ann"}}}, "empty_id", "payload.sku is empty"),
-        (
-            PATHS, {"payload": {"sku": "tea", "user": {"id": "ann"}, "at": {"$date": 12}}}, "bad_time",
-            "payload.at.$date is 12",
-        ),
-        (PATHS, {"payload": {"sku": "t", "user": {"id": "a"}, "at": {"$date": 1e999}}}, "not_finite", "Inf"),
+        (PATHS, nested(at=12), "bad_time", "payload.at.$date is 12"),
+        (PATHS, nested(at=1e999), "not_finite", "Inf"),
         (CHOICES, {"item_id": "tea"}, "missing_field", "missing required field `uid` or `device.id`"),
         (CHOICES, {"item_id": "tea", "uid": ""}, "empty_id", "uid is empty; expected 1 to 256 bytes"),
         (CHOICES, {"item_id": "tea", "device": {"id": "x" * 300}}, "long_id", "device.id has 300 bytes"),
         (CHOICES, {"item_id": "tea", "uid": 5.5, "device": {"id": "d"}}, "wrong_type", "at `$.uid`"),
-        *(
-            (GA4, {"user_id": "ann", "items": items}, "missing_field", "`items[].item_id`")
-            for items in ([], None, "tea", 5, {"item_id": "tea"})
-        ),
+        (GA4, {"user_id": "ann", "items": []}, "missing_field", "`items[].item_id`"),
+        (GA4, {"user_id": "ann", "items": {"item_id": "tea"}}, "missing_field", "`items[].item_id`"),
         (GA4, {"user_id": "ann", "item_id": "tea"}, "missing_field", "`items[].item_id`"),
     ],
 )  # fmt: skip
-def test_what_holds_no_event_is_refused_with_the_name_in_the_record(
-    fields: dict[str, Any], record: dict[str, Any], reason: str, detail: str
-) -> None:
+def test_an_error_has_the_name_in_the_record(fields: Any, record: Any, reason: str, detail: str) -> None:
     found = problem(decoded(as_bytes(record), fields=fields))
     assert found[0] == reason
     assert detail in found[1]
@@ -151,13 +127,10 @@ values = st.recursive(
 @example({"b.a": "0", "b": {"a": {}}}, "b.a")
 def test_paths_are_followed_as_a_plain_walk_would(record: dict[str, Any], path: str) -> None:
     """Where the walk finds an id, decoding finds it; else it refuses the record."""
-    batch = decoded(json.dumps({"item_id": "tea"} | record).encode(), fields={"user_id": path})
+    batch = decoded(as_bytes({"item_id": "tea"} | record), fields={"user_id": path})
     found = value_at(record, path)
     good = isinstance(found, str | int) and str(found) != ""
     assert batch.events.user_ids == ([str(found)] if good else [])
-
-
-# The key
 
 
 def keyed(key: bytes | None, **fields: Any) -> MemoryRecord:
@@ -183,14 +156,6 @@ def test_the_user_may_be_the_key(key: bytes, user: str) -> None:
 def test_a_key_that_is_no_id_is_refused(key: bytes | None, reason: str) -> None:
     assert problem(decoded(keyed(key), fields={"user_id": "$key"}))[0] == reason
 
-
-def test_the_key_and_paths_go_together_behind_a_frame() -> None:
-    value = b"\0\0\0\0\7" + json.dumps({"payload": {"sku": "tea"}}).encode()
-    record = MemoryRecord("events", 0, 0, NOW, b"ann", value)
-    assert only(decoded(record, fields={"user_id": "$key", "item_id": "payload.sku"})) == ("ann", "tea")
-
-
-# A schema registry's frame
 
 GUID = uuid.UUID("89791762-2336-186f-9674-180a8e2d0b33")
 
@@ -228,10 +193,8 @@ def test_a_frame_without_json_is_refused_with_its_schema_and_what_to_do(value: b
 def test_a_schema_named_in_headers_explains_a_value_that_is_no_json() -> None:
     headers = [("trace", b"x"), ("__value_schema_id", b"\x01" + GUID.bytes)]
     for value, reason in ((AVRO, "schema_framed"), (b"{", "schema_framed"), (b"{}", "missing_field")):
-        record = SimpleNamespace(
-            topic="events", partition=0, offset=0, timestamp=NOW, key=b"ann", value=value, headers=headers
-        )
-        batch = decoded(record)
+        fields = MemoryRecord("events", 0, 0, NOW, b"ann", value)._asdict()
+        batch = decoded(SimpleNamespace(**fields | {"headers": headers}))
         assert problem(batch)[0] == reason
         assert str(GUID) in problem(batch)[1] or reason == "missing_field"
 
@@ -253,151 +216,13 @@ def test_a_zero_byte_alone_is_no_frame(value: bytes) -> None:
     assert problem(decoded(value))[0] == "not_json"
 
 
-# Several events in a record
-
-
-def purchase(*items: Any, **fields: Any) -> bytes:
-    return as_bytes({"user_id": "ann", "event_type": "purchase", "items": list(items), **fields})
-
-
-def test_a_record_is_an_event_for_each_element_of_its_array() -> None:
-    value = purchase(
-        {"item_id": "tea", "price": 2.5}, {"item_id": 7, "price": None}, event_id="e1", timestamp_ms=NOW - 9
-    )
-    batch = decoded(event(item_id="rum"), value, purchase({"item_id": "tea"}), fields=GA4)
-    assert columns(batch, "user_ids", "item_ids", "types", "event_ids", "time_ms_B") == [
-        ["ann"] * 3, ["tea", "7", "tea"], ["purchase"] * 3, ["e1#0", "e1#1", None], [NOW - 9, NOW - 9, NOW],
-    ]  # fmt: skip
-    np.testing.assert_array_equal(batch.events.value_B, [2.5, np.nan, np.nan])
-    assert len(batch.rejects) == 1  # without the array, item_id is not looked for elsewhere
-
-
-@pytest.mark.parametrize(
-    ("path", "record"),
-    [
-        ("ecommerce.items[].id", {"ecommerce": {"items": [{"id": "tea"}, {"id": "rum"}]}}),
-        ("p.products[].sku.id", {"p": {"products": [{"sku": {"id": "tea"}}, {"sku": {"id": "rum"}}]}}),
-        ("item_ids[]", {"item_ids": ["tea", "rum"]}),
-        ("a.ids[]", {"a": {"ids": ["tea", "rum"]}}),
-        (
-            "items[].id",
-            {"items": [{"id": "tea", "event_id": "own"}, {"id": "rum", "event_id": ""}], "event_id": "e"},
-        ),
-    ],
-)  # fmt: skip
-def test_the_array_and_what_its_elements_hold_may_be_nested(path: str, record: dict[str, Any]) -> None:
-    config = {"item_id": path, "event_id": ["items[].event_id", "event_id"]}
-    fields = config if path.startswith("items") else {"item_id": path}
-    batch = decoded(json.dumps({"user_id": "ann"} | record).encode(), fields=fields)
-    assert not batch.rejects
-    assert batch.events.item_ids == ["tea", "rum"]
-    assert batch.events.event_ids == (["own", "e#1"] if path.startswith("items") else [None, None])
-
-
-@pytest.mark.parametrize(
-    ("bad", "reason", "detail"),
-    [
-        *(
-            (bad, "missing_field", "Object missing required field `items[1].item_id`")
-            for bad in ({"price": 1}, {"item_id": None}, "tea", None, [{"item_id": "a"}])
-        ),
-        ({"item_id": 5.5}, "wrong_type", "Expected `int | str`, got `float` - at `$.items[1].item_id`"),
-        ({"item_id": ""}, "empty_id", "items[1].item_id is empty; expected 1 to 256 bytes"),
-        ({"item_id": "x" * 257}, "long_id", "items[1].item_id has 257 bytes; expected 1 to 256 bytes"),
-        ({"item_id": "a", "price": "2"}, "wrong_type", "Expected `float`, got `str` - at `$.items[1].price`"),
-    ],
-)
-def test_a_bad_element_is_named_and_the_others_are_learned(bad: object, reason: str, detail: str) -> None:
-    good = {"item_id": "tea"}
-    batch = decoded(event(), purchase(good, bad, {"item_id": "rum"}, event_id="e"), fields=GA4)
-    assert columns(batch, "item_ids", "event_ids") == [["tea", "rum"], ["e#0", "e#2"]]
-    _, reject = batch.rejects
-    assert (reject.reason, reject.detail, reject.record.offset) == (reason, detail, 1)
-
-
-def test_several_bad_elements_are_one_dead_letter_and_what_the_record_lacks_is_said_once() -> None:
-    batch = decoded(purchase({"item_id": "tea"}, {}, {"item_id": ""}, {}), fields=GA4)
-    (reject,) = batch.rejects
-    assert reject.detail == ("Object missing required field `items[1].item_id` (and 2 more of 4 elements)")
-    value = purchase({"item_id": "tea"}, {"item_id": "rum"}, user_id=None)
-    (reject,) = decoded(value, fields=GA4).rejects
-    assert reject.detail == "Object missing required field `user_id`"
-
-
-@pytest.mark.parametrize("items", [[], None, "tea", 5, {"item_id": "tea"}])
-def test_without_an_array_the_record_is_one_event_by_a_name_outside(items: object) -> None:
-    fields = GA4 | {"item_id": ["items[].item_id", "sku"]}
-    value = as_bytes({"user_id": "ann", "items": items, "sku": "rum", "event_id": "e"})
-    batch = decoded(value, fields=fields)
-    assert only(batch) == ("ann", "rum")
-    assert batch.events.event_ids == ["e"]
-
-
-def test_a_name_before_the_array_makes_the_record_one_event() -> None:
-    fields = {"item_id": ["sku", "items[].item_id"]}
-    records = [purchase({"item_id": "a"}, {"item_id": "b"}, sku=sku) for sku in ("rum", "", None)]
-    assert decoded(*records, fields=fields).events.item_ids == ["rum", "a", "b", "a", "b"]
-
-
-def test_an_array_of_more_than_a_thousand_elements_is_refused() -> None:
-    items = [{"item_id": f"i{number}"} for number in range(1_001)]
-    batch = decoded(purchase(*items[:1_000]), purchase(*items), limit=100_000, fields=GA4)
-    assert len(batch.events) == 1_000
-    (reject,) = batch.rejects
-    assert (reject.reason, reject.detail) == ("too_many", "1001 elements in the array; expected at most 1000")
-
-
-def test_a_long_event_id_is_measured_without_the_number_of_the_element() -> None:
-    batch = decoded(purchase({"item_id": "tea"}, event_id="x" * 256), fields=GA4)
-    assert batch.events.event_ids == ["x" * 256 + "#0"]
-
-
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
-        (
-            {"item_id": "items[].id", "value": "products[].price"},
-            "item_id is read from 'items[].id', and value from 'products[].price'; expected one array",
-        ),
-        ({"value": "items[].price"}, "value is read from 'items[].price', in an array that item_id is not"),
-        ({"item_id": "orders[].items[].id"}, "expected a path through one array"),
-        ({"item_id": "[].id"}, "expected a path through one array"),
-        ({"item_id": "items[].id[]"}, "expected a path through one array"),
-        ({"item_id": "items[]id"}, "expected a path through one array"),
-        ({"item_id": "items[]..id"}, "expected a path through one array"),
-        ({"item_id": "items[].id", "event_id": "items"}, "event_id is read from 'items', and item_id from"),
-        ({"item_id": "items[].id", "value": "items.total"}, "of an array, and value from 'items.total'"),
-        ({"item_id": "items[]", "value": "items[].price"}, "item_id is read from 'items[]', and value"),
-        ({"item_id": ["items[].id", "sku"], "event_id": "sku"}, "item_id and event_id are both read"),
-        ({"user_id": ["user", "user.id"]}, "user_id is read from 'user', and user_id from 'user.id'"),
-        ({"user_id": ["uid", "item_id"]}, "user_id and item_id are both read from 'item_id'"),
-        ({"item_id": "event_id"}, "item_id and event_id are both read from 'event_id'"),
-        (
-            {"item_id": "thing", "user_id": "thing.user"},
-            "and user_id from 'thing.user', inside of it",
-        ),
-        ({"user_id": "item_id.user"}, "item_id is read from 'item_id', and user_id from 'item_id.user'"),
-    ],
-)
-def test_names_that_contradict_each_other_are_one_line(fields: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        field_names(EventsConfig(fields=fields))
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-# Second choices
-
-
 @pytest.mark.parametrize(
     ("record", "user"),
     [
         ({"user_id": "ann", "anonymous_id": "x1"}, "ann"),
-        ({"anonymous_id": "x1"}, "x1"),
         ({"user_id": None, "anonymous_id": 17}, "17"),
         ({"user_id": "", "anonymous_id": "x1"}, "x1"),
         ({"user_id": 0, "anonymous_id": "x1"}, "0"),
-        ({"user_id": " ", "anonymous_id": "x1"}, " "),
         ({"user_id": "ann", "anonymous_id": {"any": "form"}}, "ann"),
         ({"device": {"id": "d1"}, "user_id": ""}, "d1"),
         ({"device.id": "d2", "device": {"id": "d1"}}, "d2"),
@@ -426,130 +251,3 @@ def test_every_field_may_have_choices() -> None:
     assert events.time_ms_B.tolist() == [NOW - 1, NOW - 2]
     assert events.types == ["buy", "buy"]
     assert events.value_B.tolist() == [1, 2]
-
-
-# Event types to ignore
-
-
-def test_ignored_types_need_no_user_and_no_item_and_are_counted() -> None:
-    records = [
-        b'{"event_type":"page_view"}',
-        b'{"event_type":"page_view","user_id":[],"timestamp_ms":"soon"}',
-        event(event_type=3),
-        event(event_type="buy"),
-        b'{"event_type":"Page_View"}',  # as the records spell it
-        b"\0\0\0\0\7" + b'{"event_type":"page_view"}',
-        b'{"event_type":"page_view"',
-        b'{"event_type":["page_view"]}',
-    ]
-    batch = decoded(*records, roles={"page_view": "ignore", "3": "ignore"})
-    assert batch.ignored == {"page_view": 3, "3": 1}
-    assert batch.events.types == ["buy"]
-    assert [reject.reason for reject in batch.rejects] == ["missing_field", "not_json", "wrong_type"]
-
-
-def test_a_topic_of_an_ignored_type_gives_only_what_names_another() -> None:
-    topics = TopicsConfig(events={"events": "look"})
-    batch = decoded(b"{}", event(), event(event_type="buy"), topics=topics, roles={"look": "ignore"})
-    assert (batch.events.types, batch.ignored, batch.rejects) == (["buy"], {"look": 2}, [])
-
-
-def test_an_ignored_record_is_counted_once_whatever_its_array_holds() -> None:
-    value = purchase(*[{}] * 1_500, event_type="view_item_list")
-    batch = decoded(value, limit=100_000, fields=GA4, roles={"view_item_list": "ignore"})
-    assert (batch.ignored, batch.rejects, len(batch.events)) == ({"view_item_list": 1}, [], 0)
-
-
-def test_types_of_elements_are_judged_element_by_element() -> None:
-    acts = [{"id": "tea", "type": "look"}, {"id": "rum", "type": "buy"}, {"type": "look"}]
-    value = as_bytes({"user_id": "ann", "acts": acts})
-    fields = {"item_id": "acts[].id", "event_type": "acts[].type"}
-    batch = decoded(value, fields=fields, roles={"look": "ignore"})
-    assert (batch.events.item_ids, batch.ignored, batch.rejects) == (["rum"], {"look": 2}, [])
-
-
-def test_a_debezium_table_of_events_is_read_as_the_guide_maps_it() -> None:
-    """Snapshot, insert, update, delete and truncate as Debezium writes them, and a delete's tombstone."""
-    (mapping,) = re.findall(r"```toml\n(.*?)```", (GUIDES / "shop.md").read_text("utf-8"), re.DOTALL)
-    config = tomllib.loads(mapping)["events"]
-
-    def change(op: str, before: object, after: object) -> bytes:
-        source = {"connector": "postgresql", "table": "actions", "ts_ms": NOW}
-        payload = {"before": before, "after": after, "source": source, "op": op, "ts_ms": NOW}
-        return json.dumps({"schema": {"type": "struct"}, "payload": payload}).encode()
-
-    row = {"id": 9, "customer_id": 4, "sku": "tea", "type": "buy", "created_at": (NOW - 7) * 1000}
-    values = [
-        change("r", None, row),
-        change("c", None, row | {"id": 10, "sku": 5, "type": None, "created_at": None}),
-        change("u", row, row),
-        change("d", row, None),
-        None,
-        change("t", None, None),
-    ]
-    records = [MemoryRecord("events", 0, place, NOW, b"9", value) for place, value in enumerate(values)]
-    batch = decoded(*records, **config)
-    assert (batch.ignored, batch.rejects) == ({"d": 1, "tombstone": 1, "t": 1}, [])
-    # the update has the same event_id, and is dropped later
-    assert columns(batch, "user_ids", "item_ids", "types", "event_ids", "time_ms_B") == [
-        ["4"] * 3, ["tea", "5", "tea"], ["buy", "c", "buy"], ["9", "10", "9"], [NOW - 7, NOW, NOW - 7],
-    ]  # fmt: skip
-
-
-def test_a_record_without_a_value_is_ignored_and_counted() -> None:
-    batch = decoded(MemoryRecord("events", 0, 0, NOW, b"ann", None))
-    assert (batch.ignored, batch.rejects, len(batch.events)) == ({"tombstone": 1}, [], 0)
-
-
-# Quick and careful
-
-leaves = st.sampled_from(["", "ann", "tea", 7, NOW, 5.5, None, True, [], "look", "e1"])
-lines = st.lists(
-    st.dictionaries(st.sampled_from(["id", "sku", "price", "event_id"]), leaves, max_size=4) | leaves,
-    max_size=3,
-)
-documents = st.fixed_dictionaries(
-    {"user_id": st.sampled_from(["ann", 7, ""]), "timestamp_ms": st.just(NOW)},
-    optional={
-        "uid": leaves, "item_id": leaves, "event_type": leaves, "value": st.floats(0, 9) | leaves,
-        "event_id": leaves, "a": st.dictionaries(st.sampled_from(["id", "b"]), leaves, max_size=2) | leaves,
-        "a.id": leaves, "items": lines | leaves,
-    },
-)  # fmt: skip
-MAPPINGS: list[dict[str, str | list[str]]] = [
-    {},
-    {"user_id": "a.id"},
-    {"user_id": ["uid", "a.id", "$key"], "value": ["price", "a.b"]},
-    {"user_id": ["$key", "uid"]},
-    {"item_id": "items[].id", "value": "items[].price"},
-    {"item_id": ["items[].id", "items[].sku", "item_id"], "event_id": ["items[].event_id", "event_id"]},
-    {"item_id": ["item_id", "items[].id"], "user_id": ["uid", "a.id"]},
-    {"item_id": "items[]"},
-]
-
-
-def raise_unexpected(text: str) -> None:
-    raise ValueError(text)
-
-
-@given(st.lists(documents, max_size=3), st.sampled_from(MAPPINGS), st.booleans(), st.booleans())
-def test_what_is_read_quickly_is_read_as_carefully(
-    records: list[dict[str, Any]], fields: dict[str, str | list[str]], ignoring: bool, with_key: bool
-) -> None:
-    """The careful reader looks at one value after the other; the quick one must never differ from it."""
-    config = EventsConfig(fields=fields, roles={"look": "ignore"} if ignoring else {})
-    quick, careful = (Decoder(config, TopicsConfig(), 2_000) for _ in range(2))
-    careful._parse = raise_unexpected if careful._parse else None
-    key = b"key" if with_key else None
-    given = [
-        MemoryRecord("events", 0, n, NOW, key, json.dumps(each).encode()) for n, each in enumerate(records)
-    ]
-    polled = Polled((Span("events", 0, 0, len(given)),), list(given), np.zeros(len(given), np.int32))
-    one, other = quick.decode(0, NOW, polled), careful.decode(0, NOW, polled)
-    for column in ("user_ids", "item_ids", "types", "event_ids"):
-        assert getattr(one.events, column) == getattr(other.events, column)
-    np.testing.assert_array_equal(one.events.value_B, other.events.value_B)
-    assert one.ignored == other.ignored
-    assert [reject.record for reject in one.rejects] == [reject.record for reject in other.rejects]
-    if fields:
-        assert one.rejects == other.rejects

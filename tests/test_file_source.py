@@ -39,39 +39,15 @@ def only(path: Path, **options: Any) -> Events:
     return events
 
 
-def rejected(path: Path, **options: Any) -> dict[str, int]:
-    """Read a file of which at least one row is bad; return how many of each reason."""
-    tally = Tally()
-    chunks(path, tally=tally, **options)
-    assert set(tally.rejected) <= set(REASONS)
-    assert set(tally.first) == set(tally.rejected)
-    return dict(tally.rejected)
-
-
-def test_a_csv_fills_every_column(tmp_path: Path) -> None:
-    events = only(written(tmp_path, HEADER + "ann,tea,1600000000,buy,2.5\nbob,rum,1600000001.25,,\n"))
-    assert (events.user_ids, events.item_ids, events.types) == (
-        ["ann", "bob"],
-        ["tea", "rum"],
-        ["buy", "click"],
-    )
-    assert events.event_ids == [None, None]
-    assert events.time_ms_B.tolist() == [1_600_000_000_000, 1_600_000_001_250]
-    assert events.append_ms_B.tolist() == events.source_B.tolist() == [0, 0]
-    assert events.value_B[0] == 2.5
-    assert np.isnan(events.value_B[1])
-    assert (events.time_ms_B.dtype, events.source_B.dtype) == (np.int64, np.int32)
-
-
 def as_jsonl(rows: Sequence[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def as_parquet(folder: Path, columns: dict[str, Any], name: str = "events.parquet") -> Path:
+def as_parquet(folder: Path, columns: dict[str, Any]) -> Path:
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
-    pq.write_table(pa.table(columns), folder / name)
-    return folder / name
+    pq.write_table(pa.table(columns), folder / "events.parquet")
+    return folder / "events.parquet"
 
 
 @pytest.mark.parametrize(
@@ -84,9 +60,7 @@ def as_parquet(folder: Path, columns: dict[str, Any], name: str = "events.parque
         (["oops", "1600000000000", "12", "1600000000001"], [1_600_000_000_000, 1_600_000_000_001]),
     ],
 )
-def test_the_unit_of_time_is_found_from_the_first_rows(
-    tmp_path: Path, times: list[str], expected: list[int]
-) -> None:
+def test_the_unit_of_time_is_that_of_the_first_rows(tmp_path: Path, times: list[str], expected: Any) -> None:
     path = written(tmp_path, HEADER + "".join(f"ann,tea,{time},,\n" for time in times))
     assert only(path).time_ms_B.tolist() == expected
 
@@ -97,12 +71,6 @@ def test_a_time_in_another_unit_than_the_first_rows_is_read_by_its_size(tmp_path
     (events,) = chunks(written(tmp_path, text), 200)
     assert set(events.time_ms_B.tolist()) == {1_600_000_000_000}
     assert len(events) == 104
-
-
-def test_a_given_unit_is_not_replaced(tmp_path: Path) -> None:
-    path = written(tmp_path, HEADER + "ann,tea,1600000000,,\n")
-    assert rejected(path, time_unit="ms") == {"bad_time": 1}
-    assert rejected(path, time_unit="iso") == {"bad_time": 1}
 
 
 def test_times_of_parquet_define_their_unit(tmp_path: Path) -> None:
@@ -120,34 +88,19 @@ BAD_ROWS = [
     ("long_id", f"ann,{'ü' * 129},1600000000,,"),
     ("long_id", f"ann,tea,1600000000,{'x' * 257},"),
     ("not_utf8", b"ann,te\xff,1600000000,,"),
-    ("not_utf8", b"ann,tea,1600000000,\xff,"),
     ("bad_time", "ann,tea,,,"),
     ("bad_time", "ann,tea,soon,,"),
     ("bad_time", "ann,tea,nan,,"),
-    ("bad_time", "ann,tea,inf,,"),
     ("bad_time", "ann,tea,1_600_000_000,,"),
     ("bad_time", "ann,tea,315532799,,"),
     ("bad_time", "ann,tea,1700086401,,"),
     ("wrong_type", "ann,tea,1600000000,,five"),
     ("wrong_type", "ann,tea,1600000000,,1_0"),
     ("not_finite", "ann,tea,1600000000,,nan"),
-    ("not_finite", "ann,tea,1600000000,,-inf"),
     ("not_finite", "ann,tea,1600000000,,1e999"),
     ("bad_row", "ann,tea,1600000000,buy"),
     ("bad_row", "ann,tea,1600000000,buy,1,more"),
 ]
-
-
-@pytest.mark.parametrize(("reason", "row"), BAD_ROWS, ids=[f"{i}-{bad[0]}" for i, bad in enumerate(BAD_ROWS)])
-def test_a_bad_row_is_counted_between_good_ones(tmp_path: Path, reason: str, row: str | bytes) -> None:
-    line = row if isinstance(row, bytes) else row.encode()
-    good = b"%s,tea,1600000000,,1\n"
-    path = written(tmp_path, HEADER.encode() + good % b"before" + line + b"\n\n" + good % b"after")
-    tally = Tally()
-    assert only(path, tally=tally).user_ids == ["before", "after"]
-    assert dict(tally.rejected) == {reason: 1}
-    assert tally.lines() == [f"1 rows rejected: {reason}. The first: {tally.first[reason]}"]
-    assert tally.first[reason].startswith("line 3: ")
 
 
 BAD_OBJECTS = [
@@ -158,10 +111,8 @@ BAD_OBJECTS = [
     ("not_object", "[]"),
     ("too_deep", '{"x":' + "[" * 300 + "]" * 300 + "}"),
     ("missing_field", '{"user":"ann","timestamp":1600000000}'),
-    ("missing_field", '{"user":null,"item":"tea","timestamp":1600000000}'),
     ("missing_field", '{"user":"ann","item":"tea"}'),
     ("wrong_type", '{"user":1.0,"item":"tea","timestamp":1600000000}'),
-    ("wrong_type", '{"user":true,"item":"tea","timestamp":1600000000}'),
     ("wrong_type", '{"user":"ann","item":["tea"],"timestamp":1600000000}'),
     ("wrong_type", '{"user":"ann","item":"tea","timestamp":true}'),
     ("wrong_type", '{"user":"ann","item":"tea","timestamp":1600000000,"value":false}'),
@@ -169,17 +120,23 @@ BAD_OBJECTS = [
     ("long_id", '{"user":1' + "0" * 300 + ',"item":"tea","timestamp":1600000000}'),
     ("bad_time", '{"user":"ann","item":"tea","timestamp":"1979-09-13"}'),
 ]
+FORMATS = {  # header and a good row
+    "events.csv": (HEADER.encode(), b"%s,tea,1600000000,,1\n"),
+    "events.jsonl": (b"", b'{"user":"%s","item":"tea","timestamp":1600000000}\n'),
+}
+BAD = [("events.csv", *bad) for bad in BAD_ROWS] + [("events.jsonl", *bad) for bad in BAD_OBJECTS]
 
 
-@pytest.mark.parametrize(
-    ("reason", "line"), BAD_OBJECTS, ids=[f"{i}-{bad[0]}" for i, bad in enumerate(BAD_OBJECTS)]
-)
-def test_a_bad_object_is_counted_between_good_ones(tmp_path: Path, reason: str, line: str) -> None:
-    good = '{"user":"%s","item":"tea","timestamp":1600000000}\n'
-    path = written(tmp_path, good % "before" + line + "\n\n" + good % "after", "events.jsonl")
+@pytest.mark.parametrize(("name", "reason", "row"), BAD, ids=[f"{i}-{bad[1]}" for i, bad in enumerate(BAD)])
+def test_a_bad_row_is_counted_between_good_ones(tmp_path: Path, name: str, reason: str, row: Any) -> None:
+    (header, good), line = FORMATS[name], row if isinstance(row, bytes) else row.encode()
+    path = written(tmp_path, header + good % b"before" + line + b"\n\n" + good % b"after", name)
     tally = Tally()
     assert only(path, tally=tally).user_ids == ["before", "after"]
     assert dict(tally.rejected) == {reason: 1}
+    assert reason in REASONS
+    assert tally.lines() == [f"1 rows rejected: {reason}. The first: {tally.first[reason]}"]
+    assert tally.first[reason].startswith(f"line {2 + bool(header)}: ")
 
 
 def test_columns_may_have_other_names_and_any_order(tmp_path: Path) -> None:
@@ -201,7 +158,7 @@ def test_columns_may_be_nested_fields(tmp_path: Path) -> None:
     assert only(path, columns=columns, tally=tally).user_ids == ["7", "bob"]
     assert tally.rejected == {"missing_field": 1}
     bad = written(tmp_path, as_jsonl([rows[0] | {"value": True}]), "bad.jsonl")
-    assert rejected(bad, columns=columns) == {"wrong_type": 1}  # the columns are there: no error of names
+    assert chunks(bad, columns=columns) == []  # the columns are there: no error of names
     with pytest.raises(UsageError, match=r"no column 'who\.name'; .*--user-column"):
         chunks(path, columns=Columns(user="who.name", timestamp="at.$date"))
 
@@ -217,9 +174,7 @@ def test_columns_may_be_nested_fields(tmp_path: Path) -> None:
         ("user,item,timestamp", Columns(value="price"), r"no column 'price'; .*--value-column"),
     ],
 )
-def test_a_column_that_the_file_lacks_is_named(
-    tmp_path: Path, header: str, columns: Columns, message: str
-) -> None:
+def test_a_missing_column_is_named(tmp_path: Path, header: str, columns: Columns, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         chunks(written(tmp_path, header + "\na,b,1600000000\n"), columns=columns)
 
@@ -235,22 +190,17 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
     written(tmp_path, "plain", "plain.csv").rename(tmp_path / "plain.csv.gz")
     written(tmp_path, "", "nothing.csv")
+    written(tmp_path, "no parquet", "bad.parquet")
     for name, message in [
         ("none.csv", "none.csv: can't be read: No such file"),
         ("nothing.csv", "nothing.csv: empty; expected a header line such as user,item,"),
         ("cut.csv.gz", "cut.csv.gz: not a whole gzip file"),
         ("plain.csv.gz", "plain.csv.gz: not a whole gzip"),
+        ("bad.parquet", "bad.parquet: can't be read as parquet"),
     ]:
         with pytest.raises(UsageError, match=message) as error:
             chunks(tmp_path / name)
         assert "\n" not in str(error.value)
-
-
-def test_a_file_that_is_no_parquet_is_one_line(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
-    with pytest.raises(UsageError, match=r"bad\.parquet: can't be read as parquet") as error:
-        chunks(written(tmp_path, "no parquet", "bad.parquet"))
-    assert "\n" not in str(error.value)
 
 
 def test_a_parquet_column_of_an_ambiguous_type_is_an_error(tmp_path: Path) -> None:
@@ -259,9 +209,7 @@ def test_a_parquet_column_of_an_ambiguous_type_is_an_error(tmp_path: Path) -> No
         chunks(path)
 
 
-def test_parquet_without_its_package_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parquet_without_its_package_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UsageError, match=r"pip install 'afresh\[parquet\]'"):
         chunks(tmp_path / "events.parquet")
@@ -283,13 +231,12 @@ def test_a_jsonl_of_a_topic_is_read_as_the_topic_is(tmp_path: Path) -> None:
         base | {"sku": "lamp"},
         base | {"uid": "ann", "lines": [{"sku": "a"}] * 1_001},
     ]
-    path = written(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), "events.jsonl")
+    path = written(tmp_path, as_jsonl(rows), "events.jsonl")
     tally = Tally()
     columns = Columns("uid", "lines[].sku", "timestamp_ms", "event_type", "lines[].price")
     events = only(path, columns=columns, settings=config, tally=tally)
-    records = [
-        MemoryRecord("events", 0, at, NOW, None, json.dumps(row).encode()) for at, row in enumerate(rows)
-    ]
+    values = [json.dumps(row).encode() for row in rows]
+    records = [MemoryRecord("events", 0, at, NOW, None, value) for at, value in enumerate(values)]
     polled = Polled((Span("events", 0, 0, len(rows)),), list(records), np.zeros(len(rows), np.int32))
     topic = Decoder(config, TopicsConfig(), 100_000).decode(0, NOW, polled)
     assert events.user_ids == topic.events.user_ids == ["ann", "ann", "d1", "cyd"]

@@ -21,11 +21,7 @@ OURS = frozenset(
     }
 )  # fmt: skip
 INSTEAD = {"bootstrap_timeout_ms": "set kafka.start_timeout_s"}
-DEFAULTS = {
-    **KafkaAdminClient.DEFAULT_CONFIG,
-    **KafkaProducer.DEFAULT_CONFIG,
-    **KafkaConsumer.DEFAULT_CONFIG,
-}
+DEFAULTS = {**KafkaAdminClient.DEFAULT_CONFIG, **KafkaProducer.DEFAULT_CONFIG, **KafkaConsumer.DEFAULT_CONFIG}
 OBJECTS = frozenset({"sasl_oauth_token_provider", "ssl_context"})  # None by default, else Python objects
 WHOLE = frozenset({"consumer_timeout_ms", "receive_buffer_bytes", "retries", "send_buffer_bytes"})
 FILES = frozenset({"ssl_certfile", "ssl_crlfile", "ssl_keyfile"})

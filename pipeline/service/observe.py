@@ -30,11 +30,7 @@ class MetricsObserver(Observer):
     """Keep the metrics and the health of one worker."""
 
     def __init__(
-        self,
-        metrics: Metrics,
-        health: Health,
-        clock: Clock,
-        status: Callable[[], ModelStatus] | None = None,
+        self, metrics: Metrics, health: Health, clock: Clock, status: Callable[[], ModelStatus] | None = None
     ) -> None:
         """`status` is called with each commit: about once a second."""
         self._metrics, self._health, self._clock, self._status = metrics, health, clock, status

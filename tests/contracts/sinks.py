@@ -1,11 +1,11 @@
 """Worlds for the contract of sinks: topics that outlive the sinks that publish to them.
 
-A factory takes pytest's request (for fixtures such as a broker) and returns a world.
+`rankings` returns a user's in order (None: a tombstone), `committed` the offset of `source`. A factory takes
+pytest's request, for fixtures such as a broker.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import msgspec
 import pytest
@@ -18,7 +18,6 @@ from kafka.structs import ConsumerGroupMetadata
 from pipeline.events.batch import TopicPartition
 from pipeline.events.records import DriftAlarm, Ranking
 from pipeline.service.clock import SystemClock
-from pipeline.service.ports import Sink
 from pipeline.settings import TopicsConfig
 from producers.kafka.sink import KafkaSink
 from producers.kafka.topics import create_topics
@@ -29,33 +28,7 @@ now_ms = SystemClock().now_ms
 Letter = tuple[bytes | None, bytes | None, str]  # key, value, reason
 
 
-class World(Protocol):
-    """What a kind of sink needs to offer to run the contract."""
-
-    source: TopicPartition
-
-    def sink(self) -> Sink:
-        """Make a sink over the world's topics; the world closes it."""
-
-    def rankings(self, user_id: str) -> list[Ranking | None]:
-        """Return the published rankings of a user in order; None: a tombstone."""
-
-    def letters(self) -> list[Letter]:
-        """Return the dead letters."""
-
-    def alarms(self) -> list[DriftAlarm]:
-        """Return the drift alarms."""
-
-    def committed(self) -> int | None:
-        """Return the committed offset of `source`."""
-
-    def close(self) -> None:
-        """Release what the world holds."""
-
-
 class MemoryWorld:
-    """The world of `MemorySink`."""
-
     source = TopicPartition("events", 0)
 
     def __init__(self, commits: bool) -> None:
@@ -109,11 +82,9 @@ class KafkaWorld:
         return made
 
     def records(self) -> list[ConsumerRecord]:
-        """Return the committed records of the recommendations topic."""
         return lying_on(self.address, self.topics.recommendations)
 
     def users(self) -> list[str]:
-        """Return the users of all rankings, sorted."""
         return sorted(record.key.decode() for record in self.records())
 
     def rankings(self, user_id: str) -> list[Ranking | None]:
@@ -121,7 +92,6 @@ class KafkaWorld:
         return [None if value is None else msgspec.json.decode(value, type=Ranking) for value in found]
 
     def dead_letters(self) -> list[ConsumerRecord]:
-        """Return the committed records of the dead-letter topic."""
         return lying_on(self.address, self.topics.dead_letters)
 
     def letters(self) -> list[Letter]:
@@ -135,10 +105,8 @@ class KafkaWorld:
         return self.offsets()[self.source]
 
     def offsets(self) -> Mapping[TopicPartition, int | None]:
-        """Return the group's committed offsets."""
-        consumer = KafkaConsumer(
-            bootstrap_servers=self.address, group_id=self.kafka.group_id, isolation_level="read_committed"
-        )
+        options = {"group_id": self.kafka.group_id, "isolation_level": "read_committed"}
+        consumer = KafkaConsumer(bootstrap_servers=self.address, **options)
         offsets = {each: consumer.committed(KafkaPartition(*each)) for each in (self.source, self.other)}
         consumer.close(autocommit=False)
         return offsets
@@ -148,8 +116,10 @@ class KafkaWorld:
             sink.close()
 
 
+World = MemoryWorld | KafkaWorld
+
+
 def topics_named(topic_name: Callable[[str], str]) -> TopicsConfig:
-    """Return topics that no other test uses."""
     return TopicsConfig(
         events=[topic_name("events")],
         items=topic_name("items"),
@@ -160,7 +130,6 @@ def topics_named(topic_name: Callable[[str], str]) -> TopicsConfig:
 
 
 def kafka_world(broker: str, transactions: bool) -> Callable[[pytest.FixtureRequest], World]:
-    """Return the factory of a Kafka sink's worlds on one kind of broker."""
 
     def make(request: pytest.FixtureRequest) -> World:
         topics = topics_named(request.getfixturevalue("topic_name"))
@@ -169,7 +138,6 @@ def kafka_world(broker: str, transactions: bool) -> Callable[[pytest.FixtureRequ
     return make
 
 
-Factory = Callable[[pytest.FixtureRequest], World]
 FACTORIES: list[object] = [
     pytest.param(lambda request: MemoryWorld(commits=False), id="memory"),
     pytest.param(lambda request: MemoryWorld(commits=True), id="memory-commits"),

@@ -1,11 +1,10 @@
 """Worlds for the contract of sources: a stream with partitions, and members of one group that read it.
 
-A factory takes pytest's request (for fixtures such as a broker) and the number of partitions, and returns a
-world.
+A member buffers at most 8 records a partition if it can. A factory takes pytest's request,
+for fixtures such as a broker, and the number of partitions.
 """
 
 from collections.abc import Callable
-from typing import Protocol
 
 import pytest
 from harness.clients import config, make_topic
@@ -38,8 +37,6 @@ class World(Protocol):
 
 
 class MemoryWorld:
-    """The world of `MemorySource`."""
-
     topic = "events"
 
     def __init__(self, request: pytest.FixtureRequest, partitions: int) -> None:
@@ -59,18 +56,14 @@ class MemoryWorld:
 
 
 class KafkaWorld:
-    """A topic of its own, read by members of one group."""
-
     def __init__(self, broker: str, topic: str, partitions: int) -> None:
         self.topic, self._broker = topic, broker
         make_topic(broker, topic, partitions)
         self._producer = KafkaProducer(bootstrap_servers=broker)
 
     def publish(self, partition: int, timestamp: int, value: bytes | None, key: bytes | None = None) -> None:
-        sent = self._producer.send(
-            self.topic, value=value, key=key, partition=partition, timestamp_ms=timestamp
-        )
-        sent.get(timeout=20)
+        at = {"partition": partition, "timestamp_ms": timestamp}
+        self._producer.send(self.topic, value=value, key=key, **at).get(timeout=20)
 
     def source(self) -> Source:
         return KafkaSource(config(self._broker, self.topic), [self.topic], BatchConfig())
@@ -84,12 +77,11 @@ class KafkaWorld:
         self._producer.close(timeout=5)
 
 
+World = MemoryWorld | KafkaWorld
 Factory = Callable[[pytest.FixtureRequest, int], World]
 
 
 def kafka_world(broker: str) -> Factory:
-    """Return the factory of worlds on one kind of broker."""
-
     def make(request: pytest.FixtureRequest, partitions: int) -> World:
         topic = request.getfixturevalue("topic_name")("contract")
         return KafkaWorld(request.getfixturevalue(broker), topic, partitions)

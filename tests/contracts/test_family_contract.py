@@ -89,9 +89,7 @@ def test_names_of_features_are_distinct_and_have_their_places(learned: Learned, 
     assert bank.names[at : at + len(family.features)] == family.features
 
 
-def test_a_family_alone_retrieves_what_may_be_shown_and_fills_its_own_places(
-    learned: Learned, name: str
-) -> None:
+def test_a_family_retrieves_what_may_be_shown_and_fills_its_own_places(learned: Learned, name: str) -> None:
     family, at = learned.bank.families[name], learned.bank.at[name]
     before = copied(columns_of(learned.bank))
     found = []
@@ -149,15 +147,10 @@ def test_lessons_alone_decide_what_is_counted_wherever_they_are_cut(learned: Lea
     same(whole.columns(), copied(again.columns()))
     same(whole.columns(), copied(single.columns()))
     assert {column.axis for column in whole.columns().values()} <= {"item", "none"}  # no users
-    nothing, status = (
-        learned.taught[-1]._replace(item_B=np.full_like(learned.taught[-1].item_B, -1)),
-        np.ones(1024, np.uint8),
-    )
-    before = copied(whole.columns())
-    whole.update(nothing, status, 7)
-    weightless = learned.taught[-1]._replace(weight_B=np.zeros_like(nothing.weight_B))
+    last, status, before = learned.taught[-1], np.ones(1024, np.uint8), copied(whole.columns())
+    whole.update(last._replace(item_B=np.full_like(last.item_B, -1)), status, 7)
     if name != "newest":  # an item counts as seen whatever its event weighs
-        whole.update(weightless, status, 7)
+        whole.update(last._replace(weight_B=np.zeros_like(last.weight_B)), status, 7)
     same(whole.columns(), before)
 
 
@@ -210,24 +203,9 @@ def test_a_new_family_is_one_file_and_a_line_in_the_bank(tmp_path: Path) -> None
     source = (features / "bank.py").read_text()
     line = '        "popularity": popularity,'
     assert source.count(line) == 1
-    imported = "from pipeline.features.toy import Toy\n"
-    source = source.replace(
-        "from pipeline.features.transitions", imported + "from pipeline.features.transitions"
-    )
+    source = "from pipeline.features.toy import Toy\n" + source
     (features / "bank.py").write_text(source.replace(line, f'        "toy": Toy(items.capacity),\n{line}'))
-    path = os.pathsep.join((str(tmp_path), str(here.parent.parent)))
-    env = os.environ | {"PYTHONPATH": path}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        "-n",
-        "0",
-        str(Path(__file__)),
-        "-k",
-        "toy",
-    ]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(here.parent.parent)))}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", __file__, "-k", "toy"]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout[-3000:]

@@ -9,6 +9,7 @@ from harness.streams import Batches, Event, copied, names_of, same, shoppers, sm
 from toy_model import TOY
 
 from pipeline.events.batch import RawBatch
+from pipeline.events.records import DEFAULT_USER
 from pipeline.features.block import Candidates
 from pipeline.models.model import MISS, Model, Targets, TrainingCandidates
 from pipeline.models.registry import MODELS
@@ -47,7 +48,6 @@ def stream(count: int = 8) -> list[RawBatch]:
 
 
 def learned(name: str, prepare: Callable[[Recommender], object] = lambda _: None) -> Recommender:
-    """Return a recommender that has learned some batches."""
     recommender = Recommender(settings_of(name))
     prepare(recommender)
     for raw in stream():
@@ -70,13 +70,8 @@ class Ready(NamedTuple):
 
 
 def ready_with(recommender: Recommender, raw: RawBatch | None = None) -> Ready:
-    state = recommender.state
-    raw = (
-        raw
-        or shoppers(np.random.default_rng(4), Batches(seq=8), 1, size=30, window=30, types=("click", "buy"))[
-            0
-        ]
-    )
+    state, rng = recommender.state, np.random.default_rng(4)
+    raw = raw or shoppers(rng, Batches(seq=8), 1, size=30, window=30, types=("click", "buy"))[0]
     batch = state.admit(raw)
     recommender._init_rows(batch.new_users, batch.new_items)
     queries = training_queries(state, batch)
@@ -171,8 +166,6 @@ def test_learning_ranks_with_the_scores_of_before_its_update(ready: Ready) -> No
         assert ranks.greater_B[b] + ranks.equal_B[b] <= above + near.sum() - 1
         judged += 1
     assert judged > 5
-    size = ready.queries.user_B.size
-    assert all(column.shape == (size,) for column in ranks if column is not None)
     assert ranks.tested_B.tolist() == ready.targets.tested_B.tolist()
     assert ranks.known_B.tolist() == ready.targets.known_B.tolist()
     known = ranks.below_B[~np.isnan(ranks.below_B)]
@@ -200,20 +193,16 @@ def test_parts_of_an_explanation_sum_to_the_score(ready: Ready) -> None:
     assert parts.shape == (*places_BK.shape, ready.queries.items_BL.shape[1] + 1)
     for b, length in enumerate(ready.queries.length_B.tolist()):
         held = places_BK[b] >= 0
-        np.testing.assert_allclose(
-            parts[b, held].sum(1), scores.values[places_BK[b, held]], rtol=1e-3, atol=1e-4
-        )
+        total = parts[b, held].sum(1)
+        np.testing.assert_allclose(total, scores.values[places_BK[b, held]], rtol=1e-3, atol=1e-4)
         assert (parts[b, :, length:-1] == 0).all()  # an empty place adds nothing
         assert (parts[b, ~held] == 0).all()
 
 
 def test_nothing_to_score_or_to_learn_is_no_trouble(name: str) -> None:
     fresh = Recommender(settings_of(name))
-    nothing = ready_with(fresh, Batches()([]))
-    unknown = ready_with(
-        fresh, Batches()([Event("new", "thing"), Event("new", "other")])
-    )  # no candidate, no history
-    for case in (nothing, unknown):
+    for events in ([], [Event("new", "thing"), Event("new", "other")]):  # no candidate, no history
+        case = ready_with(fresh, Batches()(events))
         assert case.candidates.rows.size == 0
         scores = case.model.score(case.queries, case.candidates)
         assert scores.values.shape == (0,)
@@ -255,10 +244,7 @@ def test_a_restored_model_scores_bit_for_bit_the_same(name: str) -> None:
     assert second.digests() == first.digests()
     for each in stream(16)[5:]:
         outcomes = [recommender.step(each) for recommender in (first, second)]
-        lists = [
-            [ranking for ranking in outcome.rankings if ranking.user_id != "__default__"]
-            for outcome in outcomes
-        ]
+        lists = [[each for each in o.rankings if each.user_id != DEFAULT_USER] for o in outcomes]
         assert lists[0] == lists[1]
         assert repr(outcomes[0].metrics) == repr(outcomes[1].metrics)
     assert second.digests() == first.digests()
@@ -296,9 +282,8 @@ def test_rankings_are_the_best_scores_of_what_may_be_shown(name: str) -> None:
         assert set(rows.tolist()) == live - set(consumed.tolist())
         order = np.lexsort((rows, -scores))[:5]
         found = [item.item_id for item in ranking.items]
-        np.testing.assert_allclose(
-            [item.score for item in ranking.items], scores[order], rtol=1e-4, atol=1e-5
-        )
+        shown = [item.score for item in ranking.items]
+        np.testing.assert_allclose(shown, scores[order], rtol=1e-4, atol=1e-5)
         assert found == names_of(state, state.published.items.data[row[0]])
         if np.diff(np.sort(scores)).min(initial=1) > 1e-4:
             assert found == names_of(state, rows[order])

@@ -61,14 +61,7 @@ def test_the_newest_ranking_of_a_user_is_last_and_a_removed_user_gets_a_tombston
 
 @pytest.mark.parametrize(
     ("value", "key"),
-    [
-        (b"{not json", b"ann"),
-        (b"\xff\xfe\x00", b"\x00\xff"),
-        (b"", b""),
-        (b"no key", None),
-        (None, b"tombstone"),
-    ],
-    ids=["text", "not utf-8", "empty", "no key", "tombstone"],
+    [(b"{", b"ann"), (b"\xff\xfe\x00", b"\x00\xff"), (b"", b""), (b"no key", None), (None, b"tombstone")],
 )
 def test_a_dead_letter_keeps_its_bytes(
     world: World, sink: Sink, value: bytes | None, key: bytes | None

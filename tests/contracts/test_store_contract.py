@@ -43,11 +43,9 @@ def test_every_part_that_keeps_columns_is_a_store(recommender: Recommender) -> N
     assert {f"model.{name}" for name in MODELS} <= names.keys()
     families = {name for name, family in recommender.bank.families.items() if family.columns()}
     assert {f"features.{name}" for name in (*families, "success")} <= names.keys()
-    held = [id(column) for store in names.values() for column in store.columns().values()]
-    assert len(set(held)) == len(held)
-    assert nbytes(names.values()) == sum(
-        column.data.nbytes for store in names.values() for column in store.columns().values()
-    )
+    columns = [column for store in names.values() for column in store.columns().values()]
+    assert len({id(column) for column in columns}) == len(columns)
+    assert nbytes(names.values()) == sum(column.data.nbytes for column in columns)
 
 
 def test_columns_keep_their_names_and_places(recommender: Recommender) -> None:

@@ -22,17 +22,14 @@ class Toy(Family):
         self.last = Column(np.full(capacity, -1, np.int32), "item", -1, of_items=True)
 
     def retrieve(self, block: Block, at: int) -> None:
-        """Add what came last after the newest item."""
         _retrieve(block, self.last.data, at)
 
     def attribute(self, shown: Shown, at: int, out_BKP: FloatArray) -> None:
-        """Give all to the newest item."""
         held = (shown.length_B > 0)[:, None]
         out_BKP[:, :, 0] += np.where(held, shown.value_BKF[:, :, at], 0)
         out_BKP[:, :, -1] += np.where(held, 0, shown.value_BKF[:, :, at])
 
     def update(self, lessons: Lessons, status_M: npt.NDArray[np.uint8], seed: int) -> None:
-        """Keep the newest follower of each item."""
         counted = (lessons.item_B >= 0) & (lessons.weight_B > 0) & (lessons.length_B > 0)
         for b in np.flatnonzero(counted).tolist():
             self.last.data[lessons.items_BL[b, 0]] = lessons.item_B[b]

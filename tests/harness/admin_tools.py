@@ -33,7 +33,6 @@ class Right(NamedTuple):
     pattern: str  # literal or prefixed
 
     def acl(self) -> ACL:
-        """Return it as the client has it."""
         words = "".join("_" + c.lower() if c.isupper() else c for c in self.operation).strip("_")
         resource = ResourceType[self.resource.upper().replace("-", "_")]
         pattern = ResourcePattern(resource, self.name, ACLResourcePatternType[self.pattern.upper()])
@@ -41,7 +40,6 @@ class Right(NamedTuple):
 
 
 def right_of(arguments: list[str]) -> Right:
-    """Read the arguments of one `kafka-acls.sh --add`."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--bootstrap-server", required=True)
     parser.add_argument("--add", action="store_true", required=True)
@@ -50,14 +48,9 @@ def right_of(arguments: list[str]) -> Right:
     parser.add_argument("--resource-pattern-type", default="literal")
     resource = parser.add_mutually_exclusive_group(required=True)
     for kind in ("topic", "group", "transactional-id"):
-        resource.add_argument(f"--{kind}")
+        resource.add_argument(f"--{kind}", dest="resource", type=lambda name, kind=kind: (kind, name))
     given = parser.parse_args(arguments)
-    kind, name = next(
-        (kind, name)
-        for kind in ("topic", "group", "transactional-id")
-        if (name := getattr(given, kind.replace("-", "_"))) is not None
-    )
-    return Right(given.allow_principal, given.operation, kind, name, given.resource_pattern_type)
+    return Right(given.allow_principal, given.operation, *given.resource, given.resource_pattern_type)
 
 
 class TopicAsked(NamedTuple):
@@ -70,7 +63,6 @@ class TopicAsked(NamedTuple):
 
 
 def topic_of(arguments: list[str]) -> TopicAsked:
-    """Read the arguments of one `kafka-topics.sh --create`."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--bootstrap-server", required=True)
     parser.add_argument("--create", action="store_true", required=True)
@@ -86,7 +78,6 @@ def topic_of(arguments: list[str]) -> TopicAsked:
 
 @contextmanager
 def admin(bootstrap_servers: str) -> Iterator[KafkaAdminClient]:
-    """Open an administrator's client for a while."""
     client = KafkaAdminClient(bootstrap_servers=bootstrap_servers)
     try:
         yield client
@@ -104,7 +95,6 @@ def write_tools(folder: Path) -> Path:
 
 
 def main(name: str, arguments: list[str]) -> None:
-    """Do what the tool of this name would."""
     with admin(arguments[arguments.index("--bootstrap-server") + 1]) as client:
         if name == "kafka-acls.sh":
             client.create_acls([right_of(arguments).acl()])

@@ -72,7 +72,6 @@ class ApacheKafka:
         raise RuntimeError(f"Kafka did not start:\n{self._log.read_text()[-2_000:]}")
 
     def stop(self) -> None:
-        """Kill the broker's process group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

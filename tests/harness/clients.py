@@ -1,7 +1,7 @@
 """Plain Kafka clients for broker tests: create topics, write and read records, record rebalance callbacks."""
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
@@ -10,6 +10,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from consumers.kafka.source import KafkaSource
 from pipeline.events.batch import Polled, TopicPartition
+from pipeline.service.ports import Source
 from pipeline.settings import BatchConfig, KafkaConfig
 
 # a member that stops polling or is removed notices within seconds
@@ -17,30 +18,25 @@ QUICK = {"heartbeat_interval_ms": 100, "session_timeout_ms": 6_000, "retry_backo
 
 
 class Row(NamedTuple):
-    """A record to write."""
-
     partition: int
     timestamp: int
     value: bytes
 
 
 def config(address: str, group: str = "group", **more: object) -> KafkaConfig:
-    """Return the table [kafka] of a test."""
     return KafkaConfig(bootstrap_servers=address, group_id=group, options=QUICK, **more)  # type: ignore[arg-type]
 
 
 def make_topic(address: str, topic: str, partitions: int = 1, configs: dict[str, str] | None = None) -> None:
     """Create a topic that keeps records of any age, and wait until it can be used."""
     admin = KafkaAdminClient(bootstrap_servers=address)
-    spec = {"num_partitions": partitions, "replication_factor": 1}
-    admin.create_topics(
-        {topic: spec | {"configs": {"retention.ms": "-1"} | (configs or {})}}, wait_for_metadata=True
-    )
+    configs = {"retention.ms": "-1"} | (configs or {})
+    spec = {"num_partitions": partitions, "replication_factor": 1, "configs": configs}
+    admin.create_topics({topic: spec}, wait_for_metadata=True)
     admin.close()
 
 
 def write(address: str, topic: str, rows: Iterable[Row], **options: object) -> None:
-    """Write records and wait for their acknowledgement."""
     producer = KafkaProducer(bootstrap_servers=address, linger_ms=5, batch_size=65_536, **options)
     futures = [
         producer.send(topic, value=row.value, key=b"k", partition=row.partition, timestamp_ms=row.timestamp)
@@ -73,10 +69,10 @@ def lying_on(address: str, topic: str) -> list[ConsumerRecord]:
 
 
 class Recorder:
-    """A rebalance listener that seeks to the commit, else to the earliest record, and records its calls."""
+    """A rebalance listener that records calls, and seeks to `offsets`, the commit or the earliest record."""
 
-    def __init__(self, source: KafkaSource) -> None:
-        self.source = source
+    def __init__(self, source: Source, offsets: Mapping[TopicPartition, int] | None = None) -> None:
+        self.source, self.offsets = source, offsets or {}
         self.held: set[TopicPartition] = set()
         self.calls: list[tuple[str, list[TopicPartition]]] = []
         self.threads: set[int] = set()
@@ -86,9 +82,9 @@ class Recorder:
     def assigned(self, partitions: Sequence[TopicPartition]) -> None:
         self._record("assigned", partitions)
         self.held.update(partitions)
-        committed = self.source.committed(partitions)
+        offsets = {**self.source.committed(partitions), **self.offsets}
         for partition in partitions:
-            self.source.seek(partition, committed.get(partition))
+            self.source.seek(partition, offsets.get(partition))
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> None:
         self._record("revoked", partitions)
@@ -104,12 +100,11 @@ class Recorder:
         return [partition for kind, partitions in self.calls if kind == event for partition in partitions]
 
     def _record(self, event: str, partitions: Sequence[TopicPartition]) -> None:
-        self.calls.append((event, list(partitions)))
+        self.calls.append((event, sorted(partitions)))
         self.threads.add(threading.get_ident())
 
 
 def open_source(kafka: KafkaConfig, *topics: str) -> tuple[KafkaSource, Recorder]:
-    """Open a source with a `Recorder` as its listener."""
     source = KafkaSource(kafka, topics, BatchConfig())
     return source, Recorder(source)
 

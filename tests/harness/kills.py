@@ -1,7 +1,4 @@
-"""Kill a service five times over a stream, let it finish, and compare it with a run that was never killed.
-
-Shared by tests/test_kill.py, tests/test_transactions.py and tests/benchmarks/delivery.py.
-"""
+"""Kill a service five times over a stream, let it finish, and compare it with a run that was never killed."""
 
 import json
 import random
@@ -13,12 +10,11 @@ import msgspec
 from consumers.kafka.source import KafkaSource
 from harness.service import WAIT_S, Process, Site
 from harness.truth import Stream
-from pipeline.events.batch import NOTHING_POLLED
+from harness.workers import repeat
 from pipeline.events.decode import Decoder
-from pipeline.events.records import DEFAULT_USER, Ranking
+from pipeline.events.records import DEFAULT_USER
 from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
-from pipeline.service.loop import with_catalog
 from pipeline.thread_limits import limit_threads
 
 # Small batches and five checkpoints a second: kills fall between and into many of both. All checkpoints are
@@ -75,7 +71,6 @@ def kill_at(process: Process, moment: Moment, events: int) -> int:
 
 
 def sleep(process: Process, seconds: float) -> None:
-    """Let a process work for some seconds."""
     end = time.monotonic() + seconds
     process.until(lambda: time.monotonic() > end, "its kill")
 
@@ -108,7 +103,7 @@ def kill_and_compare(site: Site, stream: Stream, seed: int) -> Outcome:
         **reference.digests(),
     }
     faults = [
-        f"{key}: {found[key]}, expected {expected[key]}" for key in expected if found[key] != expected[key]
+        f"{key}: {found[key]}, expected {value}" for key, value in expected.items() if found[key] != value
     ]
     faults += [f"learned {reference.events_learned}"] * (reference.events_learned != stream.truth.events)
     faults += stream.truth.wrong(newest)
@@ -118,22 +113,13 @@ def kill_and_compare(site: Site, stream: Stream, seed: int) -> Outcome:
 
 
 def never_killed(site: Site, worker: str = "worker-0") -> tuple[Recommender, dict[str, Any]]:
-    """Learn everything in a worker's journals from an empty state in one run.
-
-    Return the recommender and each user's newest ranking. Threads are limited as in `afresh run`, because
-    the last bit of a matrix product can depend on their number.
-    """
+    """Learn a worker's whole journal from an empty state; return the recommender and the newest rankings."""
     settings = site.configured(worker)
-    limit_threads(settings.model.threads)
+    limit_threads(settings.model.threads)  # the last bit of a matrix product can depend on their number
     recommender = Recommender(settings)
     decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
     source = KafkaSource(settings.kafka, list(settings.topics.event_topics()), settings.batch)
-    newest: dict[str, Ranking] = {}
-    for entry in Journal(site.whole_journal(worker)).entries(0):
-        polled = source.read(entry.spans, entry.order_R) if entry.spans else NOTHING_POLLED
-        raw = with_catalog(decoder.decode(entry.seq, entry.now_ms, polled), entry.catalog)
-        outcome = recommender.step(raw)
-        newest.update((ranking.user_id, ranking) for ranking in outcome.rankings)
+    newest = repeat(Journal(site.whole_journal(worker)), recommender, source, decoder)
     source.close()
     return recommender, json.loads(msgspec.json.encode(newest))
 
@@ -144,10 +130,7 @@ def checkpoints(site: Site, worker: str = "worker-0") -> int:
 
 
 def other_rankings(newest: dict[str, Any], reference: dict[str, Any]) -> list[str]:
-    """Return a line for each user with another newest ranking than in the reference run.
-
-    The default list is published again after a restart, so its place in the topic may differ.
-    """
+    """Return a line for each user with another ranking; the default list comes again after a restart."""
     return [
         f"{user}: newest ranking {newest.get(user)}, expected {ranking}"
         for user, ranking in reference.items()
@@ -156,10 +139,7 @@ def other_rankings(newest: dict[str, Any], reference: dict[str, Any]) -> list[st
 
 
 def wrong_dead_letters(site: Site, stream: Stream, places: list[tuple[int, int]]) -> list[str]:
-    """Compare the dead letters with the bad records: each is there, byte for byte, with its reason.
-
-    Once or more; exactly once with `kafka.transactions`.
-    """
+    """Compare dead letters with the bad records: byte for byte, once or more, with transactions just once."""
     expected = {}
     for record, place in zip(stream.records, places, strict=True):
         if record.key in stream.bad:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
@@ -13,16 +13,13 @@ from pipeline.outcome import Mark, Outcome, StepMetrics, no_mark
 from pipeline.settings import Settings
 from pipeline.state.shards import Arrays, Shard, Snapshot, pack_texts, unpack_texts
 
-MakeLearner = Callable[[Settings], "CountingLearner"]
 Users = dict[str, list[object]]  # user -> [newest event time, digest of all events so far, [recent items]]
 
 
 class CountingLearner:
-    """Counts items over all partitions, and keeps each user's recent items.
+    """Counts items over all partitions, and lists each user's recent items, scored by their counts.
 
-    The model's digest depends on the boundaries, times and order of all batches; a user's on the order of
-    that user's events. A ranking holds the recent items, scored by their counts. Skipped or repeated records
-    raise AssertionError.
+    The model's digest depends on boundaries, times and order of all batches; a user's on that user's events.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -40,11 +37,9 @@ class CountingLearner:
 
     @property
     def pending_rankings(self) -> bool:
-        """Whether rankings are pending."""
         return bool(self.due)
 
     def catalog_changes(self, changes: Iterable[ItemChange]) -> tuple[ItemChange, ...]:
-        """Drop updates that do not change availability."""
         return tuple(each for each in changes if each.available == (each.item_id in self.withdrawn))
 
     def step(self, raw: RawBatch, mark: Mark = no_mark) -> Outcome:
@@ -72,29 +67,24 @@ class CountingLearner:
         return Outcome(rankings, [], [], metrics, events.append_ms_B, refreshed)
 
     def catch_up(self, raw: RawBatch) -> None:
-        """Learn the users' state only."""
         self._learn_users(raw)
 
     def take(self, sources: Collection[TopicPartition]) -> Shard:
-        """Copy the partitions' users to a shard."""
         users = [[*source, self.users[source]] for source in sorted(sources)]
         data = np.frombuffer(json.dumps(users).encode(), np.uint8).copy()
         return Shard({source: self.offsets[source] for source in sorted(sources)}, {"users": data})
 
     def put(self, shard: Shard, sources: Collection[TopicPartition] | None = None) -> None:
-        """Add the users of a shard."""
         for topic, partition, users in json.loads(shard.arrays["users"].tobytes()):
             source = TopicPartition(topic, partition)
             if sources is None or source in sources:
                 self.users[source], self.offsets[source] = users, shard.offsets[source]
 
     def release(self, sources: Collection[TopicPartition]) -> None:
-        """Remove the partitions' users."""
         for source in sources:
             del self.users[source], self.offsets[source]
 
     def snapshot(self) -> Snapshot:
-        """Copy the whole state."""
         names = sorted(self.counts)
         data, borders = pack_texts(names)
         arrays: Arrays = {
@@ -113,7 +103,6 @@ class CountingLearner:
         return Snapshot(arrays, meta, self.take(self.offsets))
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Restore the state from a snapshot."""
         assert (self.seq, self.offsets) == (0, {}), "restore on a learner that has learned"
         names = unpack_texts(snapshot.arrays["items"], snapshot.arrays["borders"])
         self.counts = Counter(dict(zip(names, snapshot.arrays["counts"].tolist(), strict=True)))
@@ -124,29 +113,24 @@ class CountingLearner:
         self.put(snapshot.shard)
 
     def digests(self) -> dict[str, str]:
-        """Digest the model, and the users of all partitions held."""
         users = {user: state for held in self.users.values() for user, state in held.items()}
         model = _digest(self.chain, sorted(self.counts.items()))
         return {"digest_model": model, "digest_users": _digest(sorted(users.items()))}
 
     @property
     def quality(self) -> "CountingLearner":
-        """Return the object with `cumulative`."""
         return self
 
     def cumulative(self) -> dict[str, object]:
-        """Return cumulative metrics, as the recommender's quality does."""
         return {"counting": {"tests": self.events_learned}}
 
     def describe_user(self, user_id: str) -> dict[str, object] | None:
-        """Describe a user; None for an unknown one."""
         for source, users in self.users.items():
             if user_id in users:
                 return {"partition": source.partition, "history": users[user_id][2]}
         return None
 
     def describe_item(self, item_id: str) -> dict[str, object] | None:
-        """Describe an item; None for an unknown one."""
         return {"count": self.counts[item_id]} if item_id in self.counts else None
 
     def _learn_users(self, raw: RawBatch) -> dict[str, TopicPartition]:

@@ -1,4 +1,4 @@
-"""The modules and kernels of a service, loaded once by the fork server of `harness.service`."""
+"""The modules and kernels of a service, loaded once by the fork server of `harness.process`."""
 
 import sys
 

@@ -1,7 +1,4 @@
-"""The queries of deploy/prometheus and deploy/grafana, and the programs that check and run them.
-
-Tests read the queries' text; `benchmarks/monitoring.py` sends them to a Prometheus that scrapes a service.
-"""
+"""The queries of deploy/prometheus and deploy/grafana, and the programs that check and run them."""
 
 import json
 import os
@@ -39,7 +36,6 @@ def tool(name: str) -> str:
 
 
 def dashboard() -> dict[str, Any]:
-    """Return the dashboard."""
     content: dict[str, Any] = json.loads(DASHBOARD.read_text("utf-8"))
     return content
 
@@ -66,7 +62,6 @@ def panel_queries(job: str = "afresh", instance: str = ".*", interval: str = RAT
 
 
 def rules() -> Iterator[dict[str, Any]]:
-    """Yield the alert rules."""
     content = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text("utf-8"))
     for group in content["groups"]:
         yield from group["rules"]
@@ -88,11 +83,9 @@ def without_thresholds(expr: str) -> str:
     >>> without_thresholds('absent(up{job="afresh"})')
     'up{job="afresh"}'
     """
-    return re.sub(
-        r"\s*(?:==|!=|<=|>=|<|>)\s*-?[\d.]+(?![\w.])", "", re.sub(r"^absent\((.*)\)$", r"\1", expr.strip())
-    )
+    expr = re.sub(r"^absent\((.*)\)$", r"\1", expr.strip())
+    return re.sub(r"\s*(?:==|!=|<=|>=|<|>)\s*-?[\d.]+(?![\w.])", "", expr)
 
 
 def metric_names(expr: str) -> set[str]:
-    """Return the names of afresh's metrics in an expression, without the prefix."""
     return set(re.findall(r"\bafresh_(\w+)", expr))

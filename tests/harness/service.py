@@ -1,62 +1,30 @@
-"""The service under test: commands as processes, started, observed and stopped as a user does it.
-
-Nothing here looks inside the service: it is observed through the broker, /metrics and its log, and ended by
-signals. Every wait polls a condition until a deadline.
-"""
+"""A service under test with its broker, topics and folder; observed through these alone."""
 
 import contextlib
 import functools
 import json
-import multiprocessing
 import os
-import re
-import signal
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from multiprocessing.context import ForkServerContext
-from multiprocessing.forkserver import ensure_running
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self
 
-from contracts.toy_model import TOY
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as KafkaPartition
 from kafka.admin import MemberToRemove
 from kafka.consumer.fetcher import ConsumerRecord
 
 from harness.clients import QUICK, lying_on
-from pipeline.app import cli
+from harness.process import STOP_S, WAIT_S, Process, until
 from pipeline.app.config import load_settings
 from pipeline.app.inspection import Opened, describe, open_newest
-from pipeline.models.registry import MODELS
 from pipeline.persistence.journal import Journal
 from pipeline.settings import Settings
 from producers.kafka.client import producer_options
 from producers.kafka.records import key_hash
 from producers.kafka.topics import create_topics
 
-WAIT_S = 60.0  # deadline of a wait on a busy machine
-POLL_S = 0.05  # between two evaluations of a condition
-STOP_S = 10.0  # the service promises to stop in less
-
-Answer = TypeVar("Answer")
-
-
-def until(met: Callable[[], Answer], what: str, wait_s: float = WAIT_S) -> Answer:
-    """Evaluate `met` until its result is true, and return it. Raise AssertionError that names `what` at the
-    deadline."""
-    deadline = time.monotonic() + wait_s
-    while not (answer := met()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {wait_s:g} s: {what}")
-        time.sleep(POLL_S)
-    return answer
+__all__ = ["STOP_S", "WAIT_S", "Process", "Sent", "Site", "until"]
 
 
 class Sent(NamedTuple):
@@ -64,167 +32,6 @@ class Sent(NamedTuple):
 
     key: bytes
     value: bytes | None
-
-
-@functools.cache
-def fork_server() -> ForkServerContext:
-    """Start the process that commands are forked from, once; the tests' folder is on its path."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.preloaded", "harness.service"])
-    before = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-    ensure_running()
-    os.environ["PYTHONPATH"] = before
-    return context
-
-
-def run_forked(args: Sequence[str], environment: Mapping[str, str], out: Path, err: Path) -> None:
-    """Run a command in a fork as a shell would start it: its own session, environment, stdout and stderr."""
-    os.setsid()
-    for descriptor, path in enumerate((Path(os.devnull), out, err)):
-        os.dup2(os.open(path, os.O_RDWR), descriptor)
-    os.environ.clear()
-    os.environ.update(environment)
-    MODELS["toy"] = TOY  # as a file of a newcomer's would be
-    sys.exit(cli.main(args))
-
-
-class Process:
-    """`afresh COMMAND` in a process group of its own, its output in files; `log` is the file of stderr.
-
-    `program` "-m" starts a new interpreter, a file is run with the module and the arguments. Otherwise, where
-    `forks` is set, the command runs in a fork of a process that has loaded all code: four CPU seconds less.
-    As a context manager it kills the process at the end.
-    """
-
-    forks = False
-
-    def __init__(self, *args: str, folder: Path, name: str, program: str = "") -> None:
-        self.log, self._out, self._address = folder / f"{name}.log", folder / f"{name}.out", ""
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("AFRESH_")}
-        self._process: subprocess.Popen[bytes] | BaseProcess
-        with self.log.open("wb") as err, self._out.open("wb") as out:
-            if self.forks and not program:
-                self._process = fork_server().Process(
-                    target=run_forked, args=(args, environment, self._out, self.log), daemon=True
-                )
-                self._process.start()
-            else:
-                self._process = subprocess.Popen(
-                    [sys.executable, program or "-m", "pipeline.app.cli", *args],
-                    stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, start_new_session=True,
-                )  # fmt: skip
-        assert self._process.pid is not None
-        self.pid = self._process.pid
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-        print(f"the end of {self.log.name}:\n{self.said()[-2_000:]}", file=sys.stderr)  # with a failed test
-
-    @property
-    def code(self) -> int | None:
-        """The exit code; None while it runs."""
-        if isinstance(self._process, subprocess.Popen):
-            return self._process.poll()
-        return self._process.exitcode
-
-    def said(self) -> str:
-        """Return what it has written to stderr."""
-        return self.log.read_text("utf-8", "replace")
-
-    def printed(self) -> str:
-        """Return what it has written to stdout."""
-        return self._out.read_text("utf-8", "replace")
-
-    def tell(self, number: int) -> None:
-        """Send a signal to the process, as a supervisor does."""
-        if self.code is None:
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        """Kill the whole process group with SIGKILL."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        if self.code is None:  # a fork that does not lead its group yet
-            os.kill(self.pid, signal.SIGKILL)
-        self.wait()
-
-    def wait(self, wait_s: float = WAIT_S) -> int:
-        """Return the exit code. Raise AssertionError at the deadline."""
-        until(lambda: self.code is not None, f"the end of the process; {self.log.name}", wait_s)
-        assert self.code is not None
-        return self.code
-
-    def end(self, number: int = signal.SIGTERM) -> float:
-        """Stop the process by a signal; return the seconds that it took. Raise AssertionError unless the
-        exit code is 0."""
-        began = time.monotonic()
-        self.tell(number)
-        code = self.wait(2 * STOP_S)
-        assert code == 0, f"exit code {code}; stderr ends:\n{self.said()[-2_000:]}"
-        return time.monotonic() - began
-
-    def until(self, met: Callable[[], Answer], what: str, wait_s: float = WAIT_S) -> Answer:
-        """Wait as the function `until` does. Raise AssertionError at once when the process ends."""
-
-        def checked() -> Answer:
-            if self.code is not None:
-                raise AssertionError(
-                    f"exit code {self.code} before {what}; stderr ends:\n{self.said()[-2_000:]}"
-                )
-            return met()
-
-        return until(checked, what, wait_s)
-
-    def wait_said(self, text: str) -> None:
-        """Wait for text on stderr."""
-        self.until(lambda: text in self.said(), f"{text!r} on stderr")
-
-    def ask(self, path: str) -> tuple[int, str]:
-        """Return status and body of an HTTP path; (0, "") while the process does not listen."""
-        if not self._address:
-            found = re.search(r"serving /metrics, /live and /ready on (\S+)", self.said())
-            if found is None:
-                return 0, ""
-            self._address = found[1]
-        try:
-            with urllib.request.urlopen(f"http://{self._address}{path}", timeout=10) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-        except OSError:  # the process has stopped listening
-            return 0, ""
-
-    def state(self) -> str:
-        """Return the state of /ready; "" while the process does not listen."""
-        status, body = self.ask("/ready")
-        state: str = json.loads(body)["state"] if status else ""
-        assert status in (0, 200 if state == "ready" else 503), f"/ready is {status} when {state}"
-        return state
-
-    def wait_state(self, state: str) -> None:
-        """Wait until /ready returns a state."""
-        self.until(lambda: self.state() == state, state)
-
-    def metrics(self) -> dict[str, float]:
-        """Return every series of /metrics by its name with labels; empty while it does not listen."""
-        series = re.findall(r"^(\w+(?:\{.*\})?) (\S+)$", self.ask("/metrics")[1], re.MULTILINE)
-        return {name: float(value) for name, value in series}
-
-    def held(self) -> int:
-        """Return the number of assigned partitions."""
-        return int(self.metrics().get("afresh_partitions_assigned", 0))
-
-    def learned(self) -> int:
-        """Return the number of learned events; 0 while it does not listen."""
-        return int(self.metrics().get("afresh_events_learned", 0))
-
-    def wait_learned(self, events: int, wait_s: float = WAIT_S) -> None:
-        """Wait until so many events are learned, restored ones included."""
-        self.until(lambda: self.learned() >= events, f"{events} events learned", wait_s)
 
 
 @dataclass
@@ -267,7 +74,6 @@ class Site:
         return [word for text in self.sets(worker) for word in ("--set", text)]
 
     def configured(self, worker: str = "worker-0") -> Settings:
-        """Return a worker's settings."""
         return load_settings(None, self.sets(worker), {})
 
     def __enter__(self) -> Self:
@@ -277,21 +83,17 @@ class Site:
         self._open.close()
 
     def create_topics(self) -> None:
-        """Create the topics."""
         settings = self.configured()
         create_topics(settings.kafka, settings.topics, self.partitions, 1)
 
     def start(self, command: str, *args: str, worker: str = "worker-0", program: str = "") -> Process:
         """Start a command with this site's configuration; `args` may set other values."""
         self._started += 1
-        name = f"{self._started:02d}-{command}-{worker}"
-        process = Process(
-            command, *self.options(worker), *args, folder=self.folder, name=name, program=program
-        )
+        name, args = f"{self._started:02d}-{command}-{worker}", (*self.options(worker), *args)
+        process = Process(command, *args, folder=self.folder, name=name, program=program)
         return self._open.enter_context(process)
 
     def run(self, worker: str = "worker-0") -> Process:
-        """Start a worker."""
         return self.start("run", worker=worker)
 
     def call(self, command: str, *args: str, wait_s: float = WAIT_S) -> str:
@@ -311,11 +113,7 @@ class Site:
         return report
 
     def keep_first_segment(self, worker: str = "worker-0") -> None:
-        """Create a worker's journal, and keep its first segment under a second name.
-
-        With a `checkpoint.keep` that no test reaches, the service deletes this segment alone, after its
-        first checkpoint.
-        """
+        """Keep a journal's first segment under a second name: it is deleted after the first checkpoint."""
         journal = Journal(self.state / worker)
         journal.open(0)
         journal.close()
@@ -331,18 +129,12 @@ class Site:
         return kept
 
     def send(self, records: Iterable[Sent], places: list[tuple[int, int]] | None = None) -> int:
-        """Send records as `replay` does, with the current time; return how many.
-
-        `places` receives the partition and offset of each.
-        """
+        """Send records as `replay` does; return how many. `places` receives partitions and offsets."""
         producer = KafkaProducer(**producer_options(self.configured().kafka))
-        futures = [
-            producer.send(
-                self.events, key=record.key, value=record.value,
-                partition=key_hash(record.key) % self.partitions,
-            )
-            for record in records
-        ]  # fmt: skip
+        futures = []
+        for key, value in records:
+            partition = key_hash(key) % self.partitions
+            futures.append(producer.send(self.events, key=key, value=value, partition=partition))
         for future in futures:
             metadata = future.get(timeout=WAIT_S)
             if places is not None:
@@ -351,7 +143,6 @@ class Site:
         return len(futures)
 
     def read(self, topic: str) -> list[ConsumerRecord]:
-        """Return every committed record of a topic, by partition and offset."""
         return lying_on(self.broker, topic)
 
     def newest(self) -> dict[str, dict[str, Any]]:
@@ -367,7 +158,6 @@ class Site:
         return consumer
 
     def partitions_there(self) -> int:
-        """Return how many partitions the events topic has."""
         return len(self._onlooker.partitions_for_topic(self.events))
 
     def _event_partitions(self) -> list[KafkaPartition]:
@@ -383,7 +173,6 @@ class Site:
         return {each.partition: end for each, end in ends.items()}
 
     def all_committed(self) -> bool:
-        """Return whether the group has committed everything that the events topic holds."""
         return self.commits() == self.ends()
 
     def remove_member(self, worker: str) -> None:

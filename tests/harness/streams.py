@@ -103,7 +103,6 @@ class Spy:
         return getattr(self.model, name)
 
     def learn(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> TrainResult:
-        """Let the hook learn."""
         return self.hook(self.model, queries, training, targets)
 
 
@@ -119,8 +118,6 @@ def new_state(settings: Settings) -> State:
 
 
 class StateStep(NamedTuple):
-    """The results of one step of the state."""
-
     batch: Batch
     queries: Queries
     removed_users: list[str]
@@ -174,7 +171,6 @@ def lessons(
 
 
 def copied(columns: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of what columns hold."""
     return {name: column.data.copy() for name, column in columns.items()}
 
 
@@ -253,14 +249,12 @@ class Shop:
         return self.learn(raw)
 
     def learn(self, raw: RawBatch) -> Outcome:
-        """Learn a batch and keep the published lists."""
         outcome = self.recommender.step(raw)
         for ranking in outcome.rankings:
             self.newest[ranking.user_id] = [item.item_id for item in ranking.items]
         return outcome
 
     def steps(self, events: Sequence[Event], size: int = 600) -> None:
-        """Learn events in batches of `size`."""
         for first in range(0, len(events), size):
             self.step(events[first : first + size])
 
@@ -273,7 +267,6 @@ class Shop:
         return batches
 
     def restart(self, settings: Settings | None = None) -> None:
-        """Restore a new recommender from a snapshot, as a new process does."""
         again = Recommender(settings or self.recommender.settings)
         again.restore(self.recommender.snapshot())
         self.recommender = again

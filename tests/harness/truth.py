@@ -31,7 +31,6 @@ class Truth:
             self.add(event)
 
     def add(self, event: Sent) -> None:
-        """Add an event."""
         assert event.value is not None
         fields = json.loads(event.value)
         user = fields["user_id"]
@@ -102,7 +101,6 @@ def chain(successor: Sequence[int], users: int, events: int, seed: int, start_ms
 
 
 def event_of(user: str, item: str, time_ms: int, **more: object) -> Sent:
-    """Return one event."""
     fields = {"user_id": user, "item_id": item, "event_type": "click", "timestamp_ms": time_ms, **more}
     return Sent(user.encode(), json.dumps(fields).encode())
 
@@ -147,13 +145,10 @@ def write_csv(path: Path, events: Iterable[Sent]) -> Path:
 
 
 def sent(events: Iterable[WireEvent]) -> list[Sent]:
-    """Return events of a file as records to send."""
     return [Sent(event.key, event.value) for event in events]
 
 
 def _bad_values(now_ms: int) -> list[tuple[bytes | None, str]]:
-    """Return bad values of many kinds, each with the reason of its dead letter."""
-
     def good_but(**fields: object) -> bytes:
         good = {"user_id": "somebody", "item_id": "something", "timestamp_ms": now_ms - HOUR_MS}
         return json.dumps(good | fields).encode()

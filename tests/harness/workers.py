@@ -1,8 +1,4 @@
-"""Workers of one group in memory: the service's own loop over one log, one outbox and one folder.
-
-A test calls the loop's `tick` itself. `Worker` learns with the exact `CountingLearner` unless it is given
-another learner; `Life` with the recommender.
-"""
+"""Workers of one group in memory: the service's own loop, of which a test calls `tick` itself."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -15,8 +11,9 @@ from consumers.memory import MemoryItems, MemoryLog, MemorySource
 from harness.clock import ManualClock
 from harness.learners import CountingLearner
 from harness.streams import START_MS
-from pipeline.events.batch import TopicPartition
+from pipeline.events.batch import NOTHING_POLLED, TopicPartition
 from pipeline.events.decode import Decoder
+from pipeline.events.records import Ranking
 from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.files import UrlFolder
 from pipeline.persistence.journal import Journal
@@ -65,8 +62,18 @@ def changed(settings: Settings, **keys: object) -> Settings:
     return settings
 
 
+def repeat(journal: Journal, learner: Any, source: Any, decoder: Decoder) -> dict[str, Ranking]:
+    """Learn a journal's batches with a new learner; return each user's newest ranking."""
+    newest: dict[str, Ranking] = {}
+    for entry in journal.entries(0):
+        polled = source.read(entry.spans, entry.order_R) if entry.spans else NOTHING_POLLED
+        raw = with_catalog(decoder.decode(entry.seq, entry.now_ms, polled), entry.catalog)
+        newest |= {ranking.user_id: ranking for ranking in learner.step(raw).rankings}
+    return newest
+
+
 class Worker:
-    """One worker, its parts open to inspection."""
+    """One worker, its parts open to inspection; it learns with `CountingLearner` unless another is given."""
 
     now_ms, keep_all = START_MS + 1_000_000, True
 
@@ -83,21 +90,16 @@ class Worker:
         observer: Observer | None = None,
         items: MemoryLog | None = None,
     ) -> None:
-        """`wrap` may replace a part ("source", "sink", "learner") before the loop gets it; `folder` replaces
-        `checkpoint.path`."""
+        """`wrap` may replace the "source", "sink" or "learner" of the loop; `folder` is `checkpoint.path`."""
         self.log, self.settings = log, settings
         self.learner = CountingLearner(settings) if learner is None else learner
         self.source = MemorySource(log, assigned=assigned)
         self.sink = MemorySink(outbox)
         self.clock = ManualClock(self.now_ms)
-        adapters = Adapters(
-            wrap("source", self.source),
-            Decoder(settings.events, settings.topics, settings.limits.record_bytes),
-            wrap("sink", self.sink),
-            self.clock,
-            observer or Observer(),
-            None if items is None else MemoryItems(items, max_records=2),
-        )
+        decoder = Decoder(settings.events, settings.topics, settings.limits.record_bytes)
+        wrapped = wrap("source", self.source), decoder, wrap("sink", self.sink)
+        catalog = None if items is None else MemoryItems(items, max_records=2)
+        adapters = Adapters(*wrapped, self.clock, observer or Observer(), catalog)
         self.survival: Durability | None = None
         if path := folder or settings.checkpoint.path:
             journal_folder = Path(settings.checkpoint.journal or path) / settings.kafka.worker_id
@@ -107,7 +109,6 @@ class Worker:
 
     @property
     def outbox(self) -> Outbox:
-        """What was published."""
         return self.sink.outbox
 
     def finish(self, max_ticks: int = 200) -> None:
@@ -119,7 +120,6 @@ class Worker:
         raise AssertionError(f"still behind after {max_ticks} ticks: {self.source.lag()}")
 
     def settle(self) -> None:
-        """Commit what is acknowledged."""
         self.clock.advance(1.5)
         self.loop.tick()
 
@@ -148,7 +148,6 @@ class Life(Worker):
         self.loop.start()
 
     def read(self) -> Self:
-        """Learn everything in the log."""
         self.finish()
         return self
 
@@ -161,11 +160,9 @@ class Life(Worker):
         """Return a user's state, without what depends on the model."""
         described = self.learner.describe_user(user_id)
         assert described is not None, user_id
+        kept = {name: described[name] for name in ("user_id", "partition", "consumed")}
         history = [(each["item_id"], each["timestamp_ms"]) for each in described["history"]]
-        return {
-            "history": history,
-            **{name: described[name] for name in ("user_id", "partition", "consumed")},
-        }
+        return kept | {"history": history}
 
     def history(self, user_id: str) -> list[str]:
         """Return the items of a user's history, newest first."""
@@ -173,11 +170,7 @@ class Life(Worker):
 
 
 class Past(NamedTuple):
-    """Folder, topic and committed offsets of a worker that was killed 3 batches after a checkpoint.
-
-    `tested` counts the tests of the served model up to the checkpoint; `users` and `events_learned` are of
-    the end.
-    """
+    """What a worker that was killed 3 batches after a checkpoint left; `tested` is of the checkpoint."""
 
     folder: Path
     log: MemoryLog
@@ -200,11 +193,9 @@ def past(where: Path) -> Past:
     life = Life(where / "state", PAST, log)
     for number in range(208):
         user, time_ms = chance.randrange(8), START_MS + number * 60_000
-        value = {
-            "user_id": f"u{user}", "item_id": f"i{min(19, int(chance.expovariate(0.25)))}",
-            "event_type": chance.choice(["buy", "click", "view"]), "timestamp_ms": time_ms,
-            "event_id": f"e{number}",
-        }  # fmt: skip
+        value = {"user_id": f"u{user}", "item_id": f"i{min(19, int(chance.expovariate(0.25)))}"}
+        value |= {"event_type": chance.choice(["buy", "click", "view"]), "event_id": f"e{number}"}
+        value |= {"timestamp_ms": time_ms}
         log.append(msgspec.json.encode(value), partition=user % 2, timestamp=time_ms)
         if number == 159:
             life.read().loop.checkpoint()
