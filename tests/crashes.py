@@ -5,7 +5,7 @@ Topics, commits, the checkpoints' folder and the journal survive a crash; all el
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 

@@ -7,10 +7,8 @@ from typing import Any
 import pytest
 
 from consumers.memory import MemoryRecord
-from pipeline.app.check.findings import Finding, Level
-from pipeline.app.check.items import check_items
 from pipeline.app.check.records import check_records
-from pipeline.settings import EventsConfig, ItemsConfig, Settings
+from pipeline.settings import EventsConfig, Settings
 
 NOW_MS = 1_800_000_000_000
 Make = Callable[[int], Any]
@@ -132,60 +130,3 @@ def test_a_proposal_keeps_what_is_read_today() -> None:
     for hint in advice(some, Settings())[1:]:
         assert 'user_id = "userId"' not in hint  # it would read 10 records in the place of 30
         assert "set " not in hint or "then 40 of the newest 40" in hint
-
-
-def test_changes_are_settings_or_nothing() -> None:
-    changed = with_changes(Settings(), {"events.fields.item_id": "sku", "events.time_unit": "auto"})
-    assert (changed.events.fields, changed.events.time_unit) == ({"item_id": "sku"}, "auto")
-    with pytest.raises(UsageError):
-        with_changes(Settings(), {"events.time_unit": "weeks"})
-
-
-def found(some: Sequence[MemoryRecord], **fields: str | list[str]) -> tuple[list[Finding], list[Finding]]:
-    """Return the good findings, and the others."""
-    findings = list(check_items("items", some, Settings(items=ItemsConfig(fields=fields))))
-    good = [each for each in findings if each.level is Level.OK]
-    return good, [each for each in findings if each.level is not Level.OK]
-
-
-def test_items_that_are_read_are_counted() -> None:
-    good, problems = found(lambda number: {"available": number > 9} if number % 2 else None)
-    assert problems == []
-    assert good[0].found == "the newest 40 records are read: 40 items, 25 withdrawn"
-    assert good[1].found == "read: available; absent: item_id"
-    assert check_items("items", [], Settings())[0].found == "no record yet: every item is available"
-
-
-@pytest.mark.parametrize(
-    ("make", "proposed"),
-    [
-        (lambda number: {"sku": number, "in_stock": number > 3, "title": "lamp"},
-         'set items.fields.item_id = "sku" and items.fields.available = "in_stock": '
-         "then 40 of the newest 40 records can be read, 4 items withdrawn"),
-        (lambda number: {"product": {"id": number, "stock": max(0, number - 9)}},
-         'set items.fields.item_id = "product.id" and items.fields.available = "product.stock": '
-         "then 40 of the newest 40 records can be read, 10 items withdrawn"),
-        (lambda number: {"before": None, "after": {"id": number, "active": number % 2}, "op": "c"},
-         'set items.fields.available = "active" and items.fields.item_id = "id": '
-         "then 40 of the newest 40 records can be read, 20 items withdrawn"),
-        (lambda number: {"sku": number}, 'set items.fields.item_id = "sku": then 40 of'),
-        (lambda number: {"titel": "lamp", "unavailable": True, "tags": ["a"]}, "fix the producer"),
-    ],
-)  # fmt: skip
-def test_a_mapping_of_items_is_proposed_that_reads_them(make: Make, proposed: str) -> None:
-    _, (whole, example) = found(make)
-    assert "40 of the newest 40 records can't be read and change nothing" in whole.found
-    assert example.found.startswith("missing_field: 40, such as items-0 offset 0: ")
-    assert example.to_do.startswith(proposed)
-
-
-def test_items_of_which_none_says_whether_it_is_available_are_a_warning() -> None:
-    def some(number: int) -> dict[str, Any]:
-        return {"item_id": number, "available_from": "May", "in_stock": number > 3}
-
-    _, (problem,) = found(some)
-    assert "no record states availability" in problem.found
-    assert 'set items.fields.available = "in_stock": then 40' in problem.to_do
-    assert problem.to_do.endswith("4 items withdrawn")
-    assert found(some, available="in_stock")[1] == []
-    assert found(lambda number: {"item_id": number, "title": "lamp"})[1] == []

@@ -1,7 +1,6 @@
 """`afresh check` of this machine, what it prints, and the command with a broker."""
 
 import fcntl
-import io
 import json
 import socket
 import sys
@@ -13,14 +12,12 @@ import pytest
 from harness.clients import config, make_topic
 from harness.workers import Worker, publish, settings_for
 from kafka import KafkaAdminClient, KafkaProducer
-from rich.console import Console
-from rich.text import Text
 from test_check import TOPICS, only, problems
 
 from consumers.kafka.survey import survey
 from consumers.memory import MemoryLog
 from pipeline.app import cli
-from pipeline.app.check.findings import Level, ok, on_terminal, warn
+from pipeline.app.check.findings import Level
 from pipeline.app.check.machine import checkpoint, checkpoint_offsets, import_names, port, worker_runs
 from pipeline.app.check.records import check_offsets
 from pipeline.settings import CheckpointConfig, Settings
@@ -105,19 +102,6 @@ def test_a_port_in_use_is_a_fault_unless_our_own_worker_holds_it(tmp_path: Path)
         assert not worker_runs(settings)
     assert any("a process runs as worker-0" in text for text in found)
     assert port(address, running=False).found == "is free"
-
-
-def test_on_a_terminal_commands_stay_on_one_line_and_markup_is_text() -> None:
-    stream = io.StringIO()
-    console = Console(file=stream, width=60)
-    command = "kafka-topics.sh --create " + "x" * 80
-    findings = [ok("broker", "[red]there[/]"), warn("topic items", "does not exist", command)]
-    for part in on_terminal(findings):
-        console.print(part, soft_wrap=isinstance(part, Text))
-    printed = stream.getvalue()
-    assert "[red]there[/]" in printed
-    assert f"\ntopic items: {command}\n" in printed
-    assert printed.endswith("\n0 faults, 1 warning: afresh run can start\n")
 
 
 def run(capsys: Out, *args: str) -> tuple[int, str]:

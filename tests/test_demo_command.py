@@ -13,11 +13,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from harness.clock import ManualClock
 
 from pipeline.app import cli
 from pipeline.app.commands import demo as command
 from pipeline.errors import AfreshError
-from pipeline.service.clock import ManualClock
 from pipeline.service.health import Health
 from pipeline.service.metrics import Metrics
 from pipeline.settings import CheckpointConfig, EventsConfig, KafkaConfig, ModelConfig, Settings

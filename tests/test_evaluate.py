@@ -8,25 +8,23 @@ import msgspec
 import numpy as np
 import pytest
 from harness.clock import ManualClock
+from harness.workers import Worker
 from recordings import read_recording
 
 from consumers.memory import MemoryLog
 from pipeline.app.cli import main
 from pipeline.events.batch import TopicPartition
 from pipeline.recommender import Recommender
-from pipeline.service.loop import Adapters, Durability, Loop
-from pipeline.service.ports import Observer
 from pipeline.service.prequential import (
     BASELINES,
-    FILE_SOURCE,
     GRIDS,
     Evaluation,
     Variant,
     as_served,
     compared,
 )
-from pipeline.settings import BatchConfig, CheckpointConfig, KafkaConfig, ModelConfig, RankConfig, Settings
-from producers.memory import MemorySink, Outbox
+from pipeline.settings import ModelConfig, RankConfig, Settings
+from producers.memory import Outbox
 from producers.simulator.events import TYPES, Columns, SimulatorConfig
 from producers.simulator.users import simulate_users
 

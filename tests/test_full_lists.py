@@ -13,7 +13,7 @@ from pipeline.models.training import draw_negatives
 from pipeline.outcome import Outcome
 from pipeline.settings import LimitsConfig
 from pipeline.state import availability
-from pipeline.state.tables import ANNOUNCED, HIDDEN, LIVE, RETIRED
+from pipeline.state.tables import LIVE
 
 K = 5
 MODELS = ["attention", "popularity", "markov", "item_knn", "session_knn", "isgd", "biased_mf"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from harness.clock import ManualClock
 from recordings import read_recording
 from test_evaluate import EVENTS, LIVE, NOW_MS, SMALL, Out, append, file, lived, run, settings_for
 
@@ -14,7 +15,6 @@ from consumers.memory import MemoryLog
 from pipeline.persistence.checkpoint import TRAINED, Checkpoints
 from pipeline.persistence.files import UrlFolder
 from pipeline.recommender import Recommender
-from pipeline.service.clock import ManualClock
 from pipeline.service.prequential import FILE_SOURCE, Evaluation, as_served
 from pipeline.settings import CheckpointConfig, KafkaConfig, Settings
 from producers.memory import Outbox

@@ -18,24 +18,6 @@ from pipeline.service.ports import Source
 from pipeline.settings import BatchConfig
 
 
-class World(Protocol):
-    """What a kind of source needs to offer to run the contract."""
-
-    topic: str
-
-    def publish(self, partition: int, timestamp: int, value: bytes | None, key: bytes | None = None) -> None:
-        """Append a record, so that a source which polls from now on finds it."""
-
-    def source(self) -> Source:
-        """Make a new member of the group, not started."""
-
-    def trim(self, partition: int, offset: int) -> None:
-        """Delete the partition's records before `offset`."""
-
-    def close(self) -> None:
-        """Release what the world holds; sources are closed by the test."""
-
-
 class MemoryWorld:
     topic = "events"
 

@@ -18,7 +18,7 @@ from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.files import UrlFolder
 from pipeline.persistence.journal import Journal
 from pipeline.recommender import Recommender
-from pipeline.service.loop import Adapters, Durability, Loop
+from pipeline.service.loop import Adapters, Durability, Loop, with_catalog
 from pipeline.service.ports import Observer
 from pipeline.settings import (
     BatchConfig,
