@@ -12,15 +12,17 @@ from slow_counts import HISTORY, Life, SlowCounts, slow_features, slow_sums
 
 from pipeline.events.batch import RawBatch
 from pipeline.features import transitions
+from pipeline.features.bank import FeatureBank
 from pipeline.features.block import RETRIEVED, Candidates
 from pipeline.features.gate_inputs import GATE
+from pipeline.features.lessons import Lessons
 from pipeline.features.newest import NEWEST
 from pipeline.features.popularity import DAY, LISTED, P1000, POPULAR, POSITION
 from pipeline.recommender import Recommender
 from pipeline.settings import LimitsConfig
 from pipeline.state import reclaiming
 from pipeline.state.queries import Queries, list_queries
-from pipeline.state.tables import LIVE
+from pipeline.state.tables import LIVE, IdTable
 
 SECTIONS = 6
 
@@ -229,3 +231,47 @@ def test_the_popular_have_room_however_many_items_the_history_leads_to() -> None
     found = found_of(recommender.bank.candidates(list_queries(state, state.users.rows(["u"]))), 0)
     assert len(found) <= RETRIEVED + 3 * POPULAR + recommender.bank.least
     assert set(range(301, 340)) <= found.keys()
+
+
+def test_a_second_bank_that_gets_the_lessons_through_ids_ends_with_equal_item_columns() -> None:
+    """Without the users: the lessons of another worker are applied by the same call."""
+    recommender = Recommender(small_settings(exclude=["buy"], limits=LimitsConfig()))
+    first, items = recommender.bank, recommender.state.items
+    others = IdTable("item")
+    np.random.default_rng(3).shuffle(others.free)
+    second = FeatureBank(others, 8, 5, repeats=True, seed=0)
+    update = first.update
+
+    def shared(lessons: Lessons) -> None:
+        update(lessons)
+        ids = items.id_of
+        new = [text for row, text in enumerate(ids) if text and text not in others.row_of]
+        others.settle(others.admit(new))
+        there = np.append(others.rows(ids), -1)  # -1 stays -1
+        second.update(
+            lessons._replace(
+                item_B=there[lessons.item_B].astype(np.int32),
+                items_BL=there[lessons.items_BL].astype(np.int32),
+            )
+        )
+
+    first.update = shared  # type: ignore[method-assign]
+    for raw in sectioned(20, 2.0):
+        recommender.step(raw)
+    order, place = items.canonical()
+    other_order, other_place = others.canonical()
+    assert order.tolist() != other_order.tolist()
+    checked = 0
+    for name, store in first.stores.items():
+        for key, column in store.columns().items():
+            other = second.stores[name].columns()[key]
+            if column.axis == "user" or key in ("listed", "complete", "typical"):
+                continue
+            mine, theirs = column.data, other.data
+            if column.axis == "item":
+                mine, theirs = mine[order], theirs[other_order]
+            if column.of_items:
+                mine, theirs = (np.where(m >= 0, p[m], -1) for m, p in ((mine, place), (theirs, other_place)))
+            np.testing.assert_array_equal(mine, theirs, err_msg=f"{name}.{key}")
+            checked += 1
+    assert checked > 15
