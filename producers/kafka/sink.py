@@ -12,7 +12,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 from consumers.kafka.client import connect
-from pipeline.errors import CommitRefused, PublishFailed
+from pipeline.errors import CommitRefused, PublishFailed, UsageError
 from pipeline.events.batch import TopicPartition
 from pipeline.service.ports import NOTHING, Publication
 from pipeline.settings import KafkaConfig, TopicsConfig
@@ -107,7 +107,10 @@ class KafkaSink:
     def _begin(self) -> KafkaProducer:
         """Return the producer for a batch, a new one where the last one was abandoned."""
         if self._producer is None:
-            self._producer = self._connect()
+            try:
+                self._producer = self._connect()
+            except UsageError as error:  # what is a wrong setting at the start is a lost broker here
+                raise PublishFailed(f"no new producer after one was closed: {error}") from error
         return self._producer
 
     def _commit_of(self, offsets: Mapping[TopicPartition, int]) -> Commit:
