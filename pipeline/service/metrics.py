@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from pipeline.events.batch import TopicPartition
 from pipeline.events.checks import REASONS
+from pipeline.events.decode import TOMBSTONE
 from pipeline.outcome import SKIPS, STAGES
 
 LATENCY_BUCKETS_S = (
@@ -88,7 +89,9 @@ class Metric(Enum):
 
     EVENTS_CONSUMED = Spec(Counter, "Events consumed, by event type.", ("type",))
     EVENTS_REJECTED = Spec(Counter, "Records that hold no valid event, by reason.", ("reason",), REASONS)
-    EVENTS_IGNORED = Spec(Counter, "Records of ignored event types, and records without a value.", ("type",))
+    EVENTS_IGNORED = Spec(
+        Counter, "Records of ignored event types, and records without a value.", ("type",), (TOMBSTONE,)
+    )
     EVENTS_DUPLICATE = Spec(Counter, "Events dropped because their event_id came before.")
     USER_MOVES = Spec(Counter, "Events from another partition of their topic than the user's event before.")
     EVENTS_LATE = Spec(Counter, "Events of a backlog; their users' lists wait for its end.")
