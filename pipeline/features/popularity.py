@@ -105,30 +105,17 @@ class Popularity(Family):
         them, as long as what is left of it is long enough. It is made from all items after hidden ones were
         shown again, and after stored weights were rescaled (and so rounded).
         """
-        status = items.status.data
-        remake = self._rescaled > 0 or self._reshown != items.reshown
+        status, stored = items.status.data, self.stored.data
+        remake_W = np.full(WIDTH, self._rescaled > 0 or self._reshown != items.reshown)
         self._rescaled, self._reshown = 0, items.reshown
         touched = np.unique(touched[(touched >= 0) & (status[touched] == LIVE)])
-        for column in range(WIDTH):
-            rows = self.listed.data[column]
-            rows = rows[rows >= 0]
-            rows = rows[status[rows] == LIVE]
-            complete = bool(self.complete.data[column])
-            if remake or (rows.size < LISTED // 2 and not complete):
-                pool, complete = np.flatnonzero(status == LIVE).astype(np.int32), True
-            else:
-                pool = np.union1d(rows, touched)
-            values = self.stored.data[pool, column]
-            kept = values > 0
-            if not complete:
-                # what ranks below the last of an incomplete list may rank below items that are not on it
-                held = self.stored.data[rows, column]
-                floor = held.min()
-                kept = (values > floor) | ((values == floor) & (pool <= rows[held == floor].max()))
-            best = most_popular(pool[kept], values[kept], LISTED)
+        _move(touched, stored, status, self.listed.data, self.complete.data, remake_W)
+        for column in np.flatnonzero(remake_W):
+            live = np.flatnonzero((status == LIVE) & (stored[:, column] > 0)).astype(np.int32)
+            best = most_popular(live, stored[live, column], LISTED)
             self.listed.data[column] = -1
             self.listed.data[column, : best.size] = best
-            self.complete.data[column] = complete and int(kept.sum()) <= LISTED
+            self.complete.data[column] = live.size <= LISTED
 
     def longer(self, column: int, count: int, items: IdTable) -> IntArray:
         """Return the `count` most popular live rows by one column, of all items: for short lists."""
@@ -153,6 +140,68 @@ def most_popular(rows: IntArray, values: FloatArray, count: int) -> IntArray:
         rows, values = rows[kept], values[kept]
     best: IntArray = rows[np.lexsort((rows, -values))]
     return best
+
+
+@kernel()
+def _move(touched, stored_MW, status_M, listed_WE, complete_W, remake_W):  # type: ignore[no-untyped-def]
+    """Put touched rows (in order) in their places in the lists; flag lists of which too little is left."""
+    most = listed_WE.shape[1]
+    for w in range(listed_WE.shape[0]):
+        if remake_W[w]:
+            continue
+        # what ranks below the last of an incomplete list may rank below items that are not on it
+        listed, held, floor, last = listed_WE[w], 0, np.float32(np.inf), -1
+        for e in range(most):
+            m = listed[e]
+            if m >= 0 and status_M[m] == LIVE:
+                held += 1
+                value = stored_MW[m, w]
+                last = m if value < floor else (max(last, m) if value == floor else last)
+                floor = min(floor, value)
+        if held < most // 2 and not complete_W[w]:
+            remake_W[w] = True
+            continue
+        count = 0
+        for e in range(most):
+            m = listed[e]
+            listed[e] = -1
+            if m >= 0 and status_M[m] == LIVE and stored_MW[m, w] > 0 and not _among(touched, m):
+                listed[count] = m
+                count += 1
+        kept = count
+        for m in touched:
+            value = stored_MW[m, w]
+            if value <= 0 or (not complete_W[w] and (value < floor or (value == floor and m > last))):
+                continue
+            kept += 1
+            at = count
+            while at > 0 and _ranks_before(stored_MW, w, m, listed[at - 1]):
+                if at < most:
+                    listed[at] = listed[at - 1]
+                at -= 1
+            if at < most:
+                listed[at] = m
+            count = min(count + 1, most)
+        complete_W[w] = complete_W[w] and kept <= most
+
+
+@inlined
+def _ranks_before(stored_MW, w, a, b):  # type: ignore[no-untyped-def]
+    """Return whether item a stands above item b in list w: more popular, or as popular with a lower row."""
+    return stored_MW[a, w] > stored_MW[b, w] or (stored_MW[a, w] == stored_MW[b, w] and a < b)
+
+
+@inlined
+def _among(rows, m):  # type: ignore[no-untyped-def]
+    """Return whether rows in ascending order hold m."""
+    low, high = 0, rows.shape[0]
+    while low < high:
+        middle = (low + high) // 2
+        if rows[middle] < m:
+            low = middle + 1
+        else:
+            high = middle
+    return low < rows.shape[0] and rows[low] == m
 
 
 @inlined
