@@ -67,6 +67,8 @@ def grow(stores: Iterable[HasColumns], axis: Axis, rows: int) -> None:
 
 def clear(stores: Iterable[HasColumns], axis: Axis, rows: Rows) -> None:
     """Reset rows to their fill value, so that the next id finds nothing of the last one."""
+    if rows.size == 0:
+        return
     for store in stores:
         for column in store.columns().values():
             if column.axis == axis:
