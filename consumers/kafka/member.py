@@ -119,9 +119,7 @@ class Member:
             self._join = None
             if join.exception is not None:
                 raise join.exception
-            if (
-                self._lost
-            ):  # the leader may have withheld what this member told that it owned, before the loss
+            if self._lost:  # the leader may have withheld partitions that this member named as its own
                 self._lost = False
                 self._coordinator.request_rejoin()
             if not self._coordinator.need_rejoin():
