@@ -1,4 +1,4 @@
-"""Attention, against loops in plain Python."""
+"""Attention, against loops in plain Python and torch's gradients."""
 
 import math
 
@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from harness.streams import START_MS
+from harness.torch_attention import TorchAttention
 
-from pipeline.models.attention_net import GAPS, TYPES, Attention, side_buckets
+from pipeline.models.attention_net import GAPS, TYPES, Attention, Windows, side_buckets
+from pipeline.models.optimizer import RowGradients
 
-DIM, LENGTH = 6, 5
+DIM, LENGTH, ITEMS = 6, 5, 12
 
 
 def random_attention(heads: int, seed: int = 0) -> Attention:
@@ -22,14 +24,13 @@ def random_attention(heads: int, seed: int = 0) -> Attention:
     return module
 
 
-def random_windows(batch: int, lengths: list[int], seed: int = 0) -> tuple[torch.Tensor, ...]:
-    generator = torch.Generator().manual_seed(seed + 2)
-    items = torch.randn(batch, LENGTH, DIM, generator=generator)
-    empty = torch.arange(LENGTH)[None, :] >= torch.tensor(lengths)[:, None]
-    items[empty] = 0
-    gaps = torch.randint(0, GAPS, (batch, LENGTH), generator=generator)
-    types = torch.randint(0, TYPES, (batch, LENGTH), generator=generator)
-    return items, empty, gaps, types
+def random_windows(lengths: list[int], most: int = LENGTH) -> Windows:
+    rng, batch = np.random.default_rng(2), len(lengths)
+    items = rng.integers(0, ITEMS, (batch, most)).astype(np.int32)
+    items[np.arange(most)[None, :] >= np.array(lengths)[:, None]] = -1
+    gaps, types = rng.integers(0, GAPS, (batch, most)), rng.integers(0, TYPES, (batch, most))
+    values = rng.normal(size=(ITEMS, DIM)).astype(np.float32)
+    return Windows(values, items, np.array(lengths, np.int32), gaps, types)
 
 
 def plain_user(module: Attention, items: list[list[float]], gaps: list[int], types: list[int]) -> list[float]:
@@ -64,56 +65,79 @@ def plain_user(module: Attention, items: list[list[float]], gaps: list[int], typ
 @pytest.mark.parametrize("heads", [1, 2, 3])
 def test_a_users_vector_is_that_of_the_formula(heads: int) -> None:
     module, lengths = random_attention(heads), [5, 1, 3, 0, 2]
-    items, empty, gaps, types = random_windows(5, lengths)
-    found = module(items, empty, gaps, types)
+    windows = random_windows(lengths)
+    found = module.attend(windows).user_BD
     for b, n in enumerate(lengths):
-        expected = plain_user(module, items[b, :n].tolist(), gaps[b, :n].tolist(), types[b, :n].tolist())
-        np.testing.assert_allclose(found[b].detach().numpy(), expected, rtol=2e-4, atol=2e-5)
+        items = windows.values[windows.items_BL[b, :n]].tolist()
+        gaps, types = windows.gaps_BL[b, :n].tolist(), windows.types_BL[b, :n].tolist()
+        np.testing.assert_allclose(found[b], plain_user(module, items, gaps, types), rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("most", [LENGTH, 4])
+def test_gradients_are_those_of_autograd(heads: int, most: int) -> None:
+    """Also with windows shorter than the module's, and with an item in several places."""
+    module, windows = random_attention(heads), random_windows([4, 1, 3, 0, 2, 4, 4], most)
+    slope = np.random.default_rng(3).normal(size=(7, DIM)).astype(np.float32)
+    sums = RowGradients(DIM).begin(ITEMS, ITEMS)
+    module.backward(windows, module.attend(windows), slope, sums)
+    oracle, items = TorchAttention.of(module), torch.from_numpy(windows.values).double()
+    empty = torch.from_numpy(windows.items_BL < 0)
+    inputs = items[np.maximum(windows.items_BL, 0)].masked_fill(empty[:, :, None], 0).requires_grad_()
+    sides = (torch.from_numpy(windows.gaps_BL), torch.from_numpy(windows.types_BL))
+    oracle(inputs, empty, *sides).backward(torch.from_numpy(slope).double())
+    for (name, found), wanted in zip(module.named_parameters(), oracle.parameters(), strict=True):
+        np.testing.assert_allclose(found.grad, wanted.grad, rtol=1e-3, atol=1e-4, err_msg=name)
+    single = inputs.grad.numpy()[~empty.numpy()]  # type: ignore[union-attr]
+    total, squares = np.zeros((ITEMS, DIM)), np.zeros(ITEMS)
+    np.add.at(total, windows.items_BL[windows.items_BL >= 0], single)
+    np.add.at(squares, windows.items_BL[windows.items_BL >= 0], (single**2).mean(1))
+    rows = sums.rows[: sums.used[0]]
+    assert set(rows.tolist()) == set(windows.items_BL[windows.items_BL >= 0].tolist())
+    np.testing.assert_allclose(sums.total[: rows.size], total[rows], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(sums.squares[: rows.size], squares[rows], rtol=1e-3, atol=1e-4)
 
 
 def test_an_empty_window_gives_beta_and_finite_gradients() -> None:
-    module = random_attention(2)
-    items, *rest = random_windows(2, [0, 0])
-    items.requires_grad_()
-    vectors = module(items, *rest)
-    np.testing.assert_allclose(vectors.detach(), module.beta.detach().expand(2, DIM), atol=1e-6)
-    vectors.square().sum().backward()
-    assert torch.isfinite(items.grad).all()
-    assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
+    module, windows = random_attention(2), random_windows([0, 0])
+    attended = module.attend(windows)
+    np.testing.assert_allclose(attended.user_BD, module.arrays()["beta"][None].repeat(2, 0), atol=1e-6)
+    sums = RowGradients(DIM).begin(ITEMS, ITEMS)
+    module.backward(windows, attended, np.ones((2, DIM), np.float32), sums)
+    assert all(torch.isfinite(parameter.grad).all() for parameter in module.parameters())  # type: ignore[arg-type]
+    assert sums.used[0] == 0
 
 
 def test_padding_never_matters() -> None:
-    module = random_attention(2)
-    items, empty, gaps, types = random_windows(3, [3, 1, 2])
-    whole = module(items, empty, gaps, types)
-    cut = module(items[:, :3], empty[:, :3], gaps[:, :3], types[:, :3])
-    np.testing.assert_allclose(whole.detach(), cut.detach(), rtol=1e-5, atol=1e-6)
-    other_gaps, other_types = gaps.clone(), types.clone()
-    other_gaps[empty], other_types[empty] = (gaps[empty] + 3) % GAPS, (types[empty] + 5) % TYPES
-    padded = module(items, empty, other_gaps, other_types)
-    np.testing.assert_array_equal(whole.detach(), padded.detach())
+    module, windows = random_attention(2), random_windows([3, 1, 2])
+    whole = module.attend(windows).user_BD
+    cut = Windows(windows.values, windows.items_BL[:, :3], windows.length_B, *(s[:, :3] for s in windows[3:]))
+    np.testing.assert_allclose(whole, module.attend(cut).user_BD, rtol=1e-5, atol=1e-6)
+    empty = windows.items_BL < 0
+    gaps = np.where(empty, (windows.gaps_BL + 3) % GAPS, windows.gaps_BL)
+    types = np.where(empty, (windows.types_BL + 5) % TYPES, windows.types_BL)
+    padded = module.attend(windows._replace(gaps_BL=gaps, types_BL=types)).user_BD
+    np.testing.assert_array_equal(whole, padded)
 
 
 @pytest.mark.parametrize("heads", [1, 2])
 def test_contributions_sum_to_the_score(heads: int) -> None:
-    module = random_attention(heads)
-    inputs = random_windows(4, [5, 1, 0, 3])
-    targets = torch.randn(4, 7, DIM, generator=torch.Generator().manual_seed(9))
-    alpha = module.weights(*inputs)
-    parts, rest = module.contributions(inputs[0], alpha, module.pre_norm(inputs[0], alpha), targets)
-    score = torch.einsum("bd,bkd->bk", module(*inputs), targets)
-    np.testing.assert_allclose(parts.sum(2) + rest, score.detach(), rtol=1e-4, atol=1e-5)
-    assert (parts.permute(0, 2, 1)[inputs[1]] == 0).all()  # an empty place adds nothing
+    module, windows = random_attention(heads), random_windows([5, 1, 0, 3])
+    shown = np.random.default_rng(9).normal(size=(4, 7, DIM)).astype(np.float32)
+    attended = module.attend(windows)
+    parts, rest = module.contributions(windows, attended, shown)
+    score = np.einsum("bd,bkd->bk", attended.user_BD, shown)
+    np.testing.assert_allclose(parts.sum(2) + rest, score, rtol=1e-4, atol=1e-5)
+    assert (parts.transpose(0, 2, 1)[windows.items_BL < 0] == 0).all()  # an empty place adds nothing
 
 
 def test_a_place_that_attention_passes_over_contributes_nothing_but_as_the_newest() -> None:
-    module = random_attention(1)
-    inputs = random_windows(1, [3])
+    module, windows = random_attention(1), random_windows([3])
     with torch.no_grad():
         module.value.zero_()
-    alpha, targets = module.weights(*inputs), torch.ones(1, 1, DIM) * torch.arange(DIM)
-    parts, _ = module.contributions(inputs[0], alpha, module.pre_norm(inputs[0], alpha), targets)
-    assert parts[0, 0, 0].abs() > 1e-3
+    shown = np.broadcast_to(np.arange(DIM, dtype=np.float32), (1, 1, DIM)).copy()
+    parts, _ = module.contributions(windows, module.attend(windows), shown)
+    assert abs(parts[0, 0, 0]) > 1e-3
     np.testing.assert_allclose(parts[0, 0, 1:], 0, atol=1e-6)
 
 

@@ -1,6 +1,5 @@
 """A whole step of the default model, against torch's autograd over all items."""
 
-import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from harness.streams import Batches, copied, same, shoppers, small_settings, spied
+from harness.torch_attention import TorchAttention
 from test_loss import Array, objective
 
 from pipeline.features.gate_inputs import KEPT, KINDS, TYPICAL_KEPT
@@ -87,7 +87,7 @@ class Expected(NamedTuple):
 def plain_users(at: Lesson) -> tuple[torch.Tensor, torch.Tensor, torch.nn.Module]:
     """Return user vectors and the window's items that they come from, in float64."""
     model, queries = at.model, at.queries
-    items, module = torch.from_numpy(model.items.values.data).double(), copy.deepcopy(model.net).double()
+    items, module = torch.from_numpy(model.items.values.data).double(), TorchAttention.of(model.net)
     items_BL = queries.items_BL[:, :7]
     window = torch.from_numpy(np.maximum(items_BL, 0)).long()
     empty = torch.from_numpy(items_BL < 0)

@@ -11,11 +11,10 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
-import torch
 
 from pipeline.features.block import Candidates
 from pipeline.models import optimizer
-from pipeline.models.attention_net import Attention, side_buckets
+from pipeline.models.attention_net import Attended, Attention, Windows, side_buckets
 from pipeline.models.embeddings import Table, dot_candidates, dot_gradients
 from pipeline.models.gradient_model import GradientModel, TorchParameters
 from pipeline.models.loss import Logits, Loss
@@ -43,12 +42,11 @@ class AttentionConfig(Config, frozen=True):
 
 
 class Detail(NamedTuple):
-    """What an explanation needs of scores: coefficients [B, F], the net's inputs and intermediate values."""
+    """What an explanation needs of scores; `coef_BF`: coefficients of the count features."""
 
     coef_BF: FloatArray | None
-    items_BLD: Any
-    alpha_BHL: Any
-    z_BD: Any
+    windows: Windows
+    attended: Attended
 
 
 class AttentionModel(GradientModel):
@@ -66,31 +64,27 @@ class AttentionModel(GradientModel):
             self.items.init_rows(rows, ids)
 
     def score(self, queries: Queries, candidates: Candidates) -> Scores:
-        items_BLD, *sides = self._inputs(queries)
-        with torch.no_grad():
-            alpha_BHL = self.net.weights(items_BLD, *sides)
-            z_BD = self.net.pre_norm(items_BLD, alpha_BHL)
-            user_BD = self.net.normed(z_BD).numpy()
-        scores_N = self._products(user_BD, candidates)
+        windows = self._windows(queries)
+        attended = self.net.attend(windows)
+        scores_N = self._products(attended.user_BD, candidates)
         coef_BF = self.add_features(candidates, scores_N)
-        return Scores(scores_N, Detail(coef_BF, items_BLD, alpha_BHL, z_BD))
+        return Scores(scores_N, Detail(coef_BF, windows, attended))
 
     def forward(self, queries: Queries, training: TrainingCandidates, targets: Targets) -> tuple[Logits, Any]:
-        items_BLD, *sides = self._inputs(queries)
-        items_BLD.requires_grad_()
-        vectors = self.net(items_BLD, *sides)
-        user_BD = vectors.detach().numpy()
+        windows = self._windows(queries)
+        attended = self.net.attend(windows)
+        user_BD = attended.user_BD
         scores_N = self._products(user_BD, training.candidates)
         target_B = np.einsum("bd,bd->b", user_BD, self.items.gather(targets.item_B))
         negatives_BS = user_BD @ self.items.values.data[training.negatives_S].T
         logits = Logits(scores_N, target_B.astype(np.float32), np.ascontiguousarray(negatives_BS))
-        return logits, (items_BLD, vectors)
+        return logits, (windows, attended)
 
     def backward(
         self, held: Any, queries: Queries, training: TrainingCandidates, targets: Targets, loss: Loss
     ) -> Sequence[tuple[Table, optimizer.RowSums]]:
-        items_BLD, vectors = held
-        user_BD, values = vectors.detach().numpy(), self.items.values.data
+        windows, attended = held
+        user_BD, values = attended.user_BD, self.items.values.data
         candidates, negatives, slope_BS = training.candidates, training.negatives_S, loss.slopes.negatives_BS
         sums = self.items.begin(
             candidates.rows.size + queries.items_BL.size + targets.item_B.size + negatives.size
@@ -102,8 +96,7 @@ class AttentionModel(GradientModel):
             loss.slopes, user_gradient, sums,
         )  # fmt: skip
         optimizer.add_rows(negatives, np.ascontiguousarray(slope_BS.T @ user_BD), norm_B @ slope_BS**2, sums)
-        vectors.backward(torch.from_numpy(user_gradient))
-        optimizer.add_windows(queries.items_BL, queries.length_B, items_BLD.grad.numpy(), sums)
+        self.net.backward(windows, attended, user_gradient, sums)
         return [(self.items, sums)]
 
     def explain(self, queries: Queries, candidates: Candidates, scores: Scores, places_BK: Any) -> FloatArray:
@@ -114,20 +107,20 @@ class AttentionModel(GradientModel):
         if detail.coef_BF is not None:
             value_BKF = candidates.features[np.maximum(places_BK, 0)] * detail.coef_BF[:, None, :]
             out = self._context.bank.attribute(queries, candidates, places_BK, value_BKF)
-        shown = torch.from_numpy(self.items.gather(candidates.at(places_BK)))
-        parts, rest = self.net.contributions(detail.items_BLD, detail.alpha_BHL, detail.z_BD, shown)
-        out[:, :, : parts.shape[2]] += parts.numpy()
-        out[:, :, -1] += rest.numpy()
+        shown_BKD = self.items.gather(candidates.at(places_BK))
+        parts_BKL, rest_BK = self.net.contributions(detail.windows, detail.attended, shown_BKD)
+        out[:, :, : parts_BKL.shape[2]] += parts_BKL
+        out[:, :, -1] += rest_BK
         return out
 
-    def _inputs(self, queries: Queries) -> tuple[Any, Any, Any, Any]:
+    def _windows(self, queries: Queries) -> Windows:
         """Return the net's inputs: the newest places, no more than the longest window of the batch."""
         longest = min(self.net.length, max(1, int(queries.length_B.max(initial=1))))
-        items_BL = np.ascontiguousarray(queries.items_BL[:, :longest])
         gaps, types = side_buckets(
             queries.times_BL[:, :longest], queries.now_ms_B, queries.types_BL[:, :longest]
         )
-        return torch.from_numpy(self.items.gather(items_BL)), torch.from_numpy(items_BL < 0), gaps, types
+        items_BL = np.ascontiguousarray(queries.items_BL[:, :longest])
+        return Windows(self.items.values.data, items_BL, queries.length_B, gaps, types)
 
     def _products(self, user_BD: FloatArray, candidates: Candidates) -> FloatArray:
         """Return the inner product of each candidate's embedding and its query's vector [N]."""

@@ -1,38 +1,74 @@
-"""Attention of a user's newest interaction over the last ones, as a torch module.
+"""Attention of a user's newest interaction over the last ones, with its gradients.
 
-Axes: B = queries, L = places of a window (newest first), H = heads, D = embedding, E = D / H, S = side rows.
+Axes: B = queries, L = places of a window (newest first), H = heads, D = embedding, E = D / H, S = side rows
+(places, then gap buckets, then type buckets), K = places of a list.
 
 One query a user (the newest item) keeps a step linear in L. The keys' projection is folded into the query and
-the values' projection follows the pooling, so that nothing [B, L, D] is computed but the gathered items.
-Place, time gap and event type add learned keys, never values.
+the values' projection follows the pooling, so that nothing [B, L, D] is computed: kernels read the items'
+rows, numpy multiplies what is dense. The parameters are a torch module's; tests hold vectors and gradients
+against torch's own.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from pipeline.kernels import kernel
+from pipeline.models.embeddings import dot
+from pipeline.models.optimizer import RowSums, slot_of
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
 GAPS = 16  # buckets of the time since an interaction: log2 of seconds
 TYPES = 16  # buckets of the event type's hash
+EPSILON = np.float32(1e-5)  # of the layer norm
+SUMMING = {"reassoc", "contract", "nsz", "arcp"}  # sums of floats may use vector registers
 
 
-def side_buckets(times_BL: Any, now_ms_B: Any, types_BL: Any) -> tuple[Tensor, Tensor]:
+class Windows(NamedTuple):
+    """The newest interactions of each query, for kernels; `values` [M, D] are all items' embeddings."""
+
+    values: FloatArray
+    items_BL: IntArray
+    length_B: IntArray
+    gaps_BL: npt.NDArray[np.int64]
+    types_BL: npt.NDArray[np.int64]
+
+
+def side_buckets(times_BL: Any, now_ms_B: Any, types_BL: Any) -> tuple[Any, Any]:
     """Return the gap bucket and the type bucket of every place, both int64 [B, L]."""
     seconds = np.maximum(now_ms_B[:, None] - times_BL, 0) / 1000.0
     gaps = np.minimum(np.log2(1.0 + seconds) * 0.6, GAPS - 1).astype(np.int64)
-    return torch.from_numpy(gaps), torch.from_numpy(types_BL.astype(np.int64) % TYPES)
+    return gaps, types_BL.astype(np.int64) % TYPES
+
+
+class Attended(NamedTuple):
+    """User vectors, and what the gradients and explanations need of their computation."""
+
+    user_BD: FloatArray
+    newest_BD: FloatArray  # the newest item's embedding; 0 of an empty window
+    query_HBE: FloatArray
+    folded_HBD: FloatArray  # q W_k / sqrt(E)
+    alpha_HBL: FloatArray
+    pooled_HBD: FloatArray
+    heads_HBE: FloatArray
+    normed_BD: FloatArray
+    scale_B: FloatArray  # 1 / std z
 
 
 class Attention(nn.Module):
     """Turns a window into the user's vector: layer norm of (projected newest item + attended items).
 
-        alpha_l = softmax_l( (q . k_l + side_l) / sqrt(E) ),  q = W_q x_0,  k_l = W_k x_l
+        alpha_l = softmax_l( q . (W_k x_l + W_k side_l) / sqrt(E) ),  q = W_q x_0
         z = W_o [sum_l alpha_l W_v x_l] + W_p x_0
         user = gamma * (z - mean z) / std z + beta
 
-    gamma starts small: an untrained vector must not drown the count features that it is added to.
+    Place, time gap and event type add learned keys, never values. gamma starts small: an untrained vector
+    must not drown the count features that it is added to. An empty window gives beta.
     """
 
     def __init__(self, dim: int, heads: int, length: int, seed: int) -> None:
@@ -55,53 +91,157 @@ class Attention(nn.Module):
         self.gamma = nn.Parameter(torch.full((dim,), 0.1))
         self.beta = nn.Parameter(torch.zeros(dim))
 
-    def weights(self, items_BLD: Tensor, empty_BL: Tensor, gaps_BL: Tensor, types_BL: Tensor) -> Tensor:
-        """Return alpha [B, H, L]; places where `empty_BL` get 0, and so does a whole empty window."""
-        batch, length = empty_BL.shape
-        query = torch.einsum("bd,hed->bhe", items_BLD[:, 0], self.query)
-        folded = torch.einsum("bhe,hed->bhd", query, self.key) / math.sqrt(
-            self.head_dim
-        )  # q W_k, once a query
-        logits = folded @ items_BLD.transpose(1, 2) + folded @ self.place[:length].T
-        for table, buckets in ((self.gap, gaps_BL), (self.kind, types_BL)):
-            side = folded @ table.T
-            logits = logits + side.gather(2, buckets[:, None, :].expand(batch, self.heads, length))
-        # a large finite value, not -inf: an empty window must give 0 and no NaN
-        logits = logits.masked_fill(empty_BL[:, None, :], -1e9)
-        return torch.softmax(logits, 2).masked_fill(empty_BL[:, None, :], 0.0)
+    def arrays(self) -> dict[str, FloatArray]:
+        """Return the parameters; they share torch's memory."""
+        return {name: parameter.detach().numpy() for name, parameter in self.named_parameters()}
 
-    def pre_norm(self, items_BLD: Tensor, alpha_BHL: Tensor) -> Tensor:
-        """Return z [B, D]."""
-        pooled = alpha_BHL @ items_BLD
-        heads = torch.einsum("bhd,hed->bhe", pooled, self.value)
-        attended = torch.einsum("bhe,hde->bd", heads, self.output)
-        return attended + items_BLD[:, 0] @ self.newest.T
+    def attend(self, windows: Windows) -> Attended:
+        """Return user vectors [B, D], and what led to them."""
+        p, batch, most = self.arrays(), windows.length_B.shape[0], windows.items_BL.shape[1]
+        newest_BD = windows.values[windows.items_BL[:, 0]]
+        newest_BD[windows.length_B == 0] = 0
+        query_HBE = np.matmul(newest_BD, p["query"].transpose(0, 2, 1))
+        folded_HBD = np.matmul(query_HBE, p["key"]) / np.float32(math.sqrt(self.head_dim))
+        side_HBS = folded_HBD @ self._sides(p, most).T
+        alpha_HBL = np.zeros((self.heads, batch, most), np.float32)
+        pooled_HBD = np.zeros_like(folded_HBD)
+        _attend(windows, folded_HBD, side_HBS, alpha_HBL, pooled_HBD)
+        heads_HBE = np.matmul(pooled_HBD, p["value"].transpose(0, 2, 1))
+        z_BD = np.matmul(heads_HBE, p["output"].transpose(0, 2, 1)).sum(0) + newest_BD @ p["newest"].T
+        z_BD -= z_BD.mean(1, keepdims=True)
+        scale_B = 1 / np.sqrt((z_BD**2).mean(1) + EPSILON)
+        normed_BD = z_BD * scale_B[:, None]
+        user_BD = p["gamma"] * normed_BD + p["beta"]
+        return Attended(
+            user_BD, newest_BD, query_HBE, folded_HBD, alpha_HBL, pooled_HBD, heads_HBE, normed_BD, scale_B
+        )
 
-    def forward(self, items_BLD: Tensor, empty_BL: Tensor, gaps_BL: Tensor, types_BL: Tensor) -> Tensor:
-        """Return user vectors [B, D]; an empty window gives beta."""
-        alpha_BHL = self.weights(items_BLD, empty_BL, gaps_BL, types_BL)
-        return self.normed(self.pre_norm(items_BLD, alpha_BHL))
+    def backward(self, windows: Windows, at: Attended, slope_BD: FloatArray, sums: RowSums) -> None:
+        """Set the parameters' gradients, given the loss's with respect to user vectors; add the items'."""
+        p, most, root = self.arrays(), windows.items_BL.shape[1], np.float32(math.sqrt(self.head_dim))
+        found = {"gamma": (slope_BD * at.normed_BD).sum(0), "beta": slope_BD.sum(0)}
+        d_normed = slope_BD * p["gamma"]
+        shared = at.normed_BD * (d_normed * at.normed_BD).mean(1, keepdims=True)
+        dz_BD = (d_normed - d_normed.mean(1, keepdims=True) - shared) * at.scale_B[:, None]
+        found["newest"] = dz_BD.T @ at.newest_BD
+        found["output"] = np.matmul(dz_BD.T, at.heads_HBE)
+        d_heads_HBE = np.matmul(dz_BD, p["output"])
+        found["value"] = np.matmul(d_heads_HBE.transpose(0, 2, 1), at.pooled_HBD)
+        d_pooled_HBD = np.matmul(d_heads_HBE, p["value"])
+        d_folded_HBD, d_logit_HBL = np.zeros_like(at.folded_HBD), np.zeros_like(at.alpha_HBL)
+        d_side_HBS = np.zeros((self.heads, slope_BD.shape[0], most + GAPS + TYPES), np.float32)
+        _logit_slopes(windows, at.alpha_HBL, d_pooled_HBD, d_logit_HBL, d_folded_HBD, d_side_HBS)
+        sides_SD = self._sides(p, most)
+        d_folded_HBD += d_side_HBS @ sides_SD
+        d_sides = d_side_HBS.reshape(-1, sides_SD.shape[0]).T @ at.folded_HBD.reshape(-1, self.dim)
+        found["place"] = np.zeros_like(p["place"])
+        found["place"][:most], found["gap"], found["kind"] = np.split(d_sides, [most, most + GAPS])
+        found["key"] = np.matmul(at.query_HBE.transpose(0, 2, 1), d_folded_HBD) / root
+        d_query_HBE = np.matmul(d_folded_HBD, p["key"].transpose(0, 2, 1)) / root
+        found["query"] = np.matmul(d_query_HBE.transpose(0, 2, 1), at.newest_BD)
+        d_newest_BD = np.matmul(d_query_HBE, p["query"]).sum(0) + dz_BD @ p["newest"]
+        scratch_D = np.empty(self.dim, np.float32)
+        _add_windows(windows, at, (d_pooled_HBD, d_logit_HBL, d_newest_BD), scratch_D, sums)
+        for name, parameter in self.named_parameters():
+            parameter.grad = torch.from_numpy(found[name])
 
-    def normed(self, z_BD: Tensor) -> Tensor:
-        """Return the layer norm [B, D] of z."""
-        return nn.functional.layer_norm(z_BD, (self.dim,), self.gamma, self.beta)
-
-    @torch.no_grad()
     def contributions(
-        self, items_BLD: Tensor, alpha: Tensor, z: Tensor, targets_BKD: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return what each place adds to user . target [B, K, L], and beta's part [B, K].
+        self, windows: Windows, at: Attended, shown_BKD: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return what each place adds to user . shown [B, K, L], and beta's part [B, K].
 
         The layer norm is linear once its standard deviation is known, so the parts sum to the whole.
         """
-        deviation = torch.sqrt(z.var(1, unbiased=False, keepdim=True) + 1e-5)
-        pull = targets_BKD * (self.gamma / deviation)[:, None, :]
-        pull = pull - pull.mean(2, keepdim=True)
-        back = torch.einsum(
-            "bkd,hde,hef->bhkf", pull, self.output, self.value
-        )  # through W_o and W_v, per head
-        batch, places, length = targets_BKD.shape[0], targets_BKD.shape[1], items_BLD.shape[1]
-        mixed = back.reshape(batch, self.heads * places, self.dim) @ items_BLD.transpose(1, 2)
-        parts = (mixed.view(batch, self.heads, places, length) * alpha[:, :, None, :]).sum(1)
-        parts[:, :, 0] += torch.einsum("bkd,bd->bk", pull, items_BLD[:, 0] @ self.newest.T)
-        return parts, targets_BKD @ self.beta
+        p, (batch, places, dim) = self.arrays(), shown_BKD.shape
+        pull_BKD = shown_BKD * (p["gamma"] * at.scale_B[:, None])[:, None, :]
+        pull_BKD -= pull_BKD.mean(2, keepdims=True)
+        through_HDD = np.matmul(p["output"], p["value"])  # W_o W_v
+        back_HBKD = (pull_BKD.reshape(-1, dim) @ through_HDD).reshape(self.heads, batch, places, dim)
+        parts_BKL = np.zeros((batch, places, windows.items_BL.shape[1]), np.float32)
+        _contribute(windows, at.alpha_HBL, back_HBKD, parts_BKL)
+        parts_BKL[:, :, 0] += np.matmul(pull_BKD, (at.newest_BD @ p["newest"].T)[:, :, None])[:, :, 0]
+        return parts_BKL, shown_BKD @ p["beta"]
+
+    def _sides(self, p: dict[str, FloatArray], most: int) -> FloatArray:
+        """Return the learned keys of places, gaps and types [S, D]."""
+        return np.concatenate((p["place"][:most], p["gap"], p["kind"]))
+
+
+@kernel(fastmath=SUMMING)
+def _attend(windows, folded_HBD, side_HBS, alpha_HBL, pooled_HBD):  # type: ignore[no-untyped-def]
+    """Write the attention weights, and the items pooled by them."""
+    heads, batch, most = alpha_HBL.shape
+    for b in range(batch):
+        length = min(windows.length_B[b], most)
+        for h in range(heads):
+            side, top, total = side_HBS[h, b], np.float32(-np.inf), np.float32(0)
+            for k in range(length):
+                logit = dot(folded_HBD[h, b], windows.values[windows.items_BL[b, k]]) + side[k]
+                logit += side[most + windows.gaps_BL[b, k]] + side[most + GAPS + windows.types_BL[b, k]]
+                alpha_HBL[h, b, k] = logit
+                top = max(top, logit)
+            for k in range(length):
+                alpha_HBL[h, b, k] = np.exp(alpha_HBL[h, b, k] - top)
+                total += alpha_HBL[h, b, k]
+            for k in range(length):
+                alpha = alpha_HBL[h, b, k] / total
+                alpha_HBL[h, b, k] = alpha
+                row = windows.items_BL[b, k]
+                for d in range(pooled_HBD.shape[2]):
+                    pooled_HBD[h, b, d] += alpha * windows.values[row, d]
+
+
+@kernel(fastmath=SUMMING)
+def _logit_slopes(windows, alpha_HBL, d_pooled_HBD, d_logit_HBL, d_folded_HBD, d_side_HBS):  # type: ignore[no-untyped-def]
+    """Write the gradients of logits, and with them those of folded queries and side logits."""
+    heads, batch, most = alpha_HBL.shape
+    for b in range(batch):
+        length = min(windows.length_B[b], most)
+        for h in range(heads):
+            mean = np.float32(0)
+            for k in range(length):
+                slope = dot(d_pooled_HBD[h, b], windows.values[windows.items_BL[b, k]])
+                d_logit_HBL[h, b, k] = slope
+                mean += alpha_HBL[h, b, k] * slope
+            for k in range(length):
+                slope = alpha_HBL[h, b, k] * (d_logit_HBL[h, b, k] - mean)
+                d_logit_HBL[h, b, k] = slope
+                d_side_HBS[h, b, k] += slope
+                d_side_HBS[h, b, most + windows.gaps_BL[b, k]] += slope
+                d_side_HBS[h, b, most + GAPS + windows.types_BL[b, k]] += slope
+                row = windows.items_BL[b, k]
+                for d in range(d_folded_HBD.shape[2]):
+                    d_folded_HBD[h, b, d] += slope * windows.values[row, d]
+
+
+@kernel(fastmath=SUMMING)
+def _add_windows(windows, at, slopes, scratch_D, sums):  # type: ignore[no-untyped-def]
+    """Add the gradients of window items; each place counts as one event."""
+    d_pooled_HBD, d_logit_HBL, d_newest_BD = slopes
+    heads, batch, most = d_logit_HBL.shape
+    dim = scratch_D.shape[0]
+    for b in range(batch):
+        for k in range(min(windows.length_B[b], most)):
+            for d in range(dim):
+                scratch_D[d] = d_newest_BD[b, d] if k == 0 else np.float32(0)
+            for h in range(heads):
+                alpha, slope = at.alpha_HBL[h, b, k], d_logit_HBL[h, b, k]
+                for d in range(dim):
+                    scratch_D[d] += alpha * d_pooled_HBD[h, b, d] + slope * at.folded_HBD[h, b, d]
+            s, square = slot_of(windows.items_BL[b, k], sums), np.float32(0)
+            for d in range(dim):
+                sums.total[s, d] += scratch_D[d]
+                square += scratch_D[d] * scratch_D[d]
+            sums.squares[s] += square / dim
+
+
+@kernel(fastmath=SUMMING)
+def _contribute(windows, alpha_HBL, back_HBKD, parts_BKL):  # type: ignore[no-untyped-def]
+    """Write what attention to each place adds to each score."""
+    heads, batch, most = alpha_HBL.shape
+    for b in range(batch):
+        for k in range(parts_BKL.shape[1]):
+            for e in range(min(windows.length_B[b], most)):
+                value = windows.values[windows.items_BL[b, e]]
+                for h in range(heads):
+                    parts_BKL[b, k, e] += alpha_HBL[h, b, e] * dot(back_HBKD[h, b, k], value)

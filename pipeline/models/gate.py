@@ -40,8 +40,7 @@ class Gate(Store):
             (self.slope, self.slope_squares, gradient_BF.T @ inputs_BG, squares.T @ inputs_BG**2),
         )
         for parameter, accumulator, total, square in pairs:
-            adagrad(parameter.data, accumulator.data, total, square, step_scale * RATE, MAX_STEP)
-            np.clip(parameter.data, -BOUND, BOUND, out=parameter.data)
+            adagrad(parameter.data, accumulator.data, total, square, step_scale * RATE, MAX_STEP, BOUND)
 
 
 def add_training_features(

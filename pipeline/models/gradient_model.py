@@ -1,5 +1,6 @@
 """What models trained by gradients share: gated count features, loss, a training step. Axes: model.py."""
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -40,8 +41,8 @@ class TorchParameters(Store):
 
     def norm(self) -> float:
         """Return the norm of all gradients."""
-        norms = [float(p.grad.norm()) for p in self._parameters.values() if p.grad is not None]
-        return float(np.linalg.norm(norms)) if norms else 0.0
+        flat = [p.grad.numpy().reshape(-1) for p in self._parameters.values() if p.grad is not None]
+        return math.sqrt(sum(float(gradient @ gradient) for gradient in flat))
 
     def drop_gradients(self) -> None:
         """Forget the gradients of the last backward pass."""
@@ -55,8 +56,7 @@ class TorchParameters(Store):
             gradient = parameter.grad.numpy()
             value, squares = self.values[name].data, self.squares[name].data
             # single events' gradients of a dense weight aren't kept: the square of their sum stands for them
-            adagrad(value, squares, gradient, gradient**2, step_scale * RATE, MAX_STEP)
-            np.clip(value, -BOUND, BOUND, out=value)
+            adagrad(value, squares, gradient, gradient**2, step_scale * RATE, MAX_STEP, float(BOUND))
         self.drop_gradients()
 
 

@@ -33,16 +33,26 @@ def adagrad(
     squares: FloatArray,
     rate: float,
     most: float,
+    bound: float,
 ) -> None:
-    """Move a dense parameter in place, no entry further than `most`: the first steps have no scale yet.
+    """Move a dense parameter in place within `bound`, no entry further than `most`: the first steps have no
+    scale yet.
 
     >>> p, a = np.zeros(1, np.float32), np.zeros(1, np.float32)
-    >>> adagrad(p, a, np.float32([2.0]), np.float32([4.0]), rate=0.1, most=1.0)
+    >>> adagrad(p, a, np.float32([2.0]), np.float32([4.0]), rate=0.1, most=1.0, bound=9.0)
     >>> round(float(p[0]), 3), float(a[0])
     (-0.1, 4.0)
     """
-    accumulator += np.maximum(squares, total**2 / AGREE)
-    parameter -= np.clip(np.float32(rate) * total / np.sqrt(accumulator + EPSILON), -most, most)
+    flat = (parameter.reshape(-1), accumulator.reshape(-1), np.ravel(total), np.ravel(squares))
+    _adagrad(*flat, np.float32(rate), np.float32(most), np.float32(bound))
+
+
+@kernel()
+def _adagrad(parameter, accumulator, total, squares, rate, most, bound):  # type: ignore[no-untyped-def]
+    for n in range(parameter.shape[0]):
+        accumulator[n] += max(squares[n], total[n] * total[n] / AGREE)
+        step = min(max(rate * total[n] / np.sqrt(accumulator[n] + EPSILON), -most), most)
+        parameter[n] = min(max(parameter[n] - step, -bound), bound)
 
 
 class RowSums(NamedTuple):
@@ -113,21 +123,6 @@ def add_rows(row_N, grad_ND, square_N, sums):  # type: ignore[no-untyped-def]
             for d in range(grad_ND.shape[1]):
                 sums.total[s, d] += grad_ND[n, d]
             sums.squares[s] += square_N[n]
-
-
-@kernel()
-def add_windows(items_BL, length_B, grad_BLD, sums):  # type: ignore[no-untyped-def]
-    """Add the gradients of window items [B, L, D]; each place counts as one event."""
-    dim = grad_BLD.shape[2]
-    for b in range(items_BL.shape[0]):
-        for k in range(min(length_B[b], grad_BLD.shape[1])):
-            s = slot_of(items_BL[b, k], sums)
-            square = np.float32(0)
-            for d in range(dim):
-                g = grad_BLD[b, k, d]
-                sums.total[s, d] += g
-                square += g * g
-            sums.squares[s] += square / dim
 
 
 @kernel()
