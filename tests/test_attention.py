@@ -101,7 +101,7 @@ def test_gradients_are_those_of_autograd(heads: int, most: int) -> None:
 def test_an_empty_window_gives_beta_and_finite_gradients() -> None:
     module, windows = random_attention(2), random_windows([0, 0])
     attended = module.attend(windows)
-    np.testing.assert_allclose(attended.user_BD, module.arrays()["beta"][None].repeat(2, 0), atol=1e-6)
+    np.testing.assert_allclose(attended.user_BD, module.arrays["beta"][None].repeat(2, 0), atol=1e-6)
     sums = RowGradients(DIM).begin(ITEMS, ITEMS)
     module.backward(windows, attended, np.ones((2, DIM), np.float32), sums)
     assert all(torch.isfinite(parameter.grad).all() for parameter in module.parameters())  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from pipeline.kernels import kernel
+from pipeline.kernels import summing
 from pipeline.models.embeddings import dot
 from pipeline.models.optimizer import RowSums, slot_of
 
@@ -26,7 +26,6 @@ IntArray = npt.NDArray[np.int32]
 GAPS = 16  # buckets of the time since an interaction: log2 of seconds
 TYPES = 16  # buckets of the event type's hash
 EPSILON = np.float32(1e-5)  # of the layer norm
-SUMMING = {"reassoc", "contract", "nsz", "arcp"}  # sums of floats may use vector registers
 
 
 class Windows(NamedTuple):
@@ -90,14 +89,11 @@ class Attention(nn.Module):
         self.kind = nn.Parameter(torch.zeros(TYPES, dim))
         self.gamma = nn.Parameter(torch.full((dim,), 0.1))
         self.beta = nn.Parameter(torch.zeros(dim))
-
-    def arrays(self) -> dict[str, FloatArray]:
-        """Return the parameters; they share torch's memory."""
-        return {name: parameter.detach().numpy() for name, parameter in self.named_parameters()}
+        self.arrays = {name: parameter.detach().numpy() for name, parameter in self.named_parameters()}
 
     def attend(self, windows: Windows) -> Attended:
         """Return user vectors [B, D], and what led to them."""
-        p, batch, most = self.arrays(), windows.length_B.shape[0], windows.items_BL.shape[1]
+        p, batch, most = self.arrays, windows.length_B.shape[0], windows.items_BL.shape[1]
         newest_BD = windows.values[windows.items_BL[:, 0]]
         newest_BD[windows.length_B == 0] = 0
         query_HBE = np.matmul(newest_BD, p["query"].transpose(0, 2, 1))
@@ -118,7 +114,7 @@ class Attention(nn.Module):
 
     def backward(self, windows: Windows, at: Attended, slope_BD: FloatArray, sums: RowSums) -> None:
         """Set the parameters' gradients, given the loss's with respect to user vectors; add the items'."""
-        p, most, root = self.arrays(), windows.items_BL.shape[1], np.float32(math.sqrt(self.head_dim))
+        p, most, root = self.arrays, windows.items_BL.shape[1], np.float32(math.sqrt(self.head_dim))
         found = {"gamma": (slope_BD * at.normed_BD).sum(0), "beta": slope_BD.sum(0)}
         d_normed = slope_BD * p["gamma"]
         shared = at.normed_BD * (d_normed * at.normed_BD).mean(1, keepdims=True)
@@ -142,8 +138,8 @@ class Attention(nn.Module):
         d_newest_BD = np.matmul(d_query_HBE, p["query"]).sum(0) + dz_BD @ p["newest"]
         scratch_D = np.empty(self.dim, np.float32)
         _add_windows(windows, at, (d_pooled_HBD, d_logit_HBL, d_newest_BD), scratch_D, sums)
-        for name, parameter in self.named_parameters():
-            parameter.grad = torch.from_numpy(found[name])
+        for name, gradient in found.items():
+            self._parameters[name].grad = torch.from_numpy(gradient)  # type: ignore[union-attr]
 
     def contributions(
         self, windows: Windows, at: Attended, shown_BKD: FloatArray
@@ -152,7 +148,7 @@ class Attention(nn.Module):
 
         The layer norm is linear once its standard deviation is known, so the parts sum to the whole.
         """
-        p, (batch, places, dim) = self.arrays(), shown_BKD.shape
+        p, (batch, places, dim) = self.arrays, shown_BKD.shape
         pull_BKD = shown_BKD * (p["gamma"] * at.scale_B[:, None])[:, None, :]
         pull_BKD -= pull_BKD.mean(2, keepdims=True)
         through_HDD = np.matmul(p["output"], p["value"])  # W_o W_v
@@ -167,7 +163,7 @@ class Attention(nn.Module):
         return np.concatenate((p["place"][:most], p["gap"], p["kind"]))
 
 
-@kernel(fastmath=SUMMING)
+@summing
 def _attend(windows, folded_HBD, side_HBS, alpha_HBL, pooled_HBD):  # type: ignore[no-untyped-def]
     """Write the attention weights, and the items pooled by them."""
     heads, batch, most = alpha_HBL.shape
@@ -191,7 +187,7 @@ def _attend(windows, folded_HBD, side_HBS, alpha_HBL, pooled_HBD):  # type: igno
                     pooled_HBD[h, b, d] += alpha * windows.values[row, d]
 
 
-@kernel(fastmath=SUMMING)
+@summing
 def _logit_slopes(windows, alpha_HBL, d_pooled_HBD, d_logit_HBL, d_folded_HBD, d_side_HBS):  # type: ignore[no-untyped-def]
     """Write the gradients of logits, and with them those of folded queries and side logits."""
     heads, batch, most = alpha_HBL.shape
@@ -214,7 +210,7 @@ def _logit_slopes(windows, alpha_HBL, d_pooled_HBD, d_logit_HBL, d_folded_HBD, d
                     d_folded_HBD[h, b, d] += slope * windows.values[row, d]
 
 
-@kernel(fastmath=SUMMING)
+@summing
 def _add_windows(windows, at, slopes, scratch_D, sums):  # type: ignore[no-untyped-def]
     """Add the gradients of window items; each place counts as one event."""
     d_pooled_HBD, d_logit_HBL, d_newest_BD = slopes
@@ -235,7 +231,7 @@ def _add_windows(windows, at, slopes, scratch_D, sums):  # type: ignore[no-untyp
             sums.squares[s] += square / dim
 
 
-@kernel(fastmath=SUMMING)
+@summing
 def _contribute(windows, alpha_HBL, back_HBKD, parts_BKL):  # type: ignore[no-untyped-def]
     """Write what attention to each place adds to each score."""
     heads, batch, most = alpha_HBL.shape
