@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.features.pair_table import PairTable
 from pipeline.features.popularity import Popularity
-from pipeline.features.sessions import PLACES, WAYS, SessionIndex
+from pipeline.features.sessions import PLACES, SessionIndex
 from pipeline.features.transitions import SLOTS, Transitions
 from pipeline.state.splitmix import next_uniform
 from pipeline.state.tables import HIDDEN, LIVE, NEW, RETIRED, IdTable
@@ -104,22 +104,23 @@ visit = st.tuples(st.integers(0, 9), st.integers(-1, 5), st.sampled_from([0.0, 1
 
 @given(st.lists(st.lists(visit, max_size=25), max_size=6))
 def test_the_session_index_holds_the_newest_sessions(batches: list[list[tuple[int, int, float]]]) -> None:
-    """Eight slots for nine sessions, in two sets of four: the oldest of a full set is replaced."""
-    index = SessionIndex(6, visits=3, sessions=2 * WAYS)
+    """Five slots for nine sessions, their keys alike in the low bits: the oldest session is replaced."""
+    index = SessionIndex(6, visits=3, sessions=5)
     kept: dict[int, list[int]] = {}  # by key, in order of their beginning
     visits: dict[int, list[int]] = defaultdict(list)
     for batch in batches:
         keys, items, weights = (np.array([each[i] for each in batch]) for i in range(3))
+        keys = keys * 1024 + keys % 3 * (keys > 0)
         index.update(keys.astype(np.uint64), items.astype(np.int32), weights.astype(np.float32))
-        for key, item, weight in batch:
+        for key, item, weight in zip(keys.tolist(), items.tolist(), weights.tolist(), strict=True):
             if key == 0 or item < 0 or weight == 0:
                 continue
             if key not in kept:
-                of_set = [other for other in kept if other % 2 == key % 2]
-                if len(of_set) == WAYS:
-                    del kept[of_set[0]]
+                if len(kept) == 5:
+                    oldest = next(iter(kept))
+                    del kept[oldest]
                     for numbers in visits.values():  # what names a replaced session names nothing
-                        numbers[:] = [0 if number == of_set[0] else number for number in numbers]
+                        numbers[:] = [0 if number == oldest else number for number in numbers]
                 kept[key] = []
             if item not in kept[key][-PLACES:] and key not in visits[item][-3:]:
                 visits[item].append(key)
@@ -127,6 +128,7 @@ def test_the_session_index_holds_the_newest_sessions(batches: list[list[tuple[in
     held = index.index
     slots = {int(key): s for s, key in enumerate(held.key_N.tolist()) if key}
     assert slots.keys() == kept.keys()
+    assert sorted(held.slot_T[held.slot_T >= 0].tolist()) == sorted(slots.values())
     numbers = [int(held.number_N[slots[key]]) for key in kept]
     assert numbers == sorted(numbers)
     for key, items in kept.items():
@@ -137,9 +139,9 @@ def test_the_session_index_holds_the_newest_sessions(batches: list[list[tuple[in
     for item in range(6):
         assert held.visited_M[item] == len(visits[item])
         for v, key in enumerate(visits[item][::-1][:3]):
-            number, s = divmod(int(held.visits_MR[item, (len(visits[item]) - 1 - v) % 3]), 2 * WAYS)
-            assert (held.number_N[s] == number) == (key != 0)
-            assert key in (0, held.key_N[s])
+            number = int(held.visits_MR[item, (len(visits[item]) - 1 - v) % 3])
+            assert (held.number_N[number % 5] == number) == (key != 0)
+            assert key in (0, held.key_N[number % 5])
 
 
 def test_uniform_numbers_are_those_of_splitmix64_and_even() -> None:

@@ -22,8 +22,7 @@ from pipeline.state.store import Column, Store
 
 # measured on recorded streams: from 5,000 to 50,000 sessions and from 32 to 256 visits, no figure moves by
 # more than a fiftieth of itself
-SESSIONS = 20_000  # slots
-WAYS = 4  # slots that a session may have: the oldest of them is replaced
+SESSIONS = 20_000  # the newest ones are kept
 PLACES = 20  # newest items kept of a session
 VISITS = 24  # newest sessions kept of an item
 REACH = 4
@@ -37,6 +36,7 @@ class Index(NamedTuple):
     items_NP: npt.NDArray[np.int32]
     key_N: npt.NDArray[np.uint64]
     number_N: npt.NDArray[np.int64]
+    slot_T: npt.NDArray[np.int32]
     steps_N: npt.NDArray[np.int32]
     visits_MR: npt.NDArray[np.int64]
     visited_M: npt.NDArray[np.int64]
@@ -45,15 +45,17 @@ class Index(NamedTuple):
 class SessionIndex(Store):
     """A bounded index of the newest sessions and their items.
 
-    Columns: `items` int32 [N, P] (slot = step % P, -1: empty), `key` uint64 [N] (see UserSessions), `number`
-    int64 [N] (from 1, as they begin; 0: empty), `steps` int32 [N], `last` int64 [1] (the newest number),
-    `visits` int64 [M, R] (number * N + slot of the sessions that held the item), `visited` int64 [M].
+    Sessions are numbered from 1 as they begin; slot = number % N. Columns: `items` int32 [N, P] (place = step
+    % P, -1: empty), `key` uint64 [N] (see UserSessions), `number` int64 [N] (0: empty), `slot` int32 [T]
+    (slots by key: open addressing with linear probing, -1: free), `steps` int32 [N], `last` int64 [1] (the
+    newest number), `visits` int64 [M, R] (numbers of the sessions that held the item), `visited` int64 [M].
     """
 
     def __init__(self, capacity: int, visits: int = VISITS, sessions: int = SESSIONS) -> None:
         self.items = Column(np.full((sessions, PLACES), -1, np.int32), "none", -1, of_items=True)
         self.key = Column(np.zeros(sessions, np.uint64), "none")
         self.number = Column(np.zeros(sessions, np.int64), "none")
+        self.slot = Column(np.full(1 << (2 * sessions).bit_length(), -1, np.int32), "none", -1)
         self.steps = Column(np.zeros(sessions, np.int32), "none")
         self.last = Column(np.zeros(1, np.int64), "none")
         self.visits = Column(np.zeros((capacity, visits), np.int64), "item")
@@ -62,8 +64,8 @@ class SessionIndex(Store):
     @property
     def index(self) -> Index:
         return Index(
-            self.items.data, self.key.data, self.number.data, self.steps.data, self.visits.data,
-            self.visited.data,
+            self.items.data, self.key.data, self.number.data, self.slot.data, self.steps.data,
+            self.visits.data, self.visited.data,
         )  # fmt: skip
 
     def update(
@@ -111,10 +113,9 @@ def is_repeat(history, k):  # type: ignore[no-untyped-def]
 @inlined
 def session_of(index, h, v, own):  # type: ignore[no-untyped-def]
     """Return the slot of the v-th newest session that holds item h; -1: replaced, or of the key `own`."""
-    visit = index.visits_MR[h, (index.visited_M[h] - 1 - v) % index.visits_MR.shape[1]]
-    slots = index.number_N.shape[0]
-    s = visit % slots
-    return s if index.number_N[s] == visit // slots and index.key_N[s] != own else np.int64(-1)
+    number = index.visits_MR[h, (index.visited_M[h] - 1 - v) % index.visits_MR.shape[1]]
+    s = number % index.number_N.shape[0]
+    return s if index.number_N[s] == number and index.key_N[s] != own else np.int64(-1)
 
 
 @inlined
@@ -219,35 +220,56 @@ def _attribute(shown, index, near_N, found, shared, part_KP, at, out_BKP):  # ty
                 out_BKP[b, i, rest] += value
 
 
+@inlined
+def _place_of(index, key):  # type: ignore[no-untyped-def]
+    """Return the place of a key's slot in `slot_T`; without one, the free place for it."""
+    mask = np.uint64(index.slot_T.shape[0] - 1)
+    t = key & mask
+    while index.slot_T[t] >= 0 and index.key_N[index.slot_T[t]] != key:
+        t = (t + np.uint64(1)) & mask
+    return t
+
+
+@inlined
+def _remove(index, key):  # type: ignore[no-untyped-def]
+    """Free a key's place; what follows moves up, so that no search ends too early."""
+    mask = np.uint64(index.slot_T.shape[0] - 1)
+    free = _place_of(index, key)
+    t = (free + np.uint64(1)) & mask
+    while index.slot_T[t] >= 0:
+        home = index.key_N[index.slot_T[t]] & mask
+        if ((t - home) & mask) >= ((t - free) & mask):
+            index.slot_T[free] = index.slot_T[t]
+            free = t
+        t = (t + np.uint64(1)) & mask
+    index.slot_T[free] = -1
+
+
 @kernel()
 def _add(session_B, item_B, weight_B, index, last):  # type: ignore[no-untyped-def]
     slots, places = index.items_NP.shape
-    sets = slots // WAYS
     for b in range(item_B.shape[0]):
         m, key = item_B[b], session_B[b]
         if m < 0 or weight_B[b] <= 0 or key == 0:
             continue
-        first = np.int64(key % np.uint64(sets)) * WAYS
-        s, found = first, False
-        for way in range(WAYS):
-            if index.key_N[first + way] == key:
-                s, found = first + way, True
-                break
-            if index.number_N[first + way] < index.number_N[s]:
-                s = first + way
-        if not found:
+        s = np.int64(index.slot_T[_place_of(index, key)])
+        if s < 0:
             last[0] += 1
+            s = last[0] % slots
+            if index.number_N[s] > 0:
+                _remove(index, index.key_N[s])
             index.items_NP[s, :] = -1
             index.key_N[s], index.number_N[s], index.steps_N[s] = key, last[0], 0
-        visit = index.number_N[s] * slots + s
+            index.slot_T[_place_of(index, key)] = s
+        number = index.number_N[s]
         new = True
         for p in range(places):
             new = new and index.items_NP[s, p] != m
         if index.steps_N[s] >= places:  # it may have been here before what is kept of the session
             for v in range(index.visits_MR.shape[1]):
-                new = new and index.visits_MR[m, v] != visit
+                new = new and index.visits_MR[m, v] != number
         index.items_NP[s, index.steps_N[s] % places] = m
         index.steps_N[s] += 1
         if new:
-            index.visits_MR[m, index.visited_M[m] % index.visits_MR.shape[1]] = visit
+            index.visits_MR[m, index.visited_M[m] % index.visits_MR.shape[1]] = number
             index.visited_M[m] += 1
