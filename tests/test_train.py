@@ -35,9 +35,9 @@ def trained(file: Path, tmp_path: Path, capsys: Out) -> Path:
 
 
 def told_of(learner: Recommender, user: str) -> dict[str, Any]:
-    told = learner.describe_user(user)
-    assert told is not None
-    return told
+    described = learner.describe_user(user)
+    assert described is not None
+    return described
 
 
 def service(folder: Path, **tables: msgspec.Struct) -> Settings:

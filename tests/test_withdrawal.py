@@ -128,9 +128,9 @@ def test_without_events_the_default_list_holds_announced_items() -> None:
 def test_updates_that_do_not_change_availability_are_dropped() -> None:
     shop = Shop()
     shop.step([Event("ann", f"i{number}") for number in range(100)])
-    known, gone = [ItemChange(f"i{number}", True) for number in range(100)], ItemChange("i1", False)
+    known, withdrawn = [ItemChange(f"i{number}", True) for number in range(100)], ItemChange("i1", False)
     new = [ItemChange(f"new{number}", True) for number in range(50)]
-    assert shop.recommender.catalog_changes([*known, *new, gone]) == (*new, gone)
+    assert shop.recommender.catalog_changes([*known, *new, withdrawn]) == (*new, withdrawn)
     shop.step([], *((change.item_id, change.available) for change in new))
     assert shop.recommender.catalog_changes([*known, *new]) == ()
 

@@ -139,7 +139,7 @@ class Attention(nn.Module):
         scratch_D = np.empty(self.dim, np.float32)
         _add_windows(windows, at, (d_pooled_HBD, d_logit_HBL, d_newest_BD), scratch_D, sums)
         for name, gradient in found.items():
-            self._parameters[name].grad = torch.from_numpy(gradient)  # type: ignore[union-attr]
+            self.get_parameter(name).grad = torch.from_numpy(gradient)
 
     def contributions(
         self, windows: Windows, at: Attended, shown_BKD: FloatArray
