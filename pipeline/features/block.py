@@ -1,7 +1,7 @@
 """A block of queries with their growing lists of candidates, and the candidates of a batch in CSR layout.
 
 Axes: B = queries of the block (at most MAX_QUERIES), C = slots of a query, F = features, H = places of a
-query's hash table, M = item rows, N = candidates of all queries.
+query's hash table, M = item rows, N = candidates of all queries, W = words of a Bloom filter.
 """
 
 from typing import NamedTuple
@@ -13,8 +13,9 @@ from pipeline.kernels import inlined, kernel
 from pipeline.state.shards import pick
 from pipeline.state.tables import LIVE
 
-MAX_QUERIES = 16  # a block's candidates stay in the processor's L2 cache; one bit each in `excluded_M`
-RETRIEVED = 320  # slots for items that the history leads to; those behind are for popular items
+MAX_QUERIES = 32  # a block's candidates stay in the processor's L2 cache; one bit each in `excluded_M`
+SEEN_WORDS = 64  # 4,096 bits for some 280 candidates
+RETRIEVED = 200  # slots for items that the history leads to; those behind are for popular items
 
 
 class Candidates(NamedTuple):
@@ -48,8 +49,9 @@ class Candidates(NamedTuple):
 class Block(NamedTuple):
     """Queries, and for each of them a growing list of candidates with their features.
 
-    `key` and `slot`: a query's hash table from item rows to slots. Bit b of `excluded_M[m]`: item m is
-    excluded for query b. `scratch` is for one family at a time.
+    `key` and `slot`: a query's hash table from item rows to slots; `seen` is a Bloom filter of its keys, as
+    most look-ups find nothing. Bit b of `excluded_M[m]`: item m is excluded for query b. `scratch` is for one
+    family at a time.
     """
 
     items_BL: npt.NDArray[np.int32]
@@ -57,7 +59,8 @@ class Block(NamedTuple):
     position_B: npt.NDArray[np.int8]
     session_B: npt.NDArray[np.uint64]
     status_M: npt.NDArray[np.uint8]
-    excluded_M: npt.NDArray[np.uint16]
+    excluded_M: npt.NDArray[np.uint32]
+    seen_BW: npt.NDArray[np.uint64]
     key_BH: npt.NDArray[np.int32]
     slot_BH: npt.NDArray[np.int32]
     count_B: npt.NDArray[np.int32]
@@ -77,8 +80,18 @@ def _place_of(keys_H, m):  # type: ignore[no-untyped-def]
 
 
 @inlined
+def _bit_of(m):  # type: ignore[no-untyped-def]
+    """Return the word and the bit of item row `m` in `seen_BW`."""
+    x = np.uint64(m) * np.uint64(2654435761) >> np.uint64(20)
+    return (x >> np.uint64(6)) % np.uint64(SEEN_WORDS), np.uint64(1) << (x & np.uint64(63))
+
+
+@inlined
 def find_slot(block, b, m):  # type: ignore[no-untyped-def]
     """Return the slot of item row `m` in query b's list, -1 where it has none."""
+    w, bit = _bit_of(m)
+    if not block.seen_BW[b, w] & bit:
+        return np.int64(-1)
     h = _place_of(block.key_BH[b], m)
     return np.int64(block.slot_BH[b, h]) if block.key_BH[b, h] >= 0 else np.int64(-1)
 
@@ -86,7 +99,7 @@ def find_slot(block, b, m):  # type: ignore[no-untyped-def]
 @inlined
 def may_show(block, b, m):  # type: ignore[no-untyped-def]
     """Return whether item row `m` may be shown for query b."""
-    return block.status_M[m] == LIVE and not (block.excluded_M[m] >> np.uint16(b)) & np.uint16(1)
+    return block.status_M[m] == LIVE and not (block.excluded_M[m] >> np.uint32(b)) & np.uint32(1)
 
 
 @inlined
@@ -97,15 +110,14 @@ def slot_of(block, b, m, limit):  # type: ignore[no-untyped-def]
     """
     if m < 0:
         return np.int64(-1)
-    keys_H = block.key_BH[b]
-    h = _place_of(keys_H, m)
-    if keys_H[h] >= 0:
-        return np.int64(block.slot_BH[b, h])
+    c = find_slot(block, b, m)
     n = np.int64(block.count_B[b])
-    if n >= limit or not may_show(block, b, m):
-        return np.int64(-1)
-    keys_H[h], block.slot_BH[b, h] = m, n
-    block.rows_BC[b, n] = m
+    if c >= 0 or n >= limit or not may_show(block, b, m):
+        return c
+    h = _place_of(block.key_BH[b], m)
+    w, bit = _bit_of(m)
+    block.key_BH[b, h], block.slot_BH[b, h], block.rows_BC[b, n] = m, n, m
+    block.seen_BW[b, w] |= bit
     for f in range(block.features_BCF.shape[2]):
         block.features_BCF[b, n, f] = np.float32(0)
     block.count_B[b] = n + 1
@@ -119,8 +131,9 @@ class Workspace:
         """Make room for `slots` candidates a query."""
         self.slots = slots
         places = 1 << (2 * slots).bit_length()
-        self._excluded = np.zeros(0, np.uint16)
+        self._excluded = np.zeros(0, np.uint32)
         self._key = np.full((MAX_QUERIES, places), -1, np.int32)
+        self._seen = np.zeros((MAX_QUERIES, SEEN_WORDS), np.uint64)
         self._slot = np.zeros((MAX_QUERIES, places), np.int32)
         self._count = np.zeros(MAX_QUERIES, np.int32)
         self._rows = np.zeros((MAX_QUERIES, slots), np.int32)
@@ -138,11 +151,11 @@ class Workspace:
         """Return an empty block for these queries."""
         size = items_BL.shape[0]
         if self._excluded.size < status_M.size:
-            self._excluded = np.zeros(status_M.size, np.uint16)
-        self._key[:size], self._count[:size] = -1, 0
+            self._excluded = np.zeros(status_M.size, np.uint32)
+        self._key[:size], self._count[:size], self._seen[:size] = -1, 0, 0
         return Block(
-            items_BL, length_B, position_B, session_B, status_M, self._excluded, self._key, self._slot,
-            self._count[:size], self._rows, self._features, self._scratch,
+            items_BL, length_B, position_B, session_B, status_M, self._excluded, self._seen, self._key,
+            self._slot, self._count[:size], self._rows, self._features, self._scratch,
         )  # fmt: skip
 
 
@@ -154,9 +167,9 @@ def mark_excluded(block, excluded, indptr_B, mark):  # type: ignore[no-untyped-d
             m = excluded[e]
             if m >= 0:
                 if mark:
-                    block.excluded_M[m] |= np.uint16(1) << np.uint16(b)
+                    block.excluded_M[m] |= np.uint32(1) << np.uint32(b)
                 else:
-                    block.excluded_M[m] = np.uint16(0)
+                    block.excluded_M[m] = np.uint32(0)
 
 
 @kernel()

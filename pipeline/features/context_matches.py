@@ -15,7 +15,7 @@ from pipeline.features.block import RETRIEVED, Block, slot_of
 from pipeline.features.family import Family, FloatArray, Shown
 from pipeline.features.lessons import Lessons
 from pipeline.features.popularity import SCALE
-from pipeline.kernels import kernel
+from pipeline.kernels import kernel, log32
 from pipeline.state.store import Column
 
 OCCURRENCES = 32  # kept of an item
@@ -94,8 +94,8 @@ def _finish(block, at):  # type: ignore[no-untyped-def]
         for c in range(block.count_B[b]):
             x = block.features_BCF[b, c]
             if x[at] > 0:
-                x[at] = np.log(one + np.float32(1000) * x[at]) * scale
-                x[at + 1] = np.log(one + x[at + 1]) * scale
+                x[at] = log32(one + np.float32(1000) * x[at]) * scale
+                x[at + 1] = log32(one + x[at + 1]) * scale
 
 
 @kernel()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pipeline.features.block import Block
 from pipeline.features.lessons import Lessons
+from pipeline.kernels import inlined
 from pipeline.state.store import Store
 
 FloatArray = npt.NDArray[np.float32]
@@ -57,3 +58,28 @@ class Family(Store):
 
     def fade(self, weakening: float, share: float) -> None:
         """Let the past count less after a drift: see FeatureBank.fade."""
+
+
+@inlined
+def _bit_of(m):  # type: ignore[no-untyped-def]
+    return np.uint64(1) << (np.uint64(m) * np.uint64(2654435761) >> np.uint64(20) & np.uint64(63))
+
+
+@inlined
+def bits_of(rows_K):  # type: ignore[no-untyped-def]
+    """Return a Bloom filter of a list's item rows, for `place_in`."""
+    bits = np.uint64(0)
+    for m in rows_K:
+        if m >= 0:
+            bits |= _bit_of(m)
+    return bits
+
+
+@inlined
+def place_in(rows_K, bits, m):  # type: ignore[no-untyped-def]
+    """Return the place of item row `m` in a list, -1 where it has none."""
+    if m >= 0 and bits & _bit_of(m):
+        for i in range(rows_K.shape[0]):
+            if rows_K[i] == m:
+                return i
+    return -1

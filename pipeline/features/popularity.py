@@ -31,7 +31,7 @@ ALL, P1000, P300, DAY, POSITION = 0, 1, 2, 3, 4
 WIDTH = POSITION + POSITIONS
 HALF_LIVES = np.array([np.inf, 1000.0, 300.0, np.inf] + [300.0] * POSITIONS)
 LISTS_SHOWN = (P1000, DAY, POSITION)  # that candidates are drawn from; POSITION: the moment's own
-POPULAR = 40  # items taken from each of these lists
+POPULAR = 20  # items taken from each of these lists
 LISTED = 256  # length of a list
 SMALL = 0.02  # pseudo-count
 SCALE = 1.0 / 3.0  # brings logarithms to about -2 .. 2
@@ -44,6 +44,15 @@ class Counts(NamedTuple):
     stored_MW: FloatArray
     gain_W: npt.NDArray[np.float64]
     total_W: npt.NDArray[np.float64]
+
+
+class Shares(NamedTuple):
+    """Smoothed shares of one column's counts, times a factor, for kernels: see `share_of`."""
+
+    stored_MW: FloatArray
+    column: int
+    inverse_gain: np.float32
+    scale: np.float32
 
 
 class Popularity(Family):
@@ -67,6 +76,12 @@ class Popularity(Family):
     @property
     def counts(self) -> Counts:
         return Counts(self.stored.data, self.gain.data, self.total.data)
+
+    def shares(self, column: int, known: int, factor: float) -> Shares:
+        """Return the shares of a column, each times `factor`; `known` items have a pseudo-count each."""
+        gain = float(self.gain.data[column])
+        total = float(self.total.data[column]) / gain + SMALL * max(known, 1)
+        return Shares(self.stored.data, column, np.float32(1 / gain), np.float32(factor / total))
 
     def values(self, column: int) -> FloatArray:
         """Return the decayed counts [M] of one column."""
@@ -205,10 +220,10 @@ def _among(rows, m):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def share_of(counts, m, column, known):  # type: ignore[no-untyped-def]
-    """Return item m's smoothed share of a column's counts; `known` items have a pseudo-count each."""
-    total = np.float32(counts.total_W[column] / counts.gain_W[column] + SMALL * known)
-    return (counts.stored_MW[m, column] / np.float32(counts.gain_W[column]) + np.float32(SMALL)) / total
+def share_of(shares, m):  # type: ignore[no-untyped-def]
+    """Return item m's smoothed share, times the factor."""
+    count = shares.stored_MW[m, shares.column] * shares.inverse_gain
+    return (count + np.float32(SMALL)) * shares.scale
 
 
 @inlined

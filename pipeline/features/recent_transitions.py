@@ -11,7 +11,7 @@ from pipeline.features.family import Family, FloatArray, Shown
 from pipeline.features.lessons import Lessons
 from pipeline.features.pair_table import PairTable
 from pipeline.features.popularity import P300, SCALE, Popularity, share_of
-from pipeline.kernels import kernel
+from pipeline.kernels import kernel, log32
 from pipeline.state.tables import IdTable
 
 HALF_LIFE = 3000.0  # events
@@ -32,7 +32,7 @@ class RecentTransitions(Family):
         _retrieve(block, self.pairs.partner.data, self.pairs.stored.data, scale, at)
 
     def finish(self, block: Block, at: int) -> None:
-        _finish(block, self._popularity.counts, max(len(self._items), 1), at)
+        _finish(block, self._popularity.shares(P300, len(self._items), BACK_OFF), at)
 
     def attribute(self, shown: Shown, at: int, out_BKP: FloatArray) -> None:
         out_BKP[:, :, 0] += shown.value_BKF[:, :, at]
@@ -53,11 +53,11 @@ def _retrieve(block, partner, stored, scale, at):  # type: ignore[no-untyped-def
 
 
 @kernel()
-def _finish(block, counts, known, at):  # type: ignore[no-untyped-def]
+def _finish(block, priors, at):  # type: ignore[no-untyped-def]
     one, scale = np.float32(1), np.float32(SCALE)
     for b in range(block.length_B.shape[0]):
         for c in range(block.count_B[b]):
             x = block.features_BCF[b, c, at]
             if x > 0:
-                prior = share_of(counts, block.rows_BC[b, c], P300, known) * np.float32(BACK_OFF)
-                block.features_BCF[b, c, at] = np.log(one + x / prior) * scale
+                prior = share_of(priors, block.rows_BC[b, c])
+                block.features_BCF[b, c, at] = log32(one + x / prior) * scale

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.features.block import RETRIEVED, Block, slot_of
 from pipeline.features.family import Family, FloatArray, Shown
 from pipeline.features.popularity import SCALE
-from pipeline.kernels import inlined, kernel
+from pipeline.kernels import inlined, kernel, log32
 
 SAME, SAME_TWO, PASSED = 1.0, 3.0, 0.3
 
@@ -69,9 +69,9 @@ def _finish(block, at):  # type: ignore[no-untyped-def]
         for c in range(block.count_B[b]):
             x = block.features_BCF[b, c]
             if x[at] > 0:
-                x[at] = (np.float32(4) + np.log(x[at])) * np.float32(SCALE)
-                x[at + 1] = np.log(one + x[at + 1])
-                x[at + 2] = np.log(one + x[at + 2])
+                x[at] = (np.float32(4) + log32(x[at])) * np.float32(SCALE)
+                x[at + 1] = log32(one + x[at + 1])
+                x[at + 2] = log32(one + x[at + 2])
 
 
 @kernel()

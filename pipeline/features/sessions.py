@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.features.block import RETRIEVED, Block, slot_of
-from pipeline.features.family import Family, FloatArray, Shown
+from pipeline.features.family import Family, FloatArray, Shown, bits_of, place_in
 from pipeline.features.lessons import Lessons
 from pipeline.features.popularity import SCALE
 from pipeline.kernels import inlined, kernel, log_all
@@ -111,11 +111,27 @@ def is_repeat(history, k):  # type: ignore[no-untyped-def]
 
 
 @inlined
+def _place_of(index, key):  # type: ignore[no-untyped-def]
+    """Return the place of a key's slot in `slot_T`; without one, the free place for it."""
+    mask = np.uint64(index.slot_T.shape[0] - 1)
+    t = key & mask
+    while index.slot_T[t] >= 0 and index.key_N[index.slot_T[t]] != key:
+        t = (t + np.uint64(1)) & mask
+    return t
+
+
+@inlined
+def slot_of_key(index, key):  # type: ignore[no-untyped-def]
+    """Return the slot of a session by its key, -1 where it is not kept."""
+    return np.int64(index.slot_T[_place_of(index, key)])
+
+
+@inlined
 def session_of(index, h, v, own):  # type: ignore[no-untyped-def]
-    """Return the slot of the v-th newest session that holds item h; -1: replaced, or of the key `own`."""
+    """Return the slot of the v-th newest session that holds item h; -1: replaced, or the slot `own`."""
     number = index.visits_MR[h, (index.visited_M[h] - 1 - v) % index.visits_MR.shape[1]]
     s = number % index.number_N.shape[0]
-    return s if index.number_N[s] == number and index.key_N[s] != own else np.int64(-1)
+    return s if index.number_N[s] == number and s != own else np.int64(-1)
 
 
 @inlined
@@ -134,7 +150,7 @@ def _worth(near, length):  # type: ignore[no-untyped-def]
 def _find(history, length, own, index, near_N, found, shared):  # type: ignore[no-untyped-def]
     """Write near_s to the scratch array `near` [N], all 0 before; return how many sessions there are.
 
-    `found` gets their slots, `shared` the newest item that each shares.
+    `found` gets their slots, `shared` the newest item that each shares; the slot `own` is left out.
     """
     count, fade = 0, np.float32(1)
     for k in range(min(length, REACH)):
@@ -155,7 +171,8 @@ def _find(history, length, own, index, near_N, found, shared):  # type: ignore[n
 def _retrieve(block, index, near_N, found, shared, at):  # type: ignore[no-untyped-def]
     places = index.items_NP.shape[1]
     for b in range(block.length_B.shape[0]):
-        count = _find(block.items_BL[b], block.length_B[b], block.session_B[b], index, near_N, found, shared)
+        own = slot_of_key(index, block.session_B[b])
+        count = _find(block.items_BL[b], block.length_B[b], own, index, near_N, found, shared)
         for i in range(count):
             s = found[i]
             length = min(index.steps_N[s], places)
@@ -179,12 +196,23 @@ def _finish(block, at):  # type: ignore[no-untyped-def]
             block.features_BCF[b, c, at] = values[c] * np.float32(SCALE)
 
 
+@inlined
+def _shared_of(s, found, shared, count):  # type: ignore[no-untyped-def]
+    """Return the newest item that session s shares."""
+    newest = -1
+    for i in range(count):
+        if found[i] == s:
+            newest = shared[i]
+    return newest
+
+
 @kernel()
 def _attribute(shown, index, near_N, found, shared, part_KP, at, out_BKP):  # type: ignore[no-untyped-def]
     places, rest = index.items_NP.shape[1], out_BKP.shape[2] - 1
     for b in range(shown.rows_BK.shape[0]):
-        history, own = shown.items_BL[b], shown.session_B[b]
-        parents = min(shown.length_B[b], REACH)
+        history, own = shown.items_BL[b], slot_of_key(index, shown.session_B[b])
+        rows_K, parents = shown.rows_BK[b], min(shown.length_B[b], REACH)
+        bits = bits_of(rows_K)
         part_KP[:, :] = 0
         count = _find(history, shown.length_B[b], own, index, near_N, found, shared)
         fade = np.float32(1)
@@ -194,40 +222,26 @@ def _attribute(shown, index, near_N, found, shared, part_KP, at, out_BKP):  # ty
                 s = session_of(index, h, v, own)
                 if s < 0:
                     continue
-                length = min(index.steps_N[s], places)
-                worth = _worth(near_N[s], length) * _binding(index, h, fade) / near_N[s]
-                newest = -1
-                for i in range(count):
-                    if found[i] == s:
-                        newest = shared[i]
+                length, newest = min(index.steps_N[s], places), -2  # -2: not looked up yet
                 for p in range(length):
-                    m = index.items_NP[s, p]
-                    if m >= 0 and m != newest:
-                        for i in range(shown.rows_BK.shape[1]):
-                            if shown.rows_BK[b, i] == m:
-                                part_KP[i, k] += worth
+                    i = place_in(rows_K, bits, index.items_NP[s, p])
+                    if i >= 0:
+                        if newest == -2:
+                            newest = _shared_of(s, found, shared, count)
+                            worth = _worth(near_N[s], length) * _binding(index, h, fade) / near_N[s]
+                        if rows_K[i] != newest:
+                            part_KP[i, k] += worth
             fade *= np.float32(FADE)
         for i in range(count):
             near_N[found[i]] = 0
-        for i in range(shown.rows_BK.shape[1]):
-            if shown.rows_BK[b, i] < 0:
+        for i in range(rows_K.shape[0]):
+            if rows_K[i] < 0:
                 continue
             total, value = part_KP[i].sum(), shown.value_BKF[b, i, at]
-            for k in range(parents):
-                if total > 0:
-                    out_BKP[b, i, k] += value * part_KP[i, k] / total
+            for k in range(parents if total > 0 else 0):
+                out_BKP[b, i, k] += value * part_KP[i, k] / total
             if total <= 0:
                 out_BKP[b, i, rest] += value
-
-
-@inlined
-def _place_of(index, key):  # type: ignore[no-untyped-def]
-    """Return the place of a key's slot in `slot_T`; without one, the free place for it."""
-    mask = np.uint64(index.slot_T.shape[0] - 1)
-    t = key & mask
-    while index.slot_T[t] >= 0 and index.key_N[index.slot_T[t]] != key:
-        t = (t + np.uint64(1)) & mask
-    return t
 
 
 @inlined
@@ -252,7 +266,7 @@ def _add(session_B, item_B, weight_B, index, last):  # type: ignore[no-untyped-d
         m, key = item_B[b], session_B[b]
         if m < 0 or weight_B[b] <= 0 or key == 0:
             continue
-        s = np.int64(index.slot_T[_place_of(index, key)])
+        s = slot_of_key(index, key)
         if s < 0:
             last[0] += 1
             s = last[0] % slots

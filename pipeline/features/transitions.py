@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.features.block import RETRIEVED, Block, find_slot, slot_of
-from pipeline.features.family import Family, Shown
+from pipeline.features.family import Family, Shown, bits_of, place_in
 from pipeline.features.lessons import Lessons
 from pipeline.features.pair_table import enter
-from pipeline.features.popularity import P1000, SCALE, Popularity, share_of
-from pipeline.kernels import inlined, kernel, log_all
+from pipeline.features.popularity import P1000, SCALE, Popularity, Shares, share_of
+from pipeline.kernels import inlined, kernel, log32, log_all
 from pipeline.state.splitmix import next_uniform
 from pipeline.state.store import Column
 from pipeline.state.tables import IdTable
@@ -67,18 +67,21 @@ class Transitions(Family):
     def _partners(self) -> Partners:
         return Partners(self.partner.data, self.forward.data, self.backward.data, self.count.data)
 
+    @property
+    def _priors(self) -> Shares:
+        """Return the pseudo-counts BACK_OFF p_m."""
+        return self._popularity.shares(P1000, len(self._items), BACK_OFF)
+
     def retrieve(self, block: Block, at: int) -> None:
-        _retrieve(block, self._partners, self._popularity.counts, max(len(self._items), 1), at)
+        _retrieve(block, self._partners, self._priors, at)
 
     def finish(self, block: Block, at: int) -> None:
-        _finish(block, self._partners, self._popularity.counts, max(len(self._items), 1), at)
+        _finish(block, self._partners, self._priors, at)
 
     def attribute(self, shown: Shown, at: int, out_BKP: FloatArray) -> None:
         """Share each feature among the newest items by their summands."""
-        _attribute(
-            shown, self._partners, self._popularity.counts, max(len(self._items), 1), at,
-            np.empty((3, REACHED), np.float32), out_BKP,
-        )  # fmt: skip
+        part = np.empty((shown.rows_BK.shape[1], 3, REACHED), np.float32)
+        _attribute(shown, self._partners, self._priors, at, part, out_BKP)
 
     def update(self, lessons: Lessons, status_M: npt.NDArray[np.uint8], seed: int) -> None:
         _add(lessons, status_M, np.uint64(seed), self._partners, self.followed.data)
@@ -92,18 +95,12 @@ class Transitions(Family):
 
 
 @inlined
-def _prior(counts, m, known):  # type: ignore[no-untyped-def]
-    """Return the pseudo-count BACK_OFF p_m."""
-    return share_of(counts, m, P1000, known) * np.float32(BACK_OFF)
-
-
-@inlined
 def _each(both, prior):  # type: ignore[no-untyped-def]
-    return np.log(np.float32(1) + both / (prior + prior))
+    return log32(np.float32(1) + both / (prior + prior))
 
 
 @kernel()
-def _retrieve(block, partners, counts, known, at):  # type: ignore[no-untyped-def]
+def _retrieve(block, partners, priors, at):  # type: ignore[no-untyped-def]
     one = np.float32(1)
     features = block.features_BCF
     for b in range(block.length_B.shape[0]):
@@ -117,7 +114,7 @@ def _retrieve(block, partners, counts, known, at):  # type: ignore[no-untyped-de
                 if c >= 0:
                     both = partners.forward_MS[h, s] + partners.backward_MS[h, s]
                     features[b, c, at] += fade6 * partners.forward_MS[h, s]
-                    features[b, c, at + 1] += fade8 * _each(both, _prior(counts, m, known))
+                    features[b, c, at + 1] += fade8 * _each(both, share_of(priors, m))
                     features[b, c, at + 2] += norm * both / (one + partners.count_M[m])
             fade6 *= np.float32(FORWARD_FADE)
             fade8 *= np.float32(BOTH_FADE)
@@ -125,7 +122,7 @@ def _retrieve(block, partners, counts, known, at):  # type: ignore[no-untyped-de
 
 
 @kernel()
-def _finish(block, partners, counts, known, at):  # type: ignore[no-untyped-def]
+def _finish(block, partners, priors, at):  # type: ignore[no-untyped-def]
     one, scale = np.float32(1), np.float32(SCALE)
     features = block.features_BCF
     for b in range(block.length_B.shape[0]):
@@ -144,7 +141,7 @@ def _finish(block, partners, counts, known, at):  # type: ignore[no-untyped-def]
         n, values = block.count_B[b], block.scratch_C
         for c in range(n):
             x = features[b, c, at]
-            values[c] = one + x / _prior(counts, block.rows_BC[b, c], known) if x > 0 else one
+            values[c] = one + x / share_of(priors, block.rows_BC[b, c]) if x > 0 else one
         log_all(values, n)
         for c in range(n):
             features[b, c, at] = values[c] * scale
@@ -156,37 +153,34 @@ def _finish(block, partners, counts, known, at):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _attribute(shown, partners, counts, known, at, part, out_BKP):  # type: ignore[no-untyped-def]
-    one = np.float32(1)
-    rest = out_BKP.shape[2] - 1
+def _attribute(shown, partners, priors, at, part_K3R, out_BKP):  # type: ignore[no-untyped-def]
+    one, rest = np.float32(1), out_BKP.shape[2] - 1
     for b in range(shown.rows_BK.shape[0]):
-        reached = min(shown.length_B[b], REACHED)
-        for i in range(shown.rows_BK.shape[1]):
-            m = shown.rows_BK[b, i]
-            if m < 0:
-                continue
-            part[:, :] = 0
-            fade6, fade8, fade9 = one, one, one
-            for k in range(reached):
-                h = shown.items_BL[b, k]
-                for s in range(partners.partner_MS.shape[1]):
-                    if partners.partner_MS[h, s] == m:
-                        both = partners.forward_MS[h, s] + partners.backward_MS[h, s]
-                        part[2, k] = fade9 * both / np.sqrt(one + partners.count_M[h])
-                        if k < PARENTS:
-                            part[0, k] = fade6 * partners.forward_MS[h, s]
-                            part[1, k] = fade8 * _each(both, _prior(counts, m, known))
-                        break
-                fade6 *= np.float32(FORWARD_FADE)
-                fade8 *= np.float32(BOTH_FADE)
-                fade9 *= np.float32(LIFT_FADE)
+        rows_K, reached = shown.rows_BK[b], min(shown.length_B[b], REACHED)
+        bits = bits_of(rows_K)
+        part_K3R[:] = 0
+        fade6, fade8, fade9 = one, one, one
+        for k in range(reached):
+            h = shown.items_BL[b, k]
+            for s in range(partners.partner_MS.shape[1]):
+                m = partners.partner_MS[h, s]
+                i = place_in(rows_K, bits, m)
+                if i >= 0:
+                    both = partners.forward_MS[h, s] + partners.backward_MS[h, s]
+                    part_K3R[i, 2, k] = fade9 * both / np.sqrt(one + partners.count_M[h])
+                    if k < PARENTS:
+                        part_K3R[i, 0, k] = fade6 * partners.forward_MS[h, s]
+                        part_K3R[i, 1, k] = fade8 * _each(both, share_of(priors, m))
+            fade6 *= np.float32(FORWARD_FADE)
+            fade8 *= np.float32(BOTH_FADE)
+            fade9 *= np.float32(LIFT_FADE)
+        for i in range(rows_K.shape[0]):
             for f in range(3):
-                total = part[f].sum()
-                for k in range(reached):
-                    if total > 0:
-                        out_BKP[b, i, k] += shown.value_BKF[b, i, at + f] * part[f, k] / total
+                total, value = part_K3R[i, f].sum(), shown.value_BKF[b, i, at + f]
+                for k in range(reached if total > 0 else 0):
+                    out_BKP[b, i, k] += value * part_K3R[i, f, k] / total
                 if total <= 0:
-                    out_BKP[b, i, rest] += shown.value_BKF[b, i, at + f]
+                    out_BKP[b, i, rest] += value
 
 
 @kernel()

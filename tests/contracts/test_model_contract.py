@@ -10,6 +10,7 @@ from toy_model import TOY
 
 from pipeline.events.batch import RawBatch
 from pipeline.events.records import DEFAULT_USER
+from pipeline.features import bank
 from pipeline.features.block import Candidates
 from pipeline.models.model import MISS, Model, Targets, TrainingCandidates
 from pipeline.models.registry import MODELS
@@ -32,11 +33,12 @@ TYPES = ("click", "click", "buy", "view", "dislike", "impression")
 @pytest.fixture(params=[*MODELS, WITHOUT, ALL_POSITIONS, "toy"])
 def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setitem(MODELS, "toy", TOY)
+    monkeypatch.setattr(bank, "POPULAR", 40)  # every item that may be shown is a candidate
     return str(request.param)
 
 
 def settings_of(name: str) -> Settings:
-    """Return settings that serve a model; buys exclude, and every item that may be shown is a candidate."""
+    """Return settings that serve a model; buys exclude."""
     model: dict[str, Any] = {"features": "none"} if name == WITHOUT else {}
     if name == ALL_POSITIONS:
         model = {"tables": {"sasrec": {"dim": 8, "history": 8, "all_positions": True}}}

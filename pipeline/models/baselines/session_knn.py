@@ -12,7 +12,7 @@ item after it with STEP^j. The user's own session is no neighbour. Axes as there
 
 import numpy as np
 
-from pipeline.features.sessions import SessionIndex, is_repeat, session_of
+from pipeline.features.sessions import SessionIndex, is_repeat, session_of, slot_of_key
 from pipeline.kernels import kernel
 from pipeline.models.baselines.counts import Entries
 from pipeline.models.baselines.neighbours import Neighbours, NeighboursConfig
@@ -93,7 +93,8 @@ def _entries(items_BL, length_B, own_B, index, after, near, found, shared, entri
     places = index.items_NP.shape[1]
     n = 0
     for b in range(items_BL.shape[0]):
-        count = _neighbours(items_BL[b], length_B[b], own_B[b], index, near, found, shared)
+        own = slot_of_key(index, own_B[b])
+        count = _neighbours(items_BL[b], length_B[b], own, index, near, found, shared)
         for i in range(count):
             s, k = found[i], shared[i]
             steps = index.steps_N[s]
