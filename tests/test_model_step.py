@@ -12,7 +12,7 @@ from test_loss import Array, objective
 
 from pipeline.features.gate_inputs import KEPT, KINDS, TYPICAL_KEPT
 from pipeline.models import gate as gates
-from pipeline.models import gradient_model
+from pipeline.models import parameters
 from pipeline.models.attention import AttentionModel
 from pipeline.models.embeddings import FAINT, RATE
 from pipeline.models.full_ranks import full_ranks
@@ -146,8 +146,8 @@ def obvious_step(at: Lesson) -> Expected:
     for name, parameter in module.named_parameters():
         gradient = parameter.grad.numpy()
         norms.append(np.linalg.norm(gradient))
-        step = scale * gradient_model.RATE * gradient / np.sqrt(1 + gradient**2)
-        most = gradient_model.MAX_STEP
+        step = scale * parameters.RATE * gradient / np.sqrt(1 + gradient**2)
+        most = parameters.MAX_STEP
         weights[name] = parameter.detach().numpy() - np.clip(step, -most, most)
     after = []
     for start, g, s in (

@@ -27,6 +27,7 @@ from pipeline.features.repeats import Repeats
 from pipeline.features.sessions import Sessions
 from pipeline.features.transitions import Transitions
 from pipeline.state.queries import Queries
+from pipeline.state.splitmix import seed_of
 from pipeline.state.store import Store
 from pipeline.state.tables import IdTable
 
@@ -152,7 +153,7 @@ class FeatureBank:
 
     def update(self, lessons: Lessons) -> None:
         """Count a batch. Nothing but the lessons and the status of item rows decides what is counted."""
-        seed = int(np.random.default_rng((self.seed, lessons.seq)).integers(2**63))
+        seed = seed_of(self.seed, lessons.seq)
         for family in self.families.values():
             family.update(lessons, self.items.status.data, seed)
 

@@ -59,20 +59,31 @@ def gate_inputs(queries: Queries, transitions: Transitions, success_BK: FloatArr
     in this session, new session, no history, rate of repeats, and the figures of `Success`.
     """
     out = np.zeros((queries.user_B.shape[0], GATE), np.float32)
-    has = queries.length_B > 0
-    newest = np.where(has, queries.items_BL[:, 0], 0)
-    gap_s = np.where(has, np.maximum(queries.now_ms_B - queries.times_BL[:, 0], 0) / 1000.0, 0)
-    position_B = queries.position_B
-    out[:, 0] = np.log1p(queries.length_B) / 2 - 0.5
-    out[:, 1] = np.where(has, np.log1p(transitions.count.data[newest]) / 4 - 0.5, 0)
-    out[:, 2] = np.where(has, np.log1p(gap_s) / 8, 1.6)
-    out[:, 3] = np.where(has, np.log1p(transitions.followed.data[newest]) / 4 - 0.5, 0)
-    out[:, 4] = np.where(position_B >= 2, (position_B - 1) / 4.0, 0)
-    out[:, 5] = position_B == 1
-    out[:, 6] = ~has
-    out[:, 7] = queries.repeats_B
+    newest = (queries.items_BL[:, 0], queries.times_BL[:, 0])
+    counts = (transitions.count.data, transitions.followed.data)
+    _gate_inputs(
+        queries.length_B, newest, queries.now_ms_B, queries.position_B, queries.repeats_B, counts, out
+    )
     out[:, 8:] = success_BK
     return out
+
+
+@kernel()
+def _gate_inputs(length_B, newest, now_ms_B, position_B, repeats_B, counts, out):  # type: ignore[no-untyped-def]
+    item_B, time_ms_B = newest
+    count_M, followed_M = counts
+    for b in range(length_B.shape[0]):
+        x = out[b]
+        x[0] = np.log1p(np.float32(length_B[b])) / 2 - 0.5
+        x[2], x[6] = 1.6, 1
+        if length_B[b] > 0:
+            gap_s = np.float32(max(now_ms_B[b] - time_ms_B[b], 0) / 1000)
+            x[1] = np.log1p(count_M[item_B[b]]) / 4 - 0.5
+            x[2], x[6] = np.log1p(gap_s) / 8, 0
+            x[3] = np.log1p(followed_M[item_B[b]]) / 4 - 0.5
+        x[4] = (position_B[b] - 1) / 4 if position_B[b] >= 2 else 0
+        x[5] = position_B[b] == 1
+        x[7] = repeats_B[b]
 
 
 @kernel()

@@ -16,7 +16,7 @@ from pipeline.features.block import Candidates
 from pipeline.models import optimizer
 from pipeline.models.attention_net import Attended, Attention, Windows, side_buckets
 from pipeline.models.embeddings import Table, dot_candidates, dot_gradients
-from pipeline.models.gradient_model import GradientModel, TorchParameters
+from pipeline.models.gradient_model import GradientModel
 from pipeline.models.loss import Logits, Loss
 from pipeline.models.model import (
     Config,
@@ -57,7 +57,7 @@ class AttentionModel(GradientModel):
         dim = config.dim
         self.net = Attention(dim, 2 if dim % 2 == 0 else 1, min(config.history, ATTENDED), context.seed)
         self.items = Table("item", context.items.capacity, dim, context.seed)
-        self.parameters = TorchParameters(self.net, stretched=("place",))
+        self.parameters = self.net.trained
 
     def init_rows(self, axis: Rows, rows: IntArray, ids: Sequence[str]) -> None:
         if axis == "item":

@@ -20,6 +20,7 @@ from torch import nn
 from pipeline.kernels import summing
 from pipeline.models.embeddings import dot
 from pipeline.models.optimizer import RowSums, slot_of
+from pipeline.models.parameters import TorchParameters
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
@@ -89,7 +90,8 @@ class Attention(nn.Module):
         self.kind = nn.Parameter(torch.zeros(TYPES, dim))
         self.gamma = nn.Parameter(torch.full((dim,), 0.1))
         self.beta = nn.Parameter(torch.zeros(dim))
-        self.arrays = {name: parameter.detach().numpy() for name, parameter in self.named_parameters()}
+        self.trained = TorchParameters(self, stretched=("place",))
+        self.arrays = {name: column.data for name, column in self.trained.values.items()}
 
     def attend(self, windows: Windows) -> Attended:
         """Return user vectors [B, D], and what led to them."""
@@ -104,25 +106,22 @@ class Attention(nn.Module):
         _attend(windows, folded_HBD, side_HBS, alpha_HBL, pooled_HBD)
         heads_HBE = np.matmul(pooled_HBD, p["value"].transpose(0, 2, 1))
         z_BD = np.matmul(heads_HBE, p["output"].transpose(0, 2, 1)).sum(0) + newest_BD @ p["newest"].T
-        z_BD -= z_BD.mean(1, keepdims=True)
-        scale_B = 1 / np.sqrt((z_BD**2).mean(1) + EPSILON)
-        normed_BD = z_BD * scale_B[:, None]
-        user_BD = p["gamma"] * normed_BD + p["beta"]
+        user_BD, scale_B = np.empty_like(z_BD), np.empty(batch, np.float32)
+        _normalise(z_BD, p["gamma"], p["beta"], scale_B, user_BD)
         return Attended(
-            user_BD, newest_BD, query_HBE, folded_HBD, alpha_HBL, pooled_HBD, heads_HBE, normed_BD, scale_B
+            user_BD, newest_BD, query_HBE, folded_HBD, alpha_HBL, pooled_HBD, heads_HBE, z_BD, scale_B
         )
 
     def backward(self, windows: Windows, at: Attended, slope_BD: FloatArray, sums: RowSums) -> None:
-        """Set the parameters' gradients, given the loss's with respect to user vectors; add the items'."""
-        p, most, root = self.arrays, windows.items_BL.shape[1], np.float32(math.sqrt(self.head_dim))
-        found = {"gamma": (slope_BD * at.normed_BD).sum(0), "beta": slope_BD.sum(0)}
-        d_normed = slope_BD * p["gamma"]
-        shared = at.normed_BD * (d_normed * at.normed_BD).mean(1, keepdims=True)
-        dz_BD = (d_normed - d_normed.mean(1, keepdims=True) - shared) * at.scale_B[:, None]
-        found["newest"] = dz_BD.T @ at.newest_BD
-        found["output"] = np.matmul(dz_BD.T, at.heads_HBE)
+        """Write the parameters' gradients, given the loss's with respect to user vectors; add the items'."""
+        p, found = self.arrays, self.trained.gradients
+        most, root = windows.items_BL.shape[1], np.float32(math.sqrt(self.head_dim))
+        dz_BD = np.empty_like(slope_BD)
+        _norm_slopes(at, slope_BD, p["gamma"], dz_BD, found["gamma"], found["beta"])
+        np.matmul(dz_BD.T, at.newest_BD, out=found["newest"])
+        np.matmul(dz_BD.T, at.heads_HBE, out=found["output"])
         d_heads_HBE = np.matmul(dz_BD, p["output"])
-        found["value"] = np.matmul(d_heads_HBE.transpose(0, 2, 1), at.pooled_HBD)
+        np.matmul(d_heads_HBE.transpose(0, 2, 1), at.pooled_HBD, out=found["value"])
         d_pooled_HBD = np.matmul(d_heads_HBE, p["value"])
         d_folded_HBD, d_logit_HBL = np.zeros_like(at.folded_HBD), np.zeros_like(at.alpha_HBL)
         d_side_HBS = np.zeros((self.heads, slope_BD.shape[0], most + GAPS + TYPES), np.float32)
@@ -130,16 +129,15 @@ class Attention(nn.Module):
         sides_SD = self._sides(p, most)
         d_folded_HBD += d_side_HBS @ sides_SD
         d_sides = d_side_HBS.reshape(-1, sides_SD.shape[0]).T @ at.folded_HBD.reshape(-1, self.dim)
-        found["place"] = np.zeros_like(p["place"])
-        found["place"][:most], found["gap"], found["kind"] = np.split(d_sides, [most, most + GAPS])
-        found["key"] = np.matmul(at.query_HBE.transpose(0, 2, 1), d_folded_HBD) / root
-        d_query_HBE = np.matmul(d_folded_HBD, p["key"].transpose(0, 2, 1)) / root
-        found["query"] = np.matmul(d_query_HBE.transpose(0, 2, 1), at.newest_BD)
+        found["place"][:most], found["gap"][...] = d_sides[:most], d_sides[most : most + GAPS]
+        found["kind"][...] = d_sides[most + GAPS :]
+        d_folded_HBD /= root
+        np.matmul(at.query_HBE.transpose(0, 2, 1), d_folded_HBD, out=found["key"])
+        d_query_HBE = np.matmul(d_folded_HBD, p["key"].transpose(0, 2, 1))
+        np.matmul(d_query_HBE.transpose(0, 2, 1), at.newest_BD, out=found["query"])
         d_newest_BD = np.matmul(d_query_HBE, p["query"]).sum(0) + dz_BD @ p["newest"]
         scratch_D = np.empty(self.dim, np.float32)
         _add_windows(windows, at, (d_pooled_HBD, d_logit_HBL, d_newest_BD), scratch_D, sums)
-        for name, gradient in found.items():
-            self.get_parameter(name).grad = torch.from_numpy(gradient)
 
     def contributions(
         self, windows: Windows, at: Attended, shown_BKD: FloatArray
@@ -161,6 +159,43 @@ class Attention(nn.Module):
     def _sides(self, p: dict[str, FloatArray], most: int) -> FloatArray:
         """Return the learned keys of places, gaps and types [S, D]."""
         return np.concatenate((p["place"][:most], p["gap"], p["kind"]))
+
+
+@summing
+def _normalise(z_BD, gamma, beta, scale_B, user_BD):  # type: ignore[no-untyped-def]
+    """Normalise z in place; write 1 / std z, and user vectors."""
+    dim = z_BD.shape[1]
+    for b in range(z_BD.shape[0]):
+        mean, square = np.float32(0), np.float32(0)
+        for d in range(dim):
+            mean += z_BD[b, d]
+        mean /= np.float32(dim)
+        for d in range(dim):
+            z_BD[b, d] -= mean
+            square += z_BD[b, d] * z_BD[b, d]
+        scale = np.float32(1) / np.sqrt(square / np.float32(dim) + EPSILON)
+        scale_B[b] = scale
+        for d in range(dim):
+            z_BD[b, d] *= scale
+            user_BD[b, d] = gamma[d] * z_BD[b, d] + beta[d]
+
+
+@summing
+def _norm_slopes(at, slope_BD, gamma, dz_BD, d_gamma, d_beta):  # type: ignore[no-untyped-def]
+    """Write the gradient of z; add those of gamma and beta."""
+    dim = gamma.shape[0]
+    for b in range(slope_BD.shape[0]):
+        mean, shared = np.float32(0), np.float32(0)
+        for d in range(dim):
+            slope = slope_BD[b, d]
+            d_gamma[d] += slope * at.normed_BD[b, d]
+            d_beta[d] += slope
+            dz_BD[b, d] = slope * gamma[d]
+            mean += dz_BD[b, d]
+            shared += dz_BD[b, d] * at.normed_BD[b, d]
+        mean, shared = mean / np.float32(dim), shared / np.float32(dim)
+        for d in range(dim):
+            dz_BD[b, d] = (dz_BD[b, d] - mean - shared * at.normed_BD[b, d]) * at.scale_B[b]
 
 
 @summing

@@ -1,11 +1,9 @@
 """What models trained by gradients share: gated count features, loss, a training step. Axes: model.py."""
 
-import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from pipeline.features.block import Candidates
 from pipeline.features.gate_inputs import GATE
@@ -20,44 +18,10 @@ from pipeline.models.model import (
     TrainResult,
     ranks_within,
 )
-from pipeline.models.optimizer import BOUND, RowSums, adagrad, norm_of
+from pipeline.models.optimizer import RowSums, norm_of
+from pipeline.models.parameters import TorchParameters
 from pipeline.state.queries import Queries
-from pipeline.state.store import Column, Store
-
-RATE, MAX_STEP = 0.02, 0.05
-
-
-class TorchParameters(Store):
-    """Columns: every parameter of the module (a view of torch's memory), and an accumulator of each."""
-
-    def __init__(self, module: nn.Module, stretched: Collection[str] = ()) -> None:
-        """`stretched`: parameters with a length that a setting chooses, see `Column`."""
-        self._module, self._parameters = module, dict(module.named_parameters())
-        self.values, self.squares = dict[str, Column](), dict[str, Column]()
-        for name, parameter in self._parameters.items():
-            stretch = 0 if name in stretched else -1
-            self.values[name] = Column(parameter.detach().numpy(), "none", stretch=stretch)
-            self.squares[name] = Column(np.zeros(parameter.shape, np.float32), "none", stretch=stretch)
-
-    def norm(self) -> float:
-        """Return the norm of all gradients."""
-        flat = [p.grad.numpy().reshape(-1) for p in self._parameters.values() if p.grad is not None]
-        return math.sqrt(sum(float(gradient @ gradient) for gradient in flat))
-
-    def drop_gradients(self) -> None:
-        """Forget the gradients of the last backward pass."""
-        self._module.zero_grad(set_to_none=True)
-
-    def step(self, step_scale: float) -> None:
-        """Move every parameter within BOUND, `step_scale` times as far as usual; forget the gradients."""
-        for name, parameter in self._parameters.items():
-            if parameter.grad is None:
-                continue
-            gradient = parameter.grad.numpy()
-            value, squares = self.values[name].data, self.squares[name].data
-            # single events' gradients of a dense weight aren't kept: the square of their sum stands for them
-            adagrad(value, squares, gradient, gradient**2, step_scale * RATE, MAX_STEP, float(BOUND))
-        self.drop_gradients()
+from pipeline.state.store import Store
 
 
 class GradientModel(Store):

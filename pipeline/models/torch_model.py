@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.features.block import Candidates
 from pipeline.models.embeddings import Table
-from pipeline.models.gradient_model import GradientModel, TorchParameters
+from pipeline.models.gradient_model import GradientModel
 from pipeline.models.loss import Logits, Loss
 from pipeline.models.model import (
     FloatArray,
@@ -27,6 +27,7 @@ from pipeline.models.model import (
     TrainingCandidates,
 )
 from pipeline.models.optimizer import RowSums, add_rows
+from pipeline.models.parameters import TorchParameters
 from pipeline.state.queries import Queries
 
 

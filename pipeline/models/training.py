@@ -17,6 +17,7 @@ from pipeline.models.model import IntArray, Model, Targets, TrainingCandidates, 
 from pipeline.settings import POSITIVE
 from pipeline.state.positions import POSITIONS
 from pipeline.state.queries import Queries, excluded_targets
+from pipeline.state.splitmix import next_uniform, seed_of
 from pipeline.state.state import State
 from pipeline.state.tables import HIDDEN, LIVE, IdTable
 
@@ -50,18 +51,41 @@ def draw_negatives(items: IdTable, seed: int, seq: int) -> IntArray:
 
     Of a large table rows are drawn until enough of them are live, so that no batch looks at all rows.
     """
-    status, rng = items.status.data, np.random.default_rng((seed, seq))
+    drawn, state = np.empty(NEGATIVES, np.int32), np.uint64(seed_of(seed, seq))
     if items.used <= DENSE_DRAW or items.live < 4 * NEGATIVES:
-        live = np.flatnonzero(status == LIVE).astype(np.int32)
-        if live.size > NEGATIVES:
-            live = live[np.sort(rng.choice(live.size, NEGATIVES, replace=False, shuffle=False))]
-        return live
-    drawn = np.empty(0, np.int32)
-    while drawn.size < NEGATIVES:
-        more = rng.integers(items.used, size=2 * NEGATIVES, dtype=np.int32)
-        both = np.concatenate((drawn, more[status[more] == LIVE]))
-        drawn = both[np.sort(np.unique(both, return_index=True)[1])]
-    return np.sort(drawn[:NEGATIVES])
+        count = _draw_of_all(items.status.data, items.live, state, drawn)
+        return drawn[:count]
+    _draw(items.status.data, items.used, state, drawn)
+    return np.sort(drawn)
+
+
+@kernel()
+def _draw_of_all(status_M, live, state, out):  # type: ignore[no-untyped-def]
+    """Write a draw of live rows in one pass, and return how many (Knuth's algorithm S)."""
+    n = 0
+    for m in range(status_M.shape[0]):
+        if n < out.shape[0] and status_M[m] == LIVE:
+            state, u = next_uniform(state)
+            if u * live < out.shape[0] - n:
+                out[n] = m
+                n += 1
+            live -= 1
+    return n
+
+
+@kernel()
+def _draw(status_M, used, state, out):  # type: ignore[no-untyped-def]
+    """Write different live rows."""
+    n = 0
+    while n < out.shape[0]:
+        state, u = next_uniform(state)
+        m = np.int32(u * used)
+        new = status_M[m] == LIVE
+        for i in range(n):
+            new = new and out[i] != m
+        if new:
+            out[n] = m
+            n += 1
 
 
 class Trainer:

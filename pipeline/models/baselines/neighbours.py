@@ -20,6 +20,7 @@ from pipeline.models.baselines.counts import Base, CountModel, Entries
 from pipeline.models.baselines.popularity import HALF_LIFE_COLUMNS, HalfLife, popularity_base
 from pipeline.models.model import Config, FloatArray, IntArray, ModelContext, Scores, Targets
 from pipeline.state.queries import Queries
+from pipeline.state.splitmix import seed_of
 
 KNN_FADE = 0.4  # measured on recorded streams from .2 to .8: none is better on all, .8 is worst on playlists
 OWN_REACH, OWN_FADE = 10, 0.5  # of pairs that item-kNN counts on its own
@@ -97,7 +98,7 @@ class PairsModel(Neighbours):
         return pair_entries(queries, pairs, table.scale, table.reach)
 
     def count(self, queries: Queries, targets: Targets) -> None:
-        seed = int(np.random.default_rng((self._seed, targets.seq, 2)).integers(2**63))
+        seed = seed_of(self._seed, targets.seq, 2)
         lessons = Lessons.of(
             queries, targets.counted_B, targets.weight_B, targets.type_B, queries.session_B, targets.seq
         )
