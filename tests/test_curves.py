@@ -12,7 +12,8 @@ def curve_of(below, known=None):
     """Return the curve of tests with these shares of items below the target."""
     histogram = CurveHistogram()
     below = np.asarray(below, np.float64)
-    histogram.update(below, np.ones(len(below), bool) if known is None else np.asarray(known, bool))
+    every = np.ones(len(below), bool)
+    histogram.update(below, every, every if known is None else np.asarray(known, bool))
     return histogram.curve()
 
 

@@ -13,7 +13,8 @@ With N sampled non-clicks a click, N x of them pass the threshold on average, so
     recall(x) = TPR(x),  precision(x) = TPR(x) / (TPR(x) + N x)
 
 (Fawcett, "An introduction to ROC analysis", 2006; Krichene and Rendle, "On sampled metrics for item
-recommendation", KDD 2020.) Tests of unknown items are counted and left out. Axes: N = tests, E = edges.
+recommendation", KDD 2020.) Tests of unknown items are counted and left out. Axes: B = events of a batch,
+E = edges.
 """
 
 from typing import NamedTuple
@@ -21,13 +22,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.kernels import kernel
+
 NEGATIVES = 100  # non-clicks for each click in precision
 BINS_PER_DECADE, DECADES = 32, 6
 # Depth 0, a target in first place, has its own edge. Dense near 0: lists are short and catalogues long.
 EDGES_E = np.concatenate(([0.0], np.logspace(-DECADES, 0, BINS_PER_DECADE * DECADES + 1)))
 
 Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.floating]
 Arrays = dict[str, npt.NDArray[np.generic]]
 
 
@@ -50,13 +54,11 @@ class CurveHistogram:
         self._mass_E = np.zeros(len(EDGES_E))
         self._sums = np.zeros(3)  # tests, tests of unknown items, sum of 1 - depth
 
-    def update(self, below_N: Floats, known_N: npt.NDArray[np.bool_]) -> None:
-        """Add tests: the share of other items below the target (NaN: unknown); whether the item is known."""
-        self._sums[1] += np.count_nonzero(~known_N)
-        depth_N = 1.0 - below_N[known_N & np.isfinite(below_N)]
-        np.add.at(self._mass_E, np.searchsorted(EDGES_E, depth_N), 1.0)
-        self._sums[0] += depth_N.size
-        self._sums[2] += (1 - depth_N).sum()
+    def update(self, below_B: Floats, tested_B: Bools, known_B: Bools) -> None:
+        """Add the tests of a batch: the share of other items below the target (NaN: unknown); whether the
+        item is known.
+        """
+        _add(below_B, tested_B, known_B, EDGES_E, self._mass_E, self._sums)
 
     def curve(self) -> Curve:
         """Return the curves, precision with `NEGATIVES` sampled non-clicks for each click."""
@@ -78,3 +80,17 @@ class CurveHistogram:
 
     def load(self, arrays: Arrays) -> None:
         self._mass_E[:], self._sums[:] = arrays["curve"], arrays["curve_sums"]
+
+
+@kernel()
+def _add(below_B, tested_B, known_B, edges_E, mass_E, sums):  # type: ignore[no-untyped-def]
+    for b in range(below_B.shape[0]):
+        if not tested_B[b]:
+            continue
+        if not known_B[b]:
+            sums[1] += 1
+        elif np.isfinite(below_B[b]):
+            depth = 1 - np.float64(below_B[b])
+            mass_E[np.searchsorted(edges_E, depth)] += 1
+            sums[0] += 1
+            sums[2] += 1 - depth

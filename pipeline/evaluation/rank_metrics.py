@@ -113,9 +113,7 @@ class RankMetrics:
 
     def update(self, model: str, result: RankResult, cold_B: Bools, new_B: npt.NDArray[np.generic]) -> None:
         """Add a model's tests of a batch, by users with few earlier events (cold) and by new items."""
-        every_B, young_B = np.ones(len(cold_B), bool), np.asarray(new_B, bool)
-        flags_BS = np.column_stack((every_B, cold_B, ~cold_B, young_B, ~young_B))
-        self._ranks[model].update(result, flags_BS[result.tested_B])
+        self._ranks[model].update(result, cold_B, np.asarray(new_B, bool))
 
     def update_list_hits(self, hit_N: Bools) -> None:
         """Add events of users with a published list; `hit_N`: the event's item was on it."""
@@ -203,13 +201,11 @@ class _ModelRanks:
         self.curve = CurveHistogram()
         self._recent = _Ring(window, 3)  # greater, equal, whether the user is cold
 
-    def update(self, result: RankResult, flags_NS: Bools) -> None:
-        tested_B = result.tested_B
-        greater_N, equal_N = (counts_B[tested_B] for counts_B in ranked(result))
-        self.tests_S += flags_NS.sum(axis=0)
-        _add_mass(greater_N, equal_N, flags_NS, self.mass_SP)
-        self.curve.update(result.below_B[tested_B].astype(np.float64), result.known_B[tested_B])
-        self._recent.add(np.column_stack((greater_N, equal_N, flags_NS[:, 1])))
+    def update(self, result: RankResult, cold_B: Bools, new_B: Bools) -> None:
+        greater_B, equal_B = ranked(result)
+        recent = (self._recent.data, self._recent.written)
+        _add(result.tested_B, (greater_B, equal_B), (cold_B, new_B), self.tests_S, self.mass_SP, recent)
+        self.curve.update(result.below_B, result.tested_B, result.known_B)
 
     def sums(self, k: int) -> Float64s:
         """Return the sum of every measure at cutoff `k` in every segment: [S, F]."""
@@ -236,33 +232,43 @@ class _ModelRanks:
 
 
 class _Ring:
-    """The last `size` rows."""
+    """The last `size` rows: row n since the first lies at n % size; `written` [1] counts them."""
 
     def __init__(self, size: int, columns: int) -> None:
-        self._data = np.zeros((size, columns), np.int64)
-        self._written = 0
+        self.data = np.zeros((size, columns), np.int64)
+        self.written = np.zeros(1, np.int64)
 
     def add(self, rows: npt.NDArray[np.generic]) -> None:
-        rows = rows[-len(self._data) :]
-        self._data[(self._written + np.arange(len(rows))) % len(self._data)] = rows
-        self._written += len(rows)
+        rows = rows[-len(self.data) :]
+        self.data[(self.written + np.arange(len(rows))) % len(self.data)] = rows
+        self.written += len(rows)
 
     def rows(self) -> Ints:
         """Return a copy, oldest first."""
-        if self._written <= len(self._data):
-            return self._data[: self._written].copy()
-        return np.roll(self._data, -(self._written % len(self._data)), axis=0)
+        written = int(self.written[0])
+        if written <= len(self.data):
+            return self.data[:written].copy()
+        return np.roll(self.data, -(written % len(self.data)), axis=0)
 
 
 @kernel()
-def _add_mass(greater_N, equal_N, flags_NS, mass_SP):  # type: ignore[no-untyped-def]
-    """Spread each target evenly over the places that it can take."""
-    for n in range(greater_N.shape[0]):
-        share = 1.0 / (equal_N[n] + 1)
-        for place in range(greater_N[n], min(greater_N[n] + equal_N[n] + 1, mass_SP.shape[1])):
-            for s in range(mass_SP.shape[0]):
-                if flags_NS[n, s]:
-                    mass_SP[s, place] += share
+def _add(tested_B, ranks, flags, tests_S, mass_SP, recent):  # type: ignore[no-untyped-def]
+    """Count every test in its segments, each target spread evenly over the places that it can take."""
+    greater_B, equal_B = ranks
+    cold_B, new_B = flags
+    data, written = recent
+    for b in range(tested_B.shape[0]):
+        if not tested_B[b]:
+            continue
+        greater, equal = greater_B[b], equal_B[b]
+        by_user, by_item = 1 if cold_B[b] else 2, 3 if new_B[b] else 4  # of SEGMENTS
+        for s in (0, by_user, by_item):
+            tests_S[s] += 1
+            for place in range(greater, min(greater + equal + 1, mass_SP.shape[1])):
+                mass_SP[s, place] += 1.0 / (equal + 1)
+        row = data[written[0] % data.shape[0]]
+        row[0], row[1], row[2] = greater, equal, cold_B[b]
+        written[0] += 1
 
 
 def _segment_metrics(tests: int, sums_F: Float64s) -> SegmentMetrics:

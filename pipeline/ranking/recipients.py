@@ -47,7 +47,7 @@ def recipients(state: State, batch: Batch, now_ms: int, rank: RankConfig) -> Rec
     late_B = age_ms_B > rank.backlog_after_s * 1000
     waits_B = late_B & (age_ms_B <= rank.max_inactive_days * DAY_MS)
     refresh, last_event_U = state.refresh, state.users.last_event.data
-    refresh.mark(np.unique(batch.user_B[held_B & waits_B]), LATER)
+    refresh.mark(batch.user_B[held_B & waits_B], LATER)
     touched = _in_order(batch.user_B[held_B & ~late_B])
     refresh.done(touched)
     due = refresh.next(NOW, URGENT_A_BATCH, last_event_U, state.users.id_of)
@@ -60,5 +60,4 @@ def recipients(state: State, batch: Batch, now_ms: int, rank: RankConfig) -> Rec
 
 def _in_order(rows_B: IntArray) -> IntArray:
     """Return the rows, each once, in order of appearance."""
-    rows, first = np.unique(rows_B, return_index=True)
-    return rows[np.argsort(first)]
+    return np.array(list(dict.fromkeys(rows_B.tolist())), np.int32)

@@ -7,6 +7,7 @@ from pipeline.state.store import Column, Store
 from pipeline.state.tables import HELD
 
 IntArray = npt.NDArray[np.int32]
+_IS_HELD = np.isin(np.arange(256), HELD)  # by status
 
 
 class PublishedLists(Store):
@@ -51,5 +52,5 @@ class PublishedLists(Store):
         lists_BK = self.items.data[user_B]
         on_list_BK = (lists_BK == item_B[:, None]) & (item_B >= 0)[:, None]
         # a list without any item that is still held is none, whether references were removed or not
-        shown_BK = (lists_BK >= 0) & np.isin(status_M[lists_BK], HELD)
+        shown_BK = (lists_BK >= 0) & _IS_HELD[status_M[lists_BK]]
         return np.any(shown_BK, axis=1), np.any(on_list_BK, axis=1)
