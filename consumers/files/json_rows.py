@@ -70,7 +70,7 @@ class JsonRows:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 return msgspec.json.decode(text.strip(), type=dict[str, Any])
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                problem = json_problem(line, error, time_field=self._columns.timestamp)
+                problem = json_problem(line, error)
         self._tally.reject(number, problem)
         return None
 

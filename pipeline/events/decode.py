@@ -1,18 +1,26 @@
 """From bytes to columns: every record becomes events or a reject, or is ignored. No record raises."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from pipeline.events.batch import Events, Polled, RawBatch, Record, Reject
-from pipeline.events.careful import MALFORMED, TO_MS, CarefulParser
-from pipeline.events.checks import AHEAD_MS, EARLIEST_MS, passes, too_deep, unreadable
-from pipeline.events.fields import READ_FIELDS, TEXT_FIELDS, field_choices, key_text
-from pipeline.events.plan import FieldPath, Plan, Steps, kind_of, plan_of, struct_of
+from pipeline.events.careful import MALFORMED, CarefulParser
+from pipeline.events.checks import AHEAD_MS, EARLIEST_MS, Problem, passes, too_deep, unreadable
+from pipeline.events.fields import (
+    ARRAY,
+    READ_FIELDS,
+    TEXT_FIELDS,
+    TO_MS,
+    Names,
+    field_choices,
+    is_path,
+    key_text,
+    kind_of,
+)
 from pipeline.events.problems import payload_of, unparsed_problem
 from pipeline.settings import KEY_FIELD, EventsConfig, TopicsConfig
 
@@ -31,21 +39,21 @@ class Read(NamedTuple):
 class Decoder:
     """Decode records by the configured field names, unit of time, event types and roles.
 
-    The quick parser reads nearly every record; the careful one reads those that it cannot. Raise `UsageError`
-    when the field names contradict each other. Holds no state between batches.
+    Where every field has one name that is no path, the quick parser reads nearly every record; the careful
+    one reads all others. Raise `UsageError` when the field names contradict each other. Holds no state
+    between batches.
     """
 
     def __init__(self, settings: EventsConfig, topics: TopicsConfig, record_bytes: int) -> None:
-        plan = plan_of(field_choices(settings))
+        choices = field_choices(settings)
         self._record_bytes = record_bytes
         self._default_types = topics.event_topics()
         self._ignored = settings.ignored()
         self._to_ms = TO_MS[settings.time_unit]
-        user_paths = plan.paths["user_id"]
-        self._user_is_key = bool(user_paths) and user_paths[0].name == KEY_FIELD
-        self._has_array = bool(plan.array)
-        self._parse = None if plan.array else quick_parser(plan, settings.time_unit)
-        self._careful = CarefulParser(plan, settings)
+        self._user_is_key = choices["user_id"][0] == KEY_FIELD
+        self._has_array = any(ARRAY in name for names in choices.values() for name in names)
+        self._parse = quick_parser(choices, settings.time_unit)
+        self._careful = CarefulParser(choices, settings)
 
     def decode(self, seq: int, now_ms: int, polled: Polled) -> RawBatch:
         """Return good events as columns beside the rejects, each in the records' order.
@@ -63,7 +71,7 @@ class Decoder:
             elif len(value) > self._record_bytes or too_deep(value):
                 read.rejects.append(Reject(record, *unparsed_problem(value, self._record_bytes)))
             elif self._parse is None or not self._read_quickly(self._parse, record, source, now_ms, read):
-                self._read_carefully(record, value, source, now_ms, read)
+                self._read_carefully(record, source, now_ms, read)
         events = self._columns(polled, read.good, now_ms)
         return RawBatch(seq, now_ms, polled.spans, events, read.rejects, ignored=read.ignored)
 
@@ -113,13 +121,16 @@ class Decoder:
             read.good.append((event, time_ms, record.timestamp, source))
         return passed
 
-    def _read_carefully(self, record: Record, value: bytes, source: int, now_ms: int, read: Read) -> None:
-        """Read any record that can be parsed at all."""
-        found = self._careful.read(record, value, self._default_type(record.topic), now_ms)
-        read.good.extend((event, time_ms, record.timestamp, source) for event, time_ms in found.events)
-        read.ignored.update(found.ignored)
-        if found.problem:
-            read.rejects.append(Reject(record, *found.problem))
+    def _read_carefully(self, record: Record, source: int, now_ms: int, read: Read) -> None:
+        """Read any record that can be parsed at all; its problems become one reject, by the first."""
+        results = self._careful.read(record, self._default_type(record.topic), now_ms)
+        read.good.extend((*each, record.timestamp, source) for each in results if type(each) is tuple)
+        read.ignored.update(each for each in results if isinstance(each, str))
+        problems = [each for each in results if isinstance(each, Problem)]
+        if problems:
+            first, more = problems[0], sum(each != problems[0] for each in problems)
+            detail = f"{first.detail} (and {more} more of {len(results)} elements)" if more else first.detail
+            read.rejects.append(Reject(record, first.reason, detail))
 
     def _columns(self, polled: Polled, good: Sequence[tuple[Any, int, int, int]], now_ms: int) -> Events:
         default_types = [self._default_type(span.topic) for span in polled.spans]
@@ -137,35 +148,18 @@ class Decoder:
         )
 
 
-def quick_parser(plan: Plan, time_unit: str) -> Parse:
-    """Return a parser of events as JSON text, for records that hold what is expected and no array.
+def quick_parser(choices: Mapping[str, Names], time_unit: str) -> Parse | None:
+    """Return a parser of events as JSON text; None where a field has several names, or a path.
 
     Its result has an attribute for each field that is read, None where nothing is found; ids and types are
-    `str | int`, see `as_text`. It raises msgspec's errors, and ValueError where the careful parser decides.
+    `str | int`, see `as_text`. It raises msgspec's errors.
     """
-    present = {node.attribute for node in plan.record.values()}
-    absent = dict.fromkeys(field for field in READ_FIELDS if field not in present)
-    event_type = struct_of(plan.record, lambda field: (kind_of(field, time_unit) | None, None), absent)
-    parse: Parse = msgspec.json.Decoder(event_type).decode
-    # fields with other places than the first, and whether empty text there is as good as none
-    searches = [
-        (field, places[1:], len(paths) > 1)
-        for field, paths in plan.paths.items()
-        if len(places := _places_of(paths)) > 1 and paths[0].name != KEY_FIELD
-    ]
-
-    def parse_and_search(text: str) -> Any:
-        event = parse(text)
-        for field, places, choice in searches:
-            found = getattr(event, field)
-            if found is None:
-                found = _find(event, places)
-                setattr(event, field, found)
-            if choice and found == "":
-                raise ValueError(field)
-        return event
-
-    return parse_and_search if searches else parse
+    if any(len(names) > 1 or is_path(names[0]) for names in choices.values()):
+        return None
+    members = [(field, kind_of(field, time_unit) | None, None) for field in READ_FIELDS]
+    rename = {field: names[0] for field, names in choices.items()}
+    parse: Parse = msgspec.json.Decoder(msgspec.defstruct("Event", members, rename=rename, gc=False)).decode
+    return parse
 
 
 def as_text(event: Any) -> None:
@@ -174,20 +168,3 @@ def as_text(event: Any) -> None:
         text = getattr(event, field)
         if text.__class__ is int:
             setattr(event, field, str(text))
-
-
-def _places_of(paths: Sequence[FieldPath]) -> tuple[Steps, ...]:
-    """Return the places of a field, in order, up to the key, which is read elsewhere."""
-    before_key = takewhile(lambda path: path.name != KEY_FIELD, paths)
-    return tuple(steps for path in before_key for steps in path.places)
-
-
-def _find(event: Any, places: Sequence[Steps]) -> Any:
-    """Return the first value at any of the places; None without one."""
-    for steps in places:
-        found = event
-        for step in steps:
-            found = getattr(found, step, None)  # what is no object has no such attribute
-        if found is not None:
-            return found
-    return None

@@ -6,14 +6,14 @@ a name of `user_id` stands for the record's key. Of several names, the first wit
 used; null and empty text are none.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
 import msgspec
 
 from pipeline.errors import UsageError
-from pipeline.events.checks import RecordError
+from pipeline.events.checks import RecordError, any_ms, iso_ms
 from pipeline.events.problems import ADVICE, unframed
 from pipeline.settings import KEY_FIELD, EventsConfig, names_of
 
@@ -23,6 +23,22 @@ TEXT_FIELDS = READ_FIELDS[:4]
 REQUIRED_FIELDS = READ_FIELDS[:2]
 ARRAY = "[]"  # ends the step of a path that leads through an array
 Names = tuple[str, ...]  # of one field, the first choice first
+_FAR_S = 1e15  # beyond all clocks
+
+
+def _seconds_to_ms(seconds: float) -> int:
+    return round(max(-_FAR_S, min(seconds, _FAR_S)) * 1000)  # a product that overflows has no integer
+
+
+TO_MS: dict[str, Callable[[Any], int]] = {"ms": round, "s": _seconds_to_ms, "iso": iso_ms, "auto": any_ms}
+_TIMES: dict[str, Any] = {"iso": str, "auto": int | float | str}
+
+
+def kind_of(field: str, time_unit: str) -> Any:
+    """Return the type of a field; the time's follows its unit, all others are text or a whole number."""
+    if field == "timestamp_ms":
+        return _TIMES.get(time_unit, int | float)
+    return float if field == "value" else str | int
 
 
 def field_choices(settings: EventsConfig) -> dict[str, Names]:

@@ -130,7 +130,7 @@ def _parsed(record: Record) -> Object | None:
     try:
         return _parse(value)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        reason, detail = malformed_problem(record, value, error)
+        reason, detail = malformed_problem(record, error)
         if reason != "schema_framed":
             detail = f"{shown(detail, 200)}; {EXAMPLE}"
         raise RecordError(reason, detail) from None

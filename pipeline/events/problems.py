@@ -87,11 +87,11 @@ def unparsed_problem(value: bytes, record_bytes: int) -> Problem:
     return Problem("too_deep", f"nested deeper than {MAX_DEPTH} levels; expected a JSON object")
 
 
-def malformed_problem(record: Record, payload: bytes, error: Exception) -> Problem:
+def malformed_problem(record: Record, error: Exception) -> Problem:
     """Return why a record's payload could not be parsed."""
     if isinstance(error, RecordError):
         return error.problem
-    problem = json_problem(payload, error)
+    problem = json_problem(payload_of(record.value or b""), error)
     schema = schema_of(record) if problem.reason in ("not_json", "not_utf8") else None
     return framed_problem(schema) if schema else problem
 
@@ -115,24 +115,16 @@ def framed_problem(schema: str) -> Problem:
     )
 
 
-def json_problem(value: bytes, error: Exception, time_field: str = "") -> Problem:
-    """Return why bytes could not be parsed into a struct, from the parser's error and the bytes.
-
-    `time_field` is the name of a field with a time, where a number out of range is a bad time.
-    """
+def json_problem(value: bytes, error: Exception) -> Problem:
+    """Return why bytes could not be parsed as a JSON object, from the parser's error and the bytes."""
     said = str(error)
     match error:
         case RecursionError():
             return Problem("too_deep", f"nested too deeply; expected at most {MAX_DEPTH} levels")
         case UnicodeDecodeError():
             return Problem("not_utf8", f"byte {error.start} is not UTF-8; expected JSON in UTF-8")
-        case msgspec.ValidationError() if said.startswith("Object missing required field"):
-            return Problem("missing_field", said)
-        case msgspec.ValidationError() if said.startswith(OUT_OF_RANGE):
-            is_time = time_field and said.endswith(f"`$.{time_field}`")
-            return Problem("bad_time" if is_time else "not_finite", said)
         case msgspec.ValidationError():
-            return Problem("wrong_type" if "`$" in said else "not_object", said)
+            return Problem("not_finite" if said.startswith(OUT_OF_RANGE) else "not_object", said)
     constant = _constant_in(value)
     if constant:
         return Problem("not_finite", f"holds {constant}, which is not JSON; expected finite numbers")
