@@ -24,7 +24,7 @@ from pipeline.state.store import Column, Store
 # more than a fiftieth of itself
 SESSIONS = 20_000  # the newest ones are kept
 PLACES = 20  # newest items kept of a session
-VISITS = 24  # newest sessions kept of an item
+VISITS = 16  # newest sessions kept of an item
 REACH = 4
 FADE = 0.8
 LIFTED = 300.0  # brings sums of small numbers to where ln(1 + .) bends

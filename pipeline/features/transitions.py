@@ -32,8 +32,8 @@ SLOTS = 48
 REACH = 10  # the k-th newest item before an event is its predecessor with weight FADE ** k, k < REACH
 FADE = 0.8
 BACK_OFF = 20.0  # pseudo-count
-PARENTS = 5  # newest items; their partners become candidates
-REACHED = 20  # newest items; their partners add lift
+PARENTS = 4  # newest items; their partners become candidates
+REACHED = 16  # newest items; their partners add lift
 FORWARD_FADE, BOTH_FADE, LIFT_FADE = 0.6, 0.8, 0.9
 LIFTED = 300.0  # brings sums of small numbers to where ln(1 + .) bends
 
