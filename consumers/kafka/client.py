@@ -23,7 +23,7 @@ METADATA_MAX_AGE_MS = 10_000  # until added partitions are seen; the client's de
 SILENCE_LOGGED_S = 3.0  # a silence of the broker that is logged, also at the start
 TUNED = {  # of a consumer
     "heartbeat_interval_ms": 1_000,  # until a member notices a rebalance; each takes two rounds
-    "fetch_max_wait_ms": 100,  # a waiting fetch delays the next one to that broker
+    "fetch_max_wait_ms": 25,  # a waiting fetch delays the next one to that broker
     "fetch_max_bytes": 4 << 20,  # bounds the records that one poll has to parse
     # the embedded broker answers with everything it has, whatever was asked for
     "receive_message_max_bytes": 1 << 30,

@@ -22,7 +22,7 @@ from pipeline.settings import KafkaConfig
 CAPACITY = 4096  # records a partition: enough to learn from while a fetch waits for other partitions
 # Between looks at what the client has, growing: a waiting client asks again and again a broker that answers
 # an empty fetch at once, as the embedded one does.
-PAUSE_S = (0.001, 0.02)
+PAUSE_S = (0.001, 0.005)
 PLACE_EVERY_S = 10.0  # between checks, on idle topics, that this member still holds its place in the group
 
 

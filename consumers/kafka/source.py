@@ -26,6 +26,8 @@ from pipeline.service.ports import Listener
 from pipeline.settings import BatchConfig, KafkaConfig
 
 BACKLOG_WAIT_S = 2.0  # the longest wait for a partition that is known to hold more
+LEAST_WAIT_S = 0.005  # for records to come together, as the client hands them out piece by piece
+GATHER = 2.0
 LOOK_S = 0.05  # between looks at the ends of partitions that are waited for
 COMMIT_WAIT_S = 5.0
 CLOSE_WAIT_S = 5.0
@@ -54,6 +56,7 @@ class KafkaSource:
         self._spans = SpanReader(lambda: PartitionReader(kafka, "events", patience=self._reader.patience))
         self._unread = UnreadPartitions(self._consumer.config["metadata_max_age_ms"] / 2000)
         self._started = self._closed = False
+        self._polled_at = time.monotonic()  # when the last poll returned
 
     def start(self, listener: Listener) -> None:
         """Join the group at the next `poll`; from then on `poll` and `close` may call the listener."""
@@ -61,13 +64,16 @@ class KafkaSource:
         self._fetcher.member.subscribe(self._topics, _Forgetting(listener, self._fetcher))
 
     def poll(self, max_events: int, max_wait_s: float) -> Polled:
-        """Return at once when `max_events` records are there, or `max_wait_s` after the first came.
+        """Return when `max_events` records are there, or some time after the first came: `GATHER` times as
+        long as the caller was busy with the batch before, at most `max_wait_s`. So a lone event hardly waits,
+        and single events do not keep a worker busy all the time.
 
         A partition that is known to hold more is waited for up to `BACKLOG_WAIT_S`, so that the batches of a
         backlog have the same borders at every run.
         """
         fetcher, merge = self._fetcher, self._fetcher.merge
         began = time.monotonic()
+        gather_s = max(LEAST_WAIT_S, GATHER * (began - self._polled_at))
         fetcher.fetch(0.0)  # heartbeats and rebalances; and the client fetches on while this batch is learned
         patience_s = max(BACKLOG_WAIT_S, max_wait_s)
         give_up_at = began + patience_s
@@ -75,11 +81,14 @@ class KafkaSource:
             behind = fetcher.behind()
             blocking = fetcher.blocking(behind)
             now = time.monotonic()
-            due = (fetcher.waiting_since if len(merge) else began) + max_wait_s
+            due = began + max_wait_s
+            if len(merge):
+                due = fetcher.waiting_since + (max_wait_s if behind else min(max_wait_s, gather_s))
             if not blocking:
                 if len(merge) < max_events and now < due:
                     fetcher.fetch(due - now)
                 elif merge.fill(max_events, behind) >= max_events or not fetcher.blocking(behind):
+                    self._polled_at = time.monotonic()
                     return merge.take()
             elif now >= give_up_at:
                 fetcher.give_up(blocking)
