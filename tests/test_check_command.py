@@ -164,9 +164,8 @@ def test_topics_are_created_on_request_alone(embedded_broker: str, topic_name: N
 def test_a_survey_joins_no_group(embedded_broker: str, topic_name: Name) -> None:
     group = topic_name("group")
     found = survey(config(embedded_broker, group), [topic_name("absent")], f"{group}-worker-0")
-    assert (found.group.members, found.group.error, found.transactional_id) == (0, "", "")
+    assert (found.group.error, found.transactional_id) == ("", "")
     assert [topic.exists for topic in found.topics.values()] == [False]
-    assert found.latency_ms > 0
     admin = KafkaAdminClient(bootstrap_servers=embedded_broker)
     assert group not in {each["group_id"] for each in admin.list_groups()}
     admin.close()
