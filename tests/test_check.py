@@ -188,7 +188,6 @@ def test_one_partition_needs_no_keys_and_few_old_events_are_no_problem() -> None
         (b'{"p":{"user_id":"a"},"item_id":"i"}', "missing_field", 'set events.fields.user_id = "p.user_id":'),
         (b'{"user_id":"a","item_id":"i","timestamp_ms":1700000000}', "bad_time", 'events.time_unit = "s"'),
         (b'{"user_id":"a","item_id":"i","timestamp_ms":"2023-11-14T22:13:20Z"}', "wrong_type", '"auto"'),
-        (b'{"shopper":{"nr":7,"id":"ann"},"item_id":"i"}', "missing_field", 'user_id = "shopper.id":'),
         (b'{"shopper":{"nr":7},"item_id":"i"}', "missing_field", 'user_id = "$key":'),
         (b"not json", "not_json: 1, such as events-0 offset 7", "fix the producer"),
     ],

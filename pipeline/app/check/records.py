@@ -3,26 +3,23 @@
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 
 from pipeline.app.check import advice
-from pipeline.app.check.advice import Changes, Option, Paths, all_paths, paths_of
+from pipeline.app.check.advice import all_paths, paths_of
 from pipeline.app.check.findings import Finding, by_reason, fault, fields_finding, numbered, ok, quoted, warn
 from pipeline.app.text import event_types_text
 from pipeline.events.batch import Polled, RawBatch, Record, Span, TopicPartition
 from pipeline.events.checks import shown
 from pipeline.events.decode import Decoder
 from pipeline.events.fields import key_text
-from pipeline.settings import EVENT_FIELDS, Settings, names_of
+from pipeline.settings import EVENT_FIELDS, KEY_FIELD, Settings, names_of
 from pipeline.state.positions import DAY_MS
 from producers.kafka.records import key_hash
 
 LISTED_RECORDS = 100  # of which the fields are listed
 LISTED_FIELDS = 12
-TRIED_RECORDS = 60  # of each kind, those that decode and those that don't
-MAX_EVENT_TYPES = 50  # of a field that names event types; ids and texts have more values
 FIXABLE = ("missing_field", "wrong_type", "empty_id", "bad_time")  # reasons that settings may fix
 Keyed = tuple[Record, str]  # a record, and the user of all its events
 
@@ -101,69 +98,30 @@ def _decoding(topic: str, records: Sequence[Record], raw: RawBatch, settings: Se
 
 def _fixes(records: Sequence[Record], raw: RawBatch, settings: Settings) -> dict[str, str]:
     """Return the fix of each reason that other settings remove, tried on the records, decoded as `raw`."""
-    fixable = [reject for reject in raw.rejects if reject.reason in FIXABLE]
-    bad = _sample([reject.record for reject in fixable])
+    bad = [reject.record for reject in raw.rejects if reject.reason in FIXABLE]
     paths = [paths_of(record.value) for record in bad]
     if not any(paths):
         return {}
-    rejected = _rejected(raw)
-    sample = [*bad, *_sample([record for record in records if id(record) not in rejected])]
+    user, item, names = "events.fields.user_id", "events.fields.item_id", _names(settings)
+    per_setting = {
+        user: advice.options(user, names["user_id"], paths),
+        item: advice.options(item, names["item_id"], paths),
+        "events.time_unit": ["s", "ms", "auto"],
+    }
+    if not per_setting[user] and all(record.key is not None for record in bad):
+        per_setting[user] = [KEY_FIELD]
 
-    def read(changed: Settings, some: Sequence[Record] = records) -> int:
-        return len(some) - len(_rejected(_decode(some, changed, raw.now_ms)))
+    def read(changed: Settings) -> int:
+        return len(records) - len(_rejected(_decode(records, changed, raw.now_ms)))
 
-    changes = advice.best(settings, _options(bad, paths, settings), partial(read, some=sample), len(sample))
-    ignoring = [changes | more for more in _ignored(records, changes, settings)]
-    changes = max([changes, *ignoring], key=lambda each: advice.reads(settings, each, read))
+    changes = advice.best(settings, per_setting, read, len(records))
     has = ", ".join(map(quoted, all_paths(paths)[:LISTED_FIELDS]))
     if not changes:
         text = f"no events.fields were found under which more decode: they have {has}"
         return {reason: text for reason in FIXABLE if reason != "bad_time"}
-    still = _rejected(_decode(records, advice.with_changes(settings, changes), raw.now_ms))
-    decoded = f"{len(records) - len(still):,} of the newest {numbered(len(records), 'record')} decode"
-    text = f"set {advice.as_toml(changes)}: then {decoded}; they have {has}"
-    return {reject.reason: text for reject in fixable if id(reject.record) not in still}
-
-
-def _options(
-    bad: Sequence[Record], paths: Sequence[Paths], settings: Settings
-) -> dict[str, Sequence[Option]]:
-    """Return what is tried: names of the two ids, and units of time."""
-    keys = [_key_text(record.key) for record in bad if record.key is not None]
-    user, item, names = "events.fields.user_id", "events.fields.item_id", _names(settings)
-    units = [(1.0, unit) for unit in ("s", "ms", "auto") if unit != settings.events.time_unit]
-    return {
-        user: advice.options(user, names["user_id"], paths, keys if len(keys) == len(bad) else ()),
-        item: advice.options(item, names["item_id"], paths),
-        "events.time_unit": [advice.UNCHANGED, *units],
-    }
-
-
-def _ignored(records: Sequence[Record], changes: Changes, settings: Settings) -> Iterator[Changes]:
-    """Yield roles "ignore" for event types of which most records lack an item id, where others have one.
-
-    The type is read under its present name, or under others that may hold it.
-    """
-    setting, names = "events.fields.event_type", _names(advice.with_changes(settings, changes))
-    paths = [paths_of(record.value) for record in records]
-    without_item = [each for each in paths if not advice.holds(each, *names["item_id"])]
-    for _, value in advice.options(setting, names["event_type"], paths):
-        type_names = names_of(value or names["event_type"])
-        counts = Counter(_first_text(each, type_names) for each in paths)
-        without = Counter(_first_text(each, type_names) for each in without_item)
-        most = [kind for kind, count in without.items() if kind and 2 * count > counts[kind]]
-        if 0 < len(most) < len(counts) <= MAX_EVENT_TYPES:
-            renamed = {} if value is None else {setting: value}
-            yield renamed | {f"events.roles.{kind}": "ignore" for kind in most}
-
-
-def _first_text(record: Paths, names: Sequence[str]) -> str:
-    values = (record.get(name) for name in names)
-    return next((value for value in values if isinstance(value, str) and value), "")
-
-
-def _sample(records: Sequence[Record]) -> Sequence[Record]:
-    return records[:: -(-len(records) // TRIED_RECORDS) or 1]
+    now_read, total = read(advice.with_changes(settings, changes)), numbered(len(records), "record")
+    text = f"set {advice.as_toml(changes)}: then {now_read:,} of the newest {total} decode; they have {has}"
+    return dict.fromkeys(FIXABLE, text)
 
 
 def _ages(topic: str, raw: RawBatch, settings: Settings) -> Iterator[Finding]:
