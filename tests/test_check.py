@@ -5,7 +5,6 @@ import json
 import re
 import zlib
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -224,10 +223,6 @@ def test_records_of_several_events_and_ignored_records_are_counted_as_records() 
 def test_a_field_mapped_twice_is_an_error() -> None:
     with pytest.raises(UsageError, match="user_id and item_id are both read from 'user_id'"):
         checked([placed("ann")], events=EventsConfig(fields={"item_id": "user_id"}))
-
-
-def on_disk(folder: Path) -> Settings:
-    return Settings(checkpoint=CheckpointConfig(path=str(folder), journal=str(folder)))
 
 
 def test_on_a_terminal_a_finding_stays_on_one_line_and_markup_is_text(

@@ -1,6 +1,5 @@
 """`afresh check` of this machine, what it prints, and the command with a broker."""
 
-import fcntl
 import json
 import socket
 import sys
@@ -18,7 +17,7 @@ from consumers.kafka.survey import survey
 from consumers.memory import MemoryLog
 from pipeline.app import cli
 from pipeline.app.check.findings import Level
-from pipeline.app.check.machine import checkpoint, checkpoint_offsets, import_names, port, worker_runs
+from pipeline.app.check.machine import checkpoint, checkpoint_offsets, import_names, port
 from pipeline.app.check.records import check_offsets
 from pipeline.settings import CheckpointConfig, Settings
 
@@ -52,15 +51,15 @@ def on_disk(folder: Path) -> Settings:
 
 
 def test_a_checkpoint_folder_is_checked_and_not_changed(tmp_path: Path) -> None:
-    findings = list(checkpoint(on_disk(tmp_path / "deep" / "state"), running=False))
+    findings = list(checkpoint(on_disk(tmp_path / "deep" / "state")))
     assert problems(findings) == []
     assert "will be created" in findings[0].found
     assert "has none yet" in findings[1].found
     assert list(tmp_path.iterdir()) == []
-    assert "nothing survives" in only(list(checkpoint(Settings(), running=False)), Level.WARN).found
+    assert "nothing survives" in only(list(checkpoint(Settings())), Level.WARN).found
     file = tmp_path / "file"
     file.touch()
-    assert "is no folder" in problems(list(checkpoint(on_disk(file / "state"), running=False)))[0].found
+    assert "is no folder" in problems(list(checkpoint(on_disk(file / "state"))))[0].found
 
 
 def test_a_checkpoint_beyond_the_end_of_the_topic_is_a_fault(tmp_path: Path) -> None:
@@ -82,26 +81,17 @@ def test_a_checkpoint_beyond_the_end_of_the_topic_is_a_fault(tmp_path: Path) -> 
 def test_a_damaged_checkpoint_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "worker-0").mkdir()
     (tmp_path / "worker-0" / "manifest-000000000007.json").write_text("{")
-    problem = only(list(checkpoint(on_disk(tmp_path), running=False)), Level.FAULT)
+    problem = only(list(checkpoint(on_disk(tmp_path))), Level.FAULT)
     assert "worker worker-0" in problem.found
 
 
-def test_a_port_in_use_is_a_fault_unless_our_own_worker_holds_it(tmp_path: Path) -> None:
-    settings = on_disk(tmp_path)
+def test_a_port_in_use_is_a_warning_as_our_own_worker_may_hold_it() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        assert "can't be bound" in only([port(address, worker_runs(settings))], Level.FAULT).found
-        (tmp_path / "worker-0").mkdir()
-        with (tmp_path / "worker-0" / "journal.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            assert worker_runs(settings)
-            assert port(address, running=True).level is Level.OK
-            found = [finding.found for finding in checkpoint(settings, running=True)]
-        assert not worker_runs(settings)
-    assert any("a process runs as worker-0" in text for text in found)
-    assert port(address, running=False).found == "is free"
+        assert "can't be bound" in only([port(address)], Level.WARN).found
+    assert port(address).found == "is free"
 
 
 def run(capsys: Out, *args: str) -> tuple[int, str]:
