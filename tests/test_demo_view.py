@@ -2,7 +2,6 @@
 
 import io
 import logging
-import re
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from rich.cells import cell_len
 
 from pipeline.app.demo.progress import WINDOW_TESTS, Course, Progress, arms_of, course_of, line, summary_lines
 from pipeline.app.demo.screen import screen
-from pipeline.app.demo.view import MAX_TIME_SHARE, REFRESH_S, View
+from pipeline.app.demo.view import View
 from pipeline.evaluation.rank_metrics import RankMetrics
 from pipeline.evaluation.timeline import Moment, Timeline
 from pipeline.events.records import DriftAlarm, RankedItem, Ranking
@@ -130,26 +129,6 @@ def test_a_terminal_gets_a_screen_of_its_own_and_keeps_the_last_picture(terminal
         assert (text in drawn, text in left) == (True, True)
 
 
-def test_a_screen_is_drawn_over_the_one_before_and_never_wiped(terminal):
-    with View(terminal) as view:
-        view.show(progress(), now_s=0.0)
-        start = len(terminal.getvalue())
-        view.show(progress(), now_s=1.0)
-        again = terminal.getvalue()[start:]
-    assert again.startswith("\x1b[H")
-    assert "\x1b[2J" not in again
-    assert "\x1b[2K" not in again
-
-
-def test_no_colour_is_sent_where_none_is_wanted(terminal, monkeypatch):
-    def colours():
-        return re.search(r"\x1b\[[0-9;]*3[0-7]m", shown(Terminal()).getvalue()) is not None
-
-    assert colours()
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert not colours()
-
-
 @pytest.mark.parametrize(
     ("setting", "isatty", "encoding"),
     [("FORCE_COLOR=1", False, "utf-8"), ("TERM=dumb", True, "utf-8"), ("TERM=xterm", True, "iso8859-1")],
@@ -163,18 +142,6 @@ def test_what_cannot_draw_gets_plain_lines(setting, isatty, encoding, terminal, 
         "drift: hit_rate .374 -> .061 at event 900, 300 after the change of preferences",
         line(progress()),
     ]
-
-
-def test_the_view_takes_no_more_than_its_share_of_the_time(terminal, monkeypatch):
-    ticks = iter([0.0, 0.001, 10.0, 10.1])
-    monkeypatch.setattr("pipeline.app.demo.view.perf_counter", lambda: next(ticks))
-    with View(terminal) as view:
-        view.show(progress(), now_s=0.0)
-        assert not view.due(REFRESH_S - 0.01)
-        assert view.due(REFRESH_S)
-        view.show(progress(), now_s=1.0)  # took 0.1 s
-        assert not view.due(1.0 + 0.1 / MAX_TIME_SHARE - 0.01)
-        assert view.due(1.0 + 0.1 / MAX_TIME_SHARE)
 
 
 def test_what_is_logged_while_the_screen_is_taken_comes_at_the_end(terminal, monkeypatch):

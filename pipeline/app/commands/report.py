@@ -7,7 +7,7 @@ from pipeline.settings import Settings
 
 HELP = """Write one offline page with plots of the metrics that a checkpoint keeps; no broker is needed.
 
-Quality of every model over time with drift alarms, precision-recall and ROC curves, coverage, and the metrics
+Quality of every model over time with drift alarms, ROC curves, coverage, and the metrics
 since the first event. They are of one worker, kafka.worker_id; where a folder holds the
 checkpoints of several, each has a page of its own."""
 EXAMPLE = "afresh report --checkpoint /var/lib/afresh --out report.html"

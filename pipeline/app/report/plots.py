@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipeline.app.report.gather import Line, Report
-from pipeline.evaluation.curves import NEGATIVES
 from pipeline.evaluation.rank_metrics import MEASURES
 from pipeline.evaluation.timeline import Track
 
@@ -46,7 +45,6 @@ def plots(report: Report) -> dict[str, str]:
             "ndcg": quality_plot(report, "ndcg", "NDCG@10"),
             "hr": quality_plot(report, "hr", "hit rate@10"),
             "roc": roc_plot(report),
-            "precision": precision_plot(report),
             "coverage": coverage_plot(report),
         }
 
@@ -94,21 +92,6 @@ def roc_plot(report: Report) -> str:
     axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="non-clicks shown (share)", ylabel="clicks shown (share)")
     axes.legend(loc="lower right", title="area", alignment="right")
     return _svg(figure, "roc", "ROC curve of each model: share of clicks over share of non-clicks")
-
-
-def precision_plot(report: Report) -> str:
-    """Draw precision over recall."""
-    figure, axes = _new()
-    for line, style in zip(report.lines, styles(report.lines), strict=True):
-        if line.curve.tests:
-            seen = line.curve.tpr_E > 0
-            label = f"{line.label} ({line.curve.average_precision:.3f})"
-            recall, precision = line.curve.tpr_E[seen], line.curve.precision_E[seen]
-            axes.plot(recall, precision, label=label, **style)
-    axes.axhline(1 / (1 + NEGATIVES), color="#777777", linewidth=1, label="chance")
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall: clicks shown", ylabel="precision: clicks of shown")
-    axes.legend(loc="upper right", title="average precision", alignment="right")
-    return _svg(figure, "precision", "Precision over recall of each model")
 
 
 def styles(lines: Sequence[Line]) -> list[dict[str, Any]]:
