@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from consumers.memory import MemoryRecord
-from pipeline.app.check.items import check_items
-from pipeline.app.check.records import check_records
+from pipeline.app.check.records import check_items, check_records
 from pipeline.settings import EventsConfig, Settings
 
 NOW_MS = 1_800_000_000_000
@@ -58,7 +57,7 @@ def at(time: int | str) -> Callable[[int], dict[str, Any]]:
         (changed, {}, 'set events.fields.user_id = "payload.after.user_id" and '
          'events.fields.item_id = "payload.after.product_id"'),
         (segment, {}, 'set events.fields.user_id = "userId" and events.fields.item_id = '
-         '"properties.product_id": then 40 of the newest 40 records decode;'),
+         '"properties.product_id": then 40 of the newest 40 records can be read;'),
         (nested, {},
          'set events.fields.user_id = "payload.user.id" and events.fields.item_id = "payload.product.id":'),
         (nested, {"fields": {"user_id": "payload.user.id", "item_id": "payload.product"}},
@@ -103,7 +102,7 @@ def test_records_that_fail_for_several_reasons_have_one_proposal_for_all() -> No
     some = [*records(at(NOW_MS // 1_000)), *records(at("2026-07-01T00:00:00Z"))]  # bad_time, wrong_type
     _, first, second = advice(some, Settings())
     assert first == second
-    assert 'events.time_unit = "auto": then 80 of the newest 80 records decode' in first
+    assert 'events.time_unit = "auto": then 80 of the newest 80 records can be read' in first
 
 
 def test_a_proposal_keeps_what_is_read_today() -> None:
@@ -119,4 +118,4 @@ def test_names_of_fields_are_proposed_for_the_items_topic_too() -> None:
     ]
     whole, reason, *_ = check_items("items", some, Settings())
     assert "40 of the newest 40 records can't be read" in whole.found
-    assert 'set items.fields.item_id = "sku": then 40 of the newest 40 can be read' in reason.to_do
+    assert 'set items.fields.item_id = "sku": then 40 of the newest 40 records can be read' in reason.to_do

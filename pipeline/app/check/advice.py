@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
+from pipeline.app.check.findings import numbered
 from pipeline.errors import UsageError
 from pipeline.events.problems import payload_of
 from pipeline.settings import Settings
 
-Changes = dict[str, str]  # setting -> proposed value
 Paths = Mapping[str, object]  # path in a record -> its value
 
 MAX_OPTIONS = 4  # values that are tried for one setting
@@ -69,18 +69,17 @@ def options(setting: str, current: Sequence[str], sample: Iterable[Paths]) -> li
     return sorted(ranks, key=lambda path: (ranks[path], path))[:MAX_OPTIONS]
 
 
-def best(
+def proposal(
     settings: Settings,
     per_setting: Mapping[str, Sequence[str]],
     count: Callable[[Settings], int],
     wanted: int,
-) -> Changes:
-    """Return the changes under which most is read, the likeliest of equals; {} where none helps.
+) -> str:
+    """Return the settings under which most is read, the likeliest of equals, in words; "" where none helps.
 
-    `count` returns what is read under settings; the search ends at `wanted`.
+    `count` returns what is read under settings; the search ends at `wanted`, the number of records.
     """
-    found: Changes = {}
-    most = count(settings)
+    found, most = "", count(settings)
     ranges = (range(len(values) + 1) for values in per_setting.values())  # 0: unchanged
     for places in sorted(itertools.product(*ranges), key=sum):
         if most >= wanted:
@@ -88,16 +87,16 @@ def best(
         pairs = zip(per_setting.items(), places, strict=True)
         changes = {setting: values[place - 1] for (setting, values), place in pairs if place}
         try:
-            read = count(with_changes(settings, changes))
+            read = count(_changed(settings, changes))
         except UsageError:  # two fields under one name
             continue
         if read > most:
-            found, most = changes, read
-    return found
+            lines = (f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in changes.items())
+            found, most = f"set {' and '.join(lines)}", read
+    return f"{found}: then {most:,} of the newest {numbered(wanted, 'record')} can be read" if found else ""
 
 
-def with_changes(settings: Settings, changes: Changes) -> Settings:
-    """Return the changed settings."""
+def _changed(settings: Settings, changes: Mapping[str, str]) -> Settings:
     plain: dict[str, Any] = msgspec.to_builtins(settings)
     for name, value in changes.items():
         *tables, last = name.split(".")
@@ -106,16 +105,6 @@ def with_changes(settings: Settings, changes: Changes) -> Settings:
             holder = holder[table]
         holder[last] = value
     return msgspec.convert(plain, Settings)
-
-
-def as_toml(changes: Changes) -> str:
-    """Return changes as lines of the configuration.
-
-    >>> as_toml({"events.fields.item_id": "sku", "events.time_unit": "s"})
-    'events.fields.item_id = "sku" and events.time_unit = "s"'
-    """
-    lines = (f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in changes.items())
-    return " and ".join(lines)
 
 
 def all_paths(sample: Iterable[Paths]) -> list[str]:

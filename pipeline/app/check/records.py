@@ -1,4 +1,4 @@
-"""Check the newest records of an events topic: how they decode, and the partitions of their keys."""
+"""Check the newest records of a topic: how they decode, and the partitions of their keys."""
 
 import zlib
 from collections import Counter, defaultdict
@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from pipeline.app.check import advice
-from pipeline.app.check.advice import all_paths, paths_of
+from pipeline.app.check.advice import Paths, all_paths, paths_of
 from pipeline.app.check.findings import Finding, by_reason, fault, fields_finding, numbered, ok, quoted, warn
 from pipeline.app.text import event_types_text
-from pipeline.events.batch import Polled, RawBatch, Record, Span, TopicPartition
-from pipeline.events.checks import shown
+from pipeline.events.batch import Polled, RawBatch, Record, Reject, Span, TopicPartition
+from pipeline.events.checks import RecordError, shown
 from pipeline.events.decode import Decoder
 from pipeline.events.fields import key_text
+from pipeline.events.items import item_names, item_news, item_row
 from pipeline.settings import EVENT_FIELDS, KEY_FIELD, Settings, names_of
 from pipeline.state.positions import DAY_MS
 from producers.kafka.records import key_hash
@@ -21,6 +22,7 @@ from producers.kafka.records import key_hash
 LISTED_RECORDS = 100  # of which the fields are listed
 LISTED_FIELDS = 12
 FIXABLE = ("missing_field", "wrong_type", "empty_id", "bad_time")  # reasons that settings may fix
+FIX_PRODUCER = "fix the producer, or accept the loss: see deploy/guides/troubleshooting.md"
 Keyed = tuple[Record, str]  # a record, and the user of all its events
 
 
@@ -92,8 +94,7 @@ def _decoding(topic: str, records: Sequence[Record], raw: RawBatch, settings: Se
         make = fault
         found += f", more than limits.max_dead_letter_ratio = {limit:g}"
     yield make(about, found, "fix what is named below, in the producer or in [events]")
-    default_fix = "fix the producer, or accept the loss: see deploy/guides/troubleshooting.md"
-    yield from by_reason(make, about, raw.rejects, _fixes(records, raw, settings), default_fix)
+    yield from by_reason(make, about, raw.rejects, _fixes(records, raw, settings), FIX_PRODUCER)
 
 
 def _fixes(records: Sequence[Record], raw: RawBatch, settings: Settings) -> dict[str, str]:
@@ -114,14 +115,11 @@ def _fixes(records: Sequence[Record], raw: RawBatch, settings: Settings) -> dict
     def read(changed: Settings) -> int:
         return len(records) - len(_rejected(_decode(records, changed, raw.now_ms)))
 
-    changes = advice.best(settings, per_setting, read, len(records))
     has = ", ".join(map(quoted, all_paths(paths)[:LISTED_FIELDS]))
-    if not changes:
-        text = f"no events.fields were found under which more decode: they have {has}"
-        return {reason: text for reason in FIXABLE if reason != "bad_time"}
-    now_read, total = read(advice.with_changes(settings, changes)), numbered(len(records), "record")
-    text = f"set {advice.as_toml(changes)}: then {now_read:,} of the newest {total} decode; they have {has}"
-    return dict.fromkeys(FIXABLE, text)
+    if text := advice.proposal(settings, per_setting, read, len(records)):
+        return dict.fromkeys(FIXABLE, f"{text}; they have {has}")
+    text = f"no events.fields were found under which more can be read: they have {has}"
+    return {reason: text for reason in FIXABLE if reason != "bad_time"}
 
 
 def _ages(topic: str, raw: RawBatch, settings: Settings) -> Iterator[Finding]:
@@ -206,3 +204,45 @@ def _key_text(key: bytes) -> str:
         return key_text(key)
     except ValueError:  # not UTF-8, or another value in a frame
         return key.decode(errors="replace")
+
+
+def check_items(topic: str, records: Sequence[Record], settings: Settings) -> Iterator[Finding]:
+    """Yield the findings about the newest records of the items topic."""
+    about, total = f"records of {topic}", numbered(len(records), "record")
+    if not records:
+        yield ok(about, "no record yet: every item is available")
+        return
+    update = item_news(records, settings.items)
+    withdrawn = sum(not change.available for change in update.changes)
+    items, bad = f"{numbered(len(update.changes), 'item')}, {withdrawn:,} withdrawn", update.bad
+    sample = [each for record in records if (each := _item_paths(record))]
+    if not bad:
+        yield ok(about, f"the newest {total} are read: {items}")
+    else:
+        found = f"{len(bad):,} of the newest {total} can't be read and change nothing; {items}"
+        yield warn(about, found, "fix what is named below, in the producer or in [items]")
+        rejects = [Reject(each, each.reason, each.detail) for each in bad]
+        yield from by_reason(warn, about, rejects, _items_fixes(records, sample, settings), FIX_PRODUCER)
+    if paths := all_paths(sample):
+        yield fields_finding(topic, "items", item_names(settings.items), paths)
+
+
+def _items_fixes(records: Sequence[Record], sample: Sequence[Paths], settings: Settings) -> dict[str, str]:
+    """Return the fix of each reason that other field names remove, tried on the records."""
+    fields = {f"items.fields.{field}": names for field, names in item_names(settings.items).items()}
+    per_setting = {setting: advice.options(setting, names, sample) for setting, names in fields.items()}
+
+    def read(changed: Settings) -> int:
+        return len(records) - len(item_news(records, changed.items).bad)
+
+    text = advice.proposal(settings, per_setting, read, len(records))
+    return dict.fromkeys(("missing_field", "wrong_type"), text) if text else {}
+
+
+def _item_paths(record: Record) -> Paths:
+    """Return the paths of the object that holds an item's fields; {} for none."""
+    try:
+        places = item_row(record).places
+    except RecordError:
+        return {}
+    return dict(advice.flatten(places[-1])) if places else {}
