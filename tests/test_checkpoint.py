@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from consumers.memory import MemoryLog
-from pipeline.app.inspection import describe, open_newest
-from pipeline.app.inspection_view import parts
+from pipeline.app.inspection import describe, open_newest, parts
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.events.batch import TopicPartition
 from pipeline.persistence.checkpoint import Checkpoints

@@ -10,7 +10,7 @@ import pytest
 from harness.streams import START_MS, Batches, Event, small_settings
 from rich.console import Console
 
-from pipeline.app.inspection_view import MAX_ROWS, show
+from pipeline.app.inspection import MAX_ROWS, show
 from pipeline.describe import changes
 from pipeline.events.batch import CatalogUpdate, ItemChange
 from pipeline.recommender import Recommender
