@@ -19,7 +19,7 @@ from pipeline.settings import Settings
 
 Paths = Mapping[str, object]  # path in a record -> its value
 
-MAX_OPTIONS = 4  # values that are tried for one setting
+MAX_OPTIONS = 3  # values that are tried for one setting
 _ITEM_NAMES = """item_id item sku product_id product article_id article content_id asin movie_id movie
     track_id track song_id song video_id video news_id story_id post_id offer_id listing_id variant_id isbn
     gtin ean"""
