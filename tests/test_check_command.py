@@ -1,5 +1,6 @@
 """`afresh check` of this machine, what it prints, and the command with a broker."""
 
+import fcntl
 import json
 import socket
 import sys
@@ -17,7 +18,7 @@ from consumers.kafka.survey import survey
 from consumers.memory import MemoryLog
 from pipeline.app import cli
 from pipeline.app.check.findings import Level
-from pipeline.app.check.machine import checkpoint, checkpoint_offsets, import_names, port
+from pipeline.app.check.machine import checkpoint, checkpoint_offsets, import_names, port, worker_runs
 from pipeline.app.check.records import check_offsets
 from pipeline.settings import CheckpointConfig, Settings
 
@@ -85,13 +86,19 @@ def test_a_damaged_checkpoint_is_a_fault(tmp_path: Path) -> None:
     assert "worker worker-0" in problem.found
 
 
-def test_a_port_in_use_is_a_warning_as_our_own_worker_may_hold_it() -> None:
+def test_a_port_in_use_is_a_fault_unless_our_own_worker_holds_it(tmp_path: Path) -> None:
+    settings = on_disk(tmp_path)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        assert "can't be bound" in only([port(address)], Level.WARN).found
-    assert port(address).found == "is free"
+        assert "can't be bound" in only([port(address, worker_runs(settings))], Level.FAULT).found
+        (tmp_path / "worker-0").mkdir()
+        with (tmp_path / "worker-0" / "journal.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert port(address, worker_runs(settings)).level is Level.OK
+        assert not worker_runs(settings)
+    assert port(address, running=False).found == "is free"
 
 
 def run(capsys: Out, *args: str) -> tuple[int, str]:

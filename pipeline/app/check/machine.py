@@ -1,8 +1,9 @@
 """Check this machine: import names, the checkpoint folder, the port of the metrics.
 
-Nothing is written: folders are asked for their access rights.
+Nothing is written: folders are asked for their access rights, the journal's lock is tried as a reader.
 """
 
+import fcntl
 import importlib.util
 import os
 import socket
@@ -33,7 +34,7 @@ def check_machine(settings: Settings, origins: Origins) -> Iterator[Finding]:
     yield ok("configuration", values)
     yield from import_names(packages_distributions(), Path(__file__).parents[3])
     yield from checkpoint(settings)
-    yield port(settings.metrics.address)
+    yield port(settings.metrics.address, worker_runs(settings))
 
 
 def import_names(owners: Mapping[str, list[str]], root: Path) -> Iterator[Finding]:
@@ -103,8 +104,21 @@ def checkpoint_offsets(settings: Settings) -> dict[TopicPartition, int]:
         return {}
 
 
-def port(address: str) -> Finding:
-    """Return whether the address of the metrics is free; a running worker of ours may hold it."""
+def worker_runs(settings: Settings) -> bool:
+    """Return whether a process holds the journal of our `worker_id`."""
+    lock = Path(settings.checkpoint.journal) / settings.kafka.worker_id / "journal.lock"
+    if not settings.checkpoint.path or not lock.is_file() or not os.access(lock, os.R_OK):
+        return False
+    with lock.open() as file:  # closing releases the lock
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def port(address: str, running: bool) -> Finding:
+    """Return whether the address of the metrics is free; our own worker may hold it when `running`."""
     if not address:
         return ok("metrics", 'metrics.address is "": no metrics, no health')
     host, number = split_address(address)
@@ -115,6 +129,8 @@ def port(address: str) -> Finding:
             probe.bind((host, number))
         except OSError as error:
             found = f"can't be bound: {error.strerror or error}"
-            to_do = "if no worker of yours runs here, end the program that holds it, or set metrics.address"
-            return warn(f"metrics {address}", found, to_do)
+            if running:
+                return ok(f"metrics {address}", f"{found} (held by the running worker)")
+            to_do = "end the program that holds it, or choose another metrics.address"
+            return fault(f"metrics {address}", found, to_do)
     return ok(f"metrics {address}", "is free")
