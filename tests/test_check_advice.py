@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from consumers.memory import MemoryRecord
-from pipeline.app.check.records import check_records
+from pipeline.app.check.records import check_items, check_records
 from pipeline.settings import EventsConfig, Settings
 
 NOW_MS = 1_800_000_000_000
@@ -57,7 +57,7 @@ def at(time: int | str) -> Callable[[int], dict[str, Any]]:
         (changed, {}, 'set events.fields.user_id = "payload.after.user_id" and '
          'events.fields.item_id = "payload.after.product_id"'),
         (segment, {}, 'set events.fields.user_id = "userId" and events.fields.item_id = '
-         '"properties.product_id": then 40 of the newest 40 records decode;'),
+         '"properties.product_id": then 40 of the newest 40 records can be read;'),
         (nested, {},
          'set events.fields.user_id = "payload.user.id" and events.fields.item_id = "payload.product.id":'),
         (nested, {"fields": {"user_id": "payload.user.id", "item_id": "payload.product"}},
@@ -98,31 +98,11 @@ def test_a_setting_that_is_proposed_for_an_array_reads_it_whatever_the_decoder_t
         assert "set " not in hint or ('item_id = "items[].item_id"' in hint and "then 40 of" in hint)
 
 
-def views(number: int) -> dict[str, Any]:
-    """Two of three events are of a page without an item."""
-    item = {} if number % 3 else {"item_id": f"i{number}"}
-    return {"user_id": f"u{number}", "event": "Page Viewed" if number % 3 else "click"} | item
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (views, 'events.fields.event_type = "event" and events.roles."Page Viewed" = "ignore": then 40 of'),
-        (changed, 'and events.fields.event_type = "payload.op" and events.roles.d = "ignore": then 40 of'),
-    ],
-)
-def test_a_type_of_which_most_records_have_no_item_is_to_be_ignored(make: Make, words: str) -> None:
-    _, hint = advice(records(make), Settings())
-    assert words in hint
-    _, hint = advice(records(lambda number: views(1)), Settings())  # all events are of that type
-    assert "ignore" not in hint
-
-
 def test_records_that_fail_for_several_reasons_have_one_proposal_for_all() -> None:
     some = [*records(at(NOW_MS // 1_000)), *records(at("2026-07-01T00:00:00Z"))]  # bad_time, wrong_type
     _, first, second = advice(some, Settings())
     assert first == second
-    assert 'events.time_unit = "auto": then 80 of the newest 80 records decode' in first
+    assert 'events.time_unit = "auto": then 80 of the newest 80 records can be read' in first
 
 
 def test_a_proposal_keeps_what_is_read_today() -> None:
@@ -130,3 +110,12 @@ def test_a_proposal_keeps_what_is_read_today() -> None:
     for hint in advice(some, Settings())[1:]:
         assert 'user_id = "userId"' not in hint  # it would read 10 records in the place of 30
         assert "set " not in hint or "then 40 of the newest 40" in hint
+
+
+def test_names_of_fields_are_proposed_for_the_items_topic_too() -> None:
+    some = [
+        each._replace(key=None) for each in records(lambda n: {"sku": f"i{n}", "in_stock": n}, topic="items")
+    ]
+    whole, reason, *_ = check_items("items", some, Settings())
+    assert "40 of the newest 40 records can't be read" in whole.found
+    assert 'set items.fields.item_id = "sku": then 40 of the newest 40 records can be read' in reason.to_do

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from consumers.memory import MemoryLog
-from pipeline.app.inspection import describe, open_newest
-from pipeline.app.inspection_view import lines
+from pipeline.app.inspection import describe, open_newest, parts
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.events.batch import TopicPartition
 from pipeline.persistence.checkpoint import Checkpoints
@@ -214,7 +213,7 @@ def test_inspect_shows_the_newest_checkpoint_with_its_own_configuration(tmp_path
         "user": {"partition": 0, "history": ["item-4", "item-0"]},
         "item": {"count": 1},
     }
-    assert "  events:" in lines(report)
+    assert "  events:" in map(str, parts(report))
 
 
 def test_inspect_names_what_is_missing(tmp_path: Path) -> None:

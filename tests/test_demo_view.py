@@ -2,16 +2,14 @@
 
 import io
 import logging
-import re
 
 import numpy as np
 import pytest
 from rich.cells import cell_len
 
-from pipeline.app.demo.plot import BITS_YX, PATTERNS, draw, sample
 from pipeline.app.demo.progress import WINDOW_TESTS, Course, Progress, arms_of, course_of, line, summary_lines
 from pipeline.app.demo.screen import screen
-from pipeline.app.demo.view import MAX_TIME_SHARE, REFRESH_S, View
+from pipeline.app.demo.view import View
 from pipeline.evaluation.rank_metrics import RankMetrics
 from pipeline.evaluation.timeline import Moment, Timeline
 from pipeline.events.records import DriftAlarm, RankedItem, Ranking
@@ -46,50 +44,6 @@ def rows_of(width, height, **parts):
     return screen(progress(**parts), width, height).plain.split("\n")
 
 
-def dots(canvas):
-    height, width = canvas.bits_HW.shape
-    grid = np.zeros((4 * height, 2 * width), bool)
-    for y in range(4 * height):
-        for x in range(2 * width):
-            grid[y, x] = bool(canvas.bits_HW[y // 4, x // 2] & BITS_YX[y % 4, x % 2])
-    return grid
-
-
-def test_a_solid_line_goes_through_every_value_unbroken_and_one_dot_thin():
-    rng = np.random.default_rng(0)
-    x_P, y_P = np.sort(rng.uniform(0, 1_000, 60)), rng.random(60)
-    grid = dots(draw(x_P / 1_000, y_P[None], 40, 9))
-    before = None
-    for x in range(80):
-        column = np.flatnonzero(grid[:, x]).tolist()
-        if not x_P[0] / 1_000 * 79 - 0.5 <= x <= x_P[-1] / 1_000 * 79 + 0.5:
-            assert column == []
-            continue
-        y = round((1 - np.interp(x, x_P / 1_000 * 79, y_P)) * 35)
-        before = y if before is None else before
-        step = 1 if before < y else -1
-        assert column == (sorted(range(y, before, -step)) or [y])
-        before = y
-
-
-def test_lines_differ_without_colour_and_where_they_meet():
-    together = draw(np.array([0.0, 1.0]), np.full((3, 2), 0.5), 12, 3).text(1)
-    alone = {sample(line, 12) for line in range(len(PATTERNS))}
-    assert len(alone) == len(PATTERNS)
-    assert together == draw(np.array([0.0, 1.0]), np.full((1, 2), 0.5), 12, 3).text(1)  # is solid
-    under = np.array([[np.nan] * 2, [0.5] * 2, [0.5] * 2])
-    others = draw(np.array([0.0, 1.0]), under, 12, 3).text(1)
-    for place in (1, 2):
-        alone = np.where(np.arange(3)[:, None] == place, 0.5, np.nan) * np.ones((3, 2))
-        assert draw(np.array([0.0, 1.0]), alone, 12, 3).text(1) not in (together, others)
-
-
-def test_a_line_begins_at_its_first_value():
-    canvas = draw(np.array([0.0, 0.5, 1.0]), np.array([[np.nan, 0.5, 0.5]]), 10, 3)
-    assert canvas.text(1)[:5].strip() == ""
-    assert canvas.text(1)[5:].strip() != ""
-
-
 @pytest.mark.parametrize("arms", [(), arms_of(UPLIFT)])
 def test_the_screen_fits_any_terminal(arms):
     for width in (1, 20, 42, 66, 67, 80, 120, 250):
@@ -102,37 +56,29 @@ def test_the_screen_fits_any_terminal(arms):
 def test_80_by_24_has_room_for_everything_and_little_room_for_the_most_important():
     def parts(width, height):
         text = "\n".join(rows_of(width, height, arms=arms_of(UPLIFT)))
-        signs = {"counts": "7 of 2,000", "plot": "┤", "models": "attention", "arms": "+8.2 ±1.0"}
+        signs = {"counts": "7 of 2,000", "bars": "█", "models": "attention", "arms": "+8.2 ±1.0"}
         signs |= {"alarm": "▲ drift", "list": "[red]tea"}
         return {part for part, sign in signs.items() if sign in text}
 
-    assert parts(80, 24) == {"counts", "plot", "models", "arms", "alarm", "list"}
-    assert parts(80, 14) == {"counts", "plot", "models", "arms", "alarm"}
-    assert parts(80, 8) == {"counts", "models", "alarm"}
-    assert parts(60, 24) == {"counts", "models", "arms", "alarm", "list"}
+    assert parts(80, 24) == {"counts", "bars", "models", "arms", "alarm", "list"}
+    assert parts(80, 12) == {"counts", "bars", "models", "arms", "alarm"}
+    assert parts(80, 7) == {"counts", "bars", "models", "alarm"}
     assert parts(80, 1) == {"counts"}
 
 
-def test_a_higher_terminal_has_a_higher_plot():
-    heights = [sum("│" in row or "┤" in row for row in rows_of(100, height)) for height in (24, 35, 40)]
-    assert 9 == heights[0] < heights[1] < heights[2]
-
-
-def test_the_change_of_taste_and_alarms_stand_at_their_events_on_the_axis():
-    rows = rows_of(105, 24, total=2_000, change_at=500, alarms=(DriftAlarm("adwin", "loss", 1_500, 0, 1, 0),))
-    (axis,) = [row for row in rows if row.lstrip().startswith("└")]
-    across = axis.rstrip()[5:]
-    assert across.index("┴") / len(across) == pytest.approx(0.25, abs=0.01)
-    assert across.index("▲") / len(across) == pytest.approx(0.75, abs=0.01)
-    assert "preferences change at 500" in rows[rows.index(axis) + 1]
-    assert any(row[5 + across.index("┴")] == "╎" for row in rows)
+def test_bars_change_and_alarms_stand_at_their_events():
+    alarm = DriftAlarm("adwin", "loss", 1_500, 0, 1, 0)
+    rows = rows_of(133, 24, total=2_000, change_at=500, alarms=(alarm,))
+    drawn, axis = (next(row for row in rows if sign in row)[18:118] for sign in ("attention", "preferences"))
+    assert (axis.index("┴"), axis.index("▲")) == (25, 75)
+    assert drawn == " " * 24 + "▃" * 25 + "█" + " " * 50
 
 
 def test_without_a_planned_change_none_is_shown():
     text = "\n".join(rows_of(80, 24, total=None, change_at=None))
-    assert "change" not in text
-    assert "╎" not in text
-    assert "1,000" in text  # the axis ends with the newest event
+    assert "preferences" not in text
+    assert "┴" not in text
+    assert "over 1,000 events" in text  # the newest event
 
 
 def test_an_id_can_neither_move_the_cursor_nor_break_a_line():
@@ -183,32 +129,6 @@ def test_a_terminal_gets_a_screen_of_its_own_and_keeps_the_last_picture(terminal
         assert (text in drawn, text in left) == (True, True)
 
 
-def test_a_screen_is_drawn_over_the_one_before_and_never_wiped(terminal):
-    with View(terminal) as view:
-        view.show(progress(), now_s=0.0)
-        start = len(terminal.getvalue())
-        view.show(progress(), now_s=1.0)
-        again = terminal.getvalue()[start:]
-    assert again.startswith("\x1b[H")
-    assert "\x1b[2J" not in again
-    assert "\x1b[2K" not in again
-
-
-def test_the_served_line_stands_out(terminal):
-    shown(terminal)
-    assert "\x1b[1;32m⠒⠒⠒\x1b[0m\x1b[1m attention" in terminal.getvalue()
-    assert re.search(r"\x1b\[1;32m[^ ]*[⠁-⣿]", terminal.getvalue().split("attention")[0])
-
-
-def test_no_colour_is_sent_where_none_is_wanted(terminal, monkeypatch):
-    def colours():
-        return re.search(r"\x1b\[[0-9;]*3[0-7]m", shown(Terminal()).getvalue()) is not None
-
-    assert colours()
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert not colours()
-
-
 @pytest.mark.parametrize(
     ("setting", "isatty", "encoding"),
     [("FORCE_COLOR=1", False, "utf-8"), ("TERM=dumb", True, "utf-8"), ("TERM=xterm", True, "iso8859-1")],
@@ -222,18 +142,6 @@ def test_what_cannot_draw_gets_plain_lines(setting, isatty, encoding, terminal, 
         "drift: hit_rate .374 -> .061 at event 900, 300 after the change of preferences",
         line(progress()),
     ]
-
-
-def test_the_view_takes_no_more_than_its_share_of_the_time(terminal, monkeypatch):
-    ticks = iter([0.0, 0.001, 10.0, 10.1])
-    monkeypatch.setattr("pipeline.app.demo.view.perf_counter", lambda: next(ticks))
-    with View(terminal) as view:
-        view.show(progress(), now_s=0.0)
-        assert not view.due(REFRESH_S - 0.01)
-        assert view.due(REFRESH_S)
-        view.show(progress(), now_s=1.0)  # took 0.1 s
-        assert not view.due(1.0 + 0.1 / MAX_TIME_SHARE - 0.01)
-        assert view.due(1.0 + 0.1 / MAX_TIME_SHARE)
 
 
 def test_what_is_logged_while_the_screen_is_taken_comes_at_the_end(terminal, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation.exposure import Exposure, gini, lorenz, share_of_most
+from pipeline.evaluation.exposure import Exposure, gini
 
 lists = st.lists(st.lists(st.lists(st.integers(-1, 9), min_size=3, max_size=3), max_size=4), max_size=6)
 counts = st.lists(st.integers(0, 20), min_size=1, max_size=30)
@@ -42,26 +42,3 @@ def test_gini_is_the_mean_difference_of_all_pairs_over_twice_the_mean(values):
     x = np.array(values, np.float64)
     expected = np.abs(x[:, None] - x).mean() / (2 * x.mean()) if x.sum() else 0.0
     assert gini(x) == pytest.approx(expected, abs=1e-12)
-
-
-@given(counts)
-def test_the_lorenz_curve_is_the_share_of_the_least_and_its_area_the_gini(values):
-    items, share = lorenz(np.array(values))
-    assert (items[0], share[0], items[-1], share[-1]) == (0, 0, 1, pytest.approx(1))
-    if sum(values):
-        for at, held in zip(items.tolist(), share.tolist(), strict=True):
-            least = sorted(values)[: round(at * len(values))]
-            assert held == pytest.approx(sum(least) / sum(values))
-        assert 1 - 2 * np.trapezoid(share, items) == pytest.approx(gini(np.array(values)), abs=1e-9)
-
-
-def test_a_long_lorenz_curve_has_few_points():
-    items, share = lorenz(np.arange(100_000))
-    assert len(items) == len(share) == 201
-
-
-@given(counts, st.sampled_from([0.01, 0.1, 0.5, 1.0]))
-def test_the_top_items_hold_what_they_hold(values, share):
-    top = sorted(values, reverse=True)[: max(1, round(share * len(values)))]
-    expected = sum(top) / sum(values) if sum(values) else 0.0
-    assert share_of_most(np.array(values), share) == pytest.approx(expected)

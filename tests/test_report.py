@@ -13,7 +13,7 @@ from harness.streams import Batches, small_settings
 from harness.streams import shoppers as stream
 
 from pipeline.app.cli import main
-from pipeline.app.report.gather import Extra, Report, gather
+from pipeline.app.report.gather import Report, gather
 from pipeline.app.report.page import page, verdict
 from pipeline.app.report.plots import COLOURS, PARTS, quality_plot, styles
 from pipeline.evaluation.rank_metrics import SegmentMetrics
@@ -21,7 +21,6 @@ from pipeline.events.records import DriftAlarm
 from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.files import UrlFolder
 from pipeline.recommender import Recommender
-from pipeline.service.prequential import GRIDS
 from pipeline.settings import KafkaConfig, Settings
 
 NOW_MS = 1_700_000_000_000
@@ -79,7 +78,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def gathered(recommender: Recommender) -> Report:
-    models = {name: Extra(name) for name in recommender.quality.models}
+    models = {name: name for name in recommender.quality.models}
     return gather(recommender, models, "a title", {}, [])
 
 
@@ -122,12 +121,6 @@ def test_the_report_of_a_file_is_one_page_that_loads_nothing(
     assert len(ids) == len(set(ids))
     names = [tag for tag, _ in parsed.tags]
     assert names.index("svg") < names.index("table")
-    if models is None:
-        folded = names.index("details")  # the grid of settings
-        assert names.count("details") == 1
-        assert "open" not in parsed.tags[folded][1]
-        assert "svg" not in names[folded:]
-        assert names[folded:].count("tr") == 1 + sum(map(len, GRIDS.values()))
     for name, figures in json.loads(printed)["models"].items():
         row = next(cells for cells in parsed.cells if cells[0] == name and len(cells) > 8)
         assert row[1] == f"{figures['ndcg@10']:.4f}"
@@ -221,7 +214,7 @@ def test_drift_alarms_are_marked_and_listed(monkeypatch: pytest.MonkeyPatch) -> 
         recommender.step(raw)
     text = page(gathered(recommender), NOW_MS)
     assert ["30", "hit rate", "0.400", "0.125"] in Page(text).cells
-    assert text.count(">drift alarm<") == 3  # one legend for each plot that shows the fall
+    assert text.count(">drift alarm<") == 2  # one legend for each plot that shows the fall
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,9 @@ def test_a_trained_checkpoint_holds_what_evaluate_has_learned(file: Path, traine
 def test_inspect_of_one_user_says_how_old_the_checkpoint_is(trained: Path, capsys: Out) -> None:
     code, out, _ = run(capsys, "inspect", "--checkpoint", trained, "--user", "__default__")
     assert code == 0
-    assert re.match(r"checkpoint \d+, saved 20\d\d-.*Z: [\d,]+ events learned\nuser __default__: ", out)
+    assert re.match(
+        r"checkpoint \d+, saved 20\d\d-.*Z: [\d,]+ events learned\nuser:\n  user_id: __default__\n", out
+    )
     assert re.search(r"^quality:$", run(capsys, "inspect", "--checkpoint", trained)[1], re.MULTILINE)
 
 

@@ -7,7 +7,6 @@ Configurations that may not be read are empty.
 """
 
 import socket
-import statistics
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -22,12 +21,8 @@ from kafka.errors import KafkaError
 from consumers.kafka.client import open_admin
 from pipeline.settings import KafkaConfig
 
-PINGS = 5  # small requests, for the median latency
 COORDINATOR_WAIT_S = 5.0  # a new cluster creates its offsets topic at the first request
-CONFIGS = (
-    "cleanup.policy", "max.message.bytes", "message.timestamp.type", "min.insync.replicas",
-    "retention.bytes", "retention.ms",
-)  # fmt: skip
+CONFIGS = ("cleanup.policy", "min.insync.replicas", "retention.ms")
 UNKNOWN_TOPIC = kafka.errors.UnknownTopicOrPartitionError.errno
 REFUSED_TOPIC = kafka.errors.TopicAuthorizationFailedError.errno
 
@@ -45,7 +40,6 @@ class TopicSeen:
     error: str = ""
     partitions: int = 0
     leaderless: tuple[int, ...] = ()  # partitions without a leader
-    replicas: int = 0  # the fewest of any partition
     in_sync: int = 0  # the fewest of any partition
     configs: dict[str, str] = field(default_factory=dict)
 
@@ -57,10 +51,8 @@ class TopicSeen:
 
 @dataclass(frozen=True, slots=True)
 class GroupSeen:
-    """A consumer group: its state ("Dead" and "Empty": no members), its members, our rights."""
+    """A consumer group: our rights to it, and why it can't be described."""
 
-    state: str
-    members: int
     rights: Rights
     error: str = ""
 
@@ -70,9 +62,6 @@ class Survey:
     """The description of a cluster."""
 
     version: str  # the newest Kafka version with a protocol that the broker supports
-    brokers: int | None  # None: not reported
-    latency_ms: float  # of a small request
-    names: tuple[str, ...]  # of every topic that we may see
     topics: dict[str, TopicSeen]
     group: GroupSeen
     transactional_id: str = ""  # the error of describing it; "" for none, and where it is not used
@@ -84,14 +73,10 @@ def survey(kafka: KafkaConfig, topics: Sequence[str], transactional_id: str = ""
     Raise `UsageError` when no broker answers or it denies the login, `AfreshError` when it fails later.
     """
     with open_admin(kafka, "looking at the cluster") as admin:
-        names = admin.list_topics()
         found = _topics(admin, topics)
         reported = any(seen.rights is not None for seen in found.values())
         return Survey(
             version=".".join(map(str, admin._manager.broker_version)),  # there is no public name
-            brokers=_brokers(admin),
-            latency_ms=_latency_ms(admin),
-            names=tuple(sorted(names)),
             topics=found,
             group=_group(admin, kafka.group_id, reported),
             transactional_id=_transactional_id(admin, transactional_id) if transactional_id else "",
@@ -114,22 +99,6 @@ def listening(kafka: KafkaConfig) -> list[str]:
     return found
 
 
-def _brokers(admin: KafkaAdminClient) -> int | None:
-    try:
-        return len(admin.describe_cluster()["brokers"])
-    except (KafkaError, KeyError):  # kafka-python 3.0.12 can't read the first version of the answer
-        return None
-
-
-def _latency_ms(admin: KafkaAdminClient) -> float:
-    times_s = []
-    for _ in range(PINGS):
-        began = time.perf_counter()
-        admin.describe_topics([])
-        times_s.append(time.perf_counter() - began)
-    return statistics.median(times_s) * 1000
-
-
 def _topics(admin: KafkaAdminClient, names: Sequence[str]) -> dict[str, TopicSeen]:
     described = {topic["name"]: topic for topic in admin.describe_topics(list(names))}
     there = [name for name in names if described.get(name, {}).get("error_code") == 0]
@@ -148,7 +117,6 @@ def _topic(name: str, described: dict[str, Any], configs: dict[str, dict[str, An
         name, True, rights,
         partitions=len(partitions),
         leaderless=tuple(each["partition_index"] for each in partitions if each["leader_id"] < 0),
-        replicas=min((len(each["replica_nodes"]) for each in partitions), default=0),
         in_sync=min((len(each["isr_nodes"]) for each in partitions), default=0),
         configs={key: str(config["value"]) for key, config in configs.items()},
     )  # fmt: skip
@@ -159,14 +127,14 @@ def _group(admin: KafkaAdminClient, group_id: str, reported: bool) -> GroupSeen:
     try:
         group = _retried(lambda: admin.describe_groups([group_id])[group_id])
     except KafkaError as error:
-        return GroupSeen("", 0, None, type(error).__name__)
+        return GroupSeen(None, type(error).__name__)
     # since Kafka 4 a group without members is described with an error
     problem = group["error"] or ""
     known = not problem or "GroupIdNotFound" in problem
     rights = _rights(group)
     if reported and rights is None and known:
         rights = _tried(admin, group_id)
-    return GroupSeen(group["group_state"], len(group["members"]), rights, "" if known else problem)
+    return GroupSeen(rights, "" if known else problem)
 
 
 def _tried(admin: KafkaAdminClient, group_id: str) -> Rights:

@@ -8,10 +8,8 @@ import numpy.typing as npt
 
 Rows = npt.NDArray[np.integer]
 Numbers = npt.NDArray[np.integer] | npt.NDArray[np.floating]
-Floats = npt.NDArray[np.float64]
 Arrays = dict[str, npt.NDArray[np.generic]]
 
-MAX_LORENZ_POINTS = 200
 WINDOW_LISTS = 10_000
 
 
@@ -80,30 +78,3 @@ def gini(counts: Numbers) -> float:
     if not total:
         return 0.0
     return float(2 * (np.arange(1, n + 1) * ordered).sum() / (n * total) - (n + 1) / n)
-
-
-def lorenz(counts: Numbers) -> tuple[Floats, Floats]:
-    """Return the Lorenz curve: shares of items, least first, and their share of all counts.
-
-    At most `MAX_LORENZ_POINTS` + 1 points, both ends included; the diagonal where nothing was counted.
-
-    >>> [values.tolist() for values in lorenz(np.array([3, 1, 0, 0]))]
-    [[0.0, 0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 0.0, 0.25, 1.0]]
-    """
-    ordered = np.sort(np.asarray(counts, np.float64))
-    total = np.concatenate(([0.0], np.cumsum(ordered)))
-    if not total[-1]:
-        return np.array([0.0, 1.0]), np.array([0.0, 1.0])
-    places = np.unique(np.linspace(0, len(ordered), MAX_LORENZ_POINTS + 1).astype(np.int64))
-    return places / len(ordered), total[places] / total[-1]
-
-
-def share_of_most(counts: Numbers, share: float) -> float:
-    """Return the part of all counts that this share of the items has, at least one, the largest first.
-
-    >>> share_of_most(np.array([5, 3, 1, 1]), 0.25)
-    0.5
-    """
-    ordered = -np.sort(-np.asarray(counts, np.float64))
-    total = float(ordered.sum())
-    return float(ordered[: max(1, round(share * len(ordered)))].sum()) / total if total else 0.0

@@ -5,27 +5,21 @@ an array is written `items[].item_id`. The side `before` of a change record is n
 that were replaced or deleted.
 """
 
-import difflib
 import itertools
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from pipeline.app.check.findings import numbered
 from pipeline.errors import UsageError
 from pipeline.events.problems import payload_of
-from pipeline.settings import KEY_FIELD, Settings, names_of
+from pipeline.settings import Settings
 
-Changes = dict[str, Any]  # setting -> proposed value
 Paths = Mapping[str, object]  # path in a record -> its value
-Option = tuple[float, str | list[str] | None]  # cost, the lower the likelier; the value, None: unchanged
 
-MAX_OPTIONS = 4  # values that are tried for one setting
-MIN_SIMILARITY = 0.75  # of another name to the most usual one, 0 to 1
-UNUSUAL_COST = 1_000.0  # of a path without a usual name
-UNCHANGED: Option = (0.0, None)
+MAX_OPTIONS = 3  # values that are tried for one setting
 _ITEM_NAMES = """item_id item sku product_id product article_id article content_id asin movie_id movie
     track_id track song_id song video_id video news_id story_id post_id offer_id listing_id variant_id isbn
     gtin ean"""
@@ -34,7 +28,6 @@ USUAL_NAMES = {  # of each field, the likeliest first
         account_id profile_id subscriber_id shopper_id person_id user_uuid user_pseudo_id distinct_id
         anonymous_id device_id cookie_id""",
     "events.fields.item_id": _ITEM_NAMES,
-    "events.fields.event_type": "event_type event event_name type action activity behavior verb op",
     "items.fields.item_id": f"{_ITEM_NAMES} id code",
     "items.fields.available": """available is_available availability in_stock is_in_stock instock active
         is_active enabled is_enabled published is_published sellable purchasable for_sale visible is_visible
@@ -69,90 +62,49 @@ def flatten(value: Mapping[str, object], prefix: str = "", depth: int = 4) -> It
             yield path, inner
 
 
-def options(
-    setting: str, current: str | Sequence[str], sample: Sequence[Paths], keys: Sequence[str] = ()
-) -> list[Option]:
-    """Return the values to try for a field's name: unchanged, the likeliest others, these as second choice.
-
-    `keys` are the keys of the sample's records, where the field may be read from the key.
-    """
-    paths = [path for path in all_paths(sample) if "before" not in path.split(".")]
+def options(setting: str, current: Sequence[str], sample: Iterable[Paths]) -> list[str]:
+    """Return the paths with a usual name of the field, the likeliest first, without the `current` ones."""
+    paths = [path for path in all_paths(sample) if "before" not in path.split(".") and path not in current]
     ranks = {path: rank for path in paths if (rank := _rank(setting, path)) is not None}
-    if not ranks and keys:
-        equal = [path for path in paths if [str(each.get(path)) for each in sample] == list(keys)]
-        ranks = dict.fromkeys(equal or [KEY_FIELD], UNUSUAL_COST)
-    present = [name for name in names_of(current) if any(holds(record, name) for record in sample)]
-    new = sorted((1 + rank, path) for path, rank in ranks.items() if path not in present)[:MAX_OPTIONS]
-    if present:
-        also = [(cost + 0.5, [*present, path]) for cost, path in new]
-    else:
-        also = [(cost + 0.5, [one, two]) for (cost, one), (_, two) in itertools.combinations(new, 2)]
-    return [UNCHANGED, *new, *also]
+    return sorted(ranks, key=lambda path: (ranks[path], path))[:MAX_OPTIONS]
 
 
-def best(
+def proposal(
     settings: Settings,
-    per_setting: Mapping[str, Sequence[Option]],
+    per_setting: Mapping[str, Sequence[str]],
     count: Callable[[Settings], int],
     wanted: int,
-) -> Changes:
-    """Return the changes under which most is read, the likeliest of equals; {} where none helps.
+) -> str:
+    """Return the settings under which most is read, the likeliest of equals, in words; "" where none helps.
 
-    `count` returns what is read under settings; the search ends at `wanted`.
+    `count` returns what is read under settings; the search ends at `wanted`, the number of records.
     """
-    found: Changes = {}
-    most = count(settings)
-    combinations = itertools.product(*per_setting.values())
-    for chosen in sorted(combinations, key=lambda each: sum(cost for cost, _ in each)):
+    found, most = "", count(settings)
+    ranges = (range(len(values) + 1) for values in per_setting.values())  # 0: unchanged
+    for places in sorted(itertools.product(*ranges), key=sum):
         if most >= wanted:
             break
-        pairs = zip(per_setting, chosen, strict=True)
-        changes = {setting: value for setting, (_, value) in pairs if value is not None}
-        if (read := reads(settings, changes, count)) > most:
-            found, most = changes, read
-    return found
+        pairs = zip(per_setting.items(), places, strict=True)
+        changes = {setting: values[place - 1] for (setting, values), place in pairs if place}
+        try:
+            read = count(_changed(settings, changes))
+        except UsageError:  # two fields under one name
+            continue
+        if read > most:
+            lines = (f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in changes.items())
+            found, most = f"set {' and '.join(lines)}", read
+    return f"{found}: then {most:,} of the newest {numbered(wanted, 'record')} can be read" if found else ""
 
 
-def reads(settings: Settings, changes: Changes, count: Callable[[Settings], int]) -> int:
-    """Return what is read under changes; 0 where they are not valid."""
-    try:
-        return count(with_changes(settings, changes))
-    except UsageError:  # also for two fields under one name
-        return 0
-
-
-def with_changes(settings: Settings, changes: Changes) -> Settings:
-    """Return the changed settings. Raise `UsageError` where a value has the wrong type."""
-    plain = msgspec.to_builtins(settings)
+def _changed(settings: Settings, changes: Mapping[str, str]) -> Settings:
+    plain: dict[str, Any] = msgspec.to_builtins(settings)
     for name, value in changes.items():
-        *tables, last = name.split(".", 2)
+        *tables, last = name.split(".")
         holder = plain
         for table in tables:
             holder = holder[table]
         holder[last] = value
-    try:
-        return msgspec.convert(plain, Settings)
-    except msgspec.ValidationError as error:
-        raise UsageError(str(error)) from None
-
-
-def as_toml(changes: Changes) -> str:
-    """Return changes as lines of the configuration.
-
-    >>> as_toml({"events.fields.item_id": "sku", "events.roles.Page Viewed": "ignore"})
-    'events.fields.item_id = "sku" and events.roles."Page Viewed" = "ignore"'
-    """
-    lines = []
-    for name, value in changes.items():
-        *table, key = name.split(".", 2)
-        quoted = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
-        lines.append(f"{'.'.join([*table, quoted])} = {json.dumps(value, ensure_ascii=False)}")
-    return " and ".join(lines)
-
-
-def holds(record: Paths, *names: str) -> bool:
-    """Return whether a record has a value under any of the names; null and "" are none."""
-    return any(record.get(name) not in (None, "") for name in names)
+    return msgspec.convert(plain, Settings)
 
 
 def all_paths(sample: Iterable[Paths]) -> list[str]:
@@ -160,19 +112,13 @@ def all_paths(sample: Iterable[Paths]) -> list[str]:
     return list(dict.fromkeys(itertools.chain(*sample)))
 
 
-def _rank(setting: str, path: str) -> float | None:
+def _rank(setting: str, path: str) -> int | None:
     """Return the place of a path's last steps among the usual names, 0 for the first; None: not usual."""
     *above, last = path.replace("[]", "").split(".")
     parent = above[-1] if above else ""
-    named = (last, parent + last, parent.removesuffix("s") + last, "".join([*above, last]))
-    forms = [_normal(name) for name in named]
+    named = (last, parent + last, parent.removesuffix("s") + last)
     usual = [_normal(name) for name in USUAL_NAMES[setting].split()]
-    places = [usual.index(form) for form in forms if form in usual]
-    if places:
-        return min(places)
-    fuzzy = setting.endswith("_id")  # "unavailable" is similar to "available"
-    similar = fuzzy and difflib.get_close_matches(usual[0], forms[:1], 1, MIN_SIMILARITY)
-    return float(len(usual)) if similar else None
+    return min((usual.index(form) for form in map(_normal, named) if form in usual), default=None)
 
 
 def _normal(name: str) -> str:

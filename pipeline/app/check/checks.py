@@ -6,9 +6,8 @@ from consumers.kafka.survey import Survey, TopicSeen, listening, survey
 from consumers.kafka.topic import TopicReader
 from pipeline.app.check.cluster import check_cluster, lacks, partitions_wanted, topic_uses, transactional_id
 from pipeline.app.check.findings import Finding, fault, ok, warn
-from pipeline.app.check.items import check_items
 from pipeline.app.check.machine import check_machine, checkpoint_offsets
-from pipeline.app.check.records import check_offsets, check_records
+from pipeline.app.check.records import check_items, check_offsets, check_records
 from pipeline.app.config_rules import Origins
 from pipeline.errors import AfreshError, UsageError
 from pipeline.settings import Settings

@@ -6,7 +6,6 @@ Nothing is written: folders are asked for their access rights, the journal's loc
 import fcntl
 import importlib.util
 import os
-import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from importlib.metadata import packages_distributions
@@ -23,21 +22,19 @@ from pipeline.settings import Settings
 
 NAMES = ("pipeline", "consumers", "producers")
 OURS = "afresh"
-MIN_FREE_BYTES = 1 << 30  # less may not hold a checkpoint
 UNREADABLE = (AfreshError, OSError, ImportError, ValueError)  # of a checkpoint
 
 
 def check_machine(settings: Settings, origins: Origins) -> Iterator[Finding]:
     """Yield the findings about configuration, installation and this machine."""
-    running = worker_runs(settings)
     values = "every value is the default"
     if origins:
         sources = ", ".join(sorted(set(origins.values())))
         values = f"valid; {len(origins)} set by {sources}, the others are defaults"
     yield ok("configuration", values)
     yield from import_names(packages_distributions(), Path(__file__).parents[3])
-    yield from checkpoint(settings, running)
-    yield port(settings.metrics.address, running)
+    yield from checkpoint(settings)
+    yield port(settings.metrics.address, worker_runs(settings))
 
 
 def import_names(owners: Mapping[str, list[str]], root: Path) -> Iterator[Finding]:
@@ -64,8 +61,8 @@ def import_names(owners: Mapping[str, list[str]], root: Path) -> Iterator[Findin
         yield ok("import names", f"{', '.join(NAMES)} belong to {OURS}, in {root}")
 
 
-def checkpoint(settings: Settings, running: bool) -> Iterator[Finding]:
-    """Yield the state of the checkpoint folder and of the journal's; `running`: as `worker_runs` returns."""
+def checkpoint(settings: Settings) -> Iterator[Finding]:
+    """Yield the state of the checkpoint folder and of the journal's."""
     path, worker = settings.checkpoint.path, settings.kafka.worker_id
     if not path:
         found = "checkpoint.path is empty: nothing survives a restart"
@@ -73,21 +70,16 @@ def checkpoint(settings: Settings, running: bool) -> Iterator[Finding]:
         return
     folders = [settings.checkpoint.journal] + ([] if "://" in path else [path])
     yield from map(_folder, dict.fromkeys(map(Path, folders)))
-    if running:
-        yield ok("worker", f"a process runs as {worker} and holds the lock of the journal")
     about = f"checkpoint {path}"
     try:
-        checkpoints = Checkpoints(UrlFolder(path), settings)
-        newest, workers = checkpoints.load(), checkpoints.workers()  # as a start does
+        newest = Checkpoints(UrlFolder(path), settings).load()  # as a start does
     except UNREADABLE as error:
         yield fault(about, f"can't be read: {error}", "correct checkpoint.path, or do what the error says")
         return
-    others = ", ".join(each for each in workers if each != worker)
-    suffix = f"; others in the folder: {others}" if others else ""
     if newest is None:
-        yield ok(about, f"{worker} has none yet and starts without one{suffix}")
+        yield ok(about, f"{worker} has none yet and starts without one")
     else:
-        yield ok(about, f"of {worker} is complete: {newest[0].events_learned:,} events learned{suffix}")
+        yield ok(about, f"of {worker} is complete: {newest[0].events_learned:,} events learned")
 
 
 def _folder(folder: Path) -> Finding:
@@ -99,11 +91,7 @@ def _folder(folder: Path) -> Finding:
     if not os.access(existing, os.W_OK | os.X_OK):
         uid = os.getuid()
         return fault(about, f"user id {uid} may not write {existing}", f"chown {uid} {existing}")
-    free = shutil.disk_usage(existing).free
-    found = f"{'is writable' if existing == folder else 'will be created'}, {free / (1 << 30):.1f} GiB free"
-    if free < MIN_FREE_BYTES:
-        return warn(about, found, "free some space: a checkpoint that does not fit stops the worker")
-    return ok(about, found)
+    return ok(about, "is writable" if existing == folder else "will be created")
 
 
 def checkpoint_offsets(settings: Settings) -> dict[TopicPartition, int]:
@@ -118,10 +106,8 @@ def checkpoint_offsets(settings: Settings) -> dict[TopicPartition, int]:
 
 def worker_runs(settings: Settings) -> bool:
     """Return whether a process holds the journal of our `worker_id`."""
-    if not settings.checkpoint.path:
-        return False
     lock = Path(settings.checkpoint.journal) / settings.kafka.worker_id / "journal.lock"
-    if not lock.is_file() or not os.access(lock, os.R_OK):
+    if not settings.checkpoint.path or not lock.is_file() or not os.access(lock, os.R_OK):
         return False
     with lock.open() as file:  # closing releases the lock
         try:
@@ -135,7 +121,6 @@ def port(address: str, running: bool) -> Finding:
     """Return whether the address of the metrics is free; our own worker may hold it when `running`."""
     if not address:
         return ok("metrics", 'metrics.address is "": no metrics, no health')
-    about = f"metrics {address}"
     host, number = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -145,6 +130,7 @@ def port(address: str, running: bool) -> Finding:
         except OSError as error:
             found = f"can't be bound: {error.strerror or error}"
             if running:
-                return ok(about, f"{found} (held by the running worker)")
-            return fault(about, found, "end the program that holds it, or choose another metrics.address")
-    return ok(about, "is free")
+                return ok(f"metrics {address}", f"{found} (held by the running worker)")
+            to_do = "end the program that holds it, or choose another metrics.address"
+            return fault(f"metrics {address}", found, to_do)
+    return ok(f"metrics {address}", "is free")

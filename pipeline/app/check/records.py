@@ -1,29 +1,28 @@
-"""Check the newest records of an events topic: how they decode, and the partitions of their keys."""
+"""Check the newest records of a topic: how they decode, and the partitions of their keys."""
 
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 
 from pipeline.app.check import advice
-from pipeline.app.check.advice import Changes, Option, Paths, all_paths, paths_of
+from pipeline.app.check.advice import Paths, all_paths, paths_of
 from pipeline.app.check.findings import Finding, by_reason, fault, fields_finding, numbered, ok, quoted, warn
 from pipeline.app.text import event_types_text
-from pipeline.events.batch import Polled, RawBatch, Record, Span, TopicPartition
-from pipeline.events.checks import shown
+from pipeline.events.batch import Polled, RawBatch, Record, Reject, Span, TopicPartition
+from pipeline.events.checks import RecordError, shown
 from pipeline.events.decode import Decoder
 from pipeline.events.fields import key_text
-from pipeline.settings import EVENT_FIELDS, Settings, names_of
+from pipeline.events.items import item_names, item_news, item_row
+from pipeline.settings import EVENT_FIELDS, KEY_FIELD, Settings, names_of
 from pipeline.state.positions import DAY_MS
 from producers.kafka.records import key_hash
 
 LISTED_RECORDS = 100  # of which the fields are listed
 LISTED_FIELDS = 12
-TRIED_RECORDS = 60  # of each kind, those that decode and those that don't
-MAX_EVENT_TYPES = 50  # of a field that names event types; ids and texts have more values
 FIXABLE = ("missing_field", "wrong_type", "empty_id", "bad_time")  # reasons that settings may fix
+FIX_PRODUCER = "fix the producer, or accept the loss: see deploy/guides/troubleshooting.md"
 Keyed = tuple[Record, str]  # a record, and the user of all its events
 
 
@@ -95,75 +94,32 @@ def _decoding(topic: str, records: Sequence[Record], raw: RawBatch, settings: Se
         make = fault
         found += f", more than limits.max_dead_letter_ratio = {limit:g}"
     yield make(about, found, "fix what is named below, in the producer or in [events]")
-    default_fix = "fix the producer, or accept the loss: see deploy/guides/troubleshooting.md"
-    yield from by_reason(make, about, raw.rejects, _fixes(records, raw, settings), default_fix)
+    yield from by_reason(make, about, raw.rejects, _fixes(records, raw, settings), FIX_PRODUCER)
 
 
 def _fixes(records: Sequence[Record], raw: RawBatch, settings: Settings) -> dict[str, str]:
     """Return the fix of each reason that other settings remove, tried on the records, decoded as `raw`."""
-    fixable = [reject for reject in raw.rejects if reject.reason in FIXABLE]
-    bad = _sample([reject.record for reject in fixable])
+    bad = [reject.record for reject in raw.rejects if reject.reason in FIXABLE]
     paths = [paths_of(record.value) for record in bad]
     if not any(paths):
         return {}
-    rejected = _rejected(raw)
-    sample = [*bad, *_sample([record for record in records if id(record) not in rejected])]
-
-    def read(changed: Settings, some: Sequence[Record] = records) -> int:
-        return len(some) - len(_rejected(_decode(some, changed, raw.now_ms)))
-
-    changes = advice.best(settings, _options(bad, paths, settings), partial(read, some=sample), len(sample))
-    ignoring = [changes | more for more in _ignored(records, changes, settings)]
-    changes = max([changes, *ignoring], key=lambda each: advice.reads(settings, each, read))
-    has = ", ".join(map(quoted, all_paths(paths)[:LISTED_FIELDS]))
-    if not changes:
-        text = f"no events.fields were found under which more decode: they have {has}"
-        return {reason: text for reason in FIXABLE if reason != "bad_time"}
-    still = _rejected(_decode(records, advice.with_changes(settings, changes), raw.now_ms))
-    decoded = f"{len(records) - len(still):,} of the newest {numbered(len(records), 'record')} decode"
-    text = f"set {advice.as_toml(changes)}: then {decoded}; they have {has}"
-    return {reject.reason: text for reject in fixable if id(reject.record) not in still}
-
-
-def _options(
-    bad: Sequence[Record], paths: Sequence[Paths], settings: Settings
-) -> dict[str, Sequence[Option]]:
-    """Return what is tried: names of the two ids, and units of time."""
-    keys = [_key_text(record.key) for record in bad if record.key is not None]
     user, item, names = "events.fields.user_id", "events.fields.item_id", _names(settings)
-    units = [(1.0, unit) for unit in ("s", "ms", "auto") if unit != settings.events.time_unit]
-    return {
-        user: advice.options(user, names["user_id"], paths, keys if len(keys) == len(bad) else ()),
+    per_setting = {
+        user: advice.options(user, names["user_id"], paths),
         item: advice.options(item, names["item_id"], paths),
-        "events.time_unit": [advice.UNCHANGED, *units],
+        "events.time_unit": ["s", "ms", "auto"],
     }
+    if not per_setting[user] and all(record.key is not None for record in bad):
+        per_setting[user] = [KEY_FIELD]
 
+    def read(changed: Settings) -> int:
+        return len(records) - len(_rejected(_decode(records, changed, raw.now_ms)))
 
-def _ignored(records: Sequence[Record], changes: Changes, settings: Settings) -> Iterator[Changes]:
-    """Yield roles "ignore" for event types of which most records lack an item id, where others have one.
-
-    The type is read under its present name, or under others that may hold it.
-    """
-    setting, names = "events.fields.event_type", _names(advice.with_changes(settings, changes))
-    paths = [paths_of(record.value) for record in records]
-    without_item = [each for each in paths if not advice.holds(each, *names["item_id"])]
-    for _, value in advice.options(setting, names["event_type"], paths):
-        type_names = names_of(value or names["event_type"])
-        counts = Counter(_first_text(each, type_names) for each in paths)
-        without = Counter(_first_text(each, type_names) for each in without_item)
-        most = [kind for kind, count in without.items() if kind and 2 * count > counts[kind]]
-        if 0 < len(most) < len(counts) <= MAX_EVENT_TYPES:
-            renamed = {} if value is None else {setting: value}
-            yield renamed | {f"events.roles.{kind}": "ignore" for kind in most}
-
-
-def _first_text(record: Paths, names: Sequence[str]) -> str:
-    values = (record.get(name) for name in names)
-    return next((value for value in values if isinstance(value, str) and value), "")
-
-
-def _sample(records: Sequence[Record]) -> Sequence[Record]:
-    return records[:: -(-len(records) // TRIED_RECORDS) or 1]
+    has = ", ".join(map(quoted, all_paths(paths)[:LISTED_FIELDS]))
+    if text := advice.proposal(settings, per_setting, read, len(records)):
+        return dict.fromkeys(FIXABLE, f"{text}; they have {has}")
+    text = f"no events.fields were found under which more can be read: they have {has}"
+    return {reason: text for reason in FIXABLE if reason != "bad_time"}
 
 
 def _ages(topic: str, raw: RawBatch, settings: Settings) -> Iterator[Finding]:
@@ -248,3 +204,45 @@ def _key_text(key: bytes) -> str:
         return key_text(key)
     except ValueError:  # not UTF-8, or another value in a frame
         return key.decode(errors="replace")
+
+
+def check_items(topic: str, records: Sequence[Record], settings: Settings) -> Iterator[Finding]:
+    """Yield the findings about the newest records of the items topic."""
+    about, total = f"records of {topic}", numbered(len(records), "record")
+    if not records:
+        yield ok(about, "no record yet: every item is available")
+        return
+    update = item_news(records, settings.items)
+    withdrawn = sum(not change.available for change in update.changes)
+    items, bad = f"{numbered(len(update.changes), 'item')}, {withdrawn:,} withdrawn", update.bad
+    sample = [each for record in records if (each := _item_paths(record))]
+    if not bad:
+        yield ok(about, f"the newest {total} are read: {items}")
+    else:
+        found = f"{len(bad):,} of the newest {total} can't be read and change nothing; {items}"
+        yield warn(about, found, "fix what is named below, in the producer or in [items]")
+        rejects = [Reject(each, each.reason, each.detail) for each in bad]
+        yield from by_reason(warn, about, rejects, _items_fixes(records, sample, settings), FIX_PRODUCER)
+    if paths := all_paths(sample):
+        yield fields_finding(topic, "items", item_names(settings.items), paths)
+
+
+def _items_fixes(records: Sequence[Record], sample: Sequence[Paths], settings: Settings) -> dict[str, str]:
+    """Return the fix of each reason that other field names remove, tried on the records."""
+    fields = {f"items.fields.{field}": names for field, names in item_names(settings.items).items()}
+    per_setting = {setting: advice.options(setting, names, sample) for setting, names in fields.items()}
+
+    def read(changed: Settings) -> int:
+        return len(records) - len(item_news(records, changed.items).bad)
+
+    text = advice.proposal(settings, per_setting, read, len(records))
+    return dict.fromkeys(("missing_field", "wrong_type"), text) if text else {}
+
+
+def _item_paths(record: Record) -> Paths:
+    """Return the paths of the object that holds an item's fields; {} for none."""
+    try:
+        places = item_row(record).places
+    except RecordError:
+        return {}
+    return dict(advice.flatten(places[-1])) if places else {}

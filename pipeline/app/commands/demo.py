@@ -5,7 +5,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,16 +92,13 @@ def metrics_served(address: str, service: "Service", show: Callable[[str], None]
     """Serve /metrics, and print where; an address that is in use is reported and does not end the demo."""
     from pipeline.service.health import serve
 
-    try:
-        server = serve(address, service.metrics.registry, service.health)
-    except UsageError as error:  # the default address may be a running service's
-        show(f"continuing without /metrics: {error}")
-        server = None
-    if server is None:
-        yield
-        return
-    with server:
-        show(f"metrics at http://{server.address}/metrics")
+    with ExitStack() as stack:
+        try:
+            if server := serve(address, service.metrics.registry, service.health):
+                stack.enter_context(server)
+                show(f"metrics at http://{server.address}/metrics")
+        except UsageError as error:  # the default address may be a running service's
+            show(f"continuing without /metrics: {error}")
         yield
 
 

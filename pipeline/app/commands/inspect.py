@@ -25,8 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Print the report; return 0. Raise `UsageError` when there is no such checkpoint, user or item."""
-    from pipeline.app.inspection import describe, open_newest  # help needs no torch and no rich
-    from pipeline.app.inspection_view import show
+    from pipeline.app.inspection import describe, open_newest, show  # help needs no torch and no rich
 
     report = describe(open_newest(args.checkpoint, settings), args.user, args.item)
     if args.json:

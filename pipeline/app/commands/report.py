@@ -7,8 +7,8 @@ from pipeline.settings import Settings
 
 HELP = """Write one offline page with plots of the metrics that a checkpoint keeps; no broker is needed.
 
-Quality of every model over time with drift alarms, precision-recall and ROC curves, coverage, exposure, and
-the metrics since the first event. They are of one worker, kafka.worker_id; where a folder holds the
+Quality of every model over time with drift alarms, ROC curves, coverage, and the metrics
+since the first event. They are of one worker, kafka.worker_id; where a folder holds the
 checkpoints of several, each has a page of its own."""
 EXAMPLE = "afresh report --checkpoint /var/lib/afresh --out report.html"
 OUT = Path("afresh-report.html")
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Write the page; return 0. Raise `UsageError` without a checkpoint, or where nothing can be written."""
     from pipeline.app.inspection import open_newest  # help needs no torch and no matplotlib
-    from pipeline.app.report.gather import Extra, check_writable, day, gather, write
+    from pipeline.app.report.gather import check_writable, day, gather, write
     from pipeline.app.report.page import page
     from pipeline.persistence.checkpoint import TRAINED
     from pipeline.service.clock import SystemClock
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             f"These are the metrics of worker {worker} alone, on the users of its partitions; the folder "
             f"also holds checkpoints of {others}."
         )
-    models = {name: Extra(name) for name in recommender.quality.models}
+    models = {name: name for name in recommender.quality.models}
     report = gather(recommender, models, f"afresh report: {origin}", facts, notes)
     write(args.out, "--out", page(report, SystemClock().now_ms()))
     print(f"report: {args.out}, {origin}, {manifest.events_learned:,} events")

@@ -126,14 +126,13 @@ def _delay_text(delay: int | None) -> str:
     return "" if delay is None else f", {delay:,} after the change of preferences"
 
 
-def counts(progress: Progress, width: int | None = None) -> str:
-    """Return events, speed, lag and latency in one line, shorter where it is wider than `width` cells."""
+def counts(progress: Progress) -> str:
+    """Return events, speed, lag and latency in one line."""
     of = "" if progress.total is None else f" of {progress.total:,}"
     parts = [f"{progress.events:,}{of} events", f"{progress.events_per_s:,.0f}/s", f"lag {progress.lag:,}"]
     if progress.p50_ms is not None and progress.p99_ms is not None:
         parts.append(f"latency p50 {progress.p50_ms:.0f} ms, p99 {progress.p99_ms:.0f} ms")
-    text = " | ".join(parts)
-    return text if width is None or len(text) <= width else text.replace("latency ", "")
+    return " | ".join(parts)
 
 
 def line(progress: Progress) -> str:

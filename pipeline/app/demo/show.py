@@ -123,10 +123,7 @@ class Demo(Observer):
         self._lag = sum(lag.values())
 
     def _follow(self, rankings: list[Ranking], now_s: float) -> None:
-        """Keep the newest list of one user, and switch to another user after `FOLLOW_S`."""
-        for ranking in rankings:
-            if self._followed is not None and ranking.user_id == self._followed.user_id:
-                self._followed = ranking
+        """Keep one list with reasons, and take another one after `FOLLOW_S`."""
         if self._followed is None or now_s - self._followed_s >= FOLLOW_S:
             explained = [ranking for ranking in rankings if any(item.because for item in ranking.items)]
             if explained:

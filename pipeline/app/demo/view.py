@@ -2,7 +2,6 @@
 
 import logging
 from logging.handlers import BufferingHandler
-from time import perf_counter
 from typing import TextIO
 
 from rich.console import Console
@@ -12,8 +11,7 @@ from pipeline.app.demo.progress import Progress, alarm_text, line
 from pipeline.app.demo.screen import screen
 from pipeline.events.records import DriftAlarm
 
-REFRESH_S = 0.25  # of the screen, at least
-MAX_TIME_SHARE = 0.02  # of drawing in the loop's time: a slow terminal is refreshed less often
+REFRESH_S = 0.25  # of the screen
 LINE_S = 3.0  # between plain lines
 MAX_LOG_RECORDS = 10_000  # kept while the live screen would overwrite them; more are dropped
 
@@ -34,7 +32,6 @@ class View:
         self._log, self._handlers = BufferingHandler(MAX_LOG_RECORDS), logging.getLogger().handlers
         self._progress: Progress | None = None
         self._shown_s = float("-inf")
-        self._pause_s = REFRESH_S if self._draws else LINE_S
         self._printed: DriftAlarm | None = None
 
     def __enter__(self) -> "View":
@@ -62,7 +59,7 @@ class View:
 
     def due(self, now_s: float) -> bool:
         """Return whether it is time to show progress again."""
-        return now_s - self._shown_s >= self._pause_s
+        return now_s - self._shown_s >= (REFRESH_S if self._draws else LINE_S)
 
     def show(self, progress: Progress, now_s: float) -> None:
         """Show progress; `now_s` is monotonic."""
@@ -84,6 +81,4 @@ class View:
             )  # fmt: skip
             logging.getLogger().handlers = [self._log]
             self._live.start()
-        began_s = perf_counter()
         self._live.update(screen(progress, *self._console.size), refresh=True)
-        self._pause_s = max(REFRESH_S, (perf_counter() - began_s) / MAX_TIME_SHARE)

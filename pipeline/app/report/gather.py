@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.app.config import shown_values
 from pipeline.errors import UsageError
@@ -15,11 +14,8 @@ from pipeline.evaluation.curves import Curve
 from pipeline.evaluation.rank_metrics import ModelMetrics
 from pipeline.evaluation.timeline import Track
 from pipeline.events.records import DriftAlarm
-from pipeline.features.popularity import ALL
 from pipeline.recommender import Recommender
 from pipeline.state.tables import LIVE
-
-Floats = npt.NDArray[np.float64]
 
 TABLES = ("model.", "rank.", "events.", "limits.")  # that influence quality; no addresses
 
@@ -31,12 +27,11 @@ class Line(NamedTuple):
     name: str
     figures: ModelMetrics
     curve: Curve
-    events_per_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The content of the page; `lines[0]` is the served model, which makes the lists. I = known items."""
+    """The content of the page; `lines[0]` is the served model, which makes the lists."""
 
     title: str
     facts: dict[str, str]
@@ -46,8 +41,6 @@ class Report:
     alarms: list[DriftAlarm]
     coverage: float  # of the known items, on the newest lists
     lists: int  # published since counting began
-    shown_I: Floats  # places on lists
-    taken_I: Floats  # positive events, by weight
     k: int
     notes: list[str]
 
@@ -62,17 +55,10 @@ class Report:
         return line.figures["ndcg@10"] / best if best else None
 
 
-class Extra(NamedTuple):
-    """A model's label on the page, and its speed where it was measured."""
-
-    label: str
-    events_per_s: float | None = None
-
-
 def gather(
-    recommender: Recommender, models: Mapping[str, Extra], title: str, facts: dict[str, str], notes: list[str]
+    recommender: Recommender, models: Mapping[str, str], title: str, facts: dict[str, str], notes: list[str]
 ) -> Report:
-    """Read the metrics of these models, keyed by their names in the metrics; the served one first."""
+    """Read the metrics of models, by their names in the metrics with their labels; the served one first."""
     cumulative, settings = recommender.quality.cumulative(), recommender.settings
     live = np.flatnonzero(recommender.state.items.status.data == LIVE)
     track = recommender.track()
@@ -88,15 +74,13 @@ def gather(
         facts=facts,
         settings={key: value for key, value in shown_values(settings).items() if key.startswith(TABLES)},
         lines=[
-            Line(extra.label, name, cumulative[name], recommender.quality.curve(name), extra.events_per_s)
-            for name, extra in models.items()
+            Line(label, name, cumulative[name], recommender.quality.curve(name))
+            for name, label in models.items()
         ],
         track=track,
         alarms=recommender.evaluator.timeline.alarms,
         coverage=recommender.exposure.coverage(live),
         lists=recommender.exposure.lists,
-        shown_I=recommender.exposure.of(live).astype(np.float64),
-        taken_I=recommender.bank.popularity.values(ALL)[live].astype(np.float64),
         k=settings.rank.k,
         notes=notes,
     )

@@ -13,14 +13,11 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipeline.app.report.gather import Line, Report
-from pipeline.evaluation.curves import NEGATIVES
-from pipeline.evaluation.exposure import gini, lorenz
 from pipeline.evaluation.rank_metrics import MEASURES
 from pipeline.evaluation.timeline import Track
 
@@ -40,8 +37,6 @@ STYLE: Any = {  # matplotlib types the keys in its newer versions alone
     "axes.axisbelow": True, "legend.frameon": False, "legend.fontsize": 9.5, "svg.hashsalt": "afresh",
 }  # fmt: skip
 
-Floats = npt.NDArray[np.floating]
-
 
 def plots(report: Report) -> dict[str, str]:
     """Draw everything; return the SVG elements by name."""
@@ -50,28 +45,28 @@ def plots(report: Report) -> dict[str, str]:
             "ndcg": quality_plot(report, "ndcg", "NDCG@10"),
             "hr": quality_plot(report, "hr", "hit rate@10"),
             "roc": roc_plot(report),
-            "precision": precision_plot(report),
-            "served": served_plot(report),
             "coverage": coverage_plot(report),
-            "lorenz": lorenz_plot(report),
         }
 
 
 def quality_plot(report: Report, measure: str, name: str) -> str:
-    """Draw a metric of every model over the stream, with the drift alarms."""
+    """Draw a metric of every model in each part of the stream, with the drift alarms."""
+    figure, axes = _new()
     track, place = report.track, MEASURES.index(measure)
     borders = track.borders(PARTS)
-    means = [track.means(line.name, place, borders) for line in report.lines]
-    title = f"{name} of each model over the stream, with drift alarms"
-    return _svg(_by_part(report, means, name), measure, title)
-
-
-def served_plot(report: Report) -> str:
-    """Draw the hit rate of the published lists."""
-    events, hits = np.diff(report.track.list_hits_N2[report.track.borders(PARTS)], axis=0).T.astype(float)
-    share = np.divide(hits, events, out=np.full(hits.shape, np.nan), where=events > 0)
-    title = "Share of events that took an item out of the user's list, over the stream"
-    return _svg(_by_part(report, [share], "share taken from the list"), "served", title)
+    middles = (track.events_N[borders[:-1]] + track.events_N[borders[1:]]) / 2
+    for line, style in zip(report.lines, styles(report.lines), strict=True):
+        means = track.means(line.name, place, borders)
+        axes.plot(middles, means, linewidth=1.6, label=line.label, gid=line.label, **style)
+    shown = [alarm.at_event for alarm in report.alarms if alarm.at_event >= track.events_N[0]]
+    for at in shown:
+        axes.axvline(at, color=INK, linewidth=1, alpha=0.7)
+    if shown:
+        top = axes.get_xaxis_transform()
+        axes.plot(shown, [1.0] * len(shown), "v", color=INK, markersize=6, transform=top, clip_on=False,
+                  label="drift alarm")  # fmt: skip
+    _time_axis(axes, track, name)
+    return _svg(figure, measure, f"{name} of each model over the stream, with drift alarms")
 
 
 def coverage_plot(report: Report) -> str:
@@ -99,35 +94,6 @@ def roc_plot(report: Report) -> str:
     return _svg(figure, "roc", "ROC curve of each model: share of clicks over share of non-clicks")
 
 
-def precision_plot(report: Report) -> str:
-    """Draw precision over recall."""
-    figure, axes = _new()
-    for line, style in zip(report.lines, styles(report.lines), strict=True):
-        if line.curve.tests:
-            seen = line.curve.tpr_E > 0
-            label = f"{line.label} ({line.curve.average_precision:.3f})"
-            recall, precision = line.curve.tpr_E[seen], line.curve.precision_E[seen]
-            axes.plot(recall, precision, label=label, **style)
-    axes.axhline(1 / (1 + NEGATIVES), color="#777777", linewidth=1, label="chance")
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall: clicks shown", ylabel="precision: clicks of shown")
-    axes.legend(loc="upper right", title="average precision", alignment="right")
-    return _svg(figure, "precision", "Precision over recall of each model")
-
-
-def lorenz_plot(report: Report) -> str:
-    """Draw the Lorenz curves of places on lists and of positive events over the items."""
-    figure, axes = _new()
-    axes.plot([0, 100], [0, 100], color="#777777", linewidth=1, label="all items alike")
-    counts = (("shown on lists", report.shown_I), ("taken by users", report.taken_I))
-    for place, (name, counts_I) in enumerate(counts):
-        items, share = lorenz(counts_I) if counts_I.size else (np.zeros(0), np.zeros(0))
-        label = f"{name} (Gini {gini(counts_I):.2f})"
-        axes.plot(100 * items, 100 * share, color=COLOURS[place], linestyle=DASHES[place], label=label)
-    axes.set(xlim=(0, 100), ylim=(0, 101), xlabel="% of known items, least first", ylabel="% of the total")
-    axes.legend(loc="upper left")
-    return _svg(figure, "lorenz", "Lorenz curves of what the lists show and of what users took")
-
-
 def styles(lines: Sequence[Line]) -> list[dict[str, Any]]:
     """Return a colour and a dash for each model, the first above the others; no two of 64 have the same."""
     count = len(COLOURS)
@@ -144,24 +110,6 @@ def styles(lines: Sequence[Line]) -> list[dict[str, Any]]:
 def _new() -> tuple[Figure, Axes]:
     figure = Figure(figsize=SIZE, layout="constrained")
     return figure, figure.add_subplot()
-
-
-def _by_part(report: Report, values: Sequence[Floats], name: str) -> Figure:
-    """Draw values of each part of the stream at the part's middle, for each model or the served one."""
-    figure, axes = _new()
-    events_N, borders = report.track.events_N, report.track.borders(PARTS)
-    middles = (events_N[borders[:-1]] + events_N[borders[1:]]) / 2
-    for line, each, style in zip(report.lines, values, styles(report.lines), strict=False):
-        axes.plot(middles, each, linewidth=1.6, label=line.label, gid=line.label, **style)
-    shown = [alarm.at_event for alarm in report.alarms if alarm.at_event >= events_N[0]]
-    for at in shown:
-        axes.axvline(at, color=INK, linewidth=1, alpha=0.7)
-    if shown:
-        top = axes.get_xaxis_transform()
-        axes.plot(shown, [1.0] * len(shown), "v", color=INK, markersize=6, transform=top, clip_on=False,
-                  label="drift alarm")  # fmt: skip
-    _time_axis(axes, report.track, name)
-    return figure
 
 
 def _time_axis(axes: Axes, track: Track, name: str) -> None:
