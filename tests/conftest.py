@@ -16,6 +16,7 @@ import pytest
 from harness.apache_kafka import apache_kafka
 from harness.service import Process, Site
 from hypothesis import settings
+from kafka_group import Group
 
 from producers.embedded_broker import EmbeddedBroker
 
@@ -81,6 +82,20 @@ def logging_as_before() -> Iterator[None]:
 def topic_name() -> Callable[[str], str]:
     """Return a function that makes unique names of topics and groups."""
     return lambda stem: f"{stem}-{os.getpid()}-{next(_numbers)}"
+
+
+@pytest.fixture
+def group(broker: str, topic_name: Callable[[str], str]) -> Iterator[Group]:
+    """Topics and sources of one test on each kind of broker."""
+    with Group(broker, topic_name) as made:
+        yield made
+
+
+@pytest.fixture
+def site(embedded_broker: str, topic_name: Callable[[str], str], tmp_path: Path) -> Iterator[Site]:
+    """A site on the embedded broker, without topics yet."""
+    with Site(embedded_broker, topic_name("site"), tmp_path, partitions=1) as made:
+        yield made
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from harness.clients import Recorder, Row, config, make_topic, open_source, writ
 from kafka import KafkaAdminClient
 
 from consumers.kafka.source import KafkaSource
-from pipeline.events.batch import Polled, TopicPartition
+from pipeline.events.batch import Polled
 
 START_MS = 1_700_000_000_000
 
@@ -17,14 +17,6 @@ START_MS = 1_700_000_000_000
 def numbered(count: int, partition: int = 0, start: int = 0) -> list[Row]:
     """Return records with their number as value, a millisecond apart."""
     return [Row(partition, START_MS + n, b"%d" % n) for n in range(start, start + count)]
-
-
-def values(batches: list[Polled]) -> list[bytes]:
-    return [record.value or b"" for batch in batches for record in batch.records]
-
-
-def ends(batches: list[Polled]) -> dict[TopicPartition, int]:
-    return {span.source: span.stop for batch in batches for span in batch.spans}
 
 
 class Group(ExitStack):

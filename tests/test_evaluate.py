@@ -8,13 +8,9 @@ import msgspec
 import numpy as np
 import pytest
 from harness.clock import ManualClock
-from harness.workers import Worker
 from recordings import read_recording
 
-from consumers.memory import MemoryLog
 from pipeline.app.cli import main
-from pipeline.events.batch import TopicPartition
-from pipeline.recommender import Recommender
 from pipeline.service.prequential import (
     BASELINES,
     GRIDS,
@@ -24,7 +20,6 @@ from pipeline.service.prequential import (
     compared,
 )
 from pipeline.settings import ModelConfig, RankConfig, Settings
-from producers.memory import Outbox
 from producers.simulator.events import TYPES, Columns, SimulatorConfig
 from producers.simulator.users import simulate_users
 
@@ -33,7 +28,6 @@ START_S = 1_700_000_000
 NOW_MS = START_S * 1000 + 10**9
 EVENTS = 1500
 SMALL = ("--set", "model.attention.dim=8", "--set", "model.attention.history=6")
-LIVE = TopicPartition("events", 0)
 
 
 @pytest.fixture(scope="module")
@@ -64,24 +58,6 @@ def judged(file: Path, settings: Settings, names: list[str], batch: int = 64) ->
     evaluation = Evaluation(settings, compared(settings, names), Ticks(NOW_MS))
     evaluation.learn(read_recording(file, batch, now_ms=NOW_MS), NOW_MS)
     return evaluation
-
-
-def append(log: MemoryLog, user: str, item: str, kind: str = "click", time_ms: int = NOW_MS) -> None:
-    value = {"user_id": user, "item_id": item, "event_type": kind, "timestamp_ms": time_ms}
-    log.append(msgspec.json.encode(value), key=user.encode(), timestamp=NOW_MS)
-
-
-class Service(Worker):
-    now_ms, keep_all = NOW_MS, False
-
-
-def lived(settings: Settings, log: MemoryLog, outbox: Outbox, folder: str = "") -> Recommender:
-    worker = Service(log, settings, outbox, learner=Recommender(settings), folder=folder)
-    worker.loop.start()
-    worker.finish()
-    worker.loop.leave()
-    worker.kill()
-    return worker.learner
 
 
 def run(capsys: Out, *argv: object) -> tuple[int, str, str]:

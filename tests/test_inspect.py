@@ -47,7 +47,7 @@ def user(recommender: Recommender, user_id: str) -> dict[str, Any]:
     return described
 
 
-def test_a_history_names_items_times_and_types_newest_first(known: Recommender) -> None:
+def test_a_user_has_a_history_and_excluded_items_each_with_its_event(known: Recommender) -> None:
     described = user(known, "ann")
     at_ms = START_MS + 6 * MINUTE_MS
     assert described["history"] == [
@@ -56,6 +56,12 @@ def test_a_history_names_items_times_and_types_newest_first(known: Recommender) 
         {"item_id": "i1", "timestamp_ms": at_ms, "event_type": "view"},
     ]
     assert (described["events"], described["partition"]) == (3, ["events", 0])
+    assert described["consumed"] == ["i2", "i3"]  # a view is neutral
+    assert [(each["item_id"], each["why"], each["event_type"]) for each in described["excluded"]] == [
+        ("i3", "consumed", "buy"),
+        ("i2", "consumed", "click"),
+    ]
+    assert not {"i2", "i3"} & {each["item_id"] for each in described["ranking"]}
 
 
 def test_an_unknown_event_type_is_none() -> None:
@@ -67,16 +73,6 @@ def test_an_unknown_event_type_is_none() -> None:
     assert user(recommender, "ann")["excluded"][0] == {
         "item_id": "i4", "why": "consumed", "event_type": None, "timestamp_ms": None,
     }  # fmt: skip
-
-
-def test_excluded_items_are_described_with_the_event_that_excludes_them(known: Recommender) -> None:
-    described = user(known, "ann")
-    assert described["consumed"] == ["i2", "i3"]  # a view is neutral
-    assert [(each["item_id"], each["why"], each["event_type"]) for each in described["excluded"]] == [
-        ("i3", "consumed", "buy"),
-        ("i2", "consumed", "click"),
-    ]
-    assert not {"i2", "i3"} & {each["item_id"] for each in described["ranking"]}
 
 
 def test_with_an_exclusion_of_its_own_only_that_type_leaves_an_item_out() -> None:

@@ -1,7 +1,7 @@
 """The journal: batches are read back as written, torn lines are dropped, missing batches are an error."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 
@@ -41,14 +41,6 @@ def appended(folder: Path, seq: int) -> None:
     journal = Journal(folder)
     journal.open(seq)
     journal.append(entry(seq))
-    journal.close()
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    journal = Journal(tmp_path)
-    journal.open(0)
-    yield journal
     journal.close()
 
 
@@ -139,11 +131,6 @@ def test_segments_that_no_kept_checkpoint_needs_are_deleted(tmp_path: Path) -> N
     assert [path.name[-7:-6] for path in journal.segments()] == ["4", "6"]
 
 
-def test_a_batch_out_of_order_is_an_error(journal: Journal) -> None:
-    with pytest.raises(CheckpointError, match="batch 1, expected 0"):
-        journal.append(entry(1))
-
-
 def test_opening_before_the_last_batch_is_an_error(tmp_path: Path) -> None:
     written(tmp_path, 3)
     journal = Journal(tmp_path)
@@ -152,11 +139,16 @@ def test_opening_before_the_last_batch_is_an_error(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_a_full_disk_is_an_error_before_the_batch_is_learned(journal: Journal) -> None:
+def test_a_batch_out_of_order_and_a_full_disk_are_errors_before_the_batch_is_learned(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.open(0)
+    with pytest.raises(CheckpointError, match="batch 1, expected 0"):
+        journal.append(entry(1))
     journal._write = lambda descriptor, line: os.write(descriptor, line[:10])
     with pytest.raises(CheckpointError, match=r"wrote 10 of \d+ bytes; free disk space"):
         journal.append(entry(0))
-    assert_entries(journal.folder, [])
+    journal.close()
+    assert_entries(tmp_path, [])
 
 
 def test_an_unusable_folder_is_an_error(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import yaml
 from harness.admin_tools import NAMES, Right, TopicAsked, right_of, topic_of
 
 from pipeline.settings import KafkaConfig, TopicsConfig
@@ -44,18 +43,6 @@ def test_a_lost_broker_stops_no_topic(topics: dict[str, TopicAsked], tmp_path: P
         assert (topic.replication, topic.configs["min.insync.replicas"]) == (3, "2")
     alone = [topic_of(call) for call in recorded("topics.sh", tmp_path, REPLICATION="1")]
     assert {topic.configs["min.insync.replicas"] for topic in alone} == {"1"}
-
-
-def test_compose_creates_the_same_topics_smaller(topics: dict[str, TopicAsked]) -> None:
-    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))
-    lines = compose["services"]["topics"]["command"][0].splitlines()
-    made = {words[2]: words for words in map(str.split, lines) if words[:2] == ["create", "--topic"]}
-    assert made.keys() == topics.keys()
-    for name, words in made.items():
-        for config in ("cleanup.policy=compact", "max.message.bytes"):
-            key, _, _ = config.partition("=")
-            here = dict(word.split("=") for word in words if "=" in word).get(key, "delete")
-            assert here == topics[name].configs.get(key, "delete"), name
 
 
 def test_rights_are_those_of_the_topics_that_are_read_and_written(tmp_path: Path) -> None:

@@ -6,16 +6,15 @@ from contextlib import closing
 
 import msgspec
 import pytest
-from contracts.sinks import KafkaWorld, topics_named
+from contracts.sinks import KafkaWorld, ranking, reject, topics_named
 from harness.clients import config
 from harness.clock import ManualClock
 from kafka import KafkaConsumer
 from kafka.partitioner.default import DefaultPartitioner
 
-from consumers.memory import MemoryRecord
 from pipeline.errors import PublishFailed
 from pipeline.events.batch import Reject
-from pipeline.events.records import RankedItem, Ranking
+from pipeline.events.records import Ranking
 from pipeline.service.clock import SystemClock
 from pipeline.service.ports import Publication
 from pipeline.settings import KafkaConfig
@@ -48,15 +47,6 @@ def narrow(request: pytest.FixtureRequest, broker: str, topic_name: Name) -> Ite
     topics = topics_named(topic_name)
     with closing(KafkaWorld(broker, topics, transactions=request.param, max_bytes=20_000)) as made:
         yield made
-
-
-def ranking(user_id: str, name: str = "r1") -> Ranking:
-    return Ranking(user_id, name, [RankedItem("i1", 1.5, ["i0"])], 1_000, 900, "attention", 7)
-
-
-def reject(value: bytes | None, key: bytes | None, partition: int = 0) -> Reject:
-    record = MemoryRecord("events", partition, 41, 1_700_000_000_000, key, value)
-    return Reject(record, "not_json", "expected JSON, got \u00ff")
 
 
 def partition_of(broker: str, topic: str, key: bytes) -> int:

@@ -4,15 +4,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from harness.clients import open_source, poll_forever, poll_until
+from harness.clients import ends, open_source, poll_forever, poll_until, values
 from kafka.admin import MemberToRemove
 from kafka.future import Future
-from kafka_group import Group, ends, numbered, values
+from kafka_group import Group, numbered
 
 from consumers.kafka import member as kafka_member
 from consumers.kafka.member import Member
@@ -21,12 +20,6 @@ from pipeline.events.batch import TopicPartition
 from pipeline.settings import KafkaConfig
 
 REPLACED = r"'worker-0': another process has joined group"
-
-
-@pytest.fixture
-def group(broker: str, topic_name: Callable[[str], str]) -> Iterator[Group]:
-    with Group(broker, topic_name) as made:
-        yield made
 
 
 def test_a_second_member_takes_half_and_nothing_is_lost_or_doubled(group: Group) -> None:

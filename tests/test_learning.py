@@ -206,15 +206,6 @@ GOLDEN = {
 }
 
 
-def test_without_any_event_an_empty_default_list_is_published_once() -> None:
-    learner = recommender()
-    outcome = learner.step(raw(learner, [], []))
-    assert [(ranking.user_id, ranking.items) for ranking in outcome.rankings] == [("__default__", [])]
-    assert (outcome.removed_users, outcome.alarms) == ([], [])
-    assert (learner.seq, learner.events_learned, learner.offsets) == (1, 0, {SOURCE: 0})
-    assert learner.step(raw(learner, [], [])).rankings == []
-
-
 def test_the_first_events_make_a_default_list() -> None:
     learner = recommender(Settings(model=ModelConfig(tables=SMALL)))
     outcome = learner.step(raw(learner, ["ann", "ann", "bob"], ["tea", "pot", "pot"]))

@@ -8,7 +8,7 @@ import pytest
 from harness.workers import P0, START_MS, Worker, publish, settings_for
 
 from consumers.memory import MemoryLog, MemorySource
-from pipeline.errors import AfreshError, CheckpointError, OffsetsGone, PublishFailed, SafetyLimit
+from pipeline.errors import AfreshError, OffsetsGone, PublishFailed, SafetyLimit
 from pipeline.events.batch import TopicPartition
 from pipeline.persistence.checkpoint import Checkpoints
 from pipeline.persistence.journal import Journal
@@ -147,18 +147,6 @@ def test_replayed_batches_are_acknowledged_before_the_group_is_joined(tmp_path: 
     assert log.committed == {}
 
 
-def test_committed_batches_are_not_published_again(tmp_path: Path) -> None:
-    log = filled("abcdefgh")
-    worker = started(log, tmp_path)
-    worker.loop.tick()
-    worker.settle()  # commits both batches
-    publish(log, "ij", start=8)
-    worker.loop.tick()
-    again = restarted(worker)
-    assert ranked(again) == ["i", "j"]
-    assert again.learner.events_learned == 10
-
-
 def test_partitions_that_another_worker_has_committed_are_dropped_from_a_replayed_batch() -> None:
     log = filled(["ann"], ["bob"])
     for number in (0, 1):
@@ -250,13 +238,6 @@ def test_a_recreated_topic_is_an_error(tmp_path: Path) -> None:
     worker.kill()
     message = r"offset 8 comes next, but the topic holds 0 to 2.*recreated"
     assert_fails(filled("xy"), tmp_path, OffsetsGone, message)
-
-
-def test_a_second_process_with_the_same_worker_id_is_an_error(tmp_path: Path) -> None:
-    log = MemoryLog()
-    first = started(log, tmp_path)
-    assert_fails(log, tmp_path, CheckpointError, r"another process.*kafka\.worker_id")
-    first.kill()
 
 
 def test_too_many_steps_in_a_row_that_are_not_finite_end_the_run(caplog: pytest.LogCaptureFixture) -> None:

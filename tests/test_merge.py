@@ -2,15 +2,12 @@
 
 from collections import defaultdict
 
-import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.kafka.merge import Merge, arrange
 from consumers.memory import MemoryRecord
-from pipeline.errors import OffsetsGone
-from pipeline.events.batch import Polled, Span, TopicPartition
+from pipeline.events.batch import Polled, TopicPartition
 
 A, B = TopicPartition("events", 0), TopicPartition("events", 1)
 LANES = (A, B, TopicPartition("more", 0), TopicPartition("more", 1))
@@ -94,14 +91,6 @@ def spans_cover_exactly(batch: Polled) -> None:
     assert again.records == batch.records
 
 
-def test_spans_join_without_holes_over_gaps_of_offsets() -> None:
-    merge = merge_of([(5, 1), (9, 2), (12, 3)], start=3)
-    merge.fill(2)
-    assert merge.take().spans == (Span("events", 0, 3, 10),)
-    assert drained(merge).spans == (Span("events", 0, 10, 13),)
-    assert merge.position(A) == 13
-
-
 def test_a_partition_that_is_behind_holds_the_others_back_until_the_caller_gives_up() -> None:
     merge = merge_of([(0, 5), (1, 9)], [])
     assert [merge.buffered(each) for each in (A, B)] == [2, 0]
@@ -137,20 +126,6 @@ def test_a_released_partition_leaves_nothing_behind_in_the_batch_in_the_making()
     assert merge.partitions() == [B]
     merge.add(A, rows(A, [(2, 5)]))
     assert not drained(merge)
-
-
-def test_assigning_again_seeks_and_drops_what_was_buffered() -> None:
-    merge = merge_of([(0, 1), (1, 2)])
-    merge.fill(1)
-    merge.assign(A, 1)
-    assert not drained(merge)
-    merge.add(A, rows(A, [(1, 2)]))
-    assert drained(merge).spans == (Span("events", 0, 1, 2),)
-
-
-def test_missing_records_are_an_error() -> None:
-    with pytest.raises(OffsetsGone, match="events-0, offsets 0 to 3: found 1 records, expected the 2"):
-        arrange((Span("events", 0, 0, 3),), [rows(A, [(2, 1)])], np.zeros(2, np.int32))
 
 
 @given(lanes, st.integers(1, 7), st.data())

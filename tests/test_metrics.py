@@ -133,12 +133,9 @@ def test_latency_counts_each_event_once_as_a_slow_count_would() -> None:
     assert value(metrics, "end_to_end_latency_seconds_bucket", le="+Inf") == len(seconds)
     assert value(metrics, "end_to_end_latency_seconds_count") == len(seconds)
     assert value(metrics, "end_to_end_latency_seconds_sum") == pytest.approx(float(seconds.sum()))
-
-
-def test_latency_leaves_out_what_is_not_finite_and_takes_none_for_negative() -> None:
-    metrics = Metrics()
-    metrics.observe_latency(np.array([np.nan, np.inf, -np.inf, -3.0, 0.5]))
-    metrics.observe_latency(np.array([]))
-    assert value(metrics, "end_to_end_latency_seconds_count") == 2
-    assert value(metrics, "end_to_end_latency_seconds_sum") == 0.5
-    assert value(metrics, "end_to_end_latency_seconds_bucket", le="0.001") == 1
+    others = Metrics()
+    others.observe_latency(np.array([np.nan, np.inf, -np.inf, -3.0, 0.5]))  # not finite: none; negative: 0
+    others.observe_latency(np.array([]))
+    assert value(others, "end_to_end_latency_seconds_count") == 2
+    assert value(others, "end_to_end_latency_seconds_sum") == 0.5
+    assert value(others, "end_to_end_latency_seconds_bucket", le="0.001") == 1

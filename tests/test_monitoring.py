@@ -141,6 +141,3 @@ def test_grafana_finds_the_dashboard_and_its_data() -> None:
     mounted = compose["services"]["prometheus"]["volumes"]
     for name in ("prometheus.yml", *scraped["rule_files"]):
         assert f"./prometheus/{name}:/etc/prometheus/{name}:ro" in mounted
-
-
-# The reading of queries itself

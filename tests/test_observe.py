@@ -147,17 +147,6 @@ def test_latency_ends_with_the_acknowledgement_not_when_it_is_looked_at(observe:
     assert run.value("end_to_end_latency_seconds_sum") == 0.25
 
 
-def test_what_was_restored_shows_before_the_first_batch(observe: Observe) -> None:
-    first = observe(["ann", "bob", "ann"]).run()
-    first.worker.loop.leave()
-    first.worker.kill()
-    second = observe(["ann", "bob", "ann"])
-    second.worker.loop.start()
-    second.worker.settle()
-    assert second.value("events_learned") == 3
-    assert second.value("model_version") == first.worker.learner.seq
-
-
 def with_lines(folder: Path, **limits: Any) -> Settings:
     return msgspec.structs.replace(settings_for(folder, **limits), events=LINES)
 

@@ -66,18 +66,6 @@ def test_a_closed_stderr_does_not_end_a_command() -> None:
     assert (process.returncode, process.stdout) == (0, "done\n")
 
 
-def test_a_reader_that_closes_stdout_ends_a_command_quietly() -> None:
-    code = START.format(code=WITH_RUN.format(body="print('line\\n' * 100_000) or 0"))
-    command = [sys.executable, "-c", code, "run", "--log-level", "error"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.read(4)
-        process.stdout.close()
-        assert process.stderr.read() == b""
-    assert process.returncode == cli.READER_CLOSED
-
-
 def test_the_work_is_done_where_stdout_can_not_be_written(tmp_path: Path) -> None:
     file, state, page = tmp_path / "events.csv", tmp_path / "state", tmp_path / "page.html"
     rows = [f"u{k % 9},i{k % 17},{1_700_000_000 + k}\n" for k in range(300)]

@@ -226,15 +226,6 @@ def test_catching_up_moves_users_and_leaves_the_model() -> None:
             assert moved_users(follower.state, user)[:2] == moved_users(learner.state, user)[:2]
 
 
-def test_event_ids_are_remembered_over_a_restart() -> None:
-    settings = small_settings()
-    first, batches = Recommender(settings), Batches()
-    first.step(batches([Event("u", "a", event_id="e1"), Event("u", "b", event_id="e2")]))
-    second = restored(settings, first.snapshot())
-    outcome = second.step(batches([Event("u", "c", event_id="e2"), Event("u", "d", event_id="e3")]))
-    assert (outcome.metrics.duplicates, outcome.metrics.learned) == (1, 1)
-
-
 def test_users_who_know_no_item_and_partitions_without_users_survive_a_restart() -> None:
     settings = small_settings(limits=LimitsConfig(admit_after=2))
     for events in ([Event("u", "a")], []):

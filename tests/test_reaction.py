@@ -92,16 +92,6 @@ def test_occurrences_that_come_after_a_fading_take_their_places() -> None:
     assert len(newest_occurrences(bank, 2)) == 4
 
 
-@pytest.mark.parametrize(("first", "second"), [(0.0, 0.3), (0.02, 0.05), (5.0, 0.1)])
-def test_fading_twice_is_fading_by_the_sum(first: float, second: float) -> None:
-    twice, once = learned(100), learned(100)
-    twice.fade(first, 1)
-    twice.fade(second, 1)
-    once.fade(first + second, 1)
-    assert twice.transitions.forward.data == pytest.approx(once.transitions.forward.data, rel=1e-4)
-    assert twice.transitions.followed.data == pytest.approx(once.transitions.followed.data, rel=1e-4)
-
-
 @pytest.mark.parametrize(
     ("before", "after", "signal", "left"),
     [

@@ -4,8 +4,9 @@ import itertools
 import json
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -135,60 +136,31 @@ def test_a_wait_that_returns_true_ends_the_stream() -> None:
     assert len(list(stream)) == 31
 
 
-class Delivered:
-    def __init__(self, error: Exception | None) -> None:
-        self.error = error
-
-    def add_errback(self, call: Callable[[BaseException], object]) -> object:
-        return call(self.error) if self.error else None
-
-
-class FakeProducer:
-    """A producer that takes everything but the event number `rejects`."""
-
-    def __init__(
-        self, *, rejects: int = -1, error: Exception | None = None, flush: Exception | None = None
-    ) -> None:
-        self.sent: list[tuple[str, bytes, bytes, int]] = []
-        self.flushed = 0
-        self._rejects, self._error, self._flush = rejects, error, flush
-
-    def send(self, topic: str, *, key: bytes, value: bytes, partition: int) -> Delivered:
-        self.sent.append((topic, key, value, partition))
-        return Delivered(self._error if len(self.sent) == self._rejects else None)
-
-    def partitions_for(self, topic: str) -> set[int]:
-        return {0, 1, 2}
-
-    def flush(self, timeout: float | None = None) -> None:
-        self.flushed += 1
-        if self._flush:
-            raise self._flush
+def client(**parts: object) -> Mock:
+    return Mock(**{"partitions_for.return_value": {0, 1, 2}, **parts})
 
 
 def test_events_are_sent_in_order_one_partition_a_user_and_flushed() -> None:
-    producer, sending = FakeProducer(), Sending()
+    producer, sending = client(), Sending()
     events = [WireEvent(0, b"u%d" % (number % 7), b"%d" % number) for number in range(2_500)]
     send_events(producer, "events", events, sending)
-    assert [(key, value) for _, key, value, _ in producer.sent] == [(each.key, each.value) for each in events]
-    assert len({(key, partition) for _, key, _, partition in producer.sent}) == 7
-    assert (sending.sent, producer.flushed) == (2_500, 1)
+    sent = [call.kwargs for call in producer.send.call_args_list]
+    assert [(each["key"], each["value"]) for each in sent] == [(each.key, each.value) for each in events]
+    assert len({(each["key"], each["partition"]) for each in sent}) == 7
+    assert (sending.sent, producer.flush.call_count) == (2_500, 1)
 
 
 def test_a_rejected_event_ends_the_sending() -> None:
-    producer = FakeProducer(rejects=3, error=MessageSizeTooLargeError("big"))
+    rejected = Mock(**{"add_errback.side_effect": lambda call: call(MessageSizeTooLargeError("big"))})
+    producer = client(**{"send.side_effect": [Mock(), Mock(), rejected]})
     with pytest.raises(PublishFailed, match=r"topic 'shop' rejected an event after about 3: .*big"):
         send_events(producer, "shop", at_times([0] * 10), Sending())
-    assert len(producer.sent) == 3
 
 
 def test_a_broker_that_stops_answering_is_lost() -> None:
-    producer = FakeProducer(flush=KafkaTimeoutError("60 s"))
-    with pytest.raises(
-        BrokerLost, match="stopped answering after about 10 events to topic 'events'"
-    ) as error:
+    producer = client(**{"flush.side_effect": KafkaTimeoutError("60 s")})
+    with pytest.raises(BrokerLost, match="stopped answering after about 10 events to topic 'events'"):
         send_events(producer, "events", at_times([0] * 10), Sending())
-    assert error.value.exit_code == 3
 
 
 def recording(folder: Path, rows: int = 300) -> Path:
@@ -222,12 +194,6 @@ def test_impossible_options_are_one_line(options: list[str], capsys: pytest.Capt
     assert main(["replay", "events.csv", *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert options[-2] in line
-
-
-@pytest.fixture
-def site(embedded_broker: str, topic_name: Callable[[str], str], tmp_path: Path) -> Iterator[Site]:
-    with Site(embedded_broker, topic_name("replay"), tmp_path) as made:
-        yield made
 
 
 @pytest.mark.kafka

@@ -15,7 +15,7 @@ from harness.streams import shoppers as stream
 from pipeline.app.cli import main
 from pipeline.app.report.gather import Report, gather
 from pipeline.app.report.page import page, verdict
-from pipeline.app.report.plots import COLOURS, PARTS, quality_plot, styles
+from pipeline.app.report.plots import PARTS, quality_plot
 from pipeline.evaluation.rank_metrics import SegmentMetrics
 from pipeline.events.records import DriftAlarm
 from pipeline.persistence.checkpoint import Checkpoints
@@ -125,14 +125,6 @@ def test_the_report_of_a_file_is_one_page_that_loads_nothing(
         row = next(cells for cells in parsed.cells if cells[0] == name and len(cells) > 8)
         assert row[1] == f"{figures['ndcg@10']:.4f}"
         assert row[3:5] == [f"{figures['hr@10']:.4f}", f"{figures['mrr@10']:.4f}"]
-
-
-def test_no_two_models_look_alike(learner: Recommender) -> None:
-    line = gathered(learner).lines[0]
-    shown = [(each["color"], each["linestyle"]) for each in styles([line] * 40)]
-    assert len(set(shown)) == 40
-    first = shown[: len(COLOURS)]
-    assert len({colour for colour, _ in first}) == len({dash for _, dash in first}) == len(COLOURS)
 
 
 def test_a_report_that_cannot_be_written_is_an_error_at_once(file: Path, run: Run, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_no_list_shows_an_item_of_two_waves_ago_and_memory_stays(exclude: list[s
     assert bytes_after[WAVES] <= 1.1 * bytes_after[8]
 
 
-def test_a_reused_row_is_empty_and_not_referenced() -> None:
+def test_a_reused_row_is_empty_not_referenced_and_not_counted_in_lists_of_its_last_item() -> None:
     waves = Waves(None)
     recommender, state, seen = waves.recommender, waves.recommender.state, []
     init_rows = recommender._init_rows
@@ -107,18 +107,11 @@ def test_a_reused_row_is_empty_and_not_referenced() -> None:
     recommender._init_rows = check  # type: ignore[method-assign]
     for wave in range(1, 9):
         waves.send(wave)
+        live = np.flatnonzero(state.items.status.data == LIVE)
+        shown = sum(state.items.id_of[row] in waves.shown for row in live.tolist())
+        assert recommender.exposure.coverage(live) == shown / live.size
     assert len(seen) == 8 * WAVE
     assert len(set(seen)) < 3 * WAVE
-
-
-def test_coverage_counts_an_item_only_in_its_own_lists() -> None:
-    waves = Waves(None)
-    items = waves.recommender.state.items
-    for wave in range(1, 6):
-        waves.send(wave)
-        live = np.flatnonzero(items.status.data == LIVE)
-        shown = sum(items.id_of[row] in waves.shown for row in live.tolist())
-        assert waves.recommender.exposure.coverage(live) == shown / live.size
 
 
 def test_a_list_of_removed_items_is_no_list_before_and_after_their_references_are_removed() -> None:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -288,11 +287,3 @@ def test_of_two_processes_with_one_name_the_older_ends_and_with_one_folder_the_s
     newer.wait_learned(200)
     newer.until(site.all_committed, "all is committed")
     newer.end()
-
-
-def test_a_metrics_address_in_use_is_reported_in_one_line(embedded_broker: str, make_site: MakeSite) -> None:
-    site = make_site(embedded_broker, 1)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        site.settings = {"metrics.address": address}
-        assert_ended(site.run(), 2, f"metrics.address = '{address}'")

@@ -8,7 +8,6 @@ import pytest
 from harness.streams import Batches, copied, same, shoppers, small_settings
 
 from pipeline.events.batch import RawBatch
-from pipeline.models.registry import MODELS
 from pipeline.models.sasrec import SasRecModel
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
@@ -116,13 +115,3 @@ def test_a_served_model_that_fails_ends_the_step(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(SasRecModel, "learn", broken)
     with pytest.raises(RuntimeError, match="no such tensor"):
         feed(Recommender(small_settings(name="sasrec")), stream(1))
-
-
-def test_models_of_one_type_learn_side_by_side_under_their_own_names() -> None:
-    recommender = Recommender(with_shadows("wide"))
-    feed(recommender, stream(4))
-    first, second, *_ = recommender.models
-    assert (first.name, second.name) == ("attention", "wide")
-    widths = [model.columns()["items_values"].data.shape[1] for model in (first, second)]
-    assert widths == [8, 16]
-    assert "wide" not in MODELS

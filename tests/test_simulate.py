@@ -7,7 +7,6 @@ import pytest
 
 from producers.simulator.events import (
     CATEGORIES,
-    TYPES,
     Columns,
     SimulatedEvent,
     SimulatorConfig,
@@ -45,40 +44,6 @@ def test_the_streams_of_published_measurements_do_not_change(demo):
 )
 def test_the_stream_has_the_requested_length(events, config):
     assert len(joined(simulate_users(events, 0, config=config)).user_B) == events
-
-
-def test_users_and_items_keep_arriving(demo):
-    for column in (demo.user_B, demo.item_B):
-        first_B = np.zeros(len(column), bool)
-        first_B[np.unique(column, return_index=True)[1]] = True
-        arrivals = np.add.reduceat(first_B, np.arange(0, 60_000, 15_000))
-        assert (arrivals >= 50).all()
-
-
-def test_a_user_takes_an_item_again_only_to_go_down_the_funnel(demo):
-    seen, again, deeper = {}, 0, 0
-    for user, item, kind in zip(*(column.tolist() for column in demo[:3]), strict=True):
-        if (user, item) in seen:
-            again += 1
-            deeper += kind > seen[user, item]
-        seen[user, item] = kind
-    assert 0.03 < again / 60_000 < 0.1
-    assert again - deeper < 0.005 * 60_000
-
-
-def test_every_step_of_the_funnel_is_rarer_than_the_previous_one(demo):
-    kinds = np.bincount(demo.type_B, minlength=len(TYPES))
-    assert (np.diff(kinds) < 0).all()
-    assert kinds[-1] > 0
-
-
-def test_a_session_has_one_user_and_a_user_one_session_at_a_time(demo):
-    owner, last = {}, {}
-    for user, session in zip(demo.user_B.tolist(), demo.session_B.tolist(), strict=True):
-        assert owner.setdefault(session, user) == user
-        assert last.get(user, -1) <= session  # a closed session is never resumed
-        last[user] = session
-    assert (np.diff(demo.time_ms_B) >= 0).all()
 
 
 def hits_at_10(stream, start, stop):

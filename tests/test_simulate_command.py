@@ -1,8 +1,6 @@
 """`afresh simulate`: what it writes and sends, what it reports, and how a parent process follows it."""
 
 import json
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -67,11 +65,9 @@ def test_the_same_seed_writes_the_same_file_and_the_same_truth(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--change", "slow@5"], "kind of change 'slow': expected one of sudden"),
         (["--events", "0"], "0: expected a whole number, 1 or more"),
         (["--rate", "-1"], "-1: expected events a second"),
         (["--change", "sudden@9", "--change", "gradual@1..20"], "overlap: expected the first to be over"),
-        (["--season", "0"], "season, days 0, strength 0.6: expected days above 0"),
         (["--out", "a.txt"], "--out a.txt: expected a name that ends with .csv"),
         (["--out", "nowhere/a.csv"], "--out nowhere/a.csv: expected a file in a folder that exists"),
         (["--truth", "nowhere/a.json"], "--truth nowhere/a.json: expected a file in a folder that exists"),
@@ -124,33 +120,6 @@ def test_a_burst_of_rate_is_sent_as_a_burst():
     assert Order(1_000, 0, rate=0.0, plan=burst).pace() == Pace()
 
 
-PRINTS_IN_STEPS = """
-import sys
-def put(line): print(line, end="", flush=True)
-put('{"progress": {"sent": 1}}\\n{"progress": {"se')
-open(sys.argv[1]).read()
-put('nt": 2}}\\n')
-open(sys.argv[2]).read()
-put('{"sent": 3, "seconds": 1}\\n')
-"""
-
-
-def test_a_parent_reads_progress_while_the_process_continues_to_write(tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
-    os.mkfifo(first)
-    os.mkfifo(second)
-    with SenderProcess([sys.executable, "-c", PRINTS_IN_STEPS, str(first), str(second)]) as sender:
-        assert sender.progress() is None
-        sender.start()
-        with first.open("w"):  # opens when the process reads it
-            assert sender.progress() == {"sent": 1}  # the incomplete line does not count
-        with second.open("w"):
-            assert sender.progress() == {"sent": 2}
-        until(sender.sent, "the end of the process")
-        assert sender.progress() == {"sent": 2}
-        assert sender.sent() == 3
-
-
 def test_a_sender_process_has_the_default_configuration_whatever_the_environment(monkeypatch):
     monkeypatch.setenv("AFRESH_TOPICS__EVENTS", "other")
     print_names = "import json, os; print(json.dumps({'sent': 0, 'names': list(os.environ)}))"
@@ -160,12 +129,6 @@ def test_a_sender_process_has_the_default_configuration_whatever_the_environment
         names = sender.figures()["names"]
     assert "PATH" in names
     assert not any(name.startswith("AFRESH_") for name in names)
-
-
-@pytest.fixture
-def site(embedded_broker, topic_name, tmp_path):
-    with Site(embedded_broker, topic_name("simulate"), tmp_path, partitions=1) as made:
-        yield made
 
 
 def records_of(site, topic):
@@ -211,16 +174,6 @@ def test_an_error_of_the_reading_thread_is_raised(monkeypatch):
         lists._thread.join()
         with pytest.raises(ValueError, match="no such codec"):
             lists.refresh()
-
-
-@pytest.mark.kafka
-def test_a_missing_recommendations_topic_is_an_error_of_one_line(site, capsys):
-    site.create_topics()
-    missing = ["--set", "topics.recommendations=no-such-topic"]
-    assert simulated("--events", 10, "--closed-loop", *site.options(), *missing) == 2
-    err = capsys.readouterr().err
-    assert "topic 'no-such-topic' does not exist" in err
-    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.kafka
@@ -270,18 +223,6 @@ def test_the_command_creates_the_topic_and_sends_the_simulated_events(broker, to
 def test_a_closed_loop_without_rankings_reports_that(site, capsys):
     assert simulated("--events", 300, "--rate", 0, "--closed-loop", "--json", *site.options()) == 0
     assert f"no ranking was read from topic {site.stem}-recommendations" in capsys.readouterr().err
-
-
-@pytest.mark.kafka
-def test_the_process_ends_when_its_standard_input_is_closed(site):
-    site.create_topics()
-    command = [sys.executable, "-m", "pipeline.app.cli", "simulate", "--until-stdin-closes", "--json"]
-    with subprocess.Popen(
-        [*command, "--rate", "10", *site.options()], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        out, _ = process.communicate(timeout=60)  # closes its input
-    assert process.returncode == 0
-    assert json.loads(out)["sent"] < 60_000
 
 
 @pytest.mark.kafka

@@ -1,7 +1,6 @@
 """Steps don't run away, whatever the stream, and the quality of ordinary users comes back."""
 
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,45 +19,6 @@ def attention_of(learner: Recommender) -> AttentionModel:
     model = learner.models[0]
     assert isinstance(model, AttentionModel)
     return model
-
-
-def fickle(events: int, period: int) -> tuple[Ints, Ints]:
-    """Return a stream that changes every `period` events: all walk a circle; all take one of two items."""
-    rng = np.random.default_rng(0)
-    users = rng.integers(0, 40, events)
-    at, items = rng.integers(0, 100, 40), np.zeros(events, np.int64)
-    for event, user in enumerate(users.tolist()):
-        turn = event // period
-        at[user] = (at[user] + 1) % 100 if turn % 2 == 0 else turn % 100 + int(rng.integers(2))
-        items[event] = at[user]
-    return users, items
-
-
-@pytest.mark.parametrize("batch", [512, 2048])
-def test_a_gate_with_few_features_does_not_run_away(batch: int) -> None:
-    """Each batch contradicts the last; then come ordinary people. Without bounds half of the best is left."""
-    names = ["attention", "recent_popularity", "item_knn", "markov"]
-    learner = recommender(names=names)
-    model, kept = attention_of(learner), [learner.bank.names.index(name) for name in ("long", "back_off")]
-    assert model.gate is not None
-    off = np.setdiff1d(np.arange(len(learner.bank.names)), kept)
-    candidates = learner.bank.candidates
-
-    def with_few_features(queries: Any) -> Any:
-        found = candidates(queries)
-        found.features[:, off] = 0
-        return found
-
-    learner.bank.candidates = with_few_features  # type: ignore[method-assign]
-    outcomes = feed(learner, *fickle(8192, batch), batch)
-    before = learner.quality.cumulative()
-    users, items = people(4000, seed=3)
-    outcomes += feed(learner, users + 1000, items)
-    assert {outcome.metrics.skipped for outcome in outcomes[1:]} == {""}
-    assert np.abs(model.gate.weight.data[kept]).max() <= gate.BOUND
-    after = learner.quality.cumulative()
-    got = {name: ndcg_between(before[name], after[name]) for name in names}
-    assert got["attention"] >= 0.7 * max(got.values()), got
 
 
 def test_a_non_finite_parameter_stops_learning_and_publishing_until_it_is_repaired() -> None:

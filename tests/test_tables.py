@@ -209,33 +209,6 @@ def test_the_oldest_row_is_exact_however_old_the_queue_is() -> None:
             table.touch(row, np.array([number]), np.zeros(1, np.int64))
 
 
-def test_a_reclaiming_cycle_takes_its_steps_and_then_frees_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reclaiming, "ROWS_WORTH_A_CYCLE", 2)
-    state, batches = new_state(small_settings(limits=LimitsConfig(items=2))), Batches()
-    move_on(state, batches([Event("u", name) for name in "abcd"]))  # the sweep of a and b has begun
-    dead = [0, 1]
-    for step in range(1, STEPS):
-        assert state.reclaimer.step == step
-        assert state.items.status.data[dead].tolist() == [SWEPT, SWEPT]
-        move_on(state, batches([Event("v", "d")]))
-    assert state.reclaimer.step == 0
-    assert state.items.status.data[dead].tolist() == [FREE, FREE]
-    assert state.items.free[-2:] == [1, 0]
-    for store in state.stores.values():
-        for name, column in store.columns().items():
-            if column.of_items:
-                assert not np.isin(column.data, dead).any(), name
-
-
-def test_rows_are_reclaimed_at_once_rather_than_growing_the_table() -> None:
-    state, batches = new_state(small_settings(limits=LimitsConfig(items=4))), Batches()
-    with_few_rows(state, 8)
-    for n in range(40):
-        move_on(state, batches([Event("u", f"i{n}"), Event("v", f"i{n}")]))
-    assert state.items.capacity == 1024
-    assert len(state.items) == 4
-
-
 def test_a_consumed_item_that_moves_during_a_cycle_is_removed_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reclaiming, "ROWS_WORTH_A_CYCLE", 1)
     state, batches = new_state(small_settings(limits=LimitsConfig(items=300))), Batches()

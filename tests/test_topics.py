@@ -1,15 +1,12 @@
 """Topics that are missing: the service creates them as it needs them, or says what to create."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 import pytest
 from contracts.sinks import topics_named
-from harness.clients import config, lying_on, make_topic
-from harness.service import Site
-from harness.truth import Truth, event_of
+from harness.clients import config, make_topic
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import TopicAuthorizationFailedError
@@ -58,19 +55,3 @@ def test_refused_topics_are_named(broker: str, topics: TopicsConfig, monkeypatch
         assert repr(name) in str(caught.value)
     assert f"Create them ({topics.recommendations!r} with cleanup.policy=compact)" in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_the_service_starts_before_any_topic_exists(broker: str, topic_name: Name, tmp_path: Path) -> None:
-    with Site(broker, topic_name("bare"), tmp_path, partitions=1) as site:
-        process = site.run()
-        process.wait_state("ready")
-        assert f"created the topic {site.events}" in process.said()
-        process.until(lambda: process.held() > 0, "its partitions")
-        events = [event_of("ann", f"i{number}", 1_700_000_000_000 + number) for number in range(3)]
-        site.send(events)
-        process.wait_learned(3)
-        process.end()
-        assert Truth(events).last_ms == {
-            key: ranking["event_timestamp_ms"] for key, ranking in site.newest().items() if key == "ann"
-        }
-        assert lying_on(broker, f"{site.stem}-dead_letters") == []

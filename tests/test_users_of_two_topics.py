@@ -65,12 +65,6 @@ class Shop:
             self.events[user].append(f"item-{self.count}")
             self.count += 1
 
-    def learn(self, worker: Worker, *events: tuple[str, str]) -> None:
-        """Append events and let a worker learn each in a batch of its own."""
-        for event in events:
-            self.publish(event)
-            worker.finish()
-
     def trim(self) -> None:
         """Drop the records so far, as retention does: users remain in shards only."""
         for source in self.log.partitions():
@@ -111,32 +105,6 @@ def die_writing(worker: Worker, nth: int, act: Callable[[], None]) -> bool:
     finally:
         folder.write = write  # type: ignore[method-assign]
     return False
-
-
-def test_both_topics_users_are_revoked_and_taken_over_whole(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
-    old = shop.start("old")
-    shop.learn(old, ("ann", "views"), ("bob", "buys"), ("ann", "buys"), ("bob", "views"), ("cyd", "views"))
-    old.source.revoke(both(0))
-    old.loop.tick()
-    assert shop.learners["old"].offsets == {}
-    shop.publish(("ann", "views"))
-    shop.start("new").finish()
-    shop.assert_whole("new")
-
-
-def test_a_dead_workers_topics_are_caught_up_in_order_of_time(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
-    dead = shop.start("dead")
-    shop.publish(("ann", "views"), ("ann", "buys"), ("ann", "views"))
-    dead.finish()
-    dead.loop.checkpoint()
-    shop.learn(dead, *(("ann", topic) for topic in ("views", "buys", "views", "views", "buys", "views")))
-    shop.die(dead)
-    heir = shop.start("heir")
-    heir.finish()
-    shop.assert_whole("heir")
-    assert shop.learners["heir"].state.events_learned == 0  # the other worker's model has learned them
 
 
 @pytest.mark.parametrize("nth", [1, 2, 3])

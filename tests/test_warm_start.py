@@ -132,15 +132,6 @@ def test_users_of_the_file_without_a_live_event_are_evicted_without_a_tombstone(
     life.kill()
 
 
-def test_a_trained_checkpoint_of_other_settings(trained: Trained, caplog: pytest.LogCaptureFixture) -> None:
-    folder, before = trained
-    wider = changed(SETTINGS, model__tables={"attention": {"dim": 16, "history": 8}})
-    life = Life(folder, wider, MemoryLog({"events": 2}))
-    assert "model.attention.dim was 8, is 16: the model restarts" in caplog.text
-    assert history_of(life.learner, "u1") == history_of(before, "u1")
-    life.kill()
-
-
 def test_a_damaged_trained_checkpoint_is_rejected(trained: Trained) -> None:
     folder, _ = trained
     next((folder / TRAINED).glob("model-*")).write_bytes(b"")

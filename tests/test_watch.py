@@ -16,12 +16,11 @@ from kafka import KafkaProducer
 from consumers.memory import MemoryRecord
 from pipeline.app import cli
 from pipeline.app.watching import Wanted, alarm_line, json_line, long_text, short_text, watch
-from pipeline.errors import BrokerLost, UsageError
+from pipeline.errors import UsageError
 from pipeline.events.records import DriftAlarm, RankedItem, Ranking
 from pipeline.service.clock import SystemClock
 from pipeline.service.ports import Publication
 from pipeline.settings import KafkaConfig, Settings, TopicsConfig
-from producers.embedded_broker import EmbeddedBroker
 from producers.kafka.sink import KafkaSink
 from producers.kafka.topics import create_topics
 
@@ -44,27 +43,22 @@ ANN = b"""{"user_id":"ann","ranking_id":"r","items":[{"item_id":"i1","score":1.5
  "generated_at_ms":1700000000000,"event_timestamp_ms":1,"model":"attention","model_version":7,"later":true}"""
 
 
-def test_a_list_is_one_line_or_one_for_each_place() -> None:
-    assert short_text(record(b"ann", ANN)) == "2023-11-14 22:13:20Z ann: i1 1.50"
-    assert long_text(record(b"ann", ANN)).splitlines() == [
+def test_a_record_is_text_of_one_line_or_of_one_for_each_place_or_json() -> None:
+    shown, tombstone = record(b"ann", ANN), record(b"ann", None)
+    assert short_text(shown) == "2023-11-14 22:13:20Z ann: i1 1.50"
+    assert long_text(shown).splitlines() == [
         "2023-11-14 22:13:20Z ann: 1 items, attention 7",
         "    1 i1     1.50  because of h",
     ]
-    default = short_text(record(b"__default__", ANN))
-    assert default.startswith("2023-11-14 22:13:20Z __default__ (users without events): i1")
-
-
-def test_a_tombstone_is_a_user_who_is_forgotten() -> None:
-    tombstone = record(b"ann", None)
+    assert short_text(record(b"__default__", ANN)).partition(" (")[2].startswith("users without events): i1")
     assert short_text(tombstone) == long_text(tombstone) == "2023-11-14 22:13:20Z ann is forgotten"
-    expected = {"user_id": "ann", "forgotten": True, "forgotten_at_ms": AT_MS}
-    assert json.loads(json_line(tombstone)) == expected
-
-
-def test_json_is_the_record_on_one_line() -> None:
-    line = json_line(record(b"ann", ANN))
-    assert "\n" not in line
-    assert json.loads(line) == json.loads(ANN)
+    assert "\n" not in json_line(shown)
+    assert json.loads(json_line(shown)) == json.loads(ANN)
+    forgotten = {"user_id": "ann", "forgotten": True, "forgotten_at_ms": AT_MS}
+    assert json.loads(json_line(tombstone)) == forgotten
+    alarm = DriftAlarm("adwin", "loss", 1200, 0.5, 0.75, 0)
+    line = alarm_line(record(b"loss", msgspec.json.encode(alarm)))
+    assert line == "1970-01-01 00:00:00Z drift: loss .500 -> .750 at event 1,200"
 
 
 def test_an_id_can_not_command_the_terminal() -> None:
@@ -72,12 +66,6 @@ def test_an_id_can_not_command_the_terminal() -> None:
     for line in (short_text(hostile), long_text(hostile)):
         assert "\x1b" not in line
         assert line.count(r"'\x1b[2J'") == 2
-
-
-def test_an_alarm_is_one_line() -> None:
-    alarm = DriftAlarm("adwin", "loss", 1200, 0.5, 0.75, 0)
-    line = alarm_line(record(b"loss", msgspec.json.encode(alarm)))
-    assert line == "1970-01-01 00:00:00Z drift: loss .500 -> .750 at event 1,200"
 
 
 @pytest.fixture
@@ -179,13 +167,3 @@ def test_a_missing_topic_is_an_error(embedded_broker: str, topic_name: Name) -> 
     topics = TopicsConfig(recommendations=topic_name("absent"))
     with pytest.raises(UsageError, match=r"topic 'absent-.*' does not exist "):
         taken(Settings(kafka=KafkaConfig(bootstrap_servers=embedded_broker), topics=topics), Wanted(), 1)
-
-
-@pytest.mark.kafka
-def test_a_broker_that_is_lost_for_longer_than_the_limit_is_an_error() -> None:
-    with EmbeddedBroker() as broker:
-        kafka = KafkaConfig(bootstrap_servers=broker.bootstrap_servers, broker_timeout_s=0.5)
-        settings = Settings(kafka=kafka)
-        create_topics(kafka, settings.topics, partitions=1, replication=1)
-        with pytest.raises(BrokerLost, match=r"has not answered for .* while reading the topic"):
-            taken(settings, Wanted(), 1, opened=broker.stop)

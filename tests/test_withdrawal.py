@@ -180,25 +180,6 @@ def test_the_items_topic_is_read_to_its_end_before_the_first_event(tmp_path: Pat
     assert shown(worker) == {"item-0"}
 
 
-def test_lists_are_refreshed_when_an_item_is_withdrawn(tmp_path: Path, items: MemoryLog) -> None:
-    worker = reading(filled(["ann", "bob", "cyd"]), tmp_path, items)
-    worker.finish()
-    assert shown(worker) == {"item-0", "item-1", "item-2"}
-    withdraw(items, "item-1")
-    worker.settle()
-    assert shown(worker) == {"item-0", "item-2"}
-    assert worker.learner.seq == 2
-
-
-def test_a_bad_record_of_the_items_topic_is_a_dead_letter(tmp_path: Path, items: MemoryLog) -> None:
-    items.append(b"{", topic="items", key=b"lamp")
-    worker = reading(filled(["ann"]), tmp_path, items)
-    worker.finish()
-    (reject,) = worker.outbox.rejects
-    assert (reject.reason, reject.record.topic, reject.record.value) == ("not_json", "items", b"{")
-    assert worker.learner.events_learned == 1
-
-
 def test_a_restart_continues_the_items_topic_at_its_offset(tmp_path: Path, items: MemoryLog) -> None:
     withdraw(items, "item-0")
     worker = reading(filled(["ann", "bob"]), tmp_path, items)

@@ -15,8 +15,9 @@ from kafka import TopicPartition as KafkaPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.structs import ConsumerGroupMetadata
 
-from pipeline.events.batch import TopicPartition
-from pipeline.events.records import DriftAlarm, Ranking
+from consumers.memory import MemoryRecord
+from pipeline.events.batch import Reject, TopicPartition
+from pipeline.events.records import DriftAlarm, RankedItem, Ranking
 from pipeline.service.clock import SystemClock
 from pipeline.settings import TopicsConfig
 from producers.kafka.sink import KafkaSink
@@ -26,6 +27,15 @@ from producers.memory import MemorySink, Outbox
 
 now_ms = SystemClock().now_ms
 Letter = tuple[bytes | None, bytes | None, str]  # key, value, reason
+
+
+def ranking(user_id: str, ranking_id: str = "r1") -> Ranking:
+    return Ranking(user_id, ranking_id, [RankedItem("i1", 1.5, ["i0"])], 1_000, 900, "attention", 7)
+
+
+def reject(value: bytes | None, key: bytes | None) -> Reject:
+    record = MemoryRecord("events", 0, 41, 1_700_000_000_000, key, value)
+    return Reject(record, "not_json", "expected JSON, got \u00ff")
 
 
 class MemoryWorld:

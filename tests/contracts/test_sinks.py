@@ -7,21 +7,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from sinks import FACTORIES, SINKS, World
+from sinks import FACTORIES, SINKS, World, ranking, reject
 
 import producers
-from consumers.memory import MemoryRecord
-from pipeline.events.batch import Reject
-from pipeline.events.records import DriftAlarm, RankedItem, Ranking
+from pipeline.events.records import DriftAlarm
 from pipeline.service.ports import Publication, Sink
-
-
-def ranking(user_id: str, ranking_id: str = "r1") -> Ranking:
-    return Ranking(user_id, ranking_id, [RankedItem("i1", 1.5, ["i0"])], 1_000, 900, "attention", 7)
-
-
-def reject(value: bytes | None, key: bytes | None) -> Reject:
-    return Reject(MemoryRecord("events", 0, 41, 1_700_000_000_000, key, value), "not_json", "expected JSON")
 
 
 @pytest.fixture(params=FACTORIES)
@@ -82,12 +72,6 @@ def test_a_batch_is_published_without_a_wait(world: World, sink: Sink) -> None:
     while not receipt.done():
         assert time.monotonic() < until
     assert world.rankings("ann") == [ranking("ann")]
-
-
-def test_an_empty_batch_is_acknowledged(sink: Sink) -> None:
-    receipt = sink.publish(Publication())
-    receipt.wait(10)
-    assert receipt.done()
 
 
 def test_offsets_are_committed_with_the_batch_by_a_sink_that_commits_them(world: World, sink: Sink) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import pytest
-from harness.clients import Recorder
+from harness.clients import Recorder, ends, values
 from sources import FACTORIES, SOURCES, Factory, World
 
 import consumers
@@ -55,16 +55,8 @@ def drain(source: Source, count: int, max_events: int = 100) -> list[Polled]:
     raise AssertionError(f"{count} records expected, {len(values(polls))} came")
 
 
-def values(polls: Sequence[Polled]) -> list[bytes | None]:
-    return [record.value for polled in polls for record in polled.records]
-
-
 def at(records: Sequence[Record]) -> list[tuple[int, int]]:
     return [(record.partition, record.offset) for record in records]
-
-
-def ends(polls: Sequence[Polled]) -> dict[TopicPartition, int]:
-    return {span.source: span.stop for polled in polls for span in polled.spans}
 
 
 def read_from(source: Source, partition: TopicPartition, offset: int) -> Polled:
@@ -118,15 +110,6 @@ def test_spans_join_from_the_offset_that_was_sought(world: World, source: Source
     spans = [span for polled in drain(source, 9, max_events=4) for span in polled.spans]
     assert (spans[0].start, spans[-1].stop) == (3, 12)
     assert all(before.stop == after.start for before, after in pairwise(spans))
-
-
-def test_nothing_new_gives_an_empty_batch(world: World, source: Source) -> None:
-    fill(world, 1)
-    Recorder(source)
-    drain(source, 1)
-    polled = source.poll(10, 0.0)
-    assert not polled
-    assert polled.records == []
 
 
 def test_batches_are_read_again_in_their_own_order(world: World, source: Source) -> None:
@@ -191,13 +174,16 @@ def test_commits_outlive_their_source(world: World) -> None:
         second.close()
 
 
-def test_lag_counts_down_to_nothing(world: World, source: Source) -> None:
+def test_lag_counts_down_to_nothing_then_a_batch_is_empty(world: World, source: Source) -> None:
     fill(world, 5)
     Recorder(source)
     drain(source, 3, max_events=3)
     assert source.lag()[TopicPartition(world.topic, 0)] == 2
     drain(source, 2)
     assert set(source.lag().values()) == {0}
+    polled = source.poll(10, 0.0)
+    assert not polled
+    assert polled.records == []
 
 
 def test_partitions_and_offsets_are_known_before_the_start(world: World, source: Source) -> None:

@@ -68,6 +68,14 @@ def lying_on(address: str, topic: str) -> list[ConsumerRecord]:
     return sorted(found, key=lambda record: (record.partition, record.offset))
 
 
+def values(batches: Iterable[Polled]) -> list[bytes | None]:
+    return [record.value for batch in batches for record in batch.records]
+
+
+def ends(batches: Iterable[Polled]) -> dict[TopicPartition, int]:
+    return {span.source: span.stop for batch in batches for span in batch.spans}
+
+
 class Recorder:
     """A rebalance listener that records calls, and seeks to `offsets`, the commit or the earliest record."""
 
