@@ -43,7 +43,6 @@ class Counts(NamedTuple):
 
     stored_MW: FloatArray
     gain_W: npt.NDArray[np.float64]
-    total_W: npt.NDArray[np.float64]
 
 
 class Shares(NamedTuple):
@@ -75,7 +74,7 @@ class Popularity(Family):
 
     @property
     def counts(self) -> Counts:
-        return Counts(self.stored.data, self.gain.data, self.total.data)
+        return Counts(self.stored.data, self.gain.data)
 
     def shares(self, column: int, known: int, factor: float) -> Shares:
         """Return the shares of a column, each times `factor`; `known` items have a pseudo-count each."""
@@ -180,9 +179,11 @@ def _move(touched, stored_MW, status_M, listed_WE, complete_W, remake_W):  # typ
         for e in range(most):
             m = listed[e]
             listed[e] = -1
-            if m >= 0 and status_M[m] == LIVE and stored_MW[m, w] > 0 and not _among(touched, m):
-                listed[count] = m
-                count += 1
+            if m >= 0 and status_M[m] == LIVE and stored_MW[m, w] > 0:
+                place = np.searchsorted(touched, m)
+                if place == touched.shape[0] or touched[place] != m:
+                    listed[count] = m
+                    count += 1
         kept = count
         for m in touched:
             value = stored_MW[m, w]
@@ -207,30 +208,10 @@ def _ranks_before(stored_MW, w, a, b):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _among(rows, m):  # type: ignore[no-untyped-def]
-    """Return whether rows in ascending order hold m."""
-    low, high = 0, rows.shape[0]
-    while low < high:
-        middle = (low + high) // 2
-        if rows[middle] < m:
-            low = middle + 1
-        else:
-            high = middle
-    return low < rows.shape[0] and rows[low] == m
-
-
-@inlined
 def share_of(shares, m):  # type: ignore[no-untyped-def]
     """Return item m's smoothed share, times the factor."""
     count = shares.stored_MW[m, shares.column] * shares.inverse_gain
     return (count + np.float32(SMALL)) * shares.scale
-
-
-@inlined
-def _features(counts, m, position, f):  # type: ignore[no-untyped-def]
-    column = P1000 if f == 0 else (P300 if f == 1 else (DAY if f == 2 else POSITION + position))
-    value = counts.stored_MW[m, column] * np.float32(1.0 / counts.gain_W[column])
-    return log32(value + np.float32(SMALL)) * np.float32(SCALE)
 
 
 @kernel()
@@ -251,8 +232,10 @@ def _finish(block, counts, at):  # type: ignore[no-untyped-def]
 @kernel()
 def _bare(rows_N, position_N, counts, at, out_NF):  # type: ignore[no-untyped-def]
     for n in range(rows_N.shape[0]):
+        columns = (np.int64(P1000), np.int64(P300), np.int64(DAY), POSITION + np.int64(position_N[n]))
         for f in range(4):
-            out_NF[n, at + f] = _features(counts, rows_N[n], np.int64(position_N[n]), f)
+            value = counts.stored_MW[rows_N[n], columns[f]] * np.float32(1.0 / counts.gain_W[columns[f]])
+            out_NF[n, at + f] = log32(value + np.float32(SMALL)) * np.float32(SCALE)
 
 
 @kernel()
