@@ -16,65 +16,30 @@ table, and one JSON line at the end. The streams are those of drift_streams.py.
   back at the end, which then counts. Each turn of a recurring change is a change of its own.
 - NDCG@10 after: of all tests from event 20,000 on; of the whole of a recorded stream. The gain is the mean of
   the seeds' gains, and in brackets the least and the most.
-
---parts "steps alone|count features alone", or all, gives rows for parts of the reaction alone.
 """
 
 import argparse
 import os
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import product
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, NamedTuple
 
 import numpy as np
-from bench import Patch, parser_of, patched, print_head, print_result, print_row
+from bench import parser_of, print_head, print_result, print_row
 from drift_streams import CHANGE_AT, EVENTS, KINDS, PERIOD, batches, now_ms, settings_of
 from recorded import add_data
 from wired import step
 
-from pipeline.evaluation import reaction
 from pipeline.evaluation.rank_metrics import gains_of
-from pipeline.evaluation.reaction import share_left
 from pipeline.events.records import DriftAlarm
-from pipeline.features.bank import FeatureBank
-from pipeline.features.context_matches import ContextMatches
-from pipeline.features.transitions import Transitions
 from pipeline.models.registry import variant_of
 from pipeline.recommender import Recommender
 from pipeline.settings import DriftConfig, Settings
 from pipeline.thread_limits import limit_threads
 
 TESTS, BEFORE, SHARE = 2_000, 5_000, 0.9
-WHOLE = "whole"
-
-
-def nothing(*args: Any) -> None:
-    """Weaken nothing."""
-
-
-def of_old_items(alarm: DriftAlarm) -> float:
-    """Return the share of events on old items for an alarm of new items, else `share_left`."""
-    if alarm.signal == "young_items":
-        return (1 - alarm.after) / (1 - alarm.before)
-    return share_left(alarm)
-
-
-# what is switched off or set otherwise
-NO_STEPS = (reaction, "MAX_EXTRA_STEP", 0.0)
-PARTS: dict[str, tuple[Patch, ...]] = {
-    WHOLE: (),
-    "steps alone": ((FeatureBank, "fade", nothing),),
-    "count features alone": (NO_STEPS,),
-    "transitions alone": (NO_STEPS, (ContextMatches, "fade", nothing)),
-    "context matches alone": (NO_STEPS, (Transitions, "fade", nothing)),
-    "steps four times as long": ((reaction, "MAX_EXTRA_STEP", 3.0),),
-    "half as much forgotten": ((reaction, "HALVING_WEIGHT", 48.0),),
-    "four times as much forgotten": ((reaction, "HALVING_WEIGHT", 6.0),),
-    "to new items too": ((reaction, "share_left", of_old_items),),
-}
 
 
 class Run(NamedTuple):
@@ -102,17 +67,16 @@ class Watched(Recommender):
         return []
 
 
-def run(kind: str, seed: int, part: str, on: bool, data: Path | None) -> Run:
+def run(kind: str, seed: int, on: bool, data: Path | None) -> Run:
     """Learn one stream."""
     limit_threads(1)
     stream, alarms = KINDS[kind], []
-    with patched(PARTS[part]):
-        learner = Watched(settings_of(stream, Settings(drift=DriftConfig(reaction=on))))
-        for events in batches(stream, seed, data):
-            before = learner.events_learned
-            alarms += step(learner, events, now_ms(stream)).alarms
-            if stream.alarm and before < CHANGE_AT <= learner.events_learned:
-                learner.react(learner.evaluator.reaction.respond([stream.alarm], learner.events_learned))
+    learner = Watched(settings_of(stream, Settings(drift=DriftConfig(reaction=on))))
+    for events in batches(stream, seed, data):
+        before = learner.events_learned
+        alarms += step(learner, events, now_ms(stream)).alarms
+        if stream.alarm and before < CHANGE_AT <= learner.events_learned:
+            learner.react(learner.evaluator.reaction.respond([stream.alarm], learner.events_learned))
     return Run(np.concatenate(learner.kept), alarms)
 
 
@@ -167,7 +131,6 @@ class Row:
     """One line of the table: all seeds of one kind. Tuples are without the reaction, with it."""
 
     kind: str
-    part: str
     seeds: int
     signals: dict[str, int]  # streams by the signal of the first alarm
     delays: list[int]
@@ -179,14 +142,13 @@ class Row:
     gains: list[float]
 
 
-def row(kind: str, part: str, without: list[Summary], reacted: list[Summary]) -> Row:
+def row(kind: str, without: list[Summary], reacted: list[Summary]) -> Row:
     """Combine all seeds."""
     firsts = [each.first for each in reacted if each.first]
     calm, arms = sum(each.calm_events for each in reacted), (without, reacted)
     back = tuple([each.back for each in arm] for arm in arms)
     return Row(
         kind=kind,
-        part=part,
         seeds=len(reacted),
         signals={signal: sum(each[0] == signal for each in firsts) for signal, _ in sorted(firsts)},
         delays=sorted(delay for _, delay in firsts),
@@ -200,7 +162,7 @@ def row(kind: str, part: str, without: list[Summary], reacted: list[Summary]) ->
 
 
 HEAD = (
-    "change", "reaction", "signal, of streams", "delay, median (most)", "false alarms per 100,000",
+    "change", "signal, of streams", "delay, median (most)", "false alarms per 100,000",
     "back without it (least to most)", "back with it (least to most)", "ratio", "NDCG@10 after, without",
     "with", "gain",
 )  # fmt: skip
@@ -220,7 +182,7 @@ def cells(of: Row) -> list[str]:
     gain = f"{100 * mean(of.gains):+.1f}%"
     if len(of.gains) > 1:
         gain += f" ({100 * min(of.gains):+.1f} to {100 * max(of.gains):+.1f})"
-    return [of.kind, of.part, *middle, f"{of.after[0]:.4f}", f"{of.after[1]:.4f}", gain]
+    return [of.kind, *middle, f"{of.after[0]:.4f}", f"{of.after[1]:.4f}", gain]
 
 
 def parsed() -> argparse.Namespace:
@@ -229,15 +191,12 @@ def parsed() -> argparse.Namespace:
     add_data(parser)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--kinds", help=f"separated by ; of {'; '.join(KINDS)}")
-    parser.add_argument("--parts", default=WHOLE, help="separated by |, or all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     options = parser.parse_args()
     known = [kind for kind, stream in KINDS.items() if options.data or not stream.recorded]
     options.kinds = options.kinds.split(";") if options.kinds else known
-    options.parts = list(PARTS) if options.parts == "all" else options.parts.split("|")
-    for name, wanted, names in (("kinds", options.kinds, known), ("parts", options.parts, PARTS)):
-        if unknown := set(wanted) - set(names):
-            parser.error(f"--{name}: {', '.join(sorted(unknown))}; expected some of {'; '.join(names)}")
+    if unknown := set(options.kinds) - set(known):
+        parser.error(f"--kinds: {', '.join(sorted(unknown))}; expected some of {'; '.join(known)}")
     return options
 
 
@@ -245,25 +204,23 @@ def main() -> None:
     options = parsed()
     print_head(*HEAD)
     rows: list[Row] = []
-    runs: dict[tuple[str, int, str, bool], Future[Run]] = {}
+    runs: dict[tuple[str, int, bool], Future[Run]] = {}
     with ProcessPoolExecutor(options.jobs) as pool:
 
-        def started(kind: str, seed: int, part: str, on: bool) -> Future[Run]:
+        def started(kind: str, seed: int, on: bool) -> Future[Run]:
             if not on and KINDS[kind].fall:  # no reaction to the alarm
                 kind = KINDS[kind].recorded or "none"
-            key = kind, seed, part, on
+            key = kind, seed, on
             if key not in runs:
                 runs[key] = pool.submit(run, *key, options.data)
             return runs[key]
 
         wanted = []
-        for kind, part in product(options.kinds, options.parts):
+        for kind in options.kinds:
             seeds = range(1 if KINDS[kind].recorded else options.seeds)
-            without = [started(kind, seed, WHOLE, False) for seed in seeds]
-            wanted.append((kind, part, without, [started(kind, seed, part, True) for seed in seeds]))
-        for kind, part, *arms in wanted:
-            summaries = [[summary(kind, each.result()) for each in arm] for arm in arms]
-            rows.append(row(kind, part, *summaries))
+            wanted.append((kind, [[started(kind, seed, on) for seed in seeds] for on in (False, True)]))
+        for kind, arms in wanted:
+            rows.append(row(kind, *([summary(kind, each.result()) for each in arm] for arm in arms)))
             print_row(*cells(rows[-1]))
     print_result(
         events=EVENTS, change_at=CHANGE_AT, seeds=options.seeds, rows=[asdict(each) for each in rows]

@@ -1,13 +1,11 @@
-"""Streams for measurements of the drift reaction: simulated users with and without a change, a rush of new
-items, a false alarm, and recorded events.
+"""Streams for measurements of the drift reaction: simulated users with and without a change, a false
+alarm, and recorded events.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-import numpy as np
 from recorded import BY_NAME, NOW_MS, events_of, settings_for
 from wired import END_MS, START_MS, as_columns
 
@@ -20,7 +18,6 @@ from producers.simulator.users import simulate_users
 
 EVENTS, CHANGE_AT, PERIOD, BATCH = 60_000, 20_000, 10_000, 128
 RECORDED_EVENTS = 40_000
-RUSH_SHARE, RUSH_ITEMS = 0.3, 300
 
 
 @dataclass(frozen=True)
@@ -30,15 +27,13 @@ class Stream:
     changes: tuple[Change, ...] = ()
     fall: float = 0.0
     """The share of the hits that a false alarm at event 20,000 reports as lost; 0: no false alarm."""
-    rush: bool = False
-    """From event 20,000 on three events in ten go to one of 300 new items."""
     recorded: str = ""
     """The name of a recorded stream, in the place of simulated users."""
 
     @property
     def steady(self) -> bool:
         """Whether nothing changes."""
-        return not (self.changes or self.rush)
+        return not self.changes
 
     @property
     def alarm(self) -> DriftAlarm | None:
@@ -54,7 +49,6 @@ KINDS: dict[str, Stream] = {
     "recurring": Stream((Change("recurring", CHANGE_AT, period=PERIOD),)),
     "local, 1/4": Stream((Change("local", CHANGE_AT, share=0.25),)),
     "local, 1/2": Stream((Change("local", CHANGE_AT, share=0.5),)),
-    "new items": Stream(rush=True),
     "none, false alarm of 1/5": Stream(fall=0.2),
     "none, false alarm of 1/2": Stream(fall=0.5),
 }
@@ -75,22 +69,11 @@ def now_ms(stream: Stream) -> int:
 
 def batches(stream: Stream, seed: int, data: Path | None) -> Iterator[Events]:
     """Yield the events in batches of 128."""
-    if not stream.recorded:
-        yield from _simulated(stream, seed)
+    if stream.recorded:
+        assert data is not None
+        yield from events_of(data, BY_NAME[stream.recorded], RECORDED_EVENTS, BATCH)
         return
-    assert data is not None
-    yield from events_of(data, BY_NAME[stream.recorded], RECORDED_EVENTS, BATCH)
-
-
-def _simulated(stream: Stream, seed: int) -> Iterator[Events]:
-    rng, wired, start = np.random.default_rng((seed, 1)), [], 0
-    for columns in simulate_users(EVENTS, seed, Plan(stream.changes), chunk=BATCH):
-        wired += wire_events(columns, START_MS)
-        while len(wired) >= BATCH or (wired and start + len(wired) == EVENTS):
-            part, wired = wired[:BATCH], wired[BATCH:]
-            if stream.rush and start >= CHANGE_AT:
-                for place in np.flatnonzero(rng.random(len(part)) < RUSH_SHARE):
-                    item_id = f"new-{rng.integers(RUSH_ITEMS)}"
-                    part[place] = msgspec.structs.replace(part[place], item_id=item_id)
-            start += len(part)
-            yield as_columns(part)
+    chunks = simulate_users(EVENTS, seed, Plan(stream.changes))
+    wired = [event for columns in chunks for event in wire_events(columns, START_MS)]
+    for start in range(0, EVENTS, BATCH):
+        yield as_columns(wired[start : start + BATCH])
