@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.events.records import DEFAULT_USER
 from pipeline.features.block import Candidates
-from pipeline.ranking.explanations import LEAST_SHARE, REASONS, reasons
+from pipeline.ranking.lists import LEAST_SHARE, REASONS, reasons
 from pipeline.ranking.top_k import top_k
 from pipeline.recommender import Recommender
 from pipeline.settings import RankConfig

@@ -12,14 +12,23 @@ import numpy.typing as npt
 
 from pipeline.errors import CheckpointError
 from pipeline.events.batch import TopicPartition
-from pipeline.state.duplicates import Duplicates
-from pipeline.state.fitting import RINGS, Differences, fitted, laid_anew, misfit
-from pipeline.state.packing import ADVICE, differences, model_of, user_columns
-from pipeline.state.refresh import NOW
+from pipeline.state.packing import (
+    ADVICE,
+    RINGS,
+    Differences,
+    differences,
+    fitted,
+    laid_anew,
+    misfit,
+    model_of,
+    user_columns,
+)
+from pipeline.state.published_lists import NOW
 from pipeline.state.shards import Arrays, Shard, pack_texts, pick, unpack_texts
 from pipeline.state.state import State
 from pipeline.state.store import AnyArray, Column, translate
 from pipeline.state.tables import ANNOUNCED, HELD, HIDDEN
+from pipeline.state.user_partition import Duplicates
 
 IntArray = npt.NDArray[np.int32]
 
