@@ -5,7 +5,7 @@
 Runs the service's own `Recommender` (default configuration, but that no lists are made) in batches of 128
 over simulated users, with a change of preferences at event 20,000 of 60,000, once with `drift.reaction` and
 once without it; with --data (or AFRESH_DATA) over the first 40,000 events of recorded streams too. Prints one
-table, and one JSON line at the end. The streams are those of drift_streams.py.
+table, and one JSON line at the end.
 
 - signal: the first alarm after the change, by signal, and its delay in events, median (most).
 - false alarms: on streams without a change, and before the change on the others, per 100,000 events. Of
@@ -20,6 +20,7 @@ table, and one JSON line at the end. The streams are those of drift_streams.py.
 
 import argparse
 import os
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,18 +29,82 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from bench import parser_of, print_head, print_result, print_row
-from drift_streams import CHANGE_AT, EVENTS, KINDS, PERIOD, batches, now_ms, settings_of
-from recorded import add_data
-from wired import step
+from recorded import BY_NAME, NOW_MS, add_data, events_of, settings_for
+from wired import END_MS, START_MS, as_columns, step
 
 from pipeline.evaluation.rank_metrics import gains_of
+from pipeline.events.batch import Events
 from pipeline.events.records import DriftAlarm
 from pipeline.models.registry import variant_of
 from pipeline.recommender import Recommender
 from pipeline.settings import DriftConfig, Settings
 from pipeline.thread_limits import limit_threads
+from producers.simulator.events import wire_events
+from producers.simulator.plan import Change, Plan
+from producers.simulator.users import simulate_users
 
+EVENTS, CHANGE_AT, PERIOD, BATCH = 60_000, 20_000, 10_000, 128
+RECORDED_EVENTS = 40_000
 TESTS, BEFORE, SHARE = 2_000, 5_000, 0.9
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One kind of stream."""
+
+    changes: tuple[Change, ...] = ()
+    fall: float = 0.0
+    """The share of the hits that a false alarm at event 20,000 reports as lost; 0: no false alarm."""
+    recorded: str = ""
+    """The name of a recorded stream, in the place of simulated users."""
+
+    @property
+    def steady(self) -> bool:
+        """Whether nothing changes."""
+        return not self.changes
+
+    @property
+    def alarm(self) -> DriftAlarm | None:
+        """The false alarm."""
+        after = 0.4 * (1 - self.fall)
+        return DriftAlarm("false alarm", "hit_rate", CHANGE_AT, 0.4, after, 0) if self.fall else None
+
+
+KINDS: dict[str, Stream] = {
+    "none": Stream(),
+    "sudden": Stream((Change("sudden", CHANGE_AT),)),
+    "gradual": Stream((Change("gradual", CHANGE_AT, CHANGE_AT + 10_000),)),
+    "recurring": Stream((Change("recurring", CHANGE_AT, period=PERIOD),)),
+    "local, 1/4": Stream((Change("local", CHANGE_AT, share=0.25),)),
+    "local, 1/2": Stream((Change("local", CHANGE_AT, share=0.5),)),
+    "none, false alarm of 1/5": Stream(fall=0.2),
+    "none, false alarm of 1/2": Stream(fall=0.5),
+}
+for _name in BY_NAME:
+    KINDS[_name] = Stream(recorded=_name)
+    KINDS[f"{_name}, false alarm of 1/2"] = Stream(fall=0.5, recorded=_name)
+
+
+def settings_of(stream: Stream, settings: Settings) -> Settings:
+    """Return the settings for a stream."""
+    return settings_for(BY_NAME[stream.recorded], settings) if stream.recorded else settings
+
+
+def now_ms(stream: Stream) -> int:
+    """Return the wall-clock time of all batches."""
+    return NOW_MS if stream.recorded else END_MS
+
+
+def batches(stream: Stream, seed: int, data: Path | None) -> Iterator[Events]:
+    """Yield the events in batches of 128."""
+    if stream.recorded:
+        assert data is not None
+        yield from events_of(data, BY_NAME[stream.recorded], RECORDED_EVENTS, BATCH)
+        return
+    chunks = simulate_users(EVENTS, seed, Plan(stream.changes))
+    wired = [event for columns in chunks for event in wire_events(columns, START_MS)]
+    for start in range(0, EVENTS, BATCH):
+        yield as_columns(wired[start : start + BATCH])
 
 
 class Run(NamedTuple):
