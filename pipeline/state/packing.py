@@ -255,3 +255,15 @@ def laid_anew(ring_NH: AnyArray, pushed_N: npt.NDArray[np.int64], length: int, f
         number_N = pushed_N[there] - 1 - back
         out[every_N[there], number_N % length] = ring_NH[every_N[there], number_N % held]
     return out
+
+
+def user_piece(name: str, arrays: Arrays, column: Column) -> npt.NDArray[np.generic]:
+    """Return what a shard holds of a user column, made to fit; fill values where it is another model's."""
+    piece = arrays[f"user.{name}"]
+    if why := misfit(piece, column):
+        if not model_of(name):
+            raise CheckpointError(f"column {name} of a shard: {why}; {ADVICE}")
+        return np.full((piece.shape[0], *column.data.shape[1:]), column.fill, column.data.dtype)
+    if name in RINGS:
+        return laid_anew(piece, arrays["user.histories.pushed"], column.data.shape[1], column.fill)
+    return fitted(piece, column)
