@@ -24,12 +24,11 @@ from pipeline.ranking.lists import Ranked, Stamp, rank, ranking_records
 from pipeline.ranking.recipients import no_recipients, recipients
 from pipeline.settings import POSITIVE, Settings
 from pipeline.state import moving, packing
-from pipeline.state.item_age import ItemAge
+from pipeline.state.published_lists import LATER, NOW
 from pipeline.state.queries import Queries, training_queries
-from pipeline.state.refresh import LATER, NOW
 from pipeline.state.shards import Shard, Snapshot
 from pipeline.state.state import State
-from pipeline.state.tables import LIVE
+from pipeline.state.tables import LIVE, ItemAge
 from pipeline.step_metrics import step_metrics_of, tables_of
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from pipeline.events.batch import Batch
 from pipeline.models.model import TrainResult
 from pipeline.outcome import StepMetrics, TableMetrics
 from pipeline.ranking.recipients import Recipients
-from pipeline.state.refresh import LATER, NOW
+from pipeline.state.published_lists import LATER, NOW
 from pipeline.state.state import State
 
 

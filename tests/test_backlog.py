@@ -8,7 +8,7 @@ from harness.streams import START_MS, Event, Shop
 from pipeline.events.records import DEFAULT_USER
 from pipeline.outcome import Outcome
 from pipeline.ranking.recipients import LATER_A_BATCH
-from pipeline.state.refresh import LATER, Refresh
+from pipeline.state.published_lists import LATER, Refresh
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS

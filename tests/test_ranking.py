@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.features.block import Candidates
-from pipeline.ranking.explanations import LEAST_SHARE, REASONS, reasons
+from pipeline.ranking.lists import LEAST_SHARE, REASONS, reasons
 from pipeline.ranking.top_k import top_k
 from pipeline.recommender import Recommender
 from pipeline.settings import RankConfig

@@ -30,8 +30,7 @@ from pipeline.service.health import Health
 from pipeline.service.metrics import Metrics
 from pipeline.service.observe import MetricsObserver
 from pipeline.settings import DriftConfig, ModelConfig, RankConfig, Settings
-from pipeline.state.item_age import ItemAge
-from pipeline.state.tables import IdTable
+from pipeline.state.tables import IdTable, ItemAge
 from producers.simulator.events import SimulatorConfig
 from producers.simulator.plan import Change, Plan
 from producers.simulator.users import simulate_users

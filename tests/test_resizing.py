@@ -5,7 +5,7 @@ import pytest
 from harness.streams import Batches, Event, history_items, names_of, small_settings
 from test_compatibility import P0, learned, restored
 
-from pipeline.state.fitting import laid_anew
+from pipeline.state.packing import laid_anew
 
 
 @pytest.mark.parametrize(("old", "new"), [(3, 3), (3, 5), (5, 3), (4, 9), (9, 4), (1, 2)])

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pipeline.events.batch import Batch
 from pipeline.settings import RankConfig
 from pipeline.state.positions import DAY_MS
-from pipeline.state.refresh import LATER, NOW
+from pipeline.state.published_lists import LATER, NOW
 from pipeline.state.state import State
 
 IntArray = npt.NDArray[np.int32]

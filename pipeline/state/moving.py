@@ -10,16 +10,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import CheckpointError
 from pipeline.events.batch import TopicPartition
-from pipeline.state.duplicates import Duplicates
-from pipeline.state.fitting import RINGS, Differences, fitted, laid_anew, misfit
-from pipeline.state.packing import ADVICE, differences, model_of, user_columns
-from pipeline.state.refresh import NOW
+from pipeline.state.packing import Differences, differences, user_columns, user_piece
+from pipeline.state.published_lists import NOW
 from pipeline.state.shards import Arrays, Shard, pack_texts, pick, unpack_texts
 from pipeline.state.state import State
-from pipeline.state.store import AnyArray, Column, translate
+from pipeline.state.store import AnyArray, translate
 from pipeline.state.tables import ANNOUNCED, HELD, HIDDEN
+from pipeline.state.user_partition import Duplicates
 
 IntArray = npt.NDArray[np.int32]
 
@@ -77,7 +75,7 @@ def put(
     rows = state.users.rows(ids)
     columns = user_columns(state)
     pieces = {
-        name: _of_users(name, arrays, column)
+        name: user_piece(name, arrays, column)
         for name, column in columns.items()
         if f"user.{name}" in arrays and (own or not column.own)
     }
@@ -175,15 +173,3 @@ def _admit_items_of(state: State, arrays: Arrays, of_items: Sequence[AnyArray]) 
     row_of_place = np.full(len(item_ids), -1, np.int32)
     row_of_place[places] = state.items.find(mentioned)
     return new, row_of_place
-
-
-def _of_users(name: str, arrays: Arrays, column: Column) -> npt.NDArray[np.generic]:
-    """Return what a shard holds of a column, made to fit. Another model's figures are as good as none."""
-    piece = arrays[f"user.{name}"]
-    if why := misfit(piece, column):
-        if not model_of(name):
-            raise CheckpointError(f"column {name} of a shard: {why}; {ADVICE}")
-        return np.full((piece.shape[0], *column.data.shape[1:]), column.fill, column.data.dtype)
-    if name in RINGS:
-        return laid_anew(piece, arrays["user.histories.pushed"], column.data.shape[1], column.fill)
-    return fitted(piece, column)

@@ -1,7 +1,12 @@
-"""The item side of the state out of and into checkpoints, as it lies, and digests of all of it."""
+"""The item side of the state out of and into checkpoints, as it lies, and digests of all of it.
+
+Saved arrays are made to fit today's columns: settings choose some lengths, versions add columns. Axes: N =
+saved rows, H = ring slots a user.
+"""
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -10,17 +15,39 @@ import numpy.typing as npt
 
 from pipeline.errors import CheckpointError
 from pipeline.events.batch import TopicPartition
-from pipeline.state.fitting import Differences, fitted, misfit
 from pipeline.state.shards import Arrays, pack_texts, unpack_texts
 from pipeline.state.state import NO_USER, State
-from pipeline.state.store import Column, HasColumns, translate, update_digest
+from pipeline.state.store import AnyArray, Column, HasColumns, translate, update_digest
 from pipeline.state.tables import ANNOUNCED
 
+logger = logging.getLogger(__name__)
+
 IntArray = npt.NDArray[np.int32]
+RINGS = ("histories.items", "histories.types", "histories.times")  # slot = number of the push % length
 _OWN = {"consumed.start", "partition_of.partition"}  # mean something in this process alone
 _DERIVED = {"features.popularity.listed", "features.popularity.complete"}  # items of equal counts go by row
 ADVICE = "go back to the version of afresh that saved it, or choose another checkpoint.path to start empty"
 _TABLE = ("ids", "id_borders", "free", "pending_ids", "pending_borders", "pending_counts")  # no columns
+
+
+class Differences(NamedTuple):
+    """Columns that a checkpoint lacks, and columns in it that this version doesn't know, by full name."""
+
+    lacking: frozenset[str] = frozenset()
+    unknown: frozenset[str] = frozenset()
+
+    def __or__(self, other: "Differences") -> "Differences":
+        return Differences(self.lacking | other.lacking, self.unknown | other.unknown)
+
+    def tell(self) -> None:
+        """Log what becomes of these columns, in one line."""
+        effects = (
+            (self.lacking, "not in it, an older version saved it; starts empty"),
+            (self.unknown, "not known to this version; left out"),
+        )
+        parts = [f"{', '.join(sorted(names))}: {effect}" for names, effect in effects if names]
+        if parts:
+            logger.info("checkpoint of another version: %s", "; ".join(parts))
 
 
 class Loaded(NamedTuple):
@@ -179,3 +206,64 @@ def _set(column: Column, data: npt.NDArray[np.generic]) -> None:
         column.data[...] = data
     else:
         column.data = data.copy()
+
+
+def misfit(saved: AnyArray, column: Column) -> str:
+    """Return why a saved array can't be taken into a column; "" where it can, perhaps cut or filled up."""
+    free_axes = {column.stretch} if column.axis == "none" else {0, column.stretch}
+    held, wanted = (
+        (array.dtype, [size for axis, size in enumerate(array.shape) if axis not in free_axes], array.ndim)
+        for array in (saved, column.data)
+    )
+    if held == wanted:
+        return ""
+    held_text, wanted_text = (f"{array.dtype}{list(array.shape)}" for array in (saved, column.data))
+    return f"it holds {held_text}, this version expects {wanted_text}"
+
+
+def fitted(saved: AnyArray, column: Column) -> AnyArray:
+    """Return a saved array in the column's length along its stretch: cut, or filled up.
+
+    >>> fitted(np.array([[1, 2, 3]]), Column(np.zeros((8, 2), np.int64), "user", stretch=1)).tolist()
+    [[1, 2]]
+    """
+    axis = column.stretch
+    if axis < 0 or saved.shape[axis] == column.data.shape[axis]:
+        return saved
+    shape = list(saved.shape)
+    shape[axis] = column.data.shape[axis]
+    out = np.full(shape, column.fill, saved.dtype)
+    kept = [slice(None)] * saved.ndim
+    kept[axis] = slice(min(shape[axis], saved.shape[axis]))
+    out[tuple(kept)] = saved[tuple(kept)]
+    return out
+
+
+def laid_anew(ring_NH: AnyArray, pushed_N: npt.NDArray[np.int64], length: int, fill: float) -> AnyArray:
+    """Return rings of another length [N, length] with the newest pushes that both have room for.
+
+    >>> laid_anew(np.array([[4, 5, 3]]), np.array([5]), 4, -1).tolist()  # pushed: 1 to 5
+    [[5, -1, 3, 4]]
+    """
+    held = ring_NH.shape[1]
+    if held == length:
+        return ring_NH
+    out = np.full((ring_NH.shape[0], length), fill, ring_NH.dtype)
+    every_N = np.arange(ring_NH.shape[0])
+    for back in range(min(held, length)):
+        there = pushed_N > back
+        number_N = pushed_N[there] - 1 - back
+        out[every_N[there], number_N % length] = ring_NH[every_N[there], number_N % held]
+    return out
+
+
+def user_piece(name: str, arrays: Arrays, column: Column) -> npt.NDArray[np.generic]:
+    """Return what a shard holds of a user column, made to fit; fill values where it is another model's."""
+    piece = arrays[f"user.{name}"]
+    if why := misfit(piece, column):
+        if not model_of(name):
+            raise CheckpointError(f"column {name} of a shard: {why}; {ADVICE}")
+        return np.full((piece.shape[0], *column.data.shape[1:]), column.fill, column.data.dtype)
+    if name in RINGS:
+        return laid_anew(piece, arrays["user.histories.pushed"], column.data.shape[1], column.fill)
+    return fitted(piece, column)

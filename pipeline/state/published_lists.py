@@ -1,4 +1,9 @@
-"""The list last published to each user. Axes: U = user rows, K = places."""
+"""The list last published to each user, and the users who get a new one without an event of their own.
+
+Axes: U = user rows, K = places.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -6,6 +11,7 @@ import numpy.typing as npt
 from pipeline.state.store import Column, Store
 from pipeline.state.tables import HELD
 
+LATER, NOW = 1, 2  # pending rankings: once the backlog is learned; before anything else
 IntArray = npt.NDArray[np.int32]
 _IS_HELD = np.isin(np.arange(256), HELD)  # by status
 
@@ -54,3 +60,47 @@ class PublishedLists(Store):
         # a list without any item that is still held is none, whether references were removed or not
         shown_BK = (lists_BK >= 0) & _IS_HELD[status_M[lists_BK]]
         return np.any(shown_BK, axis=1), np.any(on_list_BK, axis=1)
+
+
+class Refresh(Store):
+    """Pending rankings. Column: `due` uint8 [U], 0 for a list that may stay as it is."""
+
+    def __init__(self, capacity: int) -> None:
+        self.due = Column(np.zeros(capacity, np.uint8), "user")
+        self.look_again()
+
+    def mark(self, rows: IntArray, level: int) -> None:
+        """Let these users have a new list, at `LATER` or `NOW`; the more urgent one stays."""
+        if rows.size:
+            self.due.data[rows] = np.maximum(self.due.data[rows], level)
+            self._perhaps[level] = True
+
+    def look_again(self) -> None:
+        """Let the next calls look at all users: some were added with pending rankings."""
+        self._perhaps = {LATER: True, NOW: True}  # whether a look at all users is worth it; derived
+
+    def done(self, rows: IntArray) -> None:
+        """Remove the marks of users with a new list."""
+        self.due.data[rows] = 0
+
+    def waiting(self, level: int) -> int:
+        """Return how many users wait at this level."""
+        if not self._perhaps[level]:
+            return 0
+        count = int(np.count_nonzero(self.due.data == level))
+        self._perhaps[level] = count > 0
+        return count
+
+    def next(
+        self, level: int, limit: int, last_event_U: npt.NDArray[np.int64], id_of_U: Sequence[str]
+    ) -> IntArray:
+        """Return up to `limit` users who wait at this level, those seen last first, ties by id."""
+        if not self._perhaps[level]:
+            return np.empty(0, np.int32)
+        rows = np.flatnonzero(self.due.data == level).astype(np.int32)
+        self._perhaps[level] = rows.size > 0
+        if rows.size > limit:
+            least = -np.partition(-last_event_U[rows], limit - 1)[limit - 1]
+            rows = rows[last_event_U[rows] >= least]
+        ordered = sorted(rows.tolist(), key=lambda row: (-last_event_U[row], id_of_U[row]))
+        return np.array(ordered[:limit], np.int32)

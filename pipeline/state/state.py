@@ -12,16 +12,14 @@ from pipeline.events.records import DEFAULT_USER
 from pipeline.settings import NEUTRAL, POSITIVE, Settings
 from pipeline.state.availability import Availability, plan_rows, rows_allowed
 from pipeline.state.consumed import Consumed
-from pipeline.state.duplicates import Duplicates
 from pipeline.state.event_types import EventTypes
 from pipeline.state.histories import Histories
 from pipeline.state.positions import GAP_MS
-from pipeline.state.published_lists import PublishedLists
+from pipeline.state.published_lists import LATER, NOW, PublishedLists, Refresh
 from pipeline.state.reclaiming import Reclaimer
-from pipeline.state.refresh import LATER, NOW, Refresh
 from pipeline.state.store import HasColumns, clear, grow
 from pipeline.state.tables import FREE, HIDDEN, LIVE, NEVER, RETIRED, IdTable
-from pipeline.state.user_partition import UserPartition
+from pipeline.state.user_partition import Duplicates, UserPartition
 from pipeline.state.user_sessions import UserSessions
 
 IntArray = npt.NDArray[np.int32]

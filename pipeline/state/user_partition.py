@@ -1,9 +1,10 @@
-"""Which partition each user belongs to: that of the newest event. A user's state moves with it.
+"""What is known by partition: its users, by their newest event, and the event ids seen before.
 
-Axes: B = events of a batch, U = user rows.
+A user's state moves with the user. Axes: B = events of a batch, U = user rows.
 """
 
 import logging
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,9 +12,11 @@ import numpy.typing as npt
 
 from pipeline.events.batch import TopicPartition
 from pipeline.state.store import Column, Store
+from pipeline.state.tables import hash_of
 
 logger = logging.getLogger(__name__)
 
+WINDOW = 100_000  # events with an id that a partition remembers
 IntArray = npt.NDArray[np.int32]
 
 
@@ -61,3 +64,26 @@ class UserPartition(Store):
                 id_of_U[user_B[b]], now, topic, self.sources[before_B[b]].partition,
             )  # fmt: skip
         return len(moved)
+
+
+class Duplicates:
+    """Remembers the last WINDOW event ids of a partition; two share a hash with odds of WINDOW / 2**64."""
+
+    def __init__(self, hashes: npt.NDArray[np.uint64] | None = None) -> None:
+        self._ring: deque[int] = deque([] if hashes is None else hashes.tolist(), maxlen=WINDOW)
+        self._seen = set(self._ring)
+
+    def seen(self, event_id: str) -> bool:
+        """Return whether the id came before, and remember it."""
+        number = hash_of(event_id)
+        if number in self._seen:
+            return True
+        if len(self._ring) == WINDOW:
+            self._seen.discard(self._ring[0])
+        self._ring.append(number)
+        self._seen.add(number)
+        return False
+
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        """Return the hashes, oldest first."""
+        return np.array(self._ring, np.uint64)

@@ -6,14 +6,11 @@ Groups: families and features (their gate coefficients are held at 0), parts (at
 inputs), loss (its background probability), slots (partners that transitions keep of an item), negatives
 (sampled), batch, size. Each predicts, then learns the first events of each stream, in batches of 128 unless
 the trial changes that, once for each seed. Prints NDCG@10 (mean of the seeds), the geometric mean of the
-ratios to the defaults and the processor time of the whole run; for a family also the time of its kernels, in
-microseconds a query (an event is two: the training query and the list query), and the share of NDCG@10 that
-is lost for each. One JSON line at the end.
+ratios to the defaults and the processor time of the whole run. One JSON line at the end.
 """
 
 import argparse
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,7 +32,6 @@ from pipeline.recommender import Recommender
 from pipeline.service.clock import SystemClock
 from pipeline.service.prequential import Evaluation, Variant
 from pipeline.settings import ModelConfig, Settings
-from pipeline.state.queries import list_queries
 from pipeline.thread_limits import limit_threads
 
 ALL = 1 << 30  # more rows than any catalogue has
@@ -46,7 +42,6 @@ class Run(NamedTuple):
 
     ndcg: float
     event_us: float
-    kernel_us: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -123,25 +118,8 @@ def leave_out_attention(recommender: Recommender) -> None:
     model.items.step = lambda sums, scale: None
 
 
-def kernel_us(recommender: Recommender) -> dict[str, float]:
-    """Return the time of each family's kernels for a query, over the queries of the newest users."""
-    users = np.argsort(recommender.state.histories.newest_ms.data)[-512:].astype(np.int32)
-    queries, took_s = list_queries(recommender.state, users), Counter[str]()
-
-    def timed(name: str, call: Callable[..., None], *arguments: Any) -> None:
-        began_s = time.process_time()
-        call(*arguments)
-        took_s[name] += time.process_time() - began_s
-
-    for name, family in recommender.bank.families.items():
-        for method in ("retrieve", "finish"):
-            setattr(family, method, partial(timed, name, getattr(family, method)))
-    recommender.bank.candidates(queries)
-    return {name: seconds * 1e6 / users.size for name, seconds in took_s.items()}
-
-
 def run(trial: Trial, stream: Stream, options: argparse.Namespace, seed: int) -> Run:
-    """Return NDCG@10, the processor time an event, and the families' cost."""
+    """Return NDCG@10 and the processor time an event."""
     model = ModelConfig(seed=seed, tables={"attention": trial.options})
     settings = settings_for(stream, Settings(model=model))
     # lists have no part in the metrics
@@ -154,8 +132,7 @@ def run(trial: Trial, stream: Stream, options: argparse.Namespace, seed: int) ->
         evaluation.learn(events_of(options.data, stream, options.events, trial.batch), NOW_MS)
         took_s = time.process_time() - began_s
         result = evaluation.result()
-        kernels = kernel_us(evaluation.recommender) if trial.group == "defaults" else {}
-    return Run(result.lines[0].figures["ndcg@10"], took_s * 1e6 / result.events, kernels)
+    return Run(result.lines[0].figures["ndcg@10"], took_s * 1e6 / result.events)
 
 
 def main() -> None:
@@ -168,30 +145,24 @@ def main() -> None:
     streams = chosen(options, parser)
     groups = {"defaults", *options.groups.split(",")} if options.groups else None
     rows: list[dict[str, Any]] = []
-    kernels: dict[str, float] = {}
     names = [stream.name for stream in streams]
-    print_head("group", "changed", *names, "of defaults", "us an event", "kernels, us a query", "lost a us")
+    print_head("group", "changed", *names, "of defaults", "us an event")
     for trial in (each for each in trials() if groups is None or each.group in groups):
         runs = {each.name: [run(trial, each, options, seed) for seed in options.seeds] for each in streams}
         ndcg = {name: fmean(each.ndcg for each in found) for name, found in runs.items()}
         base = rows[0]["ndcg@10"] if rows else ndcg
         ratio = geometric_mean(ndcg[name] / base[name] for name in names)
-        every = [each for found in runs.values() for each in found]
-        event_us = fmean(each.event_us for each in every)
-        if trial.group == "defaults":
-            kernels = {name: fmean(each.kernel_us[name] for each in every) for name in every[0].kernel_us}
-        cost = kernels.get(trial.name.removeprefix("without ")) if trial.group == "families" else None
+        event_us = fmean(each.event_us for found in runs.values() for each in found)
         rows.append({
             "group": trial.group, "trial": trial.name, "ndcg@10": ndcg, "ratio": ratio,
             "seeds": {name: [each.ndcg for each in found] for name, found in runs.items()},
-            "event_us": event_us, "kernel_us": cost,
+            "event_us": event_us,
         })  # fmt: skip
-        costs = [f"{cost:.1f}", f"{(1 - ratio) / cost:.4f}"] if cost else ["", ""]
         values = [f"{ndcg[name]:.4f}" for name in names]
-        print_row(trial.group, trial.name, *values, f"{ratio:.3f}", f"{event_us:.0f}", *costs)
+        print_row(trial.group, trial.name, *values, f"{ratio:.3f}", f"{event_us:.0f}")
     print_result(
         events=options.events, slots=transitions.SLOTS, negatives=training.NEGATIVES, seeds=options.seeds,
-        kernel_us=kernels, rows=rows,
+        rows=rows,
     )  # fmt: skip
 
 

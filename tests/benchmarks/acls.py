@@ -1,6 +1,6 @@
 """Test the ACLs of deploy/kafka against Apache Kafka with an authorizer: sufficient, and each one necessary.
 
-    KAFKA_HOME=... python tests/benchmarks/acls.py [--only N]
+    KAFKA_HOME=... python tests/benchmarks/acls.py
 
 Starts a broker that denies everything by default, creates the topics with topics.sh and gives the user
 `afresh` (SASL/PLAIN) the ACLs of acls.sh. `afresh run` must then process events, a withdrawn item and a bad
@@ -177,7 +177,7 @@ def without(cluster: Cluster, right: Right) -> str:
     return problem
 
 
-def measure(cluster: Cluster, folder: Path, only: int | None) -> int:
+def measure(cluster: Cluster, folder: Path) -> int:
     """Try no ACL, all of them, and all but one; return the exit code."""
     tools, address = write_tools(folder), {"BOOTSTRAP": cluster.administrators}
     run_script("topics.sh", tools, **address, PARTITIONS="2", REPLICATION="1")
@@ -188,7 +188,7 @@ def measure(cluster: Cluster, folder: Path, only: int | None) -> int:
     for transactions, problem in enough.items():
         print(f"{f'all of them, transactions = {transactions}':<58} {problem or 'works'}")
     needless = []
-    for right in rights()[:only]:
+    for right in rights():
         problem, name = without(cluster, right), f"{right.operation} {right.resource} {right.name}"
         needless += [] if problem else [name]
         print(f"{f'without {name}':<58} {problem or 'WORKS ALL THE SAME'}")
@@ -203,14 +203,12 @@ def measure(cluster: Cluster, folder: Path, only: int | None) -> int:
 
 
 def main() -> int:
-    parser = parser_of(__doc__)
-    parser.add_argument("--only", type=int, metavar="N", help="remove no more than the first N rights")
-    options = parser.parse_args()
+    parser_of(__doc__).parse_args()
     sasl = free_port()
     more = PROPERTIES.format(sasl=sasl, user=USER, password=PASSWORD)
     with apache_kafka(Path(os.environ["KAFKA_HOME"]), more) as broker, TemporaryDirectory() as folder:
         cluster = Cluster(broker.bootstrap_servers, f"127.0.0.1:{sasl}")
-        return measure(cluster, Path(folder), options.only)
+        return measure(cluster, Path(folder))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 Runs the service's own `Recommender` (default configuration, but that no lists are made) in batches of 128
 over simulated users, with a change of preferences at event 20,000 of 60,000, once with `drift.reaction` and
 once without it; with --data (or AFRESH_DATA) over the first 40,000 events of recorded streams too. Prints one
-table, and one JSON line at the end. The streams are those of drift_streams.py.
+table, and one JSON line at the end.
 
 - signal: the first alarm after the change, by signal, and its delay in events, median (most).
 - false alarms: on streams without a change, and before the change on the others, per 100,000 events. Of
@@ -16,65 +16,95 @@ table, and one JSON line at the end. The streams are those of drift_streams.py.
   back at the end, which then counts. Each turn of a recurring change is a change of its own.
 - NDCG@10 after: of all tests from event 20,000 on; of the whole of a recorded stream. The gain is the mean of
   the seeds' gains, and in brackets the least and the most.
-
---parts "steps alone|count features alone", or all, gives rows for parts of the reaction alone.
 """
 
 import argparse
 import os
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import product
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, NamedTuple
 
 import numpy as np
-from bench import Patch, parser_of, patched, print_head, print_result, print_row
-from drift_streams import CHANGE_AT, EVENTS, KINDS, PERIOD, batches, now_ms, settings_of
-from recorded import add_data
-from wired import step
+from bench import parser_of, print_head, print_result, print_row
+from recorded import BY_NAME, NOW_MS, add_data, events_of, settings_for
+from wired import END_MS, START_MS, as_columns, step
 
-from pipeline.evaluation import reaction
 from pipeline.evaluation.rank_metrics import gains_of
-from pipeline.evaluation.reaction import share_left
+from pipeline.events.batch import Events
 from pipeline.events.records import DriftAlarm
-from pipeline.features.bank import FeatureBank
-from pipeline.features.context_matches import ContextMatches
-from pipeline.features.transitions import Transitions
 from pipeline.models.registry import variant_of
 from pipeline.recommender import Recommender
 from pipeline.settings import DriftConfig, Settings
 from pipeline.thread_limits import limit_threads
+from producers.simulator.events import wire_events
+from producers.simulator.plan import Change, Plan
+from producers.simulator.users import simulate_users
 
+EVENTS, CHANGE_AT, PERIOD, BATCH = 60_000, 20_000, 10_000, 128
+RECORDED_EVENTS = 40_000
 TESTS, BEFORE, SHARE = 2_000, 5_000, 0.9
-WHOLE = "whole"
 
 
-def nothing(*args: Any) -> None:
-    """Weaken nothing."""
+@dataclass(frozen=True)
+class Stream:
+    """One kind of stream."""
+
+    changes: tuple[Change, ...] = ()
+    fall: float = 0.0
+    """The share of the hits that a false alarm at event 20,000 reports as lost; 0: no false alarm."""
+    recorded: str = ""
+    """The name of a recorded stream, in the place of simulated users."""
+
+    @property
+    def steady(self) -> bool:
+        """Whether nothing changes."""
+        return not self.changes
+
+    @property
+    def alarm(self) -> DriftAlarm | None:
+        """The false alarm."""
+        after = 0.4 * (1 - self.fall)
+        return DriftAlarm("false alarm", "hit_rate", CHANGE_AT, 0.4, after, 0) if self.fall else None
 
 
-def of_old_items(alarm: DriftAlarm) -> float:
-    """Return the share of events on old items for an alarm of new items, else `share_left`."""
-    if alarm.signal == "young_items":
-        return (1 - alarm.after) / (1 - alarm.before)
-    return share_left(alarm)
-
-
-# what is switched off or set otherwise
-NO_STEPS = (reaction, "MAX_EXTRA_STEP", 0.0)
-PARTS: dict[str, tuple[Patch, ...]] = {
-    WHOLE: (),
-    "steps alone": ((FeatureBank, "fade", nothing),),
-    "count features alone": (NO_STEPS,),
-    "transitions alone": (NO_STEPS, (ContextMatches, "fade", nothing)),
-    "context matches alone": (NO_STEPS, (Transitions, "fade", nothing)),
-    "steps four times as long": ((reaction, "MAX_EXTRA_STEP", 3.0),),
-    "half as much forgotten": ((reaction, "HALVING_WEIGHT", 48.0),),
-    "four times as much forgotten": ((reaction, "HALVING_WEIGHT", 6.0),),
-    "to new items too": ((reaction, "share_left", of_old_items),),
+KINDS: dict[str, Stream] = {
+    "none": Stream(),
+    "sudden": Stream((Change("sudden", CHANGE_AT),)),
+    "gradual": Stream((Change("gradual", CHANGE_AT, CHANGE_AT + 10_000),)),
+    "recurring": Stream((Change("recurring", CHANGE_AT, period=PERIOD),)),
+    "local, 1/4": Stream((Change("local", CHANGE_AT, share=0.25),)),
+    "local, 1/2": Stream((Change("local", CHANGE_AT, share=0.5),)),
+    "none, false alarm of 1/5": Stream(fall=0.2),
+    "none, false alarm of 1/2": Stream(fall=0.5),
 }
+for _name in BY_NAME:
+    KINDS[_name] = Stream(recorded=_name)
+    KINDS[f"{_name}, false alarm of 1/2"] = Stream(fall=0.5, recorded=_name)
+
+
+def settings_of(stream: Stream, settings: Settings) -> Settings:
+    """Return the settings for a stream."""
+    return settings_for(BY_NAME[stream.recorded], settings) if stream.recorded else settings
+
+
+def now_ms(stream: Stream) -> int:
+    """Return the wall-clock time of all batches."""
+    return NOW_MS if stream.recorded else END_MS
+
+
+def batches(stream: Stream, seed: int, data: Path | None) -> Iterator[Events]:
+    """Yield the events in batches of 128."""
+    if stream.recorded:
+        assert data is not None
+        yield from events_of(data, BY_NAME[stream.recorded], RECORDED_EVENTS, BATCH)
+        return
+    chunks = simulate_users(EVENTS, seed, Plan(stream.changes))
+    wired = [event for columns in chunks for event in wire_events(columns, START_MS)]
+    for start in range(0, EVENTS, BATCH):
+        yield as_columns(wired[start : start + BATCH])
 
 
 class Run(NamedTuple):
@@ -102,17 +132,16 @@ class Watched(Recommender):
         return []
 
 
-def run(kind: str, seed: int, part: str, on: bool, data: Path | None) -> Run:
+def run(kind: str, seed: int, on: bool, data: Path | None) -> Run:
     """Learn one stream."""
     limit_threads(1)
     stream, alarms = KINDS[kind], []
-    with patched(PARTS[part]):
-        learner = Watched(settings_of(stream, Settings(drift=DriftConfig(reaction=on))))
-        for events in batches(stream, seed, data):
-            before = learner.events_learned
-            alarms += step(learner, events, now_ms(stream)).alarms
-            if stream.alarm and before < CHANGE_AT <= learner.events_learned:
-                learner.react(learner.evaluator.reaction.respond([stream.alarm], learner.events_learned))
+    learner = Watched(settings_of(stream, Settings(drift=DriftConfig(reaction=on))))
+    for events in batches(stream, seed, data):
+        before = learner.events_learned
+        alarms += step(learner, events, now_ms(stream)).alarms
+        if stream.alarm and before < CHANGE_AT <= learner.events_learned:
+            learner.react(learner.evaluator.reaction.respond([stream.alarm], learner.events_learned))
     return Run(np.concatenate(learner.kept), alarms)
 
 
@@ -167,7 +196,6 @@ class Row:
     """One line of the table: all seeds of one kind. Tuples are without the reaction, with it."""
 
     kind: str
-    part: str
     seeds: int
     signals: dict[str, int]  # streams by the signal of the first alarm
     delays: list[int]
@@ -179,14 +207,13 @@ class Row:
     gains: list[float]
 
 
-def row(kind: str, part: str, without: list[Summary], reacted: list[Summary]) -> Row:
+def row(kind: str, without: list[Summary], reacted: list[Summary]) -> Row:
     """Combine all seeds."""
     firsts = [each.first for each in reacted if each.first]
     calm, arms = sum(each.calm_events for each in reacted), (without, reacted)
     back = tuple([each.back for each in arm] for arm in arms)
     return Row(
         kind=kind,
-        part=part,
         seeds=len(reacted),
         signals={signal: sum(each[0] == signal for each in firsts) for signal, _ in sorted(firsts)},
         delays=sorted(delay for _, delay in firsts),
@@ -200,7 +227,7 @@ def row(kind: str, part: str, without: list[Summary], reacted: list[Summary]) ->
 
 
 HEAD = (
-    "change", "reaction", "signal, of streams", "delay, median (most)", "false alarms per 100,000",
+    "change", "signal, of streams", "delay, median (most)", "false alarms per 100,000",
     "back without it (least to most)", "back with it (least to most)", "ratio", "NDCG@10 after, without",
     "with", "gain",
 )  # fmt: skip
@@ -220,7 +247,7 @@ def cells(of: Row) -> list[str]:
     gain = f"{100 * mean(of.gains):+.1f}%"
     if len(of.gains) > 1:
         gain += f" ({100 * min(of.gains):+.1f} to {100 * max(of.gains):+.1f})"
-    return [of.kind, of.part, *middle, f"{of.after[0]:.4f}", f"{of.after[1]:.4f}", gain]
+    return [of.kind, *middle, f"{of.after[0]:.4f}", f"{of.after[1]:.4f}", gain]
 
 
 def parsed() -> argparse.Namespace:
@@ -229,15 +256,12 @@ def parsed() -> argparse.Namespace:
     add_data(parser)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--kinds", help=f"separated by ; of {'; '.join(KINDS)}")
-    parser.add_argument("--parts", default=WHOLE, help="separated by |, or all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     options = parser.parse_args()
     known = [kind for kind, stream in KINDS.items() if options.data or not stream.recorded]
     options.kinds = options.kinds.split(";") if options.kinds else known
-    options.parts = list(PARTS) if options.parts == "all" else options.parts.split("|")
-    for name, wanted, names in (("kinds", options.kinds, known), ("parts", options.parts, PARTS)):
-        if unknown := set(wanted) - set(names):
-            parser.error(f"--{name}: {', '.join(sorted(unknown))}; expected some of {'; '.join(names)}")
+    if unknown := set(options.kinds) - set(known):
+        parser.error(f"--kinds: {', '.join(sorted(unknown))}; expected some of {'; '.join(known)}")
     return options
 
 
@@ -245,25 +269,23 @@ def main() -> None:
     options = parsed()
     print_head(*HEAD)
     rows: list[Row] = []
-    runs: dict[tuple[str, int, str, bool], Future[Run]] = {}
+    runs: dict[tuple[str, int, bool], Future[Run]] = {}
     with ProcessPoolExecutor(options.jobs) as pool:
 
-        def started(kind: str, seed: int, part: str, on: bool) -> Future[Run]:
+        def started(kind: str, seed: int, on: bool) -> Future[Run]:
             if not on and KINDS[kind].fall:  # no reaction to the alarm
                 kind = KINDS[kind].recorded or "none"
-            key = kind, seed, part, on
+            key = kind, seed, on
             if key not in runs:
                 runs[key] = pool.submit(run, *key, options.data)
             return runs[key]
 
         wanted = []
-        for kind, part in product(options.kinds, options.parts):
+        for kind in options.kinds:
             seeds = range(1 if KINDS[kind].recorded else options.seeds)
-            without = [started(kind, seed, WHOLE, False) for seed in seeds]
-            wanted.append((kind, part, without, [started(kind, seed, part, True) for seed in seeds]))
-        for kind, part, *arms in wanted:
-            summaries = [[summary(kind, each.result()) for each in arm] for arm in arms]
-            rows.append(row(kind, part, *summaries))
+            wanted.append((kind, [[started(kind, seed, on) for seed in seeds] for on in (False, True)]))
+        for kind, arms in wanted:
+            rows.append(row(kind, *([summary(kind, each.result()) for each in arm] for arm in arms)))
             print_row(*cells(rows[-1]))
     print_result(
         events=EVENTS, change_at=CHANGE_AT, seeds=options.seeds, rows=[asdict(each) for each in rows]

@@ -1,13 +1,13 @@
 """Send every query of the dashboard and the alert rules to a real Prometheus that scrapes a service at work.
 
-    python tests/benchmarks/monitoring.py [--events 60000] [--rate 1500] [--hold]
+    python tests/benchmarks/monitoring.py [--events 60000] [--rate 1500]
 
 Starts the embedded broker, `afresh run` with a checkpoint, simulated users with a change of preferences, some
 bad records, and Prometheus with the rules of deploy/prometheus, scraping every second. After the last event,
 when a drift alarm and a checkpoint have been seen, each query of the dashboard and of the rules (without
 thresholds) must have data, and no alert may fire but those on what was done here. Prints a table and one last
-JSON line; ends with 1 otherwise. --hold leaves everything up until Ctrl-C, for a look at Prometheus. Needs
-`prometheus` on PATH; everything listens on loopback.
+JSON line; ends with 1 otherwise. Needs `prometheus` on PATH; everything
+listens on loopback.
 """
 
 import json
@@ -15,7 +15,6 @@ import math
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.parse
 import urllib.request
 from contextlib import ExitStack, suppress
@@ -126,7 +125,6 @@ def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument("--events", type=int, default=60_000)
     parser.add_argument("--rate", type=float, default=1_500.0)
-    parser.add_argument("--hold", action="store_true", help="stay up until Ctrl-C")
     options = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="afresh-monitoring-")))
@@ -147,11 +145,6 @@ def main() -> int:
         prometheus.wait("sum(increase(afresh_checkpoint_seconds_count[10m]))")
         result = check(prometheus)
         print_result(**result)
-        if options.hold:
-            print(f"http://{prometheus.address} scrapes http://{target}/metrics", file=sys.stderr)
-            with suppress(KeyboardInterrupt):
-                while True:
-                    time.sleep(1)
     return 1 if result["without_data"] or result["not_evaluated"] or result["alarmed_for_nothing"] else 0
 
 

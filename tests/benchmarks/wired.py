@@ -6,8 +6,6 @@ from pipeline.events.batch import Events, RawBatch, Span
 from pipeline.outcome import Outcome
 from pipeline.recommender import Recommender
 from producers.simulator.events import Columns, SimulatedEvent, wire_events
-from producers.simulator.plan import Change, Plan
-from producers.simulator.users import simulate_users
 
 START_MS = 1_700_000_000_000
 END_MS = START_MS + 10**12  # after every simulated event
@@ -31,12 +29,6 @@ def as_columns(wired: list[SimulatedEvent]) -> Events:
 def simulated(columns: Columns, start_ms: int = START_MS) -> Events:
     """Return a chunk of simulated events."""
     return as_columns(list(wire_events(columns, start_ms)))
-
-
-def whole_stream(events: int, seed: int, changes: tuple[Change, ...]) -> Columns:
-    """Return all events of simulated users whose preferences change."""
-    chunks = simulate_users(events, seed, Plan(changes))
-    return Columns(*(np.concatenate(column) for column in zip(*chunks, strict=True)))
 
 
 def step(recommender: Recommender, events: Events, now_ms: int) -> Outcome:
