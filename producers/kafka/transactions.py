@@ -64,6 +64,8 @@ class TransactionSink(KafkaSink):
         return producer
 
     def _begin(self) -> KafkaProducer:
+        if self._producer is None and is_replaced(self._kafka, self._member):
+            raise replaced(self._kafka)  # a new producer would fence that of the process in our place
         producer = super()._begin()
         self._began_s = time.monotonic()
         producer.begin_transaction()
